@@ -1,0 +1,122 @@
+"""The folder of checkpoints as files: which steps are complete, and what was recorded with them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxprop.errors import CheckpointError
+
+RECORD = "run.json"
+
+
+def read_records(folder: Path) -> dict[int, dict[str, Any]]:
+    """Returns what was recorded with every complete checkpoint, by ascending step; other folders are passed over.
+
+    Args:
+      folder: the folder of checkpoints; it need not exist.
+
+    Returns:
+      The contents of each step's `run.json`.
+
+    Example:
+      >>> read_records(Path("runs/nowhere/checkpoints"))
+      {}
+    """
+    if not folder.is_dir():
+        return {}
+    names = [p.name for p in folder.iterdir() if p.name.isdecimal() and str(int(p.name)) == p.name]
+    records = {int(name): _read_record(folder / name) for name in names}
+    return {step: record for step, record in sorted(records.items()) if record is not None}
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """Orbax stamps the commit time last, and only then renames the folder to its final name."""
+    try:
+        stamp = json.loads((path / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+        record = json.loads((path / "run" / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    committed = isinstance(stamp, dict) and stamp.get("commit_timestamp_nsecs") is not None
+    return record if committed and isinstance(record, dict) else None
+
+
+def stored_config(folder: str | Path, step: int | None = None) -> dict[str, Any]:
+    """Returns the config saved with a checkpoint, without reading its arrays.
+
+    Args:
+      folder: the folder of checkpoints.
+      step: the step, or None for the newest.
+
+    Returns:
+      The config as it was handed to `Checkpoints.save`.
+
+    Raises:
+      CheckpointError: there is no such checkpoint.
+
+    Example:
+      >>> stored_config("runs/nowhere/checkpoints")
+      Traceback (most recent call last):
+      jaxprop.errors.CheckpointError: there is no checkpoint in runs/nowhere/checkpoints; train the run first
+    """
+    records = read_records(Path(folder))
+    if not records:
+        raise CheckpointError(f"there is no checkpoint in {folder}; train the run first")
+    if step is not None and step not in records:
+        raise no_such_step(folder, step, list(records))
+    return records[max(records) if step is None else step]["config"]
+
+
+def no_such_step(folder: str | Path, step: int, saved: list[int]) -> CheckpointError:
+    """Returns the error for a step that was never saved, listing those that were."""
+    known = ", ".join(map(str, saved)) or "none"
+    return CheckpointError(f"there is no checkpoint of step {step} in {folder}; saved steps: {known}")
+
+
+def plain_json(record: dict[str, Any]) -> dict[str, Any]:
+    """Copies through JSON, so that nothing the caller goes on changing reaches a save in the background.
+
+    Raises:
+      CheckpointError: a value is not JSON.
+
+    Example:
+      >>> plain_json({"sizes": (1, 2)})
+      {'sizes': [1, 2]}
+    """
+    try:
+        return json.loads(json.dumps(record))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the stream's state, the config and the metrics must be plain JSON values: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def reporting(step: int, folder: Path) -> Iterator[None]:
+    """Turns whatever goes wrong while saving `step` into one `CheckpointError` with the fix."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"the checkpoint of step {step} could not be written to {folder} ({reason(error)}); "
+            "make that folder writable, free space on its disk, or choose another with --run DIR"
+        ) from error
+
+
+def reason(error: BaseException) -> str:
+    """Returns why, in a few words: the system's where a long message ends in its code, else the first line.
+
+    Example:
+      >>> reason(ValueError("Error writing 5/0.0 in database at ... [os_error_code='28']"))
+      'No space left on device'
+    """
+    text = str(error).strip()
+    code = re.search(r"os_error_code='(\d+)'", text)
+    return os.strerror(int(code[1])) if code else text.split("\n")[0][:200] or type(error).__name__

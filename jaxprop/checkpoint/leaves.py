@@ -1,0 +1,126 @@
+"""A train state as numbered leaves and back.
+
+Leaves are stored by number and not by name because names can collide: `{"a.b": x}` and `{"a": {"b": y}}` would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprop.errors import CheckpointError
+from jaxprop.trees import leaf_paths
+from jaxprop.types import PyTree
+
+_SHOWN = 3  # leaves named in an error about a state that does not fit
+
+
+def pack(state: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a state into arrays that can be written and a manifest of all its leaves.
+
+    Args:
+      state: any pytree of arrays, typed PRNG keys and Python numbers.
+
+    Returns:
+      The arrays by their leaf's number, without those of size zero, which cannot be written; and
+      `{"leaves": [[path, "float32[8,16]"], ...], "key_impls": {number: name of the key's generator}}`.
+
+    Example:
+      >>> arrays, manifest = pack({"key": jax.random.key(0), "w": jnp.ones((2, 3)), "none": jnp.ones((0, 3))})
+      >>> sorted(arrays), manifest["key_impls"]
+      (['0', '2'], {'0': 'threefry2x32'})
+      >>> manifest["leaves"]
+      [['key', 'key<fry>[]'], ['none', 'float32[0,3]'], ['w', 'float32[2,3]']]
+    """
+    arrays, key_impls = {}, {}
+    for i, leaf in enumerate(jax.tree.leaves(state)):
+        if _is_key(leaf):
+            key_impls[str(i)] = str(jax.random.key_impl(leaf))
+            leaf = jax.random.key_data(leaf)
+        if np.size(leaf):
+            arrays[str(i)] = leaf if isinstance(leaf, jax.Array) else np.array(leaf)
+    return arrays, {"leaves": describe(state), "key_impls": key_impls}
+
+
+def unpack(arrays: Mapping[str, Any], key_impls: Mapping[str, str], abstract_state: PyTree) -> PyTree:
+    """Puts arrays back into the structure of `abstract_state`: the inverse of `pack`.
+
+    Args:
+      arrays: arrays by their leaf's number, as `pack` gave them.
+      key_impls: names of the PRNG keys' generators by their leaf's number, from the manifest.
+      abstract_state: a pytree of the same structure, shapes and dtypes; its values are not used.
+
+    Returns:
+      A pytree like `abstract_state`, with NumPy arrays and Python numbers where that has them.
+
+    Example:
+      >>> state = {"key": jax.random.key(1), "lr": 0.5, "w": jnp.ones(2)}
+      >>> arrays, manifest = pack(state)
+      >>> unpack(arrays, manifest["key_impls"], state)["lr"]
+      0.5
+    """
+    flat, structure = jax.tree.flatten(abstract_state)
+    leaves = []
+    for i, abstract in enumerate(flat):
+        array = arrays[str(i)] if np.size(abstract) else np.zeros(abstract.shape, abstract.dtype)
+        if isinstance(abstract, jax.Array | jax.ShapeDtypeStruct):
+            array = array if isinstance(array, jax.Array) else jnp.array(array)
+            leaves.append(jax.random.wrap_key_data(array, impl=key_impls[str(i)]) if _is_key(abstract) else array)
+        else:
+            leaves.append(array if isinstance(abstract, np.ndarray) else array.item())
+    return jax.tree.unflatten(structure, leaves)
+
+
+def describe(state: PyTree) -> list[list[str]]:
+    """Returns `[path, "float32[8,16]"]` for every leaf of a pytree.
+
+    Example:
+      >>> describe({"w": jnp.ones((2, 3))})
+      [['w', 'float32[2,3]']]
+    """
+    texts = []
+    for leaf in jax.tree.leaves(state):
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        texts.append(f"{dtype}[{','.join(map(str, np.shape(leaf)))}]")
+    return [[path, text] for path, text in zip(leaf_paths(state), texts, strict=True)]
+
+
+def check_fit(saved: list[list[str]], abstract_state: PyTree, where: str) -> None:
+    """Refuses a checkpoint whose leaves are not those of the state it is to be restored into.
+
+    Args:
+      saved: the manifest's leaves, as `describe` gives them.
+      abstract_state: the state to restore into.
+      where: the checkpoint, for the message.
+
+    Raises:
+      CheckpointError: naming the first leaves that differ.
+
+    Example:
+      >>> check_fit([["w", "float32[2]"]], {"w": jnp.ones(3)}, "runs/a/checkpoints/7")
+      Traceback (most recent call last):
+      jaxprop.errors.CheckpointError: the checkpoint runs/a/checkpoints/7 does not fit this model or optimizer: \
+w is float32[2] there and float32[3] here; go back to the config it was saved with, or start over with --fresh
+    """
+    wanted = describe(abstract_state)
+    if saved == wanted:
+        return
+    before, now = ({leaf[0]: leaf[1] for leaf in leaves} for leaves in (saved, wanted))
+    differences = [
+        f"{path} is {before.get(path, 'missing')} there and {now.get(path, 'missing')} here"
+        for path in dict.fromkeys([*now, *before])
+        if before.get(path) != now.get(path)
+    ] or ["the leaves come in another order"]
+    more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+    raise CheckpointError(
+        f"the checkpoint {where} does not fit this model or optimizer: {'; '.join(differences[:_SHOWN])}{more}; "
+        "go back to the config it was saved with, or start over with --fresh"
+    )
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

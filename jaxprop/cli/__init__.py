@@ -1,0 +1,64 @@
+"""The command line. `main` turns every error into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, EXIT_SIGINT, ConfigError, JaxpropError
+
+VERBOSE = ("-v", "--verbose")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: the arguments after the program's name; default: `sys.argv`.
+
+    Returns:
+      The exit code: 0 done, 1 runtime error, 2 usage or configuration, and a command's own.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbose = any(argument in VERBOSE for argument in arguments)
+    try:
+        code = _run([argument for argument in arguments if argument not in VERBOSE])
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # who reads our output has left: keep Python from complaining when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_RUNTIME
+    except KeyboardInterrupt:
+        return EXIT_SIGINT
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        _tell(error)
+        return error.exit_code if isinstance(error, JaxpropError) else EXIT_RUNTIME
+
+
+def _run(arguments: list[str]) -> int:
+    # pydantic looks through every installed distribution for plugins, which takes as long as all else here
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    from jaxprop.cli.app import app
+
+    try:
+        app(args=arguments, prog_name="jaxprop")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_DONE
+    return EXIT_DONE
+
+
+def _tell(error: Exception) -> None:
+    if isinstance(error, ConfigError) and len(error.problems) > 1:
+        lines = "".join(f"\n  {problem}" for problem in error.problems)
+        message = f"{len(error.problems)} problems in the configuration{lines}"
+    elif isinstance(error, JaxpropError):
+        message = str(error)
+    else:
+        detail = " ".join(str(error).split()) or "no message"
+        message = f"{type(error).__name__}: {detail} (run again with -v for the traceback)"
+    print(f"error: {message}", file=sys.stderr)

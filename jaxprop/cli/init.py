@@ -1,0 +1,72 @@
+"""`jaxprop init`: copy a commented config to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxprop.config.find import packaged, read, schema_comment
+from jaxprop.config.yaml_loader import parse
+from jaxprop.errors import EXIT_DONE, UsageError, one_of
+
+
+def init(name: str | None, path: Path | None, task: str | None, force: bool) -> int:
+    """Copies a packaged config.
+
+    Args:
+      name: a packaged config; with `task` and no `path`, the path.
+      path: the new file, or a folder for it; default: the config's name in the working directory.
+      task: a task's name: takes the first packaged config of it.
+      force: overwrite a file that exists.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      UsageError: there is no such config, or the file exists or cannot be written.
+    """
+    if task is not None:
+        if path is not None:
+            raise UsageError("give NAME or --task, not both")
+        name, path = _of_task(task), None if name is None else Path(name)
+    if name is None:
+        raise UsageError(f"name a packaged config: jaxprop init {'|'.join(packaged())}")
+    if name not in packaged():
+        raise UsageError(one_of(name, packaged(), "packaged config"))
+    target = _target(name, path)
+    _write(target, _text(packaged()[name], target.parent), force)
+    print(f"wrote {target}; next: jaxprop train {target}")
+    return EXIT_DONE
+
+
+def _of_task(task: str) -> str:
+    tasks: dict[str, str] = {}
+    for name, path in packaged().items():
+        section = parse(read(path), str(path)).value.get("task") or {}
+        tasks.setdefault(section.get("name", ""), name)
+    tasks.pop("", None)
+    if task not in tasks:
+        raise UsageError(one_of(task, tasks, "task of a packaged config"))
+    return tasks[task]
+
+
+def _target(name: str, path: Path | None) -> Path:
+    if path is None:
+        return Path(f"{name}.yaml")
+    return path / f"{name}.yaml" if path.is_dir() else path
+
+
+def _text(source: Path, folder: Path) -> str:
+    """The config's text with the comment for editors pointing at the schema from its new place."""
+    lines = [line for line in read(source).splitlines() if "yaml-language-server" not in line]
+    return "\n".join([schema_comment(folder), *lines]) + "\n"
+
+
+def _write(target: Path, text: str, force: bool) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{target} exists; give another path, or --force to overwrite it") from None
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,60 @@
+"""A plain mapping to a checked `Config`, with every problem reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from jaxprop.config.checks import check
+from jaxprop.config.problems import sentences, shown
+from jaxprop.config.root import Config
+from jaxprop.config.tree import Tree
+from jaxprop.errors import ConfigError
+
+
+def build(mapping: Mapping[str, Any]) -> Config:
+    """Validates a mapping, such as one from a sweep or a notebook.
+
+    Args:
+      mapping: sections by name; plain dicts, lists and scalars.
+
+    Returns:
+      The configuration with every default filled in.
+
+    Raises:
+      ConfigError: every problem there is, one line each.
+
+    Example:
+      >>> config = build({
+      ...     "task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"},
+      ...     "optimizer": {"name": "sgd", "lr": 0.1}, "run": {"epochs": 1},
+      ... })
+      >>> config.data.batch_size
+      64
+    """
+    return build_tree(Tree(mapping, {}))
+
+
+def build_tree(tree: Tree, problems: Sequence[str] = ()) -> Config:
+    """Validates a tree; its origins stand in the problems.
+
+    Args:
+      tree: the configuration's raw values.
+      problems: found before, reported together with those found here.
+
+    Raises:
+      ConfigError: every problem there is, one line each.
+    """
+    if not isinstance(tree.value, Mapping):
+        sections = ", ".join(Config.model_fields)
+        raise ConfigError([*problems, tree.problem((), f"expected the sections {sections}; got {shown(tree.value)}")])
+    try:
+        config = Config.model_validate(tree.value)
+    except ValidationError as error:
+        raise ConfigError([*problems, *sentences(error, tree)]) from None
+    found = [tree.problem(problem.path, problem.what) for problem in check(config)]
+    if problems or found:
+        raise ConfigError([*problems, *found])
+    return config

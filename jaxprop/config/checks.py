@@ -1,0 +1,189 @@
+"""What one section cannot say about another: checks that need the whole configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from jaxprop.config.root import Config
+from jaxprop.config.schema import TASK_LOSSES, TASK_METRICS, Arrays, Transformer
+from jaxprop.config.tree import Path
+from jaxprop.errors import one_of
+
+DIGITS_TRAIN = 1437  # 80 % of the 1,797 digits, by class
+TASK_DATA = {
+    "classify": ("digits", "arrays"),
+    "multilabel": ("arrays",),
+    "regress": ("arrays",),
+    "language": ("stdlib_text",),
+}
+TASK_MODELS = {
+    "classify": ("mlp", "cnn", "rnn"),
+    "multilabel": ("mlp", "cnn", "rnn"),
+    "regress": ("mlp", "cnn", "rnn"),
+    "language": ("rnn", "transformer"),
+}
+
+
+class Problem(NamedTuple):
+    """Where a configuration contradicts itself, and the sentence that says how to mend it."""
+
+    path: Path
+    what: str
+
+
+def check(config: Config) -> list[Problem]:
+    """Returns every contradiction between a configuration's keys that can be seen without the data.
+
+    Args:
+      config: a configuration whose keys are each valid by themselves.
+
+    Returns:
+      Problems in a fixed order; empty where there is none.
+
+    Example:
+      >>> from jaxprop.config.schema import Digits, Mlp, Run, Task
+      >>> from jaxprop.config.optimizer import optimizer_model
+      >>> config = Config(
+      ...     task=Task(name="classify"), data=Digits(name="digits"), model=Mlp(name="mlp"),
+      ...     optimizer=optimizer_model("sgd")(name="sgd", lr=0.1), run=Run(epochs=1, steps=2),
+      ... )
+      >>> [problem.what for problem in check(config)]
+      ['both steps and epochs are given; remove one']
+    """
+    return [problem for rule in RULES for problem in rule(config)]
+
+
+def known_steps(config: Config) -> int | None:
+    """Returns the run's train steps where the configuration alone settles them, else None."""
+    if config.run.epochs is None or config.data.name != "digits":
+        return config.run.steps
+    size = config.data.batch_size
+    an_epoch = DIGITS_TRAIN // size if config.data.drop_last else math.ceil(DIGITS_TRAIN / size)
+    return config.run.epochs * an_epoch
+
+
+def has_test_split(config: Config) -> bool:
+    """Returns whether there is data to evaluate on."""
+    data = config.data
+    return not isinstance(data, Arrays) or any((data.test, data.test_inputs, data.test_labels))
+
+
+def _fits_task(config: Config) -> Iterator[Problem]:
+    task, loss = config.task.name, config.task.loss
+    if config.data.name not in TASK_DATA[task]:
+        yield _unfit(("data", "name"), task, config.data.name, TASK_DATA[task])
+    if config.model.name not in TASK_MODELS[task]:
+        yield _unfit(("model", "name"), task, config.model.name, TASK_MODELS[task])
+    if loss is not None and loss.name not in TASK_LOSSES[task]:
+        yield _unfit(("task", "loss", "name"), task, loss.name, TASK_LOSSES[task])
+
+
+def _unfit(path: Path, task: str, name: str, fitting: tuple[str, ...]) -> Problem:
+    return Problem(path, f"{name} does not fit the task {task}; expected {' or '.join(fitting)}")
+
+
+def _length(config: Config) -> Iterator[Problem]:
+    run = config.run
+    if run.steps is None and run.epochs is None:
+        yield Problem(("run",), "expected steps or epochs, such as 'run: {epochs: 10}'; got neither")
+    if run.steps is not None and run.epochs is not None:
+        yield Problem(("run", "epochs"), "both steps and epochs are given; remove one")
+
+
+def _schedule(config: Config) -> Iterator[Problem]:
+    steps = known_steps(config)
+    schedule = config.optimizer.schedule
+    what = schedule.problem(steps) if steps is not None else None
+    if what is not None:
+        key = what.split()[0]
+        path = ("optimizer", "schedule", key) if key in type(schedule).model_fields else ("optimizer", "schedule")
+        yield Problem(path, what)
+
+
+def _rhythm(config: Config) -> Iterator[Problem]:
+    """A call of the compiled step takes all its steps before anything else can happen."""
+    per_call = config.run.steps_per_call
+    counts: dict[Path, int | None] = {
+        ("run", "steps"): config.run.steps,
+        ("run", "log_every"): config.run.log_every,
+        ("run", "eval_every"): config.run.eval_every,
+        ("checkpoint", "every_steps"): config.checkpoint.every_steps,
+    }
+    for path, count in counts.items():
+        if count is not None and count % per_call:
+            yield Problem(path, f"expected a multiple of run.steps_per_call ({per_call}), got {count}")
+
+
+def _batches(config: Config) -> Iterator[Problem]:
+    size, parts = config.data.batch_size, config.run.accumulate
+    path = ("data", "batch_size")
+    if config.data.name == "digits" and size > DIGITS_TRAIN:
+        yield Problem(path, f"{size} is more than the {DIGITS_TRAIN} training examples there are")
+    if size % parts:
+        yield Problem(path, f"expected a multiple of run.accumulate ({parts}), got {size}")
+    devices = config.parallel.devices or 1
+    if size % parts == 0 and (size // parts) % devices:
+        of = "data.batch_size / run.accumulate" if parts > 1 else "data.batch_size"
+        what = f"a microbatch ({of} = {size // parts}) cannot be divided over {devices} devices"
+        yield Problem(("parallel", "devices"), what)
+
+
+def _arrays(config: Config) -> Iterator[Problem]:
+    data = config.data
+    if not isinstance(data, Arrays):
+        return
+    for split in ("train", "test"):
+        archive, inputs, labels = (getattr(data, split + suffix) for suffix in ("", "_inputs", "_labels"))
+        if archive is not None and (inputs is not None or labels is not None):
+            what = f"give {split} (one .npz) or {split}_inputs and {split}_labels (two .npy), not both"
+            yield Problem(("data", split), what)
+        elif (inputs is None) != (labels is None):
+            absent = "inputs" if inputs is None else "labels"
+            given = "labels" if inputs is None else "inputs"
+            yield Problem(("data", f"{split}_{given}"), f"{split}_{absent} is missing; the two go together")
+        elif split == "train" and archive is None and inputs is None:
+            yield Problem(("data",), "expected train (one .npz), or train_inputs and train_labels (two .npy); got none")
+
+
+def _evaluation(config: Config) -> Iterator[Problem]:
+    best, mode = config.checkpoint.best, config.checkpoint.mode
+    if not has_test_split(config):
+        what = "there is no test split to evaluate on; add data.test, or remove this"
+        wanted = {
+            ("run", "eval_every"): config.run.eval_every,
+            ("run", "eval_batches"): config.run.eval_batches,
+            ("checkpoint", "best"): best,
+        }
+        yield from (Problem(path, what) for path, value in wanted.items() if value is not None)
+    metrics = TASK_METRICS[config.task.name]
+    if best is not None and best not in metrics:
+        yield Problem(("checkpoint", "best"), one_of(best, metrics, f"metric of the task {config.task.name}"))
+    elif mode != metrics[best or "loss"]:
+        better = {"max": "larger", "min": "smaller"}[metrics[best or "loss"]]
+        what = f"{best or 'loss'} is better when {better}; write 'mode: {metrics[best or 'loss']}'"
+        yield Problem(("checkpoint", "mode"), what)
+
+
+def _attention(config: Config) -> Iterator[Problem]:
+    model = config.model
+    if not isinstance(model, Transformer):
+        return
+    if model.width % model.heads:
+        yield Problem(("model", "width"), f"expected a multiple of heads ({model.heads}), got {model.width}")
+    elif model.positions == "rope" and (model.width // model.heads) % 2:
+        what = f"rope turns pairs of features: expected an even width / heads, got {model.width // model.heads}"
+        yield Problem(("model", "width"), what)
+
+
+RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
+    _fits_task,
+    _arrays,
+    _attention,
+    _schedule,
+    _batches,
+    _length,
+    _rhythm,
+    _evaluation,
+)

@@ -1,0 +1,87 @@
+"""What changed between two configurations, and whether it changes what a run computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from jaxprop.config.dump import plain
+from jaxprop.config.root import Config
+from jaxprop.config.tree import Path, dotted
+
+# A run may be continued with these changed. Everything else is taken to alter the mathematics.
+HARMLESS: tuple[Path, ...] = (
+    ("sinks",),
+    ("checkpoint",),
+    ("run", "log_every"),
+    ("run", "eval_every"),
+    ("run", "eval_batches"),
+    ("data", "prefetch"),
+    ("data", "eval_batch_size"),
+)
+LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
+
+
+class Change(NamedTuple):
+    """One value that differs; `...` stands for a key that one side does not have."""
+
+    path: Path
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{dotted(self.path)}: {_text(self.old)} -> {_text(self.new)}"
+
+
+def diff(old: Config, new: Config) -> list[Change]:
+    """Returns every value that differs between two configurations.
+
+    Args:
+      old, new: resolved configurations.
+
+    Returns:
+      Changes in the order of the configuration's keys; `str(change)` is `dotted.path: old -> new`.
+
+    Example:
+      >>> from jaxprop.config.build import build
+      >>> sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
+      >>> sgd = {"optimizer": {"name": "sgd", "lr": 0.1}}
+      >>> old, new = (build(sections | sgd | {"run": {"epochs": n}}) for n in (1, 2))
+      >>> [str(change) for change in diff(old, new)]
+      ['run.epochs: 1 -> 2']
+    """
+    return list(_differences(plain(old), plain(new), ()))
+
+
+def mathematical(old: Config, new: Config) -> list[Change]:
+    """Returns the changes that alter what a run computes: a run is not continued across them.
+
+    Sinks, checkpoints, the rhythm of logging and evaluation, and prefetching change nothing. The
+    run's length changes something only where the schedule depends on the step.
+
+    Args:
+      old: the configuration a run was started with.
+      new: the one it would be continued with.
+
+    Returns:
+      A part of `diff(old, new)`; empty where the run may be continued.
+    """
+    constant = old.optimizer.schedule.name == new.optimizer.schedule.name == "constant"
+    harmless = HARMLESS + LENGTH if constant else HARMLESS
+    return [change for change in diff(old, new) if not any(change.path[: len(p)] == p for p in harmless)]
+
+
+def _differences(old: Any, new: Any, path: Path) -> Iterator[Change]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(key, ...), new.get(key, ...), (*path, key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(a, b, (*path, i))
+    elif type(old) is not type(new) or old != new:
+        yield Change(path, old, new)
+
+
+def _text(value: Any) -> str:
+    return "(not set)" if value is ... else json.dumps(value)

@@ -1,0 +1,59 @@
+"""A configuration back to YAML that loads to an equal one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from jaxprop.config.find import schema_comment
+from jaxprop.config.root import Config
+from jaxprop.config.scalars import BOOL, FLOAT, INT, NULL
+
+
+def dump(config: Config, folder: Path | None = None) -> str:
+    """Writes a resolved configuration as YAML.
+
+    Args:
+      config: the configuration.
+      folder: where the file will stand, for the comment that points editors at the schema.
+
+    Returns:
+      The text of a file: every key with its value, keys that are unset and optional left out.
+
+    Example:
+      >>> from jaxprop.config.build import build
+      >>> config = build({
+      ...     "task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"},
+      ...     "optimizer": {"name": "sgd", "lr": 0.1}, "run": {"epochs": 1},
+      ... })
+      >>> print(dump(config).splitlines()[1])
+      task: {name: classify}
+    """
+    body = yaml.dump(plain(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+    return f"{schema_comment(folder)}\n{body}"
+
+
+def plain(value: Any) -> Any:
+    """Returns a section as the dicts, lists and scalars that YAML has; unset optional keys are left out."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        names = sorted(fields, key=lambda name: name != "name")
+        values = {name: getattr(value, name) for name in names}
+        return {name: plain(v) for name, v in values.items() if v is not None or fields[name].default is not None}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `yaml_loader` would read as something else, by the same expressions."""
+
+
+_Dumper.yaml_implicit_resolvers = {}
+for _kind, _pattern in {"null": NULL, "bool": BOOL, "int": INT, "float": FLOAT}.items():
+    # anchored, since PyYAML matches a prefix
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern.pattern + r"\Z"), None)

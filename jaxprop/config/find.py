@@ -1,0 +1,125 @@
+"""Where configs are: packaged ones by name, others by path. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from jaxprop.errors import ConfigError
+
+SUFFIXES = (".yaml", ".yml")
+SCHEMA_NAME = "schema.json"
+MAX_BYTES = 1_000_000
+
+
+def packaged_folder() -> Path:
+    """Returns the folder of the packaged configs: in an installed package, or in the checkout beside it."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "packaged_configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def packaged() -> dict[str, Path]:
+    """Returns the packaged configs, `name -> file`, sorted by name."""
+    return {path.stem: path for path in sorted(packaged_folder().glob("*.yaml"))}
+
+
+def schema_comment(folder: Path | None = None) -> str:
+    """Returns the line that points an editor's YAML language server at the JSON Schema.
+
+    Args:
+      folder: where the config will stand. A `schema.json` in it is named by its relative path, since
+        a config that is committed beside one must not hold the path of a machine.
+
+    Returns:
+      A comment without a newline.
+
+    Example:
+      >>> schema_comment(packaged_folder())
+      '# yaml-language-server: $schema=schema.json'
+    """
+    beside = folder is not None and (folder / SCHEMA_NAME).is_file()
+    target = SCHEMA_NAME if beside else (packaged_folder() / SCHEMA_NAME).as_posix()
+    return f"# yaml-language-server: $schema={target}"
+
+
+def find(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
+    """Returns the file that a config's name or path stands for.
+
+    Args:
+      name: a path, or the bare name of a packaged config (no separator, no `.yaml`).
+      beside: folder that a relative path starts from; default: the working directory.
+
+    Returns:
+      A path that exists and is not a directory.
+
+    Raises:
+      ConfigError: there is no such config; the sentence names the nearest one there is.
+    """
+    text = os.fspath(name)
+    if not text.strip():
+        raise ConfigError("the config's name is empty; give a YAML file or one of: " + ", ".join(packaged()))
+    if _is_bare(text) and text in packaged():
+        return packaged()[text]
+    path = (beside or Path()) / Path(text).expanduser()
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a directory{_inside(path)}")
+        if path.exists():
+            return path
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{text[:80]}: cannot be looked up: {reason}") from None
+    raise ConfigError(f"{path}: no such config{_nearest(text, path)}")
+
+
+def read(path: Path) -> str:
+    """Returns the text of a config file.
+
+    Raises:
+      ConfigError: it cannot be read, is empty, is not UTF-8, or is too large to be a config.
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES // 1000} kB; expected a YAML config")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+    if not text.strip():
+        raise ConfigError(f"{path}: the file is empty; 'jaxprop init' writes a commented one to start from")
+    return text
+
+
+def _is_bare(text: str) -> bool:
+    return "/" not in text and os.sep not in text and not text.endswith(SUFFIXES)
+
+
+def _inside(folder: Path) -> str:
+    files = _yaml_files(folder)
+    preferred = [file for file in files if file.name == "config.yaml"] or files
+    return f"; did you mean '{preferred[0]}'?" if preferred else "; give a YAML file"
+
+
+def _nearest(text: str, path: Path) -> str:
+    """Compares names, not paths: paths in one folder all look alike."""
+    if not _is_bare(text) and path.stem in packaged():
+        return f"; did you mean the packaged config {path.stem!r}?"
+    near = {file.stem: str(file) for file in _yaml_files(path.parent)}
+    if _is_bare(text):
+        near |= {name: name for name in packaged()}
+    for name in difflib.get_close_matches(path.stem, list(near), n=1):
+        return f"; did you mean {near[name]!r}?"
+    return f" (packaged: {', '.join(packaged())})" if packaged() else ""
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    except OSError:
+        return []

@@ -1,0 +1,120 @@
+"""A configuration laid over the one it inherits from: files over their base, overrides over files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxprop.config.places import ROOT, Place
+from jaxprop.config.tree import Path, Tree
+from jaxprop.config.yaml_loader import parse_value
+from jaxprop.errors import ConfigError
+
+# Setting one of these drops the other where it is inherited: a run has one length.
+EXCLUSIVE: dict[Path, str] = {("run", "steps"): "epochs", ("run", "epochs"): "steps"}
+
+
+def merge(old: Tree, new: Tree) -> Tree:
+    """Lays one tree over another.
+
+    Mappings merge key by key; anything else replaces what was there. Where `new` changes a `name` that
+    chooses a class (`model.name`, `optimizer.name`, ...), the inherited keys that the new class does not know
+    are dropped, and those that it knows stay. `run.steps` drops an inherited `run.epochs`, and
+    the reverse. Items of a list are reached by number: `{"groups": {"0": {"lr_scale": 2}}}`.
+
+    Args:
+      old: what is inherited.
+      new: what is laid over it.
+
+    Returns:
+      The merged tree; each value keeps its origin.
+
+    Raises:
+      ConfigError: a numbered item does not exist.
+
+    Example:
+      >>> old = Tree({"model": {"name": "cnn", "channels": [8], "dropout": 0.1}}, {})
+      >>> merge(old, Tree({"model": {"name": "mlp"}}, {})).value
+      {'model': {'name': 'mlp', 'dropout': 0.1}}
+    """
+    value = _merge(old.value, new.value, ROOT, (), new)
+    return Tree(value, old.origins | new.origins)
+
+
+def _merge(old: Any, new: Any, place: Place | None, path: Path, source: Tree) -> Any:
+    """Merges plainly, dropping nothing, where the place is unknown: so are overrides merged with each other."""
+    if not isinstance(new, dict):
+        return new
+    if isinstance(old, list) and new and all(str(key).isdigit() for key in new):
+        return _merge_items(old, new, place, path, source)
+    if not isinstance(old, dict):
+        return new
+    kept = _kept(old, new, place, path)
+    merged = dict(kept)
+    for key, value in new.items():
+        inner = place.child({**kept, **new}, key) if place else None
+        merged[key] = _merge(kept.get(key), value, inner, (*path, key), source)
+    return merged
+
+
+def _merge_items(old: list, new: dict, place: Place | None, path: Path, source: Tree) -> list:
+    items = list(old)
+    for key, value in new.items():
+        index = int(key)
+        if index >= len(items):
+            what = f"there is no item {index}; the list has {len(items)}, counted from 0"
+            raise ConfigError(source.problem((*path, key), what))
+        inner = place.child(old, index) if place else None
+        items[index] = _merge(items[index], value, inner, (*path, index), source)
+    return items
+
+
+def _kept(old: dict, new: dict, place: Place | None, path: Path) -> dict:
+    kept = dict(old)
+    for key in new:
+        other = EXCLUSIVE.get((*path, key))
+        if place and other is not None and other not in new and new[key] is not None:
+            kept.pop(other, None)
+    changed = "name" in new and "name" in old and new["name"] != old["name"]
+    if changed and place and place.choices() and (model := place.model(new)):
+        kept = {key: value for key, value in kept.items() if key in model.model_fields}
+    return kept
+
+
+def overrides_tree(overrides: Sequence[str]) -> tuple[Tree, list[str]]:
+    """Reads `key=value` overrides into one tree, in which a later override wins.
+
+    Args:
+      overrides: such as `optimizer.lr=3e-4` or `model.hidden=[64, 64]`.
+
+    Returns:
+      The tree, and one line for each override that cannot be read.
+
+    Example:
+      >>> overrides_tree(["run.seed=1", "run.steps=1e2"])[0].value
+      {'run': {'seed': 1, 'steps': 100.0}}
+    """
+    tree, problems = Tree({}, {}), []
+    for text in overrides:
+        try:
+            new = _override(text)
+            tree = Tree(_merge(tree.value, new.value, None, (), new), tree.origins | new.origins)
+        except ConfigError as error:
+            problems += error.problems
+    return tree, problems
+
+
+def _override(text: str) -> Tree:
+    origin = f"override {text!r}"
+    key, equals, written = text.partition("=")
+    keys = tuple(key.strip().split("."))
+    if not equals or not all(keys):
+        raise ConfigError(f"{origin}: expected key=value, such as optimizer.lr=3e-4")
+    if keys[0] == "base":
+        raise ConfigError(f"{origin}: a base can be set in a file only; put 'base: other.yaml' there")
+    inner = parse_value(written, origin)
+    value = inner.value
+    for part in reversed(keys):
+        value = {part: value}
+    path = ".".join(keys)
+    return Tree(value, {f"{path}.{rest}" if rest else path: origin for rest in inner.origins})

@@ -1,0 +1,109 @@
+"""What the configuration's classes allow at a path, given the names chosen along it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from jaxprop.config.optimizer import ByName
+from jaxprop.config.root import Config
+from jaxprop.config.tree import Path
+
+
+class Choices(NamedTuple):
+    """The classes that a mapping's `name` chooses among.
+
+    Args:
+      names: every name there is.
+      model: name -> class.
+      tagged: whether pydantic puts the chosen name into an error's location.
+    """
+
+    names: tuple[str, ...]
+    model: Callable[[str], type[BaseModel]]
+    tagged: bool
+
+
+class Place(NamedTuple):
+    """The type that may stand at one path: an annotation and its metadata."""
+
+    annotation: Any
+    metadata: Sequence[Any] = ()
+
+    def choices(self) -> Choices | None:
+        """Returns the classes to choose among by `name`, or None where there is no choice."""
+        for mark in self.metadata:
+            if isinstance(mark, ByName):
+                return Choices(tuple(mark.names), mark.model, tagged=False)
+        found = [other for inner in self._alternatives() if (other := inner.choices())]
+        if found:
+            return found[0]
+        models = self._models()
+        named = {name: model for model in models for name in _names(model)}
+        return Choices(tuple(named), named.__getitem__, tagged=True) if len(models) > 1 else None
+
+    def model(self, value: Any) -> type[BaseModel] | None:
+        """Returns the class that reads `value` here, or None where `value` chooses none."""
+        if choices := self.choices():
+            name = value.get("name") if isinstance(value, Mapping) else None
+            return choices.model(name) if isinstance(name, str) and name in choices.names else None
+        models = self._models()
+        return models[0] if len(models) == 1 else None
+
+    def child(self, value: Any, key: str | int) -> Place | None:
+        """Returns the place of one key or item of `value`, or None where nothing is known of it."""
+        model = self.model(value)
+        if model is not None:
+            field = model.model_fields.get(str(key))
+            return Place(field.annotation, field.metadata) if field else None
+        for inner in self._alternatives():
+            if (place := inner.child(value, key)) is not None:
+                return place
+        if get_origin(self.annotation) in (list, tuple) and isinstance(key, int):
+            return Place(get_args(self.annotation)[0])
+        return None
+
+    def _alternatives(self) -> list[Place]:
+        origin, args = get_origin(self.annotation), get_args(self.annotation)
+        if origin is Annotated:
+            return [Place(args[0], args[1:])]
+        return [Place(arg) for arg in args] if origin in (Union, UnionType) else []
+
+    def _models(self) -> list[type[BaseModel]]:
+        if isinstance(self.annotation, type) and issubclass(self.annotation, BaseModel):
+            return [self.annotation]
+        return [model for inner in self._alternatives() for model in inner._models()]
+
+
+ROOT = Place(Config)
+
+
+def at(path: Path, value: Any) -> tuple[Place | None, Any]:
+    """Returns the place at a path of a configuration's raw value, and the value that stands there.
+
+    Example:
+      >>> place, value = at(("model",), {"model": {"name": "mlp", "hidden": [8]}})
+      >>> place.model(value).__name__
+      'Mlp'
+    """
+    place: Place | None = ROOT
+    for key in path:
+        place = place.child(value, key) if place else None
+        value = item(value, key)
+    return place, value
+
+
+def item(value: Any, key: str | int) -> Any:
+    """Returns `value[key]` of a dict or list, or None where it has no such item."""
+    if isinstance(value, Mapping):
+        return value.get(key)
+    inside = isinstance(value, list) and isinstance(key, int) and key < len(value)
+    return value[int(key)] if inside else None
+
+
+def _names(model: type[BaseModel]) -> tuple[str, ...]:
+    field = model.model_fields.get("name")
+    return get_args(field.annotation) if field else ()

@@ -1,0 +1,237 @@
+"""pydantic's errors as sentences for a person: where, the dotted path, what, and what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from jaxprop.config.optimizer import RENAMED
+from jaxprop.config.places import ROOT, Place, at, item
+from jaxprop.config.scalars import plain
+from jaxprop.config.tree import Path, Tree, dotted
+from jaxprop.errors import did_you_mean, one_of
+
+# What was expected, by the type of pydantic's error; {…} is filled from its context.
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "finite_number": "a finite number",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "literal_error": "{expected}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "too_short": "at least {min_length} items",
+    "too_long": "at most {max_length} items",
+}
+MANY = 12  # names listed at most where a name is missing
+
+
+class Fault(NamedTuple):
+    """One of pydantic's errors at its place in the configuration.
+
+    Args:
+      path: keys and items only; pydantic's own location also names the alternatives it tried.
+      group: path of the value whose alternatives were tried, or None: their errors are one problem.
+      detail: pydantic's error.
+    """
+
+    path: Path
+    group: Path | None
+    detail: ErrorDetails
+
+
+def sentences(error: ValidationError, tree: Tree) -> list[str]:
+    """Returns one line for each problem that pydantic found.
+
+    Args:
+      error: what validating `tree.value` raised.
+      tree: the configuration's raw values and their origins.
+
+    Returns:
+      Lines `origin: dotted.path: what`, in the order of the configuration's classes.
+    """
+    faults = [_locate(detail, tree.value) for detail in error.errors(include_url=False)]
+    lines = []
+    for group, members in _grouped(faults):
+        path = max((fault.path for fault in members), key=len) if group is not None else members[0].path
+        deepest = [fault for fault in members if fault.path == path]
+        lines.append(_line(deepest, tree))
+    return list(dict.fromkeys(lines))
+
+
+def _grouped(faults: Iterable[Fault]) -> list[tuple[Path | None, list[Fault]]]:
+    groups: dict[Any, tuple[Path | None, list[Fault]]] = {}
+    for i, fault in enumerate(faults):
+        key = i if fault.group is None else fault.group
+        groups.setdefault(key, (fault.group, []))[1].append(fault)
+    return list(groups.values())
+
+
+def _locate(detail: ErrorDetails, value: Any) -> Fault:
+    """Walks pydantic's location down the raw value, dropping tags and the names of alternatives."""
+    place: Place | None = ROOT
+    path: Path = ()
+    group: Path | None = None
+    tag_next = False
+    for i, part in enumerate(detail["loc"]):
+        last = i == len(detail["loc"]) - 1
+        if tag_next:
+            tag_next = False
+            continue
+        if not _holds(value, part) and not (last and detail["type"] == "missing"):
+            group = path
+            continue
+        place = place.child(value, part) if place else None
+        value = item(value, part)
+        path = (*path, part)
+        choices = place.choices() if place else None
+        tag_next = choices is not None and choices.tagged
+    return Fault(path, group, detail)
+
+
+def _holds(value: Any, part: str | int) -> bool:
+    if isinstance(value, Mapping):
+        return part in value
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
+
+
+def _line(faults: list[Fault], tree: Tree) -> str:
+    path, kind = faults[0].path, faults[0].detail["type"]
+    if kind == "missing":
+        return _missing(path, tree)
+    if kind == "union_tag_not_found":
+        return _missing((*path, "name"), tree)
+    if kind == "extra_forbidden":
+        return tree.problem(path, "unknown key" + _meant(path, tree.value))
+    if kind == "union_tag_invalid":
+        return _unknown_name(path, tree)
+    if kind == "invalid_key":
+        return tree.problem(path, f"a key must be text, got {path[-1]!r}")
+    phrases = [_expected(fault.detail) for fault in faults]
+    if all(phrases):
+        got = faults[0].detail["input"]
+        what = " or ".join(dict.fromkeys(phrase for phrase in phrases if phrase))
+        hint = _optional(path, tree) if got is None else _hint(got, faults[0].detail)
+        return tree.problem(path, f"expected {what}, got {shown(got)}{hint}")
+    return tree.problem(_blamed(path, tree), _message(faults[0].detail))
+
+
+def _blamed(path: Path, tree: Tree) -> Path:
+    """A section whose name chooses nothing is refused for its name."""
+    place, value = at(path, tree.value)
+    choices = place.choices() if place else None
+    return (*path, "name") if choices and item(value, "name") not in choices.names else path
+
+
+def _expected(detail: ErrorDetails) -> str | None:
+    context = {key: f"{value:g}" if isinstance(value, float) else value for key, value in detail.get("ctx", {}).items()}
+    phrase = EXPECTED.get(detail["type"])
+    return phrase.format(**context) if phrase else None
+
+
+def _message(detail: ErrorDetails) -> str:
+    """A validator's own sentence, or pydantic's for an error that has none here."""
+    text = detail["msg"].removeprefix("Value error, ")
+    return text.replace("Input should be", "expected", 1) if text.startswith("Input should be") else text
+
+
+def _missing(path: Path, tree: Tree) -> str:
+    place, _ = at(path[:-1], tree.value)
+    choices = place.choices() if place and path[-1] == "name" else None
+    inner = place.child(item(tree.value, path[0]) if len(path) > 1 else tree.value, path[-1]) if place else None
+    if choices is None and inner is not None and inner.choices():
+        return tree.problem(path, f"required section is missing; write '{path[-1]}: {{name: ...}}'{_some(inner)}")
+    what = "required section is missing" if len(path) == 1 else "required key is missing"
+    return tree.problem(path, what + (_some(place) if place and choices else ""))
+
+
+def _some(place: Place) -> str:
+    choices = place.choices()
+    if not choices:
+        return ""
+    more = ", ..." if len(choices.names) > MANY else ""
+    return f" (one of {', '.join(choices.names[:MANY])}{more})"
+
+
+def _unknown_name(path: Path, tree: Tree) -> str:
+    place, value = at(path, tree.value)
+    choices = place.choices() if place else None
+    name = item(value, "name")
+    if not isinstance(name, str) or choices is None:
+        return tree.problem((*path, "name"), f"expected text, got {shown(name)}")
+    what = [part for part in path if isinstance(part, str)][-1]
+    if len(choices.names) <= MANY:
+        return tree.problem((*path, "name"), one_of(name, choices.names, what))
+    return tree.problem((*path, "name"), f"unknown {what} {name!r}{did_you_mean(name, choices.names)}")
+
+
+def _meant(path: Path, value: Any) -> str:
+    """The nearest key of the same mapping, else the section that knows the key, else all keys."""
+    place, parent = at(path[:-1], value)
+    model = place.model(parent) if place else None
+    known = list(model.model_fields) if model else []
+    key = str(path[-1])
+    if key in RENAMED and RENAMED[key] in known:
+        return f"; did you mean {RENAMED[key]!r}?"
+    if near := did_you_mean(key, known):
+        return near
+    if elsewhere := _elsewhere(key, value):
+        return f"; did you mean {dotted(elsewhere)!r}?"
+    return f" (known: {', '.join(known)})" if known else ""
+
+
+def _elsewhere(key: str, value: Any) -> Path | None:
+    for section in ("optimizer", "run", "data", "model", "precision", "checkpoint", "sinks", "task"):
+        place, inner = at((section,), value)
+        model: type[BaseModel] | None = place.model(inner) if place else None
+        if model is not None and key in model.model_fields:
+            return (section, key)
+    return None
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a person would name it in a sentence.
+
+    Example:
+      >>> shown(True), shown(None), shown("seven"), shown([1])
+      ('true', 'nothing', "'seven'", 'a list')
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping | list | tuple):
+        return "a mapping" if isinstance(value, Mapping) else "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _hint(value: Any, detail: ErrorDetails) -> str:
+    kind = detail["type"]
+    if kind in ("int_type", "int_from_float") and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    if kind in ("int_type", "float_type") and isinstance(value, str) and type(plain(value)) in (int, float):
+        return "; remove the quotes"
+    if kind == "bool_type" and str(value).lower() in ("yes", "on", "no", "off"):
+        return f"; write {'true' if str(value).lower() in ('yes', 'on') else 'false'}"
+    if kind == "literal_error" and isinstance(value, str):
+        known = [name.strip("' ") for name in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return did_you_mean(value, known)
+    return ""
+
+
+def _optional(path: Path, tree: Tree) -> str:
+    place, parent = at(path[:-1], tree.value)
+    model = place.model(parent) if place else None
+    field = model.model_fields.get(str(path[-1])) if model else None
+    return "; remove the key to use the default" if field and not field.is_required() else ""

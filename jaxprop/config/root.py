@@ -1,0 +1,34 @@
+"""The whole configuration. Apart from `schema`, whose sections the optimizer's are built on."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from jaxprop.config.optimizer import OptimizerSection
+from jaxprop.config.schema import (
+    Checkpoint,
+    Data,
+    Health,
+    ModelSection,
+    Parallel,
+    Precision,
+    Run,
+    Section,
+    Sinks,
+    Task,
+)
+
+
+class Config(Section):
+    """One run. Every top-level key names the module that reads it."""
+
+    task: Task = Field(description="what is learned")
+    data: Data = Field(description="what it is learned from")
+    model: ModelSection = Field(description="the network")
+    optimizer: OptimizerSection = Field(description="the update rule, by its optax name")
+    precision: Precision = Field(default_factory=Precision, description="dtypes and loss scale")
+    parallel: Parallel = Field(default_factory=Parallel, description="devices")
+    health: Health = Field(default_factory=Health, description="signals measured inside the step")
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="when the run is saved, and what is kept")
+    sinks: Sinks = Field(default_factory=Sinks, description="where records go")
+    run: Run = Field(description="length, seed and rhythm")

@@ -1,0 +1,164 @@
+"""YAML text to a `Tree`: no tags, no duplicate keys, one document, bounded aliases, and every line kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import yaml
+
+from jaxprop.config.scalars import plain
+from jaxprop.config.tree import Path, Tree, dotted
+from jaxprop.errors import ConfigError
+
+MAX_VALUES = 20_000  # after aliases are expanded: a few lines of aliases to aliases can grow to gigabytes
+
+Where = Callable[[int], str]  # 1-based line -> where a value was written
+
+
+def parse(text: str, file: str) -> Tree:
+    """Reads the text of one YAML file.
+
+    Args:
+      text: the whole file.
+      file: its name in messages.
+
+    Returns:
+      Its value with the origin `file:line` of every key and item.
+
+    Raises:
+      ConfigError: the text is not YAML, or uses what a config may not: tags, merge keys, several
+        documents, keys written twice, aliases without end.
+
+    Example:
+      >>> parse("run:\\n  seed: 0o10\\n", "a.yaml").value
+      {'run': {'seed': 8}}
+    """
+    return _parse(text, lambda line: f"{file}:{line}", file)
+
+
+def parse_value(text: str, origin: str) -> Tree:
+    """Reads the value of an override, such as `3e-4`, `[64, 64]` or `{name: linear}`.
+
+    Args:
+      text: what stands after the `=`.
+      origin: where it was written, for messages.
+
+    Returns:
+      The value, all of it from that origin.
+
+    Raises:
+      ConfigError: as `parse`.
+
+    Example:
+      >>> parse_value("{norm: 1}", "override 'optimizer.grad_clip={norm: 1}'").value
+      {'norm': 1}
+    """
+    return _parse(text, lambda _: origin, origin)
+
+
+def _parse(text: str, where: Where, whole: str) -> Tree:
+    try:
+        node = _Loader(text).get_single_node()
+        reader = _Reader(where)
+        value = reader.read(node, ()) if node is not None else None
+    except RecursionError:
+        raise ConfigError(f"{whole}: lists or mappings are nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError(f"{where(mark.line + 1 if mark else 1)}: {_syntax(error)}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{where(line)}: the control character {chr(error.character)!r} may not stand in YAML") from None
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return Tree(value, {"": where(1)} | reader.origins)
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """Valid YAML that a config may not use."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML up to the node graph; values are read from the nodes by `_Reader`."""
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        event = self.peek_event()
+        if (tag := getattr(event, "tag", None)) is not None:
+            shown = tag.replace("tag:yaml.org,2002:", "!!")
+            raise _Refused(None, None, f"the tag {shown!r} is not allowed in a config; remove it", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or error.context or "unreadable"
+    if isinstance(error, _Refused):
+        return problem
+    if "single document" in problem or "single document" in (error.context or ""):
+        return "a config is one YAML document; remove what follows the second '---'"
+    if "'\\t'" in problem:
+        return "YAML is indented with spaces; replace the tab"
+    return f"not valid YAML: {problem}"
+
+
+class _Reader:
+    """Walks the node graph once, collecting values, origins and problems."""
+
+    def __init__(self, where: Where):
+        self.where = where
+        self.origins: dict[str, str] = {}
+        self.problems: list[str] = []
+        self.count = 0
+        self.open: set[int] = set()
+
+    def read(self, node: yaml.Node, path: Path) -> object:
+        self.count += 1
+        if self.count > MAX_VALUES:
+            raise self.refuse(node, f"more than {MAX_VALUES} values after expanding aliases (*name)")
+        if isinstance(node, yaml.ScalarNode):
+            return plain(node.value) if node.style is None else node.value
+        if id(node) in self.open:
+            raise self.refuse(node, "an alias (*name) refers to the value that contains it")
+        self.open.add(id(node))
+        value = self.mapping(node, path) if isinstance(node, yaml.MappingNode) else self.sequence(node, path)
+        self.open.remove(id(node))
+        return value
+
+    def sequence(self, node: yaml.Node, path: Path) -> list:
+        items = []
+        for i, child in enumerate(node.value):
+            self.origins[dotted((*path, i))] = self.where(child.start_mark.line + 1)
+            items.append(self.read(child, (*path, i)))
+        return items
+
+    def mapping(self, node: yaml.MappingNode, path: Path) -> dict:
+        mapping: dict = {}
+        lines: dict = {}
+        for key_node, child in node.value:
+            line = key_node.start_mark.line + 1
+            key = self.key(key_node, path)
+            if key is None:
+                continue
+            if key in mapping:
+                first = lines[key]
+                what = f"written twice (first on line {first}); remove one"
+                self.problems.append(f"{self.where(line)}: {dotted((*path, key))}: {what}")
+                continue
+            lines[key] = line
+            self.origins[dotted((*path, key))] = self.where(line)
+            mapping[key] = self.read(child, (*path, key))
+        return mapping
+
+    def key(self, node: yaml.Node, path: Path) -> str | int | None:
+        key = self.read(node, path) if isinstance(node, yaml.ScalarNode) else None
+        if key == "<<" and node.style is None:
+            what = "merge keys ('<<') are not supported; write the keys out, or inherit a file with 'base: other.yaml'"
+        elif isinstance(key, str) or type(key) is int:
+            return key
+        else:
+            shown = node.value if isinstance(node, yaml.ScalarNode) else "a list or mapping"
+            what = f"a key must be text, got {shown}"
+        self.problems.append(": ".join(filter(None, (self.where(node.start_mark.line + 1), dotted(path), what))))
+        return None
+
+    def refuse(self, node: yaml.Node, what: str) -> _Refused:
+        return _Refused(None, None, what, node.start_mark)

@@ -1,0 +1,62 @@
+"""Data: a source gives records by index; a stream gives seeded, resumable batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxprop.config.schema import DataSection
+from jaxprop.data.arrays import open_arrays
+from jaxprop.data.digits import open_digits
+from jaxprop.data.prefetch import Prefetch, prefetch
+from jaxprop.data.stream import Stream, one_pass
+from jaxprop.data.text import open_stdlib_text
+from jaxprop.errors import ConfigError, one_of
+from jaxprop.types import Source
+
+__all__ = ["SOURCES", "TASKS", "Prefetch", "Source", "Stream", "one_pass", "open_sources", "prefetch"]
+
+SOURCES: dict[str, Callable[[Any, str], dict[str, Source]]] = {
+    "digits": lambda _section, _task: open_digits(),
+    "stdlib_text": lambda section, _task: open_stdlib_text(section),
+    "arrays": open_arrays,
+}
+
+# Which tasks can learn from which source.
+TASKS: dict[str, tuple[str, ...]] = {
+    "digits": ("classify",),
+    "stdlib_text": ("language",),
+    "arrays": ("classify", "multilabel", "regress"),
+}
+
+
+def open_sources(section: DataSection, task: str) -> dict[str, Source]:
+    """Opens the data a config's `data` section names, checked for one task.
+
+    Args:
+      section: a `data` section, such as `jaxprop.config.schema.Digits(name="digits")`.
+      task: the task's name; the labels' dtype, shape and range depend on it.
+
+    Returns:
+      One source a split: `"train"`, and `"test"` where the data has one.
+
+    Raises:
+      ConfigError: the task cannot learn from this data.
+      DataError: the data is missing, damaged, or does not fit the task.
+
+    Example:
+      >>> from jaxprop.config.schema import Digits
+      >>> sources = open_sources(Digits(name="digits"), "classify")
+      >>> {split: source.length for split, source in sources.items()}
+      {'train': 1437, 'test': 360}
+    """
+    name = getattr(section, "name", type(section).__name__)
+    if name not in SOURCES:
+        raise ConfigError(f"data.name: {one_of(name, SOURCES, 'data')}")
+    if task not in TASKS[name]:
+        usable = sorted(data for data, tasks in TASKS.items() if task in tasks)
+        fix = f"data.name: {' or '.join(usable)}, or " if usable else ""
+        raise ConfigError(
+            f"data {name!r} cannot be used for task {task!r}; set {fix}task.name: {' or '.join(TASKS[name])}"
+        )
+    return SOURCES[name](section, task)

@@ -1,0 +1,164 @@
+"""Prefetching: batches are read, grouped and placed on the device in a background thread."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+
+
+class Resumable(Protocol):
+    """An iterator of batches that knows where it stands; `jaxprop.data.Stream` is one."""
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
+
+    def __next__(self) -> dict[str, np.ndarray]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+
+def prefetch(
+    stream: Resumable, depth: int, place: Callable[[dict[str, np.ndarray]], Any], group: int | Iterable[int] = 1
+) -> Prefetch:
+    """Prepares batches ahead of their use; see `Prefetch`.
+
+    Args:
+      stream: where the batches come from; not to be touched by others until the prefetch is closed.
+      depth: groups prepared ahead; 0 prepares each when it is asked for, without a thread.
+      place: puts a batch, or a group stacked on a new leading axis, on the device. It runs in the
+        background thread, where no mesh or default device of the caller's context is set.
+      group: 1 gives single batches; an int S > 1 always stacks S batches; an iterable of sizes stacks
+        as many as each says and ends with it, so that a run of 10 steps by 4 is `[4, 4, 2]`.
+
+    Returns:
+      An iterator and context manager of `(placed, state)`.
+
+    Raises:
+      ValueError: `depth` is negative, or a group size is not positive.
+
+    Example:
+      >>> from jaxprop.data.stream import Stream
+      >>> from jaxprop.types import Source
+      >>> stream = Stream(Source(8, lambda i: {"inputs": i}, {}, ""), batch_size=2, seed=0, shuffle=False)
+      >>> with prefetch(stream, depth=2, place=lambda batch: batch, group=[2, 1]) as batches:
+      ...     for batch, state in batches:
+      ...         print(batch["inputs"].tolist(), state["position"])
+      [[0, 1], [2, 3]] 2
+      [[4, 5]] 3
+    """
+    return Prefetch(stream, depth, place, group)
+
+
+class Prefetch:
+    """An iterator of `(placed, state)`, where `state` is the stream's right after that group.
+
+    A checkpoint made after using a group saves the state that came with it: what was prepared ahead but
+    never used is read again on resume. At most `depth` groups are held besides the one in use. An
+    exception of the thread is raised by the `next()` that would have given the group. After the end, an
+    exception or `close()` the iterator is exhausted.
+    """
+
+    def __init__(
+        self,
+        stream: Resumable,
+        depth: int,
+        place: Callable[[dict[str, np.ndarray]], Any],
+        group: int | Iterable[int] = 1,
+    ):
+        if depth < 0:
+            raise ValueError(f"expected a prefetch depth of 0 or more, got {depth}")
+        groups = _groups(stream, place, group)
+        if depth == 0:
+            self._items: Iterator[tuple[Any, dict[str, Any]]] = groups
+            self._closer: Callable[[], Any] = groups.close
+            return
+        worker = _Worker(queue.SimpleQueue(), threading.Semaphore(depth), threading.Event())
+        # The thread refers to the worker but not to self, so a Prefetch that is dropped is still collected.
+        thread = threading.Thread(target=worker.run, args=(groups,), name="jaxprop-prefetch", daemon=True)
+        self._items = worker.receive()
+        self._closer = weakref.finalize(self, worker.stop, thread)
+        thread.start()
+
+    def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        return self
+
+    def __next__(self) -> tuple[Any, dict[str, Any]]:
+        return next(self._items)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the thread and waits until it has ended. May be called again."""
+        self._closer()
+        self._items = iter(())
+
+
+class _End(NamedTuple):
+    error: BaseException | None
+
+
+class _Worker(NamedTuple):
+    ready: queue.SimpleQueue
+    slots: threading.Semaphore
+    stopping: threading.Event
+
+    def run(self, groups: Iterator[tuple[Any, dict[str, Any]]]) -> None:
+        """Fills `ready`, taking a slot before each group; the thread's body."""
+        try:
+            while self.slots.acquire() and not self.stopping.is_set():
+                item = next(groups, None)
+                if item is None:
+                    break
+                self.ready.put(item)
+            self.ready.put(_End(None))
+        except BaseException as error:  # whatever it is, the consumer must see it instead of waiting
+            self.ready.put(_End(error))
+
+    def receive(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Yields what `run` prepares, giving the slot back when the group is handed over."""
+        while True:
+            item = self.ready.get()
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            self.slots.release()
+            yield item
+
+    def stop(self, thread: threading.Thread) -> None:
+        """Ends the thread: it is either preparing a group or waiting for a slot, and looks after both."""
+        self.stopping.set()
+        self.slots.release()
+        # A collection that happens in the thread itself may be what calls this.
+        if thread is not threading.current_thread():
+            thread.join()
+
+
+def _groups(
+    stream: Resumable, place: Callable[[dict[str, np.ndarray]], Any], group: int | Iterable[int]
+) -> Generator[tuple[Any, dict[str, Any]], None, None]:
+    sizes = itertools.repeat(group) if isinstance(group, int) else group
+    single = isinstance(group, int) and group == 1
+    for size in sizes:
+        if size < 1:
+            raise ValueError(f"expected a group of 1 batch or more, got {size}")
+        batches = list(itertools.islice(stream, size))
+        if not batches:
+            return
+        yield place(batches[0] if single else _stack(batches)), stream.state()
+
+
+def _stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}

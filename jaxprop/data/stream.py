@@ -1,0 +1,177 @@
+"""Streams: seeded, epoch-aware, resumable batches of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxprop.data.order import permutation
+from jaxprop.errors import DataError
+from jaxprop.types import Source
+
+# What must not have changed for a saved position to mean the same records.
+_IDENTITY = ("seed", "batch_size", "length", "shuffle", "drop_last", "fingerprint")
+
+
+class Stream:
+    """An endless iterator of batches that can be resumed at the exact next batch.
+
+    The order of an epoch depends on the seed and the epoch's number only, so that a state is two small
+    numbers. Every record comes once an epoch; the last partial batch is filled up by repeating its own
+    records with weight 0, so that all batches have one shape.
+
+    Args:
+      source: the records.
+      batch_size: B, records in a batch.
+      seed: non-negative integer.
+      shuffle: whether an epoch is a new permutation, or the records in order.
+      drop_last: whether an epoch's last partial batch is left out instead of filled up.
+      start: how many batches to skip, over epochs.
+
+    Raises:
+      DataError: `drop_last` leaves no batch at all.
+
+    Example:
+      >>> x = np.arange(5, dtype=np.float32)
+      >>> stream = Stream(Source(5, lambda i: {"inputs": x[i]}, {}, ""), batch_size=2, seed=0, shuffle=False)
+      >>> [next(stream)["inputs"].tolist() for _ in range(4)]
+      [[0.0, 1.0], [2.0, 3.0], [4.0, 4.0], [0.0, 1.0]]
+      >>> stream.epoch, stream.position, stream.batches_per_epoch
+      (1, 1, 3)
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        start: int = 0,
+    ):
+        self.batches_per_epoch = source.length // batch_size if drop_last else -(-source.length // batch_size)
+        if self.batches_per_epoch == 0:
+            raise DataError(
+                f"a batch of {batch_size} is larger than the {source.length} records, and with drop_last no batch "
+                f"is left; set data.batch_size to at most {source.length}, or data.drop_last: false"
+            )
+        self._source = source
+        self._batch_size = batch_size
+        self._seed = seed
+        self._shuffle = shuffle
+        self._drop_last = drop_last
+        self._order = np.arange(0)
+        self._order_of: int | None = None
+        self.epoch, self.position = divmod(start, self.batches_per_epoch)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._order_of != self.epoch:
+            length = self._source.length
+            self._order = permutation(length, self._seed, self.epoch) if self._shuffle else np.arange(length)
+            self._order_of = self.epoch
+        first = self.position * self._batch_size
+        batch = _gather(self._source, self._order[first : first + self._batch_size], self._batch_size)
+        self.position += 1
+        if self.position == self.batches_per_epoch:
+            self.epoch, self.position = self.epoch + 1, 0
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        """Returns where the stream stands and what it reads, as values JSON can hold.
+
+        Returns:
+          `epoch` (epochs completed) and `position` (batches taken of the next one), besides what
+          identifies the stream: seed, batch_size, length, shuffle, drop_last, fingerprint.
+
+        Example:
+          >>> Stream(Source(5, lambda i: {"inputs": i}, {}, "f00d"), batch_size=2, seed=7, start=4).state()
+          ... # doctest: +NORMALIZE_WHITESPACE
+          {'epoch': 1, 'position': 1, 'seed': 7, 'batch_size': 2, 'length': 5, 'shuffle': True,
+           'drop_last': False, 'fingerprint': 'f00d'}
+        """
+        return {"epoch": self.epoch, "position": self.position, **self._identity()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Moves the stream to a saved state: the next batch is the one that was next then.
+
+        Args:
+          state: what `state()` returned, perhaps in another process.
+
+        Raises:
+          DataError: the state is of another seed, batch size, order or data, or is damaged.
+
+        Example:
+          >>> source = Source(5, lambda i: {"inputs": i}, {}, "f00d")
+          >>> stream = Stream(source, batch_size=2, seed=7)
+          >>> stream.restore(Stream(source, batch_size=2, seed=7, start=4).state())
+          >>> stream.epoch, stream.position
+          (1, 1)
+        """
+        here = self._identity()
+        missing = [name for name in ("epoch", "position", *_IDENTITY) if name not in state]
+        if missing:
+            raise DataError(f"the saved state of the data stream has no {', '.join(missing)}; start over with --fresh")
+        changed = [
+            f"{name} is {here[name]!r}, saved {state[name]!r}" for name in _IDENTITY if here[name] != state[name]
+        ]
+        if changed:
+            raise DataError(
+                f"the data stream is not the saved one: {'; '.join(changed)}; "
+                "resume with the saved settings and data, or start over with --fresh"
+            )
+        epoch, position = state["epoch"], state["position"]
+        if not (_is_count(epoch) and _is_count(position) and position < self.batches_per_epoch):
+            raise DataError(
+                "the saved state of the data stream is damaged: expected epoch >= 0 and position in "
+                f"0..{self.batches_per_epoch - 1}, got epoch {epoch!r}, position {position!r}; start over with --fresh"
+            )
+        self.epoch, self.position = epoch, position
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "seed": self._seed,
+            "batch_size": self._batch_size,
+            "length": self._source.length,
+            "shuffle": self._shuffle,
+            "drop_last": self._drop_last,
+            "fingerprint": self._source.fingerprint,
+        }
+
+
+def one_pass(source: Source, batch_size: int, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Yields every record once and in order, for evaluation.
+
+    Args:
+      source: the records.
+      batch_size: B; the last partial batch is filled up with records of weight 0.
+      limit: at most this many batches; None: all.
+
+    Yields:
+      Batches of one shape, with `weight` float32 `[B]`.
+
+    Example:
+      >>> batches = one_pass(Source(3, lambda i: {"inputs": i}, {}, ""), batch_size=2)
+      >>> [(batch["inputs"].tolist(), batch["weight"].tolist()) for batch in batches]
+      [([0, 1], [1.0, 1.0]), ([2, 2], [1.0, 0.0])]
+    """
+    stop = source.length if limit is None else min(source.length, limit * batch_size)
+    for first in range(0, stop, batch_size):
+        yield _gather(source, np.arange(first, min(first + batch_size, source.length)), batch_size)
+
+
+def _gather(source: Source, indices: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    weight = np.ones(batch_size, np.float32)
+    if indices.size < batch_size:
+        weight[indices.size :] = 0
+        indices = np.resize(indices, batch_size)
+    return {**source.take(indices), "weight": weight}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

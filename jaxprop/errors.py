@@ -1,0 +1,90 @@
+"""Errors a person sees: one clear sentence with the fix, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+EXIT_DONE = 0
+EXIT_RUNTIME = 1
+EXIT_USAGE = 2
+EXIT_DIVERGED = 3
+EXIT_SIGTERM = 75
+EXIT_SIGINT = 130
+
+
+class JaxpropError(ValueError):
+    """Base of every error jaxprop raises for a person; `exit_code` is the command line's."""
+
+    exit_code = EXIT_RUNTIME
+
+
+class ConfigError(JaxpropError):
+    """One or more problems in a configuration, all reported together."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class UsageError(JaxpropError):
+    """The command line was given something it cannot act on."""
+
+    exit_code = EXIT_USAGE
+
+
+class DataError(JaxpropError):
+    """The data cannot be used: labels outside the classes, non-finite values, shapes that disagree."""
+
+
+class ShapeError(JaxpropError):
+    """Arrays whose shapes or dtypes do not fit together."""
+
+
+class CheckpointError(JaxpropError):
+    """A checkpoint cannot be written, read, or continued from."""
+
+
+class RunFolderError(JaxpropError):
+    """A run's folder is held by another process, unwritable, or belongs to another run."""
+
+
+class MissingExtraError(JaxpropError):
+    """An optional dependency is needed but not installed."""
+
+    def __init__(self, package: str, extra: str, what: str):
+        super().__init__(
+            f"{what} needs the package {package!r}, which is not installed; "
+            f"install it with: pip install 'jaxprop[{extra}]'"
+        )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns `"; did you mean 'x'?"` for the nearest known name, or an empty string.
+
+    Args:
+      name: what was written.
+      known: the names that are valid there.
+
+    Returns:
+      A clause to append to a message.
+
+    Example:
+      >>> did_you_mean("optimiser", ["optimizer", "model"])
+      "; did you mean 'optimizer'?"
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def one_of(name: str, known: Iterable[str], what: str) -> str:
+    """Returns the sentence for a name outside a known set, listing the set.
+
+    Example:
+      >>> one_of("adm", ["adam", "sgd"], "optimizer")
+      "unknown optimizer 'adm'; did you mean 'adam'? (known: adam, sgd)"
+    """
+    known = sorted(known)
+    return f"unknown {what} {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"

@@ -1,0 +1,135 @@
+"""One process at a time in a run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxprop.errors import RunFolderError
+
+_FILE = ".lock"
+_UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # some cluster file systems
+
+
+@contextlib.contextmanager
+def hold(folder: str | Path) -> Iterator[None]:
+    """Holds a run's folder, made if need be, for the length of a `with` block.
+
+    The operating system lets go of the lock when the process ends, however it ends, so a lock is never stale.
+
+    Args:
+      folder: the run's folder.
+
+    Raises:
+      RunFolderError: another process holds the folder, or it cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder, hold(folder):
+      ...     with hold(folder):
+      ...         pass
+      Traceback (most recent call last):
+      jaxprop.errors.RunFolderError: ... is in use by process ...
+    """
+    path = Path(folder) / _FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RunFolderError(
+            f"the run folder {folder} cannot be written to ({error.strerror}: {error.filename}); "
+            "choose another with --run DIR"
+        ) from error
+    try:
+        with _locked(descriptor, path):
+            yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(descriptor: int, path: Path) -> Iterator[None]:
+    try:
+        _lock(descriptor)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            with _claimed(path.with_suffix(".claim")):
+                yield
+            return
+        raise _in_use(path) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, _owner())
+    yield
+    # The file stays: removing it would let a process waiting on the old one and a newcomer both hold the folder.
+    os.ftruncate(descriptor, 0)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # far behind the text: a locked byte cannot be read by others
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    """The lock where the file system has none: a file only one process can create."""
+    if path.exists() and _is_dead(path):
+        path.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError as error:
+        raise _in_use(path, f" (if that process is gone, remove {path})") from error
+    os.write(descriptor, _owner())
+    os.close(descriptor)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether the owner was a process of this host that is gone; of another host nobody can tell."""
+    pid, host = _read_owner(path)
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # alive, and someone else's
+    return False
+
+
+def _owner() -> bytes:
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+
+
+def _read_owner(path: Path) -> tuple[str, str]:
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        return str(owner["pid"]), owner["host"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown", "an unknown host"  # taken a moment ago and not yet written
+
+
+def _in_use(path: Path, hint: str = "") -> RunFolderError:
+    pid, host = _read_owner(path)
+    return RunFolderError(
+        f"the run folder {path.parent} is in use by process {pid} on {host}; "
+        f"wait for it to end, or choose another with --run DIR{hint}"
+    )

@@ -1,0 +1,52 @@
+"""Models: the built-in ones by name, and the adapters that take a model of any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from jaxprop.config import schema
+from jaxprop.models.adapters import from_equinox, from_functions, from_linen, from_nnx
+from jaxprop.models.cnn import Cnn
+from jaxprop.models.mlp import Mlp
+from jaxprop.models.rnn import Rnn
+from jaxprop.models.transformer import Transformer
+from jaxprop.types import Batch, Model, Spec
+
+__all__ = ["MODELS", "build", "from_equinox", "from_functions", "from_linen", "from_nnx"]
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": Mlp, "cnn": Cnn, "rnn": Rnn, "transformer": Transformer}
+
+
+def build(section: schema.ModelSection, spec: Spec) -> Model:
+    """Builds the model a configuration names.
+
+    Args:
+      section: the section `model`.
+      spec: what the data look like.
+
+    Returns:
+      A `Model`.
+
+    Raises:
+      ShapeError: the data's inputs do not suit the model.
+      ConfigError: the section's sizes do not fit together.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> spec = Spec(jax.ShapeDtypeStruct((8, 8, 1), jnp.float32), outputs=10)
+      >>> model = build(schema.Mlp(name="mlp", hidden=(16,)), spec)
+      >>> params, extras = jax.jit(model.init)(jax.random.key(0), {"inputs": jnp.ones((2, 8, 8, 1))})
+      >>> sorted(params)
+      ['head', 'layers']
+    """
+    make = MODELS[section.name]
+    # batch statistics must leave padded examples out, so these models see the weights
+    call = _call_with_weight if getattr(section, "batch_norm", False) else None
+    return from_nnx(lambda rngs: make(section, spec, rngs=rngs), call)
+
+
+def _call_with_weight(module: Any, batch: Batch) -> Any:
+    return module(batch["inputs"], batch.get("weight"))

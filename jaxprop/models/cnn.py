@@ -1,0 +1,82 @@
+"""Convolutional network for images."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+from flax import nnx
+
+from jaxprop.config import schema
+from jaxprop.errors import ShapeError
+from jaxprop.models.layers import ACTIVATIONS, INITS, BatchNorm, dense, expect_inputs, max_pool
+from jaxprop.models.mlp import MlpLayer
+from jaxprop.types import Spec
+
+
+class ConvLayer(nnx.Module):
+    """Convolution of stride 1 that keeps the size, batch norm (if any), activation."""
+
+    def __init__(self, n_in: int, n_out: int, config: schema.Cnn, *, rngs: nnx.Rngs):
+        side = (config.kernel, config.kernel)
+        # batch norm subtracts the mean, so a bias before it would have no effect
+        bias = not config.batch_norm
+        self.conv = nnx.Conv(n_in, n_out, side, kernel_init=INITS[config.init], use_bias=bias, rngs=rngs)
+        self.norm = BatchNorm(n_out) if config.batch_norm else None
+        self.activation = ACTIVATIONS[config.activation]
+
+    def __call__(self, x: jax.Array, weight: jax.Array | None) -> jax.Array:
+        x = self.conv(x)
+        return self.activation(x if self.norm is None else self.norm(x, weight))
+
+
+class Cnn(nnx.Module):
+    """Blocks of convolutions with 2 x 2 max pooling between them, then dense layers.
+
+    Args:
+      config: the section `model` of the configuration.
+      spec: images `[H, W, C]` or `[H, W]`, floating point; number of outputs K.
+      rngs: random streams.
+
+    Raises:
+      ShapeError: the inputs are not images.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> spec = Spec(jax.ShapeDtypeStruct((8, 8, 1), jnp.float32), outputs=10)
+      >>> images = jnp.ones((2, 8, 8, 1))
+      >>> nnx.eval_shape(lambda: Cnn(schema.Cnn(name="cnn"), spec, rngs=nnx.Rngs(0))(images)).shape
+      (2, 10)
+    """
+
+    def __init__(self, config: schema.Cnn, spec: Spec, *, rngs: nnx.Rngs):
+        expect_inputs(spec, "cnn", tokens=False)
+        shape = spec.inputs.shape
+        if len(shape) not in (2, 3):
+            raise ShapeError(
+                f"model cnn expected images [H, W, C] or [H, W], got {list(shape)} an example; use model.name: mlp"
+            )
+        height, width, channels = (*shape, 1)[:3]
+        blocks = []
+        for i, features in enumerate(config.channels):
+            if i:
+                height, width = (height + 1) // 2, (width + 1) // 2
+            n_in = [channels, *[features] * (config.convs_per_block - 1)]
+            blocks.append(nnx.List([ConvLayer(n, features, config, rngs=rngs) for n in n_in]))
+            channels = features
+        self.blocks = nnx.List(blocks)
+        sizes = [height * width * channels, *config.hidden]
+        self.layers = nnx.List([MlpLayer(a, b, config, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+        self.head = dense(sizes[-1], spec.outputs, INITS[config.init], rngs=rngs)
+
+    def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+        """Maps `x [B, H, W, C]` to outputs `[B, K]`; `weight [B]` marks padding for batch norm."""
+        x = x.reshape(*x.shape[:3], -1)
+        for i, block in enumerate(self.blocks):
+            x = max_pool(x) if i else x
+            for layer in block:
+                x = layer(x, weight)
+        x = x.reshape(x.shape[0], -1)  # [B, H W C]
+        for dense_layer in self.layers:
+            x = dense_layer(x, weight)
+        return self.head(x)

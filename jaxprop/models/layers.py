@@ -1,0 +1,222 @@
+"""Pieces the built-in models share: activations, initializers, dense layers, normalization, pooling.
+
+Layers compute in the dtype of their parameters and inputs, which the train step casts beforehand;
+statistics are taken in float32 or wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+
+from jaxprop.errors import ShapeError
+from jaxprop.types import Spec
+
+Initializer = Callable[..., jax.Array]
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "elu": jax.nn.elu,
+    "leaky_relu": jax.nn.leaky_relu,
+}
+
+INITS: dict[str, Initializer] = {
+    "glorot_uniform": initializers.glorot_uniform(),
+    "glorot_normal": initializers.glorot_normal(),
+    "he_uniform": initializers.he_uniform(),
+    "he_normal": initializers.he_normal(),
+    "lecun_uniform": initializers.lecun_uniform(),
+    "lecun_normal": initializers.lecun_normal(),
+    "orthogonal": initializers.orthogonal(),
+    "normal": initializers.normal(0.02),
+    "truncated_normal": initializers.truncated_normal(0.02),
+    "zeros": initializers.zeros,
+}
+
+
+def scaled(init: Initializer, factor: float) -> Initializer:
+    """Returns an initializer whose values are `factor` times those of another.
+
+    Example:
+      >>> scaled(initializers.ones, 0.5)(jax.random.key(0), (2,), jnp.float32).tolist()
+      [0.5, 0.5]
+    """
+
+    def init_scaled(key: jax.Array, shape: Any, dtype: Any) -> jax.Array:
+        return init(key, shape, dtype) * jnp.asarray(factor, dtype)
+
+    return init_scaled
+
+
+def wide(dtype: Any) -> jnp.dtype:
+    """Returns the dtype statistics are taken in: float32, or float64 for float64.
+
+    Example:
+      >>> wide(jnp.bfloat16).name
+      'float32'
+    """
+    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
+
+
+def dense(n_in: int, n_out: int, init: Initializer, *, rngs: nnx.Rngs, **options: Any) -> nnx.Linear:
+    """Makes a dense layer, `y = x W + b` over the last axis, as one product of two matrices.
+
+    Args:
+      n_in, n_out: features in and out.
+      init: initializer of the kernel `[n_in, n_out]`.
+      rngs: random streams of the module.
+      **options: passed to `nnx.Linear`.
+
+    Returns:
+      An `nnx.Linear`.
+
+    Example:
+      >>> dense(3, 2, INITS["he_normal"], rngs=nnx.Rngs(0))(jnp.ones((4, 5, 3))).shape
+      (4, 5, 2)
+    """
+    return nnx.Linear(n_in, n_out, kernel_init=init, rngs=rngs, dot_general=_flat_dot_general, **options)
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns `x W` over the last axis of `x [..., D]`, computed on `[N, D]`.
+
+    On CPU the gradient of a product with two leading axes takes twice the time.
+
+    Example:
+      >>> product(jnp.ones((2, 3, 4)), jnp.ones((4, 5))).shape
+      (2, 3, 5)
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _flat_dot_general(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
+    assert dimension_numbers == (((lhs.ndim - 1,), (0,)), ((), ()))
+    flat = jax.lax.dot_general(lhs.reshape(-1, lhs.shape[-1]), rhs, (((1,), (0,)), ((), ())), **options)
+    return flat.reshape(*lhs.shape[:-1], rhs.shape[-1])
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalization over every axis but the last, which ignores padded examples.
+
+    y = (x - mean) / sqrt(var + epsilon) * scale + bias, with the batch's mean and (biased) variance in
+    training and their moving averages in evaluation.
+
+    Args:
+      features: size of the last axis, C.
+      momentum: of the moving averages, old = momentum * old + (1 - momentum) * batch.
+      epsilon: added to the variance.
+
+    Example:
+      >>> norm = BatchNorm(2)
+      >>> x = jnp.array([[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]])
+      >>> norm(x, jnp.array([1.0, 1.0, 0.0]))[:2].round(2).tolist()
+      [[-1.0, -1.0], [1.0, 1.0]]
+
+    Reference:
+      Ioffe and Szegedy, Batch Normalization, 2015. https://arxiv.org/abs/1502.03167
+    """
+
+    def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(features, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.use_running_average = False
+
+    def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+        """Normalizes `x [B, ..., C]`; examples with `weight [B]` zero do not enter the statistics."""
+        dtype = wide(x.dtype)
+        if self.use_running_average:
+            mean, var = self.mean[...].astype(dtype), self.var[...].astype(dtype)
+        else:
+            mean, var = _moments(x.astype(dtype), weight)
+            self._remember(mean, var, weight)
+        scale = jax.lax.rsqrt(var + self.epsilon) * self.scale[...].astype(dtype)
+        return ((x.astype(dtype) - mean) * scale + self.bias[...].astype(dtype)).astype(x.dtype)
+
+    def _remember(self, mean: jax.Array, var: jax.Array, weight: jax.Array | None) -> None:
+        # a microbatch of nothing but padding has no statistics to remember
+        share = 1 - self.momentum if weight is None else jnp.where(jnp.any(weight > 0), 1 - self.momentum, 0.0)
+        for average, value in ((self.mean, mean), (self.var, var)):
+            old = average[...]
+            average[...] = old + jnp.asarray(share, old.dtype) * (value.astype(old.dtype) - old)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalization over the last axis, `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
+
+    Flax's own asks for implicit promotion of dtypes in bfloat16.
+
+    Args:
+      features: size of the last axis, D.
+      epsilon: added to the variance.
+
+    Example:
+      >>> LayerNorm(2)(jnp.array([[1.0, 3.0]])).round(2).tolist()
+      [[-1.0, 1.0]]
+
+    Reference:
+      Ba, Kiros and Hinton, Layer Normalization, 2016. https://arxiv.org/abs/1607.06450
+    """
+
+    def __init__(self, features: int, *, epsilon: float = 1e-6):
+        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes `x [..., D]`."""
+        dtype = wide(x.dtype)
+        centred = x.astype(dtype) - x.astype(dtype).mean(-1, keepdims=True)
+        factor = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
+        return (centred * factor * self.scale[...].astype(dtype) + self.bias[...].astype(dtype)).astype(x.dtype)
+
+
+def _moments(x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    axes = tuple(range(x.ndim - 1))
+    if weight is None:
+        return x.mean(axes), x.var(axes)
+    real = (weight > 0).astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    share = real / (jnp.maximum(real.sum(), 1) * (x[0, ..., 0].size))
+    mean = (share * x).sum(axes)
+    return mean, (share * jnp.square(x - mean)).sum(axes)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Returns the maximum over 2 x 2 windows; an odd last row or column is a window of its own.
+
+    Reshape and max: `lax.reduce_window` takes nine times as long on CPU, mostly in its gradient.
+
+    Args:
+      x: `[B, H, W, C]`.
+
+    Returns:
+      `[B, ceil(H / 2), ceil(W / 2), C]`.
+
+    Example:
+      >>> max_pool(jnp.arange(9.0).reshape(1, 3, 3, 1))[0, :, :, 0].tolist()
+      [[4.0, 5.0], [7.0, 8.0]]
+    """
+    b, h, w, c = x.shape
+    if h % 2 or w % 2:
+        x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+    return x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, c).max((2, 4))
+
+
+def expect_inputs(spec: Spec, model: str, tokens: bool) -> None:
+    """Raises a `ShapeError` if a model of tokens is given floats, or the other way round."""
+    shape, dtype = spec.inputs.shape, jnp.dtype(spec.inputs.dtype).name
+    if jnp.issubdtype(spec.inputs.dtype, jnp.floating) == tokens:
+        want, fix = ("integer tokens", "mlp, cnn or rnn") if tokens else ("floating-point inputs", "transformer or rnn")
+        raise ShapeError(f"model {model} expected {want}, got {dtype} {list(shape)} an example; use model.name: {fix}")

@@ -1,0 +1,62 @@
+"""Multi-layer perceptron."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import jax
+from flax import nnx
+
+from jaxprop.config import schema
+from jaxprop.models.layers import ACTIVATIONS, INITS, BatchNorm, dense, expect_inputs
+from jaxprop.types import Spec
+
+
+class MlpLayer(nnx.Module):
+    """dense, batch norm (if any), activation, dropout."""
+
+    def __init__(self, n_in: int, n_out: int, config: schema.Mlp | schema.Cnn, *, rngs: nnx.Rngs):
+        # batch norm subtracts the mean, so a bias before it would have no effect
+        self.dense = dense(n_in, n_out, INITS[config.init], use_bias=not config.batch_norm, rngs=rngs)
+        self.norm = BatchNorm(n_out) if config.batch_norm else None
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+        x = self.dense(x)
+        x = x if self.norm is None else self.norm(x, weight)
+        return self.dropout(self.activation(x))
+
+
+class Mlp(nnx.Module):
+    """Multi-layer perceptron over flattened inputs.
+
+    Args:
+      config: the section `model` of the configuration.
+      spec: floating-point inputs of any shape; number of outputs K.
+      rngs: random streams.
+
+    Raises:
+      ShapeError: the inputs are integer tokens.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> spec = Spec(jax.ShapeDtypeStruct((8, 8, 1), jnp.float32), outputs=10)
+      >>> images = jnp.ones((2, 8, 8, 1))
+      >>> nnx.eval_shape(lambda: Mlp(schema.Mlp(name="mlp"), spec, rngs=nnx.Rngs(0))(images)).shape
+      (2, 10)
+    """
+
+    def __init__(self, config: schema.Mlp, spec: Spec, *, rngs: nnx.Rngs):
+        expect_inputs(spec, "mlp", tokens=False)
+        sizes = [math.prod(spec.inputs.shape), *config.hidden]
+        self.layers = nnx.List([MlpLayer(a, b, config, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+        self.head = dense(sizes[-1], spec.outputs, INITS[config.init], rngs=rngs)
+
+    def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+        """Maps `x [B, ...]` to outputs `[B, K]`; `weight [B]` marks padding for batch norm."""
+        x = x.reshape(x.shape[0], -1)  # [B, N]
+        for layer in self.layers:
+            x = layer(x, weight)
+        return self.head(x)

@@ -1,0 +1,156 @@
+"""Recurrent networks: Elman, GRU, LSTM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+
+from jaxprop.config import schema
+from jaxprop.errors import ShapeError
+from jaxprop.models.layers import ACTIVATIONS, INITS, Initializer, dense
+from jaxprop.types import Spec
+
+
+class Cell(NamedTuple):
+    """One recurrence: `step(carry, x, u, activation) -> carry` with the hidden state first in the carry.
+
+    Args:
+      gates: number of blocks of H in the projections.
+      carries: number of arrays `[B, H]` carried from step to step.
+      step: takes the projected input `x [B, gates H]` and `recur`, which projects the hidden state.
+    """
+
+    gates: int
+    carries: int
+    step: Callable[..., tuple[jax.Array, ...]]
+
+
+def elman_step(carry: Any, x: jax.Array, recur: Callable, activation: Callable) -> tuple[jax.Array]:
+    """h = a(x + U h)."""
+    (h,) = carry
+    return (activation(x + recur(h)),)
+
+
+def gru_step(carry: Any, x: jax.Array, recur: Callable, activation: Callable) -> tuple[jax.Array]:
+    """r, z = sigmoid(x + U h); n = a(x_n + r * (U_n h + b_n)); h = (1 - z) n + z h."""
+    (h,) = carry
+    x_gates, x_new = jnp.split(x, [2 * h.shape[-1]], -1)
+    u_gates, u_new = jnp.split(recur(h), [2 * h.shape[-1]], -1)
+    reset, update = jnp.split(jax.nn.sigmoid(x_gates + u_gates), 2, -1)
+    new = activation(x_new + reset * u_new)
+    return (new + update * (h - new),)
+
+
+def lstm_step(carry: Any, x: jax.Array, recur: Callable, activation: Callable) -> tuple[jax.Array, jax.Array]:
+    """i, f, o = sigmoid(x + U h); c = f c + i a(x_g + U_g h); h = o tanh(c)."""
+    h, c = carry
+    gates = x + recur(h)
+    gated, new = jnp.split(gates, [3 * h.shape[-1]], -1)
+    i, f, o = jnp.split(jax.nn.sigmoid(gated), 3, -1)
+    c = f * c + i * activation(new)
+    return o * jnp.tanh(c), c
+
+
+CELLS: dict[str, Cell] = {
+    "elman": Cell(1, 1, elman_step),
+    "gru": Cell(3, 1, gru_step),
+    "lstm": Cell(4, 2, lstm_step),
+}
+
+
+class RnnLayer(nnx.Module):
+    """One recurrent layer over time; the input's projections are one product outside the scan."""
+
+    def __init__(self, n_in: int, config: schema.Rnn, *, rngs: nnx.Rngs):
+        self.cell = CELLS[config.cell]
+        self.activation = ACTIVATIONS[config.activation]
+        gates, width = self.cell.gates, config.width
+        # an LSTM that starts by remembering learns long dependencies sooner (Jozefowicz et al., 2015)
+        bias_init = _forget_bias if config.cell == "lstm" else initializers.zeros
+        self.input = dense(n_in, gates * width, INITS[config.init], bias_init=bias_init, rngs=rngs)
+        recurrent_init = _each_gate(INITS[config.recurrent_init], gates)
+        self.recurrent = dense(width, gates * width, recurrent_init, use_bias=config.cell == "gru", rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `x [B, T, D]` to hidden states `[B, T, H]`."""
+        projected = self.input(x).swapaxes(0, 1)  # [T, B, gates H]
+        kernel = self.recurrent.kernel[...]
+        bias = None if self.recurrent.bias is None else self.recurrent.bias[...]
+
+        def recur(h: jax.Array) -> jax.Array:
+            return h @ kernel if bias is None else h @ kernel + bias
+
+        def step(carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+            carry = self.cell.step(carry, x, recur, self.activation)
+            return carry, carry[0]
+
+        zeros = jnp.zeros((x.shape[0], kernel.shape[0]), projected.dtype)
+        _, hidden = jax.lax.scan(step, (zeros,) * self.cell.carries, projected)
+        return hidden.swapaxes(0, 1)
+
+
+def _forget_bias(_: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    width = shape[0] // 4
+    return jnp.zeros(shape, dtype).at[width : 2 * width].set(1)
+
+
+def _each_gate(init: Initializer, gates: int) -> Initializer:
+    def init_gates(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+        each = (shape[0], shape[1] // gates)
+        return jnp.concatenate([init(k, each, dtype) for k in jax.random.split(key, gates)], 1)
+
+    return init_gates
+
+
+class Rnn(nnx.Module):
+    """Recurrent network: one output a step for tokens, else one output from the last step.
+
+    Args:
+      config: the section `model` of the configuration. `init` is of the dense kernels; embeddings start
+        standard normal.
+      spec: tokens `[T]`; or floats `[T, D]`, `[T]` (D = 1) or images `[H, W, C]`, read row by row. Number of
+        outputs K, which is the vocabulary for tokens.
+      rngs: random streams.
+
+    Raises:
+      ShapeError: the inputs are no sequence.
+
+    Example:
+      >>> spec = Spec(jax.ShapeDtypeStruct((16,), jnp.int32), outputs=256)
+      >>> tokens = jnp.zeros((2, 16), jnp.int32)
+      >>> nnx.eval_shape(lambda: Rnn(schema.Rnn(name="rnn"), spec, rngs=nnx.Rngs(0))(tokens)).shape
+      (2, 16, 256)
+
+    Reference:
+      Hochreiter and Schmidhuber, Long Short-Term Memory, 1997; Cho et al., 2014 (GRU, in the variant of
+      cuDNN, which resets after the product); Elman, Finding Structure in Time, 1990.
+    """
+
+    def __init__(self, config: schema.Rnn, spec: Spec, *, rngs: nnx.Rngs):
+        shape = spec.inputs.shape
+        self.tokens = jnp.issubdtype(spec.inputs.dtype, jnp.integer)
+        if len(shape) not in ((1,) if self.tokens else (1, 2, 3)):
+            raise ShapeError(
+                f"model rnn expected tokens [T], or floats [T, D] or [H, W, C], got {spec.inputs.dtype} "
+                f"{list(shape)} an example; use model.name: mlp"
+            )
+        width = config.width
+        if self.tokens:
+            self.embed = nnx.Embed(spec.outputs, width, embedding_init=initializers.normal(1.0), rngs=rngs)
+        sizes = [width if self.tokens else math.prod(shape[1:]), *[width] * (config.layers - 1)]
+        self.layers = nnx.List([RnnLayer(n, config, rngs=rngs) for n in sizes])
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.head = dense(width, spec.outputs, INITS[config.init], rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps tokens `[B, T]` to `[B, T, K]`, or floats `[B, T, ...]` to `[B, K]`."""
+        x = self.embed(x) if self.tokens else x.reshape(*x.shape[:2], -1)  # [B, T, D]
+        for layer in self.layers:
+            x = self.dropout(layer(x))
+        return self.head(x if self.tokens else x[:, -1])

@@ -1,0 +1,180 @@
+"""Decoder-only transformer."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+
+from jaxprop.config import schema
+from jaxprop.errors import ConfigError, ShapeError
+from jaxprop.models.layers import (
+    ACTIVATIONS,
+    INITS,
+    Initializer,
+    LayerNorm,
+    dense,
+    expect_inputs,
+    product,
+    scaled,
+    wide,
+)
+from jaxprop.types import Spec
+
+
+def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
+    """Rotary position embedding: turns pairs of features by an angle that grows with the position.
+
+    (a, b) -> (a cos t - b sin t, a sin t + b cos t), t = position * base^(-i / (D/2)) for pair i, which is
+    features i and i + D/2.
+
+    Args:
+      x: queries or keys `[B, T, H, D]`, D even.
+      base: longest period, in units of 2 pi positions.
+
+    Returns:
+      The same shape and dtype.
+
+    Example:
+      >>> x = jnp.ones((1, 3, 1, 4))
+      >>> bool(jnp.allclose(rotate(x)[:, 0], x[:, 0]))
+      True
+
+    Reference:
+      Su et al., RoFormer, 2021. https://arxiv.org/abs/2104.09864
+    """
+    time, half, dtype = x.shape[1], x.shape[-1] // 2, wide(x.dtype)
+    frequency = base ** (-jnp.arange(half, dtype=dtype) / half)
+    angle = jnp.arange(time, dtype=dtype)[:, None] * frequency  # [T, D/2]
+    cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]  # [T, 1, D/2]
+    a, b = jnp.split(x.astype(dtype), 2, -1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: schema.Transformer, out_init: Initializer, *, rngs: nnx.Rngs):
+        self.heads = config.heads
+        self.rope = config.positions == "rope"
+        self.qkv = dense(config.width, 3 * config.width, INITS[config.init], rngs=rngs)
+        self.out = dense(config.width, config.width, out_init, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, t, d = x.shape
+        q, k, v = (y.reshape(b, t, self.heads, -1) for y in jnp.split(self.qkv(x), 3, -1))  # [B, T, H, D/H]
+        if self.rope:
+            q, k = rotate(q), rotate(k)
+        # the function takes its softmax in float32 or wider, by implicit promotion
+        with jax.numpy_dtype_promotion("standard"):
+            mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return self.out(mixed.reshape(b, t, d))
+
+
+class FeedForward(nnx.Module):
+    """dense, activation, dense."""
+
+    def __init__(self, config: schema.Transformer, out_init: Initializer, *, rngs: nnx.Rngs):
+        inner = config.ff_multiple * config.width
+        self.up = dense(config.width, inner, INITS[config.init], rngs=rngs)
+        self.down = dense(inner, config.width, out_init, rngs=rngs)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(self.activation(self.up(x)))
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)), each with dropout on its branch."""
+
+    def __init__(self, config: schema.Transformer, *, rngs: nnx.Rngs):
+        out_init = scaled(INITS[config.init], (2 * config.layers) ** -0.5)
+        self.attn_norm = LayerNorm(config.width)
+        self.attn = Attention(config, out_init, rngs=rngs)
+        self.mlp_norm = LayerNorm(config.width)
+        self.mlp = FeedForward(config, out_init, rngs=rngs)
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + self.dropout(self.attn(self.attn_norm(x)))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class Transformer(nnx.Module):
+    """Decoder-only transformer over tokens: pre-LN, causal, rotary or learned positions.
+
+    Args:
+      config: the section `model` of the configuration. `init` is of the dense kernels; those that end a
+        residual branch start 1/sqrt(2 L) as large, and embeddings start normal(0.02), as in GPT-2.
+        Dropout acts on the embeddings and on each residual branch, not on attention weights.
+      spec: tokens `[T]`; the vocabulary V.
+      rngs: random streams.
+
+    Raises:
+      ShapeError: the inputs are no tokens, or longer than learned positions reach.
+      ConfigError: the heads do not divide the width into even parts.
+
+    Example:
+      >>> spec = Spec(jax.ShapeDtypeStruct((16,), jnp.int32), outputs=256)
+      >>> config = schema.Transformer(name="transformer", layers=1, width=8, heads=2)
+      >>> tokens = jnp.zeros((2, 16), jnp.int32)
+      >>> nnx.eval_shape(lambda: Transformer(config, spec, rngs=nnx.Rngs(0))(tokens)).shape
+      (2, 16, 256)
+
+    Reference:
+      Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
+    """
+
+    def __init__(self, config: schema.Transformer, spec: Spec, *, rngs: nnx.Rngs):
+        expect_inputs(spec, "transformer", tokens=True)
+        _expect_tokens(spec.inputs.shape)
+        _expect_heads(config)
+        init = initializers.normal(0.02)
+        self.embed = nnx.Embed(spec.outputs, config.width, embedding_init=init, rngs=rngs)
+        learned = config.positions == "learned"
+        self.positions = (
+            nnx.Embed(spec.inputs.shape[0], config.width, embedding_init=init, rngs=rngs) if learned else None
+        )
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+        self.final_norm = LayerNorm(config.width)
+        head = partial(dense, config.width, spec.outputs, INITS[config.init], use_bias=False, rngs=rngs)
+        self.head = None if config.tie_embeddings else head()
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Maps tokens `[B, T]` to logits `[B, T, V]`; position t sees tokens 0..t."""
+        x = self.embed(tokens)  # [B, T, D]
+        if self.positions is not None:
+            x = x + _first_rows(self.positions.embedding[...], tokens.shape[1])
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x)
+        x = self.final_norm(x)
+        return product(x, self.embed.embedding[...].T) if self.head is None else self.head(x)
+
+
+def _first_rows(table: jax.Array, time: int) -> jax.Array:
+    if time > table.shape[0]:
+        raise ShapeError(
+            f"expected at most {table.shape[0]} tokens, the learned positions of this model, got {time}; "
+            "use positions: rope for longer texts"
+        )
+    return table[:time]
+
+
+def _expect_tokens(shape: tuple[int, ...]) -> None:
+    if len(shape) != 1:
+        raise ShapeError(f"model transformer expected tokens [T], got {list(shape)} an example")
+
+
+def _expect_heads(config: schema.Transformer) -> None:
+    unit = 2 * config.heads if config.positions == "rope" else config.heads
+    if config.width % unit:
+        fixed = -(-config.width // unit) * unit
+        raise ConfigError(
+            f"model.width: expected a multiple of {unit} for {config.heads} heads with {config.positions} positions, "
+            f"got {config.width}; write width: {fixed}"
+        )

@@ -1,0 +1,61 @@
+"""Where a run's records go: the console, JSONL files, TensorBoard; several at once. Imports no jax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxprop.config.schema import Sinks
+from jaxprop.sinks.console import open_console, print_summary, summary_table
+from jaxprop.sinks.jsonl import open_jsonl, truncate_after
+from jaxprop.sinks.sink import Record, Sink, fan_out
+from jaxprop.sinks.tensorboard import open_tensorboard
+
+__all__ = ["Record", "Sink", "fan_out", "open_sinks", "print_summary", "summary_table", "truncate_after"]
+
+
+def open_sinks(
+    section: Sinks, folder: str | Path, *, total_steps: int, start_step: int | None = None, quiet: bool = False
+) -> Sink:
+    """Opens the sinks a config asks for, as one.
+
+    Records of steps later than `start_step` are dropped from files already there: the run takes those steps again.
+
+    Args:
+      section: the config's `sinks`.
+      folder: the run's folder.
+      total_steps: steps the run will have taken at its end.
+      start_step: the step a resumed run goes on from; None for a new run, which empties the files.
+      quiet: leave the console out.
+
+    Returns:
+      One sink; close it on every way out.
+
+    Raises:
+      RunFolderError: a file in `folder` cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     sink = open_sinks(Sinks(), folder, total_steps=10, quiet=True)
+      ...     sink.write({"step": 5, "split": "train", "loss": 0.1})
+      ...     sink.close()
+      ...     print((Path(folder) / "metrics.jsonl").read_text())
+      {"step": 5, "split": "train", "loss": 0.1}
+      <BLANKLINE>
+    """
+    folder = Path(folder)
+    openers: list[tuple[bool, Callable[[], Sink]]] = [
+        (section.jsonl, lambda: open_jsonl(folder, start_step=start_step)),
+        (section.tensorboard, lambda: open_tensorboard(folder / "tensorboard", start_step=start_step)),
+        (section.console and not quiet, lambda: open_console(total_steps, start_step=start_step or 0)),
+    ]
+    opened: list[Sink] = []
+    try:
+        for wanted, open_one in openers:
+            if wanted:
+                opened.append(open_one())
+    except BaseException:
+        fan_out(opened).close()
+        raise
+    return fan_out(opened)

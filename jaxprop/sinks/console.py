@@ -1,0 +1,148 @@
+"""Records for a person: a progress bar on a terminal, plain lines elsewhere, and the table of results."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from jaxprop.sinks.sink import Record, Sink
+
+_REDRAW_SECONDS = 0.1
+_LABELS = {"grad_norm": "grad", "examples_per_second": "examples/s"}
+
+
+def open_console(total_steps: int, *, start_step: int = 0, console: Console | None = None) -> Sink:
+    """Opens the console: a progress bar where it is a terminal, else one plain line a record. All on stderr.
+
+    The bar's clock starts with the first step reported, so that compiling is not in its estimate of the time left.
+
+    Args:
+      total_steps: steps the run will have taken at its end.
+      start_step: steps taken before, by a resumed run.
+      console: where to; default: stderr, a terminal or not. Colours follow `NO_COLOR`.
+
+    Returns:
+      A sink.
+
+    Example:
+      >>> sink = open_console(100, console=Console(file=sys.stdout, force_terminal=False))
+      >>> sink.write({"step": 50, "split": "train", "loss": 0.25, "lr": 1e-3, "examples_per_second": 5120.0})
+      step 50/100  train  loss 0.25  lr 0.001  examples/s 5,120
+    """
+    # Told outright, because rich takes FORCE_COLOR for a terminal and would draw a bar into a log file.
+    console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
+    if console.is_terminal and not console.is_dumb_terminal:
+        return _open_bar(console, total_steps, start_step)
+
+    def write(record: Record) -> None:
+        _print(console, f"step {record['step']}/{total_steps}  {record['split']}  {_values(record)}")
+
+    return Sink(
+        write=write,
+        alert=lambda alert: _print(console, _alert(alert)),
+        note=lambda text: _print(console, text),
+    )
+
+
+def _open_bar(console: Console, total_steps: int, start_step: int) -> Sink:
+    bar = Progress(
+        TextColumn("step {task.completed}/{task.total}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[values]}", markup=False),
+        TimeRemainingColumn(),
+        console=console,
+        expand=True,
+        redirect_stdout=False,
+        refresh_per_second=4,
+    )
+    task = bar.add_task("train", start=False, total=total_steps, completed=start_step, values="compiling")
+    last_drawn = -math.inf
+
+    def progress(step: int) -> None:
+        nonlocal last_drawn
+        now = time.monotonic()
+        if now - last_drawn >= _REDRAW_SECONDS or step == total_steps:
+            last_drawn = now
+            bar.start_task(task)
+            bar.update(task, completed=step)
+
+    def write(record: Record) -> None:
+        if record["split"] == "train":
+            bar.update(task, values=_values(record))
+            progress(max(record["step"], int(bar.tasks[task].completed)))
+        else:
+            _print(console, f"step {record['step']}  {record['split']}  {_values(record)}")
+
+    bar.start()
+    return Sink(
+        write=write,
+        alert=lambda alert: _print(console, _alert(alert)),
+        progress=progress,
+        note=lambda text: _print(console, text),
+        close=bar.stop,
+    )
+
+
+def summary_table(summary: Record) -> Table:
+    """Returns the table of results of a finished run.
+
+    Args:
+      summary: what `summary.json` holds; rows of absent keys are left out.
+
+    Returns:
+      A rich table.
+
+    Example:
+      >>> table = summary_table({"status": "completed", "step": 100, "metrics": {"accuracy": 0.99}, "seconds": 12.3})
+      >>> table.row_count
+      4
+    """
+    table = Table("result", box=box.HORIZONTALS)
+    table.add_column(justify="right")
+    rows = {"status": summary.get("status"), "step": summary.get("step"), **summary.get("metrics", {})}
+    for name in ("seconds", "compile_seconds", "examples_per_second"):
+        rows[name] = summary.get(name)
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(Text(name.replace("_", " ")), Text(_number(value)))
+    return table
+
+
+def print_summary(summary: Record) -> None:
+    """Prints the table of results on stdout.
+
+    Args:
+      summary: what `summary.json` holds.
+
+    Example:
+      >>> print_summary({"status": "completed", "step": 100})  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
+      ─...status completed step 100 ─...
+    """
+    Console(file=sys.stdout).print(summary_table(summary))
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(Text(line), soft_wrap=True)
+
+
+def _values(record: Record) -> str:
+    shown = (name for name in record if name not in ("step", "split"))
+    return "  ".join(f"{_LABELS.get(name, name)} {_number(record[name])}" for name in shown)
+
+
+def _alert(record: Record) -> str:
+    return f"step {record['step']}  {record.get('severity', 'alert')}: {record['message']}"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, str | bool | int):
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -1,0 +1,141 @@
+"""Records as JSON, one a line: `metrics.jsonl`, `layers.jsonl` and `alerts.jsonl` of a run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from jaxprop.errors import RunFolderError
+from jaxprop.sinks.sink import Record, Sink
+
+
+def open_jsonl(folder: str | Path, *, start_step: int | None = None) -> Sink:
+    """Opens a run's JSONL files for appending.
+
+    Every call ends in a flush, so that a killed process loses at most the line it was writing.
+
+    Args:
+      folder: the run's folder.
+      start_step: later records already there are dropped; None drops all of them.
+
+    Returns:
+      A sink.
+
+    Raises:
+      RunFolderError: a file cannot be written; also later, from the sink.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     sink = open_jsonl(folder)
+      ...     sink.layers([{"step": 5, "layer": "head", "grad_norm": math.inf}])
+      ...     sink.close()
+      ...     print((Path(folder) / "layers.jsonl").read_text())
+      {"step": 5, "layer": "head", "grad_norm": null}
+      <BLANKLINE>
+    """
+    with contextlib.ExitStack() as stack:
+        metrics, layers, alerts = (
+            stack.enter_context(_open(Path(folder) / f"{name}.jsonl", start_step))
+            for name in ("metrics", "layers", "alerts")
+        )
+        opened = stack.pop_all()
+    return Sink(
+        write=lambda record: _append(metrics, [record]),
+        layers=lambda rows: _append(layers, rows),
+        alert=lambda record: _append(alerts, [record]),
+        close=lambda: _close(opened, Path(folder)),
+    )
+
+
+def _open(path: Path, start_step: int | None) -> TextIO:
+    try:
+        truncate_after(path, start_step)
+        return open(path, "a", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def encode(record: Record) -> str:
+    """Returns a record as one line of strict JSON: NaN and infinities become null, every float keeps all its bits.
+
+    Args:
+      record: strings, numbers (of Python or scalars of NumPy and jax), lists and dicts.
+
+    Example:
+      >>> encode({"step": 1, "loss": 0.1 + 0.2, "grad_norm": math.nan})
+      '{"step": 1, "loss": 0.30000000000000004, "grad_norm": null}'
+    """
+    return json.dumps(_plain(record), allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def truncate_after(path: str | Path, step: int | None) -> None:
+    """Drops the records of later steps from a JSONL file, and any line cut short by a kill.
+
+    The file is replaced in one move, so that a kill leaves the old one or the new one.
+
+    Args:
+      path: the file; it need not exist.
+      step: the last step to keep; None empties the file.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = Path(folder) / "metrics.jsonl"
+      ...     _ = path.write_text('{"step": 1}\\n{"step": 2}\\n{"step": 3}\\n{"st')
+      ...     truncate_after(path, 2)
+      ...     path.read_text()
+      '{"step": 1}\\n{"step": 2}\\n'
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    new = path.with_name(path.name + ".new")
+    with open(path, "rb") as old, open(new, "wb") as kept:  # bytes: a kill can cut a character in half
+        kept.writelines(line for line in old if step is not None and _is_kept(line, step))
+    os.replace(new, path)
+
+
+def _is_kept(line: bytes, step: int) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n") and isinstance(record, dict) and record.get("step", 0) <= step
+
+
+def _append(stream: TextIO, records: Sequence[Record]) -> None:
+    try:
+        stream.write("".join(encode(record) + "\n" for record in records))
+        stream.flush()
+    except OSError as error:
+        raise _unwritable(Path(stream.name), error) from error
+
+
+def _close(opened: contextlib.ExitStack, folder: Path) -> None:
+    try:
+        opened.close()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"{path} cannot be written ({error.strerror}); make it writable, free space on its disk, "
+        "or choose another run folder with --run DIR"
+    )

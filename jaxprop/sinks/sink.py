@@ -1,0 +1,83 @@
+"""What a sink is: a few functions that records are handed to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Record = Mapping[str, Any]
+
+
+def _nothing(*_: Any) -> None:
+    """What a sink does with what it has no place for."""
+
+
+class Sink(NamedTuple):
+    """A destination of records, as functions; a sink leaves out what it has no place for.
+
+    Args:
+      write: takes `{"step", "split": "train" | "eval", "loss", ...}`, one a log interval and one an evaluation.
+      layers: takes the rows of one log interval, `{"step", "layer", "grad_norm", ...}`.
+      alert: takes `{"step", "kind", "layer", "severity", "value", "threshold", "message"}`.
+      progress: takes the number of steps done; cheap enough for every step.
+      note: takes a line for a person, such as the compile time.
+      close: writes out what is pending; the sink is not used after it.
+
+    Example:
+      >>> seen = []
+      >>> sink = Sink(write=seen.append)
+      >>> sink.write({"step": 1, "split": "train", "loss": 0.5})
+      >>> sink.note("compiled in 3.1 s")
+      >>> seen
+      [{'step': 1, 'split': 'train', 'loss': 0.5}]
+    """
+
+    write: Callable[[Record], None] = _nothing
+    layers: Callable[[Sequence[Record]], None] = _nothing
+    alert: Callable[[Record], None] = _nothing
+    progress: Callable[[int], None] = _nothing
+    note: Callable[[str], None] = _nothing
+    close: Callable[[], None] = _nothing
+
+
+def fan_out(sinks: Sequence[Sink]) -> Sink:
+    """Joins several sinks into one that hands everything to each, in order.
+
+    Closing closes them all, even when one of them fails.
+
+    Args:
+      sinks: any number of sinks.
+
+    Returns:
+      One sink.
+
+    Example:
+      >>> one, two = [], []
+      >>> fan_out([Sink(note=one.append), Sink(note=two.append)]).note("resumed from step 40")
+      >>> one == two == ["resumed from step 40"]
+      True
+    """
+
+    def to_each(name: str) -> Callable[[Any], None]:
+        takers = [take for sink in sinks if (take := getattr(sink, name)) is not _nothing]
+
+        def hand_out(item: Any) -> None:
+            for take in takers:
+                take(item)
+
+        return hand_out
+
+    def close() -> None:
+        with contextlib.ExitStack() as stack:
+            for sink in reversed(sinks):
+                stack.callback(sink.close)
+
+    return Sink(
+        write=to_each("write"),
+        layers=to_each("layers"),
+        alert=to_each("alert"),
+        progress=to_each("progress"),
+        note=to_each("note"),
+        close=close,
+    )

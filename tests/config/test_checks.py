@@ -1,0 +1,100 @@
+import pytest
+
+from jaxprop.config.build import build
+from jaxprop.config.checks import known_steps
+from jaxprop.errors import ConfigError
+
+TEXT = {"task": {"name": "language"}, "data": {"name": "stdlib_text"}, "model": {"name": "transformer"}}
+ARRAYS = {"data": {"name": "arrays", "train": "a.npz"}}
+BOTH = {"data": {"name": "arrays", "train": "a.npz", "test": "b.npz"}}
+WARMUP = {"name": "sgd", "lr": 0.1, "schedule": {"name": "warmup_cosine", "warmup_steps": 100}}
+WSD = {"name": "sgd", "lr": 0.1, "schedule": {"name": "warmup_stable_decay", "warmup_steps": 60, "decay_steps": 60}}
+
+GOOD = [
+    {},
+    TEXT,
+    TEXT | {"model": {"name": "rnn"}},
+    {"model": {"name": "rnn"}},
+    ARRAYS,
+    BOTH | {"run": {"steps": 10, "eval_every": 5}},
+    {"data": {"name": "arrays", "train_inputs": "a.npy", "train_labels": "b.npy"}},
+    BOTH | {"task": {"name": "regress", "loss": {"name": "huber"}}},
+    BOTH | {"task": {"name": "multilabel", "loss": {"name": "sigmoid_cross_entropy"}}},
+    {"checkpoint": {"best": "accuracy", "mode": "max"}},
+    {"run": {"steps": 100, "steps_per_call": 10, "eval_every": 20}, "checkpoint": {"every_steps": 30}},
+    {"run": {"steps": 100, "accumulate": 4}, "parallel": {"devices": 2}},
+    {"optimizer": WARMUP, "run": {"steps": 101}},
+    ARRAYS | {"optimizer": WARMUP, "run": {"epochs": 1}},  # the length of an epoch is not known here
+    {"data": {"name": "digits", "batch_size": 1437}},
+    TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5, "positions": "learned"}},
+]
+
+BAD = [
+    ({"run": {}}, "run: expected steps or epochs, such as 'run: {epochs: 10}'; got neither"),
+    ({"run": {"steps": 1, "epochs": 1}}, "run.epochs: both steps and epochs are given; remove one"),
+    ({"optimizer": WARMUP, "run": {"steps": 100}}, "optimizer.schedule.warmup_steps: warmup_steps is 100"),
+    ({"optimizer": WARMUP, "run": {"epochs": 4}}, "but the schedule has 92 steps"),  # 4 * ceil(1437 / 64)
+    ({"optimizer": WSD, "run": {"steps": 119}}, "optimizer.schedule.warmup_steps: warmup_steps + decay_steps is 120"),
+    (ARRAYS | {"run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no test split to evaluate on"),
+    (ARRAYS | {"run": {"steps": 9, "eval_batches": 3}}, "run.eval_batches: there is no test split"),
+    (ARRAYS | {"checkpoint": {"best": "loss"}}, "checkpoint.best: there is no test split"),
+    ({"checkpoint": {"best": "acuracy", "mode": "max"}}, "unknown metric of the task classify 'acuracy'; did you mean"),
+    ({"checkpoint": {"best": "accuracy"}}, "checkpoint.mode: accuracy is better when larger; write 'mode: max'"),
+    ({"checkpoint": {"mode": "max"}}, "checkpoint.mode: loss is better when smaller; write 'mode: min'"),
+    ({"run": {"epochs": 1, "accumulate": 3}}, "data.batch_size: expected a multiple of run.accumulate (3), got 64"),
+    ({"parallel": {"devices": 3}}, "parallel.devices: a microbatch (data.batch_size = 64) cannot be divided over 3"),
+    ({"run": {"steps": 9, "accumulate": 16}, "parallel": {"devices": 8}}, "(data.batch_size / run.accumulate = 4)"),
+    ({"run": {"steps": 55, "steps_per_call": 10}}, "run.steps: expected a multiple of run.steps_per_call (10), got 55"),
+    ({"run": {"epochs": 5, "steps_per_call": 20}}, "run.log_every: expected a multiple of run.steps_per_call (20)"),
+    ({"run": {"epochs": 5, "steps_per_call": 10, "eval_every": 5}}, "run.eval_every: expected a multiple"),
+    (
+        {"run": {"epochs": 5, "steps_per_call": 10}, "checkpoint": {"every_steps": 5}},
+        "checkpoint.every_steps: expected a multiple",
+    ),
+    ({"data": {"name": "digits", "batch_size": 1438}}, "data.batch_size: 1438 is more than the 1437 training examples"),
+    (TEXT | {"model": {"name": "cnn"}}, "model.name: cnn does not fit the task language; expected rnn or transformer"),
+    (TEXT | {"data": {"name": "digits"}}, "data.name: digits does not fit the task language; expected stdlib_text"),
+    ({"data": {"name": "stdlib_text"}}, "data.name: stdlib_text does not fit the task classify"),
+    ({"model": {"name": "transformer"}}, "model.name: transformer does not fit the task classify"),
+    ({"task": {"name": "classify", "loss": {"name": "huber"}}}, "task.loss.name: huber does not fit the task classify"),
+    ({"data": {"name": "arrays"}}, "data: expected train (one .npz), or train_inputs and train_labels"),
+    ({"data": ARRAYS["data"] | {"train_inputs": "a.npy"}}, "data.train: give train (one .npz) or train_inputs"),
+    ({"data": {"name": "arrays", "train_inputs": "a.npy"}}, "data.train_inputs: train_labels is missing"),
+    ({"data": ARRAYS["data"] | {"test_labels": "a.npy"}}, "data.test_labels: test_inputs is missing"),
+    (TEXT | {"model": {"name": "transformer", "width": 10, "heads": 4}}, "model.width: expected a multiple of heads (4)"),
+    (TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5}}, "model.width: rope turns pairs of features"),
+]
+
+
+@pytest.mark.parametrize("changes", GOOD, ids=str)
+def test_what_agrees(sections, changes):
+    build(sections | changes)
+
+
+@pytest.mark.parametrize(("changes", "sentence"), BAD, ids=[sentence for _, sentence in BAD])
+def test_what_contradicts_itself(sections, changes, sentence):
+    with pytest.raises(ConfigError) as caught:
+        build(sections | changes)
+    assert len(caught.value.problems) == 1
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"run": {"steps": 7}}, 7),
+        ({"run": {"epochs": 2}}, 46),
+        ({"run": {"epochs": 2}, "data": {"name": "digits", "drop_last": True}}, 44),
+        (ARRAYS | {"run": {"epochs": 2}}, None),
+        (ARRAYS | {"run": {"steps": 2}}, 2),
+    ],
+)
+def test_known_steps(sections, changes, steps):
+    assert known_steps(build(sections | changes)) == steps
+
+
+def test_the_digits_have_as_many_as_the_checks_say():
+    from jaxprop.config.checks import DIGITS_TRAIN
+    from jaxprop.data.digits import open_digits
+
+    assert open_digits()["train"].length == DIGITS_TRAIN

@@ -1,0 +1,49 @@
+import pytest
+
+from jaxprop.config.build import build
+from jaxprop.config.diff import diff, mathematical
+
+COSINE = {"name": "sgd", "lr": 0.1, "schedule": {"name": "cosine"}}
+
+TABLE = [
+    # changes, the line of the difference, whether it alters the mathematics
+    ({}, None, False),
+    ({"sinks": {"tensorboard": True}}, "sinks.tensorboard: false -> true", False),
+    ({"checkpoint": {"keep": 5}}, "checkpoint.keep: 2 -> 5", False),
+    ({"run": {"epochs": 1, "log_every": 10}}, "run.log_every: 50 -> 10", False),
+    ({"run": {"epochs": 1, "eval_every": 10}}, "run.eval_every: (not set) -> 10", False),
+    ({"run": {"epochs": 1, "eval_batches": 1}}, "run.eval_batches: (not set) -> 1", False),
+    ({"data": {"name": "digits", "prefetch": 0}}, "data.prefetch: 2 -> 0", False),
+    ({"data": {"name": "digits", "eval_batch_size": 9}}, "data.eval_batch_size: (not set) -> 9", False),
+    ({"run": {"epochs": 3}}, "run.epochs: 1 -> 3", False),
+    ({"run": {"steps": 3}}, "run.epochs: 1 -> (not set)", False),
+    ({"run": {"epochs": 1, "seed": 1}}, "run.seed: 0 -> 1", True),
+    ({"run": {"epochs": 1, "accumulate": 2}}, "run.accumulate: 1 -> 2", True),
+    ({"data": {"name": "digits", "batch_size": 32}}, "data.batch_size: 64 -> 32", True),
+    ({"optimizer": {"name": "sgd", "lr": 0.2}}, "optimizer.lr: 0.1 -> 0.2", True),
+    ({"optimizer": COSINE}, 'optimizer.schedule.name: "constant" -> "cosine"', True),
+    ({"model": {"name": "mlp", "hidden": [128, 64]}}, "model.hidden.1: 128 -> 64", True),
+    ({"model": {"name": "mlp", "hidden": [128]}}, "model.hidden: [128, 128] -> [128]", True),
+    ({"precision": {"policy": "bfloat16"}}, 'precision.policy: "float32" -> "bfloat16"', True),
+]
+
+
+@pytest.mark.parametrize(("changes", "line", "alters"), TABLE, ids=[str(row[1]) for row in TABLE])
+def test_what_changed_and_whether_it_matters(sections, changes, line, alters):
+    old, new = build(sections), build(sections | changes)
+    lines = [str(change) for change in diff(old, new)]
+    assert lines[:1] == ([line] if line else [])
+    assert bool(mathematical(old, new)) == alters
+
+
+@pytest.mark.parametrize("length", [{"epochs": 3}, {"steps": 30}])
+def test_the_length_matters_where_the_schedule_depends_on_the_step(sections, length):
+    old, new = build(sections | {"optimizer": COSINE}), build(sections | {"optimizer": COSINE, "run": length})
+    assert mathematical(old, new) == diff(old, new) != []
+
+
+def test_another_optimizer_lists_its_arguments(sections):
+    adam = {"optimizer": {"name": "adam", "lr": 0.1}}
+    lines = [str(change) for change in mathematical(build(sections), build(sections | adam))]
+    assert lines[0] == 'optimizer.name: "sgd" -> "adam"'
+    assert "optimizer.b1: (not set) -> 0.9" in lines

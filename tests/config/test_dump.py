@@ -1,0 +1,47 @@
+import pytest
+import yaml
+
+from jaxprop.config.build import build
+from jaxprop.config.dump import dump
+from jaxprop.config.load import load
+from jaxprop.config.optimizer import OPTIMIZERS, optimizer_model
+
+CHANGES = [
+    {},
+    {"task": {"name": "classify", "loss": {"name": "softmax_cross_entropy", "label_smoothing": 0.1}}},
+    {"data": {"name": "arrays", "train": "1e3", "test": "no"}},
+    {"data": {"name": "arrays", "train": "0o17", "test": "<<: ~ # 'x'\n\u00e9"}},
+    {"data": {"name": "arrays", "train": ".inf", "test": "null", "classes": 3}},
+    {"data": {"name": "arrays", "train": "2001-01-01", "test": "12:30:45"}},
+    {"optimizer": {"name": "adamw", "lr": 1e-20, "mu_dtype": "bfloat16", "schedule": {"name": "piecewise", "boundaries": [3], "scales": [0.5]}}},
+    {"optimizer": {"name": "adamw", "lr": 1, "decay_mask": ["010", ".*/kernel"], "groups": [{"match": "true", "freeze": True}]}},
+    {"optimizer": {"name": "adafactor", "lr": None}},
+    {"optimizer": {"name": "adafactor", "lr": 0.1, "clipping_threshold": None}},
+    {"model": {"name": "mlp", "hidden": []}, "run": {"steps": 3, "ema_decay": 0.999}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_a_dumped_config_loads_to_an_equal_one(sections, changes, tmp_path):
+    config = build(sections | changes)
+    (tmp_path / "config.yaml").write_text(dump(config))
+    again = load(tmp_path / "config.yaml")
+    assert again.config == config
+    assert dump(again.config) == dump(config)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_survives(sections, name, tmp_path):
+    required = {"lr": 0.1} if optimizer_model(name).model_fields["lr"].is_required() else {}
+    config = build(sections | {"optimizer": {"name": name} | required})
+    (tmp_path / "config.yaml").write_text(dump(config))
+    assert load(tmp_path / "config.yaml").config == config
+
+
+def test_the_text_is_for_people(sections, tmp_path):
+    lines = dump(build(sections), tmp_path).splitlines()
+    assert lines[0].startswith("# yaml-language-server: $schema=")
+    assert lines[1] == "task: {name: classify}"
+    assert lines[-1].startswith("run: {epochs: 1, seed: 0")
+    assert not [line for line in lines if "null" in line or "!!" in line or "&" in line]
+    assert yaml.safe_load("\n".join(lines))["data"]["batch_size"] == 64

@@ -1,0 +1,54 @@
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from jaxprop.config import schema
+from jaxprop.config.schema import TASK_LOSSES, TASK_METRICS
+
+
+def test_config_never_imports_jax():
+    code = "import sys, jaxprop.config.load, jaxprop.config.diff; print([m for m in ('jax', 'numpy', 'optax') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("Run", {"seed": True}),
+        ("Run", {"seed": "7"}),
+        ("Run", {"seed": 7.0}),
+        ("Run", {"seed": -1}),
+        ("Run", {"steps": 0}),
+        ("Run", {"steps": 2**31}),
+        ("Run", {"ema_decay": 1.0}),
+        ("Run", {"ema_decay": float("nan")}),
+        ("Run", {"step": 1}),
+        ("Sinks", {"console": 1}),
+        ("Sinks", {"console": "true"}),
+        ("Mlp", {"name": "mlp", "hidden": ["7"]}),
+        ("Mlp", {"name": "mlp", "hidden": [1.0]}),
+        ("Mlp", {"name": "mlp", "dropout": 1}),
+        ("Cnn", {"name": "cnn", "channels": []}),
+        ("Digits", {"name": "digits", "batch_size": 0}),
+        ("Arrays", {"name": "arrays", "train": ""}),
+        ("Checkpoint", {"mode": "MIN"}),
+    ],
+)
+def test_values_are_strict(section, values):
+    with pytest.raises(ValidationError):
+        getattr(schema, section).model_validate(values)
+
+
+def test_whole_numbers_may_stand_for_floats_and_lists_for_tuples():
+    assert schema.Mlp(name="mlp", dropout=0, hidden=[1, 2]).hidden == (1, 2)
+
+
+def test_the_tables_of_tasks_name_every_task():
+    names = set(schema.Task.model_fields["name"].annotation.__args__)
+    assert set(TASK_LOSSES) == set(TASK_METRICS) == names
+    for task, losses in TASK_LOSSES.items():
+        for loss in losses:
+            schema.Task.model_validate({"name": task, "loss": {"name": loss}})

@@ -1,0 +1,79 @@
+import pytest
+
+from jaxprop.config.yaml_loader import parse, parse_value
+from jaxprop.errors import ConfigError
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+
+
+def test_values_are_plain_python_with_the_line_of_each():
+    tree = parse("a: 1e-3\nb:\n  - no\n  - c: '7'\n    d: |\n      5\n", "f.yaml")
+    assert tree.value == {"a": 1e-3, "b": ["no", {"c": "7", "d": "5\n"}]}
+    assert tree.origins == {
+        "": "f.yaml:1", "a": "f.yaml:1", "b": "f.yaml:2", "b.0": "f.yaml:3", "b.1": "f.yaml:4", "b.1.c": "f.yaml:4",
+        "b.1.d": "f.yaml:5",
+    }  # fmt: skip
+
+
+def test_an_alias_repeats_a_value():
+    assert parse("a: &x [1, 2]\nb: *x", "f").value == {"a": [1, 2], "b": [1, 2]}
+
+
+def test_number_keys_are_kept_for_the_sections_to_refuse():
+    assert parse("{1: x, '1': y}", "f").value == {1: "x", "1": "y"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: 1\nb: !!python/name:os.system\n", "f:2: the tag '!!python/name:os.system' is not allowed"),
+        ("a: !!python/object/apply:os.system ['true']\n", "f:1: the tag '!!python/object/apply:os.system'"),
+        ("a: !!int '3'\n", "f:1: the tag '!!int' is not allowed"),
+        ("a: !mine 3\n", "f:1: the tag '!mine' is not allowed"),
+        ("a: ! 3\n", "f:1: the tag '!' is not allowed"),
+        ("!!map {a: 1}\n", "f:1: the tag '!!map' is not allowed"),
+        ("a: 1\nb: 2\na: 3\n", "f:3: a: written twice (first on line 1); remove one"),
+        ("m:\n  a: 1\n  a: 3\n", "f:3: m.a: written twice (first on line 2)"),
+        ("a: {b: 1, b: 2}\n", "f:1: a.b: written twice"),
+        (BOMB, "more than 20000 values after expanding aliases"),
+        ("a: &x [*x]\n", "an alias (*name) refers to the value that contains it"),
+        ("a: &x {b: *x}\n", "an alias (*name) refers to the value that contains it"),
+        ("a: *nothing\n", "f:1: not valid YAML: found undefined alias 'nothing'"),
+        ("a: 1\n---\nb: 2\n", "f:2: a config is one YAML document"),
+        ("x: &x {a: 1}\ny:\n  <<: *x\n", "f:3: y: merge keys ('<<') are not supported"),
+        ("a: [1, 2\nb: 3\n", "f:2: not valid YAML"),
+        ("a:\n\t- 1\n", "f:2: YAML is indented with spaces; replace the tab"),
+        ("a: b: c\n", "f:1: not valid YAML: mapping values are not allowed here"),
+        ("a: 'x\n", "not valid YAML"),
+        ("true: 1\n", "f:1: a key must be text, got true"),
+        ("1.5: 1\n", "f:1: a key must be text, got 1.5"),
+        ("a:\n  [1, 2]: 3\n", "f:2: a: a key must be text, got a list or mapping"),
+        ("a: \x07\n", "f:1: the control character '\\x07' may not stand in YAML"),
+        ("[" * 3000, "nested too deeply"),
+        ("%YAML 9.9\n---\na: 1\n", "f:1: not valid YAML"),
+    ],
+)
+def test_what_a_config_may_not_hold(text, sentence):
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "f")
+    assert sentence in str(caught.value)
+    assert len(caught.value.problems) == 1
+    assert "\n" not in str(caught.value)
+
+
+def test_all_duplicates_at_once():
+    with pytest.raises(ConfigError) as caught:
+        parse("a: 1\na: 2\nb: {c: 1, c: 2}\n", "f")
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3e-4", 3e-4), ("", None), ("[64, 64]", [64, 64]), ("{a: no}", {"a": "no"}), ("'7'", "7"), ("a b", "a b")],
+)
+def test_values_of_overrides(text, value):
+    tree = parse_value(text, "override")
+    assert tree.value == value
+    assert set(tree.origins.values()) == {"override"}

@@ -1,0 +1,152 @@
+import io
+import math
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from jaxprop.sinks import console as console_module
+from jaxprop.sinks.console import open_console, print_summary, summary_table
+
+TRAIN = {"step": 50, "split": "train", "loss": 0.25, "grad_norm": 1.5, "lr": 1e-3, "examples_per_second": 5120.4}
+EVAL = {"step": 50, "split": "eval", "loss": 0.5, "accuracy": 0.98765}
+ALERT = {"step": 60, "severity": "warning", "message": "[bold]grad norm x 40"}
+
+
+def run(console, start_step=0):
+    sink = open_console(100, start_step=start_step, console=console)
+    sink.note("compiled in 3.1 s")
+    sink.progress(50)
+    sink.write(TRAIN)
+    deadline = time.monotonic() + 20
+    while "loss 0.25" not in console.file.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.05)  # the bar is drawn four times a second, by a thread
+    sink.write(EVAL)
+    sink.alert(ALERT)
+    sink.progress(100)
+    sink.close()
+    return console.file.getvalue()
+
+
+def test_without_a_terminal_there_is_one_plain_line_a_record():
+    assert run(Console(file=io.StringIO(), force_terminal=False, width=20)).splitlines() == [
+        "compiled in 3.1 s",
+        "step 50/100  train  loss 0.25  grad 1.5  lr 0.001  examples/s 5,120",
+        "step 50/100  eval  loss 0.5  accuracy 0.9877",
+        "step 60  warning: [bold]grad norm x 40",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_with_the_time_left():
+    shown = run(Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None))
+    assert re.search(r"step 0/100 \S+ +compiling -:--:--", shown)
+    assert re.search(r"step 50/100 ━+\S? +loss 0.25  grad 1.5  lr 0.001  examples/s 5,120 ", shown)
+    assert "step 50  eval  loss 0.5  accuracy 0.9877" in shown
+    assert "step 60  warning: [bold]grad norm x 40" in shown
+    assert re.search(r"step 100/100 ━+ loss 0.25 .* 0:00:00", shown)
+    assert shown.endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_a_resumed_run_begins_its_bar_where_it_goes_on():
+    shown = run(Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None), start_step=40)
+    assert "step 40/100" in shown
+    assert "step 0/100" not in shown
+
+
+def test_the_time_left_counts_from_the_first_step_and_not_from_the_compilation(monkeypatch):
+    clock = 0.0
+    bars = []
+
+    class Bar(console_module.Progress):
+        def __init__(self, *columns, **options):
+            super().__init__(*columns, **options, get_time=lambda: clock, auto_refresh=False)
+            bars.append(self)
+
+    monkeypatch.setattr(console_module, "Progress", Bar)
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: clock)
+    sink = open_console(100, console=Console(file=io.StringIO(), force_terminal=True))
+    clock = 300.0  # compiling
+    for step in range(1, 51):
+        sink.progress(step)
+        clock += 2.0
+    sink.close()
+    assert bars[0].tasks[0].time_remaining == pytest.approx(50 * 2.0, rel=0.05)
+
+
+def test_steps_in_quick_succession_are_not_all_drawn(monkeypatch):
+    updates = []
+    update = console_module.Progress.update
+    monkeypatch.setattr(
+        console_module.Progress, "update", lambda self, *a, **k: (updates.append(k), update(self, *a, **k))
+    )
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: 7.0)
+    sink = open_console(1000, console=Console(file=io.StringIO(), force_terminal=True))
+    for step in range(1, 1001):
+        sink.progress(step)
+    sink.close()
+    assert updates == [{"completed": 1}, {"completed": 1000}]
+
+
+SCRIPT = """
+from jaxprop.sinks.console import open_console, print_summary
+sink = open_console(10)
+sink.write({"step": 10, "split": "train", "loss": 0.5})
+sink.close()
+print_summary({"status": "completed", "step": 10})
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "bar", "colours"),
+    [
+        ({"TERM": "xterm-256color"}, True, True),
+        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, True, False),
+        ({"TERM": "dumb"}, False, False),
+    ],
+)
+def test_in_a_real_terminal(settings, bar, colours):
+    ours, theirs = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "CI")}
+    environment |= settings | {"COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=theirs, env=environment, timeout=60
+    )
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert ("━" in shown) is bar
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-9;]*m", shown)) is colours
+    assert "loss 0.5" in shown
+    assert "status" in done.stdout.decode()
+    assert "loss" not in done.stdout.decode()
+
+
+def test_forced_colours_draw_no_bar_into_a_file():
+    environment = os.environ | {"FORCE_COLOR": "1"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, env=environment, timeout=60)
+    assert done.stderr == b"step 10/10  train  loss 0.5\n"
+
+
+SUMMARY = {
+    "status": "completed",
+    "step": 1200,
+    "metrics": {"accuracy": 0.98765, "unigram_nats": math.nan},
+    "seconds": 12.34,
+    "compile_seconds": None,
+    "versions": {"jax": "0.10.2"},
+}
+
+
+def test_the_table_of_results(capsys):
+    print_summary(SUMMARY)
+    out, err = capsys.readouterr()
+    rows = [" ".join(line.split()) for line in out.splitlines() if "─" not in line]
+    assert rows == ["result", "status completed", "step 1,200", "accuracy 0.9877", "unigram nats nan", "seconds 12.34"]
+    assert err == ""
+    assert summary_table({}).row_count == 0
