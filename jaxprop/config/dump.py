@@ -33,7 +33,9 @@ def dump(config: Config, folder: Path | None = None) -> str:
       >>> print(dump(config).splitlines()[1])
       task: {name: classify}
     """
-    body = yaml.dump(plain(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+    body = yaml.dump(
+        plain(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
+    )
     return f"{schema_comment(folder)}\n{body}"
 
 

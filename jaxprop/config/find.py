@@ -64,14 +64,14 @@ def find(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
         return packaged()[text]
     path = (beside or Path()) / Path(text).expanduser()
     try:
-        if path.is_dir():
-            raise ConfigError(f"{path}: is a directory{_inside(path)}")
-        if path.exists():
-            return path
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{text[:80]}: cannot be looked up: {reason}") from None
-    raise ConfigError(f"{path}: no such config{_nearest(text, path)}")
+        folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise ConfigError(f"{text[:80]}: cannot be looked up: {error.strerror}") from None
+    if folder:
+        raise ConfigError(f"{path}: is a directory{_inside(path)}")
+    if not exists:
+        raise ConfigError(f"{path}: no such config{_nearest(text, path)}")
+    return path
 
 
 def read(path: Path) -> str:

@@ -38,14 +38,26 @@ def merge(old: Tree, new: Tree) -> Tree:
       {'model': {'name': 'mlp', 'dropout': 0.1}}
     """
     value = _merge(old.value, new.value, ROOT, (), new)
-    return Tree(value, old.origins | new.origins)
+    kept = {path: origin for path, origin in old.origins.items() if _holds(value, path)}
+    return Tree(value, kept | new.origins)
+
+
+def _holds(value: Any, path: str) -> bool:
+    for key in path.split(".") if path else []:
+        if isinstance(value, list) and _is_index(key) and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, dict) and key in value:
+            value = value[key]
+        else:
+            return False
+    return True
 
 
 def _merge(old: Any, new: Any, place: Place | None, path: Path, source: Tree) -> Any:
     """Merges plainly, dropping nothing, where the place is unknown: so are overrides merged with each other."""
     if not isinstance(new, dict):
         return new
-    if isinstance(old, list) and new and all(str(key).isdigit() for key in new):
+    if isinstance(old, list) and new and all(_is_index(key) for key in new):
         return _merge_items(old, new, place, path, source)
     if not isinstance(old, dict):
         return new
@@ -67,6 +79,10 @@ def _merge_items(old: list, new: dict, place: Place | None, path: Path, source: 
         inner = place.child(old, index) if place else None
         items[index] = _merge(items[index], value, inner, (*path, index), source)
     return items
+
+
+def _is_index(key: Any) -> bool:
+    return isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10
 
 
 def _kept(old: dict, new: dict, place: Place | None, path: Path) -> dict:

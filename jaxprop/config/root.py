@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from pydantic import Field
 
 from jaxprop.config.optimizer import OptimizerSection
@@ -18,6 +21,13 @@ from jaxprop.config.schema import (
     Task,
 )
 
+S = TypeVar("S", bound=Section)
+
+
+def _defaults(section: type[S]) -> Callable[[], S]:
+    """Made when a config is: an instance made at import would build its validator then, which takes longer."""
+    return lambda: section.model_validate({})
+
 
 class Config(Section):
     """One run. Every top-level key names the module that reads it."""
@@ -26,9 +36,11 @@ class Config(Section):
     data: Data = Field(description="what it is learned from")
     model: ModelSection = Field(description="the network")
     optimizer: OptimizerSection = Field(description="the update rule, by its optax name")
-    precision: Precision = Field(default_factory=Precision, description="dtypes and loss scale")
-    parallel: Parallel = Field(default_factory=Parallel, description="devices")
-    health: Health = Field(default_factory=Health, description="signals measured inside the step")
-    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="when the run is saved, and what is kept")
-    sinks: Sinks = Field(default_factory=Sinks, description="where records go")
+    precision: Precision = Field(default_factory=_defaults(Precision), description="dtypes and loss scale")
+    parallel: Parallel = Field(default_factory=_defaults(Parallel), description="devices")
+    health: Health = Field(default_factory=_defaults(Health), description="signals measured inside the step")
+    checkpoint: Checkpoint = Field(
+        default_factory=_defaults(Checkpoint), description="when the run is saved, and what is kept"
+    )
+    sinks: Sinks = Field(default_factory=_defaults(Sinks), description="where records go")
     run: Run = Field(description="length, seed and rhythm")

@@ -61,9 +61,7 @@ class Huber(Section):
     delta: PositiveFloat = Field(1.0, description="error at which the loss turns from square to linear")
 
 
-LossSection = Annotated[
-    SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber, Field(discriminator="name")
-]
+LossSection = Annotated[SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber, Field(discriminator="name")]
 
 
 class Task(Section):
@@ -86,8 +84,8 @@ TASK_LOSSES = {
 TASK_METRICS = {
     "classify": {"loss": "min", "accuracy": "max"},
     "multilabel": {"loss": "min", "accuracy": "max"},
-    "regress": {"loss": "min", "squared_error": "min"},
-    "language": {"loss": "min", "accuracy": "max"},
+    "regress": {"loss": "min", "mean_absolute_error": "min"},
+    "language": {"loss": "min", "accuracy": "max", "perplexity": "min"},
 }
 
 
@@ -217,6 +215,7 @@ class Health(Section):
     """Signals measured inside the step."""
 
     layers: bool = Field(True, description="gradient, parameter and update norm of every layer")
+    max_skips: Positive = Field(25, description="non-finite steps in a row after which the run counts as diverged")
 
 
 class Checkpoint(Section):

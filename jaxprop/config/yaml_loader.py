@@ -68,7 +68,9 @@ def _parse(text: str, where: Where, whole: str) -> Tree:
         raise ConfigError(f"{where(mark.line + 1 if mark else 1)}: {_syntax(error)}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{where(line)}: the control character {chr(error.character)!r} may not stand in YAML") from None
+        raise ConfigError(
+            f"{where(line)}: the control character {chr(error.character)!r} may not stand in YAML"
+        ) from None
     if reader.problems:
         raise ConfigError(reader.problems)
     return Tree(value, {"": where(1)} | reader.origins)
@@ -81,7 +83,7 @@ class _Refused(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     """PyYAML up to the node graph; values are read from the nodes by `_Reader`."""
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
         if (tag := getattr(event, "tag", None)) is not None:
             shown = tag.replace("tag:yaml.org,2002:", "!!")
@@ -149,14 +151,14 @@ class _Reader:
         return mapping
 
     def key(self, node: yaml.Node, path: Path) -> str | int | None:
-        key = self.read(node, path) if isinstance(node, yaml.ScalarNode) else None
-        if key == "<<" and node.style is None:
+        scalar = isinstance(node, yaml.ScalarNode)
+        key = self.read(node, path) if scalar else None
+        if key == "<<" and node.start_mark.index + 2 == node.end_mark.index:  # unquoted
             what = "merge keys ('<<') are not supported; write the keys out, or inherit a file with 'base: other.yaml'"
         elif isinstance(key, str) or type(key) is int:
             return key
         else:
-            shown = node.value if isinstance(node, yaml.ScalarNode) else "a list or mapping"
-            what = f"a key must be text, got {shown}"
+            what = f"a key must be text, got {node.value if scalar else 'a list or mapping'}"
         self.problems.append(": ".join(filter(None, (self.where(node.start_mark.line + 1), dotted(path), what))))
         return None
 

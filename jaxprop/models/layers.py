@@ -104,6 +104,29 @@ def _flat_dot_general(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **
     return flat.reshape(*lhs.shape[:-1], rhs.shape[-1])
 
 
+class Embed(nnx.Module):
+    """Table of V vectors, looked up by token; the output has the table's dtype, where Flax's has one of its own.
+
+    Args:
+      vocabulary: V.
+      features: D.
+      stddev: standard deviation of the initial values, which are normal.
+      rngs: random streams.
+
+    Example:
+      >>> Embed(256, 8, stddev=1.0, rngs=nnx.Rngs(0))(jnp.zeros((2, 3), jnp.int32)).shape
+      (2, 3, 8)
+    """
+
+    def __init__(self, vocabulary: int, features: int, *, stddev: float, rngs: nnx.Rngs):
+        init = initializers.normal(stddev)
+        self.embedding = nnx.Param(init(rngs.params(), (vocabulary, features), jnp.float32))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Maps tokens `[...]` to `[..., D]`; a token outside the vocabulary gives NaN."""
+        return jnp.take(self.embedding[...], tokens, axis=0)
+
+
 class BatchNorm(nnx.Module):
     """Batch normalization over every axis but the last, which ignores padded examples.
 

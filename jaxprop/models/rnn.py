@@ -13,7 +13,7 @@ from jax.nn import initializers
 
 from jaxprop.config import schema
 from jaxprop.errors import ShapeError
-from jaxprop.models.layers import ACTIVATIONS, INITS, Initializer, dense
+from jaxprop.models.layers import ACTIVATIONS, INITS, Embed, Initializer, dense
 from jaxprop.types import Spec
 
 
@@ -142,7 +142,7 @@ class Rnn(nnx.Module):
             )
         width = config.width
         if self.tokens:
-            self.embed = nnx.Embed(spec.outputs, width, embedding_init=initializers.normal(1.0), rngs=rngs)
+            self.embed = Embed(spec.outputs, width, stddev=1.0, rngs=rngs)
         sizes = [width if self.tokens else math.prod(shape[1:]), *[width] * (config.layers - 1)]
         self.layers = nnx.List([RnnLayer(n, config, rngs=rngs) for n in sizes])
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)

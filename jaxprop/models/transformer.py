@@ -7,13 +7,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn import initializers
 
 from jaxprop.config import schema
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.layers import (
     ACTIVATIONS,
     INITS,
+    Embed,
     Initializer,
     LayerNorm,
     dense,
@@ -54,6 +54,34 @@ def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1).astype(x.dtype)
 
 
+def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Causal scaled dot-product attention, `softmax(q k^T / sqrt(D) + mask) v` for each head.
+
+    `jax.nn.dot_product_attention`, but for float64, where that function takes its softmax in float32.
+
+    Args:
+      q, k, v: `[B, T, H, D]`.
+
+    Returns:
+      `[B, T, H, D]`, in the dtype of `q`.
+
+    Example:
+      >>> q = jnp.ones((1, 3, 2, 4))
+      >>> bool(jnp.allclose(causal_attention(q, q, q), q))
+      True
+
+    Reference:
+      Vaswani et al., Attention Is All You Need, 2017. https://arxiv.org/abs/1706.03762
+    """
+    if q.dtype != jnp.float64:
+        # its softmax is wider than bfloat16, by implicit promotion
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    logits = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+    causal = jnp.tril(jnp.ones(logits.shape[-2:], bool))
+    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(jnp.where(causal, logits, -jnp.inf), -1), v)
+
+
 class Attention(nnx.Module):
     """Causal multi-head self-attention."""
 
@@ -68,10 +96,7 @@ class Attention(nnx.Module):
         q, k, v = (y.reshape(b, t, self.heads, -1) for y in jnp.split(self.qkv(x), 3, -1))  # [B, T, H, D/H]
         if self.rope:
             q, k = rotate(q), rotate(k)
-        # the function takes its softmax in float32 or wider, by implicit promotion
-        with jax.numpy_dtype_promotion("standard"):
-            mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-        return self.out(mixed.reshape(b, t, d))
+        return self.out(causal_attention(q, k, v).reshape(b, t, d))
 
 
 class FeedForward(nnx.Module):
@@ -132,12 +157,11 @@ class Transformer(nnx.Module):
         expect_inputs(spec, "transformer", tokens=True)
         _expect_tokens(spec.inputs.shape)
         _expect_heads(config)
-        init = initializers.normal(0.02)
-        self.embed = nnx.Embed(spec.outputs, config.width, embedding_init=init, rngs=rngs)
+        self.embed = Embed(spec.outputs, config.width, stddev=0.02, rngs=rngs)
         learned = config.positions == "learned"
-        self.positions = (
-            nnx.Embed(spec.inputs.shape[0], config.width, embedding_init=init, rngs=rngs) if learned else None
-        )
+        time = spec.inputs.shape[0]
+        learned = config.positions == "learned"
+        self.positions = Embed(time, config.width, stddev=0.02, rngs=rngs) if learned else None
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.final_norm = LayerNorm(config.width)

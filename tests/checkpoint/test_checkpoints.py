@@ -143,6 +143,15 @@ def test_without_waiting_at_most_one_more_lies_there_and_close_removes_it(tmp_pa
     assert names(tmp_path) == ["3"]
 
 
+def test_a_step_on_its_way_out_is_renamed_before_its_files_go(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        save(checkpoints, 1)
+        save(checkpoints, 2)
+    assert names(tmp_path) == ["2", "todelete"]
+    assert [path.name.split("-")[0] for path in (tmp_path / "todelete").iterdir()] == ["1"]
+
+
 def test_a_step_already_saved_is_left_as_it_is(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert save(checkpoints, 1, loss=1.0)

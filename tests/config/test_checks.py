@@ -61,7 +61,10 @@ BAD = [
     ({"data": ARRAYS["data"] | {"train_inputs": "a.npy"}}, "data.train: give train (one .npz) or train_inputs"),
     ({"data": {"name": "arrays", "train_inputs": "a.npy"}}, "data.train_inputs: train_labels is missing"),
     ({"data": ARRAYS["data"] | {"test_labels": "a.npy"}}, "data.test_labels: test_inputs is missing"),
-    (TEXT | {"model": {"name": "transformer", "width": 10, "heads": 4}}, "model.width: expected a multiple of heads (4)"),
+    (
+        TEXT | {"model": {"name": "transformer", "width": 10, "heads": 4}},
+        "model.width: expected a multiple of heads (4)",
+    ),
     (TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5}}, "model.width: rope turns pairs of features"),
 ]
 

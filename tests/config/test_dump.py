@@ -13,12 +13,26 @@ CHANGES = [
     {"data": {"name": "arrays", "train": "0o17", "test": "<<: ~ # 'x'\n\u00e9"}},
     {"data": {"name": "arrays", "train": ".inf", "test": "null", "classes": 3}},
     {"data": {"name": "arrays", "train": "2001-01-01", "test": "12:30:45"}},
-    {"optimizer": {"name": "adamw", "lr": 1e-20, "mu_dtype": "bfloat16", "schedule": {"name": "piecewise", "boundaries": [3], "scales": [0.5]}}},
-    {"optimizer": {"name": "adamw", "lr": 1, "decay_mask": ["010", ".*/kernel"], "groups": [{"match": "true", "freeze": True}]}},
+    {
+        "optimizer": {
+            "name": "adamw",
+            "lr": 1e-20,
+            "mu_dtype": "bfloat16",
+            "schedule": {"name": "piecewise", "boundaries": [3], "scales": [0.5]},
+        }
+    },
+    {
+        "optimizer": {
+            "name": "adamw",
+            "lr": 1,
+            "decay_mask": ["010", ".*/kernel"],
+            "groups": [{"match": "true", "freeze": True}],
+        }
+    },
     {"optimizer": {"name": "adafactor", "lr": None}},
     {"optimizer": {"name": "adafactor", "lr": 0.1, "clipping_threshold": None}},
     {"model": {"name": "mlp", "hidden": []}, "run": {"steps": 3, "ema_decay": 0.999}},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)

@@ -18,25 +18,52 @@ LIST = {"optimizer": {"name": "sgd", "groups": [{"match": "a"}, {"match": "b", "
         # a new class keeps the inherited keys it knows
         (CNN, {"model": {"name": "mlp"}}, {"model": {"name": "mlp", "hidden": [4], "dropout": 0.1}}),
         (CNN, {"model": {"name": "cnn"}}, CNN),
-        (CNN, {"model": {"name": "transformer", "heads": 2}}, {"model": {"name": "transformer", "heads": 2, "dropout": 0.1}}),
-        (CNN, {"model": {"name": "mlp", "channels": [1]}}, {"model": {"name": "mlp", "hidden": [4], "dropout": 0.1, "channels": [1]}}),
+        (
+            CNN,
+            {"model": {"name": "transformer", "heads": 2}},
+            {"model": {"name": "transformer", "heads": 2, "dropout": 0.1}},
+        ),
+        (
+            CNN,
+            {"model": {"name": "mlp", "channels": [1]}},
+            {"model": {"name": "mlp", "hidden": [4], "dropout": 0.1, "channels": [1]}},
+        ),
         (CNN, {"model": {"name": "nonsense"}}, {"model": CNN["model"] | {"name": "nonsense"}}),
         (
-            {"optimizer": {"name": "adamw", "lr": 1, "b1": 0.8, "schedule": {"name": "warmup_cosine", "warmup_steps": 5, "end_scale": 0.1}}},
+            {
+                "optimizer": {
+                    "name": "adamw",
+                    "lr": 1,
+                    "b1": 0.8,
+                    "schedule": {"name": "warmup_cosine", "warmup_steps": 5, "end_scale": 0.1},
+                }
+            },
             {"optimizer": {"name": "sgd", "schedule": {"name": "linear"}}},
             {"optimizer": {"name": "sgd", "lr": 1, "schedule": {"name": "linear", "end_scale": 0.1}}},
         ),
-        ({"task": {"name": "classify", "loss": None}}, {"task": {"name": "language"}}, {"task": {"name": "language", "loss": None}}),
+        (
+            {"task": {"name": "classify", "loss": None}},
+            {"task": {"name": "language"}},
+            {"task": {"name": "language", "loss": None}},
+        ),
         # a run has one length
         ({"run": {"epochs": 1, "seed": 2}}, {"run": {"steps": 3}}, {"run": {"steps": 3, "seed": 2}}),
         ({"run": {"steps": 1}}, {"run": {"epochs": 3}}, {"run": {"epochs": 3}}),
         ({"run": {"epochs": 1}}, {"run": {"steps": None}}, {"run": {"epochs": 1, "steps": None}}),
         ({"run": {}}, {"run": {"epochs": 1, "steps": 1}}, {"run": {"epochs": 1, "steps": 1}}),
         # items by number
-        (LIST, {"optimizer": {"groups": {"1": {"lr_scale": 3}}}}, {"optimizer": {"name": "sgd", "groups": [{"match": "a"}, {"match": "b", "lr_scale": 3}]}}),
-        ({"model": {"name": "mlp", "hidden": [1, 2]}}, {"model": {"hidden": {"0": 9}}}, {"model": {"name": "mlp", "hidden": [9, 2]}}),
+        (
+            LIST,
+            {"optimizer": {"groups": {"1": {"lr_scale": 3}}}},
+            {"optimizer": {"name": "sgd", "groups": [{"match": "a"}, {"match": "b", "lr_scale": 3}]}},
+        ),
+        (
+            {"model": {"name": "mlp", "hidden": [1, 2]}},
+            {"model": {"hidden": {"0": 9}}},
+            {"model": {"name": "mlp", "hidden": [9, 2]}},
+        ),
     ],
-)  # fmt: skip
+)
 def test_merge(old, new, merged):
     before = repr(old), repr(new)
     assert merge(Tree(old, {}), Tree(new, {})).value == merged

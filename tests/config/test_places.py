@@ -35,7 +35,9 @@ def test_the_class_at_a_path(path, model, choice, tagged):
         assert choices.tagged == tagged
 
 
-@pytest.mark.parametrize("path", [("nothing",), ("data", "batch_size"), ("run", "steps", "deeper"), ("model", "hidden", "x")])
+@pytest.mark.parametrize(
+    "path", [("nothing",), ("data", "batch_size"), ("run", "steps", "deeper"), ("model", "hidden", "x")]
+)
 def test_no_place(path):
     place, value = at(path, VALUE)
     assert place is None or place.model(value) is None

@@ -52,6 +52,7 @@ TABLE = [
     ("model.hidden=3", "model.hidden: expected a list, got 3"),
     ("model.hidden=[1, 0]", "model.hidden.1: expected a number above 0, got 0"),
     ("model.hidden=[true]", "model.hidden.0: expected a whole number, got true"),
+    ("model.hidden.\u00b2=1", "model.hidden: expected a list, got a mapping"),
     ("model.channels=[]", "model.channels: expected at least 1 items, got a list"),
     ("model.activation=rely", "did you mean 'relu'?"),
     ("model=3", "model: expected a mapping of keys to values, got 3"),
@@ -98,14 +99,23 @@ def test_missing_sections(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "bad.yaml")
     lines = [line.removeprefix(f"{tmp_path}/bad.yaml:1: ") for line in caught.value.problems]
-    assert lines[0] == "data: required section is missing; write 'data: {name: ...}' (one of digits, stdlib_text, arrays)"
+    assert (
+        lines[0] == "data: required section is missing; write 'data: {name: ...}' (one of digits, stdlib_text, arrays)"
+    )
     assert lines[3] == "run: required section is missing"
     assert len(lines) == 4
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "nothing"), (True, "true"), (1e-3, "0.001"), ("x" * 99, "'" + "x" * 56 + "..."), ({}, "a mapping"), ((), "a list")],
+    [
+        (None, "nothing"),
+        (True, "true"),
+        (1e-3, "0.001"),
+        ("x" * 99, "'" + "x" * 56 + "..."),
+        ({}, "a mapping"),
+        ((), "a list"),
+    ],
 )
 def test_shown(value, text):
     assert shown(value) == text

@@ -2,6 +2,12 @@ from jaxprop.config.root import Config
 
 
 def test_the_top_level_keys_are_the_modules():
-    keys = "task data model optimizer precision parallel health checkpoint sinks run".split()
+    keys = ["task", "data", "model", "optimizer", "precision", "parallel", "health", "checkpoint", "sinks", "run"]
     assert list(Config.model_fields) == keys
-    assert [key for key in keys if Config.model_fields[key].is_required()] == ["task", "data", "model", "optimizer", "run"]
+    assert [key for key in keys if Config.model_fields[key].is_required()] == [
+        "task",
+        "data",
+        "model",
+        "optimizer",
+        "run",
+    ]

@@ -1,0 +1,28 @@
+"""`jaxprop train`: one configuration, one run."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxprop.config.load import load
+
+
+def train(config: str, overrides: Sequence[str], run: Path | None, fresh: bool, json: bool) -> int:
+    """Trains, or resumes, and prints the result; returns the exit code."""
+    loaded = load(config, overrides)
+    # Only now, so that a mistake in the file is told before jax has loaded.
+    from jaxprop import runner
+    from jaxprop.sinks import print_summary
+
+    folder = run if run is not None else Path("runs") / loaded.name
+    outcome = runner.train(loaded.config, folder, fresh=fresh)
+    if json:
+        json_format.dump(outcome.summary, sys.stdout, indent=2)
+        print()
+    else:
+        print_summary(outcome.summary)
+        print(f"run folder: {folder}")
+    return outcome.exit_code

@@ -1,0 +1,69 @@
+"""SIGINT and SIGTERM: the first asks the run to save and leave, the second leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+from jaxprop.errors import EXIT_SIGINT, EXIT_SIGTERM
+
+EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
+
+
+class Interrupts:
+    """Takes over SIGINT and SIGTERM for the length of a `with` block.
+
+    Python runs a handler only between two byte codes of the main thread, and compiling a step may take minutes.
+    So a thread reads the signals' bytes as they arrive, and it is this thread that leaves at the second one.
+    Outside the main thread, where Python allows no handlers, nothing is taken over.
+
+    Example:
+      >>> with Interrupts() as interrupts:
+      ...     interrupts.received is None
+      True
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> Self:
+        self._active = threading.current_thread() is threading.main_thread()
+        if not self._active:
+            return self
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._handlers = {number: signal.signal(number, self._ignore) for number in EXIT_CODES}
+        self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="jaxprop-signals", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._active:
+            return
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._writer.close()  # ends the thread
+        self._thread.join()
+        self._reader.close()
+
+    def _ignore(self, number: int, frame: FrameType | None) -> None:
+        """The handler proper: what is to be done has been done by the thread."""
+
+    def _watch(self) -> None:
+        while byte := self._reader.recv(1):
+            if byte[0] not in EXIT_CODES:
+                continue
+            if self.received is not None:
+                # Nothing is cleaned up on purpose: whatever is complete on disk stays complete.
+                os._exit(EXIT_CODES[signal.Signals(byte[0])])
+            self.received = signal.Signals(byte[0])
+            print(f"{self.received.name}: saving after this step; once more leaves at once", file=sys.stderr, flush=True)

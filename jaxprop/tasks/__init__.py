@@ -1,0 +1,35 @@
+"""Tasks: each binds data, model, loss and metrics; one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from jaxprop.config.root import Config
+from jaxprop.tasks.classify import classify
+from jaxprop.tasks.language import language
+from jaxprop.tasks.multilabel import multilabel
+from jaxprop.tasks.regress import regress
+from jaxprop.tasks.task import Task
+from jaxprop.types import Source
+
+__all__ = ["TASKS", "Task", "build"]
+
+TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
+    "classify": classify,
+    "language": language,
+    "multilabel": multilabel,
+    "regress": regress,
+}
+
+
+def build(config: Config, sources: Mapping[str, Source]) -> Task:
+    """Binds the task a configuration names to its data.
+
+    Args:
+      config: the run's configuration.
+      sources: from `jaxprop.data.open_sources`.
+
+    Returns:
+      The task.
+    """
+    return TASKS[config.task.name](config, sources)

@@ -1,0 +1,58 @@
+"""What a task is: data, model, loss and metrics bound together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprop import losses, models
+from jaxprop.config.root import Config
+from jaxprop.types import Loss, Metric, Model, Objective, Source, Spec
+
+
+def nothing_derived(_: Mapping[str, float]) -> dict[str, float]:
+    """What a task reports besides its metrics if there is nothing more to say."""
+    return {}
+
+
+class Task(NamedTuple):
+    """A problem ready to be trained on.
+
+    Args:
+      model: the network.
+      objective: its loss and metrics, as the train step and the eval step want them.
+      spec: what the data look like to the model.
+      derived: metrics of an evaluation -> further figures that follow from them.
+      reference: figures of a trivial predictor on the same split, printed beside the result.
+    """
+
+    model: Model
+    objective: Objective
+    spec: Spec
+    derived: Callable[[Mapping[str, float]], dict[str, float]] = nothing_derived
+    reference: Mapping[str, float] = {}
+
+
+def bind(
+    config: Config, train: Source, outputs: int, loss: Loss, metrics: Mapping[str, Metric]
+) -> tuple[Model, Objective, Spec]:
+    """Builds the model for the data's shapes and binds it to a loss and metrics.
+
+    Args:
+      config: the run's configuration; its `task.loss` goes before `loss`.
+      train: the training split; one record of it is read.
+      outputs: classes, vocabulary entries, or targets.
+      loss: the task's usual loss.
+      metrics: what is measured, by name.
+
+    Returns:
+      The model, the objective, and the spec the model was built for.
+    """
+    example = train.take(np.zeros(1, np.int64))["inputs"]
+    spec = Spec(jax.ShapeDtypeStruct(example.shape[1:], example.dtype), outputs)
+    model = models.build(config.model, spec)
+    chosen = loss if config.task.loss is None else losses.build(config.task.loss)
+    return model, losses.loss_from(model, chosen, metrics), spec

@@ -1,0 +1,57 @@
+"""Arguments as the commands' functions receive them."""
+
+from pathlib import Path
+
+import pytest
+
+from jaxprop.cli import app
+
+TRAIN = {"config": "c.yaml", "overrides": (), "run": None, "fresh": False, "json": False}
+EVAL = {"run_or_config": "runs/a", "overrides": (), "run": None, "best": False, "json": False}
+INIT = {"name": None, "path": None, "task": None, "force": False}
+
+TABLE = [
+    ("train c.yaml", "train", TRAIN),
+    (
+        "train c.yaml optimizer.lr=1 --run x data.batch_size=2",
+        "train",
+        TRAIN | {"overrides": ("optimizer.lr=1", "data.batch_size=2"), "run": Path("x")},
+    ),
+    ("train --json --fresh a.b=1 c.yaml", "train", TRAIN | {"overrides": ("a.b=1",), "fresh": True, "json": True}),
+    ("train runs/lr=1/config.yaml a=-1", "train", TRAIN | {"config": "runs/lr=1/config.yaml", "overrides": ("a=-1",)}),
+    ("eval runs/a --best --json data.x=1", "eval", EVAL | {"best": True, "json": True, "overrides": ("data.x=1",)}),
+    ("eval runs/a --run other", "eval", EVAL | {"run": Path("other")}),
+    ("info c.yaml a=1", "info", {"config": "c.yaml", "overrides": ("a=1",)}),
+    ("doctor --json", "doctor", {"json": True}),
+    ("validate c.yaml", "validate", {"config": "c.yaml", "overrides": ()}),
+    ("init", "init", INIT),
+    ("init a b.yaml --force", "init", INIT | {"name": "a", "path": Path("b.yaml"), "force": True}),
+    ("init --task language", "init", INIT | {"task": "language"}),
+    ("schema", "schema", {}),
+    ("configs", "configs", {}),
+]
+
+
+@pytest.mark.parametrize(("line", "command", "arguments"), TABLE, ids=[row[0] for row in TABLE])
+def test_arguments(jaxprop, monkeypatch, line, command, arguments):
+    calls = []
+
+    class Module:
+        def __init__(self, name):
+            self.name = name
+
+        def __getattr__(self, function):
+            def call(**given):
+                calls.append((f"{self.name}:{function}", given))
+                return 3
+
+            return call
+
+    monkeypatch.setattr(app.importlib, "import_module", Module)
+    assert jaxprop(*line.split()).code == 3
+    assert calls == [(app.COMMANDS[command], arguments)]
+
+
+def test_every_command_is_in_the_table():
+    names = {command.name or command.callback.__name__ for command in app.app.registered_commands}
+    assert names == set(app.COMMANDS)

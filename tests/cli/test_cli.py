@@ -1,0 +1,115 @@
+"""`jaxprop.cli.main`: exit codes, and errors in one sentence."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxprop.cli import app
+from jaxprop.errors import CheckpointError, ConfigError, UsageError
+
+LIGHT = {
+    "--help": ["--help"],
+    "train --help": ["train", "--help"],
+    "validate": ["validate", "CONFIG"],
+    "validate bad": ["validate", "CONFIG", "run.epochs=x"],
+    "schema": ["schema"],
+    "configs": ["configs"],
+    "usage": ["nonsense"],
+}
+
+
+@pytest.mark.parametrize("arguments", LIGHT.values(), ids=LIGHT)
+def test_light_commands_import_nothing_heavy(package, arguments):
+    arguments = [str(package / "digits.yaml") if argument == "CONFIG" else argument for argument in arguments]
+    code = (
+        "import sys; from jaxprop.cli import main; main(sys.argv[1:]);"
+        "print([m for m in ('jax', 'numpy', 'optax', 'flax', 'rich', 'sklearn') if m in sys.modules], file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment())
+    assert ran.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (UsageError("say which"), 2, "error: say which\n"),
+        (ConfigError(["a.yaml:1: only"]), 2, "error: a.yaml:1: only\n"),
+        (ConfigError(["one", "two"]), 2, "error: 2 problems in the configuration\n  one\n  two\n"),
+        (CheckpointError("it is torn"), 1, "error: it is torn\n"),
+        (RuntimeError("two\nlines"), 1, "error: RuntimeError: two lines (run again with -v for the traceback)\n"),
+        (ZeroDivisionError(), 1, "error: ZeroDivisionError: no message (run again with -v for the traceback)\n"),
+        (OSError(28, "No space left"), 1, "error: OSError: [Errno 28] No space left (run again with -v"),
+        (KeyboardInterrupt(), 130, ""),
+        (SystemExit(75), 75, ""),
+    ],
+)
+@pytest.mark.parametrize("flag", [[], ["-v"]])
+def test_errors_are_one_sentence_and_an_exit_code(jaxprop, monkeypatch, error, code, text, flag):
+    def raises(**arguments):
+        raise error
+
+    monkeypatch.setattr(app.importlib, "import_module", lambda name: type("M", (), {"doctor": staticmethod(raises)}))
+    ran = jaxprop("doctor", *flag)
+    assert ran.code == code
+    assert ran.out == ""
+    assert ("Traceback" in ran.err) == (bool(flag) and bool(text))
+    assert ran.err.endswith(text) if text.endswith("\n") else text in ran.err
+    if not flag and text:
+        assert ran.err.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["train"], "Missing argument 'CONFIG'"),
+        (["train", "digits", "--nonsense"], "No such option"),
+        (["train", "--run"], "--run"),
+        (["validate", "digits", "lm"], "error: expected key=value after the config 'digits', got 'lm'"),
+        (["validate", "run.seed=1"], "error: no config is named, only overrides"),
+        (["validate", "digits", "lr"], "error: expected key=value after the config 'digits', got 'lr'"),
+        ([], ""),
+    ],
+)
+def test_usage_errors_exit_2(jaxprop, arguments, text):
+    ran = jaxprop(*arguments)
+    assert ran.code == 2
+    assert text in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-v", "validate", "nothing"], ["validate", "-v", "nothing"], ["validate", "nothing", "--verbose"]]
+)
+def test_verbose_may_stand_anywhere(jaxprop, arguments):
+    ran = jaxprop(*arguments)
+    assert "Traceback" in ran.err
+    assert ran.code == 2
+
+
+def test_module_and_version():
+    ran = subprocess.run(
+        [sys.executable, "-m", "jaxprop", "--version"], capture_output=True, text=True, env=environment()
+    )
+    assert ran.stdout.startswith("jaxprop ")
+    assert ran.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["schema", "--help"])
+def test_a_reader_that_leaves_is_no_error(command):
+    reading, writing = os.pipe()
+    os.close(reading)
+    ran = subprocess.run(
+        [sys.executable, "-m", "jaxprop", command], stdout=writing, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    os.close(writing)
+    assert ran.stderr == ""
+    assert ran.returncode in (0, 1)
+
+
+def environment():
+    """This environment with the package on the path, wherever the test runs."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(app.__file__)))
+    return os.environ | {"PYTHONPATH": root}

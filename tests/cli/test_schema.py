@@ -1,0 +1,9 @@
+import json
+
+from jaxprop.config.schema_json import json_schema
+
+
+def test_the_schema_and_nothing_else(jaxprop):
+    ran = jaxprop("schema")
+    assert (ran.code, ran.err) == (0, "")
+    assert json.loads(ran.out) == json_schema()
