@@ -50,7 +50,8 @@ class Interrupts:
             return
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            # None stands for a handler that was not installed from Python, which Python cannot put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._writer.close()  # ends the thread
         self._thread.join()
         self._reader.close()
@@ -66,4 +67,6 @@ class Interrupts:
                 # Nothing is cleaned up on purpose: whatever is complete on disk stays complete.
                 os._exit(EXIT_CODES[signal.Signals(byte[0])])
             self.received = signal.Signals(byte[0])
-            print(f"{self.received.name}: saving after this step; once more leaves at once", file=sys.stderr, flush=True)
+            print(
+                f"{self.received.name}: stopping after this step; once more leaves at once", file=sys.stderr, flush=True
+            )

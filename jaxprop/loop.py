@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
@@ -107,7 +108,7 @@ class Loop:
         self._stream_state = experiment.stream.state()
         self._pending: deque[tuple[int, Measurements]] = deque()
         self._skipped_in_a_row = 0
-        self._ready: set[str] = set()
+        self._called: set[str] = set()
 
     def resume(self) -> int | None:
         """Goes back to the newest checkpoint; returns its step, or None where there is none.
@@ -131,9 +132,10 @@ class Loop:
 
     def run(self, sink: Sink) -> str:
         """Takes the steps that are left; returns `completed`, `interrupted` or `diverged`."""
-        run = self._config.run
         sizes = self._call_sizes()
-        group: int | Iterable[int] = 1 if run.steps_per_call == 1 else sizes
+        if sizes and self._stop.received is not None:
+            return "interrupted"  # before compiling, which may take minutes; what there was is saved already
+        group: int | Iterable[int] = 1 if self._config.run.steps_per_call == 1 else sizes
         with data.prefetch(self._experiment.stream, self._config.data.prefetch, self._place, group) as batches:
             self.clock.resume()
             for size, ((batch, examples), stream_state) in zip(sizes, batches, strict=False):
@@ -146,8 +148,10 @@ class Loop:
         return self.status
 
     def _call_sizes(self) -> list[int]:
-        left, size = self._experiment.total_steps - self.step, self._config.run.steps_per_call
-        return [size] * (left // size) + [left % size] * (left % size > 0)
+        size, total = self._config.run.steps_per_call, self._experiment.total_steps
+        # A run that goes on from a short last call first gets back to whole calls, which the rhythms count in.
+        stops = [*range(self.step + size - self.step % size, total, size), total] if self.step < total else []
+        return [stop - start for start, stop in itertools.pairwise([self.step, *stops])]
 
     def _place(self, batch: dict[str, np.ndarray]) -> tuple[Any, float]:
         examples = float(batch["weight"].sum())
@@ -159,11 +163,10 @@ class Loop:
 
     def _take(self, batch: Any, size: int, examples: float, sink: Sink) -> None:
         """One call of the compiled step; its measurements are read later."""
-        if f"train {size}" in self._ready:
+        if self._was_called(f"train {size}"):
             self.state, measurements = self._experiment.step(self.state, batch)
             self.clock.examples += examples
         else:
-            self._ready.add(f"train {size}")
             before = self.clock.compile_seconds
             self.state, measurements = self.clock.compiled(self._experiment.step, self.state, batch)
             sink.note(f"compiled in {self.clock.compile_seconds - before:.1f} s")
@@ -172,6 +175,12 @@ class Loop:
             measurements.packed.copy_to_host_async()
         self._pending.append((self.step, measurements))
         sink.progress(self.step)
+
+    def _was_called(self, function: str) -> bool:
+        """Whether a compiled function has been called before; its first call compiles it."""
+        before = function in self._called
+        self._called.add(function)
+        return before
 
     def _after_call(self, sink: Sink) -> None:
         """What is due at this step: reading measurements, evaluating, saving, leaving."""
@@ -182,26 +191,28 @@ class Loop:
         # One call stays unread, so that the device never waits for the host. Before anything that waits anyway,
         # or leaves, all are read: a record of this step must be out before the step is saved.
         self._drain(sink, 0 if evaluating or saving or leaving else 1)
-        if self._skipped_in_a_row >= self._config.health.max_skips:
-            self.status = "diverged"
+        if self.status == "diverged":
             return
         metrics = self._evaluate(sink) if evaluating else None
         if saving:
             self._save(metrics)
-        if leaving and not last:
+        # A request that came during an evaluation is met at once too: evaluations are saved.
+        if (leaving or (evaluating and self._stop.received is not None)) and not last:
             self.status = "interrupted"
 
     def _is_save_due(self) -> bool:
         every = self._config.checkpoint.every_steps
         if every is None:
-            return self._experiment.test is None and self.step % self._experiment.stream.batches_per_epoch == 0
+            return self._experiment.test is None and self.step % self._an_epoch() == 0
         return self.step % every == 0
 
     def _eval_every(self) -> int:
+        return self._config.run.eval_every or self._an_epoch()
+
+    def _an_epoch(self) -> int:
+        """Steps of an epoch, rounded to whole calls; never 0."""
         per_call = self._config.run.steps_per_call
-        an_epoch = self._experiment.stream.batches_per_epoch
-        # Rounded to whole calls; never 0.
-        return self._config.run.eval_every or max(1, round(an_epoch / per_call)) * per_call
+        return max(1, round(self._experiment.stream.batches_per_epoch / per_call)) * per_call
 
     def _drain(self, sink: Sink, keep: int) -> None:
         while len(self._pending) > keep:
@@ -213,6 +224,8 @@ class Loop:
 
     def _read(self, step: int, m: Measurements, sink: Sink) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if m.skipped else 0
+        if self._skipped_in_a_row >= self._config.health.max_skips:
+            self.status = "diverged"  # whatever later steps of the same reading say
         if step % self._config.run.log_every == 0 or step == self._experiment.total_steps:
             sink.write(_record(step, m, self.clock.rate()))
             sink.layers(list(_layer_rows(step, m)))
@@ -220,7 +233,8 @@ class Loop:
     def _evaluate(self, sink: Sink) -> dict[str, float]:
         """Exact means over the test split, padding left out, with the EMA of the parameters where one is kept."""
         self.clock.pause()
-        self.metrics = evaluate(self._experiment, self.state, self.clock)
+        clock = None if self._was_called("evaluate") else self.clock
+        self.metrics = evaluate(self._experiment, self.state, clock)
         sink.write({"step": self.step, "split": "eval", **self.metrics})
         self.clock.resume()
         return self.metrics
@@ -228,9 +242,7 @@ class Loop:
     def _save(self, metrics: dict[str, float] | None) -> None:
         self.clock.pause()
         stream = {"data": self._stream_state, "metrics": self.metrics, "skipped_in_a_row": self._skipped_in_a_row}
-        self._checkpoints.save(
-            self.step, self.state, stream=stream, config=plain(self._config), metrics=metrics
-        )
+        self._checkpoints.save(self.step, self.state, stream=stream, config=plain(self._config), metrics=metrics)
         self.clock.resume()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,13 +23,15 @@ from jaxprop.checkpoint import Checkpoints, stored_config
 from jaxprop.config.build import build
 from jaxprop.config.diff import mathematical
 from jaxprop.config.dump import dump
+from jaxprop.config.load import load
 from jaxprop.config.root import Config
-from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, ConfigError, DataError, RunFolderError, UsageError
+from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, ConfigError, RunFolderError, UsageError
 from jaxprop.interrupt import EXIT_CODES, Interrupts
 from jaxprop.lock import hold
 from jaxprop.loop import Experiment, Loop
 from jaxprop.precision import Scaling
 from jaxprop.sinks import Sink, open_sinks
+from jaxprop.sinks.jsonl import encode
 from jaxprop.types import Source, TrainState
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -120,7 +122,7 @@ def _scaling(config: Config) -> Scaling:
 
 def _check_batch_size(config: Config, train: Source) -> None:
     if config.data.batch_size > train.length:
-        raise DataError(
+        raise ConfigError(
             f"data.batch_size: {config.data.batch_size} is more than the {train.length} training examples there are; "
             f"use at most {train.length}"
         )
@@ -129,9 +131,7 @@ def _check_batch_size(config: Config, train: Source) -> None:
 # -- a run's folder -------------------------------------------------------------------------------
 
 
-def train(
-    config: Config, folder: str | os.PathLike[str], *, fresh: bool = False, quiet: bool = False
-) -> Outcome:
+def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False, quiet: bool = False) -> Outcome:
     """Trains a configuration in a folder, or goes on where the folder's newest checkpoint stands.
 
     Args:
@@ -150,44 +150,81 @@ def train(
     folder = Path(folder)
     started = time.perf_counter()
     with hold(folder), Interrupts() as interrupts:
-        _refuse_another_run(config, folder, fresh)
+        finished = None if fresh else _finished(config, folder)
         composed = compose(config)
-        with _open_checkpoints(config, folder) as checkpoints:
-            if fresh:
-                checkpoints.clear()
-            loop = Loop(composed.experiment, composed.state, checkpoints, interrupts)
-            summary = _run(loop, composed, folder, quiet, started)
+        if finished is not None and finished["step"] == composed.experiment.total_steps:
+            print(_resume_note(finished["step"], finished["step"]), file=sys.stderr)
+            return Outcome(finished, EXIT_DONE)
+        checkpoints = _open_checkpoints(config, folder)
+        loop = Loop(composed.experiment, composed.state, checkpoints, interrupts)
+        try:
+            with checkpoints:
+                status = _run(loop, composed, checkpoints, folder, fresh, quiet)
+        except Exception as error:
+            _sum_up_failure(error, loop, composed, started, folder)
+            raise
         # Written once the last save is known to be whole.
+        summary = _summary(status, loop, composed, started)
         _write_summary(folder, summary)
-    return Outcome(summary, _exit_code(summary["status"], interrupts))
+    if status != "completed":
+        print(_ending(status, loop, config), file=sys.stderr)
+    return Outcome(summary, _exit_code(status, interrupts))
 
 
-def _run(loop: Loop, composed: Composed, folder: Path, quiet: bool, started: float) -> dict[str, Any]:
-    """Resumes, runs and sums up; a run that fails leaves a summary that says so."""
-    resumed_from = loop.resume()
+def _run(loop: Loop, composed: Composed, checkpoints: Checkpoints, folder: Path, fresh: bool, quiet: bool) -> str:
+    """Resumes or starts over, and runs; returns how the run ended."""
+    if fresh:
+        _trace(composed)
+    resumed_from = None if fresh else loop.resume()
     _write(folder / "config.yaml", dump(composed.experiment.config, folder))
     with _opened_sinks(composed.experiment, folder, resumed_from, quiet) as sink:
+        if fresh:
+            checkpoints.clear()
+        (folder / "summary.json").unlink(missing_ok=True)  # of an earlier end that this run goes beyond
         if resumed_from is not None:
             sink.note(_resume_note(resumed_from, composed.experiment.total_steps))
-        try:
-            status = loop.run(sink)
-        except Exception as error:
-            failed = _summary("failed", loop, composed, started)
-            _write_summary(folder, {**failed, "error": f"{type(error).__name__}: {error}"})
-            raise
-    return _summary(status, loop, composed, started)
+        return loop.run(sink)
+
+
+def _trace(composed: Composed) -> None:
+    """Traces the train step, so that what cannot be trained is known before anything is removed for it."""
+    config, sources = composed.experiment.config, composed.sources
+    batch = next(data.one_pass(sources["train"], config.data.batch_size))
+    if config.run.steps_per_call > 1:
+        batch = {name: values[None] for name, values in batch.items()}
+    composed.experiment.step.lower(composed.state, batch)
 
 
 def _resume_note(step: int, total: int) -> str:
     if step == total:
-        return f"step {step} of {total} is already done; raise run.steps or run.epochs for more, or use --fresh"
+        return f"all {total} steps are done already; raise run.steps or run.epochs for more, or start over with --fresh"
     return f"resumed from step {step}"
+
+
+def _ending(status: str, loop: Loop, config: Config) -> str:
+    """What to tell a person whose run ended early, and what to do next."""
+    if status == "diverged":
+        return f"diverged: {_reason(loop, config)}"
+    if not config.checkpoint.enabled:
+        return f"interrupted after step {loop.step} and not saved, since checkpoint.enabled is false"
+    return f"interrupted after step {loop.step}; the same command goes on from there"
+
+
+def _reason(loop: Loop, config: Config) -> str:
+    skips = config.health.max_skips
+    return (
+        f"loss or gradients were not finite for {skips} steps in a row, up to step {loop.step}. Such steps change "
+        "nothing, so what was saved before them is intact; lower optimizer.lr, or set optimizer.grad_clip={norm: 1.0}, "
+        "and start over with --fresh"
+    )
 
 
 def _summary(status: str, loop: Loop, composed: Composed, started: float) -> dict[str, Any]:
     clock = loop.clock
-    return {
+    diverged = {"error": _reason(loop, composed.experiment.config)} if status == "diverged" else {}
+    summary = {
         "status": status,
+        **diverged,
         "step": loop.step,
         "metrics": loop.metrics,
         "reference": dict(composed.task.reference),
@@ -197,6 +234,16 @@ def _summary(status: str, loop: Loop, composed: Composed, started: float) -> dic
         "examples_per_second": clock.examples / clock.seconds if clock.seconds else None,
         "versions": versions(),
     }
+    return json.loads(encode(summary))  # what is not finite is null, in the file and out of `--json`
+
+
+def _sum_up_failure(error: Exception, loop: Loop, composed: Composed, started: float, folder: Path) -> None:
+    # Removed when training begins: a run that got no further leaves what an earlier one wrote.
+    if (folder / "summary.json").exists():
+        return
+    failed = _summary("failed", loop, composed, started)
+    with contextlib.suppress(RunFolderError):  # of a full disk the first error says enough
+        _write_summary(folder, {**failed, "error": f"{type(error).__name__}: {error}"})
 
 
 def versions() -> dict[str, str]:
@@ -205,11 +252,31 @@ def versions() -> dict[str, str]:
     return known | {name: importlib.metadata.version(name) for name in VERSIONED}
 
 
-def _refuse_another_run(config: Config, folder: Path, fresh: bool) -> None:
+def _finished(config: Config, folder: Path) -> dict[str, Any] | None:
+    """Returns the summary of the completed run in a folder, if there is one.
+
+    Raises:
+      UsageError: the folder holds a run that cannot be continued with this configuration.
+    """
+    summary = _read_summary(folder)
+    completed = summary is not None and summary.get("status") == "completed"
     checkpoints = folder / "checkpoints"
-    if fresh or not checkpoints.is_dir() or not Checkpoints(checkpoints).steps():
-        return
-    changes = mathematical(build(stored_config(checkpoints)), config)
+    saved = checkpoints.is_dir() and bool(Checkpoints(checkpoints).steps())
+    if saved:
+        _refuse_another(build(stored_config(checkpoints)), config, folder)
+    elif completed and (folder / "config.yaml").is_file():
+        before = load(folder / "config.yaml").config
+        _refuse_another(before, config, folder)
+        if (before.run.steps, before.run.epochs) != (config.run.steps, config.run.epochs):
+            raise UsageError(
+                f"{folder} holds a completed run that was not saved, so it cannot be made longer; "
+                "use --run DIR for a new run, or --fresh to start this one over"
+            )
+    return summary if completed else None
+
+
+def _refuse_another(before: Config, config: Config, folder: Path) -> None:
+    changes = mathematical(before, config)
     if changes:
         lines = "".join(f"\n  {change}" for change in changes)
         raise UsageError(
@@ -241,8 +308,15 @@ def _exit_code(status: str, interrupts: Interrupts) -> int:
 
 
 def _write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-    _write(folder / "summary.json", json.dumps(finite, indent=2) + "\n")
+    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _read_summary(folder: Path) -> dict[str, Any] | None:
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
 
 
 def _write(path: Path, text: str) -> None:
@@ -252,4 +326,6 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise RunFolderError(f"{path} cannot be written ({error.strerror}); choose another folder with --run DIR") from error
+        raise RunFolderError(
+            f"{path} cannot be written ({error.strerror}); choose another folder with --run DIR"
+        ) from error

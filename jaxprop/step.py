@@ -282,26 +282,22 @@ def make_train_step(
 ) -> TrainStep:
     """Returns one pure, jitted, donated train step.
 
-    With weights w and per-example losses l over all K microbatches of the batch,
-
         L = sum_i w_i l_i / sum_i w_i,   g = dL/dparams,   params' = params + tx(g)
 
-    A step whose loss or gradient is not finite leaves params, extras, opt_state and EMA exactly as they were
-    and is counted in `m.skips`.
+    over all examples i of the batch. Where L or g is not finite, params, extras, opt_state and EMA stay as they were.
 
     Args:
-      loss_fn: `(params, batch, key) -> loss` or `(loss, aux)`, loss a scalar mean over the batch and aux a dict of
-        scalars to report. If aux holds `"weight"`, the sum of weights that the mean was taken over, microbatches
-        are combined by it; otherwise they count equally. Or a `Model` with a `Loss`, from `jaxprop.loss_from`.
+      loss_fn: `(params, batch, key) -> loss` or `(loss, aux)`, the batch's mean and a dict of scalars to report;
+        `aux["weight"]`, if there, is the sum of weights of that mean. Or `jaxprop.loss_from(model, loss)`.
       tx: any optax transformation.
       precision: `"float32"`, `"bfloat16"`, `"float16"` (with a dynamic loss scale), or a `Policy`.
-      accumulate: microbatches K the batch `[B, ...]` is split into; B must be a multiple of it.
-      steps_per_call: with S > 1 the batch has a leading axis `[S, B, ...]` and one call takes S steps.
+      accumulate: microbatches K that the batch `[B, ...]` is split into, B a multiple of K.
+      steps_per_call: with S > 1 the batch is `[S, B, ...]` and one call takes S steps.
       health: measure gradient, parameter and update norms of every layer.
-      ema_decay: keep an exponential moving average of the parameters, `ema <- d ema + (1 - d) params`.
+      ema_decay: d of a moving average of the parameters, `ema <- d ema + (1 - d) params`.
       schedule: learning rate by count of updates, for `m.learning_rate` only; `tx` already applies it.
-      scaling: constants of the dynamic loss scale, used where the compute dtype is float16.
-      mesh: from `jaxprop.make_mesh`; the batch is split over its `data` axis, the state is replicated.
+      scaling: constants of the dynamic loss scale.
+      mesh: from `jaxprop.make_mesh`; the batch is split over its devices.
       compiler_options: passed to XLA.
 
     Returns:
@@ -321,22 +317,19 @@ def make_train_step(
 
     Reference: Rumelhart, Hinton, Williams, Learning representations by back-propagating errors, Nature 323, 1986.
     """
-    for name, value in (("accumulate", accumulate), ("steps_per_call", steps_per_call)):
-        if value < 1:
-            raise UsageError(f"expected {name} of at least 1, got {value}")
-    recipe = Recipe(
-        objective=as_objective(loss_fn),
-        update=promoting(optax.with_extra_args_support(tx).update),
-        policy=policy_of(precision),
-        accumulate=accumulate,
-        health=health,
-        ema_decay=ema_decay,
-        schedule=schedule,
-        scaling=scaling or Scaling(),
-    )
-    one = partial(train_step, recipe)
+    check_counts(accumulate=accumulate, steps_per_call=steps_per_call)
+    objective, update = as_objective(loss_fn), promoting(optax.with_extra_args_support(tx).update)
+    policy, scaling = policy_of(precision), scaling or Scaling()
+    one = partial(train_step, Recipe(objective, update, policy, accumulate, health, ema_decay, schedule, scaling))
     step = one if steps_per_call == 1 else lambda state, batches: jax.lax.scan(one, state, batches)
     return TrainStep(step, **jit_options(mesh, steps_per_call, compiler_options))
+
+
+def check_counts(**counts: int) -> None:
+    """Raises UsageError for a count below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"expected {name} of at least 1, got {value}")
 
 
 def jit_options(mesh: Mesh | None, steps_per_call: int, compiler_options: dict[str, Any] | None) -> dict[str, Any]:

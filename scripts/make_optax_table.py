@@ -7,6 +7,7 @@ The table is pure data, so that a configuration is validated without importing j
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import typing
 from collections.abc import Callable, Iterator
@@ -201,4 +202,5 @@ def literal(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -249,8 +249,8 @@ def test_two_layers_against_the_backward_pass_by_hand(x64):
     }
 
     mean_loss = loss_from(model, softmax_cross_entropy).mean_loss
-    loss, grads = jax.value_and_grad(lambda p: mean_loss(p, {}, batch, jax.random.key(0), policy("float64"))[0])(
-        jax.tree.map(jnp.asarray, params)
-    )
+    loss, grads = jax.jit(
+        jax.value_and_grad(lambda p: mean_loss(p, {}, batch, jax.random.key(0), policy("float64"))[0])
+    )(jax.tree.map(jnp.asarray, params))
     np.testing.assert_allclose(loss, (share[:, 0] * softmax_reference(logits, batch)).sum(), rtol=1e-12)
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-14), grads, by_hand)

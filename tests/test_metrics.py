@@ -24,7 +24,7 @@ TOKEN_LOGITS = np.array([[[1, 0], [1, 0]], [[1, 0], [0, 1]]], np.float32)
         ("accuracy", LOGITS, {"labels": CLASSES["labels"]}, (2, 3)),
         ("accuracy", TOKEN_LOGITS, TOKENS, (1 + 3, 2 + 3)),
         ("accuracy", TOKEN_LOGITS, {"labels": TOKENS["labels"]}, (2, 4)),
-        ("multilabel_accuracy", LOGITS - 1.5, {"labels": np.eye(3, 2, dtype=np.float32), "weight": WEIGHT}, (0, 3)),
+        ("multilabel_accuracy", LOGITS - 1.5, {"labels": np.eye(3, 2, dtype=np.float32), "weight": WEIGHT}, (0.5, 3)),
         ("multilabel_accuracy", LOGITS - 0.5, {"labels": np.eye(3, 2)[[1, 1, 0]], "weight": WEIGHT}, (1 + 2 * 0.5, 3)),
         ("mean_absolute_error", LOGITS, {"labels": LOGITS + np.array([1, -3], np.float32), "weight": WEIGHT}, (6, 3)),
         ("mean_absolute_error", LOGITS[:, :1], {"labels": np.zeros(3, np.float32), "weight": WEIGHT}, (4, 3)),

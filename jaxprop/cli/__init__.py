@@ -61,4 +61,5 @@ def _tell(error: Exception) -> None:
     else:
         detail = " ".join(str(error).split()) or "no message"
         message = f"{type(error).__name__}: {detail} (run again with -v for the traceback)"
-    print(f"error: {message}", file=sys.stderr)
+    notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+    print(f"error: {message}{notes}", file=sys.stderr)

@@ -229,7 +229,8 @@ def from_equinox(module: Any, call: Callable[[Any, Any, Batch, Any], tuple[Any, 
     Floating-point arrays are the params; `eqx.nn.State` and other arrays are extras. By default the
     module is called as `module(x)` over `batch["inputs"]`, with `state` and a `key` of the example's own
     if its `__call__` has arguments of these names; the mapped axis is named "batch", the name that
-    `eqx.nn.BatchNorm` reduces over. Evaluation runs under `eqx.nn.inference_mode`.
+    `eqx.nn.BatchNorm` reduces over; for bfloat16 it needs its `mode="batch"`. Evaluation runs under
+    `eqx.nn.inference_mode`.
 
     Args:
       module: a factory `key -> module` (a class will do), a factory made by `eqx.nn.make_with_state`, or a

@@ -57,7 +57,8 @@ def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
 def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Causal scaled dot-product attention, `softmax(q k^T / sqrt(D) + mask) v` for each head.
 
-    `jax.nn.dot_product_attention`, but for float64, where that function takes its softmax in float32.
+    `jax.nn.dot_product_attention` for float32. In float64 that function takes its softmax in float32; in
+    bfloat16 its gradient asks for implicit promotion of dtypes; in float16 it does not compile on CPU.
 
     Args:
       q, k, v: `[B, T, H, D]`.
@@ -73,13 +74,13 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     Reference:
       Vaswani et al., Attention Is All You Need, 2017. https://arxiv.org/abs/1706.03762
     """
-    if q.dtype != jnp.float64:
-        # its softmax is wider than bfloat16, by implicit promotion
-        with jax.numpy_dtype_promotion("standard"):
-            return jax.nn.dot_product_attention(q, k, v, is_causal=True)
-    logits = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+    if q.dtype == jnp.float32:
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    dtype = wide(q.dtype)
+    logits = jnp.einsum("bthd,bshd->bhts", q.astype(dtype), k.astype(dtype)) / q.shape[-1] ** 0.5
     causal = jnp.tril(jnp.ones(logits.shape[-2:], bool))
-    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(jnp.where(causal, logits, -jnp.inf), -1), v)
+    shares = jax.nn.softmax(jnp.where(causal, logits, -jnp.inf), -1)  # [B, H, T, T]
+    return jnp.einsum("bhts,bshd->bthd", shares.astype(v.dtype), v)
 
 
 class Attention(nnx.Module):

@@ -17,6 +17,7 @@ from jaxprop.sinks.sink import Record, Sink
 
 _REDRAW_SECONDS = 0.1
 _LABELS = {"grad_norm": "grad", "examples_per_second": "examples/s"}
+_COSTS = ("parameters", "examples", "seconds", "compile_seconds", "examples_per_second")
 
 
 def open_console(total_steps: int, *, start_step: int = 0, console: Console | None = None) -> Sink:
@@ -92,10 +93,11 @@ def _open_bar(console: Console, total_steps: int, start_step: int) -> Sink:
 
 
 def summary_table(summary: Record) -> Table:
-    """Returns the table of results of a finished run.
+    """Returns the table of results of a run, the loss first and each reference figure beside its metric.
 
     Args:
-      summary: what `summary.json` holds; rows of absent keys are left out.
+      summary: what `summary.json` holds; rows of absent keys are left out. The reference `unigram_loss` stands
+        beside the metric `loss`, one that no metric is named after in a row of its own.
 
     Returns:
       A rich table.
@@ -105,15 +107,27 @@ def summary_table(summary: Record) -> Table:
       >>> table.row_count
       4
     """
+    metrics, reference = dict(summary.get("metrics") or {}), dict(summary.get("reference") or {})
+    ordered = sorted(metrics, key=lambda name: name != "loss")  # stable: the others keep their order
+    beside = {name: [r for r in reference if r == name or r.endswith(f"_{name}")] for name in ordered}
+    alone = [r for r in reference if not any(r in names for names in beside.values())]
+    rows = [(name, summary.get(name), "") for name in ("status", "step")]
+    rows += [(name, metrics[name], _figures(reference, beside[name])) for name in ordered]
+    rows += [("reference", "", _figures(reference, [name])) for name in alone]
+    rows += [(name, summary.get(name), "") for name in _COSTS]
     table = Table("result", box=box.HORIZONTALS)
     table.add_column(justify="right")
-    rows = {"status": summary.get("status"), "step": summary.get("step"), **summary.get("metrics", {})}
-    for name in ("seconds", "compile_seconds", "examples_per_second"):
-        rows[name] = summary.get(name)
-    for name, value in rows.items():
+    if reference:
+        table.add_column("reference")
+    for name, value, compared in rows:
         if value is not None:
-            table.add_row(Text(name.replace("_", " ")), Text(_number(value)))
+            cells = (name.replace("_", " "), _number(value), compared)
+            table.add_row(*(Text(cell) for cell in cells[: len(table.columns)]))
     return table
+
+
+def _figures(values: Record, names: list[str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_number(values[name])}" for name in names)
 
 
 def print_summary(summary: Record) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxprop.config import schema
+from jaxprop.errors import ShapeError
 from jaxprop.losses import loss_from, softmax_cross_entropy
 from jaxprop.models import MODELS, build
 from jaxprop.models.layers import ACTIVATIONS, INITS
@@ -106,3 +107,78 @@ def test_a_model_uses_the_activation_its_section_names(monkeypatch, case, activa
 def test_gradients_with_dropout_and_other_structure(x64, case, changes):
     loss, params = loss_of(case, dropout=0.3, **changes)
     check(lambda params, _: loss(params), params)
+
+
+@pytest.mark.parametrize("case", list(SMALL))
+def test_dropout_follows_the_key_and_evaluation_is_deterministic(case):
+    model, batch = small(case, dropout=0.5)
+    params, extras = drawn(model, batch, jnp.float32)
+    train = jax.jit(lambda key: model.apply(params, extras, batch, key=key, train=True)[0])
+    evaluate = jax.jit(lambda key: model.apply(params, extras, batch, key=key, train=False))
+    assert_same(train(jax.random.key(0)), train(jax.random.key(0)))
+    assert jnp.any(train(jax.random.key(0)) != train(jax.random.key(1)))
+    outputs, after = evaluate(jax.random.key(0))
+    assert_same(outputs, evaluate(jax.random.key(1))[0])
+    jax.tree.map(assert_same, after, extras)
+    assert train._cache_size() == evaluate._cache_size() == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("case", list(SMALL))
+def test_the_compute_dtype_is_that_of_the_params(case, dtype):
+    model, batch = small(case)
+    shapes = jax.eval_shape(model.init, KEY, batch)
+
+    def apply(params, extras):
+        inputs = batch["inputs"] if batch["inputs"].dtype == np.int32 else batch["inputs"].astype(dtype)
+        return model.apply(cast_floating(params, dtype), extras, {**batch, "inputs": inputs}, key=KEY, train=True)
+
+    outputs, extras = jax.eval_shape(apply, *shapes)
+    assert outputs.dtype == dtype
+    assert [x.dtype for x in jax.tree.leaves(extras)] == [x.dtype for x in jax.tree.leaves(shapes[1])]
+
+
+@pytest.mark.parametrize("case", ["mlp", "cnn"])
+def test_padding_moves_neither_batch_statistics_nor_other_outputs(case):
+    model, batch = small(case, dropout=0.0)
+    params, extras = drawn(model, batch, jnp.float32)
+    apply = jax.jit(lambda batch: model.apply(params, extras, batch, key=KEY, train=True))
+    other = {**batch, "inputs": batch["inputs"].copy()}
+    other["inputs"][-1] = 100
+    (outputs, after), (outputs_other, after_other) = apply(batch), apply(other)
+    assert_same(outputs[:-1], outputs_other[:-1])
+    jax.tree.map(assert_same, after, after_other)
+    assert all(jnp.any(x != y) for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(extras), strict=True))
+
+
+@pytest.mark.parametrize("case", list(SMALL))
+def test_shapes_and_readable_paths(case):
+    model, batch = small(case)
+    params, extras = jax.eval_shape(model.init, KEY, batch)
+    outputs, _ = jax.eval_shape(lambda p, e: model.apply(p, e, batch, key=None, train=False), params, extras)
+    spec = SMALL[case][2]
+    assert outputs.shape == (*(batch["inputs"].shape if spec is TOKENS else [4]), spec.outputs)
+    expected = {"mlp": "head/kernel", "cnn": "blocks/0/0/conv/kernel", "transformer": "blocks/0/attn/qkv/kernel"}
+    paths = leaf_paths(params)
+    assert expected.get(case, "layers/0/recurrent/kernel") in paths
+    assert spec is FLOAT or "embed/embedding" in paths
+
+
+@pytest.mark.parametrize("init", list(INITS))
+@pytest.mark.parametrize("case", list(SMALL))
+def test_a_model_uses_the_init_its_section_names(monkeypatch, case, init):
+    calls = []
+    real = INITS[init]
+    monkeypatch.setitem(INITS, init, lambda *args: calls.append(init) or real(*args))
+    small(case, init=init)
+    assert calls
+
+
+def test_an_unsuited_section_is_told_so():
+    for case, spec in (("mlp", TOKENS), ("cnn", TOKENS), ("transformer", FLOAT)):
+        with pytest.raises(ShapeError, match=f"model {case} expected .* use model.name"):
+            build(SMALL[case][0](name=case), spec)
+
+
+def assert_same(a, b):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))

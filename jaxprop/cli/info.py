@@ -1,0 +1,63 @@
+"""`jaxprop info`: what a config builds, without training it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from jaxprop.cli.tables import show, size
+from jaxprop.config.load import load
+from jaxprop.errors import EXIT_DONE
+
+if TYPE_CHECKING:
+    from jaxprop.describe import Cost, Description, Layer
+
+UNKNOWN = "not told by this backend"
+
+
+def info(config: str, overrides: Sequence[str]) -> int:
+    """Prints layers, sizes, the cost of a train step, devices and data; returns the exit code."""
+    loaded = load(config, overrides)
+    # Only now, so that a mistake in the file is told before jax has loaded.
+    from jaxprop.describe import describe
+
+    found = describe(loaded.config)
+    total = ("total", "", "", f"{found.parameters:,}")
+    devices = [(d.platform, d.kind, str(d.number), _bytes(d.memory_bytes)) for d in found.devices]
+    data = [(_words(name), f"{count:,}") for name, count in found.data.items()]
+    reference = [(_words(name), f"{value:.4g}") for name, value in found.reference.items()]
+    show(["layer", "shapes", "dtype", "parameters"], [*map(_layer, found.layers), total], right=[3])
+    show(["state", "size"], _state(found), right=[1])
+    show(["one train step", ""], _cost(found.cost), right=[1])
+    show(["platform", "devices", "count", "memory of each"], devices, right=[2, 3])
+    show(["data", ""], data, right=[1])
+    show(["reference", ""], reference, right=[1])
+    return EXIT_DONE
+
+
+def _layer(layer: Layer) -> tuple[str, ...]:
+    shapes = ", ".join(f"{name} {list(shape)}" for name, shape in layer.shapes.items())
+    return layer.name, shapes, ", ".join(layer.dtypes), f"{layer.parameters:,}"
+
+
+def _state(found: Description) -> Iterator[tuple[str, str]]:
+    names = {"params": "parameters", "opt_state": "optimizer state", "ema": "moving average", "extras": "extras"}
+    yield from ((names[name], size(count)) for name, count in found.bytes.items() if count)
+    if found.frozen:
+        yield "parameters frozen", f"{found.frozen:,}"
+
+
+def _cost(cost: Cost) -> Iterator[tuple[str, str]]:
+    flops = UNKNOWN if cost.flops is None else f"{'at least ' if cost.loops else ''}{cost.flops:,.0f}"
+    yield f"floating-point operations{' (loops counted once)' if cost.loops else ''}", flops
+    yield "state and batch, each device", _bytes(cost.argument_bytes)
+    yield "temporaries, each device", _bytes(cost.temporary_bytes)
+    yield "all memory, each device", _bytes(cost.peak_bytes)
+
+
+def _bytes(count: int | None) -> str:
+    return UNKNOWN if count is None else size(count)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

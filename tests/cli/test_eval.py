@@ -1,0 +1,78 @@
+"""`jaxprop eval`: which folder is meant, and what is printed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxprop import evaluation
+from jaxprop.cli.eval import run_folder
+from jaxprop.errors import ConfigError, UsageError
+
+RUN = ("run.epochs=1", "model.hidden=[4]", "data.batch_size=256", "sinks.console=false")
+
+
+@pytest.mark.parametrize(
+    ("named", "run", "folder"),
+    [
+        ("runs/a", None, "runs/a"),
+        ("digits", None, "runs/digits"),
+        ("mine.yaml", None, "runs/mine"),
+        ("digits", "elsewhere", "elsewhere"),
+        ("runs/a/config.yaml", None, "runs/a"),
+        ("moved/config.yaml", None, "runs/moved"),
+        ("runs/nowhere", None, "runs/nowhere"),
+    ],
+)
+def test_the_folder_that_is_meant(package, named, run, folder):
+    for path in ("runs/a/checkpoints", "moved"):
+        Path(path).mkdir(parents=True)
+    for path in ("mine.yaml", "runs/a/config.yaml", "moved/config.yaml"):
+        Path(path).write_text((package / "digits.yaml").read_text())
+    assert run_folder(named, run and Path(run)) == Path(folder)
+
+
+def test_a_folder_that_cannot_be_meant(package):
+    with pytest.raises(ConfigError, match="digit: no such config; did you mean 'digits'"):
+        run_folder("digit", None)
+    with pytest.raises(ConfigError, match="digit: no such config; did you mean 'digits'"):
+        run_folder("digit", Path("x"))
+    with pytest.raises(UsageError, match="is a folder and --run x another; give one of them"):
+        run_folder(".", Path("x"))
+
+
+def test_the_figures_of_a_run_as_json_and_as_a_table(jaxprop):
+    assert jaxprop("train", "digits", *RUN).code == 0
+    own = [json.loads(line) for line in Path("runs/digits/metrics.jsonl").read_text().splitlines()][-1]
+    ran = jaxprop("eval", "--json", "digits")
+    assert (ran.code, ran.err) == (0, "")
+    found = json.loads(ran.out)
+    assert {"step": found["step"], "split": "eval", **found["metrics"]} == own
+    table = jaxprop("eval", "runs/digits").out
+    rows = [line.split() for line in table.splitlines()]
+    assert ["loss", f"{own['loss']:.4g}"] in rows
+    assert ["accuracy", f"{own['accuracy']:.4g}", "majority", "accuracy", "0.1028"] in rows
+    assert table.endswith("run folder: runs/digits\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["digits"], 2, "error: runs/digits: there is no such run folder; 'jaxprop train CONFIG' makes one\n"),
+        (["runs/x"], 2, "error: runs/x: there is no such run folder; 'jaxprop train CONFIG' makes one\n"),
+        (["."], 2, "error: . is not a run's folder: it has no config.yaml and no checkpoints; 'jaxprop train"),
+        (["new"], 1, "error: new has no checkpoint yet; "),
+    ],
+)
+def test_no_figures(jaxprop, arguments, code, sentence):
+    Path("new").mkdir()
+    Path("new/config.yaml").touch()
+    ran = jaxprop("eval", *arguments)
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.err.startswith(sentence)
+
+
+def test_figures_that_are_not_finite_are_null_in_json(jaxprop, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate_run", lambda *a, **k: {"step": 1, "metrics": {"loss": float("nan")}})
+    Path("run").mkdir()
+    assert json.loads(jaxprop("eval", "run", "--json").out) == {"step": 1, "metrics": {"loss": None}}

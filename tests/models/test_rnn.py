@@ -1,0 +1,78 @@
+"""Recurrent cells against a plain loop, and the inputs they read."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxprop.config import schema
+from jaxprop.errors import ShapeError
+from jaxprop.models.rnn import Rnn, RnnLayer
+from jaxprop.types import Spec
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def elman_loop(x, h, c, w, u, b, bu):
+    return np.tanh(x @ w + b + h @ u), c
+
+
+def gru_loop(x, h, c, w, u, b, bu):
+    (xr, xz, xn), (ur, uz, un) = np.split(x @ w + b, 3, -1), np.split(h @ u + bu, 3, -1)
+    z = sigmoid(xz + uz)
+    return (1 - z) * np.tanh(xn + sigmoid(xr + ur) * un) + z * h, c
+
+
+def lstm_loop(x, h, c, w, u, b, bu):
+    i, f, o, g = np.split(x @ w + b + h @ u, 4, -1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+@pytest.mark.parametrize(("cell", "loop"), [("elman", elman_loop), ("gru", gru_loop), ("lstm", lstm_loop)])
+def test_equals_a_plain_loop(cell, loop):
+    layer = RnnLayer(3, schema.Rnn(name="rnn", cell=cell, width=4), rngs=nnx.Rngs(0))
+    if layer.recurrent.bias is not None:
+        layer.recurrent.bias[...] = jnp.linspace(-1, 1, 12)
+    weights = [layer.input.kernel, layer.recurrent.kernel, layer.input.bias]
+    w, u, b = (np.asarray(x[...]) for x in weights)
+    bu = 0 if layer.recurrent.bias is None else np.asarray(layer.recurrent.bias[...])
+    x = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32)
+    h = c = np.zeros((2, 4), np.float32)
+    hidden = []
+    for t in range(6):
+        h, c = loop(x[:, t], h, c, w, u, b, bu)
+        hidden.append(h)
+    np.testing.assert_allclose(layer(jnp.asarray(x)), np.stack(hidden, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_lstm_starts_by_remembering_and_gates_are_orthogonal():
+    layer = RnnLayer(3, schema.Rnn(name="rnn", cell="lstm", width=4), rngs=nnx.Rngs(0))
+    assert layer.input.bias[...].tolist() == [0] * 4 + [1] * 4 + [0] * 8
+    for gate in np.split(np.asarray(layer.recurrent.kernel[...]), 4, 1):
+        np.testing.assert_allclose(gate @ gate.T, np.eye(4), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "expected"),
+    [
+        ((6,), jnp.int32, (2, 6, 5)),
+        ((6, 3), jnp.float32, (2, 5)),
+        ((6,), jnp.float32, (2, 5)),
+        ((6, 4, 1), jnp.float32, (2, 5)),
+    ],
+)
+def test_inputs(shape, dtype, expected):
+    section = schema.Rnn(name="rnn", width=4, layers=2)
+    x = jnp.ones((2, *shape), dtype)
+    model = nnx.eval_shape(lambda: Rnn(section, Spec(jax.ShapeDtypeStruct(shape, dtype), 5), rngs=nnx.Rngs(0))(x))
+    assert model.shape == expected
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((6, 3), jnp.int32), ((2, 3, 4, 5), jnp.float32)])
+def test_not_a_sequence(shape, dtype):
+    with pytest.raises(ShapeError, match="model rnn expected tokens"):
+        Rnn(schema.Rnn(name="rnn"), Spec(jax.ShapeDtypeStruct(shape, dtype), 5), rngs=nnx.Rngs(0))

@@ -1,0 +1,340 @@
+"""The architecture, held by parsing the source: ranks, purity, cycles, and what the house counts."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NAME = "jaxprop"
+
+# A module imports only lower ranks; inside a package, siblings may import each other.
+RANKS = {
+    "types": 0, "errors": 0,
+    "trees": 1, "config": 1,
+    "data": 2, "models": 2, "losses": 2, "metrics": 2, "optimizers": 2, "precision": 2, "parallel": 2,
+    "step": 3, "health": 3, "checkpoint": 3, "sinks": 3, "lock": 3, "interrupt": 3,
+    "tasks": 4, "loop": 4,
+    "runner": 5,
+    "describe": 6, "diagnose": 6, "evaluation": 6, "report": 6, "bench": 6, "plan": 6,
+    "cli": 7, "__init__": 7,
+    "__main__": 8,
+}  # fmt: skip
+PURE = {"types", "errors", "trees", "models", "losses", "metrics", "optimizers", "precision", "step"}
+IO_MODULES = {"io", "logging", "os", "pathlib", "shutil", "socket", "subprocess", "sys", "tempfile", "time"}
+IO_CALLS = {"input", "open", "print"}
+# These load jax: config/ must answer without any of them.
+JAX = {"chex", "equinox", "flax", "jax", "jaxlib", "optax", "orbax"}
+DYNAMIC = {"__init__", "cli/app"}  # may import by a name in a string: public names, commands
+SUPPRESSION = re.compile(r"#\s*(noqa|type:\s*ignore|pragma|pylint:|mypy:|ruff:\s*noqa|pyright:)")
+
+# Where control passes on its way from the command line to the new parameters.
+PATH = ("cli/__init__", "cli/app", "cli/train", "runner", "loop", "step", "losses", "precision", "trees", "types")
+
+
+# -- the checker ----------------------------------------------------------------------------------
+
+
+class Edge(NamedTuple):
+    """One import: of a module of the package, or of another package's top level."""
+
+    target: str
+    line: int
+    typing_only: bool
+
+
+class Module(NamedTuple):
+    """One parsed file; `name` is its path in the package without `.py`."""
+
+    name: str
+    source: str
+    tree: ast.Module
+    internal: list[Edge]
+    external: list[Edge]
+
+    @property
+    def unit(self) -> str:
+        return self.name.split("/")[0]
+
+
+def parse(package: Path) -> dict[str, Module]:
+    files = {path.relative_to(package).with_suffix("").as_posix(): path for path in sorted(package.rglob("*.py"))}
+    return {name: _module(name, path.read_text(encoding="utf-8"), files) for name, path in files.items()}
+
+
+def _module(name: str, source: str, known: Iterable[str]) -> Module:
+    tree = ast.parse(source)
+    internal, external = [], []
+    for node, typing_only in _walk(tree):
+        for dotted in _imported(node, name, tree):
+            edge = Edge(dotted, node.lineno, typing_only)
+            if dotted.split(".")[0] != NAME:
+                external.append(edge._replace(target=dotted.split(".")[0]))
+            elif (target := _file_of(dotted, known)) is not None:
+                internal.append(edge._replace(target=target))
+    return Module(name, source, tree, internal, external)
+
+
+def _walk(node: ast.AST, typing_only: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    yield node, typing_only
+    for child in ast.iter_child_nodes(node):
+        guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and child in node.body
+        yield from _walk(child, typing_only or guarded)
+
+
+def _imported(node: ast.AST, name: str, tree: ast.Module) -> list[str]:
+    """Dotted names an import statement stands for; `import jaxprop` stands for what is then read of it."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+        return [f"{NAME}.{read}" for read in _read_of_root(tree)] if names == [NAME] else names
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = node.module or ""
+    if node.level:
+        here = [NAME, *name.split("/")][: -node.level]
+        base = ".".join([*here, *([base] if base else [])])
+    return [f"{base}.{alias.name}" for alias in node.names] if base.split(".")[0] == NAME else [base]
+
+
+def _read_of_root(tree: ast.Module) -> list[str]:
+    reads = (n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
+    return [node.attr for node in reads if node.value.id == NAME]
+
+
+def _file_of(dotted: str, known: Iterable[str]) -> str | None:
+    """The file that defines a dotted name; None for the version, which anyone may read."""
+    parts = dotted.split(".")[1:]
+    if parts == ["__version__"]:
+        return None
+    while parts:
+        for candidate in ("/".join(parts), "/".join([*parts, "__init__"])):
+            if candidate in known:
+                return candidate
+        parts.pop()
+    return "__init__"
+
+
+def rank_problems(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        if module.unit not in RANKS:
+            yield f"{module.name}: has no rank; give it one in RANKS and in the design"
+            continue
+        for edge in module.internal:
+            target = modules[edge.target].unit
+            if target != module.unit and RANKS.get(target, 99) >= RANKS[module.unit]:
+                way = "sideways" if RANKS.get(target) == RANKS[module.unit] else "upward"
+                yield f"{module.name}:{edge.line}: imports {edge.target}, {way}"
+
+
+def cycle_problems(modules: dict[str, Module]) -> Iterator[str]:
+    try:
+        TopologicalSorter({name: {e.target for e in m.internal} for name, m in modules.items()}).prepare()
+    except CycleError as error:
+        yield "import cycle: " + " -> ".join(error.args[1])
+
+
+def purity_problems(modules: dict[str, Module]) -> Iterator[str]:
+    for module in (m for m in modules.values() if m.unit in PURE):
+        yield from (f"{module.name}:{e.line}: imports {e.target}" for e in module.external if e.target in IO_MODULES)
+        for call in (n for n in ast.walk(module.tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)):
+            if call.func.id in IO_CALLS:
+                yield f"{module.name}:{call.lineno}: calls {call.func.id}"
+
+
+def config_problems(modules: dict[str, Module]) -> Iterator[str]:
+    """Modules that load jax and that importing something of config/ would load, at whatever distance."""
+    waiting, seen = [name for name in modules if name.startswith("config/")], set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        parents = [f"{parent}/__init__" for parent in Path(name).parent.as_posix().split("/") if parent != "."]
+        waiting += [edge.target for edge in modules[name].internal if not edge.typing_only]
+        waiting += [parent for parent in ["__init__", *parents] if parent in modules]
+        for edge in modules[name].external:
+            if edge.target in JAX and not edge.typing_only:
+                yield f"{name}:{edge.line}: imports {edge.target}, and config/ needs {name}"
+
+
+def dynamic_problems(modules: dict[str, Module]) -> Iterator[str]:
+    for module in (m for m in modules.values() if m.name not in DYNAMIC):
+        for call in (n for n in ast.walk(module.tree) if isinstance(n, ast.Call)):
+            if ast.unparse(call.func).split(".")[-1] in ("import_module", "__import__"):
+                yield f"{module.name}:{call.lineno}: imports by a string, which no check sees"
+
+
+def size_problems(modules: dict[str, Module], file_lines: int = 500, function_lines: int = 60) -> Iterator[str]:
+    for module in modules.values():
+        lines = len(module.source.splitlines())
+        if lines > file_lines:
+            yield f"{module.name}: {lines} lines, more than {file_lines}"
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _length(node) > function_lines:
+                yield f"{module.name}:{node.lineno}: {node.name} has {_length(node)} lines, more than {function_lines}"
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring, which is as long as its arguments are many."""
+    assert function.end_lineno is not None
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None and first.end_lineno is not None
+    return function.end_lineno - function.lineno + 1 - (documented and first.end_lineno - first.lineno + 1)
+
+
+def suppressions(sources: Iterable[str]) -> tuple[int, int]:
+    """Counts checker suppressions, and lines."""
+    found = lines = 0
+    for source in sources:
+        lines += len(source.splitlines())
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        found += sum(token.type == tokenize.COMMENT and bool(SUPPRESSION.search(token.string)) for token in tokens)
+    return found, lines
+
+
+def code_lines(module: Module) -> int:
+    """Lines that hold code: no blank ones, no comments, no docstrings."""
+    documented: set[int] = set()
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            documented |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = enumerate(module.source.splitlines(), 1)
+    return sum(bool(line.strip()) and not line.strip().startswith("#") and i not in documented for i, line in lines)
+
+
+CHECKS = {
+    "ranks": rank_problems,
+    "cycles": cycle_problems,
+    "purity": purity_problems,
+    "config without jax": config_problems,
+    "imports by string": dynamic_problems,
+    "sizes": size_problems,
+}
+
+# -- the package ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def modules():
+    found = parse(ROOT / NAME)
+    assert len(found) > 50
+    return found
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_package_keeps_the_rules(modules, check):
+    assert list(CHECKS[check](modules)) == []
+
+
+@pytest.mark.parametrize("folder", [NAME, "tests", "scripts"])
+def test_checkers_are_hardly_ever_suppressed(folder):
+    found, lines = suppressions(path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py"))
+    assert found * 1000 <= lines, f"{found} suppressions in {lines} lines"
+
+
+def test_the_way_from_the_command_line_to_the_new_parameters_is_short(modules):
+    lines = {name: code_lines(modules[name]) for name in PATH}
+    assert len(lines) <= 10
+    assert sum(lines.values()) <= 1200, lines
+
+
+@pytest.mark.parametrize("i", range(1, len(PATH)))
+def test_each_stop_on_the_way_is_reached_from_one_before_it(modules, i):
+    """By an import, by a command's name in a string, or through a module that binds it to the step."""
+    before = [modules[name] for name in PATH[:i]]
+    commands = {name for name in modules for m in before if f"{NAME}.{name.replace('/', '.')}:" in m.source}
+    imported = {edge.target for m in before for edge in m.internal}
+    bound = {edge.target for name in imported for unit in [modules[name].unit] if unit == "tasks"
+             for m in modules.values() if m.unit == unit for edge in m.internal}  # fmt: skip
+    assert PATH[i] in commands | imported | bound
+
+
+# -- the checker itself ---------------------------------------------------------------------------
+
+CLEAN = {
+    "__init__.py": "__version__ = '1'\n",
+    "types.py": "import jax\n",
+    "errors.py": "",
+    "config/__init__.py": "",
+    "config/load.py": "import os\nfrom jaxprop.config.schema import A\nfrom jaxprop.errors import E\n",
+    "config/schema.py": "import pydantic\n",
+    "step.py": "import jax\nfrom jaxprop import types\n",
+    "runner.py": "import jaxprop\nfrom jaxprop.step import f\nprint(jaxprop.__version__)\n",
+}
+PLANTED = [
+    ("ranks", {"types.py": "from jaxprop.step import f\n"}, "types:1: imports step, upward"),
+    ("ranks", {"errors.py": "from jaxprop import types\n"}, "errors:1: imports types, sideways"),
+    ("ranks", {"errors.py": "from . import types\n"}, "errors:1: imports types, sideways"),
+    ("ranks", {"config/load.py": "from ..step import f\n"}, "config/load:1: imports step, upward"),
+    (
+        "ranks",
+        {"config/load.py": "from .schema import A\nfrom .. import step\n"},
+        "config/load:2: imports step, upward",
+    ),
+    ("ranks", {"errors.py": "import jaxprop.step as s\n"}, "errors:1: imports step, upward"),
+    ("ranks", {"errors.py": "def f():\n  from jaxprop import step\n"}, "errors:2: imports step, upward"),
+    ("ranks", {"errors.py": "if TYPE_CHECKING:\n  import jaxprop.step\n"}, "errors:2: imports step, upward"),
+    ("ranks", {"step.py": "import jaxprop\njaxprop.make_train_step\n"}, "step:1: imports __init__, upward"),
+    ("ranks", {"step.py": "import jaxprop\njaxprop.runner.train()\n"}, "step:1: imports runner, upward"),
+    ("ranks", {"step.py": "from jaxprop import make_train_step\n"}, "step:1: imports __init__, upward"),
+    ("ranks", {"novelty.py": ""}, "novelty: has no rank; give it one in RANKS and in the design"),
+    ("cycles", {"config/schema.py": "from jaxprop.config import load\n"}, "import cycle: config/"),
+    (
+        "cycles",
+        {"config/__init__.py": "from .load import f\n", "config/schema.py": "from . import f\n"},
+        "import cycle",
+    ),
+    ("purity", {"step.py": "import os.path\n"}, "step:1: imports os"),
+    ("purity", {"models/mlp.py": "def f():\n  from time import time\n"}, "models/mlp:2: imports time"),
+    ("purity", {"trees.py": "\nprint(1)\n"}, "trees:2: calls print"),
+    ("purity", {"losses.py": "with open('x') as f: pass\n"}, "losses:1: calls open"),
+    ("config without jax", {"config/schema.py": "import jax.numpy\n"}, "config/schema:1: imports jax, and"),
+    ("config without jax", {"config/load.py": "def f():\n  import optax\n"}, "config/load:2: imports optax, and"),
+    ("config without jax", {"errors.py": "import flax\n"}, "errors:1: imports flax, and config/ needs errors"),
+    ("config without jax", {"__init__.py": "import jaxprop.types\n"}, "types:1: imports jax, and config/ needs types"),
+    ("imports by string", {"step.py": "importlib.import_module('os')\n"}, "step:1: imports by a string"),
+    ("sizes", {"step.py": "\n" * 501}, "step: 501 lines, more than 500"),
+    ("sizes", {"step.py": "def f():\n" + "  x = 1\n" * 60}, "step:1: f has 61 lines, more than 60"),
+]
+
+
+def write(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return parse(folder)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_checker_lets_a_clean_tree_pass(tmp_path, check):
+    assert list(CHECKS[check](write(tmp_path, CLEAN))) == []
+
+
+@pytest.mark.parametrize(("check", "files", "problem"), PLANTED)
+def test_the_checker_finds_what_is_planted(tmp_path, check, files, problem):
+    found = list(CHECKS[check](write(tmp_path, CLEAN | files)))
+    assert len(found) == 1
+    assert found[0].startswith(problem)
+
+
+def test_typing_only_imports_do_not_load_jax(tmp_path):
+    guarded = {"__init__.py": "if TYPE_CHECKING:\n  from jaxprop import types\n"}
+    assert list(config_problems(write(tmp_path, CLEAN | guarded))) == []
+
+
+def test_docstrings_do_not_make_a_function_long(tmp_path):
+    long = {"step.py": 'def f():\n  """' + "text\n" * 100 + '"""\n  return 1\n'}
+    assert list(size_problems(write(tmp_path, long))) == []
+
+
+def test_only_comments_count_as_suppressions():
+    comment = "x = 1  # type: " + "ignore\n"
+    assert suppressions([comment, "y = 2\n", 'z = "# noqa"\n']) == (1, 3)

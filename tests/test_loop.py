@@ -1,0 +1,436 @@
+"""The loop: stopping at any step and resuming changes no bit; what is due when; divergence."""
+
+import json
+import signal
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprop import runner
+from jaxprop.checkpoint import Checkpoints
+from jaxprop.config.build import build
+from jaxprop.data import Source
+from jaxprop.errors import CheckpointError
+from jaxprop.loop import Clock, Experiment, Loop, evaluate
+from jaxprop.sinks import Sink, fan_out, open_sinks
+
+# 1,437 training digits make 6 steps an epoch, the last of them short of 3 examples.
+BASE = {
+    "task": {"name": "classify"},
+    "data": {"name": "digits", "batch_size": 240, "eval_batch_size": 100},
+    "model": {"name": "mlp", "hidden": [16], "dropout": 0.3, "batch_norm": True},
+    "optimizer": {
+        "name": "adamw",
+        "lr": 0.01,
+        "schedule": {"name": "warmup_cosine", "warmup_steps": 3},
+        "grad_clip": {"norm": 1.0},
+    },
+    "parallel": {"devices": 1},
+    "checkpoint": {"every_steps": 4},
+    "run": {"steps": 14, "log_every": 1, "eval_every": 4, "accumulate": 2, "ema_decay": 0.9},
+}
+CASES = {
+    "mlp": {},
+    # 18 steps by 4: the last call takes 2
+    "steps_per_call": {"run": {"steps": None, "epochs": 3, "log_every": 4, "steps_per_call": 4}},
+    # starts above what float16 holds, so that the first steps are skipped
+    "float16": {"precision": {"policy": "float16", "loss_scale": 2.0**18, "growth_interval": 3}},
+    "cnn": {"model": {"name": "cnn", "channels": [2], "hidden": [8], "dropout": 0.3}, "run": {"steps": 8}},
+}
+STOPS = {"mlp": range(1, 14), "steps_per_call": (4, 8, 12, 16), "float16": (1, 2, 3, 6, 7, 12), "cnn": (1, 3, 6)}
+
+
+def merged(base, over):
+    """Sections laid over each other; a section with another name, and a None, replaces."""
+    out = dict(base)
+    for key, value in over.items():
+        same = isinstance(value, dict) and value.get("name", out.get(key, {}).get("name")) == out.get(key, {}).get("name")
+        out[key] = merged(out.get(key, {}), value) if same else value
+    return {key: value for key, value in out.items() if value is not None}
+
+
+class Trained(NamedTuple):
+    """What a run, whole or stopped and resumed, left."""
+
+    status: str
+    loop: Loop
+    metrics: list
+    layers: str
+
+
+class Bench:
+    """One configuration compiled once and run as often as a test likes."""
+
+    def __init__(self, over):
+        self.config = build(merged(BASE, over))
+        self.composed = runner.compose(self.config)
+
+    def loop(self, folder, stop, **changes):
+        """A loop at its start, as a new process would make it but for the compiled functions."""
+        experiment = self.composed.experiment._replace(
+            stream=runner.open_stream(self.config, self.composed.sources["train"]), **changes
+        )
+        section = experiment.config.checkpoint
+        checkpoints = Checkpoints(folder / "checkpoints", keep=section.keep, best="loss")
+        return Loop(experiment, copied(self.composed.state), checkpoints, stop), checkpoints
+
+    def train(self, folder, stop_at=None, sink=None, stop=None, **changes):
+        """Runs to the end, or to the step the stop is asked for at; resumes what the folder holds."""
+        stop = stop or SimpleNamespace(received=None)
+
+        def progress(step):
+            if step == stop_at:
+                stop.received = signal.SIGINT
+
+        loop, checkpoints = self.loop(folder, stop, **changes)
+        with checkpoints:
+            start = loop.resume()
+            files = open_sinks(loop_sinks(loop), folder, total_steps=14, start_step=start, quiet=True)
+            status = loop.run(fan_out([files, Sink(progress=progress), *([sink] if sink else [])]))
+            files.close()
+        return Trained(status, loop, records(folder), (folder / "layers.jsonl").read_text())
+
+
+def loop_sinks(loop):
+    """The sinks a loop's configuration asks for."""
+    return loop._config.sinks
+
+
+def copied(state):
+    """A copy with buffers of its own, since a step donates them."""
+    return jax.tree.map(lambda x: jax.random.clone(x) if is_key(x) else jnp.array(x, copy=True), state)
+
+
+def is_key(x):
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def bits(tree):
+    """The bytes of every leaf."""
+    leaves = [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(tree)]
+    return [np.asarray(leaf).tobytes() for leaf in leaves]
+
+
+def records(folder):
+    """The records of `metrics.jsonl` without the one figure that time decides."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "examples_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def whole(request, tmp_path_factory):
+    """Each case's compiled run, and what it leaves uninterrupted."""
+    bench = Bench(CASES[request.param])
+    return request.param, bench, bench.train(tmp_path_factory.mktemp(request.param))
+
+
+def test_a_run_that_is_stopped_and_resumed_is_the_same_run(whole, tmp_path):
+    name, bench, expected = whole
+    assert expected.status == "completed"
+    for k in STOPS[name]:
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        stopped = bench.train(folder, stop_at=k)
+        assert (stopped.status, stopped.loop.step) == ("interrupted", k)
+        assert stopped.metrics == [record for record in expected.metrics if record["step"] <= k]
+        resumed = bench.train(folder)
+        assert resumed.status == "completed"
+        assert resumed.metrics == expected.metrics, k
+        assert resumed.layers == expected.layers, k
+        assert bits(resumed.loop.state) == bits(expected.loop.state), k
+        assert resumed.loop.metrics == expected.loop.metrics
+
+
+def test_the_whole_run_is_what_the_cases_mean_it_to_be(whole):
+    name, bench, expected = whole
+    train = [record for record in expected.metrics if record["split"] == "train"]
+    evals = [record["step"] for record in expected.metrics if record["split"] == "eval"]
+    total = bench.composed.experiment.total_steps
+    assert evals == [*range(4, total, 4), total]
+    assert train[-1]["step"] == total
+    assert len({record["lr"] for record in train}) > 2  # a schedule
+    assert jax.tree.leaves(expected.loop.state.ema)
+    assert ("skips" in train[-1]) == (name == "float16")
+    if name == "steps_per_call":
+        assert [record["step"] for record in train] == [4, 8, 12, 16, 18]
+
+
+def test_stopping_twice_is_the_same_run_too(whole, tmp_path):
+    name, bench, expected = whole
+    first, second = list(STOPS[name])[0], list(STOPS[name])[-1]
+    bench.train(tmp_path, stop_at=first)
+    bench.train(tmp_path, stop_at=second)
+    assert bits(bench.train(tmp_path).loop.state) == bits(expected.loop.state)
+    assert records(tmp_path) == expected.metrics
+
+
+def test_a_run_that_lost_its_last_steps_takes_them_again(tmp_path):
+    """As after kill -9: records are there beyond the newest checkpoint."""
+    bench = Bench({})
+    expected = bench.train(tmp_path / "whole" if (tmp_path / "whole").mkdir() is None else None)
+    bench.train(tmp_path, stop_at=11)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.clear(after=8)
+    assert checkpoints.latest() == 8
+    resumed = bench.train(tmp_path)
+    assert resumed.metrics == expected.metrics
+    assert bits(resumed.loop.state) == bits(expected.loop.state)
+
+
+# -- rhythm ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """13 records in batches of 2, 7 steps an epoch, and three steps a call."""
+    return Bench({"run": {"steps": None, "epochs": 2, "eval_every": None, "log_every": 3}, "data": {"batch_size": 240}})
+
+
+def with_config(bench, **sections):
+    """The bench's experiment under a changed configuration; what is compiled stays."""
+    return bench.config.model_copy(
+        update={name: getattr(bench.config, name).model_copy(update=values) for name, values in sections.items()}
+    )
+
+
+def test_evaluates_every_epoch_and_at_the_end_by_default(tiny, tmp_path):
+    trained = tiny.train(tmp_path)
+    assert [record["step"] for record in trained.metrics if record["split"] == "eval"] == [6, 12]
+
+
+@pytest.mark.parametrize(
+    ("start", "total", "per_call", "sizes"),
+    [
+        (0, 6, 1, [1] * 6),
+        (0, 7, 3, [3, 3, 1]),
+        (3, 7, 3, [3, 1]),
+        (7, 14, 3, [2, 3, 2]),  # made longer after a short last call: whole calls again, on the old rhythm
+        (7, 8, 3, [1]),
+        (7, 7, 3, []),
+        (0, 2, 5, [2]),
+    ],
+)
+def test_calls_stop_at_multiples_of_steps_per_call(tiny, tmp_path, start, total, per_call, sizes):
+    config = with_config(tiny, run={"steps_per_call": per_call})
+    loop, _ = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config, total_steps=total)
+    loop.step = start
+    assert loop._call_sizes() == sizes
+
+
+@pytest.mark.parametrize(("batches", "per_call", "rhythm"), [(6, 1, 6), (7, 3, 6), (8, 3, 9), (1, 4, 4), (6, 6, 6)])
+def test_an_epoch_is_rounded_to_whole_calls(tiny, tmp_path, batches, per_call, rhythm):
+    stream = SimpleNamespace(batches_per_epoch=batches, state=dict)
+    loop, _ = tiny.loop(tmp_path, SimpleNamespace(received=None), config=with_config(tiny, run={"steps_per_call": per_call}))
+    loop._experiment = loop._experiment._replace(stream=stream)
+    assert loop._an_epoch() == rhythm
+
+
+@pytest.mark.parametrize(
+    ("section", "test", "kept"),
+    [
+        ({"every_steps": 5}, True, [5, 6, 10, 12]),
+        ({"every_steps": None}, True, [6, 12]),
+        ({"every_steps": None}, False, [6, 12]),
+        ({"every_steps": 5}, False, [5, 10, 12]),
+        ({"enabled": False}, True, []),
+    ],
+)
+def test_saves_when_due(tiny, tmp_path, section, test, kept):
+    config = with_config(tiny, checkpoint={**section, "keep": 99})
+    changes = {} if test else {"test": None}
+    trained = tiny.train(tmp_path, config=config, **changes)
+    assert trained.status == "completed"
+    assert Checkpoints(tmp_path / "checkpoints").steps() == kept
+
+
+def test_without_a_test_split_there_is_no_evaluation(tiny, tmp_path):
+    trained = tiny.train(tmp_path, test=None)
+    assert {record["split"] for record in trained.metrics} == {"train"}
+    assert trained.loop.metrics == {}
+
+
+def test_unsaved_runs_start_over_and_keep_no_old_records(tiny, tmp_path):
+    config = with_config(tiny, checkpoint={"enabled": False})
+    stopped = tiny.train(tmp_path, stop_at=7, config=config)
+    assert (stopped.status, stopped.loop.step) == ("interrupted", 7)
+    again = tiny.train(tmp_path, config=config)
+    assert [record["step"] for record in again.metrics if record["split"] == "train"] == [3, 6, 9, 12]
+
+
+# -- stopping -------------------------------------------------------------------------------------
+
+
+def test_asked_to_stop_before_the_first_step_it_compiles_nothing(tiny, tmp_path, compilations):
+    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=signal.SIGTERM), step=None)
+    with checkpoints:
+        assert loop.run(Sink()) == "interrupted"
+    assert compilations() == 0
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_stop_during_an_evaluation_is_met_right_after_it(tiny, tmp_path):
+    stop = SimpleNamespace(received=None)
+
+    def write(record):
+        if record["split"] == "eval":
+            stop.received = signal.SIGTERM
+
+    stopped = tiny.train(tmp_path, sink=Sink(write=write), stop=stop)
+    assert (stopped.status, stopped.loop.step) == ("interrupted", 6)
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 6
+
+
+def test_a_stop_at_the_last_step_is_a_completed_run(tiny, tmp_path):
+    assert tiny.train(tmp_path, stop_at=12).status == "completed"
+
+
+def test_a_run_shorter_than_its_checkpoint_is_refused(tiny, tmp_path):
+    tiny.train(tmp_path, stop_at=9)
+    with pytest.raises(CheckpointError, match="step 9, beyond the run's 8 steps; raise run.steps or run.epochs"):
+        tiny.train(tmp_path, total_steps=8)
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 9
+
+
+def test_an_error_of_the_data_reaches_the_caller(tiny, tmp_path):
+    def take(indices):
+        raise OSError("the disk is gone")
+
+    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None))
+    source = tiny.composed.sources["train"]._replace(take=take)
+    loop._experiment = loop._experiment._replace(stream=runner.open_stream(tiny.config, source))
+    with checkpoints, pytest.raises(OSError, match="the disk is gone"):
+        loop.run(Sink())
+
+
+# -- divergence -----------------------------------------------------------------------------------
+
+
+def poisoned(bench, bad_calls):
+    """The bench's stream with NaN in the inputs of some batches, by their number from 0."""
+    stream, number = runner.open_stream(bench.config, bench.composed.sources["train"]), iter(range(10**6))
+
+    class Poisoned:
+        batches_per_epoch, state, restore = stream.batches_per_epoch, stream.state, stream.restore
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            batch = next(stream)
+            bad = next(number) in bad_calls
+            return {**batch, "inputs": batch["inputs"] * np.float32(np.nan if bad else 1)}
+
+    return Poisoned()
+
+
+@pytest.mark.parametrize(
+    ("bad", "status", "step"),
+    [
+        ({2, 3, 4}, "diverged", 6),  # told a step late, since no one waits for a step
+        (set(range(2, 99)), "diverged", 6),
+        ({9, 10, 11}, "diverged", 12),  # at the last step
+        ({2, 3, 5, 6, 8, 9}, "completed", 12),
+    ],
+)
+def test_skips_in_a_row_diverge(tiny, tmp_path, bad, status, step):
+    config = with_config(tiny, health={"max_skips": 3}, checkpoint={"every_steps": 100})
+    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config)
+    loop._experiment = loop._experiment._replace(stream=poisoned(tiny, bad))
+    seen = []
+    with checkpoints:
+        assert loop.run(Sink(write=seen.append)) == status
+    assert loop.step == step
+    assert int(loop.state.health["skips"]) == len([n for n in bad if n < step])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loop.state.params))
+    # What is saved is of before: the run that diverged adds nothing.
+    assert checkpoints.steps() == ([6, 12] if status == "completed" else [6] * (step > 6))
+
+
+def test_skips_in_a_row_are_counted_across_a_resume(tiny, tmp_path):
+    config = with_config(tiny, health={"max_skips": 4})
+
+    def leg(bad, stop_at):
+        stop = SimpleNamespace(received=None)
+        sink = Sink(progress=lambda step: setattr(stop, "received", signal.SIGINT if step == stop_at else None))
+        loop, checkpoints = tiny.loop(tmp_path, stop, config=config)
+        loop._experiment = loop._experiment._replace(stream=poisoned(tiny, bad))
+        with checkpoints:
+            loop.resume()
+            return loop.run(sink), loop.step
+
+    assert leg({1, 2, 3}, stop_at=4) == ("interrupted", 4)
+    status, step = leg(set(range(99)), stop_at=None)
+    assert (status, step <= 6) == ("diverged", True)
+
+
+# -- evaluation and the clock ---------------------------------------------------------------------
+
+
+def test_evaluation_is_an_exact_mean_over_the_split(tiny):
+    """With batches that do not divide the split, against one batch that holds all of it."""
+    experiment = tiny.composed.experiment
+    state = copied(tiny.composed.state)
+    sizes = (7, 100, experiment.test.length)
+    results = [
+        evaluate(experiment._replace(config=with_config(tiny, data={"eval_batch_size": size})), state) for size in sizes
+    ]
+    for result in results[1:]:
+        assert result["accuracy"] == results[0]["accuracy"]
+        assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-6)
+
+
+def test_evaluates_the_average_where_one_is_kept(tiny):
+    state = copied(tiny.composed.state)
+    other = state._replace(ema=jax.tree.map(jnp.zeros_like, state.params))
+    result = evaluate(tiny.composed.experiment, other)
+    assert result["loss"] == pytest.approx(np.log(10), rel=1e-6)
+    assert evaluate(tiny.composed.experiment, state._replace(ema=()))["loss"] == pytest.approx(
+        evaluate(tiny.composed.experiment, state)["loss"], rel=1e-6
+    )
+
+
+def test_derived_figures_and_limited_batches(tiny):
+    experiment: Experiment = tiny.composed.experiment._replace(
+        config=with_config(tiny, run={"eval_batches": 1}), derived=lambda means: {"twice": 2 * means["loss"]}
+    )
+    result = evaluate(experiment, copied(tiny.composed.state))
+    first: Source = experiment.test._replace(length=100)
+    assert result == evaluate(experiment._replace(test=first), copied(tiny.composed.state))
+    assert result["twice"] == 2 * result["loss"]
+
+
+def test_the_clock_takes_off_what_is_not_training(monkeypatch):
+    now = iter([0.0, 1.0, 5.0, 5.0, 7.0, 7.0, 10.0, 11.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock()  # 0
+    clock.compiled(lambda x: x, 1)  # pauses at 1, has compiled at 5, goes on at 5
+    clock.examples += 20
+    assert clock.rate() == 20 / 3  # at 7: 1 + 2 seconds
+    clock.pause()  # 7
+    clock.resume()  # 10, after an evaluation
+    clock.examples += 5
+    assert clock.rate() == 5.0  # at 11
+    assert (clock.compile_seconds, clock.seconds, clock.examples) == (4.0, 4.0, 25)
+
+
+def test_evaluations_after_the_first_are_not_compiling(tiny, tmp_path):
+    seconds = []
+    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None))
+    with checkpoints:
+        loop.run(Sink(write=lambda record: seconds.append((record["split"], loop.clock.compile_seconds))))
+    first, second = (value for split, value in seconds if split == "eval")
+    assert first == second > 0
+
+
+def test_nothing_is_compiled_after_the_first_steps(tiny, tmp_path, compilations):
+    tiny.train(tmp_path)
+    before = compilations()
+    (tmp_path / "again").mkdir()
+    tiny.train(tmp_path / "again")
+    assert compilations() == before
+
+
