@@ -30,6 +30,8 @@ VARIABLES = {  # set in the environment, they change what every run does
     "JAX_DEBUG_NANS": "every step waits for its check",
     "XLA_FLAGS": "the compiler's settings are changed",
 }
+# extra -> what it is for, and the file by which the system shows that there is one
+ACCELERATORS = {"cuda13": ("an NVIDIA GPU", "/dev/nvidia0"), "tpu": ("a TPU", "/dev/accel0")}
 LITTLE_DISK = 1 << 30
 # In a process of its own: a wrong XLA flag or a broken driver ends the process it is met in.
 PROBE = """
@@ -153,7 +155,7 @@ def parse_requirement(line: str) -> Requirement:
     found = re.match(r"([\w.-]+)\s*(?:\[([^\]]*)\])?([^;]*)", line)
     assert found is not None, line
     minimum = re.search(r">=\s*([\w.]+)", found[3])
-    extra = re.search(r"extra == ['\"]([^'\"]+)['\"]", line)
+    extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", line)
     names = tuple(part.strip() for part in (found[2] or "").split(",") if part.strip())
     return Requirement(found[1], names, minimum[1] if minimum else "", extra[1] if extra else "")
 
@@ -250,8 +252,7 @@ def _accelerator_findings(
 ) -> Iterator[Finding]:
     if environment.get("JAX_PLATFORMS") or any(device["platform"] != "cpu" for device in devices):
         return
-    present = {"cuda13": ("an NVIDIA GPU", "/dev/nvidia0"), "tpu": ("a TPU", "/dev/accel0")}
-    for extra, (what, path) in present.items():
+    for extra, (what, path) in ACCELERATORS.items():
         if Path(path).exists():
             fix = extras[extra].install if extra in extras else install_line(extra)
             yield Finding("note", f"this machine has {what}, and jax uses the CPU only", fix)

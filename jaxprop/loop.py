@@ -271,7 +271,9 @@ def evaluate(experiment: Experiment, state: TrainState, clock: Clock | None = No
         for name, pair in jax.device_get(sums).items():
             # float64 on the host: adding thousands of batches in float32 would lose the last digits
             totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
-    means = {name: float(total / count) if count else math.nan for name, (total, count) in totals.items()}
+    # The loss first: what comes out of jit is sorted by name.
+    order = sorted(totals, key=lambda name: name != "loss")
+    means = {name: float(totals[name][0] / totals[name][1]) if totals[name][1] else math.nan for name in order}
     return means | experiment.derived(means)
 
 

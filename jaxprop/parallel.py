@@ -32,16 +32,18 @@ def make_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
 
     Reference: https://docs.jax.dev/en/latest/sharded-computation.html
     """
-    local = jax.local_devices()
+    local: list[jax.Device] = jax.local_devices()
+    chosen = local
     if isinstance(devices, int):
         if not 1 <= devices <= len(local):
             raise UsageError(
                 f"expected parallel.devices between 1 and {len(local)}, the devices of this machine, got {devices}"
             )
-        devices = local[:devices]
-    chosen = np.array(local if devices is None else list(devices))
+        chosen = local[:devices]
+    elif devices is not None:
+        chosen = list(devices)
     # Auto axes: the compiler partitions the step; explicit axes would put shardings into every type.
-    return Mesh(chosen, (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(chosen), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

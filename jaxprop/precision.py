@@ -81,7 +81,7 @@ def policy(precision: str | Policy) -> Policy:
         return precision
     if precision not in POLICIES:
         raise UsageError(one_of(precision, POLICIES, "precision"))
-    if precision == "float64" and not jax.config.jax_enable_x64:
+    if precision == "float64" and jax.dtypes.canonicalize_dtype("float64") != "float64":
         raise UsageError("precision 'float64' needs jax.config.update('jax_enable_x64', True) before the first array")
     return POLICIES[precision]
 

@@ -10,6 +10,7 @@ Runs alternate A B B A; what is reported is the median of the pairwise ratios wi
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import statistics
 import time
@@ -41,10 +42,10 @@ def mlp(batch_size: int, sizes: list[int], steps: int) -> Case:
             "kernel": jnp.asarray(rng.normal(0, (2 / n) ** 0.5, (n, m)), jnp.float32),
             "bias": jnp.zeros(m, jnp.float32),
         }
-        for i, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False))
+        for i, (n, m) in enumerate(itertools.pairwise(sizes))
     }
 
-    def loss_fn(params, batch, key):
+    def loss_fn(params, batch, _key):
         x = batch["inputs"]
         for i in range(len(sizes) - 1):
             x = x @ params[f"dense_{i}"]["kernel"] + params[f"dense_{i}"]["bias"]

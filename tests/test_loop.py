@@ -35,20 +35,24 @@ BASE = {
 }
 CASES = {
     "mlp": {},
-    # 18 steps by 4: the last call takes 2
-    "steps_per_call": {"run": {"steps": None, "epochs": 3, "log_every": 4, "steps_per_call": 4}},
-    # starts above what float16 holds, so that the first steps are skipped
-    "float16": {"precision": {"policy": "float16", "loss_scale": 2.0**18, "growth_interval": 3}},
-    "cnn": {"model": {"name": "cnn", "channels": [2], "hidden": [8], "dropout": 0.3}, "run": {"steps": 8}},
+    # 18 steps by 4: the last call takes 2. The loss scale starts above what float16 holds, so that steps are skipped.
+    "float16 by 4": {
+        "precision": {"policy": "float16", "loss_scale": 2.0**18, "growth_interval": 3},
+        "run": {"steps": None, "epochs": 3, "log_every": 4, "steps_per_call": 4},
+    },
+    "cnn": {"model": {"name": "cnn", "channels": [2], "hidden": [], "dropout": 0.3}, "run": {"steps": 8}},
 }
-STOPS = {"mlp": range(1, 14), "steps_per_call": (4, 8, 12, 16), "float16": (1, 2, 3, 6, 7, 12), "cnn": (1, 3, 6)}
+# the first step, before, at and after an evaluation and an epoch's end, the middle of one, the last but one
+STOPS = {"mlp": (1, 3, 4, 5, 6, 7, 9, 13), "float16 by 4": (4, 8, 12, 16), "cnn": (1, 4, 6)}
 
 
 def merged(base, over):
     """Sections laid over each other; a section with another name, and a None, replaces."""
     out = dict(base)
     for key, value in over.items():
-        same = isinstance(value, dict) and value.get("name", out.get(key, {}).get("name")) == out.get(key, {}).get("name")
+        same = isinstance(value, dict) and value.get("name", out.get(key, {}).get("name")) == out.get(key, {}).get(
+            "name"
+        )
         out[key] = merged(out.get(key, {}), value) if same else value
     return {key: value for key, value in out.items() if value is not None}
 
@@ -154,28 +158,28 @@ def test_the_whole_run_is_what_the_cases_mean_it_to_be(whole):
     assert train[-1]["step"] == total
     assert len({record["lr"] for record in train}) > 2  # a schedule
     assert jax.tree.leaves(expected.loop.state.ema)
-    assert ("skips" in train[-1]) == (name == "float16")
-    if name == "steps_per_call":
+    assert ("skips" in train[-1]) == (name == "float16 by 4")
+    if name == "float16 by 4":
         assert [record["step"] for record in train] == [4, 8, 12, 16, 18]
 
 
 def test_stopping_twice_is_the_same_run_too(whole, tmp_path):
     name, bench, expected = whole
-    first, second = list(STOPS[name])[0], list(STOPS[name])[-1]
+    first, *_, second = STOPS[name]
     bench.train(tmp_path, stop_at=first)
     bench.train(tmp_path, stop_at=second)
     assert bits(bench.train(tmp_path).loop.state) == bits(expected.loop.state)
     assert records(tmp_path) == expected.metrics
 
 
-def test_a_run_that_lost_its_last_steps_takes_them_again(tmp_path):
+def test_a_run_that_lost_its_last_steps_takes_them_again(whole, tmp_path):
     """As after kill -9: records are there beyond the newest checkpoint."""
-    bench = Bench({})
-    expected = bench.train(tmp_path / "whole" if (tmp_path / "whole").mkdir() is None else None)
-    bench.train(tmp_path, stop_at=11)
+    name, bench, expected = whole
+    bench.train(tmp_path, stop_at=STOPS[name][-1])
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.clear(after=8)
-    assert checkpoints.latest() == 8
+    older, newest = checkpoints.steps()[-2:]
+    checkpoints.clear(after=older)
+    assert checkpoints.latest() == older < newest
     resumed = bench.train(tmp_path)
     assert resumed.metrics == expected.metrics
     assert bits(resumed.loop.state) == bits(expected.loop.state)
@@ -186,8 +190,9 @@ def test_a_run_that_lost_its_last_steps_takes_them_again(tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny():
-    """13 records in batches of 2, 7 steps an epoch, and three steps a call."""
-    return Bench({"run": {"steps": None, "epochs": 2, "eval_every": None, "log_every": 3}, "data": {"batch_size": 240}})
+    """Two epochs of 6 steps, evaluated by default, and a model that compiles fast."""
+    run = {"steps": None, "epochs": 2, "eval_every": None, "log_every": 3, "accumulate": 1}
+    return Bench({"model": {"batch_norm": False}, "optimizer": {"grad_clip": None}, "run": run})
 
 
 def with_config(bench, **sections):
@@ -224,7 +229,9 @@ def test_calls_stop_at_multiples_of_steps_per_call(tiny, tmp_path, start, total,
 @pytest.mark.parametrize(("batches", "per_call", "rhythm"), [(6, 1, 6), (7, 3, 6), (8, 3, 9), (1, 4, 4), (6, 6, 6)])
 def test_an_epoch_is_rounded_to_whole_calls(tiny, tmp_path, batches, per_call, rhythm):
     stream = SimpleNamespace(batches_per_epoch=batches, state=dict)
-    loop, _ = tiny.loop(tmp_path, SimpleNamespace(received=None), config=with_config(tiny, run={"steps_per_call": per_call}))
+    loop, _ = tiny.loop(
+        tmp_path, SimpleNamespace(received=None), config=with_config(tiny, run={"steps_per_call": per_call})
+    )
     loop._experiment = loop._experiment._replace(stream=stream)
     assert loop._an_epoch() == rhythm
 
@@ -290,7 +297,7 @@ def test_a_stop_at_the_last_step_is_a_completed_run(tiny, tmp_path):
 
 def test_a_run_shorter_than_its_checkpoint_is_refused(tiny, tmp_path):
     tiny.train(tmp_path, stop_at=9)
-    with pytest.raises(CheckpointError, match="step 9, beyond the run's 8 steps; raise run.steps or run.epochs"):
+    with pytest.raises(CheckpointError, match=r"step 9, beyond the run's 8 steps; raise run\.steps or run\.epochs"):
         tiny.train(tmp_path, total_steps=8)
     assert Checkpoints(tmp_path / "checkpoints").latest() == 9
 
@@ -432,5 +439,3 @@ def test_nothing_is_compiled_after_the_first_steps(tiny, tmp_path, compilations)
     (tmp_path / "again").mkdir()
     tiny.train(tmp_path / "again")
     assert compilations() == before
-
-

@@ -1,5 +1,7 @@
 """The train step: its arithmetic, its guard, its precision, and that it compiles once."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ def make_params(seed=0):
     rng = np.random.default_rng(seed)
     return {
         f"dense_{i}": {"kernel": rng.normal(size=(n, m)).astype(np.float32) / 2, "bias": np.zeros(m, np.float32)}
-        for i, (n, m) in enumerate(zip(SIZES, SIZES[1:], strict=False))
+        for i, (n, m) in enumerate(itertools.pairwise(SIZES))
     }
 
 

@@ -9,7 +9,7 @@ from jaxprop import evaluation
 from jaxprop.cli.eval import run_folder
 from jaxprop.errors import ConfigError, UsageError
 
-RUN = ("run.epochs=1", "model.hidden=[4]", "data.batch_size=256", "sinks.console=false")
+FIGURES = {"step": 9, "metrics": {"accuracy": 0.5, "loss": 1.25}, "reference": {"majority_accuracy": 0.1}}
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,28 @@ def test_a_folder_that_cannot_be_meant(package):
         run_folder(".", Path("x"))
 
 
-def test_the_figures_of_a_run_as_json_and_as_a_table(jaxprop):
-    assert jaxprop("train", "digits", *RUN).code == 0
-    own = [json.loads(line) for line in Path("runs/digits/metrics.jsonl").read_text().splitlines()][-1]
-    ran = jaxprop("eval", "--json", "digits")
-    assert (ran.code, ran.err) == (0, "")
-    found = json.loads(ran.out)
-    assert {"step": found["step"], "split": "eval", **found["metrics"]} == own
-    table = jaxprop("eval", "runs/digits").out
-    rows = [line.split() for line in table.splitlines()]
-    assert ["loss", f"{own['loss']:.4g}"] in rows
-    assert ["accuracy", f"{own['accuracy']:.4g}", "majority", "accuracy", "0.1028"] in rows
-    assert table.endswith("run folder: runs/digits\n")
+def test_the_figures_as_json_and_as_a_table(jaxprop, monkeypatch):
+    calls = []
+
+    def evaluate_run(*arguments, **options):
+        calls.append((arguments, options))
+        return FIGURES
+
+    monkeypatch.setattr(evaluation, "evaluate_run", evaluate_run)
+    ran = jaxprop("eval", "digits", "--json")
+    assert (ran.code, json.loads(ran.out), ran.err) == (0, FIGURES, "")
+    ran = jaxprop("eval", "run.eval_batches=1", "digits", "--best", "--run", "x")
+    assert [line.split() for line in ran.out.splitlines() if "─" not in line] == [
+        ["result", "reference"],
+        ["step", "9"],
+        ["loss", "1.25"],
+        ["accuracy", "0.5", "majority", "accuracy", "0.1"],
+        ["run", "folder:", "x"],
+    ]
+    assert calls == [
+        ((Path("runs/digits"), ()), {"best": False}),
+        ((Path("x"), ("run.eval_batches=1",)), {"best": True}),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +70,7 @@ def test_the_figures_of_a_run_as_json_and_as_a_table(jaxprop):
     [
         (["digits"], 2, "error: runs/digits: there is no such run folder; 'jaxprop train CONFIG' makes one\n"),
         (["runs/x"], 2, "error: runs/x: there is no such run folder; 'jaxprop train CONFIG' makes one\n"),
-        (["."], 2, "error: . is not a run's folder: it has no config.yaml and no checkpoints; 'jaxprop train"),
+        (["."], 2, "error: . is not a run's folder: it has no config.yaml and no checkpoints (runs in .: new)\n"),
         (["new"], 1, "error: new has no checkpoint yet; "),
     ],
 )

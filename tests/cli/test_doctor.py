@@ -1,0 +1,55 @@
+"""`jaxprop doctor`: its tables, its JSON and its exit code."""
+
+import json
+
+import pytest
+
+from jaxprop.cli import doctor as module
+from jaxprop.diagnose import Diagnosis, Extra, Finding
+
+WELL = Diagnosis(
+    versions={"python": "3.11.7", "jax": "0.10.2", "flax": None},
+    devices=[{"platform": "gpu", "kind": "NVIDIA H200", "memory_bytes": 140 << 30, "count": 2}],
+    host={"system": "Linux x86_64", "cores": 16, "memory_bytes": 128 << 30, "available_bytes": None},
+    extras={"equinox": Extra(True, "pip e"), "tpu": Extra(False, "pip install 'jaxprop[tpu]'")},
+    findings=[Finding("note", "TensorBoard is not installed", "pip install tensorboard")],
+)
+ILL = WELL._replace(findings=[Finding("broken", "flax is not installed", "pip install flax"), *WELL.findings])
+
+
+@pytest.mark.parametrize(("found", "code"), [(WELL, 0), (ILL, 1)])
+def test_json_and_exit_code(jaxprop, monkeypatch, found, code):
+    monkeypatch.setattr(module, "diagnose", lambda: found)
+    ran = jaxprop("doctor", "--json")
+    assert (ran.code, ran.err) == (code, "")
+    told = json.loads(ran.out)
+    assert told["extras"]["tpu"] == {"installed": False, "install": "pip install 'jaxprop[tpu]'"}
+    assert [finding["severity"] for finding in told["findings"]] == [finding.severity for finding in found.findings]
+    assert (told["versions"], told["devices"], told["host"]) == (found.versions, found.devices, found.host)
+
+
+def test_tables(jaxprop, monkeypatch):
+    monkeypatch.setattr(module, "diagnose", lambda: WELL)
+    ran = jaxprop("doctor")
+    rows = [" ".join(line.split()) for line in ran.out.splitlines()]
+    for row in (
+        "flax not installed",
+        "cores 16",
+        "memory 128.0 GiB",
+        "available unknown",
+        "gpu NVIDIA H200 2 140.0 GiB",
+        "equinox installed",
+        "tpu not installed: pip install 'jaxprop[tpu]'",
+        "note: TensorBoard is not installed",
+        "pip install tensorboard",
+    ):
+        assert row in rows
+    assert rows[-1] == "nothing is broken"
+    monkeypatch.setattr(module, "diagnose", lambda: ILL)
+    assert "nothing is broken" not in jaxprop("doctor").out
+
+
+def test_this_machine(jaxprop):
+    ran = jaxprop("doctor")
+    assert ran.code == 0
+    assert "jax cannot start" not in ran.out

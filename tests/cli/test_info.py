@@ -1,0 +1,90 @@
+"""`jaxprop info`: its tables, and that it leaves nothing behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxprop import describe as module
+from jaxprop.describe import Cost, Description, Device, Layer
+
+SOME = Description(
+    layers=(
+        Layer("blocks/0/" + "attention/" * 12 + "qkv", {"kernel": (128, 3, 4, 32)}, ("bfloat16", "float32"), 49152),
+        Layer("head", {"bias": (10,), "kernel": (128, 10)}, ("float32",), 1290),
+    ),
+    parameters=50442,
+    frozen=49152,
+    bytes={"params": 201768, "opt_state": 403540, "ema": 0, "extras": 0},
+    cost=Cost(1.5e9, True, 2 << 20, 3 << 20, 5 << 20),
+    devices=(Device("gpu", "NVIDIA H200", 8, 139 << 30),),
+    data={"train_examples": 1437, "total_steps": 46},
+    reference={"unigram_loss": 3.04159},
+)
+UNTOLD = SOME._replace(cost=Cost(None, False, None, None, None), devices=(Device("cpu", "cpu", 1, None),), reference={})
+
+
+def rows(jaxprop, monkeypatch, found):
+    monkeypatch.setattr(module, "describe", lambda config: found)
+    ran = jaxprop("info", "digits")
+    assert (ran.code, ran.err) == (0, "")
+    return [" ".join(line.split()) for line in ran.out.splitlines() if "─" not in line]
+
+
+def test_tables(jaxprop, monkeypatch):
+    assert rows(jaxprop, monkeypatch, SOME) == [
+        "layer shapes dtype parameters",
+        f"blocks/0/{'attention/' * 12}qkv kernel [128, 3, 4, 32] bfloat16, float32 49,152",
+        "head bias [10], kernel [128, 10] float32 1,290",
+        "total 50,442",
+        "state size",
+        "parameters 197.0 KiB",
+        "optimizer state 394.1 KiB",
+        "parameters frozen 49,152",
+        "one train step",
+        "floating-point operations (loops counted once) at least 1,500,000,000",
+        "state and batch, each device 2.0 MiB",
+        "temporaries, each device 3.0 MiB",
+        "all memory, each device 5.0 MiB",
+        "platform devices count memory of each",
+        "gpu NVIDIA H200 8 139.0 GiB",
+        "data",
+        "train examples 1,437",
+        "total steps 46",
+        "reference",
+        "unigram loss 3.042",
+    ]
+
+
+def test_what_a_backend_does_not_tell(jaxprop, monkeypatch):
+    shown = rows(jaxprop, monkeypatch, UNTOLD)
+    assert "floating-point operations not told by this backend" in shown
+    assert "all memory, each device not told by this backend" in shown
+    assert "cpu cpu 1 not told by this backend" in shown
+    assert "reference" not in shown
+
+
+def test_nothing_is_written_and_nothing_is_coloured(jaxprop, package):
+    ran = jaxprop("info", "digits", "model.hidden=[4]", "parallel.devices=1")
+    assert ran.code == 0
+    assert "\x1b" not in ran.out
+    assert "majority accuracy" in ran.out
+    assert os.listdir(Path()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["digit"], "error: digit: no such config; did you mean 'digits'?\n"),
+        (["digits", "model.hiden=[4]"], "error: override 'model.hiden=[4]': model.hiden: unknown key; did you mean"),
+        (
+            ["digits", "data.batch_size=5000"],
+            "error: override 'data.batch_size=5000': data.batch_size: 5000 is more than the",
+        ),
+    ],
+)
+def test_what_cannot_be_described(jaxprop, arguments, sentence):
+    ran = jaxprop("info", *arguments)
+    assert ran.code in (1, 2)
+    assert ran.out == ""
+    assert ran.err.startswith(sentence)

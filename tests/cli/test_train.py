@@ -1,0 +1,233 @@
+"""`jaxprop train`: what it prints where, its exit codes, and what each bad input is told."""
+
+import json
+import logging
+import re
+
+import numpy as np
+import pytest
+
+from jaxprop import runner
+from jaxprop.errors import MissingExtraError
+from jaxprop.lock import hold
+
+CONFIG = """\
+task: {name: classify}
+data: {name: arrays, train: train.npz, test: test.npz, batch_size: 4}
+model: {name: mlp, hidden: [4]}
+optimizer: {name: sgd, lr: 0.1}
+parallel: {devices: 1}
+run: {epochs: 2, log_every: 1}
+"""
+
+
+def save(path, inputs=None, labels=None):
+    inputs = np.arange(24, dtype=np.float32).reshape(8, 3) if inputs is None else inputs
+    np.savez(path, inputs=inputs, labels=np.arange(8) % 2 if labels is None else labels)
+
+
+@pytest.fixture
+def small(package, tmp_path):
+    """A config and its data in the working directory."""
+    for split in ("train", "test"):
+        save(tmp_path / "work" / f"{split}.npz")
+    (tmp_path / "work" / "small.yaml").write_text(CONFIG)
+    return tmp_path / "work"
+
+
+def contents(folder):
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock"}
+
+
+# -- what it prints -------------------------------------------------------------------------------
+
+
+def test_a_run_its_repetition_and_its_own_config(jaxprop, small, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    ran = jaxprop("train", "run.seed=3", "small.yaml")
+    folder = small / "runs" / "small"
+    assert ran.code == 0
+    assert re.search(r"accuracy +[\d.]+", ran.out)
+    assert ran.out.endswith("run folder: runs/small\n")
+    # plain lines, no bar and no colour, since this is no terminal
+    assert re.search(r"^compiled in \d+\.\d s$", ran.err, re.M)
+    assert re.search(r"^step 4/4  train  loss [\d.]+  accuracy [\d.]+  grad [\d.]+  lr 0\.1", ran.err, re.M)
+    assert re.search(r"^step 4/4  eval  loss [\d.]+  accuracy [\d.]+$", ran.err, re.M)
+    assert "\x1b" not in ran.out + ran.err
+    assert "run:" in (folder / "config.yaml").read_text()
+    before = contents(folder)
+
+    again = jaxprop("train", "runs/small/config.yaml", "--json")
+    assert again.code == 0
+    assert json.loads(again.out) == json.loads((folder / "summary.json").read_text())
+    assert "all 4 steps are done already" in again.err
+    assert contents(folder) == before
+
+    moved = jaxprop("train", "runs/small/config.yaml", "--run", "elsewhere", "--json")
+    assert moved.code == 0
+    assert json.loads(moved.out)["metrics"] == json.loads(again.out)["metrics"]
+    assert (small / "elsewhere" / "config.yaml").read_text() == (folder / "config.yaml").read_text()
+
+
+def test_diverged_exits_3(jaxprop, small):
+    save(small / "train.npz", inputs=np.full((8, 3), 3e38, np.float32))
+    ran = jaxprop("train", "small.yaml", "health.max_skips=2", "--json")
+    assert ran.code == 3
+    assert json.loads(ran.out)["status"] == "diverged"
+    assert ran.err.splitlines()[-1].startswith("diverged: loss or gradients were not finite for 2 steps in a row")
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+def write(name, text):
+    def make(folder):
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return make
+
+
+def arrays(split, **values):
+    return lambda folder: save(folder / f"{split}.npz", **values)
+
+
+NAN = np.full((8, 3), np.nan, np.float32)
+# what is bad: how it is made so, the words after `train`, the exit code, what is said
+BAD = {
+    "unknown key": (None, ["small.yaml", "optimizer.learning_rate=1"], 2, "learning_rate"),
+    "unknown key in the file": (
+        write("bad.yaml", CONFIG + "optimiser: {name: sgd}\n"),
+        ["bad.yaml"], 2, "bad.yaml:7: optimiser: .*did you mean 'optimizer'",
+    ),
+    "wrong type": (None, ["small.yaml", "run.epochs=many"], 2, r"run\.epochs.*many"),
+    "missing file": (None, ["smal.yaml"], 2, "smal.yaml.*did you mean 'small.yaml'"),
+    "empty file": (write("empty.yaml", ""), ["empty.yaml"], 2, "empty.yaml.*empty"),
+    "a YAML tag": (write("tag.yaml", CONFIG + "x: !!python/name:os.system\n"), ["tag.yaml"], 2, "tag.yaml:7.*tag"),
+    "a directory": (lambda folder: (folder / "dir").mkdir(), ["./dir"], 2, "dir.*directory"),
+    "non-UTF-8": (write("latin.yaml", b"task: {name: \xe9}\n"), ["latin.yaml"], 2, "latin.yaml.*UTF-8"),
+    "a cyclic base": (write("c.yaml", "base: c.yaml\n" + CONFIG), ["c.yaml"], 2, "c.yaml:1: base: .*circle"),
+    "zero size": (None, ["small.yaml", "data.batch_size=0"], 2, r"data\.batch_size.*0"),
+    "negative size": (None, ["small.yaml", "model.hidden=[-4]"], 2, r"model\.hidden.*-4"),
+    "batch larger than the data": (
+        None, ["small.yaml", "data.batch_size=9", "--fresh"], 2, "9 is more than the 8 .*; use at most 8",
+    ),
+    "more devices than there are": (
+        arrays("train", inputs=np.ones((99, 3), np.float32), labels=np.arange(99) % 2),
+        ["small.yaml", "parallel.devices=99", "data.batch_size=99", "--fresh"], 2, "between 1 and 8",
+    ),
+    "labels outside the classes": (
+        arrays("test", labels=np.full(8, 7)), ["small.yaml"], 1, r"test\.npz:labels\[0\] is 7.*data\.classes: 8",
+    ),
+    "NaN in the data": (arrays("train", inputs=NAN), ["small.yaml"], 1, r"train\.npz:inputs\[0, 0\] is nan.*repair"),
+    "lengths that disagree": (
+        arrays("train", labels=np.arange(5) % 2), ["small.yaml"], 1, "8 records but .* has 5; the first axes",
+    ),
+    "shapes that disagree": (
+        arrays("test", inputs=np.zeros((8, 2), np.float32)), ["small.yaml"], 1, "train and test must agree",
+    ),
+    "shapes the model has no use for": (None, ["small.yaml", "model={name: cnn}", "--fresh"], 1, "expected"),
+    "missing data": (lambda folder: (folder / "train.npz").unlink(), ["small.yaml"], 1, "train.npz: no such file"),
+    "an unwritable run folder": (write("file", "mine"), ["small.yaml", "--run", "file"], 1, "another with --run"),
+    "changed mathematics": (
+        None, ["small.yaml", "optimizer.lr=0.2", "--run", "held"], 2, r"optimizer\.lr: 0\.1 -> 0\.2.*--fresh",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a completed run, made once."""
+    from jaxprop.config.load import load
+
+    folder = tmp_path_factory.mktemp("trained")
+    for split in ("train", "test"):
+        save(folder / f"{split}.npz")
+    (folder / "small.yaml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        runner.train(load("small.yaml").config, folder / "held", quiet=True)
+    return folder / "held"
+
+
+@pytest.fixture
+def held(small, trained):
+    """A run beside the config, which no bad input may touch."""
+    import shutil
+
+    shutil.copytree(trained, small / "held")
+    return small
+
+
+@pytest.mark.parametrize("verbose", [False, True], ids=["", "-v"])
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_input_is_one_sentence_with_the_fix(jaxprop, held, bad, verbose):
+    make, words, code, said = BAD[bad]
+    if make is not None:
+        make(held)
+    before = contents(held)
+    if "--run" not in words:
+        words = [*words, "--run", "held"]
+    ran = jaxprop("train", *words, *(["-v"] if verbose else []))
+    assert ran.code == code, ran.err
+    assert ran.out == ""
+    error = ran.err[ran.err.index("error: ") :]
+    assert re.search(said, error, re.S), error
+    assert ("Traceback" in ran.err) == verbose
+    assert verbose or ran.err == error
+    assert "run again with -v" not in ran.err  # every one of these is foreseen
+    assert contents(held) == before
+
+
+def test_a_held_run_folder(jaxprop, held):
+    before = contents(held)
+    with hold(held / "held"):
+        ran = jaxprop("train", "small.yaml", "--run", "held", "--fresh")
+    assert ran.code == 1
+    assert re.fullmatch(r"error: the run folder held is in use by process \d+ on .*\n", ran.err)
+    assert contents(held) == before
+
+
+def test_a_missing_extra(jaxprop, held, monkeypatch):
+    def compose(config):
+        raise MissingExtraError("equinox", "equinox", "from_equinox")
+
+    monkeypatch.setattr(runner, "compose", compose)
+    ran = jaxprop("train", "small.yaml")
+    assert ran.code == 1
+    assert ran.err == (
+        "error: from_equinox needs the package 'equinox', which is not installed; "
+        "install it with: pip install 'jaxprop[equinox]'\n"
+    )
+
+
+def test_what_else_is_known_of_an_error_is_told(jaxprop, held, monkeypatch):
+    """A save that fails while another error is on its way out is a note of that one."""
+
+    def compose(config):
+        error = RuntimeError("first")
+        error.add_note("the checkpoint of step 3 could not be written")
+        raise error
+
+    monkeypatch.setattr(runner, "compose", compose)
+    ran = jaxprop("train", "small.yaml")
+    assert ran.code == 1
+    assert ran.err == (
+        "error: RuntimeError: first (run again with -v for the traceback)\n"
+        "  the checkpoint of step 3 could not be written\n"
+    )
+
+
+def test_a_full_disk_is_told(jaxprop, small, monkeypatch, caplog):
+    from jaxprop.checkpoint import Checkpoints, files
+
+    def full(self, *args, **kwargs):
+        with files.reporting(2, self.folder):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with caplog.at_level(logging.ERROR):
+        ran = jaxprop("train", "small.yaml")
+    assert ran.code == 1
+    assert "error: the checkpoint of step 2 could not be written" in ran.err
+    assert "No space left on device" in ran.err
+    assert json.loads((small / "runs" / "small" / "summary.json").read_text())["status"] == "failed"
