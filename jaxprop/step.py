@@ -49,16 +49,15 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     grad_squares = layer_squares(grads)
     finite = jnp.isfinite(forward.loss) & jnp.isfinite(jnp.sum(grad_squares))
 
-    def update(state: TrainState) -> tuple[TrainState, jax.Array]:
+    def update(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState]:
         updates, opt_state = recipe.update(grads, state.opt_state, state.params, value=forward.loss)
         params = optax.apply_updates(state.params, updates)
         ema = moving_average(recipe.ema_decay, state.ema, params)
-        new = state._replace(params=params, extras=forward.extras, opt_state=opt_state, ema=ema)
-        return new, layer_squares(updates) if recipe.health else jnp.zeros_like(grad_squares)
+        return updates, state._replace(params=params, extras=forward.extras, opt_state=opt_state, ema=ema)
 
-    kept, update_squares = keep_if_finite(finite, update, state)
+    updates, kept = keep_if_finite(finite, update, grads, state)
     kept = count_step(kept, finite, recipe.scaling)
-    return kept, measure(recipe, state, forward, finite, grad_squares, update_squares, kept)
+    return kept, measure(recipe, state, forward, finite, grad_squares, updates, kept)
 
 
 def value_and_grad(recipe: Recipe, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Forward, PyTree]:
@@ -120,24 +119,27 @@ def microbatches(batch: Batch, count: int) -> Batch:
 
 
 def keep_if_finite(
-    finite: jax.Array, update: Callable[[TrainState], tuple[TrainState, jax.Array]], state: TrainState
-) -> tuple[TrainState, jax.Array]:
-    """The updated state, or the old one exactly where the step was not finite: never 0 x NaN, which is NaN.
+    finite: jax.Array, update: Callable[..., tuple[PyTree, TrainState]], grads: PyTree, state: TrainState
+) -> tuple[PyTree, TrainState]:
+    """The updates and the new state, or the old one exactly where the step was not finite: 0 x NaN would be NaN.
 
-    Both forms give the same bits. Accelerators fuse a select into the update's own kernels, where a branch
-    would make the host wait for the predicate. The CPU compiler keeps old and new state side by side for a
-    select (10 % more peak memory on an MLP at batch 4096), and updates in place under a branch.
+    Both forms give the same bits. Accelerators fuse a select into the update's own kernels, where a branch would
+    make the host wait for the predicate. The CPU compiler keeps old and new state side by side for a select, and
+    a branch may not write over what it is given; a loop of one turn or none may, and puts updates where the
+    gradients were: the peak memory of the step without a guard.
     """
 
-    def keep(state: TrainState) -> tuple[TrainState, jax.Array]:
-        squares = jax.eval_shape(update, state)[1]
-        return state, jnp.zeros(squares.shape, squares.dtype)
+    def by_loop(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState]:
+        def turn(carry: Any) -> Any:
+            return jnp.zeros_like(carry[0]), *_typed_like(update(*carry[1:]), carry[1:])
 
-    return jax.lax.platform_dependent(
-        state,
-        cpu=lambda state: jax.lax.cond(finite, update, keep, state),
-        default=lambda state: trees.select(finite, update(state), keep(state)),
-    )
+        return jax.lax.while_loop(lambda carry: carry[0], turn, (finite, grads, state))[1:]
+
+    def by_select(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState]:
+        updates, new = update(grads, state)
+        return _typed_like(updates, grads), trees.select(finite, _typed_like(new, state), state)
+
+    return jax.lax.platform_dependent(grads, state, cpu=by_loop, default=by_select)
 
 
 def count_step(state: TrainState, finite: jax.Array, scaling: Scaling) -> TrainState:
@@ -161,11 +163,13 @@ def measure(
     forward: Forward,
     finite: jax.Array,
     grad_squares: jax.Array,
-    update_squares: jax.Array,
+    updates: PyTree,
     kept: TrainState,
 ) -> Measurements:
     """Packs what the step reports into one float32 array, laid out as `Measurements` reads it."""
-    squares = [grad_squares, *([layer_squares(kept.params), update_squares] if recipe.health else [])]
+    squares = [grad_squares]
+    if recipe.health:
+        squares += [layer_squares(kept.params), jnp.where(finite, layer_squares(updates), jnp.float32(0))]
     norms = [jnp.sqrt(jnp.sum(s)) for s in squares] + [jnp.float32(jnp.nan)] * (3 - len(squares))
     scale = loss_scale(state)
     scalars = [
@@ -467,6 +471,14 @@ def as_objective(loss_fn: LossFn | Objective) -> Objective:
         return {"loss": (loss * weight, weight), **metrics}
 
     return Objective(mean_loss, sums)
+
+
+def _typed_like(tree: PyTree, like: PyTree) -> PyTree:
+    # Also drops weak types: what is carried on has to keep its type to the letter.
+    def cast(x: jax.Array, old: jax.Array) -> jax.Array:
+        return x if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, old.dtype)
+
+    return jax.tree.map(cast, tree, like)
 
 
 def _check_floating(params: PyTree) -> None:
