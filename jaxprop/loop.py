@@ -108,6 +108,7 @@ class Loop:
         self._stream_state = experiment.stream.state()
         self._pending: deque[tuple[int, Measurements]] = deque()
         self._skipped_in_a_row = 0
+        self._owes_evaluation = False  # one that a stop cut short
         self._called: set[str] = set()
 
     def resume(self) -> int | None:
@@ -116,9 +117,13 @@ class Loop:
         Raises:
           CheckpointError: the checkpoint does not fit, or lies beyond the run's end.
         """
-        restored = self._checkpoints.restore(self.state)
-        if restored is None:
+        if self._checkpoints.latest() is None:
             return None
+        # The shapes will do: two states side by side are twice the memory for the length of the run.
+        abstract = jax.tree.map(_abstract, self.state)
+        jax.tree.map(lambda leaf: leaf.delete(), self.state)
+        restored = self._checkpoints.restore(abstract)
+        assert restored is not None
         if restored.step > self._experiment.total_steps:
             raise CheckpointError(
                 f"the newest checkpoint is of step {restored.step}, beyond the run's {self._experiment.total_steps} "
@@ -128,11 +133,14 @@ class Loop:
         self.state, self.step, self._stream_state = restored.state, restored.step, restored.stream["data"]
         self.metrics = dict(restored.stream["metrics"])
         self._skipped_in_a_row = restored.stream["skipped_in_a_row"]
+        self._owes_evaluation = self._is_evaluation_due() and not restored.stream["evaluated"]
         return restored.step
 
     def run(self, sink: Sink) -> str:
         """Takes the steps that are left; returns `completed`, `interrupted` or `diverged`."""
         sizes = self._call_sizes()
+        if self._owes_evaluation and self._evaluate(sink) is None:
+            return "interrupted"
         if sizes and self._stop.received is not None:
             return "interrupted"  # before compiling, which may take minutes; what there was is saved already
         group: int | Iterable[int] = 1 if self._config.run.steps_per_call == 1 else sizes
@@ -186,7 +194,7 @@ class Loop:
         """What is due at this step: reading measurements, evaluating, saving, leaving."""
         last = self.step == self._experiment.total_steps
         leaving = self._stop.received is not None
-        evaluating = self._experiment.test is not None and (last or self.step % self._eval_every() == 0)
+        evaluating = self._is_evaluation_due()
         saving = self._config.checkpoint.enabled and (evaluating or last or leaving or self._is_save_due())
         # One call stays unread, so that the device never waits for the host. Before anything that waits anyway,
         # or leaves, all are read: a record of this step must be out before the step is saved.
@@ -194,11 +202,16 @@ class Loop:
         if self.status == "diverged":
             return
         metrics = self._evaluate(sink) if evaluating else None
+        cut_short = evaluating and metrics is None
         if saving:
-            self._save(metrics)
+            self._save(metrics, evaluated=not cut_short)
         # A request that came during an evaluation is met at once too: evaluations are saved.
-        if (leaving or (evaluating and self._stop.received is not None)) and not last:
+        if cut_short or ((leaving or (evaluating and self._stop.received is not None)) and not last):
             self.status = "interrupted"
+
+    def _is_evaluation_due(self) -> bool:
+        last = self.step == self._experiment.total_steps
+        return self._experiment.test is not None and (last or self.step % self._eval_every() == 0)
 
     def _is_save_due(self) -> bool:
         every = self._config.checkpoint.every_steps
@@ -230,32 +243,43 @@ class Loop:
             sink.write(_record(step, m, self.clock.rate()))
             sink.layers(list(_layer_rows(step, m)))
 
-    def _evaluate(self, sink: Sink) -> dict[str, float]:
-        """Exact means over the test split, padding left out, with the EMA of the parameters where one is kept."""
+    def _evaluate(self, sink: Sink) -> dict[str, float] | None:
+        """Evaluates and writes the record; None where a stop cuts it short, which may not have time to wait."""
         self.clock.pause()
         clock = None if self._was_called("evaluate") else self.clock
-        self.metrics = evaluate(self._experiment, self.state, clock)
-        sink.write({"step": self.step, "split": "eval", **self.metrics})
+        metrics = evaluate(self._experiment, self.state, clock, self._stop)
+        self._owes_evaluation = metrics is None
+        if metrics is not None:
+            self.metrics = metrics
+            sink.write({"step": self.step, "split": "eval", **metrics})
         self.clock.resume()
-        return self.metrics
+        return metrics
 
-    def _save(self, metrics: dict[str, float] | None) -> None:
+    def _save(self, metrics: dict[str, float] | None, evaluated: bool) -> None:
         self.clock.pause()
-        stream = {"data": self._stream_state, "metrics": self.metrics, "skipped_in_a_row": self._skipped_in_a_row}
+        stream = {
+            "data": self._stream_state,
+            "metrics": self.metrics,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "evaluated": evaluated,
+        }
         self._checkpoints.save(self.step, self.state, stream=stream, config=plain(self._config), metrics=metrics)
         self.clock.resume()
 
 
-def evaluate(experiment: Experiment, state: TrainState, clock: Clock | None = None) -> dict[str, float]:
-    """Evaluates a state on the test split.
+def evaluate(
+    experiment: Experiment, state: TrainState, clock: Clock | None = None, stop: Stop | None = None
+) -> dict[str, float] | None:
+    """Evaluates a state on the test split: exact means, padding left out.
 
     Args:
       experiment: with `test`, the split.
       state: its `ema` is evaluated if there is one, else its `params`.
       clock: books the first call as compiling.
+      stop: asks for an early end.
 
     Returns:
-      The mean of every metric, `loss` among them, and what the task derives from them.
+      The mean of every metric, `loss` among them, and what the task derives from them; None where `stop` cut it short.
     """
     config, mesh = experiment.config, experiment.mesh
     assert experiment.test is not None
@@ -265,6 +289,8 @@ def evaluate(experiment: Experiment, state: TrainState, clock: Clock | None = No
     params = state.params if isinstance(state.ema, tuple) and not state.ema else state.ema
     totals: dict[str, np.ndarray] = {}
     for i, batch in enumerate(data.one_pass(experiment.test, size, config.run.eval_batches)):
+        if stop is not None and stop.received is not None:
+            return None
         placed = batch if mesh is None else parallel.place_batch(batch, mesh)
         call = (params, state.extras, placed)
         sums = clock.compiled(experiment.evaluate, *call) if i == 0 and clock else experiment.evaluate(*call)
@@ -275,6 +301,11 @@ def evaluate(experiment: Experiment, state: TrainState, clock: Clock | None = No
     order = sorted(totals, key=lambda name: name != "loss")
     means = {name: float(totals[name][0] / totals[name][1]) if totals[name][1] else math.nan for name in order}
     return means | experiment.derived(means)
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    # An uncommitted array follows the arrays it meets, and so shall the one restored in its place.
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding if leaf.committed else None)
 
 
 def _record(step: int, m: Measurements, rate: float | None) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxprop.config import schema
-from jaxprop.errors import ShapeError
-from jaxprop.trees import cast_floating
+from jaxprop.errors import ShapeError, UsageError
+from jaxprop.trees import cast_floating, cast_inputs
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Sums
 
 PerExample = tuple[jax.Array, jax.Array]  # loss [B], weight [B]
@@ -51,7 +51,7 @@ def softmax_cross_entropy(
       Szegedy et al., Rethinking the Inception Architecture, 2015 (label smoothing); Chowdhery et al., PaLM,
       2022 (z-loss).
     """
-    labels = _labels(outputs, batch, classes=True)
+    labels = _real(_labels(outputs, batch, classes=True), batch, outputs.shape[-1])
     logits = _wide(outputs)
     loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     if label_smoothing:
@@ -170,8 +170,8 @@ def loss_from(model: Model, loss: Loss, metrics: Mapping[str, Metric] | None = N
 
     loss = sum(w l) / sum(w), and 0 where every weight is 0.
 
-    Params and floating-point inputs are cast to the policy's compute dtype and outputs to its output
-    dtype; extras are not cast and keep their dtypes.
+    Params and the batch's floats are cast to the policy's compute dtype, but for labels, targets, mask and
+    weight, and outputs to its output dtype; extras are not cast and keep their dtypes.
 
     Args:
       model: a `Model`.
@@ -182,6 +182,7 @@ def loss_from(model: Model, loss: Loss, metrics: Mapping[str, Metric] | None = N
       An `Objective`.
 
     Raises:
+      UsageError: a metric is called `loss`.
       ShapeError: while tracing, if the loss returns anything but two arrays `[B]`.
 
     Example:
@@ -199,6 +200,8 @@ def loss_from(model: Model, loss: Loss, metrics: Mapping[str, Metric] | None = N
       1.0986
     """
     metrics = {} if metrics is None else dict(metrics)
+    if "loss" in metrics:
+        raise UsageError("the name 'loss' is taken by the loss itself; call the metric something else")
 
     def mean_loss(
         params: PyTree, extras: PyTree, batch: Batch, key: jax.Array, policy: Any
@@ -246,7 +249,7 @@ def _forward(
     model: Model, params: PyTree, extras: PyTree, batch: Batch, policy: Any, *, key: Any, train: bool
 ) -> tuple[Any, PyTree]:
     params = cast_floating(params, policy.compute)
-    batch = {name: cast_floating(x, policy.compute) if name == "inputs" else x for name, x in batch.items()}
+    batch = cast_inputs(batch, policy.compute)
     outputs, extras = model.apply(params, extras, batch, key=key, train=train)
     return cast_floating(outputs, policy.output), extras
 
@@ -258,7 +261,8 @@ def _weighted_sum(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, ja
         raise ShapeError(f"expected the loss to return (per_example [B], weight [B]), got shapes {shapes}")
     per_example, weight = returned
     weight = weight.astype(per_example.dtype)
-    return jnp.sum(weight * per_example), jnp.sum(weight)
+    # A select: what counts for nothing may be anything, and 0 x NaN is NaN.
+    return jnp.sum(jnp.where(weight > 0, weight * per_example, 0)), jnp.sum(weight)
 
 
 def _measured(metrics: Mapping[str, Metric], outputs: Any, batch: Batch) -> Sums:
@@ -287,6 +291,16 @@ def _labels(outputs: jax.Array, batch: Batch, *, classes: bool) -> jax.Array:
     return labels
 
 
+def _real(labels: jax.Array, batch: Batch, classes: int) -> jax.Array:
+    """Labels brought into 0..classes-1 where they count for nothing: what is masked often holds -100, no class."""
+    counts = jnp.ones(labels.shape, bool)
+    for name in ("mask", "weight"):
+        if batch.get(name) is not None and jnp.ndim(batch[name]) <= labels.ndim:
+            held = jnp.asarray(batch[name]) > 0
+            counts &= held.reshape(held.shape + (1,) * (labels.ndim - held.ndim))
+    return jnp.where(counts, labels, jnp.clip(labels, 0, classes - 1))
+
+
 def _targets(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Outputs and labels of one shape and dtype; outputs `[B, 1]` fit labels `[B]`."""
     if outputs.ndim == jnp.ndim(batch["labels"]) + 1 and outputs.shape[-1] == 1:
@@ -305,4 +319,4 @@ def _per_example(loss: jax.Array, batch: Batch, masked: bool = False) -> PerExam
     mask = jnp.ones_like(loss) if mask is None else jnp.asarray(mask).astype(loss.dtype)
     axes = tuple(range(1, loss.ndim))
     tokens = mask.sum(axes)
-    return (mask * loss).sum(axes) / jnp.maximum(tokens, 1), weight * tokens
+    return jnp.where(mask > 0, mask * loss, 0).sum(axes) / jnp.maximum(tokens, 1), weight * tokens

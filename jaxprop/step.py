@@ -70,6 +70,7 @@ def value_and_grad(recipe: Recipe, state: TrainState, batch: Batch, key: jax.Arr
     which is the whole batch's mean whatever the masks; the mean of the means is not.
     """
     check_batch(batch, recipe.accumulate)
+    check_state(recipe, state)
     scale = loss_scale(state)
 
     def scaled_loss(params, extras, batch, key):
@@ -84,8 +85,8 @@ def value_and_grad(recipe: Recipe, state: TrainState, batch: Batch, key: jax.Arr
 
     def weighted(extras, batch, k):
         grads, forward = differentiate(state.params, extras, batch, jax.random.fold_in(key, k))
-        grads = jax.tree.map(lambda g: g * forward.weight.astype(g.dtype), grads)
-        return grads, forward._replace(loss=forward.loss * forward.weight.astype(forward.loss.dtype))
+        loss, *grads = weigh([forward.loss, *jax.tree.leaves(grads)], forward.weight)
+        return jax.tree.unflatten(jax.tree.structure(state.params), grads), forward._replace(loss=loss)
 
     return accumulated(weighted, state.extras, microbatches(batch, recipe.accumulate), scale)
 
@@ -110,12 +111,17 @@ def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) 
     return total._replace(loss=total.loss / weight.astype(total.loss.dtype)), grads
 
 
+def weigh(values: list[jax.Array], weight: jax.Array) -> list[jax.Array]:
+    """Multiplies by a microbatch's weight; nothing, even of NaN, is left of one that is all padding."""
+    return [jnp.where(weight > 0, x * weight.astype(x.dtype), jnp.zeros_like(x)) for x in values]
+
+
 def microbatches(batch: Batch, count: int) -> Batch:
     """Splits `[B, ...]` into `[count, B / count, ...]`, microbatch k taking the rows k, k + count, ...
 
     Strided rows, so that a batch sharded over devices stays where it is.
     """
-    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), dict(batch))
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
 
 
 def keep_if_finite(
@@ -227,6 +233,16 @@ def divide(grads: PyTree, divisor: jax.Array | None) -> PyTree:
     return grads if divisor is None else jax.tree.map(lambda g: g / divisor.astype(g.dtype), grads)
 
 
+def check_state(recipe: Recipe, state: TrainState) -> None:
+    """Raises UsageError, while tracing, where the state was made for another step."""
+    if needs_scaling(recipe.policy) != isinstance(state.loss_scale, LossScale):
+        raise UsageError("the state's loss scale is not this step's; give init_state the same precision= as the step")
+    if (recipe.ema_decay is None) != (isinstance(state.ema, tuple) and not state.ema):
+        raise UsageError(
+            "the state's moving average is not this step's; give init_state the same ema_decay= as the step"
+        )
+
+
 def check_batch(batch: Batch, accumulate: int) -> None:
     """Raises ShapeError, while tracing, where the batch cannot be split as asked."""
     paths = dict(zip(trees.leaf_paths(batch), jax.tree.leaves(batch), strict=True))
@@ -325,8 +341,19 @@ def make_train_step(
     objective, update = as_objective(loss_fn), promoting(optax.with_extra_args_support(tx).update)
     policy, scaling = policy_of(precision), scaling or Scaling()
     one = partial(train_step, Recipe(objective, update, policy, accumulate, health, ema_decay, schedule, scaling))
-    step = one if steps_per_call == 1 else lambda state, batches: jax.lax.scan(one, state, batches)
+    step = one if steps_per_call == 1 else partial(several_steps, one, steps_per_call)
     return TrainStep(step, **jit_options(mesh, steps_per_call, compiler_options))
+
+
+def several_steps(one: Callable, most: int, state: TrainState, batches: Batch) -> tuple[TrainState, Measurements]:
+    """One step for each entry of the batches' leading axis, of which a run's last call may have fewer."""
+    found = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
+    if len(found) != 1 or not found <= {(count,) for count in range(1, most + 1)}:
+        raise ShapeError(
+            f"with steps_per_call={most}, expected {most} batches stacked on a leading axis, got arrays with leading "
+            f"axes {sorted(found)}; use jnp.stack on {most} batches"
+        )
+    return jax.lax.scan(one, state, batches)
 
 
 def check_counts(**counts: int) -> None:
@@ -406,7 +433,8 @@ def make_eval_step(
     Sums and counts add up over batches, so the mean over a padded, masked split is exact.
 
     Args:
-      loss_fn: as in `make_train_step`; a `Model` is applied with `train=False`.
+      loss_fn: as in `make_train_step`. A `Model` is applied with `train=False`. A plain function is called with
+        `key=None`, the sign to leave dropout out, and its mean counts `aux["weight"]`, or once a batch.
       precision: as in `make_train_step`.
       mesh: as in `make_train_step`.
 
@@ -452,10 +480,11 @@ def as_objective(loss_fn: LossFn | Objective) -> Objective:
         return loss_fn
 
     def mean_loss(params, extras, batch, key, policy):
-        cast_params, cast_batch = (trees.cast_floating(tree, policy.compute) for tree in (params, batch))
-        out = loss_fn(cast_params, cast_batch, key)
+        out = loss_fn(trees.cast_floating(params, policy.compute), trees.cast_inputs(batch, policy.compute), key)
         loss, aux = out if isinstance(out, tuple) else (out, {})
         aux = dict(aux)
+        if "loss" in aux:
+            raise UsageError("the name 'loss' is taken by the loss itself; call that entry of aux something else")
         for name, value in {"loss": loss, **aux}.items():
             if jnp.shape(value) != ():
                 raise ShapeError(
@@ -467,7 +496,7 @@ def as_objective(loss_fn: LossFn | Objective) -> Objective:
         return jnp.asarray(loss, policy.output), (weight, extras, sums)
 
     def sums(params, extras, batch, policy):
-        loss, (weight, _, metrics) = mean_loss(params, extras, batch, jax.random.key(0), policy)
+        loss, (weight, _, metrics) = mean_loss(params, extras, batch, None, policy)
         return {"loss": (loss * weight, weight), **metrics}
 
     return Objective(mean_loss, sums)

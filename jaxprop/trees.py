@@ -96,6 +96,33 @@ def cast_floating(tree: PyTree, dtype: DTypeLike) -> PyTree:
     return jax.tree.map(cast, tree)
 
 
+KEPT = ("labels", "targets", "mask", "weight")
+
+
+def cast_inputs(batch: PyTree, dtype: DTypeLike) -> PyTree:
+    """Casts the floating-point leaves of a batch, but for what is only compared or counted: `KEPT`.
+
+    In bfloat16 a target of 1001 would become 1000, and so would a sum of weights.
+
+    Args:
+      batch: any pytree of arrays with a leading axis B.
+      dtype: the compute dtype.
+
+    Returns:
+      The same structure.
+
+    Example:
+      >>> out = cast_inputs({"inputs": jnp.zeros(2), "weight": jnp.ones(2)}, jnp.bfloat16)
+      >>> out["inputs"].dtype.name, out["weight"].dtype.name
+      ('bfloat16', 'float32')
+    """
+
+    def cast(path: tuple, leaf: jax.Array) -> jax.Array:
+        return leaf if path and _key_name(path[0]) in KEPT else cast_floating(leaf, dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, batch)
+
+
 def select(pred: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
     """Chooses one of two pytrees leaf by leaf: a select, since 0 x NaN is NaN.
 

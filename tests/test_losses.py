@@ -254,3 +254,21 @@ def test_two_layers_against_the_backward_pass_by_hand(x64):
     )(jax.tree.map(jnp.asarray, params))
     np.testing.assert_allclose(loss, (share[:, 0] * softmax_reference(logits, batch)).sum(), rtol=1e-12)
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-14), grads, by_hand)
+
+
+@pytest.mark.parametrize("masked_by", ["mask", "weight"])
+def test_what_counts_for_nothing_may_be_anything(masked_by):
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5)), jnp.float32)
+    labels = np.array([[1, 2, 3], [4, 0, 1]])
+    hidden = np.array([[0, 1, 1], [0, 0, 0]] if masked_by == "weight" else [[0, 1, 1], [1, 0, 1]])
+    batch = {"mask": np.float32(hidden), "weight": np.float32([1, masked_by == "mask"])}
+
+    def total(labels, logits):
+        per_example, weight = softmax_cross_entropy(logits, {**batch, "labels": labels})
+        return jnp.sum(weight * per_example)
+
+    spoiled = jnp.asarray(np.where(hidden, labels, -100))
+    value, grads = jax.value_and_grad(total, argnums=1)(spoiled, logits)
+    expected, expected_grads = jax.value_and_grad(total, argnums=1)(jnp.asarray(labels), logits)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(grads, expected_grads, rtol=1e-6)

@@ -1,6 +1,7 @@
 """The train step: its arithmetic, its guard, its precision, and that it compiles once."""
 
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -153,6 +154,43 @@ def test_averaging_the_averages_would_have_been_noticed():
     parts = [masked_loss(make_params(), {n: x[r] for n, x in batch.items()}, None)[0] for r in rows]
     whole = masked_loss(make_params(), batch, None)[0]
     assert abs(float(jnp.mean(jnp.stack(parts))) - float(whole)) > 1e-2
+
+
+def test_a_microbatch_of_nothing_but_padding_may_hold_anything():
+    def unguarded(params, batch, key):  # 0 / 0 where nothing counts
+        total = jnp.sum(batch["weight"])
+        return jnp.sum(batch["weight"] * per_example(params, batch)) / total, {"weight": total}
+
+    batch = make_batch(weight=np.tile([1, 0, 1, 1], 4))
+    _, whole, (expected,) = run(masked_loss, optax.sgd(0.1), [batch])
+    _, split, (m,) = run(unguarded, optax.sgd(0.1), [batch], accumulate=4)
+    np.testing.assert_allclose(m.packed, expected.packed, rtol=2e-6)
+    chex_close(split.params, whole.params, rtol=1e-5)
+
+
+class Pair(NamedTuple):
+    x: np.ndarray
+    y: np.ndarray
+
+
+def test_a_batch_may_be_any_pytree():
+    batch = Pair(np.arange(8, dtype=np.float32), np.ones(8, np.float32))
+    losses = [
+        run(lambda p, b, k: jnp.mean((p["w"] * b.x - b.y) ** 2), optax.sgd(0.1), [batch],
+            params={"w": np.float32(1)}, accumulate=k)[2][0].loss
+        for k in (1, 4)
+    ]  # fmt: skip
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+def test_half_precision_leaves_targets_and_weights_as_they_are():
+    def loss_fn(params, batch, key):
+        zero = (0 * params["w"]).astype(jnp.float32)
+        return jnp.max(batch["labels"]) + zero, {"weight": jnp.sum(batch["weight"])}
+
+    batch = {"labels": np.full(999, 100_001, np.float32), "weight": np.ones(999, np.float32)}
+    _, _, (m,) = run(loss_fn, optax.sgd(0.1), [batch], params={"w": np.float32(1)}, prec="bfloat16")
+    assert (float(m.loss), float(m.weight)) == (100_001, 999)
 
 
 def test_accumulation_passes_extras_on_and_adds_metrics_up():
@@ -390,6 +428,14 @@ def test_eval_step_adds_up_exactly_over_a_masked_batch():
 # -- bad input ------------------------------------------------------------------------------------
 
 X = np.zeros((6, 5), np.float32)
+
+
+def mismatched(prec, ema_decay, state_prec, state_ema):
+    tx = optax.sgd(0.1)
+    state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0), precision=state_prec, ema_decay=state_ema)
+    jaxprop.make_train_step(mean_loss, tx, prec, ema_decay=ema_decay)(state, make_batch())
+
+
 ERRORS = {
     "unknown precision": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), "float8"), "unknown precision"),
     "float64 without x64": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), "float64"), "jax_enable_x64"),
@@ -412,6 +458,18 @@ ERRORS = {
         "use a batch of 8",
     ),
     "axes disagree": (lambda: run(mean_loss, optax.sgd(1.0), [{"inputs": X, "labels": X[:4]}]), r"labels \(4, 5\)"),
+    "half the steps of a call": (
+        lambda: run(mean_loss, optax.sgd(1.0), [make_batch()], steps_per_call=4),
+        r"expected 4 batches stacked on a leading axis, got arrays with leading axes \[\(16,\)\]",
+    ),
+    "state without loss scale": (lambda: mismatched("float16", None, "float32", None), "same precision="),
+    "state with loss scale": (lambda: mismatched("float32", None, "float16", None), "same precision="),
+    "state without average": (lambda: mismatched("float32", 0.9, "float32", None), "same ema_decay="),
+    "state with average": (lambda: mismatched("float32", None, "float32", 0.9), "same ema_decay="),
+    "aux called loss": (
+        lambda: run(lambda p, b, k: (mean_loss(p, b, k), {"loss": 1.0}), optax.sgd(1.0), [make_batch()]),
+        "'loss' is taken",
+    ),
     "names too early": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0)).layer_names, "first call"),
     "too many devices": (lambda: jaxprop.make_mesh(99), "between 1 and 8"),
 }

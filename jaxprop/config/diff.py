@@ -19,6 +19,10 @@ HARMLESS: tuple[Path, ...] = (
     ("run", "eval_batches"),
     ("data", "prefetch"),
     ("data", "eval_batch_size"),
+    ("data", "test"),
+    ("data", "test_inputs"),
+    ("data", "test_labels"),
+    ("health", "max_skips"),
 )
 LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
 

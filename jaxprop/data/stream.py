@@ -170,7 +170,8 @@ def _gather(source: Source, indices: np.ndarray, batch_size: int) -> dict[str, n
     if indices.size < batch_size:
         weight[indices.size :] = 0
         indices = np.resize(indices, batch_size)
-    return {**source.take(indices), "weight": weight}
+    records = source.take(indices)
+    return {**records, "weight": weight * records["weight"] if "weight" in records else weight}
 
 
 def _is_count(value: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -88,7 +88,8 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module], call: Callable[[Any, Bat
       A `Model` whose paths are the attributes' names, such as `blocks/0/attn/qkv/kernel`.
 
     Raises:
-      JaxpropError: `factory` is not callable, is a module itself, or returns no `nnx.Module`.
+      JaxpropError: `factory` is not callable, is a module itself, or returns no `nnx.Module` or one that holds
+        plain arrays instead of variables.
 
     Example:
       >>> model = from_nnx(lambda rngs: nnx.Linear(3, 2, rngs=rngs))
@@ -129,7 +130,18 @@ def _nnx_module(factory: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nn
     module = factory(rngs)
     if not isinstance(module, nnx.Module):
         raise JaxpropError(f"expected the factory to return an nnx.Module, got {type(module).__name__}")
+    _expect_variables(module)
     return module
+
+
+def _expect_variables(module: nnx.Module) -> None:
+    # Inside a trace NNX takes a plain array for a constant of the graph and outside for a leaf, so neither fits.
+    plain = [".".join(map(str, path)) for path, value in nnx.iter_graph(module) if isinstance(value, jax.Array)]
+    if plain:
+        raise JaxpropError(
+            f"the module holds plain arrays, {', '.join(plain)}, which NNX does not follow through jit; "
+            "wrap each one: self.name = nnx.Variable(array)"
+        )
 
 
 def _nnx_split(module: nnx.Module) -> tuple[Any, dict, dict, dict]:
@@ -161,17 +173,22 @@ def _typed(key: jax.Array) -> jax.Array:
 # -- Flax Linen ---------------------------------------------------------------------------------
 
 
-def from_linen(module: nn.Module, call: Callable[[Any, Batch, bool], Any] | None = None) -> Model:
+def from_linen(
+    module: nn.Module,
+    call: Callable[[Any, Batch, bool], Any] | None = None,
+    rngs: Sequence[str] = ("dropout",),
+) -> Model:
     """Makes a `Model` of a Flax Linen module.
 
     The collection `params` holds the params, every other collection is an extra; `apply` updates them
-    in training only. The random stream is `{"dropout": key}`. By default the module is called as
+    in training only. Each random stream has a key of its own, from the step's. By default the module is called as
     `module(batch["inputs"])`, with the first of the arguments `train`, `training`, `is_training`,
     `deterministic` or `use_running_average` that its `__call__` has set to fit the mode.
 
     Args:
       module: a Linen module, not yet bound.
       call: `(module, batch, train) -> outputs`, for modules called in another way.
+      rngs: names of the random streams the module draws from besides `params`.
 
     Returns:
       A `Model`.
@@ -191,18 +208,22 @@ def from_linen(module: nn.Module, call: Callable[[Any, Batch, bool], Any] | None
         raise JaxpropError(f"expected a flax.linen.Module instance, got {got}")
     call = _linen_call(module) if call is None else call
 
+    def streams(key: jax.Array) -> dict[str, jax.Array]:
+        # The first stream keeps the key itself, so that a model with dropout alone draws as in plain Linen.
+        return {name: jax.random.fold_in(key, i) if i else key for i, name in enumerate(rngs)}
+
     def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
-        params_key, dropout_key = jax.random.split(key)
-        rngs = {"params": params_key, "dropout": dropout_key}
-        variables = dict(nn.meta.unbox(module.init(rngs, batch, False, method=call)))
+        params_key, streams_key = jax.random.split(key)
+        drawn = {"params": params_key, **streams(streams_key)}
+        variables = dict(nn.meta.unbox(module.init(drawn, batch, False, method=call)))
         return variables.pop("params", {}), variables
 
     def apply(params: PyTree, extras: PyTree, batch: Batch, *, key: Any, train: bool) -> tuple[Any, PyTree]:
         variables = {"params": params, **extras}
-        rngs = {} if key is None else {"dropout": key}
+        drawn = {} if key is None else streams(key)
         if not train:
-            return module.apply(variables, batch, train, rngs=rngs, method=call), extras
-        outputs, new = module.apply(variables, batch, train, rngs=rngs, method=call, mutable=sorted(extras))
+            return module.apply(variables, batch, train, rngs=drawn, method=call), extras
+        outputs, new = module.apply(variables, batch, train, rngs=drawn, method=call, mutable=sorted(extras))
         return outputs, {**extras, **new}
 
     return from_functions(init, apply)

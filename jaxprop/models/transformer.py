@@ -159,7 +159,6 @@ class Transformer(nnx.Module):
         _expect_tokens(spec.inputs.shape)
         _expect_heads(config)
         self.embed = Embed(spec.outputs, config.width, stddev=0.02, rngs=rngs)
-        learned = config.positions == "learned"
         time = spec.inputs.shape[0]
         learned = config.positions == "learned"
         self.positions = Embed(time, config.width, stddev=0.02, rngs=rngs) if learned else None

@@ -244,3 +244,38 @@ def test_a_batch_without_inputs():
 
 def assert_same(a, b):
     np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+class Shifted(nnx.Module):
+    def __init__(self, rngs, wrap):
+        self.dense = nnx.Linear(3, 2, rngs=rngs)
+        self.table = wrap(jnp.arange(2, dtype=jnp.float32))
+
+    def __call__(self, x):
+        return self.dense(x) + self.table[...]
+
+
+def test_nnx_module_with_a_plain_array():
+    with pytest.raises(JaxpropError, match=r"plain arrays, table.*nnx.Variable"):
+        jaxprop.from_nnx(lambda rngs: Shifted(rngs, lambda x: x))
+    model = jaxprop.from_nnx(lambda rngs: Shifted(rngs, nnx.Variable))
+    batch = {"inputs": jnp.zeros((4, 3))}
+    params, extras = jax.jit(model.init)(jax.random.key(0), batch)
+    outputs, _ = model.apply(params, extras, batch, key=jax.random.key(1), train=True)
+    np.testing.assert_array_equal(outputs, np.tile([0, 1], (4, 1)))
+
+
+def test_linen_streams_besides_dropout():
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(x) + jax.random.normal(self.make_rng("noise"), (2,))
+
+    model = jaxprop.from_linen(Noisy(), rngs=("dropout", "noise"))
+    batch = {"inputs": jnp.zeros((4, 3))}
+    params, extras = model.init(jax.random.key(0), batch)
+    first, again, other = (
+        model.apply(params, extras, batch, key=jax.random.key(seed), train=True)[0] for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
