@@ -168,8 +168,9 @@ def _cost(config: Config, composed: runner.Composed) -> Cost:
     # Operations are counted on the step without accumulation: the loop over microbatches would be counted once.
     whole = composed if config.run.accumulate == 1 else runner.compose(_with_run(config, accumulate=1))
     counted = (lowered if whole is composed else whole.experiment.step.lower(whole.state, batch)).cost_analysis()
+    # Not "while": the step guards its own update with one, of one turn.
     program = str(jax.make_jaxpr(whole.experiment.step)(whole.state, batch))
-    flops, loops = (counted or {}).get("flops"), re.search(r"\b(scan|while)\[", program) is not None
+    flops, loops = (counted or {}).get("flops"), re.search(r"\bscan\[", program) is not None
     if memory is None:
         return Cost(flops, loops, None, None, None)
     held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections import deque
@@ -138,15 +137,14 @@ class Loop:
 
     def run(self, sink: Sink) -> str:
         """Takes the steps that are left; returns `completed`, `interrupted` or `diverged`."""
-        sizes = self._call_sizes()
         if self._owes_evaluation and self._evaluate(sink) is None:
             return "interrupted"
-        if sizes and self._stop.received is not None:
+        if self.step < self._experiment.total_steps and self._stop.received is not None:
             return "interrupted"  # before compiling, which may take minutes; what there was is saved already
-        group: int | Iterable[int] = 1 if self._config.run.steps_per_call == 1 else sizes
+        group: int | Iterable[int] = 1 if self._config.run.steps_per_call == 1 else self._call_sizes()
         with data.prefetch(self._experiment.stream, self._config.data.prefetch, self._place, group) as batches:
             self.clock.resume()
-            for size, ((batch, examples), stream_state) in zip(sizes, batches, strict=False):
+            for size, ((batch, examples), stream_state) in zip(self._call_sizes(), batches, strict=False):
                 self._take(batch, size, examples, sink)
                 self._stream_state = stream_state
                 self._after_call(sink)
@@ -155,11 +153,13 @@ class Loop:
         self._drain(sink, 0)
         return self.status
 
-    def _call_sizes(self) -> list[int]:
-        size, total = self._config.run.steps_per_call, self._experiment.total_steps
-        # A run that goes on from a short last call first gets back to whole calls, which the rhythms count in.
-        stops = [*range(self.step + size - self.step % size, total, size), total] if self.step < total else []
-        return [stop - start for start, stop in itertools.pairwise([self.step, *stops])]
+    def _call_sizes(self) -> Iterator[int]:
+        step, size, total = self.step, self._config.run.steps_per_call, self._experiment.total_steps
+        while step < total:
+            # A run that goes on from a short last call first gets back to whole calls, which the rhythms count in.
+            taken = min(size - step % size, total - step)
+            yield taken
+            step += taken
 
     def _place(self, batch: dict[str, np.ndarray]) -> tuple[Any, float]:
         examples = float(batch["weight"].sum())

@@ -18,6 +18,7 @@ from jaxprop.errors import ShapeError, UsageError
 from jaxprop.trees import cast_floating, cast_inputs
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Sums
 
+LossFn = Callable[..., Any]  # (params, batch, key) -> loss or (loss, aux)
 PerExample = tuple[jax.Array, jax.Array]  # loss [B], weight [B]
 
 
@@ -175,7 +176,8 @@ def loss_from(model: Model, loss: Loss, metrics: Mapping[str, Metric] | None = N
 
     Args:
       model: a `Model`.
-      loss: `(outputs, batch) -> (per_example [B], weight [B])`.
+      loss: `(outputs, batch) -> (per_example [B], weight [B])`. The built-in ones weigh by `batch["weight"]` `[B]`
+        and, for tokens, `batch["mask"]` `[B, T]`; each is 1 if it is not there.
       metrics: name to `(outputs, batch) -> (sum, count)`, measured in training and evaluation.
 
     Returns:
@@ -243,6 +245,48 @@ def loss_sums(model: Model, loss: Loss, metrics: Mapping[str, Metric]) -> Callab
         return {"loss": _weighted_sum(loss, outputs, batch), **_measured(metrics, outputs, batch)}
 
     return sums
+
+
+def as_objective(loss_fn: LossFn | Objective) -> Objective:
+    """Returns an `Objective` for a plain `(params, batch, key) -> loss` or `(loss, aux)`.
+
+    Args:
+      loss_fn: the function; an `Objective` is returned as it is.
+
+    Returns:
+      The objective, with the metrics of aux weighted like the loss.
+
+    Raises:
+      ShapeError: when traced, if the loss or an entry of aux is not a scalar.
+
+    Example:
+      >>> as_objective(lambda params, batch, key: params["w"] ** 2).mean_loss is not None
+      True
+    """
+    if isinstance(loss_fn, Objective):
+        return loss_fn
+
+    def mean_loss(params, extras, batch, key, policy):
+        out = loss_fn(cast_floating(params, policy.compute), cast_inputs(batch, policy.compute), key)
+        loss, aux = out if isinstance(out, tuple) else (out, {})
+        aux = dict(aux)
+        if "loss" in aux:
+            raise UsageError("the name 'loss' is taken by the loss itself; call that entry of aux something else")
+        for name, value in {"loss": loss, **aux}.items():
+            if jnp.shape(value) != ():
+                raise ShapeError(
+                    f"expected the {name} returned by loss_fn to be a scalar, got shape {jnp.shape(value)}; "
+                    "average it over the batch, for example with jnp.mean"
+                )
+        weight = jnp.asarray(aux.pop("weight", 1.0), jnp.float32)
+        sums = {name: (jnp.asarray(value, jnp.float32) * weight, weight) for name, value in aux.items()}
+        return jnp.asarray(loss, policy.output), (weight, extras, sums)
+
+    def sums(params, extras, batch, policy):
+        loss, (weight, _, metrics) = mean_loss(params, extras, batch, None, policy)
+        return {"loss": (loss * weight, weight), **metrics}
+
+    return Objective(mean_loss, sums)
 
 
 def _forward(

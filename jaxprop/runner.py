@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-import jaxprop
 from jaxprop import data, optimizers, parallel, tasks, trees
 from jaxprop import step as steps
 from jaxprop.checkpoint import Checkpoints, stored_config
@@ -25,16 +22,15 @@ from jaxprop.config.diff import mathematical
 from jaxprop.config.dump import dump
 from jaxprop.config.load import load
 from jaxprop.config.root import Config
-from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, ConfigError, RunFolderError, UsageError
+from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, CheckpointError, ConfigError, RunFolderError, UsageError
 from jaxprop.interrupt import EXIT_CODES, Interrupts
 from jaxprop.lock import hold
 from jaxprop.loop import Experiment, Loop
 from jaxprop.precision import Scaling
+from jaxprop.runfolder import read_summary, versions, write_summary, write_text
 from jaxprop.sinks import Sink, open_sinks
 from jaxprop.sinks.jsonl import encode
 from jaxprop.types import Source, TrainState
-
-VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class Outcome(NamedTuple):
@@ -165,7 +161,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
             raise
         # Written once the last save is known to be whole.
         summary = _summary(status, loop, composed, started)
-        _write_summary(folder, summary)
+        write_summary(folder, summary)
     if status != "completed":
         print(_ending(status, loop, config), file=sys.stderr)
     return Outcome(summary, _exit_code(status, interrupts))
@@ -176,7 +172,9 @@ def _run(loop: Loop, composed: Composed, checkpoints: Checkpoints, folder: Path,
     if fresh:
         _trace(composed)
     resumed_from = None if fresh else loop.resume()
-    _write(folder / "config.yaml", dump(composed.experiment.config, folder))
+    if resumed_from is None and not fresh:
+        _refuse_unreadable(folder / "checkpoints")
+    write_text(folder / "config.yaml", dump(composed.experiment.config, folder))
     with _opened_sinks(composed.experiment, folder, resumed_from, quiet) as sink:
         if fresh:
             checkpoints.clear()
@@ -184,6 +182,16 @@ def _run(loop: Loop, composed: Composed, checkpoints: Checkpoints, folder: Path,
         if resumed_from is not None:
             sink.note(_resume_note(resumed_from, composed.experiment.total_steps))
         return loop.run(sink)
+
+
+def _refuse_unreadable(checkpoints: Path) -> None:
+    """Raises CheckpointError where checkpoints lie that cannot be read: starting over would take their records away."""
+    lost = sorted(path.parent.name for path in checkpoints.glob("*/state") if path.parent.name.isdigit())
+    if lost:
+        raise CheckpointError(
+            f"the checkpoints of step {', '.join(lost)} in {checkpoints} cannot be read; restore their run/run.json, "
+            "use --run DIR for a new run, or --fresh to start this one over"
+        )
 
 
 def _trace(composed: Composed) -> None:
@@ -197,7 +205,10 @@ def _trace(composed: Composed) -> None:
 
 def _resume_note(step: int, total: int) -> str:
     if step == total:
-        return f"all {total} steps are done already; raise run.steps or run.epochs for more, or start over with --fresh"
+        return (
+            f"all {total} steps are done already; raise run.steps or run.epochs for more, which a constant schedule "
+            "allows, or start over with --fresh"
+        )
     return f"resumed from step {step}"
 
 
@@ -243,13 +254,7 @@ def _sum_up_failure(error: Exception, loop: Loop, composed: Composed, started: f
         return
     failed = _summary("failed", loop, composed, started)
     with contextlib.suppress(RunFolderError):  # of a full disk the first error says enough
-        _write_summary(folder, {**failed, "error": f"{type(error).__name__}: {error}"})
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages a run's numbers depend on."""
-    known = {"python": platform.python_version(), "jaxprop": jaxprop.__version__}
-    return known | {name: importlib.metadata.version(name) for name in VERSIONED}
+        write_summary(folder, {**failed, "error": f"{type(error).__name__}: {error}"})
 
 
 def _finished(config: Config, folder: Path) -> dict[str, Any] | None:
@@ -258,7 +263,7 @@ def _finished(config: Config, folder: Path) -> dict[str, Any] | None:
     Raises:
       UsageError: the folder holds a run that cannot be continued with this configuration.
     """
-    summary = _read_summary(folder)
+    summary = read_summary(folder)
     completed = summary is not None and summary.get("status") == "completed"
     checkpoints = folder / "checkpoints"
     saved = checkpoints.is_dir() and bool(Checkpoints(checkpoints).steps())
@@ -305,27 +310,3 @@ def _exit_code(status: str, interrupts: Interrupts) -> int:
     if status == "interrupted" and interrupts.received is not None:
         return EXIT_CODES[interrupts.received]
     return EXIT_DIVERGED if status == "diverged" else EXIT_DONE
-
-
-def _write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def _read_summary(folder: Path) -> dict[str, Any] | None:
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return summary if isinstance(summary, dict) else None
-
-
-def _write(path: Path, text: str) -> None:
-    # Renamed into place, so that a reader, or a crash, never meets half a file.
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be written ({error.strerror}); choose another folder with --run DIR"
-        ) from error

@@ -13,11 +13,10 @@ from jax.sharding import Mesh
 
 from jaxprop import parallel, trees
 from jaxprop.errors import ShapeError, UsageError
+from jaxprop.losses import LossFn, as_objective
 from jaxprop.precision import LossScale, Policy, Scaling, init_loss_scale, needs_scaling, next_loss_scale
 from jaxprop.precision import policy as policy_of
 from jaxprop.types import Batch, Layout, Measurements, Objective, PyTree, Schedule, Sums, TrainState
-
-LossFn = Callable[..., Any]  # (params, batch, key) -> loss or (loss, aux)
 
 
 class Recipe(NamedTuple):
@@ -88,7 +87,8 @@ def value_and_grad(recipe: Recipe, state: TrainState, batch: Batch, key: jax.Arr
         loss, *grads = weigh([forward.loss, *jax.tree.leaves(grads)], forward.weight)
         return jax.tree.unflatten(jax.tree.structure(state.params), grads), forward._replace(loss=loss)
 
-    return accumulated(weighted, state.extras, microbatches(batch, recipe.accumulate), scale)
+    forward, grads = accumulated(weighted, state.extras, microbatches(batch, recipe.accumulate), scale)
+    return forward, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
 
 
 def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) -> tuple[Forward, PyTree]:
@@ -112,8 +112,8 @@ def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) 
 
 
 def weigh(values: list[jax.Array], weight: jax.Array) -> list[jax.Array]:
-    """Multiplies by a microbatch's weight; nothing, even of NaN, is left of one that is all padding."""
-    return [jnp.where(weight > 0, x * weight.astype(x.dtype), jnp.zeros_like(x)) for x in values]
+    """Multiplies by a microbatch's weight, in float32; nothing, even of NaN, is left of one that is all padding."""
+    return [jnp.where(weight > 0, _wide(x) * weight, 0) for x in values]
 
 
 def microbatches(batch: Batch, count: int) -> Batch:
@@ -230,7 +230,7 @@ def loss_scale(state: TrainState) -> jax.Array | None:
 
 def divide(grads: PyTree, divisor: jax.Array | None) -> PyTree:
     """Divides every leaf by a scalar; by nothing where it is None."""
-    return grads if divisor is None else jax.tree.map(lambda g: g / divisor.astype(g.dtype), grads)
+    return grads if divisor is None else jax.tree.map(lambda g: (_wide(g) / divisor).astype(g.dtype), grads)
 
 
 def check_state(recipe: Recipe, state: TrainState) -> None:
@@ -460,46 +460,9 @@ def make_eval_step(
     return jax.jit(eval_step, in_shardings=(whole, whole, parallel.batch_sharding(mesh)), out_shardings=whole)
 
 
-def as_objective(loss_fn: LossFn | Objective) -> Objective:
-    """Returns an `Objective` for a plain `(params, batch, key) -> loss` or `(loss, aux)`.
-
-    Args:
-      loss_fn: the function; an `Objective` is returned as it is.
-
-    Returns:
-      The objective, with the metrics of aux weighted like the loss.
-
-    Raises:
-      ShapeError: when traced, if the loss or an entry of aux is not a scalar.
-
-    Example:
-      >>> as_objective(lambda params, batch, key: params["w"] ** 2).mean_loss is not None
-      True
-    """
-    if isinstance(loss_fn, Objective):
-        return loss_fn
-
-    def mean_loss(params, extras, batch, key, policy):
-        out = loss_fn(trees.cast_floating(params, policy.compute), trees.cast_inputs(batch, policy.compute), key)
-        loss, aux = out if isinstance(out, tuple) else (out, {})
-        aux = dict(aux)
-        if "loss" in aux:
-            raise UsageError("the name 'loss' is taken by the loss itself; call that entry of aux something else")
-        for name, value in {"loss": loss, **aux}.items():
-            if jnp.shape(value) != ():
-                raise ShapeError(
-                    f"expected the {name} returned by loss_fn to be a scalar, got shape {jnp.shape(value)}; "
-                    "average it over the batch, for example with jnp.mean"
-                )
-        weight = jnp.asarray(aux.pop("weight", 1.0), jnp.float32)
-        sums = {name: (jnp.asarray(value, jnp.float32) * weight, weight) for name, value in aux.items()}
-        return jnp.asarray(loss, policy.output), (weight, extras, sums)
-
-    def sums(params, extras, batch, policy):
-        loss, (weight, _, metrics) = mean_loss(params, extras, batch, None, policy)
-        return {"loss": (loss * weight, weight), **metrics}
-
-    return Objective(mean_loss, sums)
+def _wide(x: jax.Array) -> jax.Array:
+    # A weight times a loss scale is beyond float16, where a gradient divided by it would silently be 0.
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def _typed_like(tree: PyTree, like: PyTree) -> PyTree:

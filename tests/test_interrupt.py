@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 import jaxprop
-from jaxprop.interrupt import EXIT_CODES, Interrupts
+from jaxprop.interrupt import EXIT_CODES, Interrupts, leaving_at_once
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 
@@ -125,3 +125,25 @@ def test_the_second_signal_leaves_at_once_even_while_no_byte_code_runs(first, se
     finally:
         child.kill()
         child.communicate()
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_a_signal_while_packages_load_ends_the_process(number):
+    program = f"""
+        import os, jaxprop.interrupt
+        with jaxprop.interrupt.leaving_at_once():
+            try:
+                os.kill(os.getpid(), {int(number)})
+            except BaseException:
+                pass  # as an extension module may do
+            print("still here")
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (EXIT_CODES[number], "")
+
+
+def test_handlers_are_put_back_once_packages_are_loaded():
+    before = [signal.getsignal(number) for number in BOTH]
+    with leaving_at_once():
+        assert [signal.getsignal(number) for number in BOTH] != before
+    assert [signal.getsignal(number) for number in BOTH] == before

@@ -21,7 +21,7 @@ RANKS = {
     "types": 0, "errors": 0,
     "trees": 1, "config": 1,
     "data": 2, "models": 2, "losses": 2, "metrics": 2, "optimizers": 2, "precision": 2, "parallel": 2,
-    "step": 3, "health": 3, "checkpoint": 3, "sinks": 3, "lock": 3, "interrupt": 3,
+    "step": 3, "health": 3, "checkpoint": 3, "sinks": 3, "lock": 3, "interrupt": 3, "runfolder": 3,
     "tasks": 4, "loop": 4,
     "runner": 5,
     "describe": 6, "diagnose": 6, "evaluation": 6, "report": 6, "bench": 6, "plan": 6,

@@ -225,7 +225,7 @@ def test_calls_stop_at_multiples_of_steps_per_call(tiny, tmp_path, start, total,
     config = with_config(tiny, run={"steps_per_call": per_call})
     loop, _ = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config, total_steps=total)
     loop.step = start
-    assert loop._call_sizes() == sizes
+    assert list(loop._call_sizes()) == sizes
 
 
 @pytest.mark.parametrize(("batches", "per_call", "rhythm"), [(6, 1, 6), (7, 3, 6), (8, 3, 9), (1, 4, 4), (6, 6, 6)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxprop import checkpoint, runner
+from jaxprop import checkpoint, runfolder, runner
 from jaxprop.config.build import build
 from jaxprop.config.dump import dump
 from jaxprop.config.load import load
@@ -128,7 +128,7 @@ def test_summary(finished):
     assert (summary["status"], summary["step"], summary["parameters"]) == ("completed", 6, 5 * 4 + 4 + 4 * 3 + 3)
     assert set(summary["metrics"]) == {"loss", "accuracy"}
     assert summary["reference"] == {"majority_accuracy": pytest.approx(1 / 3)}
-    assert {"python", "jaxprop", *runner.VERSIONED} == set(summary["versions"])
+    assert {"python", "jaxprop", *runfolder.VERSIONED} == set(summary["versions"])
     assert 0 < summary["compile_seconds"] < summary["seconds"]
 
 
@@ -294,6 +294,16 @@ def test_a_damaged_checkpoint_is_named(done, sections):
     assert (done / "metrics.jsonl").read_bytes() == metrics
     shutil.rmtree(done / "checkpoints" / "6")
     assert runner.train(build(sections), done, quiet=True).summary["step"] == 6
+
+
+def test_checkpoints_that_cannot_be_read_are_not_started_over(done, sections):
+    (done / "summary.json").unlink()
+    for step in (3, 6):
+        (done / "checkpoints" / str(step) / "run" / "run.json").write_text("{")
+    metrics = (done / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=r"step 3, 6 in .* cannot be read; .*--fresh"):
+        runner.train(build(sections), done, quiet=True)
+    assert (done / "metrics.jsonl").read_bytes() == metrics
 
 
 def test_a_save_that_fails_is_an_error_and_a_failed_run(sections, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxprop
-from jaxprop import precision, step
+from jaxprop import precision
 from jaxprop.errors import JaxpropError, ShapeError, UsageError
 from jaxprop.types import Objective
 
@@ -342,6 +342,13 @@ def test_small_gradients_survive_float16_only_with_the_scale():
         assert (float(m.grad_norm) > 0) == alive
 
 
+def test_parameters_in_float16_keep_their_gradients_over_microbatches():
+    half = precision.Policy(jnp.float16, jnp.float16, jnp.float32)
+    batch = make_batch(size=64)  # weight times loss scale is 2^21, far beyond float16
+    norms = [run(masked_loss, optax.sgd(0.1), [batch], prec=half, accumulate=k)[2][0].grad_norm for k in (1, 2)]
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-2)
+
+
 def test_float64_under_x64(x64):
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), make_params())
     _, state, _ = run(masked_loss, optax.sgd(0.1), [make_batch()], params=params, prec="float64")
@@ -485,4 +492,3 @@ def test_bad_input_is_one_clear_sentence(case):
 def test_error_classes():
     assert issubclass(ShapeError, ValueError)
     assert issubclass(UsageError, ValueError)
-    assert step.as_objective(mean_loss).mean_loss is not None

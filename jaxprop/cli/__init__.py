@@ -61,5 +61,6 @@ def _tell(error: Exception) -> None:
     else:
         detail = " ".join(str(error).split()) or "no message"
         message = f"{type(error).__name__}: {detail} (run again with -v for the traceback)"
-    notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+    # jax adds a note of its own, behind a rule, about frames it has taken out of the traceback.
+    notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()) if not note.startswith("-----"))
     print(f"error: {message}{notes}", file=sys.stderr)

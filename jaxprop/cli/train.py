@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxprop.config.load import load
+from jaxprop.interrupt import leaving_at_once
 
 
 def train(config: str, overrides: Sequence[str], run: Path | None, fresh: bool, json: bool) -> int:
     """Trains, or resumes, and prints the result; returns the exit code."""
     loaded = load(config, overrides)
-    # Only now, so that a mistake in the file is told before jax has loaded.
-    from jaxprop import runner
-    from jaxprop.sinks import print_summary
+    with leaving_at_once():
+        # Only now, so that a mistake in the file is told before jax has loaded.
+        from jaxprop import runner
+        from jaxprop.sinks import print_summary
 
     folder = run if run is not None else Path("runs") / loaded.name
     outcome = runner.train(loaded.config, folder, fresh=fresh)
