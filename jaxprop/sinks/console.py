@@ -20,6 +20,14 @@ _LABELS = {"grad_norm": "grad", "examples_per_second": "examples/s"}
 _COSTS = ("parameters", "examples", "seconds", "compile_seconds", "examples_per_second")
 
 
+class LastingConsole(Console):
+    """A console whose reader may leave, as in `jaxprop train ... 2>&1 | head`: it falls silent and the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process here, and with it hours of training."""
+        self.quiet = True
+
+
 def open_console(total_steps: int, *, start_step: int = 0, console: Console | None = None) -> Sink:
     """Opens the console: a progress bar where it is a terminal, else one plain line a record. All on stderr.
 
@@ -39,7 +47,7 @@ def open_console(total_steps: int, *, start_step: int = 0, console: Console | No
       step 50/100  train  loss 0.25  lr 0.001  examples/s 5,120
     """
     # Told outright, because rich takes FORCE_COLOR for a terminal and would draw a bar into a log file.
-    console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
+    console = console or LastingConsole(stderr=True, force_terminal=sys.stderr.isatty())
     if console.is_terminal and not console.is_dumb_terminal:
         return _open_bar(console, total_steps, start_step)
 

@@ -169,3 +169,20 @@ def test_the_table_of_results(capsys):
 def test_without_references_the_table_has_no_column_for_them(capsys):
     assert printed(capsys, {**SUMMARY, "reference": {}})[:3] == ["result", "status completed", "step 1,200"]
     assert summary_table({}).row_count == 0
+
+
+def test_a_reader_that_leaves_does_not_end_the_run():
+    program = (
+        "from jaxprop.sinks.console import open_console\n"
+        "sink = open_console(100_000)\n"
+        "for step in range(20_000):\n"
+        "    sink.write({'step': step, 'split': 'train', 'loss': 0.5})\n"
+        "print('done')"
+    )
+    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stderr.readline().startswith("step 0/")
+    run.stderr.close()
+    out = run.stdout.read()
+    run.stdout.close()
+    run.wait(60)
+    assert out == "done\n"
