@@ -129,10 +129,10 @@ def keep_if_finite(
 ) -> tuple[PyTree, TrainState]:
     """The updates and the new state, or the old one exactly where the step was not finite: 0 x NaN would be NaN.
 
-    Both forms give the same bits. Accelerators fuse a select into the update's own kernels, where a branch would
-    make the host wait for the predicate. The CPU compiler keeps old and new state side by side for a select, and
-    a branch may not write over what it is given; a loop of one turn or none may, and puts updates where the
-    gradients were: the peak memory of the step without a guard.
+    Both forms keep the old state bit for bit. Accelerators fuse a select into the update's own kernels, where a
+    branch would make the host wait for the predicate. The CPU compiler keeps old and new state side by side for a
+    select, and a branch may not write over what it is given; a loop of one turn or none may, and puts updates where
+    the gradients were: the peak memory of the step without a guard.
     """
 
     def by_loop(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState]:
