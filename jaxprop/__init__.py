@@ -9,10 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxprop.eval_step import make_eval_step
     from jaxprop.losses import loss_from
     from jaxprop.models.adapters import from_equinox, from_functions, from_linen, from_nnx
     from jaxprop.parallel import make_mesh
-    from jaxprop.step import init_state, make_eval_step, make_train_step
+    from jaxprop.state import init_state
+    from jaxprop.step import make_train_step
+    from jaxprop.taps import tap
     from jaxprop.types import Measurements, Model, TrainState
 
 __version__ = "0.1.0"
@@ -25,11 +28,12 @@ _HOME = {
     "from_functions": "models.adapters",
     "from_linen": "models.adapters",
     "from_nnx": "models.adapters",
-    "init_state": "step",
+    "init_state": "state",
     "loss_from": "losses",
-    "make_eval_step": "step",
+    "make_eval_step": "eval_step",
     "make_mesh": "parallel",
     "make_train_step": "step",
+    "tap": "taps",
 }
 
 __all__ = [
@@ -45,6 +49,7 @@ __all__ = [
     "make_eval_step",
     "make_mesh",
     "make_train_step",
+    "tap",
 ]
 
 

@@ -18,7 +18,7 @@ from jaxprop.config.root import Config
 from jaxprop.config.tree import Path as Keys
 from jaxprop.config.tree import Tree
 from jaxprop.errors import CheckpointError, UsageError
-from jaxprop.loop import evaluate
+from jaxprop.experiment import evaluate
 from jaxprop.types import TrainState
 
 # May be overridden here although a run is not continued across them: what is evaluated on, and where.

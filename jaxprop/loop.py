@@ -2,88 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from jaxprop import data, parallel
-from jaxprop.checkpoint import Checkpoints
+from jaxprop import data, trees
+from jaxprop.checkpoint import Checkpoints, Restored
+from jaxprop.clock import Clock, timed
 from jaxprop.config.dump import plain
-from jaxprop.config.root import Config
 from jaxprop.errors import CheckpointError
+from jaxprop.experiment import Experiment, Stop, evaluate, place
+from jaxprop.health.respond import Responder, point_interval, tighten
+from jaxprop.health.watch import Watch
+from jaxprop.pace import Pace, rows_seconds
+from jaxprop.records import layer_rows, train_record
+from jaxprop.rhythm import rhythm_of
 from jaxprop.sinks import Sink
-from jaxprop.step import TrainStep
-from jaxprop.types import COLUMNS, Measurements, PyTree, Source, Sums, TrainState
-
-
-class Experiment(NamedTuple):
-    """Everything a configuration stands for, built and ready to step.
-
-    Args:
-      config: the configuration.
-      step: the compiled train step.
-      evaluate: the compiled eval step, `(params, extras, batch) -> {name: (sum, count)}`.
-      stream: training batches.
-      test: the split to evaluate on, or None.
-      derived: metrics of an evaluation -> further figures that follow from them.
-      mesh: the devices, or None for a single one.
-      total_steps: steps the run takes from start to end.
-    """
-
-    config: Config
-    step: TrainStep
-    evaluate: Callable[[PyTree, PyTree, Mapping[str, Any]], Sums]
-    stream: data.Stream
-    test: Source | None
-    derived: Callable[[Mapping[str, float]], dict[str, float]]
-    mesh: Mesh | None
-    total_steps: int
-
-
-class Stop(Protocol):
-    """What tells the loop to save and leave; `jaxprop.interrupt.Interrupts` is one."""
-
-    received: Any
-
-
-class Clock:
-    """Examples a second of training alone: compiling, evaluating and saving are taken off."""
-
-    def __init__(self) -> None:
-        self.compile_seconds = 0.0
-        self.examples, self.seconds = 0.0, 0.0
-        self._since = time.perf_counter()
-        self._mark = (0.0, 0.0)
-
-    def resume(self) -> None:
-        """Goes on counting from now."""
-        self._since = time.perf_counter()
-
-    def pause(self) -> None:
-        """Adds the time since the last resume."""
-        now = time.perf_counter()
-        self.seconds, self._since = self.seconds + now - self._since, now
-
-    def rate(self) -> float | None:
-        """Examples a second since the last call, or None if there was no time."""
-        self.pause()
-        examples, seconds = self.examples - self._mark[0], self.seconds - self._mark[1]
-        self._mark = (self.examples, self.seconds)
-        return examples / seconds if examples and seconds > 0 else None
-
-    def compiled(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Makes the first call of a compiled function and books its time as compiling."""
-        self.pause()
-        out = jax.block_until_ready(call(*args))
-        self.compile_seconds += time.perf_counter() - self._since
-        self.resume()
-        return out
+from jaxprop.types import Measurements, TrainState
 
 
 class Loop:
@@ -106,9 +44,28 @@ class Loop:
         self.status = "completed"
         self._stream_state = experiment.stream.state()
         self._pending: deque[tuple[int, Measurements]] = deque()
-        self._skipped_in_a_row = 0
         self._owes_evaluation = False  # one that a stop cut short
+        self._went_back = False  # after the newest call
         self._called: set[str] = set()
+        health, per_call = self._config.health, self._config.run.steps_per_call
+        total, epoch = experiment.total_steps, experiment.stream.batches_per_epoch
+        self._rhythm = rhythm_of(self._config, total, epoch, experiment.test is not None)
+        self._pace = Pace(health, per_call, scaled=self._config.precision.policy == "float16")
+        self._responder = Responder(
+            health.responses, Watch(trees.layer_names(state.params)[0]) if health.watch else None, tries=health.tries,
+            max_skips=health.max_skips, per_call=per_call, total_steps=total,
+            point_every=point_interval(self._config.checkpoint.every_steps, per_call),
+        )  # fmt: skip
+
+    @property
+    def diagnosis(self) -> str | None:
+        """Why the run has diverged, and what to do."""
+        return self._responder.diagnosis
+
+    @property
+    def alert_lines(self) -> int:
+        """How many lines of `alerts.jsonl` the state that is resumed from knows of."""
+        return self._responder.lines
 
     def resume(self) -> int | None:
         """Goes back to the newest checkpoint; returns its step, or None where there is none.
@@ -118,22 +75,28 @@ class Loop:
         """
         if self._checkpoints.latest() is None:
             return None
+        stream = self._restore(None).stream
+        if self.step > self._experiment.total_steps:
+            raise CheckpointError(
+                f"the newest checkpoint is of step {self.step}, beyond the run's {self._experiment.total_steps} "
+                "steps; raise run.steps or run.epochs, or start over with --fresh"
+            )
+        self._experiment.stream.restore(stream["data"])
+        self._stream_state = stream["data"]
+        self._responder.restore(stream["health"])
+        self._pace.restore(stream["pace"])
+        self._checkpoints.pinned = self._responder.resumed(self.step)
+        self._owes_evaluation = self._rhythm.evaluates(self.step) and not stream["evaluated"]
+        return self.step
+
+    def _restore(self, step: int | None) -> Restored:
         # The shapes will do: two states side by side are twice the memory for the length of the run.
         abstract = jax.tree.map(_abstract, self.state)
         jax.tree.map(lambda leaf: leaf.delete(), self.state)
-        restored = self._checkpoints.restore(abstract)
+        restored = self._checkpoints.restore(abstract, step)
         assert restored is not None
-        if restored.step > self._experiment.total_steps:
-            raise CheckpointError(
-                f"the newest checkpoint is of step {restored.step}, beyond the run's {self._experiment.total_steps} "
-                "steps; raise run.steps or run.epochs, or start over with --fresh"
-            )
-        self._experiment.stream.restore(restored.stream["data"])
-        self.state, self.step, self._stream_state = restored.state, restored.step, restored.stream["data"]
-        self.metrics = dict(restored.stream["metrics"])
-        self._skipped_in_a_row = restored.stream["skipped_in_a_row"]
-        self._owes_evaluation = self._is_evaluation_due() and not restored.stream["evaluated"]
-        return restored.step
+        self.state, self.step, self.metrics = restored.state, restored.step, dict(restored.stream["metrics"])
+        return restored
 
     def run(self, sink: Sink) -> str:
         """Takes the steps that are left; returns `completed`, `interrupted` or `diverged`."""
@@ -141,48 +104,58 @@ class Loop:
             return "interrupted"
         if self.step < self._experiment.total_steps and self._stop.received is not None:
             return "interrupted"  # before compiling, which may take minutes; what there was is saved already
-        group: int | Iterable[int] = 1 if self._config.run.steps_per_call == 1 else self._call_sizes()
-        with data.prefetch(self._experiment.stream, self._config.data.prefetch, self._place, group) as batches:
-            self.clock.resume()
-            for size, ((batch, examples), stream_state) in zip(self._call_sizes(), batches, strict=False):
-                self._take(batch, size, examples, sink)
-                self._stream_state = stream_state
-                self._after_call(sink)
-                if self.status != "completed":
-                    break
+        if self.step == 0 and self._responder.is_point(0):
+            self._save(None, evaluated=True)
+        self._take_all(sink)
+        while self._went_back and self.status == "completed":
+            # The data are not gone back in: those that come next are others.
+            self._experiment.stream.restore(self._stream_state)
+            self._take_all(sink)
         self._drain(sink, 0)
         return self.status
 
-    def _call_sizes(self) -> Iterator[int]:
-        step, size, total = self.step, self._config.run.steps_per_call, self._experiment.total_steps
-        while step < total:
-            # A run that goes on from a short last call first gets back to whole calls, which the rhythms count in.
-            taken = min(size - step % size, total - step)
-            yield taken
-            step += taken
-
-    def _place(self, batch: dict[str, np.ndarray]) -> tuple[Any, float]:
-        examples = float(batch["weight"].sum())
-        mesh, several = self._experiment.mesh, self._config.run.steps_per_call
-        # On one device jit takes NumPy as it is; a transfer of its own would only cost another dispatch on CPU.
-        if mesh is None:
-            return (batch if jax.default_backend() == "cpu" else jax.device_put(batch)), examples
-        return parallel.place_batch(batch, mesh, several), examples
+    def _take_all(self, sink: Sink) -> None:
+        """Takes calls up to the run's end, to a stop, or until the run has gone back."""
+        self._went_back = False
+        sizes = self._rhythm.call_sizes(self.step)
+        group: int | Iterable[int] = 1 if self._rhythm.per_call == 1 else self._rhythm.call_sizes(self.step)
+        placing = partial(place, self._experiment)
+        with data.prefetch(self._experiment.stream, self._config.data.prefetch, placing, group) as batches:
+            self.clock.resume()
+            for size, ((batch, examples), stream_state) in zip(sizes, batches, strict=False):
+                self._take(batch, size, examples, sink)
+                self._stream_state = stream_state
+                self._after_call(sink)
+                if self._went_back or self.status != "completed":
+                    break
 
     def _take(self, batch: Any, size: int, examples: float, sink: Sink) -> None:
         """One call of the compiled step; its measurements are read later."""
-        if self._was_called(f"train {size}"):
-            self.state, measurements = self._experiment.step(self.state, batch)
-            self.clock.examples += examples
-        else:
+        step, detail = self._experiment.step, self._pace.detail(self.step + 1, self.step + size)
+        if not self._was_called(f"train {size} {detail}"):
             before = self.clock.compile_seconds
-            self.state, measurements = self.clock.compiled(self._experiment.step, self.state, batch)
-            sink.note(f"compiled in {self.clock.compile_seconds - before:.1f} s")
+            self.state, measurements = self.clock.compiled(step, self.state, batch, detail)
+            variant = " (all signals)" if detail in ("full", "flush") else ""
+            sink.note(f"compiled in {self.clock.compile_seconds - before:.1f} s{variant}")
+        else:
+            self.clock.examples += examples
+            if self._pace.measuring and size == self._rhythm.per_call:
+                (self.state, measurements), seconds = timed(step, self.state, batch, detail)
+                self._set_pace(detail, seconds, sink)
+            else:
+                self.state, measurements = step(self.state, batch, detail)
         self.step += size
         if isinstance(measurements.packed, jax.Array):
             measurements.packed.copy_to_host_async()
         self._pending.append((self.step, measurements))
         sink.progress(self.step)
+
+    def _set_pace(self, detail: str, seconds: float, sink: Sink) -> None:
+        """Chooses how often to measure what, once the run's own calls have shown what that costs."""
+        if self._pace.book(detail, seconds):
+            self.clock.pause()
+            sink.note(self._pace.choose(rows_seconds(self.state)))
+            self.clock.resume()
 
     def _was_called(self, function: str) -> bool:
         """Whether a compiled function has been called before; its first call compiles it."""
@@ -192,14 +165,15 @@ class Loop:
 
     def _after_call(self, sink: Sink) -> None:
         """What is due at this step: reading measurements, evaluating, saving, leaving."""
-        last = self.step == self._experiment.total_steps
+        last = self.step == self._rhythm.total
         leaving = self._stop.received is not None
-        evaluating = self._is_evaluation_due()
-        saving = self._config.checkpoint.enabled and (evaluating or last or leaving or self._is_save_due())
+        evaluating, due = self._rhythm.evaluates(self.step), self._rhythm.saves(self.step)
+        saving = self._config.checkpoint.enabled and (leaving or due or self._responder.is_point(self.step))
         # One call stays unread, so that the device never waits for the host. Before anything that waits anyway,
         # or leaves, all are read: a record of this step must be out before the step is saved.
-        self._drain(sink, 0 if evaluating or saving or leaving else 1)
-        if self.status == "diverged":
+        self._drain(sink, 0 if evaluating or saving or leaving or last else 1)
+        self._respond(sink)
+        if self._went_back or self.status == "diverged":
             return
         metrics = self._evaluate(sink) if evaluating else None
         cut_short = evaluating and metrics is None
@@ -208,24 +182,6 @@ class Loop:
         # A request that came during an evaluation is met at once too: evaluations are saved.
         if cut_short or ((leaving or (evaluating and self._stop.received is not None)) and not last):
             self.status = "interrupted"
-
-    def _is_evaluation_due(self) -> bool:
-        last = self.step == self._experiment.total_steps
-        return self._experiment.test is not None and (last or self.step % self._eval_every() == 0)
-
-    def _is_save_due(self) -> bool:
-        every = self._config.checkpoint.every_steps
-        if every is None:
-            return self._experiment.test is None and self.step % self._an_epoch() == 0
-        return self.step % every == 0
-
-    def _eval_every(self) -> int:
-        return self._config.run.eval_every or self._an_epoch()
-
-    def _an_epoch(self) -> int:
-        """Steps of an epoch, rounded to whole calls; never 0."""
-        per_call = self._config.run.steps_per_call
-        return max(1, round(self._experiment.stream.batches_per_epoch / per_call)) * per_call
 
     def _drain(self, sink: Sink, keep: int) -> None:
         while len(self._pending) > keep:
@@ -236,12 +192,44 @@ class Loop:
                 self._read(last_step - len(records) + 1 + i, record, sink)
 
     def _read(self, step: int, m: Measurements, sink: Sink) -> None:
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if m.skipped else 0
-        if self._skipped_in_a_row >= self._config.health.max_skips:
+        for line in self._responder.read(step, m):
+            sink.alert(line)
+        if self.diagnosis is not None:
             self.status = "diverged"  # whatever later steps of the same reading say
-        if step % self._config.run.log_every == 0 or step == self._experiment.total_steps:
-            sink.write(_record(step, m, self.clock.rate()))
-            sink.layers(list(_layer_rows(step, m)))
+        total, log_every = self._rhythm.total, self._config.run.log_every
+        if step % log_every == 0 or step == total:
+            sink.write(train_record(step, m, self.clock.rate()))
+        rows = list(layer_rows(step, m, *self._pace.logged(step, log_every, total)))
+        if rows:
+            sink.layers(rows)
+
+    def _respond(self, sink: Sink) -> None:
+        """Carries out what the alerts have led to and is due."""
+        actions = self._responder.due(self.step)
+        if not actions:
+            return
+        back = [action.to for action in actions if action.to is not None]
+        if back and self.status == "completed":
+            self._drain(sink, 0)  # what is read before going back must not depend on what else made the loop wait
+        if self.diagnosis is not None:
+            self.status = "diverged"
+        elif back:
+            self._go_back(back[-1], sink)
+        else:
+            self.state = tighten(self.state, self._responder.levers)
+
+    def _go_back(self, to: int, sink: Sink) -> None:
+        """Takes up an earlier state, tightened as far as it has come, and goes on with the data that come next."""
+        self.clock.pause()
+        # First the checkpoints: a run killed before its records are cut then cuts them when it is resumed.
+        restored = self._restore(to)
+        self._checkpoints.clear(after=to)
+        sink.rewind(to)
+        self._responder.went_back(to, restored.stream["health"])
+        self.state = tighten(self.state, self._responder.levers)
+        self._went_back = True
+        sink.progress(to)
+        self.clock.resume()
 
     def _evaluate(self, sink: Sink) -> dict[str, float] | None:
         """Evaluates and writes the record; None where a stop cuts it short, which may not have time to wait."""
@@ -257,71 +245,18 @@ class Loop:
 
     def _save(self, metrics: dict[str, float] | None, evaluated: bool) -> None:
         self.clock.pause()
+        self._checkpoints.pinned = self._responder.saved(self.step)
         stream = {
             "data": self._stream_state,
             "metrics": self.metrics,
-            "skipped_in_a_row": self._skipped_in_a_row,
+            "health": self._responder.state(),
+            "pace": self._pace.state(),
             "evaluated": evaluated,
         }
         self._checkpoints.save(self.step, self.state, stream=stream, config=plain(self._config), metrics=metrics)
         self.clock.resume()
 
 
-def evaluate(
-    experiment: Experiment, state: TrainState, clock: Clock | None = None, stop: Stop | None = None
-) -> dict[str, float] | None:
-    """Evaluates a state on the test split: exact means, padding left out.
-
-    Args:
-      experiment: with `test`, the split.
-      state: its `ema` is evaluated if there is one, else its `params`.
-      clock: books the first call as compiling.
-      stop: asks for an early end.
-
-    Returns:
-      The mean of every metric, `loss` among them, and what the task derives from them; None where `stop` cut it short.
-    """
-    config, mesh = experiment.config, experiment.mesh
-    assert experiment.test is not None
-    size = config.data.eval_batch_size or config.data.batch_size
-    if mesh is not None:
-        size = -(-size // mesh.size) * mesh.size  # what is added is padding, and masked
-    params = state.params if isinstance(state.ema, tuple) and not state.ema else state.ema
-    totals: dict[str, np.ndarray] = {}
-    for i, batch in enumerate(data.one_pass(experiment.test, size, config.run.eval_batches)):
-        if stop is not None and stop.received is not None:
-            return None
-        placed = batch if mesh is None else parallel.place_batch(batch, mesh)
-        call = (params, state.extras, placed)
-        sums = clock.compiled(experiment.evaluate, *call) if i == 0 and clock else experiment.evaluate(*call)
-        for name, pair in jax.device_get(sums).items():
-            # float64 on the host: adding thousands of batches in float32 would lose the last digits
-            totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
-    # The loss first: what comes out of jit is sorted by name.
-    order = sorted(totals, key=lambda name: name != "loss")
-    means = {name: float(totals[name][0] / totals[name][1]) if totals[name][1] else math.nan for name in order}
-    return means | experiment.derived(means)
-
-
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
     # An uncommitted array follows the arrays it meets, and so shall the one restored in its place.
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding if leaf.committed else None)
-
-
-def _record(step: int, m: Measurements, rate: float | None) -> dict[str, Any]:
-    record: dict[str, Any] = {"step": step, "split": "train", "loss": float(m.loss)}
-    record |= {name: float(total / count) for name, (total, count) in m.metrics.items() if count}
-    record |= {"grad_norm": float(m.grad_norm), "lr": float(m.learning_rate)}
-    if m.loss_scale != 1:
-        record["loss_scale"] = float(m.loss_scale)
-    if m.skips:
-        record["skips"] = int(m.skips)
-    if rate is not None:
-        record["examples_per_second"] = rate
-    return record
-
-
-def _layer_rows(step: int, m: Measurements) -> Iterator[dict[str, Any]]:
-    columns = {**{name: getattr(m.layers, name) for name in COLUMNS}, "update_ratio": m.layers.update_ratio}
-    for i, layer in enumerate(m.layout.layers):
-        yield {"step": step, "layer": layer, **{name: float(values[i]) for name, values in columns.items()}}

@@ -15,7 +15,8 @@ import optax
 
 from jaxprop.config import schema
 from jaxprop.errors import ShapeError, UsageError
-from jaxprop.trees import cast_floating, cast_inputs
+from jaxprop.precision import cast_floating, cast_inputs
+from jaxprop.taps import output_sums
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Sums
 
 LossFn = Callable[..., Any]  # (params, batch, key) -> loss or (loss, aux)
@@ -212,7 +213,7 @@ def loss_from(model: Model, loss: Loss, metrics: Mapping[str, Metric] | None = N
         extras = jax.tree.map(lambda new, old: new.astype(old.dtype), new, extras)
         total, weight = _weighted_sum(loss, outputs, batch)
         mean = total / jnp.where(weight > 0, weight, jnp.ones_like(weight))
-        return mean, (weight, extras, _measured(metrics, outputs, batch))
+        return mean, (weight, extras, {**_measured(metrics, outputs, batch), **output_sums(outputs, batch)})
 
     return Objective(mean_loss, loss_sums(model, loss, metrics))
 

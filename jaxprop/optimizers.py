@@ -28,11 +28,13 @@ class Optimizer(NamedTuple):
       tx: turns gradients into updates, clipping included.
       schedule: number of updates made so far -> the base learning rate of the next one, float32.
       lr_scales: what multiplies that rate for each leaf, in `trees.leaf_paths` order; 0 where frozen.
+      clip: the clipping that `tx` begins with, or None.
     """
 
     tx: optax.GradientTransformationExtraArgs
     schedule: Schedule
     lr_scales: tuple[float, ...]
+    clip: optax.GradientTransformation | None
 
 
 def build(section: sections.Optimizer, *, steps: int, params: PyTree) -> Optimizer:
@@ -68,16 +70,18 @@ def build(section: sections.Optimizer, *, steps: int, params: PyTree) -> Optimiz
     if all(frozen):
         raise ConfigError("optimizer.groups: every parameter is frozen, so nothing would be trained; free some")
 
-    tx = _chain([*_clipping(section.grad_clip), _decaying(section, steps, params, groups)])
+    clipping = _clipping(section.grad_clip)
+    clip, tx = _chain(clipping) if clipping else None, _chain([*clipping, _decaying(section, steps, params, groups)])
     if any(frozen):
         labels = _like(params, ["frozen" if flag else "trained" for flag in frozen])
         tx = optax.partition({"trained": tx, "frozen": _keep()}, labels)
+        clip = clip and optax.partition({"trained": clip, "frozen": optax.set_to_zero()}, labels)
     if any(scale != 1.0 for scale in scales):
         tx = optax.chain(tx, _scale_leaves(_like(params, scales)))
 
     rate = _rate(section, steps)
     lr_scales = tuple(0.0 if flag else scale for flag, scale in zip(frozen, scales, strict=True))
-    return Optimizer(tx, _as_float32(1.0 if rate is None else rate), lr_scales)
+    return Optimizer(tx, _as_float32(1.0 if rate is None else rate), lr_scales, clip)
 
 
 # -- schedules ----------------------------------------------------------------------------------

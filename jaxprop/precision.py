@@ -1,13 +1,16 @@
-"""Mixed precision: which dtype holds parameters, which computes, and the dynamic loss scale. Pure."""
+"""Mixed precision: which dtype holds parameters, which computes, casts, and the dynamic loss scale. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxprop.errors import UsageError, one_of
+from jaxprop.types import PyTree
 
 
 class Policy(NamedTuple):
@@ -129,3 +132,68 @@ def next_loss_scale(state: LossScale, finite: jax.Array, scaling: Scaling) -> Lo
     factor = jnp.where(finite, jnp.where(grow, jnp.float32(2.0), jnp.float32(1.0)), jnp.float32(0.5))
     scale = jnp.clip(state.scale * factor, jnp.float32(scaling.smallest), jnp.float32(scaling.largest))
     return LossScale(scale, jnp.where(grow, 0, good_steps))
+
+
+def cast_floating(tree: PyTree, dtype: DTypeLike) -> PyTree:
+    """Casts the floating-point leaves of a pytree and leaves the others as they are.
+
+    Args:
+      tree: any pytree of arrays.
+      dtype: the floating dtype to cast to.
+
+    Returns:
+      The same structure.
+
+    Example:
+      >>> out = cast_floating({"x": jnp.zeros(2), "label": jnp.zeros(2, jnp.int32)}, jnp.bfloat16)
+      >>> out["x"].dtype.name, out["label"].dtype.name
+      ('bfloat16', 'int32')
+    """
+
+    def cast(leaf):
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+KEPT = ("labels", "targets", "mask", "weight")
+
+
+def cast_inputs(batch: PyTree, dtype: DTypeLike) -> PyTree:
+    """Casts the floating-point leaves of a batch, but for what is only compared or counted: `KEPT`.
+
+    In bfloat16 a target of 1001 would become 1000, and so would a sum of weights.
+
+    Args:
+      batch: any pytree of arrays with a leading axis B.
+      dtype: the compute dtype.
+
+    Returns:
+      The same structure.
+
+    Example:
+      >>> out = cast_inputs({"inputs": jnp.zeros(2), "weight": jnp.ones(2)}, jnp.bfloat16)
+      >>> out["inputs"].dtype.name, out["weight"].dtype.name
+      ('bfloat16', 'float32')
+    """
+
+    def cast(path: tuple, leaf: jax.Array) -> jax.Array:
+        return leaf if path and getattr(path[0], "key", None) in KEPT else cast_floating(leaf, dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, batch)
+
+
+def promoting(function: Callable) -> Callable:
+    """Runs optax under standard dtype promotion: it raises floats to integer powers, which strict mode refuses.
+
+    Example:
+      >>> with jax.numpy_dtype_promotion("strict"):
+      ...     float(promoting(lambda x: x + jnp.int32(1))(jnp.float32(1)))
+      2.0
+    """
+
+    def standard(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return standard

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
-from jaxprop import data, optimizers, parallel, tasks, trees
+from jaxprop import data, ending, optimizers, parallel, resuming, tasks
 from jaxprop import step as steps
-from jaxprop.checkpoint import Checkpoints, stored_config
-from jaxprop.config.build import build
-from jaxprop.config.diff import mathematical
+from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.dump import dump
-from jaxprop.config.load import load
 from jaxprop.config.root import Config
-from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, CheckpointError, ConfigError, RunFolderError, UsageError
-from jaxprop.interrupt import EXIT_CODES, Interrupts
+from jaxprop.errors import EXIT_DONE, ConfigError
+from jaxprop.eval_step import make_eval_step
+from jaxprop.experiment import Experiment
+from jaxprop.interrupt import Interrupts
 from jaxprop.lock import hold
-from jaxprop.loop import Experiment, Loop
+from jaxprop.loop import Loop
+from jaxprop.pace import settings
 from jaxprop.precision import Scaling
-from jaxprop.runfolder import read_summary, versions, write_summary, write_text
-from jaxprop.sinks import Sink, open_sinks
-from jaxprop.sinks.jsonl import encode
+from jaxprop.runfolder import write_summary, write_text
+from jaxprop.sinks import open_sinks
+from jaxprop.state import init_state
 from jaxprop.types import Source, TrainState
 
 
@@ -78,19 +77,19 @@ def compose(config: Config) -> Composed:
     _check_batch_size(config, sources["train"])
     stream = open_stream(config, sources["train"])
     total = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
-    mesh, precision, scaling = _mesh(config), config.precision.policy, _scaling(config)
+    mesh, precision, scaling, health = _mesh(config), config.precision.policy, _scaling(config), settings(config)
     params_key, run_key = jax.random.split(jax.random.key(config.run.seed))
     params, extras = jax.jit(task.model.init)(params_key, next(data.one_pass(sources["train"], 2)))
     optimizer = optimizers.build(config.optimizer, steps=total, params=params)
     train_step = steps.make_train_step(
-        task.objective, optimizer.tx, precision, config.run.accumulate, config.run.steps_per_call, config.health.layers,
-        ema_decay=config.run.ema_decay, schedule=optimizer.schedule, scaling=scaling, mesh=mesh,
+        task.objective, optimizer.tx, precision, config.run.accumulate, config.run.steps_per_call, health,
+        ema_decay=config.run.ema_decay, schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh,
     )  # fmt: skip
-    state = steps.init_state(
+    state = init_state(
         params, optimizer.tx, key=run_key, extras=extras, precision=precision,
-        ema_decay=config.run.ema_decay, scaling=scaling, mesh=mesh,
+        ema_decay=config.run.ema_decay, scaling=scaling, mesh=mesh, health=health,
     )  # fmt: skip
-    evaluate = steps.make_eval_step(task.objective, precision, mesh=mesh)
+    evaluate = make_eval_step(task.objective, precision, mesh=mesh)
     experiment = Experiment(config, train_step, evaluate, stream, sources.get("test"), task.derived, mesh, total)
     return Composed(experiment, state, task, optimizer, sources)
 
@@ -146,10 +145,10 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
     folder = Path(folder)
     started = time.perf_counter()
     with hold(folder), Interrupts() as interrupts:
-        finished = None if fresh else _finished(config, folder)
+        finished = None if fresh else resuming.finished(config, folder)
         composed = compose(config)
         if finished is not None and finished["step"] == composed.experiment.total_steps:
-            print(_resume_note(finished["step"], finished["step"]), file=sys.stderr)
+            print(resuming.resume_note(finished["step"], finished["step"]), file=sys.stderr)
             return Outcome(finished, EXIT_DONE)
         checkpoints = _open_checkpoints(config, folder)
         loop = Loop(composed.experiment, composed.state, checkpoints, interrupts)
@@ -157,14 +156,14 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
             with checkpoints:
                 status = _run(loop, composed, checkpoints, folder, fresh, quiet)
         except Exception as error:
-            _sum_up_failure(error, loop, composed, started, folder)
+            ending.sum_up_failure(error, loop, composed.task.reference, started, folder)
             raise
         # Written once the last save is known to be whole.
-        summary = _summary(status, loop, composed, started)
+        summary = ending.summary(status, loop, composed.task.reference, started)
         write_summary(folder, summary)
     if status != "completed":
-        print(_ending(status, loop, config), file=sys.stderr)
-    return Outcome(summary, _exit_code(status, interrupts))
+        print(ending.last_words(status, loop, config.checkpoint.enabled), file=sys.stderr)
+    return Outcome(summary, ending.exit_code(status, interrupts.received))
 
 
 def _run(loop: Loop, composed: Composed, checkpoints: Checkpoints, folder: Path, fresh: bool, quiet: bool) -> str:
@@ -173,25 +172,19 @@ def _run(loop: Loop, composed: Composed, checkpoints: Checkpoints, folder: Path,
         _trace(composed)
     resumed_from = None if fresh else loop.resume()
     if resumed_from is None and not fresh:
-        _refuse_unreadable(folder / "checkpoints")
+        resuming.refuse_unreadable(folder / "checkpoints")
     write_text(folder / "config.yaml", dump(composed.experiment.config, folder))
-    with _opened_sinks(composed.experiment, folder, resumed_from, quiet) as sink:
+    section, total = composed.experiment.config.sinks, composed.experiment.total_steps
+    sinks = open_sinks(
+        section, folder, total_steps=total, start_step=resumed_from, alerts=loop.alert_lines, quiet=quiet
+    )
+    with contextlib.closing(sinks) as sink:
         if fresh:
             checkpoints.clear()
         (folder / "summary.json").unlink(missing_ok=True)  # of an earlier end that this run goes beyond
         if resumed_from is not None:
-            sink.note(_resume_note(resumed_from, composed.experiment.total_steps))
+            sink.note(resuming.resume_note(resumed_from, total))
         return loop.run(sink)
-
-
-def _refuse_unreadable(checkpoints: Path) -> None:
-    """Raises CheckpointError where checkpoints lie that cannot be read: starting over would take their records away."""
-    lost = sorted(path.parent.name for path in checkpoints.glob("*/state") if path.parent.name.isdigit())
-    if lost:
-        raise CheckpointError(
-            f"the checkpoints of step {', '.join(lost)} in {checkpoints} cannot be read; restore their run/run.json, "
-            "use --run DIR for a new run, or --fresh to start this one over"
-        )
 
 
 def _trace(composed: Composed) -> None:
@@ -203,110 +196,6 @@ def _trace(composed: Composed) -> None:
     composed.experiment.step.lower(composed.state, batch)
 
 
-def _resume_note(step: int, total: int) -> str:
-    if step == total:
-        return (
-            f"all {total} steps are done already; raise run.steps or run.epochs for more, which a constant schedule "
-            "allows, or start over with --fresh"
-        )
-    return f"resumed from step {step}"
-
-
-def _ending(status: str, loop: Loop, config: Config) -> str:
-    """What to tell a person whose run ended early, and what to do next."""
-    if status == "diverged":
-        return f"diverged: {_reason(loop, config)}"
-    if not config.checkpoint.enabled:
-        return f"interrupted after step {loop.step} and not saved, since checkpoint.enabled is false"
-    return f"interrupted after step {loop.step}; the same command goes on from there"
-
-
-def _reason(loop: Loop, config: Config) -> str:
-    skips = config.health.max_skips
-    return (
-        f"loss or gradients were not finite for {skips} steps in a row, up to step {loop.step}. Such steps change "
-        "nothing, so what was saved before them is intact; lower optimizer.lr, or set optimizer.grad_clip={norm: 1.0}, "
-        "and start over with --fresh"
-    )
-
-
-def _summary(status: str, loop: Loop, composed: Composed, started: float) -> dict[str, Any]:
-    clock = loop.clock
-    diverged = {"error": _reason(loop, composed.experiment.config)} if status == "diverged" else {}
-    summary = {
-        "status": status,
-        **diverged,
-        "step": loop.step,
-        "metrics": loop.metrics,
-        "reference": dict(composed.task.reference),
-        "parameters": trees.count(loop.state.params),
-        "seconds": time.perf_counter() - started,
-        "compile_seconds": clock.compile_seconds,
-        "examples_per_second": clock.examples / clock.seconds if clock.seconds else None,
-        "versions": versions(),
-    }
-    return json.loads(encode(summary))  # what is not finite is null, in the file and out of `--json`
-
-
-def _sum_up_failure(error: Exception, loop: Loop, composed: Composed, started: float, folder: Path) -> None:
-    # Removed when training begins: a run that got no further leaves what an earlier one wrote.
-    if (folder / "summary.json").exists():
-        return
-    failed = _summary("failed", loop, composed, started)
-    with contextlib.suppress(RunFolderError):  # of a full disk the first error says enough
-        write_summary(folder, {**failed, "error": f"{type(error).__name__}: {error}"})
-
-
-def _finished(config: Config, folder: Path) -> dict[str, Any] | None:
-    """Returns the summary of the completed run in a folder, if there is one.
-
-    Raises:
-      UsageError: the folder holds a run that cannot be continued with this configuration.
-    """
-    summary = read_summary(folder)
-    completed = summary is not None and summary.get("status") == "completed"
-    checkpoints = folder / "checkpoints"
-    saved = checkpoints.is_dir() and bool(Checkpoints(checkpoints).steps())
-    if saved:
-        _refuse_another(build(stored_config(checkpoints)), config, folder)
-    elif completed and (folder / "config.yaml").is_file():
-        before = load(folder / "config.yaml").config
-        _refuse_another(before, config, folder)
-        if (before.run.steps, before.run.epochs) != (config.run.steps, config.run.epochs):
-            raise UsageError(
-                f"{folder} holds a completed run that was not saved, so it cannot be made longer; "
-                "use --run DIR for a new run, or --fresh to start this one over"
-            )
-    return summary if completed else None
-
-
-def _refuse_another(before: Config, config: Config, folder: Path) -> None:
-    changes = mathematical(before, config)
-    if changes:
-        lines = "".join(f"\n  {change}" for change in changes)
-        raise UsageError(
-            f"{folder} holds a run with another configuration, and going on with this one would change what it "
-            f"computes:{lines}\nuse --run DIR for a new run, --fresh to start this one over, or the old values"
-        )
-
-
 def _open_checkpoints(config: Config, folder: Path) -> Checkpoints:
     section = config.checkpoint
     return Checkpoints(folder / "checkpoints", keep=section.keep, best=section.best or "loss", mode=section.mode)
-
-
-@contextlib.contextmanager
-def _opened_sinks(experiment: Experiment, folder: Path, resumed_from: int | None, quiet: bool) -> Iterator[Sink]:
-    sink = open_sinks(
-        experiment.config.sinks, folder, total_steps=experiment.total_steps, start_step=resumed_from, quiet=quiet
-    )
-    try:
-        yield sink
-    finally:
-        sink.close()
-
-
-def _exit_code(status: str, interrupts: Interrupts) -> int:
-    if status == "interrupted" and interrupts.received is not None:
-        return EXIT_CODES[interrupts.received]
-    return EXIT_DIVERGED if status == "diverged" else EXIT_DONE

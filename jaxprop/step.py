@@ -1,4 +1,4 @@
-"""The train step and the eval step: pure, jitted, donated. All three doors lead here."""
+"""The train step: pure, jitted, donated. All three doors lead here."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxprop import parallel, trees
-from jaxprop.errors import ShapeError, UsageError
+from jaxprop import gradients, parallel, taps
+from jaxprop.errors import ShapeError, UsageError, one_of
+from jaxprop.gradients import Backward, Forward
+from jaxprop.health import guard, record, signals
+from jaxprop.health.measure import Facts, Plan, learning_rate, measure, measure_update
+from jaxprop.health.signals import Signals
 from jaxprop.losses import LossFn, as_objective
-from jaxprop.precision import LossScale, Policy, Scaling, init_loss_scale, needs_scaling, next_loss_scale
+from jaxprop.precision import LossScale, Policy, Scaling, needs_scaling, next_loss_scale, promoting
 from jaxprop.precision import policy as policy_of
-from jaxprop.types import Batch, Layout, Measurements, Objective, PyTree, Schedule, Sums, TrainState
+from jaxprop.types import Batch, Measurements, Objective, PyTree, Schedule, TrainState
 
 
 class Recipe(NamedTuple):
@@ -26,108 +30,92 @@ class Recipe(NamedTuple):
     update: Callable[..., tuple[PyTree, PyTree]]
     policy: Policy
     accumulate: int
-    health: bool
+    signals: Signals | None
     ema_decay: float | None
     schedule: Schedule | None
     scaling: Scaling
+    clip: optax.GradientTransformation | None
 
 
-class Forward(NamedTuple):
-    """What the forward pass leaves besides gradients: mean loss, its weight, new extras, metric sums."""
-
-    loss: jax.Array
-    weight: jax.Array
-    extras: PyTree
-    sums: Sums
-
-
-def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Measurements]:
-    """One step of training in arithmetic order: gradient, update, guard, measure. Pure; `make_train_step` jits it."""
+def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> tuple[TrainState, Measurements]:
+    """One step of training in arithmetic order: gradient, guard, update, measure. Pure; `make_train_step` jits it."""
     key = jax.random.fold_in(state.key, state.step)
-    forward, grads = value_and_grad(recipe, state, batch, key)
-    grad_squares = layer_squares(grads)
-    finite = jnp.isfinite(forward.loss) & jnp.isfinite(jnp.sum(grad_squares))
+    check_state(recipe, state)
+    plan = make_plan(recipe, detail, state, batch, key)
+    gradient = differentiate(recipe, state, batch, key)
+    forward, back = gradient(state.params, loss_scale(state), plan)
+    norm = jnp.sqrt(jnp.sum(signals.squares(signals.group_layers(state.params), back.params)))
+    finite = jnp.isfinite(forward.loss) & jnp.isfinite(norm)
+    verdict = judge(recipe, norm, finite, state)
+    grads = gradients.multiply(back.params, verdict.factor) if guards(recipe) else back.params
 
-    def update(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState]:
+    def update(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState, jax.Array]:
         updates, opt_state = recipe.update(grads, state.opt_state, state.params, value=forward.loss)
+        updates = gradients.multiply(updates, lr_scale(recipe, state))
         params = optax.apply_updates(state.params, updates)
         ema = moving_average(recipe.ema_decay, state.ema, params)
-        return updates, state._replace(params=params, extras=forward.extras, opt_state=opt_state, ema=ema)
+        inside = measure_update(plan, recipe.clip, grads, updates, state.params, (state.opt_state, opt_state))
+        return updates, state._replace(params=params, extras=forward.extras, opt_state=opt_state, ema=ema), inside
 
-    updates, kept = keep_if_finite(finite, update, grads, state)
-    kept = count_step(kept, finite, recipe.scaling)
-    return kept, measure(recipe, state, forward, finite, grad_squares, updates, kept)
-
-
-def value_and_grad(recipe: Recipe, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Forward, PyTree]:
-    """Loss and gradient of the whole batch: scaled, accumulated over microbatches, unscaled.
-
-    With the mean loss l_k and the weight W_k of microbatch k,
-
-        L = sum_k W_k l_k / sum_k W_k,   g = sum_k W_k dl_k/dparams / sum_k W_k
-
-    which is the whole batch's mean whatever the masks; the mean of the means is not.
-    """
-    check_batch(batch, recipe.accumulate)
-    check_state(recipe, state)
-    scale = loss_scale(state)
-
-    def scaled_loss(params, extras, batch, key):
-        loss, (weight, extras, sums) = recipe.objective.mean_loss(params, extras, batch, key, recipe.policy)
-        scaled = loss if scale is None else loss * scale.astype(loss.dtype)
-        return scaled, Forward(loss, weight, extras, sums)
-
-    differentiate = jax.grad(scaled_loss, has_aux=True)
-    if recipe.accumulate == 1:
-        grads, forward = differentiate(state.params, state.extras, batch, key)
-        return forward, divide(grads, scale)
-
-    def weighted(extras, batch, k):
-        grads, forward = differentiate(state.params, extras, batch, jax.random.fold_in(key, k))
-        loss, *grads = weigh([forward.loss, *jax.tree.leaves(grads)], forward.weight)
-        return jax.tree.unflatten(jax.tree.structure(state.params), grads), forward._replace(loss=loss)
-
-    forward, grads = accumulated(weighted, state.extras, microbatches(batch, recipe.accumulate), scale)
-    return forward, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
+    updates, kept, inside = keep_if(verdict.take, update, grads, state)
+    kept = count_step(kept, finite, verdict, recipe.scaling)
+    scalars = report(recipe, state, kept, forward, norm, finite, verdict)
+    facts = Facts(
+        scalars, forward.sums, back.params, back.sinks, back.micro_square, kept.params, updates, inside, verdict.take,
+        jax.tree.leaves(batch)[0].shape[0], recipe.accumulate, loss_scale(state),
+        lambda params, precision=None: gradient(params, None, None, precision)[1].params, state.params,
+    )  # fmt: skip
+    health, measurements = measure(plan, facts, kept.health)
+    return kept._replace(health=health), measurements
 
 
-def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) -> tuple[Forward, PyTree]:
-    """Sums weighted gradients and losses over microbatches, one at a time in memory, and divides by the weight."""
+def make_plan(recipe: Recipe, detail: str, state: TrainState, batch: Batch, key: jax.Array) -> Plan:
+    """Finds layers and taps by tracing the loss once: abstractly, so nothing is computed."""
+    if detail == "lean" or recipe.signals is None:
+        return Plan(Signals(), "lean", signals.group_layers(state.params))
+    gradients.check_batch(batch, recipe.accumulate)
+    micro = jax.tree.map(lambda x: x[: x.shape[0] // recipe.accumulate], batch)
 
-    def add(carry, batch_and_k):
-        total_grads, total = carry
-        grads, forward = weighted(total.extras, *batch_and_k)
-        added = jax.tree.map(jnp.add, total._replace(extras=()), forward._replace(extras=()))
-        return (jax.tree.map(jnp.add, total_grads, grads), added._replace(extras=forward.extras)), None
+    def loss(params: PyTree) -> jax.Array:
+        return recipe.objective.mean_loss(params, state.extras, micro, key, recipe.policy)[0]
 
-    count = jax.tree.leaves(batches)[0].shape[0]
-    first = jax.tree.map(lambda x: x[0], batches)
-    shapes = jax.eval_shape(weighted, extras, first, jnp.int32(0))
-    grads, zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    start = (grads, zero._replace(extras=extras))
-    (grads, total), _ = jax.lax.scan(add, start, (batches, jnp.arange(count, dtype=jnp.int32)))
-    weight = jnp.where(total.weight > 0, total.weight, jnp.ones_like(total.weight))
-    grads = divide(grads, weight if scale is None else weight * scale)
-    return total._replace(loss=total.loss / weight.astype(total.loss.dtype)), grads
+    tapped, jaxpr = taps.find(loss, state.params)
+    plan = Plan(recipe.signals, detail, signals.find_groups(jaxpr, state.params))
+    return plan._replace(tapped=tapped) if plan.rare and recipe.signals.taps else plan
 
 
-def weigh(values: list[jax.Array], weight: jax.Array) -> list[jax.Array]:
-    """Multiplies by a microbatch's weight, in float32; nothing, even of NaN, is left of one that is all padding."""
-    return [jnp.where(weight > 0, _wide(x) * weight, 0) for x in values]
+def differentiate(recipe: Recipe, state: TrainState, batch: Batch, key: jax.Array) -> Callable[..., Any]:
+    """The backward pass of this step's loss, `(params, scale, plan, precision) -> (Forward, Backward)`."""
+
+    def gradient(
+        params: PyTree, scale: jax.Array | None, plan: Plan | None, precision: str | None = None
+    ) -> tuple[Forward, Backward]:
+        policy = recipe.policy if precision is None else policy_of(precision)
+        tapped, noise = (plan.tapped, plan.rare) if plan is not None else ((), False)
+        return gradients.value_and_grad(
+            recipe.objective, policy, recipe.accumulate, scale, params, state.extras, batch, key, tapped, noise
+        )
+
+    return gradient
 
 
-def microbatches(batch: Batch, count: int) -> Batch:
-    """Splits `[B, ...]` into `[count, B / count, ...]`, microbatch k taking the rows k, k + count, ...
-
-    Strided rows, so that a batch sharded over devices stays where it is.
-    """
-    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
+def guards(recipe: Recipe) -> bool:
+    """Whether the step may change a gradient before the optimizer sees it."""
+    return recipe.signals is not None and (recipe.signals.spikes is not None or recipe.signals.respond)
 
 
-def keep_if_finite(
-    finite: jax.Array, update: Callable[..., tuple[PyTree, TrainState]], grads: PyTree, state: TrainState
-) -> tuple[PyTree, TrainState]:
-    """The updates and the new state, or the old one exactly where the step was not finite: 0 x NaN would be NaN.
+def judge(recipe: Recipe, norm: jax.Array, finite: jax.Array, state: TrainState) -> guard.Verdict:
+    """What the guards say of this gradient."""
+    if not guards(recipe):
+        return guard.Verdict(jnp.float32(1), finite, state.health["spikes"])
+    limit = state.health["grad_limit"] if recipe.signals.respond else None
+    return guard.judge(norm, finite, state.health["spikes"], recipe.signals.spikes, limit)
+
+
+def keep_if(
+    take: jax.Array, update: Callable[..., tuple[PyTree, TrainState, jax.Array]], grads: PyTree, state: TrainState
+) -> tuple[PyTree, TrainState, jax.Array]:
+    """The update, or the old state exactly where the step is not taken: 0 x NaN would be NaN.
 
     Both forms keep the old state bit for bit. Accelerators fuse a select into the update's own kernels, where a
     branch would make the host wait for the predicate. The CPU compiler keeps old and new state side by side for a
@@ -135,26 +123,30 @@ def keep_if_finite(
     the gradients were: the peak memory of the step without a guard.
     """
 
-    def by_loop(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState]:
+    measured = jax.eval_shape(update, grads, state)[2]
+    nothing = jnp.zeros(measured.shape, measured.dtype)
+
+    def by_loop(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState, jax.Array]:
         def turn(carry: Any) -> Any:
-            return jnp.zeros_like(carry[0]), *_typed_like(update(*carry[1:]), carry[1:])
+            return jnp.zeros_like(carry[0]), *_typed_like(update(*carry[1:3]), carry[1:])
 
-        return jax.lax.while_loop(lambda carry: carry[0], turn, (finite, grads, state))[1:]
+        return jax.lax.while_loop(lambda carry: carry[0], turn, (take, grads, state, nothing))[1:]
 
-    def by_select(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState]:
-        updates, new = update(grads, state)
-        return _typed_like(updates, grads), trees.select(finite, _typed_like(new, state), state)
+    def by_select(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState, jax.Array]:
+        updates, new, measured = update(grads, state)
+        kept = jax.tree.map(partial(jax.lax.select, take), _typed_like(new, state), state)
+        return _typed_like(updates, grads), kept, jnp.where(take, measured, nothing)
 
     return jax.lax.platform_dependent(grads, state, cpu=by_loop, default=by_select)
 
 
-def count_step(state: TrainState, finite: jax.Array, scaling: Scaling) -> TrainState:
+def count_step(state: TrainState, finite: jax.Array, verdict: guard.Verdict, scaling: Scaling) -> TrainState:
     """Counts the step, and the skip if it was one, and adapts the loss scale."""
-    scale = state.loss_scale
+    scale, skips = state.loss_scale, state.health["skips"] + (~verdict.take).astype(jnp.int32)
     return state._replace(
         step=state.step + 1,
         loss_scale=next_loss_scale(scale, finite, scaling) if isinstance(scale, LossScale) else scale,
-        health={"skips": state.health["skips"] + (~finite).astype(jnp.int32)},
+        health={**state.health, "skips": skips, "spikes": verdict.history},
     )
 
 
@@ -163,74 +155,37 @@ def moving_average(decay: float | None, ema: PyTree, params: PyTree) -> PyTree:
     return ema if decay is None else optax.incremental_update(params, ema, 1.0 - decay)
 
 
-def measure(
+def report(
     recipe: Recipe,
     state: TrainState,
-    forward: Forward,
-    finite: jax.Array,
-    grad_squares: jax.Array,
-    updates: PyTree,
     kept: TrainState,
-) -> Measurements:
-    """Packs what the step reports into one float32 array, laid out as `Measurements` reads it."""
-    squares = [grad_squares]
-    if recipe.health:
-        squares += [layer_squares(kept.params), jnp.where(finite, layer_squares(updates), jnp.float32(0))]
-    norms = [jnp.sqrt(jnp.sum(s)) for s in squares] + [jnp.float32(jnp.nan)] * (3 - len(squares))
+    forward: Forward,
+    norm: jax.Array,
+    finite: jax.Array,
+    verdict: guard.Verdict,
+) -> dict[str, Any]:
+    """The scalars that every record holds."""
     scale = loss_scale(state)
-    scalars = [
-        forward.loss,
-        forward.weight,
-        *norms,
-        learning_rate(recipe.schedule, state, kept.opt_state),
-        1.0 if scale is None else scale,
-        ~finite,
-        kept.health["skips"],
-        *(value for pair in forward.sums.values() for value in pair),
-    ]
-    rows = [jnp.sqrt(s) for s in squares] if recipe.health else []
-    layers = tuple(trees.layer_names(state.params)[0]) if recipe.health else ()
-    packed = jnp.concatenate([jnp.stack([jnp.asarray(x, jnp.float32) for x in scalars]), *rows])
-    return Measurements(packed, Layout(tuple(forward.sums), layers))
+    return {
+        "loss": forward.loss,
+        "weight": forward.weight,
+        "grad_norm": norm,
+        "learning_rate": learning_rate(recipe.schedule, state, kept.opt_state, lr_scale(recipe, state)),
+        "loss_scale": 1.0 if scale is None else scale,
+        "skipped": ~finite,
+        "skips": kept.health["skips"],
+        "guard": verdict.factor,
+    }
 
 
-def layer_squares(tree: PyTree) -> jax.Array:
-    """Sum of squares of each layer of a tree shaped like the parameters, float32 `[L]`."""
-    names, rows = trees.layer_names(tree)
-    return trees.square_sums(tree, rows, len(names))
-
-
-def learning_rate(schedule: Schedule | None, state: TrainState, opt_state: PyTree) -> Any:
-    """The rate this step uses: the schedule at the count of updates so far, or the one optax keeps, else NaN.
-
-    Skipped steps do not advance the optimizer's count, so they are taken off.
-    """
-    if schedule is not None:
-        return promoting(schedule)(state.step - state.health["skips"])
-    injected = optax.tree_utils.tree_get_all_with_path(
-        opt_state, "learning_rate", filtering=lambda _, value: isinstance(value, jax.Array)
-    )
-    return injected[0][1] if len(injected) == 1 else jnp.nan
-
-
-def promoting(function: Callable) -> Callable:
-    """Runs optax under standard dtype promotion: it raises floats to integer powers, which strict mode refuses."""
-
-    def standard(*args: Any, **kwargs: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"):
-            return function(*args, **kwargs)
-
-    return standard
+def lr_scale(recipe: Recipe, state: TrainState) -> jax.Array | None:
+    """What a response has set the rate to, as a share of the schedule's; None where no response may."""
+    return state.health["lr_scale"] if recipe.signals is not None and recipe.signals.respond else None
 
 
 def loss_scale(state: TrainState) -> jax.Array | None:
     """The loss scale in use, or None without one."""
     return state.loss_scale.scale if isinstance(state.loss_scale, LossScale) else None
-
-
-def divide(grads: PyTree, divisor: jax.Array | None) -> PyTree:
-    """Divides every leaf by a scalar; by nothing where it is None."""
-    return grads if divisor is None else jax.tree.map(lambda g: (_wide(g) / divisor).astype(g.dtype), grads)
 
 
 def check_state(recipe: Recipe, state: TrainState) -> None:
@@ -243,47 +198,74 @@ def check_state(recipe: Recipe, state: TrainState) -> None:
         )
 
 
-def check_batch(batch: Batch, accumulate: int) -> None:
-    """Raises ShapeError, while tracing, where the batch cannot be split as asked."""
-    paths = dict(zip(trees.leaf_paths(batch), jax.tree.leaves(batch), strict=True))
-    sizes = {path: jnp.shape(leaf)[:1] for path, leaf in paths.items()}
-    if not sizes or len(set(sizes.values())) > 1 or () in sizes.values():
-        found = ", ".join(f"{path} {jnp.shape(leaf)}" for path, leaf in paths.items())
-        raise ShapeError(f"expected every array of the batch to share its first axis, the examples; got {found}")
-    size = next(iter(sizes.values()))[0]
-    if size % accumulate:
-        raise ShapeError(
-            f"expected a batch size that is a multiple of accumulate={accumulate}, got {size}; "
-            f"use a batch of {-(-size // accumulate) * accumulate}"
-        )
-
-
 class TrainStep:
     """A compiled train step, `(state, batch) -> (state, Measurements)`; made by `make_train_step`.
 
     The state is donated: after the call the old one is gone. Arguments are positional, since jit does not
-    donate keyword arguments.
+    donate keyword arguments. What is measured rarely is a second program, compiled when it is first due.
+
+    Args:
+      variant: `detail -> (state, batch) -> (state, Measurements)`, what to compile.
+      settings: when a step measures how much; None for nothing but the scalars.
+      flushes: whether the step computes in float16, so that there is something to flush.
+      steps_per_call: steps that one call takes.
+      jit_options: of `jax.jit`.
     """
 
-    def __init__(self, step: Callable, **jit_options: Any):
-        self._jitted = jax.jit(step, donate_argnums=0, **jit_options)
-        self._layout: Layout | None = None
+    def __init__(
+        self,
+        variant: Callable[[str], Callable],
+        settings: Signals | None,
+        flushes: bool,
+        steps_per_call: int,
+        jit_options: dict[str, Any],
+    ):
+        self._compiled = {
+            detail: jax.jit(variant(detail), donate_argnums=0, **jit_options) for detail in signals.DETAILS
+        }
+        self._settings, self._flushes, self._steps_per_call = settings, flushes, steps_per_call
+        self._calls = 0
+        self._layers: tuple[str, ...] | None = None
 
-    def __call__(self, state: TrainState, batch: Batch, /) -> tuple[TrainState, Measurements]:
-        state, measurements = self._jitted(state, batch)
-        self._layout = measurements.layout
+    def __call__(
+        self, state: TrainState, batch: Batch, detail: str | None = None, /
+    ) -> tuple[TrainState, Measurements]:
+        """Takes a step.
+
+        Args:
+          state, batch: the state, which is donated, and the batch.
+          detail: how much to measure: `"lean"` (loss, gradient norm), `"rows"` (every layer too), `"full"` (everything)
+            or `"flush"` (what float16 would flush, too); by default what the settings say for this object's n-th call.
+
+        Raises:
+          UsageError: for an unknown detail.
+        """
+        state, measurements = self._compiled[self._detail(detail)](state, batch)
+        self._calls += 1
+        if measurements.layout.layers or self._settings is None:
+            self._layers = measurements.layout.layers
         return state, measurements
+
+    def _detail(self, detail: str | None) -> str:
+        if self._settings is None:
+            return "lean"
+        if detail is None:
+            first = self._calls * self._steps_per_call + 1
+            detail = self._settings.detail(first, first + self._steps_per_call - 1)
+        if detail not in self._compiled:
+            raise UsageError(one_of(detail, signals.DETAILS, "detail"))
+        return "full" if detail == "flush" and not self._flushes else detail
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """Names of the L layers, in the order of `m.layers`; known once the step has been called."""
-        if self._layout is None:
+        """Names of the L layers, in the order of `m.layers`; known once a step has measured them."""
+        if self._layers is None:
             raise UsageError("layer_names is known after the step's first call; call step(state, batch) first")
-        return self._layout.layers
+        return self._layers
 
-    def lower(self, state: TrainState, batch: Batch, /) -> Any:
+    def lower(self, state: TrainState, batch: Batch, detail: str = "rows", /) -> Any:
         """Traces the step without running it; `.compile()` gives its memory and cost analysis."""
-        return self._jitted.lower(state, batch)
+        return self._compiled[self._detail(detail)].lower(state, batch)
 
 
 def make_train_step(
@@ -292,10 +274,11 @@ def make_train_step(
     precision: str | Policy = "float32",
     accumulate: int = 1,
     steps_per_call: int = 1,
-    health: bool = True,
+    health: bool | Signals = True,
     *,
     ema_decay: float | None = None,
     schedule: Schedule | None = None,
+    clip: optax.GradientTransformation | None = None,
     scaling: Scaling | None = None,
     mesh: Mesh | None = None,
     compiler_options: dict[str, Any] | None = None,
@@ -313,9 +296,10 @@ def make_train_step(
       precision: `"float32"`, `"bfloat16"`, `"float16"` (with a dynamic loss scale), or a `Policy`.
       accumulate: microbatches K that the batch `[B, ...]` is split into, B a multiple of K.
       steps_per_call: with S > 1 the batch is `[S, B, ...]` and one call takes S steps.
-      health: measure gradient, parameter and update norms of every layer.
+      health: measure every layer in each step, and activations and more in each tenth; or `Signals` to say when.
       ema_decay: d of a moving average of the parameters, `ema <- d ema + (1 - d) params`.
       schedule: learning rate by count of updates, for `m.learning_rate` only; `tx` already applies it.
+      clip: the clipping that `tx` begins with, for `m.clipped_norm` only; `tx` already applies it.
       scaling: constants of the dynamic loss scale.
       mesh: from `jaxprop.make_mesh`; the batch is split over its devices.
       compiler_options: passed to XLA.
@@ -339,21 +323,33 @@ def make_train_step(
     """
     check_counts(accumulate=accumulate, steps_per_call=steps_per_call)
     objective, update = as_objective(loss_fn), promoting(optax.with_extra_args_support(tx).update)
-    policy, scaling = policy_of(precision), scaling or Scaling()
-    one = partial(train_step, Recipe(objective, update, policy, accumulate, health, ema_decay, schedule, scaling))
-    step = one if steps_per_call == 1 else partial(several_steps, one, steps_per_call)
-    return TrainStep(step, **jit_options(mesh, steps_per_call, compiler_options))
+    policy, scaling, settings = policy_of(precision), scaling or Scaling(), signals.settings(health)
+    recipe = Recipe(objective, update, policy, accumulate, settings, ema_decay, schedule, scaling, clip)
+    one = partial(partial, train_step, recipe)
+    variant = one if steps_per_call == 1 else partial(partial, several_steps, one, steps_per_call)
+    options = jit_options(mesh, steps_per_call, compiler_options)
+    return TrainStep(variant, settings, needs_scaling(policy), steps_per_call, options)
 
 
-def several_steps(one: Callable, most: int, state: TrainState, batches: Batch) -> tuple[TrainState, Measurements]:
-    """One step for each entry of the batches' leading axis, of which a run's last call may have fewer."""
+def several_steps(
+    one: Callable, most: int, detail: str, state: TrainState, batches: Batch
+) -> tuple[TrainState, Measurements]:
+    """One step for each entry of the batches' leading axis, of which a run's last call may have fewer.
+
+    Only the last of them measures what is rare.
+    """
     found = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
     if len(found) != 1 or not found <= {(count,) for count in range(1, most + 1)}:
         raise ShapeError(
             f"with steps_per_call={most}, expected {most} batches stacked on a leading axis, got arrays with leading "
             f"axes {sorted(found)}; use jnp.stack on {most} batches"
         )
-    return jax.lax.scan(one, state, batches)
+    rare, count = detail in ("full", "flush"), found.pop()[0]
+    if not rare or count == 1:
+        return jax.lax.scan(one(detail), state, batches)
+    state, early = jax.lax.scan(one("rows"), state, jax.tree.map(lambda x: x[:-1], batches))
+    state, last = one(detail)(state, jax.tree.map(lambda x: x[-1], batches))
+    return state, record.join(early, last)
 
 
 def check_counts(**counts: int) -> None:
@@ -375,114 +371,9 @@ def jit_options(mesh: Mesh | None, steps_per_call: int, compiler_options: dict[s
     return options
 
 
-def init_state(
-    params: PyTree,
-    tx: optax.GradientTransformation,
-    *,
-    key: jax.Array,
-    extras: PyTree = None,
-    precision: str | Policy = "float32",
-    ema_decay: float | None = None,
-    scaling: Scaling | None = None,
-    mesh: Mesh | None = None,
-) -> TrainState:
-    """Returns the state before the first step. Arrays are copied, so donation never takes the caller's.
-
-    Args:
-      params: any pytree of floating-point arrays; cast to the policy's parameter dtype.
-      tx: the optax transformation given to `make_train_step`.
-      key: PRNG key of the run, `jax.random.key(seed)`.
-      extras: what the model carries besides parameters; none by default.
-      precision, ema_decay, scaling, mesh: as given to `make_train_step`.
-
-    Returns:
-      The train state.
-
-    Raises:
-      UsageError: if a leaf of `params` is not a floating-point array.
-
-    Example:
-      >>> import jaxprop, jax, jax.numpy as jnp, optax
-      >>> jaxprop.init_state({"w": jnp.zeros(2)}, optax.sgd(0.1), key=jax.random.key(0)).step.item()
-      0
-    """
-    policy = policy_of(precision)
-    params = jax.tree.map(jnp.asarray, params)
-    _check_floating(params)
-    params = _fresh(trees.cast_floating(params, policy.param))
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    state = TrainState(
-        step=jnp.int32(0),
-        params=params,
-        extras=_fresh({} if extras is None else extras),
-        opt_state=_fresh(promoting(tx.init)(params)),
-        key=jax.random.clone(key),
-        loss_scale=init_loss_scale(scaling or Scaling()) if needs_scaling(policy) else (),
-        health={"skips": jnp.int32(0)},
-        ema=_fresh(params) if ema_decay is not None else (),
-    )
-    return state if mesh is None else parallel.replicate(state, mesh)
-
-
-def make_eval_step(
-    loss_fn: LossFn | Objective, precision: str | Policy = "float32", *, mesh: Mesh | None = None
-) -> Callable[[PyTree, PyTree, Batch], Sums]:
-    """Returns a jitted evaluation of one batch, `(params, extras, batch) -> {name: (sum, count)}`.
-
-    Sums and counts add up over batches, so the mean over a padded, masked split is exact.
-
-    Args:
-      loss_fn: as in `make_train_step`. A `Model` is applied with `train=False`. A plain function is called with
-        `key=None`, the sign to leave dropout out, and its mean counts `aux["weight"]`, or once a batch.
-      precision: as in `make_train_step`.
-      mesh: as in `make_train_step`.
-
-    Returns:
-      The step; `"loss"` is always among the names.
-
-    Example:
-      >>> import jaxprop, jax.numpy as jnp
-      >>> evaluate = jaxprop.make_eval_step(lambda params, batch, key: jnp.mean(batch["x"] * params["w"]))
-      >>> total, count = evaluate({"w": jnp.float32(2)}, {}, {"x": jnp.ones(3)})["loss"]
-      >>> (total / count).item()
-      2.0
-    """
-    objective = as_objective(loss_fn)
-    policy = policy_of(precision)
-
-    def eval_step(params: PyTree, extras: PyTree, batch: Batch) -> Sums:
-        return objective.sums(params, extras, batch, policy)
-
-    if mesh is None:
-        return jax.jit(eval_step)
-    whole = parallel.replicated(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, whole, parallel.batch_sharding(mesh)), out_shardings=whole)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    # A weight times a loss scale is beyond float16, where a gradient divided by it would silently be 0.
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
 def _typed_like(tree: PyTree, like: PyTree) -> PyTree:
     # Also drops weak types: what is carried on has to keep its type to the letter.
     def cast(x: jax.Array, old: jax.Array) -> jax.Array:
         return x if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, old.dtype)
 
     return jax.tree.map(cast, tree, like)
-
-
-def _check_floating(params: PyTree) -> None:
-    for path, leaf in zip(trees.leaf_paths(params), jax.tree.leaves(params), strict=True):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise UsageError(
-                f"expected floating-point parameters, got {path} of dtype {leaf.dtype}; "
-                "pass what is not trained as extras, or close over it"
-            )
-
-
-def _fresh(tree: PyTree) -> PyTree:
-    # Copies: the state is donated, and the same buffer twice in it, or the caller's, must not be. An explicit
-    # dtype also drops weak types, which would recompile the step at its second call.
-    return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.asarray(x).dtype, copy=True), tree)

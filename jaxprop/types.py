@@ -84,7 +84,8 @@ class TrainState(NamedTuple):
       opt_state: the optax state.
       key: the run's base PRNG key; a step uses `fold_in(key, step)`.
       loss_scale: dynamic loss scale (`jaxprop.precision.LossScale`) or `()` where none is used.
-      health: counters of the step's own guards, `{"skips": int32}`.
+      health: what the step's own guards remember: `skips` (int32), the responses' `lr_scale` and `grad_limit`
+        (float32), the history of the spike guard, and the direction of the power iteration where curvature is on.
       ema: exponential moving average of `params`, or `()` where none is kept.
     """
 
@@ -102,34 +103,136 @@ SCALARS = (
     "loss",
     "weight",
     "grad_norm",
+    "clipped_norm",
     "param_norm",
     "update_norm",
     "learning_rate",
     "loss_scale",
     "skipped",
     "skips",
+    "guard",
+    "output_max",
+    "output_logsumexp",
 )
-COLUMNS = ("grad_norm", "param_norm", "update_norm")
+# What an objective may report of its outputs among its metrics, by these names; it ends up among the scalars.
+OUTPUT_SIGNALS = ("_output_max", "_output_logsumexp")
+COLUMNS = ("grad_norm", "param_norm", "update_norm", "nonfinite", "zero_fraction", "adam_lag")
+RARE_SCALARS = ("noise_trace", "noise_signal", "curvature", "sharpness")
+RARE_COLUMNS = ("tiny_second_moment", "swallowed", "flushed")
+TAP_COLUMNS = ("grad_rms", "rms", "abs_max", "dead", "saturated", "attention_max", "attention_entropy")
 
 
 class Layers(NamedTuple):
-    """One value a layer, float32 `[L]`: L2 norms over all parameters of the layer."""
+    """One value a layer, float32 `[L]`; empty in a record without rows.
+
+    Args:
+      grad_norm: L2 norm of the gradient, before clipping and after unscaling.
+      param_norm: L2 norm of the parameters after the step.
+      update_norm: L2 norm of the update the optimizer proposed.
+      nonfinite: number of gradient entries that are NaN or infinite.
+      zero_fraction: share of gradient entries that are exactly 0.
+      adam_lag: `sqrt(mean(g^2 / max(v, eps^2)))`, v the bias-corrected second moment; NaN without one.
+      sizes: parameters in the layer, static; `norm / sqrt(size)` is the RMS.
+    """
 
     grad_norm: Any
     param_norm: Any
     update_norm: Any
+    nonfinite: Any
+    zero_fraction: Any
+    adam_lag: Any
+    sizes: Any
 
     @property
     def update_ratio(self) -> Any:
         """Size of the step relative to the weights, `||dw|| / (||w|| + 1e-12)`, `[L]`."""
         return self.update_norm / (self.param_norm + np.float32(1e-12))
 
+    @property
+    def grad_rms(self) -> Any:
+        """RMS of the gradient, `||g|| / sqrt(n)`, `[L]`; as `param_rms` and `update_rms` it compares layers by size."""
+        return self.grad_norm / np.sqrt(self.sizes)
+
+    @property
+    def param_rms(self) -> Any:
+        """RMS of the parameters, `||w|| / sqrt(n)`, `[L]`."""
+        return self.param_norm / np.sqrt(self.sizes)
+
+    @property
+    def update_rms(self) -> Any:
+        """RMS of the update, `||dw|| / sqrt(n)`, `[L]`."""
+        return self.update_norm / np.sqrt(self.sizes)
+
+
+class Rare(NamedTuple):
+    """Signals of the steps that measure everything, float32; NaN where one does not apply.
+
+    Args:
+      noise_trace: E[S], summed variance of one example's gradient, from microbatches.
+      noise_signal: E[G^2], squared norm of the true gradient, from microbatches; `E[S] / E[G^2]` is the noise
+        scale, in examples.
+      curvature: `g^T H g / ||g||^2`, along the gradient.
+      sharpness: largest eigenvalue of the Hessian, by power iteration.
+      tiny_second_moment: `[L]`, share of parameters with `sqrt(v) < 10 eps`, where Adam's epsilon takes over.
+      swallowed: `[L]`, share of parameters whose update was nonzero and changed nothing, `w + dw = w`.
+      flushed: `[L]`, share of nonzero gradient entries below what float16 holds once scaled, `|s g| < 2^-24`.
+    """
+
+    noise_trace: Any
+    noise_signal: Any
+    curvature: Any
+    sharpness: Any
+    tiny_second_moment: Any
+    swallowed: Any
+    flushed: Any
+
+
+class Taps(NamedTuple):
+    """One value a tap, float32 `[T]`, in the order of the forward pass; NaN where one does not apply.
+
+    Args:
+      grad_rms: RMS of the gradient of the mean loss with respect to the activation.
+      rms, abs_max: of the activation.
+      dead: share of units that are <= 0 on every example of the batch; of relu taps.
+      saturated: share of `|tanh| > 0.97`, or `|2 sigmoid - 1| > 0.97`; of tanh and sigmoid taps.
+      attention_max: largest `|logit|` over a subset of queries.
+      attention_entropy: mean entropy of the weights over log(keys), over a subset of queries.
+    """
+
+    grad_rms: Any
+    rms: Any
+    abs_max: Any
+    dead: Any
+    saturated: Any
+    attention_max: Any
+    attention_entropy: Any
+
 
 class Layout(NamedTuple):
-    """Where each value lies in a packed record: scalars, then metric (sum, count) pairs, then layer columns."""
+    """Where each value lies in a packed record: scalars, metric (sum, count) pairs, layer columns, then what is rare.
+
+    Args:
+      metrics: names of the metrics.
+      layers: names of the layers; empty in a record without rows.
+      sizes: parameters in each layer.
+      rare: whether the record ends with the rare signals and the taps.
+      taps: `(name, kind)` of each tap, in the order of the forward pass.
+      early: layout of the steps before the last, where one call takes several and only its last one measures more.
+    """
 
     metrics: tuple[str, ...]
     layers: tuple[str, ...]
+    sizes: tuple[int, ...] = ()
+    rare: bool = False
+    taps: tuple[tuple[str, str], ...] = ()
+    early: Layout | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of values in the record."""
+        rows = len(COLUMNS) + (len(RARE_COLUMNS) if self.rare else 0)
+        rare = len(RARE_SCALARS) + len(TAP_COLUMNS) * len(self.taps) if self.rare else 0
+        return len(SCALARS) + 2 * len(self.metrics) + rows * len(self.layers) + rare
 
 
 @jax.tree_util.register_dataclass
@@ -145,9 +248,10 @@ class Measurements:
       layout: names of the metrics and of the L layers, static.
 
     Example:
-      >>> m = Measurements(np.arange(9 + 2 + 3, dtype=np.float32), Layout(("accuracy",), ("head",)))
-      >>> float(m.loss), m.metrics["accuracy"][1].item(), m.layers.update_norm.tolist()
-      (0.0, 10.0, [13.0])
+      >>> layout = Layout(("accuracy",), ("head",), (12,))
+      >>> m = Measurements(np.arange(layout.length, dtype=np.float32), layout)
+      >>> float(m.loss), m.metrics["accuracy"][1].item(), m.layers.update_norm.tolist(), m.rare
+      (0.0, 14.0, [17.0], None)
     """
 
     packed: Any
@@ -158,8 +262,11 @@ class Measurements:
         return Measurements(np.asarray(self.packed), self.layout)
 
     def at(self, i: int) -> Measurements:
-        """Returns the record of step `i` of the S that one call took."""
-        return Measurements(self.packed[i], self.layout)
+        """Returns the record of step `i`, from 0, of the S that one call took."""
+        early = self.layout.early
+        if early is None or i == len(self.packed) - 1:
+            return Measurements(self.packed[i], self.layout._replace(early=None))
+        return Measurements(self.packed[i, : early.length], early)
 
     def _scalar(self, name: str) -> Any:
         return self.packed[..., SCALARS.index(name)]
@@ -190,6 +297,26 @@ class Measurements:
         return self._scalar("update_norm")
 
     @property
+    def clipped_norm(self) -> Any:
+        """Global L2 norm of the gradient that reaches the optimizer, after clipping; NaN where it is not measured."""
+        return self._scalar("clipped_norm")
+
+    @property
+    def guard(self) -> Any:
+        """Factor the spike guard put on the gradient: 1 if it did nothing, 0 if it skipped the step."""
+        return self._scalar("guard")
+
+    @property
+    def output_max(self) -> Any:
+        """Largest `|output|` of the model over the batch; NaN where the step does not see the outputs."""
+        return self._scalar("output_max")
+
+    @property
+    def output_logsumexp(self) -> Any:
+        """Mean over the batch of `logsumexp(outputs)^2`, the z of a z-loss; NaN where the outputs are no logits."""
+        return self._scalar("output_logsumexp")
+
+    @property
     def learning_rate(self) -> Any:
         """Learning rate used in this step; NaN where the optimizer does not tell."""
         return self._scalar("learning_rate")
@@ -218,8 +345,32 @@ class Measurements:
             for i, name in enumerate(self.layout.metrics)
         }
 
+    def _block(self, start: int, columns: tuple[str, ...], width: int) -> list[Any]:
+        """Columns of `width` values each, one after the other from `start` on."""
+        return [self.packed[..., start + i * width : start + (i + 1) * width] for i in range(len(columns))]
+
+    def _rows_end(self) -> int:
+        return len(SCALARS) + 2 * len(self.layout.metrics) + len(COLUMNS) * len(self.layout.layers)
+
     @property
     def layers(self) -> Layers:
-        """Per-layer norms, each `[L]` in `layout.layers` order."""
+        """Per-layer signals, each `[L]` in `layout.layers` order; empty where this record has none."""
         start, n = len(SCALARS) + 2 * len(self.layout.metrics), len(self.layout.layers)
-        return Layers(*(self.packed[..., start + i * n : start + (i + 1) * n] for i in range(len(COLUMNS))))
+        return Layers(*self._block(start, COLUMNS, n), sizes=np.asarray(self.layout.sizes, np.float32))
+
+    @property
+    def rare(self) -> Rare | None:
+        """Signals that only some steps measure, or None."""
+        if not self.layout.rare:
+            return None
+        start, n = self._rows_end(), len(self.layout.layers)
+        scalars = (self.packed[..., start + i] for i in range(len(RARE_SCALARS)))
+        return Rare(*scalars, *self._block(start + len(RARE_SCALARS), RARE_COLUMNS, n))
+
+    @property
+    def taps(self) -> Taps | None:
+        """Signals of the tapped activations, each `[T]` in `layout.taps` order, or None where this step has none."""
+        if not self.layout.rare:
+            return None
+        start = self._rows_end() + len(RARE_SCALARS) + len(RARE_COLUMNS) * len(self.layout.layers)
+        return Taps(*self._block(start, TAP_COLUMNS, len(self.layout.taps)))

@@ -50,7 +50,8 @@ class Checkpoints:
 
     Args:
       folder: where the checkpoints lie, one folder a step; made at the first save.
-      keep: number of newest checkpoints to keep, besides the best. One more may lie there until the next save.
+      keep: number of newest checkpoints to keep, besides the best and `pinned`. One more may lie there until the next
+        save.
       best: the metric whose best checkpoint is kept, or None.
       mode: whether the smallest or the largest value of `best` wins; of equals, the earliest.
 
@@ -76,6 +77,7 @@ class Checkpoints:
         self._keep, self._metric, self._mode = keep, best, mode
         self._checkpointer: Any = None
         self._saving: int | None = None  # the step last handed to the background
+        self.pinned: frozenset[int] = frozenset()  # steps that are kept whatever newer ones there are
         if self.folder.exists() and not self.folder.is_dir():
             raise CheckpointError(f"expected a folder for checkpoints at {self.folder}, got a file; move it away")
 
@@ -254,7 +256,7 @@ class Checkpoints:
     def _retire(self) -> None:
         steps, best = self.steps(), self.best()
         for step in steps[: -self._keep]:
-            if step != best and jax.process_index() == 0:
+            if step != best and step not in self.pinned and jax.process_index() == 0:
                 self._move_to_trash(step)
 
     def _move_to_trash(self, step: int) -> None:

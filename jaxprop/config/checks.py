@@ -166,6 +166,25 @@ def _evaluation(config: Config) -> Iterator[Problem]:
         yield Problem(("checkpoint", "mode"), what)
 
 
+def _responses(config: Config) -> Iterator[Problem]:
+    health, path = config.health, ("health", "on_alert")
+    listed = (health.on_alert,) if isinstance(health.on_alert, str) else health.on_alert
+    twice = [name for i, name in enumerate(listed) if name in listed[:i]]
+    if twice:
+        yield Problem(path, f"{twice[0]} is listed twice; remove one, the last action repeats by itself")
+    elif "log" in listed and len(listed) > 1:
+        yield Problem(path, "log stands alone, since every alert is logged whatever else is done; remove it here")
+    elif "skip" in listed and "clip" in listed:
+        yield Problem(path, "skip and clip are two guards against the same spikes; remove one")
+    elif "stop" in listed[:-1]:
+        after = listed[listed.index("stop") + 1]
+        yield Problem(path, f"{after} comes after stop, which ends the run; put stop last")
+    if "rollback" in listed and not config.checkpoint.enabled:
+        yield Problem(path, "rollback needs checkpoints to go back to; remove it, or set checkpoint.enabled: true")
+    if not health.watch and (acting := [name for name in listed if name not in ("log", "skip", "clip")]):
+        yield Problem(path, f"{acting[0]} needs the alerts of the watch; remove it, or set health.watch: true")
+
+
 def _attention(config: Config) -> Iterator[Problem]:
     model = config.model
     if not isinstance(model, Transformer):
@@ -186,4 +205,5 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _length,
     _rhythm,
     _evaluation,
+    _responses,
 )

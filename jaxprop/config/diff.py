@@ -22,7 +22,8 @@ HARMLESS: tuple[Path, ...] = (
     ("data", "test"),
     ("data", "test_inputs"),
     ("data", "test_labels"),
-    ("health", "max_skips"),
+    # what is measured and what is done about it: the train state is of one structure whatever they are
+    *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
 )
 LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
 

@@ -211,11 +211,39 @@ class Parallel(Section):
     devices: Positive | None = Field(None, description="how many local devices; default: all")
 
 
-class Health(Section):
-    """Signals measured inside the step."""
+Response = Literal["log", "skip", "clip", "cut_lr", "rollback", "stop"]
 
-    layers: bool = Field(True, description="gradient, parameter and update norm of every layer")
+
+class Health(Section):
+    """Signals measured inside the step, the watch over them, and what it may do."""
+
+    layers: bool = Field(True, description="signals of every layer: norms, update ratio, Adam lag, ...")
+    every: Literal["auto"] | Positive = Field(
+        "auto", description="steps between the rows of the layers; auto: as often as the budget allows"
+    )
+    rare_every: Literal["auto"] | Positive = Field(
+        "auto", description="steps between records of all signals; auto: by the budget, or 10 where `every` is a number"
+    )
+    budget: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.01, description="share of a step's time that auto may spend on each of the two"
+    )
+    taps: bool = Field(True, description="signals of the tapped activations, with all signals")
+    curvature: bool = Field(
+        False, description="curvature along the gradient and the largest eigenvalue, with all signals"
+    )
+    watch: bool = Field(True, description="look for early signs of trouble and write them to alerts.jsonl")
+    on_alert: Response | Annotated[tuple[Response, ...], Strict(False), Field(min_length=1)] = Field(
+        "log",
+        description="what is done about an alert to act on, in the order given; skip and clip also act inside the step",
+    )
+    tries: Positive = Field(3, description="rollbacks a run may take")
     max_skips: Positive = Field(25, description="non-finite steps in a row after which the run counts as diverged")
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """What `on_alert` lists; `log`, which is always done, left out."""
+        listed = (self.on_alert,) if isinstance(self.on_alert, str) else self.on_alert
+        return tuple(name for name in listed if name != "log")
 
 
 class Checkpoint(Section):

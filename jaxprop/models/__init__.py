@@ -45,7 +45,7 @@ def build(section: schema.ModelSection, spec: Spec) -> Model:
     make = MODELS[section.name]
     # batch statistics must leave padded examples out, so these models see the weights
     call = _call_with_weight if getattr(section, "batch_norm", False) else None
-    return from_nnx(lambda rngs: make(section, spec, rngs=rngs), call)
+    return from_nnx(lambda rngs: make(section, spec, rngs=rngs), call, taps=False)
 
 
 def _call_with_weight(module: Any, batch: Batch) -> Any:

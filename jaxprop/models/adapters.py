@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.errors import JaxpropError, MissingExtraError, ShapeError
+from jaxprop.models.tapping import tapped_linen, tapped_nnx
 from jaxprop.trees import leaf_paths
 from jaxprop.types import Batch, Model, PyTree
 
@@ -73,7 +75,9 @@ def from_functions(init: Callable[..., Any], apply: Callable[..., Any]) -> Model
 # -- Flax NNX -----------------------------------------------------------------------------------
 
 
-def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module], call: Callable[[Any, Batch], Any] | None = None) -> Model:
+def from_nnx(
+    factory: Callable[[nnx.Rngs], nnx.Module], call: Callable[[Any, Batch], Any] | None = None, taps: bool = True
+) -> Model:
     """Makes a `Model` of a Flax NNX module; nothing but plain nested dicts crosses jit.
 
     `nnx.Param` variables are the params, every other variable but random state is an extra. Random
@@ -83,6 +87,7 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module], call: Callable[[Any, Bat
     Args:
       factory: `rngs -> nnx.Module`, traced abstractly here and run in `init`.
       call: `(module, batch) -> outputs`; default `module(batch["inputs"])`.
+      taps: tap what every sub-module returns; False where the module calls `jaxprop.tap` itself.
 
     Returns:
       A `Model` whose paths are the attributes' names, such as `blocks/0/attn/qkv/kernel`.
@@ -120,7 +125,8 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module], call: Callable[[Any, Bat
 
     def apply(params: PyTree, extras: PyTree, batch: Batch, *, key: Any, train: bool) -> tuple[Any, PyTree]:
         module = nnx.merge(graphs[train], params, _random_state(random, key, train), extras)
-        outputs = call(module, batch)
+        with tapped_nnx(module) if taps else contextlib.nullcontext():
+            outputs = call(module, batch)
         return outputs, _nnx_split(module)[-1]
 
     return from_functions(init, apply)
@@ -177,6 +183,7 @@ def from_linen(
     module: nn.Module,
     call: Callable[[Any, Batch, bool], Any] | None = None,
     rngs: Sequence[str] = ("dropout",),
+    taps: bool = True,
 ) -> Model:
     """Makes a `Model` of a Flax Linen module.
 
@@ -189,6 +196,7 @@ def from_linen(
       module: a Linen module, not yet bound.
       call: `(module, batch, train) -> outputs`, for modules called in another way.
       rngs: names of the random streams the module draws from besides `params`.
+      taps: tap what every sub-module returns; False where the module calls `jaxprop.tap` itself.
 
     Returns:
       A `Model`.
@@ -223,7 +231,8 @@ def from_linen(
         drawn = {} if key is None else streams(key)
         if not train:
             return module.apply(variables, batch, train, rngs=drawn, method=call), extras
-        outputs, new = module.apply(variables, batch, train, rngs=drawn, method=call, mutable=sorted(extras))
+        with tapped_linen() if taps else contextlib.nullcontext():
+            outputs, new = module.apply(variables, batch, train, rngs=drawn, method=call, mutable=sorted(extras))
         return outputs, {**extras, **new}
 
     return from_functions(init, apply)

@@ -9,15 +9,17 @@ from flax import nnx
 
 from jaxprop.config import schema
 from jaxprop.errors import ShapeError
-from jaxprop.models.layers import ACTIVATIONS, INITS, BatchNorm, dense, expect_inputs, max_pool
+from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, dense, expect_inputs, max_pool
 from jaxprop.models.mlp import MlpLayer
+from jaxprop.taps import tap
 from jaxprop.types import Spec
 
 
 class ConvLayer(nnx.Module):
-    """Convolution of stride 1 that keeps the size, batch norm (if any), activation."""
+    """Convolution of stride 1 that keeps the size, batch norm (if any), activation; `name` is its tap's."""
 
-    def __init__(self, n_in: int, n_out: int, config: schema.Cnn, *, rngs: nnx.Rngs):
+    def __init__(self, name: str, n_in: int, n_out: int, config: schema.Cnn, *, rngs: nnx.Rngs):
+        self.name, self.kind = name, TAP_KINDS.get(config.activation, "")
         side = (config.kernel, config.kernel)
         # batch norm subtracts the mean, so a bias before it would have no effect
         bias = not config.batch_norm
@@ -27,7 +29,7 @@ class ConvLayer(nnx.Module):
 
     def __call__(self, x: jax.Array, weight: jax.Array | None) -> jax.Array:
         x = self.conv(x)
-        return self.activation(x if self.norm is None else self.norm(x, weight))
+        return tap(self.activation(x if self.norm is None else self.norm(x, weight)), self.name, self.kind)
 
 
 class Cnn(nnx.Module):
@@ -62,11 +64,13 @@ class Cnn(nnx.Module):
             if i:
                 height, width = (height + 1) // 2, (width + 1) // 2
             n_in = [channels, *[features] * (config.convs_per_block - 1)]
-            blocks.append(nnx.List([ConvLayer(n, features, config, rngs=rngs) for n in n_in]))
+            layers = [ConvLayer(f"blocks/{i}/{j}", n, features, config, rngs=rngs) for j, n in enumerate(n_in)]
+            blocks.append(nnx.List(layers))
             channels = features
         self.blocks = nnx.List(blocks)
         sizes = [height * width * channels, *config.hidden]
-        self.layers = nnx.List([MlpLayer(a, b, config, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+        pairs = enumerate(itertools.pairwise(sizes))
+        self.layers = nnx.List([MlpLayer(f"layers/{i}", a, b, config, rngs=rngs) for i, (a, b) in pairs])
         self.head = dense(sizes[-1], spec.outputs, INITS[config.init], rngs=rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
@@ -79,4 +83,4 @@ class Cnn(nnx.Module):
         x = x.reshape(x.shape[0], -1)  # [B, H W C]
         for dense_layer in self.layers:
             x = dense_layer(x, weight)
-        return self.head(x)
+        return tap(self.head(x), "head", "output")

@@ -29,6 +29,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "leaky_relu": jax.nn.leaky_relu,
 }
 
+# How a tap after the activation looks at it: units of a relu die, tanh and sigmoid saturate.
+TAP_KINDS = {"relu": "relu", "tanh": "tanh", "sigmoid": "sigmoid"}
+
 INITS: dict[str, Initializer] = {
     "glorot_uniform": initializers.glorot_uniform(),
     "glorot_normal": initializers.glorot_normal(),

@@ -9,14 +9,16 @@ import jax
 from flax import nnx
 
 from jaxprop.config import schema
-from jaxprop.models.layers import ACTIVATIONS, INITS, BatchNorm, dense, expect_inputs
+from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, dense, expect_inputs
+from jaxprop.taps import tap
 from jaxprop.types import Spec
 
 
 class MlpLayer(nnx.Module):
-    """dense, batch norm (if any), activation, dropout."""
+    """dense, batch norm (if any), activation, dropout; `name` is its tap's."""
 
-    def __init__(self, n_in: int, n_out: int, config: schema.Mlp | schema.Cnn, *, rngs: nnx.Rngs):
+    def __init__(self, name: str, n_in: int, n_out: int, config: schema.Mlp | schema.Cnn, *, rngs: nnx.Rngs):
+        self.name, self.kind = name, TAP_KINDS.get(config.activation, "")
         # batch norm subtracts the mean, so a bias before it would have no effect
         self.dense = dense(n_in, n_out, INITS[config.init], use_bias=not config.batch_norm, rngs=rngs)
         self.norm = BatchNorm(n_out) if config.batch_norm else None
@@ -26,7 +28,7 @@ class MlpLayer(nnx.Module):
     def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         x = self.dense(x)
         x = x if self.norm is None else self.norm(x, weight)
-        return self.dropout(self.activation(x))
+        return self.dropout(tap(self.activation(x), self.name, self.kind))
 
 
 class Mlp(nnx.Module):
@@ -51,7 +53,8 @@ class Mlp(nnx.Module):
     def __init__(self, config: schema.Mlp, spec: Spec, *, rngs: nnx.Rngs):
         expect_inputs(spec, "mlp", tokens=False)
         sizes = [math.prod(spec.inputs.shape), *config.hidden]
-        self.layers = nnx.List([MlpLayer(a, b, config, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+        pairs = enumerate(itertools.pairwise(sizes))
+        self.layers = nnx.List([MlpLayer(f"layers/{i}", a, b, config, rngs=rngs) for i, (a, b) in pairs])
         self.head = dense(sizes[-1], spec.outputs, INITS[config.init], rngs=rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
@@ -59,4 +62,4 @@ class Mlp(nnx.Module):
         x = x.reshape(x.shape[0], -1)  # [B, N]
         for layer in self.layers:
             x = layer(x, weight)
-        return self.head(x)
+        return tap(self.head(x), "head", "output")

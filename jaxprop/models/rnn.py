@@ -13,8 +13,11 @@ from jax.nn import initializers
 
 from jaxprop.config import schema
 from jaxprop.errors import ShapeError
-from jaxprop.models.layers import ACTIVATIONS, INITS, Embed, Initializer, dense
+from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, Embed, Initializer, dense
+from jaxprop.taps import measuring, tap
 from jaxprop.types import Spec
+
+STRETCHES = 8  # of a sequence whose gradients are looked at apart
 
 
 class Cell(NamedTuple):
@@ -65,10 +68,15 @@ CELLS: dict[str, Cell] = {
 
 
 class RnnLayer(nnx.Module):
-    """One recurrent layer over time; the input's projections are one product outside the scan."""
+    """One recurrent layer over time; the input's projections are one product outside the scan.
 
-    def __init__(self, n_in: int, config: schema.Rnn, *, rngs: nnx.Rngs):
-        self.cell = CELLS[config.cell]
+    Its tap has a row for each stretch of time: how the gradient fares on its way back.
+    """
+
+    def __init__(self, name: str, n_in: int, config: schema.Rnn, *, rngs: nnx.Rngs):
+        self.name, self.cell = name, CELLS[config.cell]
+        # Only the Elman cell's state is an activation; those of the others are mixtures.
+        self.kind = TAP_KINDS.get(config.activation, "") if config.cell == "elman" else ""
         self.activation = ACTIVATIONS[config.activation]
         gates, width = self.cell.gates, config.width
         # an LSTM that starts by remembering learns long dependencies sooner (Jozefowicz et al., 2015)
@@ -86,12 +94,19 @@ class RnnLayer(nnx.Module):
         def recur(h: jax.Array) -> jax.Array:
             return h @ kernel if bias is None else h @ kernel + bias
 
-        def step(carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
-            carry = self.cell.step(carry, x, recur, self.activation)
-            return carry, carry[0]
+        time = projected.shape[0]
+        stretches = min(STRETCHES, time)
+
+        def step(carry: Any, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[Any, jax.Array]:
+            x, t = inputs
+            hidden, *rest = self.cell.step(carry, x, recur, self.activation)
+            if t is not None:
+                hidden = tap(hidden, self.name, self.kind, (t * stretches // time, stretches))
+            return (hidden, *rest), hidden
 
         zeros = jnp.zeros((x.shape[0], kernel.shape[0]), projected.dtype)
-        _, hidden = jax.lax.scan(step, (zeros,) * self.cell.carries, projected)
+        times = jnp.arange(time, dtype=jnp.int32) if measuring() else None
+        _, hidden = jax.lax.scan(step, (zeros,) * self.cell.carries, (projected, times))
         return hidden.swapaxes(0, 1)
 
 
@@ -144,7 +159,7 @@ class Rnn(nnx.Module):
         if self.tokens:
             self.embed = Embed(spec.outputs, width, stddev=1.0, rngs=rngs)
         sizes = [width if self.tokens else math.prod(shape[1:]), *[width] * (config.layers - 1)]
-        self.layers = nnx.List([RnnLayer(n, config, rngs=rngs) for n in sizes])
+        self.layers = nnx.List([RnnLayer(f"layers/{i}", n, config, rngs=rngs) for i, n in enumerate(sizes)])
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
         self.head = dense(width, spec.outputs, INITS[config.init], rngs=rngs)
 
@@ -153,4 +168,4 @@ class Rnn(nnx.Module):
         x = self.embed(x) if self.tokens else x.reshape(*x.shape[:2], -1)  # [B, T, D]
         for layer in self.layers:
             x = self.dropout(layer(x))
-        return self.head(x if self.tokens else x[:, -1])
+        return tap(self.head(x if self.tokens else x[:, -1]), "head", "output")

@@ -13,6 +13,7 @@ from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.layers import (
     ACTIVATIONS,
     INITS,
+    TAP_KINDS,
     Embed,
     Initializer,
     LayerNorm,
@@ -22,6 +23,7 @@ from jaxprop.models.layers import (
     scaled,
     wide,
 )
+from jaxprop.taps import tap, tap_attention
 from jaxprop.types import Spec
 
 
@@ -84,9 +86,10 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 class Attention(nnx.Module):
-    """Causal multi-head self-attention."""
+    """Causal multi-head self-attention; `name` is its tap's."""
 
-    def __init__(self, config: schema.Transformer, out_init: Initializer, *, rngs: nnx.Rngs):
+    def __init__(self, name: str, config: schema.Transformer, out_init: Initializer, *, rngs: nnx.Rngs):
+        self.name = name
         self.heads = config.heads
         self.rope = config.positions == "rope"
         self.qkv = dense(config.width, 3 * config.width, INITS[config.init], rngs=rngs)
@@ -97,36 +100,39 @@ class Attention(nnx.Module):
         q, k, v = (y.reshape(b, t, self.heads, -1) for y in jnp.split(self.qkv(x), 3, -1))  # [B, T, H, D/H]
         if self.rope:
             q, k = rotate(q), rotate(k)
-        return self.out(causal_attention(q, k, v).reshape(b, t, d))
+        mixed = tap_attention(causal_attention(q, k, v), q, k, self.name, causal=True)
+        return self.out(mixed.reshape(b, t, d))
 
 
 class FeedForward(nnx.Module):
-    """dense, activation, dense."""
+    """dense, activation, dense; `name` is its tap's."""
 
-    def __init__(self, config: schema.Transformer, out_init: Initializer, *, rngs: nnx.Rngs):
+    def __init__(self, name: str, config: schema.Transformer, out_init: Initializer, *, rngs: nnx.Rngs):
+        self.name, self.kind = name, TAP_KINDS.get(config.activation, "")
         inner = config.ff_multiple * config.width
         self.up = dense(config.width, inner, INITS[config.init], rngs=rngs)
         self.down = dense(inner, config.width, out_init, rngs=rngs)
         self.activation = ACTIVATIONS[config.activation]
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(self.activation(self.up(x)))
+        return self.down(tap(self.activation(self.up(x)), self.name, self.kind))
 
 
 class Block(nnx.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x)), each with dropout on its branch."""
 
-    def __init__(self, config: schema.Transformer, *, rngs: nnx.Rngs):
+    def __init__(self, name: str, config: schema.Transformer, *, rngs: nnx.Rngs):
+        self.name = name
         out_init = scaled(INITS[config.init], (2 * config.layers) ** -0.5)
         self.attn_norm = LayerNorm(config.width)
-        self.attn = Attention(config, out_init, rngs=rngs)
+        self.attn = Attention(f"{name}/attn", config, out_init, rngs=rngs)
         self.mlp_norm = LayerNorm(config.width)
-        self.mlp = FeedForward(config, out_init, rngs=rngs)
+        self.mlp = FeedForward(f"{name}/mlp", config, out_init, rngs=rngs)
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x + self.dropout(self.attn(self.attn_norm(x)))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return tap(x + self.dropout(self.mlp(self.mlp_norm(x))), self.name)
 
 
 class Transformer(nnx.Module):
@@ -163,7 +169,7 @@ class Transformer(nnx.Module):
         learned = config.positions == "learned"
         self.positions = Embed(time, config.width, stddev=0.02, rngs=rngs) if learned else None
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
-        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+        self.blocks = nnx.List([Block(f"blocks/{i}", config, rngs=rngs) for i in range(config.layers)])
         self.final_norm = LayerNorm(config.width)
         head = partial(dense, config.width, spec.outputs, INITS[config.init], use_bias=False, rngs=rngs)
         self.head = None if config.tie_embeddings else head()
@@ -177,7 +183,8 @@ class Transformer(nnx.Module):
         for block in self.blocks:
             x = block(x)
         x = self.final_norm(x)
-        return product(x, self.embed.embedding[...].T) if self.head is None else self.head(x)
+        logits = product(x, self.embed.embedding[...].T) if self.head is None else self.head(x)
+        return tap(logits, "head", "output")
 
 
 def _first_rows(table: jax.Array, time: int) -> jax.Array:

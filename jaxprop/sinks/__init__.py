@@ -15,7 +15,13 @@ __all__ = ["Record", "Sink", "fan_out", "open_sinks", "print_summary", "summary_
 
 
 def open_sinks(
-    section: Sinks, folder: str | Path, *, total_steps: int, start_step: int | None = None, quiet: bool = False
+    section: Sinks,
+    folder: str | Path,
+    *,
+    total_steps: int,
+    start_step: int | None = None,
+    alerts: int | None = None,
+    quiet: bool = False,
 ) -> Sink:
     """Opens the sinks a config asks for, as one.
 
@@ -26,6 +32,7 @@ def open_sinks(
       folder: the run's folder.
       total_steps: steps the run will have taken at its end.
       start_step: the step a resumed run goes on from; None for a new run, which empties the files.
+      alerts: lines of `alerts.jsonl` that a resumed run keeps; None goes by the step there too.
       quiet: leave the console out.
 
     Returns:
@@ -46,7 +53,7 @@ def open_sinks(
     """
     folder = Path(folder)
     openers: list[tuple[bool, Callable[[], Sink]]] = [
-        (section.jsonl, lambda: open_jsonl(folder, start_step=start_step)),
+        (section.jsonl, lambda: open_jsonl(folder, start_step=start_step, alerts=alerts)),
         (section.tensorboard, lambda: open_tensorboard(folder / "tensorboard", start_step=start_step)),
         (section.console and not quiet, lambda: open_console(total_steps, start_step=start_step or 0)),
     ]

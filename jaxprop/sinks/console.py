@@ -17,6 +17,7 @@ from jaxprop.sinks.sink import Record, Sink
 
 _REDRAW_SECONDS = 0.1
 _LABELS = {"grad_norm": "grad", "examples_per_second": "examples/s"}
+_FOR_FILES = ("output_max", "noise_trace", "noise_signal", "curvature", "sharpness")  # not for a line
 _COSTS = ("parameters", "examples", "seconds", "compile_seconds", "examples_per_second")
 
 
@@ -94,6 +95,7 @@ def _open_bar(console: Console, total_steps: int, start_step: int) -> Sink:
     return Sink(
         write=write,
         alert=lambda alert: _print(console, _alert(alert)),
+        rewind=lambda step: bar.update(task, completed=step),
         progress=progress,
         note=lambda text: _print(console, text),
         close=bar.stop,
@@ -156,12 +158,13 @@ def _print(console: Console, line: str) -> None:
 
 
 def _values(record: Record) -> str:
-    shown = (name for name in record if name not in ("step", "split"))
+    shown = (name for name in record if name not in ("step", "split", *_FOR_FILES))
     return "  ".join(f"{_LABELS.get(name, name)} {_number(record[name])}" for name in shown)
 
 
 def _alert(record: Record) -> str:
-    return f"step {record['step']}  {record.get('severity', 'alert')}: {record['message']}"
+    what = record.get("action") or record.get("severity", "alert")
+    return f"step {record['step']}  {what}: {record['message']}"
 
 
 def _number(value: Any) -> str:

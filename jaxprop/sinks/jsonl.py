@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,7 +15,7 @@ from jaxprop.errors import RunFolderError
 from jaxprop.sinks.sink import Record, Sink
 
 
-def open_jsonl(folder: str | Path, *, start_step: int | None = None) -> Sink:
+def open_jsonl(folder: str | Path, *, start_step: int | None = None, alerts: int | None = None) -> Sink:
     """Opens a run's JSONL files for appending.
 
     Every call ends in a flush, so that a killed process loses at most the line it was writing.
@@ -22,6 +23,8 @@ def open_jsonl(folder: str | Path, *, start_step: int | None = None) -> Sink:
     Args:
       folder: the run's folder.
       start_step: later records already there are dropped; None drops all of them.
+      alerts: lines of `alerts.jsonl` to keep instead. A run that goes back to an earlier step keeps the alerts it went
+        back for, so that their steps do not tell which of them are to come again.
 
     Returns:
       A sink.
@@ -39,26 +42,62 @@ def open_jsonl(folder: str | Path, *, start_step: int | None = None) -> Sink:
       {"step": 5, "layer": "head", "grad_norm": null}
       <BLANKLINE>
     """
+    paths = {name: Path(folder) / f"{name}.jsonl" for name in ("metrics", "layers", "alerts")}
     with contextlib.ExitStack() as stack:
-        metrics, layers, alerts = (
-            stack.enter_context(_open(Path(folder) / f"{name}.jsonl", start_step))
-            for name in ("metrics", "layers", "alerts")
-        )
+        files = {
+            name: stack.enter_context(_Appended(path, start_step, alerts if name == "alerts" else None))
+            for name, path in paths.items()
+        }
         opened = stack.pop_all()
+
+    def rewind(step: int) -> None:
+        files["metrics"].rewind(step)
+        files["layers"].rewind(step)
+
     return Sink(
-        write=lambda record: _append(metrics, [record]),
-        layers=lambda rows: _append(layers, rows),
-        alert=lambda record: _append(alerts, [record]),
+        write=lambda record: files["metrics"].append([record]),
+        layers=files["layers"].append,
+        alert=lambda record: files["alerts"].append([record]),
+        rewind=rewind,
         close=lambda: _close(opened, Path(folder)),
     )
 
 
-def _open(path: Path, start_step: int | None) -> TextIO:
-    try:
-        truncate_after(path, start_step)
-        return open(path, "a", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise _unwritable(path, error) from error
+class _Appended:
+    """A file of records, cut when it is opened and appended to since."""
+
+    def __init__(self, path: Path, start_step: int | None, lines: int | None):
+        self._path = path
+        with self._reporting():
+            truncate_after(path, start_step, lines)
+            self._stream = self._open()
+
+    def append(self, records: Sequence[Record]) -> None:
+        with self._reporting():
+            self._stream.write("".join(encode(record) + "\n" for record in records))
+            self._stream.flush()
+
+    def rewind(self, step: int) -> None:
+        with self._reporting():
+            self._stream.close()
+            truncate_after(self._path, step)
+            self._stream = self._open()
+
+    def __enter__(self) -> _Appended:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def _open(self) -> TextIO:
+        return open(self._path, "a", encoding="utf-8", newline="\n")
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
 
 
 def encode(record: Record) -> str:
@@ -84,7 +123,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def truncate_after(path: str | Path, step: int | None) -> None:
+def truncate_after(path: str | Path, step: int | None, lines: int | None = None) -> None:
     """Drops the records of later steps from a JSONL file, and any line cut short by a kill.
 
     The file is replaced in one move, so that a kill leaves the old one or the new one.
@@ -92,6 +131,7 @@ def truncate_after(path: str | Path, step: int | None) -> None:
     Args:
       path: the file; it need not exist.
       step: the last step to keep; None empties the file.
+      lines: how many lines to keep, whatever their steps; None goes by the step.
 
     Example:
       >>> import tempfile
@@ -105,26 +145,19 @@ def truncate_after(path: str | Path, step: int | None) -> None:
     path = Path(path)
     if not path.exists():
         return
+    last = math.inf if lines is not None else step
     new = path.with_name(path.name + ".new")
     with open(path, "rb") as old, open(new, "wb") as kept:  # bytes: a kill can cut a character in half
-        kept.writelines(line for line in old if step is not None and _is_kept(line, step))
+        kept.writelines(line for line in itertools.islice(old, lines) if last is not None and _is_kept(line, last))
     os.replace(new, path)
 
 
-def _is_kept(line: bytes, step: int) -> bool:
+def _is_kept(line: bytes, step: float) -> bool:
     try:
         record = json.loads(line)
     except ValueError:
         return False
     return line.endswith(b"\n") and isinstance(record, dict) and record.get("step", 0) <= step
-
-
-def _append(stream: TextIO, records: Sequence[Record]) -> None:
-    try:
-        stream.write("".join(encode(record) + "\n" for record in records))
-        stream.flush()
-    except OSError as error:
-        raise _unwritable(Path(stream.name), error) from error
 
 
 def _close(opened: contextlib.ExitStack, folder: Path) -> None:

@@ -19,7 +19,9 @@ class Sink(NamedTuple):
     Args:
       write: takes `{"step", "split": "train" | "eval", "loss", ...}`, one a log interval and one an evaluation.
       layers: takes the rows of one log interval, `{"step", "layer", "grad_norm", ...}`.
-      alert: takes `{"step", "kind", "layer", "severity", "value", "threshold", "message"}`.
+      alert: takes `{"step", "kind", "layer", "severity", "value", "threshold", "message", ...}`, an alert when it
+        starts, or an action taken on one.
+      rewind: takes a step that the run has gone back to: later records and rows are dropped, alerts stay.
       progress: takes the number of steps done; cheap enough for every step.
       note: takes a line for a person, such as the compile time.
       close: writes out what is pending; the sink is not used after it.
@@ -36,6 +38,7 @@ class Sink(NamedTuple):
     write: Callable[[Record], None] = _nothing
     layers: Callable[[Sequence[Record]], None] = _nothing
     alert: Callable[[Record], None] = _nothing
+    rewind: Callable[[int], None] = _nothing
     progress: Callable[[int], None] = _nothing
     note: Callable[[str], None] = _nothing
     close: Callable[[], None] = _nothing
@@ -77,6 +80,7 @@ def fan_out(sinks: Sequence[Sink]) -> Sink:
         write=to_each("write"),
         layers=to_each("layers"),
         alert=to_each("alert"),
+        rewind=to_each("rewind"),
         progress=to_each("progress"),
         note=to_each("note"),
         close=close,

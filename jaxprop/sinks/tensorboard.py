@@ -36,13 +36,31 @@ def open_tensorboard(folder: str | Path, *, start_step: int | None = None) -> Si
       ...     len(list(Path(folder).glob("events.out.tfevents.*")))
       1
     """
+    writer = _writer(folder, 0 if start_step is None else start_step + 1)
+
+    def write(record: Record) -> None:
+        _add(writer, record["split"], record)
+
+    def layers(rows: Sequence[Record]) -> None:
+        for row in rows:
+            _add(writer, f"taps/{row['tap']}" if "tap" in row else f"layers/{row['layer']}", row)
+
+    def rewind(step: int) -> None:
+        nonlocal writer
+        writer.close()
+        writer = _writer(folder, step + 1)
+
+    return Sink(write=write, layers=layers, rewind=rewind, close=lambda: writer.close())
+
+
+def _writer(folder: str | Path, first_step: int) -> Any:
+    """A new file of events, before whose steps the earlier files count."""
     from tensorboardX import SummaryWriter  # here, because it takes a quarter of a second that most runs need not pay
 
-    first_step = 0 if start_step is None else start_step + 1
     try:
         # By itself the file's name has the second only, and a run resumed within it would overwrite the first file.
         suffix = f".{time.time_ns()}"
-        writer = SummaryWriter(
+        return SummaryWriter(
             logdir=str(folder), purge_step=first_step, flush_secs=_FLUSH_SECONDS, filename_suffix=suffix
         )
     except OSError as error:
@@ -50,15 +68,6 @@ def open_tensorboard(folder: str | Path, *, start_step: int | None = None) -> Si
             f"cannot write TensorBoard events to {folder} ({error.strerror}); "
             "make it writable, or choose another run folder with --run DIR"
         ) from error
-
-    def write(record: Record) -> None:
-        _add(writer, record["split"], record)
-
-    def layers(rows: Sequence[Record]) -> None:
-        for row in rows:
-            _add(writer, f"layers/{row['layer']}", row)
-
-    return Sink(write=write, layers=layers, close=writer.close)
 
 
 def _add(writer: Any, prefix: str, record: Record) -> None:

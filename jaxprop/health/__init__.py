@@ -1,0 +1,30 @@
+"""Gradient health: signals inside the step, early warning on the host, and the response to it.
+
+Names load on first use, so that `import jaxprop.health` costs nothing and `Watch` never loads jax.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxprop.health.signals import Signals
+    from jaxprop.health.watch import Alert, Watch, WatchConfig
+
+__all__ = ["Alert", "Signals", "Watch", "WatchConfig"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Alert", "Watch", "WatchConfig"):
+        from jaxprop.health import watch
+
+        return getattr(watch, name)
+    if name == "Signals":
+        from jaxprop.health.signals import Signals
+
+        return Signals
+    raise AttributeError(f"module 'jaxprop.health' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,189 @@
+"""From one step's gradients and update to its record. Pure; runs inside the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprop import taps
+from jaxprop.health import curvature, record, signals
+from jaxprop.health.signals import Groups, Signals
+from jaxprop.precision import promoting
+from jaxprop.taps import Tap
+from jaxprop.types import COLUMNS, Layout, Measurements, PyTree, Schedule, Sums, TrainState
+
+
+class Plan(NamedTuple):
+    """What one variant of the step measures, known while tracing: how much, the layers, and the taps it found."""
+
+    settings: Signals
+    detail: str
+    groups: Groups
+    tapped: tuple[Tap, ...] = ()
+
+    @property
+    def rows(self) -> bool:
+        """Whether it measures every layer."""
+        return self.detail != "lean"
+
+    @property
+    def rare(self) -> bool:
+        """Whether it measures everything."""
+        return self.detail in ("full", "flush")
+
+
+class Facts(NamedTuple):
+    """What a step hands over to be measured.
+
+    Args:
+      scalars: by the names of `SCALARS`, as far as they are known.
+      sums: metrics of the batch.
+      grads: gradient before clipping and after unscaling.
+      sinks: what the taps collected.
+      micro_square: mean squared gradient norm of the microbatches.
+      params: after the step.
+      updates: what the optimizer proposed.
+      inside: from `measure_update`.
+      taken: whether the step was taken.
+      examples, accumulate: size of the batch and number of its microbatches.
+      scale: loss scale, or None.
+      gradient: `(params, precision) -> gradient` of this step's loss, at a precision by name or None for the step's.
+      before: parameters before the step.
+    """
+
+    scalars: dict[str, Any]
+    sums: Sums
+    grads: PyTree
+    sinks: PyTree
+    micro_square: jax.Array
+    params: PyTree
+    updates: PyTree
+    inside: jax.Array
+    taken: jax.Array
+    examples: int
+    accumulate: int
+    scale: jax.Array | None
+    gradient: Callable[..., PyTree]
+    before: PyTree
+
+
+def measure_update(
+    plan: Plan,
+    clip: optax.GradientTransformation | None,
+    grads: PyTree,
+    updates: PyTree,
+    params: PyTree,
+    opt_states: tuple[PyTree, PyTree],
+) -> jax.Array:
+    """Measures what can be only while the optimizer's state of before and after are both there.
+
+    Args:
+      plan: what to measure.
+      clip: the clipping the optimizer begins with, if it is known.
+      grads, updates: what the optimizer was given and what it made of it.
+      params: before the update.
+      opt_states: before and after it.
+
+    Returns:
+      One float32 vector, `[1 + L]` or `[1 + 3 L]`, or empty where the plan has no rows: `Facts.inside`.
+    """
+    if not plan.rows:
+        return jnp.zeros(0, jnp.float32)
+    missing = jnp.full(len(plan.groups.names), jnp.nan, jnp.float32)
+    adam = signals.moments(*opt_states, params)
+    constants = plan.settings.b2, plan.settings.eps
+    found = [_clipped_norm(plan.groups, clip, grads, params)[None]]
+    found.append(missing if adam is None else signals.adam_lag(plan.groups, adam, *constants))
+    if plan.rare:
+        found.append(missing if adam is None else signals.tiny_second_moment(plan.groups, adam, *constants))
+        found.append(signals.swallowed_rows(plan.groups, params, updates))
+    return jnp.concatenate(found)
+
+
+def _clipped_norm(
+    groups: Groups, clip: optax.GradientTransformation | None, grads: PyTree, params: PyTree
+) -> jax.Array:
+    if clip is None:
+        return jnp.float32(jnp.nan)  # the norm before, which the step knows
+    clipped, _ = clip.update(grads, clip.init(params), params)
+    return jnp.sqrt(jnp.sum(signals.squares(groups, clipped)))
+
+
+def learning_rate(schedule: Schedule | None, state: TrainState, opt_state: PyTree, factor: Any) -> Any:
+    """The rate a step uses: the schedule at the count of updates so far, or the one optax keeps, else NaN.
+
+    Skipped steps do not advance the optimizer's count, so they are taken off.
+
+    Args:
+      schedule: count of updates -> rate, or None.
+      state: before the step.
+      opt_state: after it.
+      factor: what a response has set the rate to, as a share of the schedule's, or None.
+
+    Returns:
+      A scalar.
+    """
+    factor = jnp.float32(1) if factor is None else factor
+    if schedule is not None:
+        return promoting(schedule)(state.step - state.health["skips"]) * factor
+    injected = optax.tree_utils.tree_get_all_with_path(
+        opt_state, "learning_rate", filtering=lambda _, value: isinstance(value, jax.Array)
+    )
+    return injected[0][1] * factor if len(injected) == 1 else jnp.nan
+
+
+def measure(plan: Plan, facts: Facts, health: PyTree) -> tuple[PyTree, Measurements]:
+    """Packs what the step reports into one float32 array, laid out as `Measurements` reads it.
+
+    Args:
+      plan: what to measure.
+      facts: what the step has computed.
+      health: the state's `health`, whose direction of the power iteration moves on where curvature is measured.
+
+    Returns:
+      The new `health` and the record.
+    """
+    if not plan.rows:
+        return health, record.pack(facts.sums, facts.scalars)
+    scalars, rows = _rows(plan.groups, facts)
+    layout = Layout((), plan.groups.names, plan.groups.sizes)
+    if not plan.rare:
+        return health, record.pack(facts.sums, scalars, rows, layout=layout)
+    layout = layout._replace(taps=tuple((label, tap.kind) for tap in plan.tapped for label in tap.labels))
+    health, rare = _rare(plan, facts, health)
+    return health, record.pack(facts.sums, scalars, rows, rare, taps.columns(plan.tapped, facts.sinks), layout)
+
+
+def _rows(groups: Groups, facts: Facts) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    """Scalars and columns of a record that looks at every layer."""
+    nonfinite, zeros = signals.gradient_counts(groups, facts.grads)
+    grad = signals.squares(groups, facts.grads)
+    param, update = signals.squares(groups, facts.params), signals.squares(groups, facts.updates)
+    update = jnp.where(facts.taken, update, jnp.float32(0))
+    lag, known = facts.inside[1 : 1 + len(groups.names)], facts.scalars
+    clipped = jnp.where(jnp.isnan(facts.inside[0]), known["grad_norm"] * known["guard"], facts.inside[0])
+    totals = {"param_norm": jnp.sqrt(jnp.sum(param)), "update_norm": jnp.sqrt(jnp.sum(update)), "clipped_norm": clipped}
+    columns = (jnp.sqrt(grad), jnp.sqrt(param), jnp.sqrt(update), nonfinite, zeros, lag)
+    return facts.scalars | record.outputs(facts.sums) | totals, dict(zip(COLUMNS, columns, strict=True))
+
+
+def _rare(plan: Plan, facts: Facts, health: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    """Signals of a full record, those that take work of their own among them."""
+    square = jnp.sum(signals.squares(plan.groups, facts.grads))
+    trace, signal = signals.noise(square, facts.micro_square, facts.examples, facts.accumulate)
+    _, tiny, swallowed = jnp.split(facts.inside[1:], 3)
+    rare = {"noise_trace": trace, "noise_signal": signal, "tiny_second_moment": tiny, "swallowed": swallowed}
+    if plan.settings.curvature:
+        found = curvature.measure(facts.gradient, facts.before, facts.grads, health["direction"])
+        rare |= {"curvature": found[0], "sharpness": found[1]}
+        health = {**health, "direction": found[2]}
+    if plan.detail == "flush":
+        scale = jnp.float32(1) if facts.scale is None else facts.scale
+        # A gradient has the dtype of its parameters, and float16 would hide what it flushes.
+        wide = jax.tree.map(lambda w: w.astype(jnp.float32), facts.before)
+        rare["flushed"] = signals.flushed_rows(plan.groups, facts.gradient(wide, "float32"), scale)
+    return health, rare
