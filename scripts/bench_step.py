@@ -59,7 +59,7 @@ def mlp(batch_size: int, sizes: list[int], steps: int) -> Case:
     return Case(loss_fn, params, batch, steps)
 
 
-def language_model(tokens: int, steps: int) -> Case:
+def language_model(tokens: int, steps: int, vocabulary: int = 256) -> Case:
     """The built-in transformer, 6 layers of width 256, on random tokens."""
     from jaxprop import losses, models
     from jaxprop.config.schema import Transformer
@@ -69,10 +69,10 @@ def language_model(tokens: int, steps: int) -> Case:
     length = 256
     model = models.build(
         Transformer(name="transformer", layers=6, width=256, heads=8),
-        Spec(jax.ShapeDtypeStruct((length,), jnp.int32), 256),
+        Spec(jax.ShapeDtypeStruct((length,), jnp.int32), vocabulary),
     )
     rng = np.random.default_rng(0)
-    data = rng.integers(0, 256, (tokens // length, length + 1)).astype(np.int32)
+    data = rng.integers(0, vocabulary, (tokens // length, length + 1)).astype(np.int32)
     batch = {"inputs": data[:, :-1], "labels": data[:, 1:]}
     params, extras = model.init(jax.random.key(0), batch)
     objective = losses.loss_from(model, losses.softmax_cross_entropy)

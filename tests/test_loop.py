@@ -1,9 +1,7 @@
 """The loop: stopping at any step and resuming changes no bit; what is due when; divergence."""
 
-import json
 import signal
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +10,12 @@ import pytest
 
 from jaxprop import data, runner
 from jaxprop.checkpoint import Checkpoints
-from jaxprop.config.build import build
 from jaxprop.data import Source
 from jaxprop.errors import CheckpointError
-from jaxprop.loop import Clock, Experiment, Loop, evaluate
-from jaxprop.sinks import Sink, fan_out, open_sinks
+from jaxprop.experiment import Experiment, evaluate
+from jaxprop.sinks import Sink
+from tests.benches import Bench, Poisoned, bits, copied, records, with_config
 
-# 1,437 training digits make 6 steps an epoch, the last of them short of 3 examples.
-BASE = {
-    "task": {"name": "classify"},
-    "data": {"name": "digits", "batch_size": 240, "eval_batch_size": 100},
-    "model": {"name": "mlp", "hidden": [16], "dropout": 0.3, "batch_norm": True},
-    "optimizer": {
-        "name": "adamw",
-        "lr": 0.01,
-        "schedule": {"name": "warmup_cosine", "warmup_steps": 3},
-        "grad_clip": {"norm": 1.0},
-    },
-    "parallel": {"devices": 1},
-    "checkpoint": {"every_steps": 4},
-    "run": {"steps": 14, "log_every": 1, "eval_every": 4, "accumulate": 2, "ema_decay": 0.9},
-}
 CASES = {
     "mlp": {},
     # 18 steps by 4: the last call takes 2. The loss scale starts above what float16 holds, so that steps are skipped.
@@ -44,85 +27,6 @@ CASES = {
 }
 # the first step, before, at and after an evaluation and an epoch's end, the middle of one, the last but one
 STOPS = {"mlp": (1, 3, 4, 5, 6, 7, 9, 13), "float16 by 4": (4, 8, 12, 16), "cnn": (1, 4, 6)}
-
-
-def merged(base, over):
-    """Sections laid over each other; a section with another name, and a None, replaces."""
-    out = dict(base)
-    for key, value in over.items():
-        same = isinstance(value, dict) and value.get("name", out.get(key, {}).get("name")) == out.get(key, {}).get(
-            "name"
-        )
-        out[key] = merged(out.get(key, {}), value) if same else value
-    return {key: value for key, value in out.items() if value is not None}
-
-
-class Trained(NamedTuple):
-    """What a run, whole or stopped and resumed, left."""
-
-    status: str
-    loop: Loop
-    metrics: list
-    layers: str
-
-
-class Bench:
-    """One configuration compiled once and run as often as a test likes."""
-
-    def __init__(self, over):
-        self.config = build(merged(BASE, over))
-        self.composed = runner.compose(self.config)
-
-    def loop(self, folder, stop, **changes):
-        """A loop at its start, as a new process would make it but for the compiled functions."""
-        experiment = self.composed.experiment._replace(
-            stream=runner.open_stream(self.config, self.composed.sources["train"]), **changes
-        )
-        section = experiment.config.checkpoint
-        checkpoints = Checkpoints(folder / "checkpoints", keep=section.keep, best="loss")
-        return Loop(experiment, copied(self.composed.state), checkpoints, stop), checkpoints
-
-    def train(self, folder, stop_at=None, sink=None, stop=None, **changes):
-        """Runs to the end, or to the step the stop is asked for at; resumes what the folder holds."""
-        stop = stop or SimpleNamespace(received=None)
-
-        def progress(step):
-            if step == stop_at:
-                stop.received = signal.SIGINT
-
-        loop, checkpoints = self.loop(folder, stop, **changes)
-        with checkpoints:
-            start = loop.resume()
-            files = open_sinks(loop_sinks(loop), folder, total_steps=14, start_step=start, quiet=True)
-            status = loop.run(fan_out([files, Sink(progress=progress), *([sink] if sink else [])]))
-            files.close()
-        return Trained(status, loop, records(folder), (folder / "layers.jsonl").read_text())
-
-
-def loop_sinks(loop):
-    """The sinks a loop's configuration asks for."""
-    return loop._config.sinks
-
-
-def copied(state):
-    """A copy with buffers of its own, since a step donates them."""
-    return jax.tree.map(lambda x: jax.random.clone(x) if is_key(x) else jnp.array(x, copy=True), state)
-
-
-def is_key(x):
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def bits(tree):
-    """The bytes of every leaf."""
-    leaves = [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(tree)]
-    return [np.asarray(leaf).tobytes() for leaf in leaves]
-
-
-def records(folder):
-    """The records of `metrics.jsonl` without the one figure that time decides."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "examples_per_second"} for line in lines]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -197,45 +101,9 @@ def tiny():
     return Bench({"model": {"batch_norm": False}, "optimizer": {"grad_clip": None}, "run": run})
 
 
-def with_config(bench, **sections):
-    """The bench's experiment under a changed configuration; what is compiled stays."""
-    return bench.config.model_copy(
-        update={name: getattr(bench.config, name).model_copy(update=values) for name, values in sections.items()}
-    )
-
-
 def test_evaluates_every_epoch_and_at_the_end_by_default(tiny, tmp_path):
     trained = tiny.train(tmp_path)
     assert [record["step"] for record in trained.metrics if record["split"] == "eval"] == [6, 12]
-
-
-@pytest.mark.parametrize(
-    ("start", "total", "per_call", "sizes"),
-    [
-        (0, 6, 1, [1] * 6),
-        (0, 7, 3, [3, 3, 1]),
-        (3, 7, 3, [3, 1]),
-        (7, 14, 3, [2, 3, 2]),  # made longer after a short last call: whole calls again, on the old rhythm
-        (7, 8, 3, [1]),
-        (7, 7, 3, []),
-        (0, 2, 5, [2]),
-    ],
-)
-def test_calls_stop_at_multiples_of_steps_per_call(tiny, tmp_path, start, total, per_call, sizes):
-    config = with_config(tiny, run={"steps_per_call": per_call})
-    loop, _ = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config, total_steps=total)
-    loop.step = start
-    assert list(loop._call_sizes()) == sizes
-
-
-@pytest.mark.parametrize(("batches", "per_call", "rhythm"), [(6, 1, 6), (7, 3, 6), (8, 3, 9), (1, 4, 4), (6, 6, 6)])
-def test_an_epoch_is_rounded_to_whole_calls(tiny, tmp_path, batches, per_call, rhythm):
-    stream = SimpleNamespace(batches_per_epoch=batches, state=dict)
-    loop, _ = tiny.loop(
-        tmp_path, SimpleNamespace(received=None), config=with_config(tiny, run={"steps_per_call": per_call})
-    )
-    loop._experiment = loop._experiment._replace(stream=stream)
-    assert loop._an_epoch() == rhythm
 
 
 @pytest.mark.parametrize(
@@ -315,7 +183,7 @@ def test_a_stop_cuts_an_evaluation_short(tiny, tmp_path, monkeypatch):
             stop.received = signal.SIGTERM
             yield batch
 
-    monkeypatch.setattr("jaxprop.loop.data", SimpleNamespace(prefetch=data.prefetch, one_pass=one_pass))
+    monkeypatch.setattr("jaxprop.experiment.data", SimpleNamespace(one_pass=one_pass))
     stopped = tiny.train(tmp_path, stop=stop)
     assert (stopped.status, len(batches)) == ("interrupted", 1)
     assert Checkpoints(tmp_path / "checkpoints").latest() == stopped.loop.step
@@ -342,24 +210,6 @@ def test_an_error_of_the_data_reaches_the_caller(tiny, tmp_path):
 # -- divergence -----------------------------------------------------------------------------------
 
 
-def poisoned(bench, bad_calls):
-    """The bench's stream with NaN in the inputs of some batches, by their number from 0."""
-    stream, number = runner.open_stream(bench.config, bench.composed.sources["train"]), iter(range(10**6))
-
-    class Poisoned:
-        batches_per_epoch, state, restore = stream.batches_per_epoch, stream.state, stream.restore
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            batch = next(stream)
-            bad = next(number) in bad_calls
-            return {**batch, "inputs": batch["inputs"] * np.float32(np.nan if bad else 1)}
-
-    return Poisoned()
-
-
 @pytest.mark.parametrize(
     ("bad", "status", "step"),
     [
@@ -372,7 +222,7 @@ def poisoned(bench, bad_calls):
 def test_skips_in_a_row_diverge(tiny, tmp_path, bad, status, step):
     config = with_config(tiny, health={"max_skips": 3}, checkpoint={"every_steps": 100})
     loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config)
-    loop._experiment = loop._experiment._replace(stream=poisoned(tiny, bad))
+    loop._experiment = loop._experiment._replace(stream=Poisoned(tiny, bad))
     seen = []
     with checkpoints:
         assert loop.run(Sink(write=seen.append)) == status
@@ -390,7 +240,7 @@ def test_skips_in_a_row_are_counted_across_a_resume(tiny, tmp_path):
         stop = SimpleNamespace(received=None)
         sink = Sink(progress=lambda step: setattr(stop, "received", signal.SIGINT if step == stop_at else None))
         loop, checkpoints = tiny.loop(tmp_path, stop, config=config)
-        loop._experiment = loop._experiment._replace(stream=poisoned(tiny, bad))
+        loop._experiment = loop._experiment._replace(stream=Poisoned(tiny, bad))
         with checkpoints:
             loop.resume()
             return loop.run(sink), loop.step
@@ -436,23 +286,10 @@ def test_derived_figures_and_limited_batches(tiny):
     assert result["twice"] == 2 * result["loss"]
 
 
-def test_the_clock_takes_off_what_is_not_training(monkeypatch):
-    now = iter([0.0, 1.0, 5.0, 5.0, 7.0, 7.0, 10.0, 11.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    clock = Clock()  # 0
-    clock.compiled(lambda x: x, 1)  # pauses at 1, has compiled at 5, goes on at 5
-    clock.examples += 20
-    assert clock.rate() == 20 / 3  # at 7: 1 + 2 seconds
-    clock.pause()  # 7
-    clock.resume()  # 10, after an evaluation
-    clock.examples += 5
-    assert clock.rate() == 5.0  # at 11
-    assert (clock.compile_seconds, clock.seconds, clock.examples) == (4.0, 4.0, 25)
-
-
 def test_evaluations_after_the_first_are_not_compiling(tiny, tmp_path):
     seconds = []
-    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None))
+    config = with_config(tiny, health={"every": 1, "rare_every": 100})
+    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config)
     with checkpoints:
         loop.run(Sink(write=lambda record: seconds.append((record["split"], loop.clock.compile_seconds))))
     first, second = (value for split, value in seconds if split == "eval")

@@ -165,9 +165,12 @@ def test_the_second_rate_of_muon_follows_the_schedule():
 def test_clipping_by_norm_leaves_frozen_gradients_out(freeze):
     grads = jax.tree.map(lambda p: jnp.full_like(p, 3.0), PARAMS)
     groups = [{"match": "head/.*", "freeze": True}] if freeze else []
-    tx = build(lr=1.0, grad_clip={"norm": 1.0}, groups=groups).tx
+    tx, *_, clip = build(lr=1.0, grad_clip={"norm": 1.0}, groups=groups)
     updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
     count = 6 if freeze else 12
+    clipped, _ = clip.update(grads, clip.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(optax.tree.norm(clipped), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(clipped["body"]["bias"], -updates["body"]["bias"], rtol=1e-6)
     np.testing.assert_allclose(updates["body"]["bias"], -3.0 / (3.0 * math.sqrt(count)), rtol=1e-6)
 
 

@@ -71,3 +71,15 @@ def test_the_loss_scale_follows_its_rule(case):
         state = advance(state, jnp.array(bool(ok)))
         assert (state.scale.item(), state.good_steps.item()) == (scale, good)
     assert (state.scale.dtype, state.good_steps.dtype) == (jnp.float32, jnp.int32)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_cast_leaves_all_but_floats_as_they_are(dtype):
+    tree = {
+        "x": np.ones(2, np.float32),
+        "half": jnp.ones(2, jnp.float16),
+        "n": np.ones(2, np.int32),
+        "b": np.ones(2, bool),
+    }
+    out = precision.cast_floating(tree, dtype)
+    assert {name: leaf.dtype for name, leaf in out.items()} == {"x": dtype, "half": dtype, "n": np.int32, "b": bool}

@@ -108,13 +108,17 @@ def test_records(finished):
     train = [record for record in records if record["split"] == "train"]
     evals = [record for record in records if record["split"] == "eval"]
     assert [record["step"] for record in train] == [2, 4, 6]
-    assert {"step", "split", "loss", "accuracy", "grad_norm", "lr", "examples_per_second"} == set(train[-1])
+    assert set(train[-1]) == {
+        "step", "split", "loss", "accuracy", "grad_norm", "lr", "output_max", "examples_per_second",
+    }  # fmt: skip
     assert all(record["lr"] == pytest.approx(0.1) for record in train)
     assert [record["step"] for record in evals] == [3, 6]
     assert evals[-1] == {"step": 6, "split": "eval", **outcome.summary["metrics"]}
     rows = lines(folder / "layers.jsonl")
     assert {row["step"] for row in rows} == {2, 4, 6}
-    assert set(rows[0]) == {"step", "layer", "grad_norm", "param_norm", "update_norm", "update_ratio"}
+    assert set(rows[0]) == {
+        "step", "layer", "grad_norm", "param_norm", "update_norm", "nonfinite", "zero_fraction", "update_ratio",
+    }  # fmt: skip
     # The norm of all is the norm of the layers' norms.
     last = [row["grad_norm"] for row in rows if row["step"] == 6]
     assert train[-1]["grad_norm"] == pytest.approx(np.linalg.norm(last), rel=1e-5)
@@ -244,7 +248,7 @@ def untraceable(monkeypatch, sections):
     def refuse(*_):
         raise ShapeError("the step cannot be traced")
 
-    monkeypatch.setattr(runner.steps, "value_and_grad", refuse)
+    monkeypatch.setattr(runner.steps.gradients, "value_and_grad", refuse)
     return changed(sections, optimizer={"lr": 0.2})
 
 
@@ -345,7 +349,44 @@ def test_a_run_that_diverges(sections, arrays, tmp_path, capsys):
     train = lines(tmp_path / "metrics.jsonl")
     assert train[0] == {"step": 2, "split": "train", "loss": None, "accuracy": train[0]["accuracy"],
                         "grad_norm": None, "lr": train[0]["lr"], "skips": 2,
+                        "output_max": train[0]["output_max"],
                         "examples_per_second": train[0].get("examples_per_second")}  # fmt: skip
+
+
+def test_an_alert_that_stops_the_run(sections, arrays, tmp_path, capsys):
+    """A rate far too high, found by the watch itself."""
+    config = changed(
+        sections,
+        model={"dropout": 0.0},
+        optimizer={"lr": 40.0},
+        health={"on_alert": "stop"},
+        run={"epochs": 100},
+    )
+    outcome = runner.train(config, tmp_path)
+    assert outcome.exit_code == 3
+    told = capsys.readouterr().err.splitlines()
+    alerts = lines(tmp_path / "alerts.jsonl")
+    acts = [alert for alert in alerts if alert["kind"] != "action" and alert["severity"] == "act"]
+    actions = [alert for alert in alerts if alert["kind"] == "action"]
+    assert [action["action"] for action in actions][-1] == "stop"
+    assert told[-1].startswith("diverged: stopped at step ")
+    assert "; likely " in told[-1]
+    assert ": try " in told[-1]
+    assert outcome.summary["status"] == "diverged"
+    assert outcome.summary["error"] == told[-1].removeprefix("diverged: ")
+    assert outcome.summary["step"] == actions[-1]["due"]
+    # Each alert and each action is one line on the console.
+    for alert in [*acts, *actions]:
+        assert len([line for line in told if line.endswith(alert["message"])]) >= 1
+    assert {"step", "kind", "layer", "severity", "value", "threshold", "message", "since", "cause"} <= set(acts[0])
+    assert {"step", "kind", "layer", "severity", "value", "threshold", "message", "since", "cause"} <= set(actions[0])
+
+
+def test_a_response_may_be_changed_on_the_way(done, sections):
+    """The state has one structure whatever is done about alerts."""
+    config = changed(sections, run={"epochs": 3}, health={"on_alert": ["clip", "cut_lr", "rollback", "stop"]})
+    outcome = runner.train(config, done, quiet=True)
+    assert (outcome.exit_code, outcome.summary["step"]) == (0, 9)
 
 
 # -- signals, across real processes ---------------------------------------------------------------

@@ -46,8 +46,8 @@ def test_peak_memory_counts_what_is_held_once(sides):
     ours, hand, _ = sides
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((hand.state, hand.batch)))
     with jax.numpy_dtype_promotion("standard"):
-        assert held <= hand.peak_bytes() < 2 * held + 10_000
-        assert hand.peak_bytes() <= ours.peak_bytes() < 2 * held + 10_000
+        assert held <= hand.peak_bytes() < 2 * held + 20_000
+        assert hand.peak_bytes() <= ours.peak_bytes() < 2 * held + 20_000
 
 
 class Clock:

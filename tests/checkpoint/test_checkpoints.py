@@ -135,6 +135,14 @@ def test_the_newest_and_the_best_are_kept(tmp_path, keep, best, mode, losses, le
     assert names(tmp_path) == [str(step) for step in left]
 
 
+def test_what_is_pinned_is_kept_too(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, pinned in ((1, {1}), (2, {1}), (3, {1, 3}), (4, {3}), (5, {3, 5})):
+            checkpoints.pinned = frozenset(pinned)
+            save(checkpoints, step)
+    assert names(tmp_path) == ["3", "5"]
+
+
 def test_without_waiting_at_most_one_more_lies_there_and_close_removes_it(tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         for step in range(1, 4):

@@ -27,6 +27,11 @@ GOOD = [
     ARRAYS | {"optimizer": WARMUP, "run": {"epochs": 1}},  # the length of an epoch is not known here
     {"data": {"name": "digits", "batch_size": 1437}},
     TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5, "positions": "learned"}},
+    {"health": {"on_alert": "log"}},
+    {"health": {"on_alert": ["clip", "cut_lr", "rollback", "stop"]}},
+    {"health": {"on_alert": ["skip", "cut_lr"], "every": 2, "rare_every": 20}},
+    {"health": {"on_alert": "skip", "watch": False}},
+    {"health": {"watch": False}, "checkpoint": {"enabled": False}},
 ]
 
 BAD = [
@@ -66,6 +71,28 @@ BAD = [
         "model.width: expected a multiple of heads (4)",
     ),
     (TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5}}, "model.width: rope turns pairs of features"),
+    ({"health": {"on_alert": ["log", "stop"]}}, "health.on_alert: log stands alone, since every alert is logged"),
+    (
+        {"health": {"on_alert": ["skip", "clip"]}},
+        "health.on_alert: skip and clip are two guards against the same spikes",
+    ),
+    ({"health": {"on_alert": ["stop", "clip"]}}, "health.on_alert: clip comes after stop, which ends the run"),
+    ({"health": {"on_alert": ["clip", "clip"]}}, "health.on_alert: clip is listed twice; remove one"),
+    (
+        {"health": {"on_alert": "rollback"}, "checkpoint": {"enabled": False}},
+        "health.on_alert: rollback needs checkpoints to go back to; remove it, or set checkpoint.enabled: true",
+    ),
+    (
+        {"health": {"on_alert": ["clip", "cut_lr"], "watch": False}},
+        "health.on_alert: cut_lr needs the alerts of the watch; remove it, or set health.watch: true",
+    ),
+    ({"health": {"on_alert": "rolback"}}, "or a list, got 'rolback'; did you mean 'rollback'?"),
+    ({"health": {"on_alert": ["clip", "halt"]}}, "health.on_alert.1: expected 'log', 'skip', 'clip', 'cut_lr'"),
+    ({"health": {"on_alert": []}}, "health.on_alert: expected 'log'"),
+    ({"health": {"every": "often"}}, "health.every: expected 'auto' or a whole number, got 'often'"),
+    ({"health": {"rare_every": 0}}, "health.rare_every: expected 'auto' or a number above 0, got 0"),
+    ({"health": {"budget": 0}}, "health.budget: expected a number above 0, got 0"),
+    ({"health": {"tries": 0}}, "health.tries: expected a number above 0, got 0"),
 ]
 
 

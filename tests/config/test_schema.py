@@ -47,6 +47,14 @@ def test_whole_numbers_may_stand_for_floats_and_lists_for_tuples():
     assert schema.Mlp(name="mlp", dropout=0, hidden=[1, 2]).hidden == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("on_alert", "responses"),
+    [("log", ()), (["log"], ()), ("clip", ("clip",)), (["clip", "stop"], ("clip", "stop"))],
+)
+def test_one_response_or_a_list_of_them(on_alert, responses):
+    assert schema.Health(on_alert=on_alert).responses == responses
+
+
 def test_the_tables_of_tasks_name_every_task():
     names = set(schema.Task.model_fields["name"].annotation.__args__)
     assert set(TASK_LOSSES) == set(TASK_METRICS) == names

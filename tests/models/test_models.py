@@ -10,8 +10,8 @@ from jaxprop.errors import ShapeError
 from jaxprop.losses import loss_from, softmax_cross_entropy
 from jaxprop.models import MODELS, build
 from jaxprop.models.layers import ACTIVATIONS, INITS
-from jaxprop.precision import policy
-from jaxprop.trees import cast_floating, leaf_paths
+from jaxprop.precision import cast_floating, policy
+from jaxprop.trees import leaf_paths
 from jaxprop.types import Spec
 from tests.gradients import check
 

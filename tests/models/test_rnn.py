@@ -34,7 +34,7 @@ def lstm_loop(x, h, c, w, u, b, bu):
 
 @pytest.mark.parametrize(("cell", "loop"), [("elman", elman_loop), ("gru", gru_loop), ("lstm", lstm_loop)])
 def test_equals_a_plain_loop(cell, loop):
-    layer = RnnLayer(3, schema.Rnn(name="rnn", cell=cell, width=4), rngs=nnx.Rngs(0))
+    layer = RnnLayer("layers/0", 3, schema.Rnn(name="rnn", cell=cell, width=4), rngs=nnx.Rngs(0))
     if layer.recurrent.bias is not None:
         layer.recurrent.bias[...] = jnp.linspace(-1, 1, 12)
     weights = [layer.input.kernel, layer.recurrent.kernel, layer.input.bias]
@@ -50,7 +50,7 @@ def test_equals_a_plain_loop(cell, loop):
 
 
 def test_lstm_starts_by_remembering_and_gates_are_orthogonal():
-    layer = RnnLayer(3, schema.Rnn(name="rnn", cell="lstm", width=4), rngs=nnx.Rngs(0))
+    layer = RnnLayer("layers/0", 3, schema.Rnn(name="rnn", cell="lstm", width=4), rngs=nnx.Rngs(0))
     assert layer.input.bias[...].tolist() == [0] * 4 + [1] * 4 + [0] * 8
     for gate in np.split(np.asarray(layer.recurrent.kernel[...]), 4, 1):
         np.testing.assert_allclose(gate @ gate.T, np.eye(4), atol=1e-5)

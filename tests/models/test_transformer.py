@@ -56,7 +56,7 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only():
 
 def test_residual_branches_start_smaller():
     section = schema.Transformer(name="transformer", layers=8, width=64, heads=1, ff_multiple=1)
-    block = Block(section, rngs=nnx.Rngs(0))
+    block = Block("blocks/0", section, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(block.mlp.up.kernel[...].std() / block.mlp.down.kernel[...].std(), 4, rtol=0.1)
 
 

@@ -58,6 +58,26 @@ def test_a_resumed_run_begins_its_bar_where_it_goes_on():
     assert "step 0/100" not in shown
 
 
+def test_an_action_is_named_and_what_is_for_files_is_left_out():
+    console = Console(file=io.StringIO(), force_terminal=False)
+    sink = open_console(100, console=console)
+    sink.alert({"step": 7, "kind": "action", "action": "cut_lr", "severity": "act", "message": "learning rate x 0.5"})
+    sink.write(TRAIN | {"output_max": 3.5})
+    assert console.file.getvalue().splitlines() == [
+        "step 7  cut_lr: learning rate x 0.5",
+        "step 50/100  train  loss 0.25  grad 1.5  lr 0.001  examples/s 5,120",
+    ]
+
+
+def test_the_bar_goes_back_with_the_run():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    sink = open_console(100, console=console)
+    sink.progress(60)
+    sink.rewind(20)
+    sink.close()
+    assert "step 20/100" in console.file.getvalue()
+
+
 def test_the_time_left_counts_from_the_first_step_and_not_from_the_compilation(monkeypatch):
     clock = 0.0
     bars = []

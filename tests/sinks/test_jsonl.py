@@ -112,6 +112,33 @@ def test_a_resumed_run_leaves_the_same_file_as_an_uninterrupted_one(tmp_path):
         ).read_bytes()
 
 
+def test_a_run_that_goes_back_keeps_its_alerts(tmp_path):
+    sink = open_jsonl(tmp_path)
+    for step in (1, 2, 3):
+        sink.write({"step": step, "split": "train"})
+        sink.layers([{"step": step, "layer": "a"}])
+        sink.alert({"step": step, "message": "one"})
+    sink.rewind(1)
+    sink.write({"step": 2, "split": "train", "again": True})
+    sink.alert({"step": 2, "message": "two"})
+    sink.close()
+    assert [r["step"] for r in read(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert read(tmp_path / "metrics.jsonl")[1]["again"]
+    assert [r["step"] for r in read(tmp_path / "layers.jsonl")] == [1]
+    assert [r["step"] for r in read(tmp_path / "alerts.jsonl")] == [1, 2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("alerts", "left"), [(None, [1, 2, 1]), (0, []), (2, [1, 2]), (4, [1, 2, 3, 1]), (9, [1, 2, 3, 1])]
+)
+def test_alerts_are_cut_to_a_number_of_lines(tmp_path, alerts, left):
+    (tmp_path / "alerts.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in (1, 2, 3, 1)) + '{"st')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2}\n{"step": 3}\n')
+    open_jsonl(tmp_path, start_step=2, alerts=alerts).close()
+    assert [r["step"] for r in read(tmp_path / "alerts.jsonl")] == left
+    assert [r["step"] for r in read(tmp_path / "metrics.jsonl")] == [2]
+
+
 KILLED = """
 import sys
 from jaxprop.sinks.jsonl import open_jsonl

@@ -56,6 +56,17 @@ def test_a_resumed_run_hides_the_steps_it_takes_again(tmp_path, start_step, firs
     assert [step for _, step, _ in scalars(tmp_path)] == [*first, 4, 5, 6]
 
 
+def test_a_run_that_goes_back_hides_the_steps_it_takes_again(tmp_path):
+    sink = open_tensorboard(tmp_path)
+    for step in (1, 2, 3):
+        sink.write({"step": step, "split": "train", "loss": 0.5})
+    sink.rewind(1)
+    sink.write({"step": 2, "split": "train", "loss": 0.25})
+    sink.layers([{"step": 2, "tap": "blocks/0", "rms": 1.0}])
+    sink.close()
+    assert scalars(tmp_path) == [("train/loss", 1, 0.5), ("train/loss", 2, 0.25), ("taps/blocks/0/rms", 2, 1.0)]
+
+
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "tensorboard").write_text("")
     with pytest.raises(RunFolderError, match=r"cannot write TensorBoard events to .*choose another run folder"):

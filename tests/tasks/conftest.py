@@ -7,7 +7,7 @@ import pytest
 
 from jaxprop import data, runner, tasks
 from jaxprop.config.build import build
-from jaxprop.loop import evaluate
+from jaxprop.experiment import evaluate
 
 
 class Learned(NamedTuple):

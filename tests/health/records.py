@@ -1,0 +1,78 @@
+"""Records made by hand, and a healthy run to plant faults in."""
+
+import numpy as np
+
+from jaxprop.types import COLUMNS, RARE_COLUMNS, RARE_SCALARS, SCALARS, TAP_COLUMNS, Layout, Measurements
+
+LAYERS = tuple(f"layers/{i}/dense" for i in range(6))
+TAPS = tuple((f"layers/{i}", "relu") for i in range(6))
+SIZES = (4096,) * 6
+LEAN = Layout(("accuracy",), ())
+ROWS = Layout(("accuracy",), LAYERS, SIZES)
+FULL = Layout(("accuracy",), LAYERS, SIZES, True, TAPS)
+PLAIN = {"weight": 64.0, "skipped": 0.0, "skips": 0.0, "guard": 1.0, "loss_scale": 1.0, "learning_rate": 1e-3}
+ROW = {
+    "grad_norm": 1.0, "param_norm": 10.0, "update_norm": 0.01, "nonfinite": 0.0, "zero_fraction": 0.1, "adam_lag": 1.0,
+}  # fmt: skip
+RARE = {"tiny_second_moment": 0.0, "swallowed": 0.0}
+TAP = {"grad_rms": 1e-4, "rms": 1.0, "abs_max": 4.0, "dead": 0.1}
+
+
+def record(layout=LEAN, **values):
+    """A record of `layout`: scalars by name, columns as `rows_grad_norm`, rare ones by name, taps as `tap_dead`."""
+
+    def column(given, default, width):
+        return np.broadcast_to(np.asarray(values.pop(given, default), np.float64), (width,))
+
+    packed = [np.array([values.pop(name, PLAIN.get(name, np.nan)) for name in SCALARS])]
+    packed.append(np.zeros(2 * len(layout.metrics)))
+    packed += [column(f"rows_{name}", ROW[name], len(layout.layers)) for name in COLUMNS]
+    if layout.rare:
+        packed.append(np.full(len(RARE_SCALARS), np.nan))
+        packed += [column(name, RARE.get(name, np.nan), len(layout.layers)) for name in RARE_COLUMNS]
+        packed += [column(f"tap_{name}", TAP.get(name, np.nan), len(layout.taps)) for name in TAP_COLUMNS]
+    assert not values, f"no such values: {sorted(values)}"
+    return Measurements(np.concatenate(packed).astype(np.float32), layout)
+
+
+def healthy(steps, seed=0, sigma=0.3, adam=True, floor=0.1, full=FULL, warmup=100, restart=0, resize=0, start=1):
+    """Yields (step, values, layout) of a run without faults: a falling loss, log-normal gradients, a schedule.
+
+    Args:
+      sigma: of the logarithm of gradient norms. floor: what the loss falls to. restart: steps after which the
+        cosine starts anew. resize: step at which the batch becomes four times as large.
+    """
+    rng = np.random.default_rng(seed)
+    width = len(full.layers)
+    own = rng.normal(0, 0.3, width)
+    for step in range(start, steps + 1):
+        phase, cycle = (step % restart, restart) if restart else (step, 3000)
+        ramp = min(step / warmup, 1.0) if warmup else 1.0
+        rate = 1e-3 * ramp * (0.1 + 0.45 * (1 + np.cos(np.pi * min(phase / cycle, 1.0))))
+        big = resize and step >= resize
+        spread = sigma / 2 if big else sigma
+        loss = (
+            floor
+            + 2.2 * np.exp(-step / 150)
+            + (0.05 / (2 if big else 1)) * rng.standard_normal() * (floor + np.exp(-step / 150))
+        )
+        level = np.exp(-0.3 * np.log1p(step / 50))
+        norm = level * np.exp(spread * rng.standard_normal())
+        values = {
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "weight": 256.0 if big else 64.0,
+            "param_norm": 24.0,
+            "update_norm": 150.0 * rate,
+            "output_max": 6 + 6 * (1 - np.exp(-step / 1000)) + rng.normal(0, 0.5),
+            "output_logsumexp": 9.0,
+        }
+        layout = full if step % 10 == 0 else full._replace(rare=False, taps=())
+        values["rows_grad_norm"] = norm / np.sqrt(width) * np.exp(own + 0.5 * spread * rng.standard_normal(width))
+        values["rows_update_norm"] = 58.0 * rate * np.exp(0.05 * rng.standard_normal(width))
+        values["rows_adam_lag"] = np.exp(0.25 * rng.standard_normal(width)) if adam else np.nan
+        if layout.rare:
+            values["tap_grad_rms"] = 1e-4 * norm * np.exp(0.2 * rng.standard_normal(len(full.taps)))
+            values["tap_dead"] = np.clip(rng.normal(0.15, 0.03, len(full.taps)), 0, 1)
+        yield step, values, layout
