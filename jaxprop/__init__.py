@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxprop import health
     from jaxprop.eval_step import make_eval_step
     from jaxprop.losses import loss_from
     from jaxprop.models.adapters import from_equinox, from_functions, from_linen, from_nnx
@@ -44,6 +45,7 @@ __all__ = [
     "from_functions",
     "from_linen",
     "from_nnx",
+    "health",
     "init_state",
     "loss_from",
     "make_eval_step",
@@ -54,6 +56,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "health":
+        return importlib.import_module("jaxprop.health")
     if name not in _HOME:
         raise AttributeError(f"module 'jaxprop' has no attribute {name!r}")
     return getattr(importlib.import_module(f"jaxprop.{_HOME[name]}"), name)

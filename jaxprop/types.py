@@ -264,7 +264,7 @@ class Measurements:
     def at(self, i: int) -> Measurements:
         """Returns the record of step `i`, from 0, of the S that one call took."""
         early = self.layout.early
-        if early is None or i == len(self.packed) - 1:
+        if early is None or i in (-1, len(self.packed) - 1):
             return Measurements(self.packed[i], self.layout._replace(early=None))
         return Measurements(self.packed[i, : early.length], early)
 

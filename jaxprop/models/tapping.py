@@ -85,13 +85,13 @@ def tapped_nnx(module: nnx.Module) -> Iterator[None]:
         return
     outputs = _Outputs()
     changed = []
-    for path, part in nnx.iter_modules(module):
-        if not callable(part):
-            continue
-        changed.append((part, type(part)))
-        part.__class__ = _tapped_class(type(part), outputs)
-        setattr(part, _NAME, "/".join(map(str, path)) or ROOT)
     try:
+        for path, part in nnx.iter_modules(module):
+            if not callable(part):
+                continue
+            setattr(part, _NAME, "/".join(map(str, path)) or ROOT)
+            changed.append((part, type(part)))
+            part.__class__ = _tapped_class(type(part), outputs)
         yield
     finally:
         for part, original in changed:
