@@ -87,7 +87,8 @@ def value_and_grad(
 
     def weighted(extras, batch, k):
         (grads, filled), forward = differentiate(params, sinks, extras, batch, jax.random.fold_in(key, k))
-        square = sum(jnp.sum(jnp.square(_wide(g))) for g in jax.tree.leaves(grads)) if noise else jnp.float32(0)
+        squares = [jnp.sum(jnp.square(_wide(g))) for g in jax.tree.leaves(grads)] if noise else []
+        square = sum(squares, jnp.float32(0))
         loss, square, *grads = weigh([forward.loss, square, *jax.tree.leaves(grads)], forward.weight)
         filled = taps.rescaled(filled, forward.weight)
         filled = jax.tree.map(lambda x: jnp.where(forward.weight > 0, x, 0), filled)

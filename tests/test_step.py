@@ -1,8 +1,5 @@
 """The train step: its arithmetic, its guard, its precision, and that it compiles once."""
 
-import itertools
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,87 +8,25 @@ import pytest
 
 import jaxprop
 from jaxprop import precision
+from jaxprop.config import schema
 from jaxprop.errors import JaxpropError, ShapeError, UsageError
-from jaxprop.types import Objective
-
-SIZES = (5, 7, 3)
-
-
-def make_params(seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        f"dense_{i}": {"kernel": rng.normal(size=(n, m)).astype(np.float32) / 2, "bias": np.zeros(m, np.float32)}
-        for i, (n, m) in enumerate(itertools.pairwise(SIZES))
-    }
-
-
-def make_batch(seed=0, size=16, weight=None):
-    rng = np.random.default_rng(seed)
-    return {
-        "inputs": rng.normal(size=(size, SIZES[0])).astype(np.float32),
-        "labels": rng.integers(0, SIZES[-1], size).astype(np.int32),
-        "weight": np.ones(size, np.float32) if weight is None else np.asarray(weight, np.float32),
-    }
-
-
-def forward(params, inputs):
-    hidden = jnp.tanh(inputs @ params["dense_0"]["kernel"] + params["dense_0"]["bias"])
-    return hidden @ params["dense_1"]["kernel"] + params["dense_1"]["bias"]
-
-
-def per_example(params, batch):
-    logits = forward(params, batch["inputs"]).astype(jnp.float32)
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
-
-
-def masked_loss(params, batch, key):
-    weight = batch["weight"].astype(jnp.float32)
-    total = jnp.sum(weight)
-    safe = jnp.where(total > 0, total, 1.0)
-    return jnp.sum(weight * per_example(params, batch)) / safe, {"weight": total}
-
-
-def mean_loss(params, batch, key):
-    return jnp.mean(per_example(params, batch))
-
-
-def counting_objective():
-    """Masked loss whose extras count the calls and hold a running mean, as batch statistics do."""
-
-    def mean(params, extras, batch, key, policy):
-        loss, aux = masked_loss(params, batch, key)
-        extras = {"calls": extras["calls"] + 1, "mean": 0.9 * extras["mean"] + 0.1 * jnp.mean(batch["inputs"])}
-        return loss, (aux["weight"], extras, {"loss_again": (loss * aux["weight"], aux["weight"])})
-
-    return Objective(mean, lambda params, extras, batch, policy: {})
-
-
-EXTRAS = {"calls": np.int32(0), "mean": np.float32(0)}
-
-
-def run(loss_fn, tx, batches, *, extras=None, ema_decay=None, prec="float32", scaling=None, params=None, **options):
-    train = jaxprop.make_train_step(loss_fn, tx, prec, ema_decay=ema_decay, scaling=scaling, **options)
-    state = jaxprop.init_state(
-        make_params() if params is None else params, tx, key=jax.random.key(0), extras=extras,
-        precision=prec, ema_decay=ema_decay, scaling=scaling, mesh=options.get("mesh"),
-    )  # fmt: skip
-    records = []
-    for batch in batches:
-        state, m = train(state, batch)
-        records.append(m.host())
-    return train, state, records
-
-
-def assert_same_bits(a, b):
-    left, right = jax.tree.leaves(a), jax.tree.leaves(b)
-    assert len(left) == len(right)
-    for x, y in zip(left, right, strict=True):
-        x, y = (
-            np.asarray(jax.random.key_data(v) if jnp.issubdtype(v.dtype, jax.dtypes.prng_key) else v) for v in (x, y)
-        )
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x.view(np.uint8) if x.ndim else x, y.view(np.uint8) if y.ndim else y)
-
+from jaxprop.health.signals import DETAILS, Signals
+from jaxprop.losses import loss_from, softmax_cross_entropy
+from jaxprop.models import build
+from jaxprop.types import Objective, Spec
+from tests.steps import (
+    EXTRAS,
+    assert_close,
+    assert_same_bits,
+    counting_objective,
+    forward,
+    make_batch,
+    make_params,
+    masked_loss,
+    mean_loss,
+    per_example,
+    run,
+)
 
 # -- arithmetic -----------------------------------------------------------------------------------
 
@@ -123,64 +58,7 @@ def test_step_is_the_optax_step_written_by_hand():
         ):
             expected = [optax.tree.norm(tree[name]) for name in m.layout.layers]
             np.testing.assert_allclose(column, expected, rtol=1e-5)
-    chex_close(state.params, params)
-
-
-def chex_close(a, b, rtol=1e-6, atol=1e-7):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
-
-
-MASKS = {
-    "all ones": np.ones(16),
-    "unequal": [1] * 5 + [0] * 9 + [1] * 2,
-    "one microbatch empty": np.tile([1, 0, 1, 1], 4),
-    "fractional": np.linspace(0.1, 2, 16),
-}
-
-
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("accumulate", [2, 4, 16])
-def test_accumulation_is_the_whole_batch_whatever_the_masks(mask, accumulate):
-    batch = make_batch(weight=MASKS[mask])
-    _, whole, (expected,) = run(masked_loss, optax.sgd(0.1), [batch])
-    _, split, (m,) = run(masked_loss, optax.sgd(0.1), [batch], accumulate=accumulate)
-    np.testing.assert_allclose(m.packed, expected.packed, rtol=2e-6)
-    chex_close(split.params, whole.params, rtol=1e-5)
-
-
-def test_averaging_the_averages_would_have_been_noticed():
-    batch = make_batch(weight=MASKS["unequal"])
-    rows = [np.arange(16)[k::4] for k in range(4)]
-    parts = [masked_loss(make_params(), {n: x[r] for n, x in batch.items()}, None)[0] for r in rows]
-    whole = masked_loss(make_params(), batch, None)[0]
-    assert abs(float(jnp.mean(jnp.stack(parts))) - float(whole)) > 1e-2
-
-
-def test_a_microbatch_of_nothing_but_padding_may_hold_anything():
-    def unguarded(params, batch, key):  # 0 / 0 where nothing counts
-        total = jnp.sum(batch["weight"])
-        return jnp.sum(batch["weight"] * per_example(params, batch)) / total, {"weight": total}
-
-    batch = make_batch(weight=np.tile([1, 0, 1, 1], 4))
-    _, whole, (expected,) = run(masked_loss, optax.sgd(0.1), [batch])
-    _, split, (m,) = run(unguarded, optax.sgd(0.1), [batch], accumulate=4)
-    np.testing.assert_allclose(m.packed, expected.packed, rtol=2e-6)
-    chex_close(split.params, whole.params, rtol=1e-5)
-
-
-class Pair(NamedTuple):
-    x: np.ndarray
-    y: np.ndarray
-
-
-def test_a_batch_may_be_any_pytree():
-    batch = Pair(np.arange(8, dtype=np.float32), np.ones(8, np.float32))
-    losses = [
-        run(lambda p, b, k: jnp.mean((p["w"] * b.x - b.y) ** 2), optax.sgd(0.1), [batch],
-            params={"w": np.float32(1)}, accumulate=k)[2][0].loss
-        for k in (1, 4)
-    ]  # fmt: skip
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+    assert_close(state.params, params)
 
 
 def test_half_precision_leaves_targets_and_weights_as_they_are():
@@ -193,30 +71,6 @@ def test_half_precision_leaves_targets_and_weights_as_they_are():
     assert (float(m.loss), float(m.weight)) == (100_001, 999)
 
 
-def test_accumulation_passes_extras_on_and_adds_metrics_up():
-    batch = make_batch(weight=MASKS["unequal"])
-    _, state, (m,) = run(counting_objective(), optax.sgd(0.1), [batch], extras=EXTRAS, accumulate=4)
-    assert int(state.extras["calls"]) == 4
-    total, count = m.metrics["loss_again"]
-    np.testing.assert_allclose((total / count, count), (m.loss, 7.0), rtol=1e-6)
-
-
-def test_microbatches_and_steps_have_their_own_keys():
-    def noise(params, batch, key):
-        return jnp.sum(params["w"] * jax.random.normal(key, ())), {}
-
-    batch = {"x": np.zeros(4, np.float32)}
-    seen = [
-        [float(m.loss) for m in run(noise, optax.sgd(0.0), [batch] * 3, params={"w": np.float32(1)}, accumulate=k)[2]]
-        for k in (1, 2)
-    ]
-    assert len({*seen[0], *seen[1]}) == 6
-    base = jax.random.fold_in(jax.random.key(0), 1)
-    np.testing.assert_allclose(seen[0][1], jax.random.normal(base, ()), rtol=1e-6)
-    each = [jax.random.normal(jax.random.fold_in(base, k), ()) for k in range(2)]
-    np.testing.assert_allclose(seen[1][1], sum(each) / 2, rtol=1e-6)
-
-
 def test_several_steps_in_one_call_are_the_same_steps():
     tx = optax.adam(1e-2)
     batches = [make_batch(i) for i in range(6)]
@@ -226,7 +80,7 @@ def test_several_steps_in_one_call_are_the_same_steps():
     assert packed[0].packed.shape[0] == 3
     for i, m in enumerate(records):
         np.testing.assert_allclose(packed[i // 3].at(i % 3).packed, m.packed, rtol=1e-5, equal_nan=True)
-    chex_close((several.params, several.ema), (one.params, one.ema), rtol=1e-5)
+    assert_close((several.params, several.ema), (one.params, one.ema), rtol=1e-5)
 
 
 def test_ema_follows_its_equation():
@@ -235,7 +89,7 @@ def test_ema_follows_its_equation():
     for n in range(1, 4):
         _, state, _ = run(masked_loss, optax.sgd(0.5), batches[:n], ema_decay=0.75)
         expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * np.asarray(p), expected, state.params)
-        chex_close(state.ema, expected, rtol=1e-5)
+        assert_close(state.ema, expected, rtol=1e-5)
 
 
 # -- the guard ------------------------------------------------------------------------------------
@@ -412,7 +266,7 @@ def test_eight_devices_are_one(accumulate, steps_per_call):
     _, eight, records = run(masked_loss, optax.adamw(1e-2), batches, mesh=jaxprop.make_mesh(8), **options)
     for m, e in zip(records, expected, strict=True):
         np.testing.assert_allclose(m.packed, e.packed, rtol=1e-5)
-    chex_close(eight.params, one.params, rtol=1e-5, atol=1e-6)
+    assert_close(eight.params, one.params, rtol=1e-5, atol=1e-6)
     assert len(eight.params["dense_0"]["kernel"].sharding.device_set) == 8
 
 
@@ -424,12 +278,125 @@ def test_injected_learning_rate_is_reported():
     assert np.isnan(m.learning_rate)
 
 
-def test_eval_step_adds_up_exactly_over_a_masked_batch():
-    evaluate = jaxprop.make_eval_step(masked_loss)
-    batch = make_batch(weight=MASKS["unequal"])
-    total, count = evaluate(make_params(), {}, batch)["loss"]
-    kept = {n: x[batch["weight"] > 0] for n, x in batch.items()}
-    np.testing.assert_allclose((total / count, count), (masked_loss(make_params(), kept, None)[0], 7), rtol=1e-6)
+# -- how much is measured -------------------------------------------------------------------------
+
+
+def network(name):
+    """A built-in model bound to its loss, and a batch for it."""
+    rng = np.random.default_rng(0)
+    if name == "mlp":
+        spec, section = Spec(jax.ShapeDtypeStruct((5,), jnp.float32), 3), schema.Mlp(name="mlp", hidden=[8, 8])
+        inputs, labels = rng.normal(size=(8, 5)).astype(np.float32), rng.integers(0, 3, 8)
+    else:
+        spec = Spec(jax.ShapeDtypeStruct((6,), jnp.int32), 7)
+        section = schema.Transformer(name="transformer", layers=1, width=8, heads=2)
+        inputs, labels = rng.integers(0, 7, (4, 6)).astype(np.int32), rng.integers(0, 7, (4, 6))
+    return build(section, spec), {"inputs": inputs, "labels": labels.astype(np.int32)}
+
+
+EQUAL = [("mlp", "float16", 2), ("transformer", "float32", 1)]
+
+
+@pytest.mark.parametrize(("name", "prec", "accumulate"), EQUAL)
+def test_what_is_measured_changes_nothing_in_the_state(name, prec, accumulate):
+    model, batch = network(name)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
+    health = Signals(spikes="clip", respond=True)
+    step = jaxprop.make_train_step(
+        loss_from(model, softmax_cross_entropy), tx, prec, accumulate, health=health, ema_decay=0.9
+    )
+    params, extras = jax.jit(model.init)(jax.random.key(0), batch)
+    states = {}
+    for detail in DETAILS if prec == "float16" else DETAILS[:3]:
+        state = jaxprop.init_state(
+            params, tx, key=jax.random.key(0), extras=extras, precision=prec, ema_decay=0.9, health=health
+        )
+        for _ in range(3):
+            state, m = step(state, batch, detail)
+        states[detail] = state
+    for state in states.values():
+        if name == "mlp":
+            assert_same_bits(state, states["lean"])
+        else:  # the compiler fuses each variant in its own way, which can move the last bit
+            assert_close(state.params, states["lean"].params, rtol=1e-3, atol=1e-5)
+    assert m.rare is not None
+
+
+SMALL = {"x": np.ones((4, 2), np.float32)}
+
+
+def kinds(records):
+    return [("full" if m.rare else "rows" if m.layout.layers else "lean") for m in records]
+
+
+def small_step(**options):
+    tx = optax.sgd(0.1)
+    step = jaxprop.make_train_step(lambda p, b, k: jnp.mean((b["x"] @ p["w"]) ** 2), tx, **options)
+    return step, jaxprop.init_state({"w": np.ones(2, np.float32)}, tx, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("health", [True, Signals(every=4, rare_every=6)], ids=["default", "sparse"])
+def test_a_steps_own_count_decides_what_it_measures_and_each_kind_compiles_once(health, compilations):
+    step, state = small_step(health=health)
+    records, before = [], compilations()
+    counts = []
+    for _ in range(24):
+        state, m = step(state, SMALL)
+        records.append(m)
+        counts.append(compilations() - before)
+    if health is True:
+        expected = ["full" if i % 10 == 0 else "rows" for i in range(1, 25)]
+    else:
+        expected = ["full" if i % 6 == 0 else "rows" if i % 4 == 0 else "lean" for i in range(1, 25)]
+    assert kinds(records) == expected
+    changes = [i for i in range(24) if counts[i] > (counts[i - 1] if i else 0)]
+    assert changes == [expected.index(kind) for kind in dict.fromkeys(expected)]
+
+
+def test_only_float16_has_something_to_flush():
+    step, state = small_step(health=Signals(rare_every=5, flush_every=2))
+    assert kinds([(step(jax.tree.map(jnp.copy, state), SMALL))[1] for _ in range(4)]) == ["rows", "full"] * 2
+    assert np.isnan(step(state, SMALL, "flush")[1].rare.flushed).all()
+
+
+def test_several_steps_in_one_call_measure_everything_in_the_last_where_it_is_due():
+    batch = {"x": np.stack([SMALL["x"]] * 4)}
+    step, state = small_step(steps_per_call=4)
+    single, alone = small_step()
+    for call in range(1, 7):
+        detail = None if call < 6 else "full"
+        stacked = batch if call < 6 else {"x": batch["x"][:1]}  # a run's last call may have fewer
+        state, m = step(state, stacked, detail)
+        full = call in (3, 5, 6)
+        count = 1 if call == 6 else 4
+        assert len(m.packed) == count
+        assert kinds([m.at(i) for i in range(count)]) == ["rows"] * (count - 1) + ["full" if full else "rows"]
+        for i in range(count):
+            alone, expected = single(alone, SMALL, "full" if full and i == count - 1 else "rows")
+            assert m.at(i).layout == expected.layout
+            np.testing.assert_allclose(m.at(i).packed, expected.packed, rtol=1e-6, equal_nan=True)
+
+
+def test_layer_names_wait_for_a_step_that_measures_layers():
+    step, state = small_step(health=Signals(every=2))
+    state, _ = step(state, SMALL)
+    with pytest.raises(UsageError, match="first call"):
+        _ = step.layer_names
+    state, _ = step(state, SMALL)
+    assert step.layer_names == ("w",)
+    step(state, SMALL, "lean")
+    assert step.layer_names == ("w",)
+
+
+def test_an_unknown_detail():
+    step, state = small_step()
+    with pytest.raises(UsageError, match=r"unknown detail 'rowz'.*rows"):
+        step(state, SMALL, "rowz")
+
+
+def test_a_lowered_step_can_be_looked_at():
+    step, state = small_step()
+    assert step.lower(state, SMALL, "full").compile().cost_analysis()
 
 
 # -- bad input ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from jaxprop.health.alerts import Alert
 from jaxprop.types import Measurements, TrainState
 
 POINT_STEPS = 200  # steps between rollback points, where checkpoints are not saved more often anyway
+LEVEL = 200  # steps before the first sign whose median loss is the usual one
 LEVELS = (1, 4, 16)  # in units of that: the newest two points of each spacing are kept
 REMEMBERED = 512  # records whose gradient norm and rate are kept
 CLIP_FACTOR = 1.5  # of the healthy median gradient norm
@@ -25,6 +26,8 @@ DEEPEST_CUT = 1 / 64  # at once: early in a warmup the rate is next to nothing
 PATIENCE = 50  # steps that an action has before a fault that lasts is told again, and answered by the next one
 RELATED = 200  # steps after that in which an alert still counts as of the same fault
 LASTING = 10  # steps in a row that the guard in the step may hold an alert before more is done
+BROKEN = 5  # steps in a row with a broken loss, after which nothing is waited for
+RISEN = 0.9  # the rate has risen where the one before is less than this share of it
 
 
 class Watching(Protocol):
@@ -73,6 +76,7 @@ class Past(NamedTuple):
     step: int
     grad_norm: float
     rate: float
+    loss: float
 
 
 class Levers(NamedTuple):
@@ -86,10 +90,11 @@ class Responder:
     """Reads every record in step order, says what to write about it, and what is due after each call.
 
     Actions are taken in the order given: the first alert to act on takes the first one, and one that comes after it
-    has had its time takes the next. `rollback` repeats up to `tries` times, together with `cut_lr` where that is
-    listed too; at the list's end whatever can still be repeated is. A fault counts from its first sign until a rollback
-    has undone it, or it has not been seen for a while. Nothing here depends on when a record is read: an action decided
-    at step s is due one call after the call that took s.
+    has had its time takes the next; where the loss breaks in spite of it, the next one is taken at once. `rollback`
+    repeats up to `tries` times, together with `cut_lr` where that is listed too; at the list's end whatever can still
+    be repeated is. A fault counts from its first sign until a rollback has undone it, or it has not been seen for a
+    while. Nothing here depends on when a record is read: an action decided at step s is due one call after the call
+    that took s.
 
     Args:
       actions: some of `skip, clip, cut_lr, rollback, stop`; `skip` and `clip` also guard inside the step.
@@ -129,7 +134,8 @@ class Responder:
         self._past: deque[Past] = deque(maxlen=REMEMBERED)
         self._advised: dict[str, list[int]] = {}  # cause -> step and first sign of the newest advice
         self._pending: list[Action] = []
-        self._rung = self._rollbacks = self._skipped = self._guarded = 0
+        self._rung = self._rollbacks = self._skipped = self._guarded = self._broken = 0
+        self._answered: Sign | None = None  # what the last action answers
         # No action is waited for, no fault is known.
         self._patient_until = self._since = self._related_until = -1
         self._exhausted = False
@@ -147,13 +153,14 @@ class Responder:
         lines += self._guard_line(step, factor, float(m.grad_norm)) if guarded and not self._guarded else []
         self._guarded = self._guarded + 1 if guarded else 0
         if not (skipped or guarded):
-            self._past.append(Past(step, float(m.grad_norm), float(m.learning_rate)))
+            self._past.append(Past(step, float(m.grad_norm), float(m.learning_rate), float(m.loss)))
         signs = [] if skipped or guarded else [self._sign(alert) for alert in alerts if alert.severity == "act"]
         self._advised |= {alert.cause: [step, alert.since] for alert in alerts if alert.severity != "act"}
         if self._guarded == LASTING:
             why = f"the gradient norm has stood above its history for {LASTING} steps in a row"
             signs.append(Sign(step, None, step - LASTING + 1, "unstable", why))
         lines += self.decide(signs) if signs else []
+        lines += self._count_broken(step, float(m.loss))
         lines += self._count_skips(step, skipped)
         self.lines += len(lines)
         return lines
@@ -180,6 +187,20 @@ class Responder:
         name, what = ("skip", "the step is skipped") if factor == 0 else ("clip", f"clipped to {factor:.3g} of it")
         why = f"gradient norm {norm:.4g} stands above its history; {what}"
         return [_line(Sign(step, None, step, "bad_batch", why), name, factor, step, why)]
+
+    def _count_broken(self, step: int, loss: float) -> list[dict[str, Any]]:
+        """Takes the next action at once where the last one has not kept the loss from breaking."""
+        sign = self._answered
+        if sign is None or self._patient_until < 0 or self._pending:
+            self._broken = 0
+            return []
+        usual = statistics.median([past.loss for past in self._past if past.step < sign.since][-LEVEL:] or [math.inf])
+        self._broken = self._broken + 1 if not loss <= max(1.5 * usual, usual + 0.5) else 0
+        if self._broken < BROKEN:
+            return []
+        self._broken = 0
+        self._grow_impatient(step)
+        return self.decide([sign._replace(step=step, why=f"the loss has broken all the same, {loss:.4g}; {sign.why}")])
 
     def _count_skips(self, step: int, skipped: bool) -> list[dict[str, Any]]:
         self._skipped = self._skipped + 1 if skipped else 0
@@ -237,7 +258,7 @@ class Responder:
         else:
             made = self._tighten(name, sign, due)
         if made:
-            self._patient_until = due + PATIENCE
+            self._patient_until, self._answered = due + PATIENCE, sign
             self._since, self._related_until = sign.since, self._patient_until + RELATED
         return made
 
@@ -256,7 +277,7 @@ class Responder:
         if to is None or self._rollbacks >= self._tries:
             return []
         self._rollbacks += 1
-        lines = self._tighten("cut_lr", sign, due) if "cut_lr" in self._ladder else []
+        lines = self._tighten("cut_lr", sign, due) if "cut_lr" in self._ladder and self._cuts(sign.since) else []
         self._pending.append(Action("rollback", sign.step, due, to, sign.why))
         what = f"after step {due} back to step {to}, and on with the data that come next ({self._rollbacks} of "
         return [*lines, _line(sign, "rollback", to, due, f"{what}{self._tries} tries): {sign.why}")]
@@ -271,13 +292,26 @@ class Responder:
         return self.levers._replace(grad_limit=limit) if limit > median * CLIP_FLOOR else None
 
     def _cut_lr(self, since: int) -> Levers | None:
-        """By half at least, and to no more than the rate in use when it began."""
-        before = [past.rate for past in self._past if past.step <= since] or [past.rate for past in self._past][:1]
-        now = [past.rate for past in self._past][-1:]
-        ratio = before[-1] / now[-1] if now and now[-1] > 0 else math.nan
-        factor = min(0.5, max(ratio, DEEPEST_CUT)) if ratio > 0 else 0.5  # no rate known, or a warmup from zero
+        """To the rate in use when it began, or by half where that is no less."""
+        before, now = self._rates(since)
+        ratio = before / now if now > 0 else math.nan
+        # To what it was, where it has risen: less would only make the rest of the run slow. Else by half, and so
+        # where no rate is known, or a warmup began at zero.
+        factor = max(ratio, DEEPEST_CUT) if 0 < ratio < RISEN else 0.5
         scale = _float32(max(self.levers.lr_scale * factor, SMALLEST_SCALE))
         return self.levers._replace(lr_scale=scale) if scale < self.levers.lr_scale else None
+
+    def _rates(self, since: int) -> tuple[float, float]:
+        """The learning rate before a fault's first sign and the present one, NaN where unknown."""
+        rates = [past.rate for past in self._past]
+        before = [past.rate for past in self._past if past.step < since] or rates[:1]
+        return (before[-1], rates[-1]) if rates else (math.nan, math.nan)
+
+    def _cuts(self, since: int) -> bool:
+        """Whether going back takes a lower rate with it: not at first, where a cut has undone what had risen."""
+        before, now = self._rates(since)
+        rose = any(past.rate * RISEN > before for past in self._past if past.step >= since)
+        return self._rollbacks > 1 or not (rose and now * RISEN <= before)
 
     def _due(self, step: int) -> int:
         """One call after the call that took the step: its record has been read by then, however early others are."""
@@ -328,7 +362,7 @@ class Responder:
         self.points = [point for point in self.points if point <= to]
         self._past = deque((past for past in self._past if past.step <= to), REMEMBERED)
         self._advised = {cause: seen for cause, seen in self._advised.items() if seen[0] <= to}
-        self._pending, self._skipped, self._guarded = [], 0, 0
+        self._pending, self._skipped, self._guarded, self._broken, self._answered = [], 0, 0, 0, None
         self._patient_until = self._since = self._related_until = -1  # what comes now is a fault of its own
         if self._watch is not None:
             if saved and saved["watch"] is not None:
@@ -342,10 +376,11 @@ class Responder:
             "levers": [self.levers.lr_scale, _json(self.levers.grad_limit)],
             "lines": self.lines,
             "points": self.points,
-            "past": [[past.step, _json(past.grad_norm), _json(past.rate)] for past in self._past],
+            "past": [[past.step, *map(_json, past[1:])] for past in self._past],
             "advised": self._advised,
             "pending": [list(action) for action in self._pending],
-            "counts": [self._rung, self._rollbacks, self._skipped, self._guarded],
+            "counts": [self._rung, self._rollbacks, self._skipped, self._guarded, self._broken],
+            "answered": None if self._answered is None else list(self._answered),
             "fault": [self._patient_until, self._since, self._related_until],
             "exhausted": self._exhausted,
         }
@@ -357,12 +392,13 @@ class Responder:
         scale, limit = state["levers"]
         self.levers = Levers(scale, math.inf if limit is None else limit)
         self.lines, self.points, self._exhausted = state["lines"], list(state["points"]), state["exhausted"]
-        self._past = deque((Past(step, _float(norm), _float(rate)) for step, norm, rate in state["past"]), REMEMBERED)
+        self._past = deque((Past(step, *map(_float, values)) for step, *values in state["past"]), REMEMBERED)
         self._advised = dict(state["advised"])
         # An action that is no longer listed was called off by whoever changed the list.
         pending = [Action(*action) for action in state["pending"]]
         self._pending = [action for action in pending if action.name in self._ladder]
-        self._rung, self._rollbacks, self._skipped, self._guarded = state["counts"]
+        self._rung, self._rollbacks, self._skipped, self._guarded, self._broken = state["counts"]
+        self._answered = None if state["answered"] is None else Sign(*state["answered"])
         self._patient_until, self._since, self._related_until = state["fault"]
         self._rung = min(self._rung, max(len(self._ladder) - 1, 0))
 

@@ -1,0 +1,164 @@
+"""The benchmark's tables, in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from faultbench.faults import CALIBRATION, FAMILIES, TREATED
+from faultbench.score import percentile, share
+
+Result = dict[str, Any]
+HALVES = ("calibration", "held out", "all")
+
+
+def tables(results: Sequence[Result]) -> str:
+    """All tables of a suite's results."""
+    parts = [overall(results), by_family(results), alarms(results), notes(results)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def faulty(results: Sequence[Result], half: str = "all") -> list[Result]:
+    """The faulty runs of one half of the families."""
+    wanted = {"calibration": CALIBRATION, "held out": FAMILIES.keys() - CALIBRATION, "all": FAMILIES.keys()}[half]
+    return [result for result in results if result["family"] in wanted]
+
+
+def healthy(results: Sequence[Result], half: str = "all") -> list[Result]:
+    """The healthy runs: every second one of them is for calibration."""
+    runs = [result for result in results if result["family"] in ("healthy", "twin")]
+    return runs if half == "all" else [run for run in runs if run["run"] % 2 == HALVES.index(half)]
+
+
+def verdicts(results: Sequence[Result], field: str) -> list[Any]:
+    """One field of every verdict."""
+    return [result["verdict"][field] for result in results]
+
+
+def leads(results: Sequence[Result]) -> list[int]:
+    """Steps of warning before each divergence; 0 where there was none."""
+    return [result["verdict"]["lead"] or 0 for result in results if result["case"]["onset"] is not None]
+
+
+def overall(results: Sequence[Result]) -> str:
+    """The table of the figures against their targets."""
+
+    def gradual(found: Sequence[Result]) -> list[int]:
+        return leads([result for result in found if result["case"]["kind"] == "gradual"])
+
+    def broken(found: Sequence[Result]) -> list[Result]:
+        return [result for result in found if result["case"]["nonfinite"] is not None]
+
+    rows: list[tuple[str, Callable[[Sequence[Result]], str], str]] = [
+        ("faults detected", lambda f: percent(share(verdicts(f, "detected"))), "≥ 95 %"),
+        ("non-finite steps: seen by then", lambda f: percent(share(r["seen_nonfinite"] for r in broken(f))), "100 %"),
+        ("non-finite steps: state kept", lambda f: percent(share(not r["case"]["leaked"] for r in broken(f))), "100 %"),
+        ("gradual faults that diverge: median lead, steps", lambda f: number(percentile(gradual(f), 50)), "≥ 50"),
+        ("gradual faults that diverge: 10th percentile", lambda f: number(percentile(gradual(f), 10)), "≥ 10"),
+        ("right cause first", lambda f: percent(share(verdicts(f, "cause"))), "≥ 80 %"),
+        ("right layer", lambda f: percent(share(verdicts(f, "layer"))), "≥ 90 %"),
+        (f"diverged runs rescued, of {TREATED} seeds", lambda f: percent(share(rescues(f))), "≥ 80 %"),
+    ]  # fmt: skip
+    lines = [[what, *(figure(faulty(results, half)) for half in HALVES), target] for what, figure, target in rows]
+    for severity, target in (("act", "≤ 0.2"), ("advice", "≤ 1")):
+        rates = [number(rate(healthy(results, half), severity), 2) for half in HALVES]
+        lines.append([f"false alarms in 1,000 healthy steps: {severity}", *rates, target])
+    return markdown(["what", *HALVES, "target"], lines)
+
+
+def rescues(results: Sequence[Result]) -> list[bool]:
+    """Whether each run that diverged was rescued."""
+    return [result["rescue"]["rescued"] for result in results if "rescue" in result]
+
+
+def by_family(results: Sequence[Result]) -> str:
+    """One row a family."""
+    lines = []
+    for family in FAMILIES:
+        found = [result for result in results if result["family"] == family]
+        if not found:
+            continue
+        diverged = [result for result in found if result["case"]["onset"] is not None]
+        lines.append([
+            family, FAMILIES[family].kind, "C" if family in CALIBRATION else "H", str(len(found)), str(len(diverged)),
+            str(sum(result["case"]["harmless"] for result in found)),
+            percent(share(verdicts(found, "detected"))), number(percentile(leads(found), 50)),
+            number(percentile(leads(found), 10)), percent(share(verdicts(found, "cause"))),
+            percent(share(verdicts(found, "layer"))), percent(share(rescues(found))),
+        ])  # fmt: skip
+    head = [
+        "family",
+        "kind",
+        "half",
+        "runs",
+        "diverge",
+        "harmless",
+        "detected",
+        "lead",
+        "p10",
+        "cause",
+        "layer",
+        "rescued",
+    ]
+    return markdown(head, lines)
+
+
+def rate(runs: Sequence[Result], severity: str, kind: str | None = None) -> float:
+    """Alerts of a severity in 1,000 steps of healthy runs."""
+    steps = sum(run["steps"] for run in runs)
+    found = sum(a["severity"] == severity and kind in (None, a["kind"]) for run in runs for a in run["alerts"])
+    return 1000 * found / steps if steps else math.nan
+
+
+def alarms(results: Sequence[Result]) -> str:
+    """False alarms by kind."""
+    runs = healthy(results)
+    if not runs:
+        return ""
+    kinds = Counter((a["kind"], a["severity"]) for run in runs for a in run["alerts"])
+    lines = [[kind, severity, number(rate(runs, severity, kind), 3)] for (kind, severity), _ in kinds.most_common()]
+    steps = sum(run["steps"] for run in runs)
+    return f"{steps:,} healthy steps\n\n" + markdown(["alert", "severity", "in 1,000 steps"], lines)
+
+
+def notes(results: Sequence[Result]) -> str:
+    """What the tables do not say."""
+    found, lines = faulty(results), []
+    hidden = [result["hidden"] for result in found if "hidden" in result]
+    if hidden:
+        pairs = [(r["hidden"], r["case"]) for r in found if "hidden" in r and r["case"]["kind"] == "gradual"]
+        lead = [verdict["lead"] or 0 for verdict, case in pairs if case["onset"] is not None]
+        lines.append(
+            f"- Faults of the learning rate with the rate hidden from the watch: "
+            f"{percent(share(v['detected'] for v in hidden))} detected, median lead {number(percentile(lead, 50))}."
+        )
+    if found:
+        moved = [result for result in found if not result["case"]["harmless"]]
+        lines.append(
+            f"- {len(found) - len(moved)} of {len(found)} faults left the loss within 5 % of the undisturbed twin's; "
+            f"of the others {percent(share(verdicts(moved, 'detected')))} were detected."
+        )
+    skipped = [r for r in found if "rescue" in r and r["family"] != "nan_batch"]
+    if skipped:
+        lines.append(f"- Rescued without the NaN batches, which the step skips: {percent(share(rescues(skipped)))}.")
+    broken = sum(run["broken"] for run in healthy(results))
+    lines.append(f"- {broken} of {len(healthy(results))} healthy runs diverged by the same definition.")
+    return "\n".join(lines)
+
+
+def percent(value: float) -> str:
+    """As `97.5 %`."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def number(value: float, digits: int = 0) -> str:
+    """Rounded."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,264 @@
+"""Runs of a program: the train step of jaxprop itself, vmapped over runs whose faults are data, in one `lax.scan`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxprop
+from faultbench.faults import Plan, Program
+from faultbench.models import ARCHITECTURES, TOKENS, Architecture
+from jaxprop import losses, step, trees
+from jaxprop.health import Signals
+from jaxprop.precision import Scaling, policy, promoting
+from jaxprop.types import RARE_COLUMNS, SCALARS, TAP_COLUMNS, Layout, Measurements, PyTree, TrainState
+
+RARE, FLUSH = Signals().rare_every, Signals().flush_every
+CHUNK = 50  # steps one call takes; a length of a run is a multiple of it
+
+
+class Planted(NamedTuple):
+    """State of an optimizer whose updates a fault may change; rows by layer, `[L]`."""
+
+    inner: PyTree
+    keep: jax.Array
+    push: jax.Array
+    grow: jax.Array
+
+
+def faulty(inner: optax.GradientTransformation, layers: int) -> optax.GradientTransformation:
+    """Wraps an optimizer: its updates times `keep`, plus `push` on biases and `grow` times the weights on kernels."""
+
+    def init(params: PyTree) -> Planted:
+        return Planted(inner.init(params), jnp.ones(layers), jnp.zeros(layers), jnp.zeros(layers))
+
+    def update(grads: PyTree, state: Planted, params: PyTree) -> tuple[PyTree, Planted]:
+        updates, kept = inner.update(grads, state.inner, params)
+        rows = trees.layer_names(params)[1]
+        biases = [path.endswith("bias") for path in trees.leaf_paths(params)]
+        leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(params), rows, biases, strict=True)
+        changed = [
+            u * state.keep[row] + (state.push[row] if bias else state.grow[row] * p) for u, p, row, bias in leaves
+        ]
+        return jax.tree.unflatten(jax.tree.structure(params), changed), state._replace(inner=kept)
+
+    return optax.GradientTransformation(init, update)
+
+
+def optimizer(program: Program) -> optax.GradientTransformation:
+    """The program's optimizer, whose hyperparameters lie in its state."""
+    if program.optimizer == "sgd":
+        inner = optax.inject_hyperparams(optax.sgd, static_args="nesterov")(learning_rate=1.0, momentum=0.9)
+    else:
+        inner = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))(
+            learning_rate=1.0, eps=program.eps
+        )
+    return faulty(inner, len(program.layers))
+
+
+def objective(architecture: Architecture, plan: Plan) -> Any:
+    """The model and its loss with one run's dropout, cut gradients and small cotangents."""
+    rows = trees.layer_names(jax.eval_shape(architecture.init, jax.random.key(0)))[1]
+
+    def cut(params: PyTree) -> PyTree:
+        leaves = [
+            p * plan.cut[row].astype(p.dtype) + jax.lax.stop_gradient(p) * (1 - plan.cut[row]).astype(p.dtype)
+            for p, row in zip(jax.tree.leaves(params), rows, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+    def apply(params: PyTree, extras: PyTree, batch: Any, *, key: Any, train: bool) -> tuple[jax.Array, PyTree]:
+        def drop(x: jax.Array) -> jax.Array:
+            kept = jax.random.uniform(key, x.shape) >= plan.dropout
+            return jnp.where(kept, x / (1 - plan.dropout).astype(x.dtype), jnp.zeros_like(x))
+
+        del train
+        logits = architecture.apply(cut(params), batch["inputs"], drop)
+        small = plan.cotangent.astype(jnp.float32)
+        wide = logits.astype(jnp.float32)
+        return wide * small + jax.lax.stop_gradient(wide * (1 - small)), extras
+
+    model = jaxprop.from_functions(lambda key, _: (architecture.init(key), {}), apply)
+    return losses.loss_from(model, losses.softmax_cross_entropy)
+
+
+def batch_at(architecture: Architecture, pool: tuple[jax.Array, jax.Array], plan: Plan, t: jax.Array) -> dict[str, Any]:
+    """The batch at position t of one run's stream, with what is wrong with it."""
+    size = architecture.batch
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(plan.seed), t), 4)
+    at = jax.random.randint(keys[0], (size,), 0, pool[0].shape[0])
+    x, y = pool[0][at], pool[1][at]
+    rows = jnp.arange(size)
+    marked = (rows < plan.nans[t]).reshape(-1, *[1] * (x.ndim - 1))
+    shifted = (rows < plan.shift[t] * size).reshape(-1, *[1] * (y.ndim - 1))
+    y = jnp.where(shifted, (y + 1 + architecture.outputs // 2) % architecture.outputs, y)
+    if architecture.tokens:
+        junk = (rows < plan.outlier[t] * size)[:, None]
+        x = jnp.where(junk, jax.random.randint(keys[1], x.shape, 0, TOKENS), x)
+        y = jnp.where(junk, jax.random.randint(keys[2], y.shape, 0, TOKENS), y)
+        x = jnp.where(marked, TOKENS, x)
+    else:
+        x = jnp.where(marked, jnp.nan, x * (1 + plan.outlier[t]))
+    return {"inputs": x, "labels": y, "weight": (rows < plan.size[t] * size).astype(jnp.float32)}
+
+
+class Built(NamedTuple):
+    """A program's functions of one run: `start` makes its state, `advance` takes a step at a position of the stream."""
+
+    start: Callable[[Plan], TrainState]
+    advance: Callable[..., tuple[TrainState, Measurements, jax.Array]]
+
+
+def build(program: Program, respond: bool = False) -> Built:
+    """Returns a program's functions, pure and not yet compiled."""
+    architecture, tx = ARCHITECTURES[program.model], optimizer(program)
+    scaling = Scaling(growth_interval=10**9)
+
+    def start(plan: Plan) -> TrainState:
+        key = jax.random.key(plan.seed)
+        params = architecture.init(key)
+        rows = trees.layer_names(params)[1]
+        gained = [
+            p * plan.gain[row] if path.endswith(("kernel", "embedding")) else p
+            for path, p, row in zip(trees.leaf_paths(params), jax.tree.leaves(params), rows, strict=True)
+        ]
+        params = jax.tree.unflatten(jax.tree.structure(params), gained)
+        state = jaxprop.init_state(params, tx, key=key, precision=program.precision, scaling=scaling)
+        if program.precision == "float16":
+            state = state._replace(loss_scale=state.loss_scale._replace(scale=plan.loss_scale))
+        return state
+
+    def advance(plan: Plan, pool: Any, state: TrainState, t: jax.Array) -> tuple[TrainState, Measurements, jax.Array]:
+        before = state._replace(opt_state=planted_state(plan, state, t))
+        batch = batch_at(architecture, pool, plan, t)
+        after, m = one_step(program, objective(architecture, plan), tx, scaling, respond)(before, batch)
+        moved = [jnp.any(a != b) for a, b in zip(held(before), held(after), strict=True)]
+        return after, m, (m.skipped > 0) & jnp.any(jnp.stack(moved))
+
+    return Built(start, advance)
+
+
+def held(state: TrainState) -> list[jax.Array]:
+    """What a skipped step must leave as it was."""
+    return jax.tree.leaves((state.params, state.opt_state))
+
+
+def planted_state(plan: Plan, state: TrainState, t: jax.Array) -> Planted:
+    """The optimizer's state with what the plan says of this step, and of position t in the stream."""
+    now = jnp.minimum(state.step, plan.rate.shape[0] - 1)
+    inner = state.opt_state.inner
+    return Planted(
+        inner._replace(hyperparams={**inner.hyperparams, "learning_rate": plan.rate[now]}),
+        jnp.where(state.step >= plan.keep_from, plan.keep, jnp.ones_like(plan.keep)),
+        plan.push * plan.active[t],
+        plan.grow * plan.active[t],
+    )
+
+
+def one_step(program: Program, objective: Any, tx: Any, scaling: Scaling, respond: bool) -> Callable:
+    """jaxprop's own step, with every signal in every step; the watch is shown the rare ones as rarely as in a run."""
+    recipe = step.Recipe(
+        objective=objective,
+        update=promoting(optax.with_extra_args_support(tx).update),
+        policy=policy(program.precision),
+        accumulate=1,
+        signals=Signals(eps=program.eps, respond=respond),
+        ema_decay=None,
+        schedule=None,
+        scaling=scaling,
+        clip=None,
+    )
+    return functools.partial(step.train_step, recipe, "flush" if program.precision == "float16" else "full")
+
+
+class Records(NamedTuple):
+    """What R runs of S steps reported: packed `[R, S, n]`, how to read it, and the steps that leaked `[R, S]`."""
+
+    packed: np.ndarray
+    layout: Layout
+    leaked: np.ndarray
+
+
+assert RARE_COLUMNS[-1] == "flushed"
+
+
+class Viewer(NamedTuple):
+    """Shows the record of a step as a run would: rows each step, everything each tenth, flushes each hundredth.
+
+    Args:
+      full: layout of the packed records.
+      float16: whether records hold what float16 flushes.
+      hide_rate: do not tell the learning rate.
+    """
+
+    full: Layout
+    float16: bool = False
+    hide_rate: bool = False
+
+    def at(self, packed: np.ndarray, step: int) -> Measurements:
+        """The record `[n]` of a step, counted from 1."""
+        if self.hide_rate:
+            packed = packed.copy()
+            packed[SCALARS.index("learning_rate")] = np.nan
+        if step % RARE:
+            rows = self.full._replace(rare=False, taps=())
+            return Measurements(packed[: rows.length], rows)
+        if self.float16 and step % FLUSH:
+            packed = packed.copy()
+            packed[self._flushed()] = np.nan
+        return Measurements(packed, self.full)
+
+    def _flushed(self) -> slice:
+        layers = len(self.full.layers)
+        end = self.full.length - len(TAP_COLUMNS) * len(self.full.taps)
+        return slice(end - layers, end)
+
+
+class Simulator:
+    """Runs plans of one program; compiled once for each number of runs."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.built = build(program)
+        self.layout: Layout | None = None
+        self._start = jax.jit(jax.vmap(self.built.start))
+        self._chunk = jax.jit(jax.vmap(self._advance, in_axes=(0, 0, 0, None)), donate_argnums=2)
+
+    def _advance(self, plan: Plan, pool: Any, state: TrainState, first: jax.Array) -> Any:
+        def one(state: TrainState, t: jax.Array) -> Any:
+            state, m, leaked = self.built.advance(plan, pool, state, t)
+            self.layout = m.layout
+            return state, (m.packed, leaked)
+
+        return jax.lax.scan(one, state, first + jnp.arange(CHUNK))
+
+    def run(self, plan: Plan, steps: int) -> Records:
+        """Takes so many steps of the plan's runs."""
+        assert steps % CHUNK == 0, steps
+        plan = jax.tree.map(jnp.asarray, plan)
+        pool = pools(self.program.model, tuple(np.asarray(plan.seed).tolist()))
+        state = self._start(plan)
+        parts = []
+        for first in range(0, steps, CHUNK):
+            state, part = self._chunk(plan, pool, state, jnp.int32(first))
+            parts.append(jax.device_get(part))
+        packed, leaked = (np.concatenate(columns, 1) for columns in zip(*parts, strict=True))
+        assert self.layout is not None
+        return Records(packed, self.layout, leaked)
+
+
+def pools(model: str, seeds: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The runs' examples, `[R, N, ...]` each."""
+    inputs, labels = zip(*(_pool(model, seed) for seed in seeds), strict=True)
+    return jnp.stack(inputs), jnp.stack(labels)
+
+
+@functools.lru_cache(maxsize=256)
+def _pool(model: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return ARCHITECTURES[model].pool(seed)
