@@ -17,7 +17,7 @@ from jaxprop.errors import CheckpointError
 from jaxprop.experiment import Experiment, Stop, evaluate, place
 from jaxprop.health.respond import Responder, point_interval, tighten
 from jaxprop.health.watch import Watch
-from jaxprop.pace import Pace, rows_seconds, units
+from jaxprop.pace import Pace, rows_seconds
 from jaxprop.records import layer_rows, train_record
 from jaxprop.rhythm import rhythm_of
 from jaxprop.sinks import Sink
@@ -131,8 +131,6 @@ class Loop:
 
     def _take(self, batch: Any, size: int, examples: float, sink: Sink) -> None:
         """One call of the compiled step; its measurements are read later."""
-        if self._pace.measuring and not self._called:
-            self._pace.begin(rows_seconds(self.state), 6 * trees.count(self.state.params) * units(batch) / size)
         step, detail = self._experiment.step, self._pace.detail(self.step + 1, self.step + size)
         if not self._was_called(f"train {size} {detail}"):
             before = self.clock.compile_seconds
@@ -156,7 +154,7 @@ class Loop:
         """Chooses how often to measure what, once the run's own calls have shown what that costs."""
         if self._pace.book(detail, seconds):
             self.clock.pause()
-            sink.note(self._pace.choose())
+            sink.note(self._pace.choose(rows_seconds(self.state)))
             self.clock.resume()
 
     def _was_called(self, function: str) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxprop.clock import seconds_a_call
 from jaxprop.config.root import Config
@@ -20,18 +18,14 @@ ROWS_EVERY, RARE_EVERY = 1, 10  # until more is known
 INTERVALS = (10, 20, 50, 100)  # between records of all signals, to choose from
 B2, EPS = Signals().b2, Signals().eps
 NEVER = 2**31 - 1
-FULL_CALLS, BASE_CALLS = 4, 20  # calls of each kind that are timed, once compiled
-# No CPU core or accelerator is faster than this, in operations a second, and few models are 30 times slower.
-FASTEST = {"cpu": 2e11}
-FASTEST_ACCELERATOR, SLOWNESS = 1e15, 30
+FULL_CALLS, ROW_CALLS = 4, 20  # calls of each kind that are timed, once compiled
 
 
 class Pace:
     """Says for every call what its step measures, by the numbers of its steps and a choice made once a run.
 
-    Where the choice is left to it (`auto`), it starts with rows every step and everything every 10 (or, where rows
-    are bound to be too dear, with rows in every tenth), is told the time of the run's first calls, and takes the
-    shortest interval whose cost stays within the budget:
+    Where the choice is left to it (`auto`), it starts with rows every step and everything every 10, is told the time
+    of the run's first calls, and takes the shortest interval whose cost stays within the budget:
 
         extra seconds of a call / (interval x seconds of a step without rows) <= budget
 
@@ -57,8 +51,7 @@ class Pace:
             rare = start if section.every == "auto" else RARE_EVERY
         self._choice = self._every(every, rare)
         self.measuring = section.layers and section.every == "auto"
-        self._rows_seconds = 0.0
-        self._seconds: dict[str, list[float]] = {"lean": [], "rows": [], "full": []}
+        self._seconds: dict[str, list[float]] = {"rows": [], "full": []}
 
     def _every(self, every: int, rare: int) -> Signals:
         return Signals(every=every, rare_every=rare, flush_every=self._flush_every)
@@ -83,49 +76,30 @@ class Pace:
         full = following(self._choice.rare_every)
         return min(following(self._choice.every), full) > log_step, full > log_step
 
-    def begin(self, rows_seconds: float, operations: float) -> None:
-        """Takes in what rows take, before the first call: compiling a step with rows only to drop it takes long, too.
-
-        Args:
-          rows_seconds: what the rows of one step take.
-          operations: what the products of one step take at the least, `6 x parameters x (examples or tokens)`.
-
-        Example:
-          >>> pace = Pace(Health())
-          >>> pace.begin(1e-3, 1e6)
-          >>> pace.detail(1, 1)
-          'lean'
-        """
-        self._rows_seconds = rows_seconds
-        slowest = SLOWNESS * operations / FASTEST.get(jax.default_backend(), FASTEST_ACCELERATOR)
-        if self.measuring and rows_seconds > self._section.budget * slowest:
-            self._choice = self._every(self._choice.rare_every, self._choice.rare_every)
-
     def book(self, detail: str, seconds: float) -> bool:
         """Takes in the time of a call, its first one apart; returns whether enough is known to choose."""
         self._seconds.setdefault(detail, []).append(seconds)
         enough_full = self._section.rare_every != "auto" or len(self._seconds["full"]) >= FULL_CALLS
-        return enough_full and max(len(self._seconds[name]) for name in ("lean", "rows")) >= BASE_CALLS
+        return enough_full and len(self._seconds["rows"]) >= ROW_CALLS
 
-    def choose(self) -> str:
+    def choose(self, rows_seconds: float) -> str:
         """Makes the choice, and returns it as a line for a person.
+
+        Args:
+          rows_seconds: what the rows of one step take.
 
         Example:
           >>> pace = Pace(Health())
-          >>> pace.begin(5e-5, 1e12)
           >>> _ = [pace.book("full", 0.0118) for _ in range(4)], [pace.book("rows", 0.010) for _ in range(20)]
-          >>> pace.choose()
+          >>> pace.choose(5e-5)
           'health: layer rows every step, all signals every 20 steps (1.4 % of a step)'
         """
-        budget, fixed, rows_seconds = self._section.budget, self._section.rare_every, self._rows_seconds
-        base = "rows" if self._seconds["rows"] else "lean"
-        call = statistics.median(self._seconds[base])
-        lean = call / self._per_call  # a step, without rows
-        lean = max(lean - rows_seconds, rows_seconds) if base == "rows" else lean
+        budget, fixed = self._section.budget, self._section.rare_every
+        call = statistics.median(self._seconds["rows"])
+        lean = max(call / self._per_call - rows_seconds, rows_seconds)  # a step, without rows
         rows = rows_seconds / lean
         often = rows <= budget
-        full = statistics.median(self._seconds["full"] or [call])
-        full -= self._per_call * (lean + rows_seconds if often else lean)
+        full = statistics.median(self._seconds["full"] or [call]) - (call if often else self._per_call * lean)
         extra = max(full, 0.0) / lean
         shortest = next((n for n in INTERVALS if extra / max(n, self._per_call) <= budget), INTERVALS[-1])
         rare = shortest if fixed == "auto" else fixed
@@ -147,20 +121,6 @@ class Pace:
             fixed = self._section.rare_every
             self._choice = self._every(every, rare if fixed == "auto" else fixed)
             self.measuring = False
-
-
-def units(batch: Mapping[str, Any]) -> int:
-    """Examples of a stream's batch, or tokens: how often every parameter is used at the least.
-
-    Example:
-      >>> import numpy as np
-      >>> units({"inputs": np.zeros((4, 7), np.int32), "weight": np.ones(4)})
-      28
-      >>> units({"inputs": np.zeros((4, 7)), "weight": np.ones(4)})
-      4
-    """
-    tokens = jnp.issubdtype(batch["inputs"].dtype, jnp.integer)
-    return int(batch["inputs" if tokens else "weight"].size)
 
 
 def settings(config: Config) -> Signals:

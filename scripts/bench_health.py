@@ -23,7 +23,7 @@ from bench_step import Case, Runner, compare, language_model, mlp
 import jaxprop
 from jaxprop.config.schema import Health
 from jaxprop.health import Signals
-from jaxprop.pace import BASE_CALLS, FULL_CALLS, Pace, rows_seconds
+from jaxprop.pace import FULL_CALLS, ROW_CALLS, Pace, rows_seconds
 
 CASES: dict[str, Callable[[], Case]] = {
     "MLP, batch 4096": lambda: mlp(4096, [784, 1024, 1024, 10], 1),
@@ -49,14 +49,14 @@ def choose(case: Case) -> tuple[Signals, str]:
     """How often a run of this case would measure what, by `Pace`."""
     pace, step = Pace(Health()), make_step(case, True)
     state = jaxprop.init_state(case.params, TX, key=jax.random.key(0))
-    pace.begin(rows_seconds(state), 1e15)
-    for detail, calls in (("rows", BASE_CALLS), ("full", FULL_CALLS)):
+    rows = rows_seconds(state)
+    for detail, calls in (("rows", ROW_CALLS), ("full", FULL_CALLS)):
         state, _ = step(state, case.batch, detail)
         for _ in range(calls):
             start = time.perf_counter()
             state, _ = jax.block_until_ready(step(state, case.batch, detail))
             pace.book(detail, time.perf_counter() - start)
-    line = pace.choose()
+    line = pace.choose(rows)
     return Signals(*pace.state()), line
 
 

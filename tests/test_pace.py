@@ -13,13 +13,12 @@ from jaxprop.state import init_state
 def chosen(full, rows=0.010, cost=5e-5, per_call=1, **section):
     """The choice and its line, from seconds of a call of each kind and of the rows of a step."""
     pace = Pace(Health(**section), per_call)
-    pace.begin(cost, 1e15)
     for _ in range(4):
         pace.book("full", full)
     for i in range(20):
         assert pace.measuring
         assert pace.book("rows", rows * (50 if i == 7 else 1)) == (i == 19)
-    line = pace.choose()
+    line = pace.choose(cost)
     assert not pace.measuring
     return pace.state(), line
 
@@ -45,18 +44,6 @@ def test_a_call_of_several_steps_pays_for_everything_once():
     # 4 steps of 10 ms; everything takes 2 ms more, once a call.
     assert chosen(0.042, rows=0.040, per_call=4)[0] == [1, 50]
     assert chosen(0.402, rows=0.400, per_call=40)[0] == [1, 10]
-
-
-@pytest.mark.parametrize(("cost", "choice"), [(9e-5, [1, 20]), (2e-4, [20, 20])])
-def test_where_rows_are_bound_to_be_dear_the_run_begins_without(cost, choice):
-    pace = Pace(Health())
-    pace.begin(cost, 1e6)
-    assert [pace.detail(step, step) for step in (1, 9, 10)] == ["lean", "lean", "full"]
-    for _ in range(4):
-        pace.book("full", 0.0113)
-    assert [pace.book("lean", 0.010) for _ in range(20)] == [False] * 19 + [True]
-    pace.choose()
-    assert pace.state() == choice
 
 
 def test_the_line_says_what_was_chosen():

@@ -191,7 +191,8 @@ class Responder:
     def _count_broken(self, step: int, loss: float) -> list[dict[str, Any]]:
         """Takes the next action at once where the last one has not kept the loss from breaking."""
         sign = self._answered
-        if sign is None or self._patient_until < 0 or self._pending:
+        in_force = sign is not None and self._patient_until - PATIENCE < step <= self._patient_until
+        if sign is None or not in_force:
             self._broken = 0
             return []
         usual = statistics.median([past.loss for past in self._past if past.step < sign.since][-LEVEL:] or [math.inf])
