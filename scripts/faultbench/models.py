@@ -290,7 +290,7 @@ def _architectures() -> dict[str, Architecture]:
         transformer("transformer", 2, False, {"sgd": 0.1, "adam": 0.01}),
         mlp("deep_tanh", (24,) * 10, "tanh", 1.0, {"sgd": 0.02, "adam": 2e-3}),
         mlp("deep_sigmoid", (24,) * 10, "sigmoid", 5.0, {"sgd": 0.02, "adam": 2e-3}),
-        rnn("long_rnn", tone_pool, 2, 4, 16, {"sgd": 0.01, "adam": 3e-3}),
+        rnn("long_rnn", tone_pool, 2, 4, 16, {"sgd": 0.005, "adam": 1.5e-3}),
         transformer("post_ln", 5, True, {"sgd": 0.03, "adam": 3e-3}),
     ]
     return {architecture.name: architecture for architecture in made}
