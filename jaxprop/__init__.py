@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxprop import health
     from jaxprop.eval_step import make_eval_step
     from jaxprop.losses import loss_from
     from jaxprop.models.adapters import from_equinox, from_functions, from_linen, from_nnx
@@ -45,7 +44,6 @@ __all__ = [
     "from_functions",
     "from_linen",
     "from_nnx",
-    "health",
     "init_state",
     "loss_from",
     "make_eval_step",
