@@ -36,6 +36,11 @@ class Recipe(NamedTuple):
     scaling: Scaling
     clip: optax.GradientTransformation | None
 
+    @property
+    def guarded(self) -> bool:
+        """Whether the step may change a gradient before the optimizer sees it."""
+        return self.signals is not None and self.signals.guarded
+
 
 def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> tuple[TrainState, Measurements]:
     """One step of training in arithmetic order: gradient, guard, update, measure. Pure; `make_train_step` jits it."""
@@ -47,7 +52,7 @@ def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> 
     norm = jnp.sqrt(jnp.sum(signals.squares(signals.group_layers(state.params), back.params)))
     finite = jnp.isfinite(forward.loss) & jnp.isfinite(norm)
     verdict = judge(recipe, norm, finite, state)
-    grads = gradients.multiply(back.params, verdict.factor) if guards(recipe) else back.params
+    grads = gradients.multiply(back.params, verdict.factor) if recipe.guarded else back.params
 
     def update(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState, jax.Array]:
         updates, opt_state = recipe.update(grads, state.opt_state, state.params, value=forward.loss)
@@ -99,17 +104,13 @@ def differentiate(recipe: Recipe, state: TrainState, batch: Batch, key: jax.Arra
     return gradient
 
 
-def guards(recipe: Recipe) -> bool:
-    """Whether the step may change a gradient before the optimizer sees it."""
-    return recipe.signals is not None and (recipe.signals.spikes is not None or recipe.signals.respond)
-
-
 def judge(recipe: Recipe, norm: jax.Array, finite: jax.Array, state: TrainState) -> guard.Verdict:
     """What the guards say of this gradient."""
-    if not guards(recipe):
+    settings = recipe.signals
+    if settings is None or not settings.guarded:
         return guard.Verdict(jnp.float32(1), finite, state.health["spikes"])
-    limit = state.health["grad_limit"] if recipe.signals.respond else None
-    return guard.judge(norm, finite, state.health["spikes"], recipe.signals.spikes, limit)
+    limit = state.health["grad_limit"] if settings.respond else None
+    return guard.judge(norm, finite, state.health["spikes"], settings.spikes, limit)
 
 
 def keep_if(
@@ -325,10 +326,14 @@ def make_train_step(
     objective, update = as_objective(loss_fn), promoting(optax.with_extra_args_support(tx).update)
     policy, scaling, settings = policy_of(precision), scaling or Scaling(), signals.settings(health)
     recipe = Recipe(objective, update, policy, accumulate, settings, ema_decay, schedule, scaling, clip)
-    one = partial(partial, train_step, recipe)
-    variant = one if steps_per_call == 1 else partial(partial, several_steps, one, steps_per_call)
     options = jit_options(mesh, steps_per_call, compiler_options)
-    return TrainStep(variant, settings, needs_scaling(policy), steps_per_call, options)
+    return TrainStep(variants(recipe, steps_per_call), settings, needs_scaling(policy), steps_per_call, options)
+
+
+def variants(recipe: Recipe, steps_per_call: int) -> Callable[[str], Callable]:
+    """The function to compile for each detail."""
+    one = partial(partial, train_step, recipe)
+    return one if steps_per_call == 1 else partial(partial, several_steps, one, steps_per_call)
 
 
 def several_steps(

@@ -356,7 +356,7 @@ class Measurements:
     def layers(self) -> Layers:
         """Per-layer signals, each `[L]` in `layout.layers` order; empty where this record has none."""
         start, n = len(SCALARS) + 2 * len(self.layout.metrics), len(self.layout.layers)
-        return Layers(*self._block(start, COLUMNS, n), sizes=np.asarray(self.layout.sizes, np.float32))
+        return Layers._make([*self._block(start, COLUMNS, n), np.asarray(self.layout.sizes, np.float32)])
 
     @property
     def rare(self) -> Rare | None:

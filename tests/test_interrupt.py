@@ -94,6 +94,7 @@ def test_can_be_entered_again():
         with Interrupts() as interrupts:
             os.kill(os.getpid(), signal.SIGINT)
             wait_for(partial(received, interrupts))
+            assert interrupts.received == signal.SIGINT
 
 
 @pytest.mark.parametrize(("first", "second"), [(a, b) for a in BOTH for b in BOTH])

@@ -19,7 +19,7 @@ class History(NamedTuple):
 
     mean: jax.Array
     variance: jax.Array
-    count: jax.Array
+    seen: jax.Array
 
 
 class Verdict(NamedTuple):
@@ -40,7 +40,7 @@ def init_history() -> History:
     """Returns the history before the first step.
 
     Example:
-      >>> init_history().count.item()
+      >>> init_history().seen.item()
       0
     """
     return History(jnp.float32(0), jnp.float32(0), jnp.int32(0))
@@ -51,8 +51,8 @@ def judge(norm: jax.Array, finite: jax.Array, history: History, spikes: str | No
 
         z = (log norm - mean) / max(sd, 0.02),   factor = min(1, exp(mean + 6 sd) / norm, limit / norm)
 
-    A non-finite norm never enters the history, and a spike only as 3 standard deviations: toolkits that let spikes in
-    either accept the next one, or skip the next hundred good steps.
+    A norm without a finite logarithm never enters the history, and a spike only as 3 standard deviations: toolkits
+    that let spikes in either accept the next one, or skip the next hundred good steps.
 
     Args:
       norm: global norm of the gradient, float32 scalar.
@@ -78,26 +78,26 @@ def judge(norm: jax.Array, finite: jax.Array, history: History, spikes: str | No
     if spikes is not None:
         scale = jnp.maximum(jnp.sqrt(history.variance), SMALLEST_SCALE)
         edge = jnp.exp(history.mean + LIMIT * scale)
-        spike = (history.count >= ARMED_AFTER) & (norm > edge)
+        spike = (history.seen >= ARMED_AFTER) & (norm > edge)
         if spikes == "clip":
             factor = jnp.where(spike, edge / norm, factor)
         else:
             factor, take = jnp.where(spike, jnp.float32(0), factor), take & ~spike
-        history = _remember(jnp.log(jnp.maximum(norm, 1e-30)), finite, history, scale)
+        history = _remember(jnp.log(norm), finite & (norm > 0), history, scale)
     if limit is not None:
         # A skip stays one; a limit of infinity is none.
         factor = jnp.minimum(factor, jnp.where(norm > limit, limit / norm, jnp.float32(1)))
     return Verdict(jnp.where(finite, factor, jnp.float32(1)), take, history)
 
 
-def _remember(value: jax.Array, finite: jax.Array, history: History, scale: jax.Array) -> History:
+def _remember(value: jax.Array, counts: jax.Array, history: History, scale: jax.Array) -> History:
     """An exponential moving mean and variance, the plain ones of all values so far while they are few."""
     bound = WINSOR * scale
-    armed = history.count >= ARMED_AFTER
+    armed = history.seen >= ARMED_AFTER
     delta = value - history.mean
     delta = jnp.where(armed, jnp.clip(delta, -bound, bound), delta)
-    share = jnp.maximum(1 - DECAY, 1 / (history.count + 1).astype(jnp.float32))
+    share = jnp.maximum(1 - DECAY, 1 / (history.seen + 1).astype(jnp.float32))
     mean = history.mean + share * delta
     variance = (1 - share) * (history.variance + share * jnp.square(delta))
-    new = History(mean, variance, history.count + 1)
-    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, history)
+    new = History(mean, variance, history.seen + 1)
+    return jax.tree.map(lambda new, old: jnp.where(counts, new, old), new, history)

@@ -57,7 +57,7 @@ def pack(
     values = [scalars.get(name, nan) for name in SCALARS]
     values += [value for pair in shown.values() for value in pair]
     blocks = _columns(COLUMNS, rows, len(layout.layers))
-    if rare is not None:
+    if rare is not None and taps is not None:
         blocks.append(_vector([rare.get(name, nan) for name in RARE_SCALARS]))
         blocks += _columns(RARE_COLUMNS, rare, len(layout.layers))
         blocks.append(jnp.ravel(taps))

@@ -50,6 +50,11 @@ class Signals(NamedTuple):
     spikes: str | None = None
     respond: bool = False
 
+    @property
+    def guarded(self) -> bool:
+        """Whether the step may change a gradient before the optimizer sees it."""
+        return self.spikes is not None or self.respond
+
     def detail(self, first: int, last: int) -> str:
         """What the call that takes steps `first..last`, counted from 1, measures: a pure function of the numbers.
 

@@ -98,7 +98,8 @@ BAD = [
 
 @pytest.mark.parametrize("changes", GOOD, ids=str)
 def test_what_agrees(sections, changes):
-    build(sections | changes)
+    config = build(sections | changes)
+    assert changes.keys() <= config.model_fields_set
 
 
 @pytest.mark.parametrize(("changes", "sentence"), BAD, ids=[sentence for _, sentence in BAD])

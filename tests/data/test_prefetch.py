@@ -172,10 +172,12 @@ def test_closing_waits_for_the_batch_being_prepared():
 
 
 def test_closing_at_any_moment_neither_hangs_nor_leaks():
+    before = threading.active_count()
     for attempt in range(200):
         batches = prefetch(make_stream(), 1 + attempt % 3, keep)
         take(batches, attempt % 5)
         batches.close()
+        assert threading.active_count() == before
 
 
 def test_a_prefetch_that_is_dropped_ends_its_thread():

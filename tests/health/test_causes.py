@@ -78,4 +78,4 @@ def test_the_fix_is_a_line_the_configuration_takes(cause):
     case = SimpleNamespace(trail=Trail(rate=1e-3), seen=lambda name, default=0.0: default)
     fix = CAUSES[cause](case)
     needs = ["precision.policy=float16"] if "loss_scale" in fix else []
-    load("stdlib_lm", [*needs, fix])
+    assert load("stdlib_lm", [*needs, fix]) is not None

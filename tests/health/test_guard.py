@@ -102,10 +102,10 @@ def test_verdicts(case):
     verdict = guard.judge(jnp.float32(norm), jnp.array(True), HISTORY, spikes, limit)
     np.testing.assert_allclose(verdict.factor, factor, rtol=1e-5)
     assert bool(verdict.take) == take
-    assert (int(verdict.history.count) == 201) == (spikes is not None)
+    assert (int(verdict.history.seen) == 201) == (spikes is not None and norm > 0)
 
 
-@pytest.mark.parametrize("norm", [np.nan, np.inf, 1.0])  # the last: only the loss is not finite
+@pytest.mark.parametrize("norm", [np.nan, np.inf, 1.0])  # with the last, only the loss is not finite
 @pytest.mark.parametrize("spikes", ["clip", "skip", None])
 def test_what_is_not_finite_is_not_taken_and_never_remembered(norm, spikes):
     verdict = guard.judge(jnp.float32(norm), jnp.array(False), HISTORY, spikes, jnp.float32(0.5))
@@ -151,7 +151,7 @@ def test_a_skipped_step_leaves_all_but_the_counts_bit_for_bit(scale, detail):
     nonfinite = not np.isfinite(scale)
     assert (int(after.step), float(m.skipped), float(m.skips)) == (2, nonfinite, 1)
     assert float(m.guard) == (1 if nonfinite else 0)
-    assert int(after.health["spikes"].count) == (200 if nonfinite else 201)
+    assert int(after.health["spikes"].seen) == (200 if nonfinite else 201)
     if detail == "full":
         assert float(m.update_norm) == 0
         assert not m.layers.update_norm.any()
