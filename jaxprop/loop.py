@@ -15,7 +15,9 @@ from jaxprop.clock import Clock, timed
 from jaxprop.config.dump import plain
 from jaxprop.errors import CheckpointError
 from jaxprop.experiment import Experiment, Stop, evaluate, place
-from jaxprop.health.respond import Responder, point_interval, tighten
+from jaxprop.health.levers import tighten
+from jaxprop.health.points import point_interval
+from jaxprop.health.respond import Responder
 from jaxprop.health.watch import Watch
 from jaxprop.pace import Pace, rows_seconds
 from jaxprop.records import layer_rows, train_record

@@ -28,13 +28,13 @@ class Optimizer(NamedTuple):
       tx: turns gradients into updates, clipping included.
       schedule: number of updates made so far -> the base learning rate of the next one, float32.
       lr_scales: what multiplies that rate for each leaf, in `trees.leaf_paths` order; 0 where frozen.
-      clip: the clipping that `tx` begins with, or None.
+      clip: the clipping that `tx` begins with, or None; a number where it is the bound of the global norm of all.
     """
 
     tx: optax.GradientTransformationExtraArgs
     schedule: Schedule
     lr_scales: tuple[float, ...]
-    clip: optax.GradientTransformation | None
+    clip: float | optax.GradientTransformation | None
 
 
 def build(section: sections.Optimizer, *, steps: int, params: PyTree) -> Optimizer:
@@ -71,11 +71,17 @@ def build(section: sections.Optimizer, *, steps: int, params: PyTree) -> Optimiz
         raise ConfigError("optimizer.groups: every parameter is frozen, so nothing would be trained; free some")
 
     clipping = _clipping(section.grad_clip)
-    clip, tx = _chain(clipping) if clipping else None, _chain([*clipping, _decaying(section, steps, params, groups)])
+    tx = _chain([*clipping, _decaying(section, steps, params, groups)])
+    clip: float | optax.GradientTransformation | None = _chain(clipping) if clipping else None
+    bound = section.grad_clip.norm if section.grad_clip else None
+    if bound is not None and len(clipping) == 1:
+        clip = float(bound)
     if any(frozen):
         labels = _like(params, ["frozen" if flag else "trained" for flag in frozen])
         tx = optax.partition({"trained": tx, "frozen": _keep()}, labels)
-        clip = clip and optax.partition({"trained": clip, "frozen": optax.set_to_zero()}, labels)
+        clip = (
+            optax.partition({"trained": _chain(clipping), "frozen": optax.set_to_zero()}, labels) if clipping else None
+        )
     if any(scale != 1.0 for scale in scales):
         tx = optax.chain(tx, _scale_leaves(_like(params, scales)))
 

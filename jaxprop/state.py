@@ -74,6 +74,8 @@ def _init_health(params: PyTree, key: jax.Array, health: bool | Signals) -> dict
         "skips": jnp.int32(0),
         "lr_scale": jnp.float32(1),
         "grad_limit": jnp.float32(jnp.inf),
+        "rate_limit": jnp.float32(jnp.inf),
+        "rate_peak": jnp.float32(0),
         "spikes": init_history(),
     }
     if isinstance(health, Signals) and health.curvature:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxprop import gradients, parallel, taps
 from jaxprop.errors import ShapeError, UsageError, one_of
 from jaxprop.gradients import Backward, Forward
-from jaxprop.health import guard, record, signals
+from jaxprop.health import guard, levers, record, signals
 from jaxprop.health.measure import Facts, Plan, learning_rate, measure, measure_update
 from jaxprop.health.signals import Signals
 from jaxprop.losses import LossFn, as_objective
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     ema_decay: float | None
     schedule: Schedule | None
     scaling: Scaling
-    clip: optax.GradientTransformation | None
+    clip: float | optax.GradientTransformation | None
 
     @property
     def guarded(self) -> bool:
@@ -49,20 +49,23 @@ def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> 
     plan = make_plan(recipe, detail, state, batch, key)
     gradient = differentiate(recipe, state, batch, key)
     forward, back = gradient(state.params, loss_scale(state), plan)
-    norm = jnp.sqrt(jnp.sum(signals.squares(signals.group_layers(state.params), back.params)))
+    norm = signals.norm(back.params)
     finite = jnp.isfinite(forward.loss) & jnp.isfinite(norm)
-    verdict = judge(recipe, norm, finite, state)
+    verdict = guard.verdict(recipe.signals, norm, finite, state.health)
     grads = gradients.multiply(back.params, verdict.factor) if recipe.guarded else back.params
 
-    def update(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState, jax.Array]:
+    def update(forward: Forward, grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState, jax.Array]:
         updates, opt_state = recipe.update(grads, state.opt_state, state.params, value=forward.loss)
-        updates = gradients.multiply(updates, lr_scale(recipe, state))
+        health = levers.follow_rate(recipe.signals, recipe.schedule, state, opt_state)
+        updates = gradients.multiply(updates, levers.lr_scale(recipe.signals, health))
         params = optax.apply_updates(state.params, updates)
         ema = moving_average(recipe.ema_decay, state.ema, params)
-        inside = measure_update(plan, recipe.clip, grads, updates, state.params, (state.opt_state, opt_state))
-        return updates, state._replace(params=params, extras=forward.extras, opt_state=opt_state, ema=ema), inside
+        inside = measure_update(plan, grads, updates, state.params, (state.opt_state, opt_state))
+        kept = {"params": params, "extras": forward.extras, "opt_state": opt_state, "ema": ema, "health": health}
+        return updates, state._replace(**kept), inside
 
-    updates, kept, inside = keep_if(verdict.take, update, grads, state)
+    # Under jit the update is traced once for all the forms that keep_if gives it.
+    updates, kept, inside = keep_if(verdict.take, partial(jax.jit(update, inline=True), forward), grads, state)
     kept = count_step(kept, finite, verdict, recipe.scaling)
     scalars = report(recipe, state, kept, forward, norm, finite, verdict)
     facts = Facts(
@@ -84,9 +87,10 @@ def make_plan(recipe: Recipe, detail: str, state: TrainState, batch: Batch, key:
     def loss(params: PyTree) -> jax.Array:
         return recipe.objective.mean_loss(params, state.extras, micro, key, recipe.policy)[0]
 
-    tapped, jaxpr = taps.find(loss, state.params)
-    plan = Plan(recipe.signals, detail, signals.find_groups(jaxpr, state.params))
-    return plan._replace(tapped=tapped) if plan.rare and recipe.signals.taps else plan
+    # Without taps, and so in no context of its own, this leaves jit's cache warm for the gradient's trace.
+    seeks_taps = detail != "rows" and recipe.signals.taps
+    tapped, jaxpr = taps.find(loss, state.params) if seeks_taps else ((), jax.make_jaxpr(loss)(state.params))
+    return Plan(recipe.signals, detail, signals.find_groups(jaxpr, state.params), tapped, recipe.clip)
 
 
 def differentiate(recipe: Recipe, state: TrainState, batch: Batch, key: jax.Array) -> Callable[..., Any]:
@@ -102,15 +106,6 @@ def differentiate(recipe: Recipe, state: TrainState, batch: Batch, key: jax.Arra
         )
 
     return gradient
-
-
-def judge(recipe: Recipe, norm: jax.Array, finite: jax.Array, state: TrainState) -> guard.Verdict:
-    """What the guards say of this gradient."""
-    settings = recipe.signals
-    if settings is None or not settings.guarded:
-        return guard.Verdict(jnp.float32(1), finite, state.health["spikes"])
-    limit = state.health["grad_limit"] if settings.respond else None
-    return guard.judge(norm, finite, state.health["spikes"], settings.spikes, limit)
 
 
 def keep_if(
@@ -171,17 +166,14 @@ def report(
         "loss": forward.loss,
         "weight": forward.weight,
         "grad_norm": norm,
-        "learning_rate": learning_rate(recipe.schedule, state, kept.opt_state, lr_scale(recipe, state)),
+        "learning_rate": learning_rate(
+            recipe.schedule, state, kept.opt_state, levers.lr_scale(recipe.signals, kept.health)
+        ),
         "loss_scale": 1.0 if scale is None else scale,
         "skipped": ~finite,
         "skips": kept.health["skips"],
         "guard": verdict.factor,
     }
-
-
-def lr_scale(recipe: Recipe, state: TrainState) -> jax.Array | None:
-    """What a response has set the rate to, as a share of the schedule's; None where no response may."""
-    return state.health["lr_scale"] if recipe.signals is not None and recipe.signals.respond else None
 
 
 def loss_scale(state: TrainState) -> jax.Array | None:
@@ -279,7 +271,7 @@ def make_train_step(
     *,
     ema_decay: float | None = None,
     schedule: Schedule | None = None,
-    clip: optax.GradientTransformation | None = None,
+    clip: float | optax.GradientTransformation | None = None,
     scaling: Scaling | None = None,
     mesh: Mesh | None = None,
     compiler_options: dict[str, Any] | None = None,
@@ -300,7 +292,7 @@ def make_train_step(
       health: measure every layer in each step, and activations and more in each tenth; or `Signals` to say when.
       ema_decay: d of a moving average of the parameters, `ema <- d ema + (1 - d) params`.
       schedule: learning rate by count of updates, for `m.learning_rate` only; `tx` already applies it.
-      clip: the clipping that `tx` begins with, for `m.clipped_norm` only; `tx` already applies it.
+      clip: what `tx` clips first, for `m.clipped_norm` only: the bound of `clip_by_global_norm`, or a transformation.
       scaling: constants of the dynamic loss scale.
       mesh: from `jaxprop.make_mesh`; the batch is split over its devices.
       compiler_options: passed to XLA.

@@ -220,7 +220,8 @@ def filling(sinks: dict[str, Any]) -> Iterator[None]:
       >>> columns(taps, jax.grad(filled)(zero_sinks(taps)))[1].tolist()
       [2.0]
     """
-    with _collecting(_Collector({}, sinks)):
+    # With nothing to fill, a context of its own would only keep jit from finding what it has traced before.
+    with _collecting(_Collector({}, sinks)) if sinks else contextlib.nullcontext():
         yield
 
 

@@ -84,8 +84,9 @@ class TrainState(NamedTuple):
       opt_state: the optax state.
       key: the run's base PRNG key; a step uses `fold_in(key, step)`.
       loss_scale: dynamic loss scale (`jaxprop.precision.LossScale`) or `()` where none is used.
-      health: what the step's own guards remember: `skips` (int32), the responses' `lr_scale` and `grad_limit`
-        (float32), the history of the spike guard, and the direction of the power iteration where curvature is on.
+      health: what the step's own guards remember: `skips` (int32), the responses' `lr_scale`, `grad_limit`,
+        `rate_limit` and the schedule's `rate_peak` since that was set (float32), the history of the spike guard, and
+        the direction of the power iteration where curvature is on.
       ema: exponential moving average of `params`, or `()` where none is kept.
     """
 
@@ -215,6 +216,7 @@ class Layout(NamedTuple):
       metrics: names of the metrics.
       layers: names of the layers; empty in a record without rows.
       sizes: parameters in each layer.
+      fans: (inputs, outputs) of the largest kernel in each layer, (0, 0) where there is none.
       rare: whether the record ends with the rare signals and the taps.
       taps: `(name, kind)` of each tap, in the order of the forward pass.
       early: layout of the steps before the last, where one call takes several and only its last one measures more.
@@ -223,6 +225,7 @@ class Layout(NamedTuple):
     metrics: tuple[str, ...]
     layers: tuple[str, ...]
     sizes: tuple[int, ...] = ()
+    fans: tuple[tuple[int, int], ...] = ()
     rare: bool = False
     taps: tuple[tuple[str, str], ...] = ()
     early: Layout | None = None

@@ -35,7 +35,7 @@ TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
 
 def make_step(case: Case, health: bool | Signals) -> jaxprop.step.TrainStep:
     """The step of a case."""
-    return jaxprop.make_train_step(case.loss_fn, TX, health=health, clip=optax.clip_by_global_norm(1.0))
+    return jaxprop.make_train_step(case.loss_fn, TX, health=health, clip=1.0)
 
 
 def runner(case: Case, health: bool | Signals, steps: int) -> Runner:

@@ -62,6 +62,7 @@ def by_four():
 def watch(monkeypatch):
     monkeypatch.setattr("jaxprop.loop.Watch", LossWatch)
     monkeypatch.setattr("jaxprop.health.respond.PATIENCE", 4)
+    monkeypatch.setattr("jaxprop.health.respond.WAIT", 0)
 
 
 def listed(bench, *actions, **health):

@@ -168,10 +168,29 @@ def test_clipping_by_norm_leaves_frozen_gradients_out(freeze):
     tx, *_, clip = build(lr=1.0, grad_clip={"norm": 1.0}, groups=groups)
     updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
     count = 6 if freeze else 12
+    clip = optax.clip_by_global_norm(clip) if isinstance(clip, float) else clip
     clipped, _ = clip.update(grads, clip.init(PARAMS), PARAMS)
     np.testing.assert_allclose(optax.tree.norm(clipped), 1.0, rtol=1e-6)
     np.testing.assert_allclose(clipped["body"]["bias"], -updates["body"]["bias"], rtol=1e-6)
     np.testing.assert_allclose(updates["body"]["bias"], -3.0 / (3.0 * math.sqrt(count)), rtol=1e-6)
+
+
+CLIPPED = {  # grad_clip, whether something is frozen, what the step is told
+    "none": (None, False, type(None)),
+    "norm": ({"norm": 1.0}, False, float),
+    "norm, frozen": ({"norm": 1.0}, True, optax.GradientTransformation),
+    "value": ({"value": 1.0}, False, optax.GradientTransformation),
+    "value and norm": ({"value": 1.0, "norm": 1.0}, False, optax.GradientTransformation),
+}
+
+
+@pytest.mark.parametrize("case", CLIPPED)
+def test_a_clipping_by_norm_alone_is_told_by_its_bound(case):
+    section, freeze, kind = CLIPPED[case]
+    groups = [{"match": "head/.*", "freeze": True}] if freeze else []
+    clip = build(lr=1.0, grad_clip=section, groups=groups).clip
+    assert isinstance(clip, kind)
+    assert kind is not float or clip == 1.0
 
 
 def test_clipping_by_value_adaptively_and_then_by_norm():

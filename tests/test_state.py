@@ -22,10 +22,10 @@ def test_it_starts_at_step_0_with_no_skips_and_no_response():
     state = state_of()
     assert (int(state.step), state.extras, state.loss_scale, state.ema) == (0, {}, (), ())
     health = {name: value for name, value in state.health.items() if name != "spikes"}
-    assert health == {"skips": 0, "lr_scale": 1, "grad_limit": np.inf}
+    assert health == {"skips": 0, "lr_scale": 1, "grad_limit": np.inf, "rate_limit": np.inf, "rate_peak": 0}
     assert [float(x) for x in state.health["spikes"]] == [0, 0, 0]
     assert {name: value.dtype for name, value in health.items()} == {
-        "skips": np.int32, "lr_scale": np.float32, "grad_limit": np.float32,
+        "skips": np.int32, **dict.fromkeys(["lr_scale", "grad_limit", "rate_limit", "rate_peak"], np.float32),
     }  # fmt: skip
 
 

@@ -27,11 +27,13 @@ TITLES = {
     "entropy": "attention collapses onto single keys (entropy / log keys)",
     "output": "the output logits grow (largest)",
     "output_trend": "the output logits grow towards their limit (steps left)",
+    "output_drift": "all output logits drift together, which the softmax does not feel (rise of logsumexp)",
     "flushed": "gradients fall below what float16 holds (share)",
     "swallowed": "updates are too small to change the parameters (share)",
     "tiny_second_moment": "Adam's epsilon outweighs its second moment (share)",
     "frozen": "the layer does not move while others do (records)",
     "init": "the layer starts out of proportion to the others (decades of ||g|| / ||w||)",
+    "init_scale": "the layer's first weights are far from 1 / sqrt(inputs) (decades)",
     "init_output": "the first outputs are far too large (largest logit)",
 }
 
@@ -104,7 +106,9 @@ class WatchConfig(NamedTuple):
       saturated_late: instead of saturated after the first `arm` steps, when tanh networks have grown bolder.
       attention, entropy: largest attention logit; normalized entropy.
       output, output_act: largest output logit; init_output: the same in the first record.
+      drift: rise of `sqrt(mean logsumexp^2)` over the fitted points of a steady trend.
       frozen: records in a row without an update.
+      init_large, init_small: decades a layer's first kernel is above or below `1 / sqrt(inputs)`.
       init: decades a layer's `||g|| / ||w||` is off the median of its like.
       recurrence: decades a recurrent layer's `||g|| / ||w||` leads over the others in the first three records.
       horizon: steps left to a limit below which a trend is worth an alert; trend: points it is fitted to.
@@ -117,9 +121,9 @@ class WatchConfig(NamedTuple):
     arm_rows: int = 30
     floor: float = 0.02
     winsor: float = 3.0
-    z: float = 5.0
+    z: float = 4.5
     z_act: float = 10.0
-    z_layer: float = 9.0
+    z_layer: float = 8.0
     fast: int = 20
     slow: int = 400
     loss_ratio: float = 1.15
@@ -127,8 +131,8 @@ class WatchConfig(NamedTuple):
     loss_noise: float = 1.0
     lowest_ratio: float = 1.3
     lowest_noise: float = 1.5
-    loss_jump: float = 7.0
-    loss_once: float = 9.0
+    loss_jump: float = 6.0
+    loss_once: float = 7.0
     loss_jump_act: float = 15.0
     start_ratio: float = 1.5
     rate: float = 2.5
@@ -161,7 +165,10 @@ class WatchConfig(NamedTuple):
     output: float = 100.0
     output_act: float = 400.0
     init_output: float = 20.0
+    drift: float = 5.0
     frozen: int = 5
+    init_large: float = 0.75
+    init_small: float = 1.25
     init: float = 1.5
     recurrence: float = 0.6
     horizon: float = 200.0

@@ -72,7 +72,7 @@ def _no_warmup(c: Case) -> bool:
 
 
 def _killed_by_cold_start(c: Case) -> bool:
-    damage = ("dead", "saturated", "attention", "entropy", "output", "output_trend")
+    damage = ("dead", "saturated", "attention", "entropy", "output", "output_trend", "output_drift")
     return c.kind in damage and _cold(c) and c.seen("ratio_peak") > 0.03
 
 
@@ -96,7 +96,11 @@ def _is(*kinds: str) -> Callable[[Case], bool]:
 
 
 def _start_off(c: Case) -> bool:
-    return c.age <= EARLY and c.kind in (*START, "exploding") and (c.seen("init") > 1.5 or c.seen("init_output") > 0)
+    return (
+        c.age <= EARLY
+        and c.kind in (*START, "exploding")
+        and (c.seen("init") > 1.5 or c.seen("init_scale") > 0 or c.seen("init_output") > 0)
+    )
 
 
 # The first test that holds names the cause: what was seen directly first, then what only fits the circumstances.
@@ -105,14 +109,14 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("no_warmup", _killed_by_cold_start),
     ("dead_relu", lambda c: c.kind == "dead" or (c.kind in ("frozen", "zero_gradient") and c.seen("dead") > 0.5)),
     ("frozen_layer", _is("frozen")),
-    ("bad_init", _is("init", "init_output")),
+    ("bad_init", _is("init", "init_scale", "init_output")),
     ("adam_eps", _is("tiny_second_moment", "damped")),
     ("rate_too_high", _rate_too_high),
     ("nan_batch", _nan_batch),
     ("post_norm", _is("depth_tilt")),
     ("exploding_recurrence", _recurrence),
     ("vanishing", _is("vanishing", "saturated", "zero_gradient")),
-    ("logit_drift", _is("output", "output_trend", "attention", "entropy")),
+    ("logit_drift", _is("output", "output_trend", "output_drift", "attention", "entropy")),
     ("bad_init", _start_off),
     ("post_norm", lambda c: c.trail.attention and c.age <= EARLY and c.kind in START and c.seen("tilt_start") > 0.5),
     ("bad_init", _is("exploding")),

@@ -16,6 +16,7 @@ from jaxprop.health.schedule import rate_rise
 
 QUICK = 0.9  # decay of the histories in a grace period
 EVERY_TREND = 10  # steps between fits of a trend
+STEADY = 0.8  # Kendall's tau above which a trend is one without a doubt
 OVERFLOWS = 8  # non-finite gradients in a row that a loss scale may take to come down
 
 
@@ -153,7 +154,9 @@ class LossLevel:
         return []
 
     def _jump(self, r: Reading, trail: Trail, config: WatchConfig, jump: float, strict: float) -> list[Finding]:
-        large = r.loss - self.means.fast > 0.25 * abs(self.means.fast)
+        start = sorted(self.first)[len(self.first) // 2] if self.first else 0.0
+        # Where next to nothing is left of the loss, a wrong example is many times as much and no harm.
+        large = r.loss - self.means.fast > max(0.25 * abs(self.means.fast), 0.1 * abs(start))
         over = large and jump > config.loss_jump * strict
         if over and not self.held.since:
             known = math.isfinite(r.output)
@@ -279,13 +282,15 @@ class Rate:
 
 @dataclasses.dataclass
 class Output:
-    """Output logits: too large at the start, past a limit, or on the way to it."""
+    """Output logits: too large at the start, past a limit, on the way to it, or drifting all together."""
 
     cadence: ClassVar[str] = "step"
-    kinds: ClassVar[tuple[str, ...]] = ("output", "output_trend", "init_output")
+    kinds: ClassVar[tuple[str, ...]] = ("output", "output_trend", "output_drift", "init_output")
     means: Means = dataclasses.field(default_factory=Means)
     trend: Trend = dataclasses.field(default_factory=lambda: _trend(60))
+    level: Trend = dataclasses.field(default_factory=lambda: _trend(60))
     left: float = math.inf
+    drift: float = 0.0
     grown: int = 0
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
@@ -306,12 +311,15 @@ class Output:
             means.feed(r.output, config.fast, config.slow)
             if r.step % 2 == 0:
                 self.trend.feed(r.step, r.output)
+                self.level.feed(r.step, math.sqrt(max(r.logsumexp, 0.0)))
         severity = graded(means.fast, config.output, config.output_act)
         self.grown = (self.grown or r.step) if means.fast > 1.2 * means.slow else 0
         if severity and means.count >= config.fast:
             found.append(Finding("output", None, severity, means.fast, config.output, self.grown or r.step))
         elif self._left(r, config) < config.horizon and not trail.grace(r.step):
             found.append(Finding("output_trend", None, "advice", self.left, config.horizon, self.trend.lowest))
+        if self._drift(r) > config.drift:
+            found.append(Finding("output_drift", None, "advice", self.drift, config.drift, self.level.lowest))
         trail.note(r.step, output_steps_left=self.left, output_growth=means.fast / max(means.slow, 1e-12))
         return found
 
@@ -322,6 +330,14 @@ class Output:
             self.left = max((config.output - now) / slope, 0.0) if steady else math.inf
         return self.left
 
+    def _drift(self, r: Reading) -> float:
+        """Rise of sqrt(mean logsumexp^2) over the fitted points; the softmax, and so the loss, does not feel it."""
+        if r.step % EVERY_TREND == 5 and self.level.full:
+            slope, _, tau = self.level.fit()
+            self.drift = slope * (self.level.steps[-1] - self.level.steps[0]) if tau > STEADY else 0.0
+        return self.drift
+
     def rearm(self) -> None:
         self.trend.clear()
-        self.left = math.inf
+        self.level.clear()
+        self.left, self.drift = math.inf, 0.0

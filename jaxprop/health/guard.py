@@ -7,6 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxprop.health.signals import Signals
+from jaxprop.types import PyTree
+
 DECAY = 0.98
 ARMED_AFTER = 100  # steps whose norms make a history
 LIMIT = 6.0  # standard deviations of the log norm that are no longer noise
@@ -88,6 +91,24 @@ def judge(norm: jax.Array, finite: jax.Array, history: History, spikes: str | No
         # A skip stays one; a limit of infinity is none.
         factor = jnp.minimum(factor, jnp.where(norm > limit, limit / norm, jnp.float32(1)))
     return Verdict(jnp.where(finite, factor, jnp.float32(1)), take, history)
+
+
+def verdict(settings: Signals | None, norm: jax.Array, finite: jax.Array, health: dict[str, PyTree]) -> Verdict:
+    """What a step's guards say of its gradient: `judge`, as far as its settings ask for it.
+
+    Args:
+      settings: of the step; None for no guard but that of finiteness.
+      norm, finite: as in `judge`.
+      health: the state's.
+
+    Example:
+      >>> bool(verdict(None, jnp.float32(1), jnp.array(True), {"spikes": init_history()}).take)
+      True
+    """
+    if settings is None or not settings.guarded:
+        return Verdict(jnp.float32(1), finite, health["spikes"])
+    limit = health["grad_limit"] if settings.respond else None
+    return judge(norm, finite, health["spikes"], settings.spikes, limit)
 
 
 def _remember(value: jax.Array, counts: jax.Array, history: History, scale: jax.Array) -> History:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxprop.health.alerts import WatchConfig
 from jaxprop.health.detectors import Finding, graded, strictness
 from jaxprop.health.history import MAD, median
-from jaxprop.health.reading import RECURRENT, Reading, Trail, depth_order
+from jaxprop.health.reading import EMBEDDING, RECURRENT, Reading, Trail, depth_order
 
 SMALL = 64  # parameters below which a layer's own statistics are too noisy to go by
 
@@ -174,15 +174,16 @@ class Updates:
 
 @dataclasses.dataclass
 class Start:
-    """A layer whose gradient is out of proportion to its weights in the first three records with rows.
+    """A layer whose weights are out of scale in the first record with rows, or its gradient to them in the first three.
 
-    In a network that does not care for the scale of a layer, ||g|| goes as 1 / ||w||: a layer drawn s times too large
-    is off by s^-2 in ||g|| / ||w||, and stands out from its like. A gradient that explodes through time does so in
-    the recurrent layer and before it, not after it.
+    A kernel that keeps the scale of what passes through it has an RMS of about 1 / sqrt(inputs). In a network that does
+    not care for the scale of a layer, ||g|| goes as 1 / ||w||: a layer drawn s times too large is off by s^-2 in
+    ||g|| / ||w||, and stands out from its like. A gradient that explodes through time does so in the recurrent layer
+    and before it, not after it.
     """
 
     cadence: ClassVar[str] = "rows"
-    kinds: ClassVar[tuple[str, ...]] = ("init", "exploding")
+    kinds: ClassVar[tuple[str, ...]] = ("init", "init_scale", "exploding")
     sums: np.ndarray | None = None
     count: int = 0
 
@@ -191,10 +192,14 @@ class Start:
         assert rows is not None
         if self.count >= 3 or not r.fed or r.step - trail.start > config.arm:
             return []
+        scale = self._scale(r, config) if not self.count and r.step <= 10 else None
         with np.errstate(divide="ignore", invalid="ignore"):
             now = (rows.log_grad - np.log(rows.param_norm)) / math.log(10)
         self.sums = now if self.sums is None else self.sums + now
         self.count += 1
+        if scale is not None:
+            trail.note(r.step, init_scale=scale.value)
+            return [scale]
         explodes = self._through_time(r, trail, config)
         if explodes is not None:
             return [explodes]
@@ -209,6 +214,28 @@ class Start:
         if value < max(config.init, 4 * spread):
             return []
         return [Finding("init", r.layer(i), "advice", value, max(config.init, 4 * spread), trail.start)]
+
+    def _scale(self, r: Reading, config: WatchConfig) -> Finding | None:
+        """The kernel furthest from 1 / sqrt(inputs), in decades.
+
+        Frameworks disagree on which axis the inputs are, so it is held against the axis that excuses more; an embedding
+        has one input at a time. What the first update may have done is taken off, and a kernel of zeros is meant.
+        """
+        rows = r.rows
+        if rows is None or len(r.fans) != len(rows.sizes):
+            return None
+        fans = np.asarray(r.fans, np.float64).reshape(-1, 2)
+        usable = (fans.prod(1) > 0) & (rows.param_norm > rows.update_norm) & (rows.sizes >= SMALL)
+        inputs = np.where([EMBEDDING.search(name) is not None for name in r.names], 1.0, fans.min(1))
+        root = np.sqrt(rows.sizes)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            large = np.log10((rows.param_norm - rows.update_norm) / root * np.sqrt(inputs))
+            small = -np.log10((rows.param_norm + rows.update_norm) / root * np.sqrt(fans.max(1)))
+        for off, limit in ((large, config.init_large), (small, config.init_small)):
+            i, value = worst(np.where(usable, off, math.nan))
+            if value > limit:
+                return Finding("init_scale", r.layer(i), "advice", value, limit, r.step)
+        return None
 
     def _through_time(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
         """Decades of ||g|| / ||w|| by which a recurrent layer exceeds the least of the others."""

@@ -14,16 +14,24 @@ from jaxprop.health import curvature, record, signals
 from jaxprop.health.signals import Groups, Signals
 from jaxprop.precision import promoting
 from jaxprop.taps import Tap
-from jaxprop.types import COLUMNS, Layout, Measurements, PyTree, Schedule, Sums, TrainState
+from jaxprop.types import Layout, Measurements, PyTree, Schedule, Sums, TrainState
 
 
 class Plan(NamedTuple):
-    """What one variant of the step measures, known while tracing: how much, the layers, and the taps it found."""
+    """What one variant of the step measures, known while tracing: how much, the layers, the taps it found, and `clip`,
+    the clipping that the optimizer begins with: the largest global norm it leaves, or a transformation, or None.
+    """
 
     settings: Signals
     detail: str
     groups: Groups
     tapped: tuple[Tap, ...] = ()
+    clip: float | optax.GradientTransformation | None = None
+
+    @property
+    def clipping(self) -> optax.GradientTransformation | None:
+        """What has to clip the gradient once more for its norm to be known."""
+        return None if self.clip is None or isinstance(self.clip, float) else self.clip
 
     @property
     def rows(self) -> bool:
@@ -73,7 +81,6 @@ class Facts(NamedTuple):
 
 def measure_update(
     plan: Plan,
-    clip: optax.GradientTransformation | None,
     grads: PyTree,
     updates: PyTree,
     params: PyTree,
@@ -83,34 +90,27 @@ def measure_update(
 
     Args:
       plan: what to measure.
-      clip: the clipping the optimizer begins with, if it is known.
       grads, updates: what the optimizer was given and what it made of it.
       params: before the update.
       opt_states: before and after it.
 
     Returns:
-      One float32 vector, `[1 + L]` or `[1 + 3 L]`, or empty where the plan has no rows: `Facts.inside`.
+      One float32 vector, `[L]` or `[3 L]`, or empty where the plan has no rows: `Facts.inside`. In front of it the
+      norm of the clipped gradient, where `clip` is a transformation.
     """
     if not plan.rows:
         return jnp.zeros(0, jnp.float32)
     missing = jnp.full(len(plan.groups.names), jnp.nan, jnp.float32)
     adam = signals.moments(*opt_states, params)
     constants = plan.settings.b2, plan.settings.eps
-    found = [_clipped_norm(plan.groups, clip, grads, params)[None]]
-    found.append(missing if adam is None else signals.adam_lag(plan.groups, adam, *constants))
+    found = [missing if adam is None else signals.adam_lag(plan.groups, adam, *constants)]
     if plan.rare:
         found.append(missing if adam is None else signals.tiny_second_moment(plan.groups, adam, *constants))
         found.append(signals.swallowed_rows(plan.groups, params, updates))
+    if plan.clipping is not None:
+        clipped, _ = plan.clipping.update(grads, plan.clipping.init(params), params)
+        found.insert(0, signals.norm(clipped)[None])
     return jnp.concatenate(found)
-
-
-def _clipped_norm(
-    groups: Groups, clip: optax.GradientTransformation | None, grads: PyTree, params: PyTree
-) -> jax.Array:
-    if clip is None:
-        return jnp.float32(jnp.nan)  # the norm before, which the step knows
-    clipped, _ = clip.update(grads, clip.init(params), params)
-    return jnp.sqrt(jnp.sum(signals.squares(groups, clipped)))
 
 
 def learning_rate(schedule: Schedule | None, state: TrainState, opt_state: PyTree, factor: Any) -> Any:
@@ -136,6 +136,38 @@ def learning_rate(schedule: Schedule | None, state: TrainState, opt_state: PyTre
     return injected[0][1] * factor if len(injected) == 1 else jnp.nan
 
 
+def noise(batch_square: jax.Array, micro_square: jax.Array, examples: int, microbatches: int) -> list[jax.Array]:
+    """Unbiased estimates of the gradient's noise and signal, from microbatches of one step.
+
+        E[S] = (m - |g|^2) / (1/b - 1/B),   E[G^2] = (B |g|^2 - b m) / (B - b)
+
+    where m is the mean of `|g_k|^2` over microbatches of b examples and g the gradient of all B. The noise scale is
+    `E[S] / E[G^2]` examples; each is noisy, so average them over steps before dividing.
+
+    Args:
+      batch_square: `|g|^2`.
+      micro_square: m.
+      examples: B.
+      microbatches: B / b; with a single one there is no estimate, and both are NaN.
+
+    Returns:
+      E[S] and E[G^2], float32 scalars.
+
+    Example:
+      >>> [x.item() for x in noise(jnp.float32(2), jnp.float32(3), 8, 2)]
+      [8.0, 1.0]
+
+    Reference:
+      McCandlish et al., An Empirical Model of Large-Batch Training, appendix A, https://arxiv.org/abs/1812.06162
+    """
+    if microbatches == 1:
+        return [jnp.float32(jnp.nan)] * 2
+    small = examples / microbatches
+    trace = (micro_square - batch_square) / (1 / small - 1 / examples)
+    signal = (examples * batch_square - small * micro_square) / (examples - small)
+    return [trace, signal]
+
+
 def measure(plan: Plan, facts: Facts, health: PyTree) -> tuple[PyTree, Measurements]:
     """Packs what the step reports into one float32 array, laid out as `Measurements` reads it.
 
@@ -149,8 +181,8 @@ def measure(plan: Plan, facts: Facts, health: PyTree) -> tuple[PyTree, Measureme
     """
     if not plan.rows:
         return health, record.pack(facts.sums, facts.scalars)
-    scalars, rows = _rows(plan.groups, facts)
-    layout = Layout((), plan.groups.names, plan.groups.sizes)
+    scalars, rows = _rows(plan, facts)
+    layout = Layout((), plan.groups.names, plan.groups.sizes, plan.groups.fans)
     if not plan.rare:
         return health, record.pack(facts.sums, scalars, rows, layout=layout)
     layout = layout._replace(taps=tuple((label, tap.kind) for tap in plan.tapped for label in tap.labels))
@@ -158,24 +190,25 @@ def measure(plan: Plan, facts: Facts, health: PyTree) -> tuple[PyTree, Measureme
     return health, record.pack(facts.sums, scalars, rows, rare, taps.columns(plan.tapped, facts.sinks), layout)
 
 
-def _rows(groups: Groups, facts: Facts) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+def _rows(plan: Plan, facts: Facts) -> tuple[dict[str, Any], tuple[jax.Array, ...]]:
     """Scalars and columns of a record that looks at every layer."""
-    nonfinite, zeros = signals.gradient_counts(groups, facts.grads)
-    grad = signals.squares(groups, facts.grads)
-    param, update = signals.squares(groups, facts.params), signals.squares(groups, facts.updates)
-    update = jnp.where(facts.taken, update, jnp.float32(0))
-    lag, known = facts.inside[1 : 1 + len(groups.names)], facts.scalars
-    clipped = jnp.where(jnp.isnan(facts.inside[0]), known["grad_norm"] * known["guard"], facts.inside[0])
-    totals = {"param_norm": jnp.sqrt(jnp.sum(param)), "update_norm": jnp.sqrt(jnp.sum(update)), "clipped_norm": clipped}
-    columns = (jnp.sqrt(grad), jnp.sqrt(param), jnp.sqrt(update), nonfinite, zeros, lag)
-    return facts.scalars | record.outputs(facts.sums) | totals, dict(zip(COLUMNS, columns, strict=True))
+    counts = signals.gradient_counts(plan.groups, facts.grads)
+    squares = signals.squares(plan.groups, facts.grads, facts.params, facts.updates)
+    squares = jnp.where(jnp.asarray([[True], [True], [False]]) | facts.taken, squares, jnp.float32(0))
+    first, known = int(plan.clipping is not None), facts.scalars
+    lag = facts.inside[first : first + len(plan.groups.names)]
+    bound = plan.clip if isinstance(plan.clip, float) else jnp.inf
+    given = facts.inside[0] if first else jnp.minimum(known["grad_norm"] * known["guard"], bound)
+    _, param, update = jnp.sqrt(jnp.sum(squares, 1))
+    totals = {"param_norm": param, "update_norm": update, "clipped_norm": jnp.where(facts.taken, given, 0)}
+    return facts.scalars | record.outputs(facts.sums) | totals, (jnp.sqrt(squares), counts, lag)
 
 
 def _rare(plan: Plan, facts: Facts, health: PyTree) -> tuple[PyTree, dict[str, Any]]:
     """Signals of a full record, those that take work of their own among them."""
-    square = jnp.sum(signals.squares(plan.groups, facts.grads))
-    trace, signal = signals.noise(square, facts.micro_square, facts.examples, facts.accumulate)
-    _, tiny, swallowed = jnp.split(facts.inside[1:], 3)
+    square = jnp.square(signals.norm(facts.grads))
+    trace, signal = noise(square, facts.micro_square, facts.examples, facts.accumulate)
+    _, tiny, swallowed = jnp.split(facts.inside[int(plan.clipping is not None) :], 3)
     rare = {"noise_trace": trace, "noise_signal": signal, "tiny_second_moment": tiny, "swallowed": swallowed}
     if plan.settings.curvature:
         found = curvature.measure(facts.gradient, facts.before, facts.grads, health["direction"])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxprop.types import Measurements
 
 NAN = math.nan
+EMBEDDING = re.compile(r"embed|(^|[/_.])w[tp]e($|[/_.\[])", re.IGNORECASE)
 RECURRENT = re.compile(r"recur|rnn|lstm|gru|elman|(^|[/_.])(cell|u|h2h|hh)($|[/_.\[])", re.IGNORECASE)
 
 
@@ -42,7 +43,7 @@ class Reading(NamedTuple):
       finite: loss and gradient norm are finite and the step was not skipped for them.
       fed: the record may enter histories: finite, and not skipped by the guard either.
       rows, tiny, swallowed, flushed, taps: `[L]`, `[T]`; None where the record has none.
-      names: of the layers; `tapped`: (name, kind) of the taps.
+      names, fans: of the layers, as in `Layout`; `tapped`: (name, kind) of the taps.
     """
 
     step: int
@@ -64,6 +65,7 @@ class Reading(NamedTuple):
     taps: dict[str, np.ndarray] | None
     names: Sequence[str]
     tapped: Sequence[tuple[str, str]]
+    fans: Sequence[tuple[int, int]]
 
     def layer(self, index: int) -> str | None:
         return self.names[index] if index < len(self.names) else None
@@ -114,7 +116,7 @@ def read(step: int, m: Measurements, layer_names: Sequence[str]) -> Reading:
         None if taps is None or not m.layout.taps else {
             name: np.asarray(value, np.float64) for name, value in zip(taps._fields, taps, strict=True)
         },
-        names, m.layout.taps,
+        names, m.layout.taps, m.layout.fans,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprop.types import COLUMNS, OUTPUT_SIGNALS, RARE_COLUMNS, RARE_SCALARS, SCALARS, Layout, Measurements, Sums
+from jaxprop.types import OUTPUT_SIGNALS, RARE_COLUMNS, RARE_SCALARS, SCALARS, Layout, Measurements, Sums
 
 
 def outputs(sums: Sums) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def outputs(sums: Sums) -> dict[str, Any]:
 def pack(
     sums: Sums,
     scalars: Mapping[str, Any],
-    rows: Mapping[str, jax.Array] | None = None,
+    rows: Sequence[jax.Array] | None = None,
     rare: Mapping[str, Any] | None = None,
     taps: jax.Array | None = None,
     layout: Layout | None = None,
@@ -36,7 +36,7 @@ def pack(
     Args:
       sums: metrics of the batch.
       scalars: by the names of `SCALARS`; those that are missing are NaN.
-      rows: by the names of `COLUMNS`, each `[L]`; or None for a record without rows.
+      rows: in the order of `COLUMNS`, one `[L]` or several `[n, L]` at a time; or None for a record without rows.
       rare: by the names of `RARE_SCALARS` and `RARE_COLUMNS`, or None.
       taps: `[len(TAP_COLUMNS), T]`.
       layout: names of layers and taps; the rest is filled in here.
@@ -53,13 +53,14 @@ def pack(
     shown = {name: pair for name, pair in sums.items() if name not in OUTPUT_SIGNALS}
     layout = (layout or Layout((), ()))._replace(metrics=tuple(shown), rare=rare is not None)
     if rows is None:
-        layout = layout._replace(layers=(), sizes=())
+        layout = layout._replace(layers=(), sizes=(), fans=())
     values = [scalars.get(name, nan) for name in SCALARS]
     values += [value for pair in shown.values() for value in pair]
-    blocks = _columns(COLUMNS, rows, len(layout.layers))
+    blocks = [jnp.ravel(columns) for columns in rows or ()]
     if rare is not None and taps is not None:
         blocks.append(_vector([rare.get(name, nan) for name in RARE_SCALARS]))
-        blocks += _columns(RARE_COLUMNS, rare, len(layout.layers))
+        missing = jnp.full(len(layout.layers), nan)
+        blocks += [jnp.asarray(rare.get(name, missing), jnp.float32) for name in RARE_COLUMNS]
         blocks.append(jnp.ravel(taps))
     packed = jnp.concatenate([_vector(values), *blocks])
     assert packed.shape == (layout.length,)
@@ -72,18 +73,13 @@ def join(early: Measurements, last: Measurements) -> Measurements:
     Example:
       >>> early = pack({}, {"loss": 1.0})
       >>> early = Measurements(early.packed[None], early.layout)
-      >>> last = pack({}, {"loss": 2.0}, {}, {}, jnp.zeros((7, 0)))
+      >>> last = pack({}, {"loss": 2.0}, (), {}, jnp.zeros((7, 0)))
       >>> [float(x) for x in join(early, last).loss]
       [1.0, 2.0]
     """
     missing = last.layout.length - early.layout.length
     padded = jnp.pad(early.packed, ((0, 0), (0, missing)), constant_values=jnp.nan)
     return Measurements(jnp.concatenate([padded, last.packed[None]]), last.layout._replace(early=early.layout))
-
-
-def _columns(names: Sequence[str], rows: Mapping[str, Any] | None, layers: int) -> list[jax.Array]:
-    missing = jnp.full(layers, jnp.nan, jnp.float32)
-    return [] if rows is None else [jnp.asarray(rows.get(name, missing), jnp.float32) for name in names]
 
 
 def _vector(values: Sequence[Any]) -> jax.Array:

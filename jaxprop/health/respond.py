@@ -5,29 +5,23 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from jaxprop.health.alerts import Alert
-from jaxprop.types import Measurements, TrainState
+from jaxprop.health.levers import RISEN, Levers, clipped, lowered, released
+from jaxprop.health.points import POINT_STEPS, kept_points
+from jaxprop.types import Measurements
 
-POINT_STEPS = 200  # steps between rollback points, where checkpoints are not saved more often anyway
 LEVEL = 200  # steps before the first sign whose median loss is the usual one
-LEVELS = (1, 4, 16)  # in units of that: the newest two points of each spacing are kept
 REMEMBERED = 512  # records whose gradient norm and rate are kept
-CLIP_FACTOR = 1.5  # of the healthy median gradient norm
-CLIP_FLOOR = 1 / 16
-SMALLEST_SCALE = 2.0**-10
-DEEPEST_CUT = 1 / 64  # at once: early in a warmup the rate is next to nothing
 PATIENCE = 50  # steps that an action has before a fault that lasts is told again, and answered by the next one
 RELATED = 200  # steps after that in which an alert still counts as of the same fault
 LASTING = 10  # steps in a row that the guard in the step may hold an alert before more is done
 BROKEN = 5  # steps in a row with a broken loss, after which nothing is waited for
-RISEN = 0.9  # the rate has risen where the one before is less than this share of it
+CALM = 100  # steps without a sign after which a rate that was cut is given back, once
+WAIT = 50  # steps before the second rollback, four times as many before each further one
+LONGEST_WAIT = 1000
 
 
 class Watching(Protocol):
@@ -46,7 +40,7 @@ class Action(NamedTuple):
     """One response, decided on a record and carried out later, at a step that does not depend on when it was read.
 
     Args:
-      name: `clip`, `cut_lr`, `rollback` or `stop`.
+      name: `clip`, `cut_lr`, `rollback`, `release` (of a cut) or `stop`.
       step: of the record it was decided on.
       due: the step after which it is carried out.
       to: a rollback's checkpoint, else None.
@@ -79,22 +73,17 @@ class Past(NamedTuple):
     loss: float
 
 
-class Levers(NamedTuple):
-    """How far the responses have tightened the run: `state.health["lr_scale"]` and `["grad_limit"]`."""
-
-    lr_scale: float = 1.0
-    grad_limit: float = math.inf
-
-
 class Responder:
     """Reads every record in step order, says what to write about it, and what is due after each call.
 
     Actions are taken in the order given: the first alert to act on takes the first one, and one that comes after it
     has had its time takes the next; where the loss breaks in spite of it, the next one is taken at once. `rollback`
-    repeats up to `tries` times, together with `cut_lr` where that is listed too; at the list's end whatever can still
-    be repeated is. A fault counts from its first sign until a rollback has undone it, or it has not been seen for a
-    while. Nothing here depends on when a record is read: an action decided at step s is due one call after the call
-    that took s.
+    repeats up to `tries` times, together with `cut_lr` where that is listed too, and waits longer each time, so that
+    the bad stretch of data may end before it; at the list's end whatever can still be repeated is. A rate that had
+    risen is held where it was before; one that was cut without having risen is given back, once, after 100 calm
+    steps. A fault counts from its first sign until a rollback has undone it, or it has not been seen for a while.
+    Nothing here depends on when a record is read: an action decided at step s is due one call after the call that
+    took s, or a fixed number of steps later.
 
     Args:
       actions: some of `skip, clip, cut_lr, rollback, stop`; `skip` and `clip` also guard inside the step.
@@ -136,6 +125,8 @@ class Responder:
         self._pending: list[Action] = []
         self._rung = self._rollbacks = self._skipped = self._guarded = self._broken = 0
         self._answered: Sign | None = None  # what the last action answers
+        self._trouble = self._cut_due = 0  # last step with a sign, and the step at which the last cut takes effect
+        self._gave_back = False
         # No action is waited for, no fault is known.
         self._patient_until = self._since = self._related_until = -1
         self._exhausted = False
@@ -162,6 +153,7 @@ class Responder:
         lines += self.decide(signs) if signs else []
         lines += self._count_broken(step, float(m.loss))
         lines += self._count_skips(step, skipped)
+        lines += self._give_back(step, float(m.loss), bool(signs) or skipped)
         self.lines += len(lines)
         return lines
 
@@ -195,13 +187,30 @@ class Responder:
         if sign is None or not in_force:
             self._broken = 0
             return []
-        usual = statistics.median([past.loss for past in self._past if past.step < sign.since][-LEVEL:] or [math.inf])
-        self._broken = self._broken + 1 if not loss <= max(1.5 * usual, usual + 0.5) else 0
+        self._broken = self._broken + 1 if self._is_broken(loss, sign) else 0
         if self._broken < BROKEN:
             return []
         self._broken = 0
         self._grow_impatient(step)
         return self.decide([sign._replace(step=step, why=f"the loss has broken all the same, {loss:.4g}; {sign.why}")])
+
+    def _is_broken(self, loss: float, sign: Sign) -> bool:
+        usual = statistics.median([past.loss for past in self._past if past.step < sign.since][-LEVEL:] or [math.inf])
+        return not loss <= max(1.5 * usual, usual + 0.5)
+
+    def _give_back(self, step: int, loss: float, sign: bool) -> list[dict[str, Any]]:
+        """Ends a cut that was made without the rate having risen, once there has been no sign for a while."""
+        levers = released(self.levers)
+        if levers is None or self._gave_back:
+            return []
+        answered = self._answered or Sign(step, None, step, "unstable", "")
+        if sign or self._is_broken(loss, answered):
+            self._trouble = step
+        if step - max(self._trouble, self._patient_until - PATIENCE, self._cut_due) < CALM:
+            return []
+        self._gave_back = True
+        why = f"there has been no sign of the fault for {CALM} steps"
+        return self._pull("release", levers, answered._replace(step=step, why=why), self._due(step))
 
     def _count_skips(self, step: int, skipped: bool) -> list[dict[str, Any]]:
         self._skipped = self._skipped + 1 if skipped else 0
@@ -259,17 +268,27 @@ class Responder:
         else:
             made = self._tighten(name, sign, due)
         if made:
-            self._patient_until, self._answered = due + PATIENCE, sign
+            self._patient_until, self._answered = self._pending[-1].due + PATIENCE, sign
             self._since, self._related_until = sign.since, self._patient_until + RELATED
         return made
 
     def _tighten(self, name: str, sign: Sign, due: int) -> list[dict[str, Any]]:
-        levers = self._clip(sign.since) if name == "clip" else self._cut_lr(sign.since)
-        if levers is None:
-            return []
-        clip, old, self.levers = name == "clip", self.levers, levers
-        value = levers.grad_limit if clip else levers.lr_scale
-        what = f"gradient clipped to norm {value:.4g}" if clip else f"learning rate x {value / old.lr_scale:.3g}"
+        if name == "clip":
+            levers = clipped(self.levers, [past.grad_norm for past in self._past if past.step < sign.since])
+            return [] if levers is None else self._pull(name, levers, sign, due)
+        levers = lowered(self.levers, *self._rates(sign.since))
+        return [] if levers is None else self._pull(name, levers, sign, due)
+
+    def _pull(self, name: str, levers: Levers, sign: Sign, due: int) -> list[dict[str, Any]]:
+        """Sets the levers as from a step on."""
+        old, self.levers = self.levers, levers
+        if name == "clip":
+            value, what = levers.grad_limit, f"gradient clipped to norm {levers.grad_limit:.4g}"
+        elif levers.rate_limit < old.rate_limit:
+            value, what = levers.rate_limit, f"learning rate held at {levers.rate_limit:.4g}"
+        else:
+            value, what = levers.lr_scale, f"learning rate x {levers.lr_scale / old.lr_scale:.3g}"
+        self._cut_due = self._cut_due if name == "clip" else due
         self._pending.append(Action(name, sign.step, due, None, sign.why))
         return [_line(sign, name, value, due, f"{what} after step {due}: {sign.why}")]
 
@@ -278,35 +297,17 @@ class Responder:
         if to is None or self._rollbacks >= self._tries:
             return []
         self._rollbacks += 1
+        due = self._due(sign.step + _wait(self._rollbacks))
         lines = self._tighten("cut_lr", sign, due) if "cut_lr" in self._ladder and self._cuts(sign.since) else []
         self._pending.append(Action("rollback", sign.step, due, to, sign.why))
         what = f"after step {due} back to step {to}, and on with the data that come next ({self._rollbacks} of "
         return [*lines, _line(sign, "rollback", to, due, f"{what}{self._tries} tries): {sign.why}")]
 
-    def _clip(self, since: int) -> Levers | None:
-        """To a little above the healthy median; what is clipped already, to half of it."""
-        healthy = [past.grad_norm for past in self._past if past.step < since and math.isfinite(past.grad_norm)]
-        if not healthy:
-            return None
-        median = statistics.median(healthy)
-        limit = _float32(min(CLIP_FACTOR * median, self.levers.grad_limit / 2))
-        return self.levers._replace(grad_limit=limit) if limit > median * CLIP_FLOOR else None
-
-    def _cut_lr(self, since: int) -> Levers | None:
-        """To the rate in use when it began, or by half where that is no less."""
-        before, now = self._rates(since)
-        ratio = before / now if now > 0 else math.nan
-        # To what it was, where it has risen: less would only make the rest of the run slow. Else by half, and so
-        # where no rate is known, or a warmup began at zero.
-        factor = max(ratio, DEEPEST_CUT) if 0 < ratio < RISEN else 0.5
-        scale = _float32(max(self.levers.lr_scale * factor, SMALLEST_SCALE))
-        return self.levers._replace(lr_scale=scale) if scale < self.levers.lr_scale else None
-
     def _rates(self, since: int) -> tuple[float, float]:
         """The learning rate before a fault's first sign and the present one, NaN where unknown."""
         rates = [past.rate for past in self._past]
-        before = [past.rate for past in self._past if past.step < since] or rates[:1]
-        return (before[-1], rates[-1]) if rates else (math.nan, math.nan)
+        before = [past.rate for past in self._past if past.step < since]
+        return before[-1] if before else math.nan, rates[-1] if rates else math.nan
 
     def _cuts(self, since: int) -> bool:
         """Whether going back takes a lower rate with it: not at first, where a cut has undone what had risen."""
@@ -365,6 +366,7 @@ class Responder:
         self._advised = {cause: seen for cause, seen in self._advised.items() if seen[0] <= to}
         self._pending, self._skipped, self._guarded, self._broken, self._answered = [], 0, 0, 0, None
         self._patient_until = self._since = self._related_until = -1  # what comes now is a fault of its own
+        self._trouble = self._cut_due = to
         if self._watch is not None:
             if saved and saved["watch"] is not None:
                 self._watch.restore(saved["watch"])
@@ -374,7 +376,7 @@ class Responder:
         """Returns everything that later decisions depend on, as JSON values."""
         return {
             "watch": None if self._watch is None else self._watch.state(),
-            "levers": [self.levers.lr_scale, _json(self.levers.grad_limit)],
+            "levers": [_json(value) for value in self.levers],
             "lines": self.lines,
             "points": self.points,
             "past": [[past.step, *map(_json, past[1:])] for past in self._past],
@@ -382,6 +384,7 @@ class Responder:
             "pending": [list(action) for action in self._pending],
             "counts": [self._rung, self._rollbacks, self._skipped, self._guarded, self._broken],
             "answered": None if self._answered is None else list(self._answered),
+            "calm": [self._trouble, self._cut_due, self._gave_back],
             "fault": [self._patient_until, self._since, self._related_until],
             "exhausted": self._exhausted,
         }
@@ -390,70 +393,18 @@ class Responder:
         """Goes on from what `state` returned, perhaps in another process and with other actions listed."""
         if self._watch is not None and state["watch"] is not None:
             self._watch.restore(state["watch"])
-        scale, limit = state["levers"]
-        self.levers = Levers(scale, math.inf if limit is None else limit)
+        self.levers = Levers(*(math.inf if value is None else value for value in state["levers"]))
         self.lines, self.points, self._exhausted = state["lines"], list(state["points"]), state["exhausted"]
         self._past = deque((Past(step, *map(_float, values)) for step, *values in state["past"]), REMEMBERED)
         self._advised = dict(state["advised"])
         # An action that is no longer listed was called off by whoever changed the list.
         pending = [Action(*action) for action in state["pending"]]
-        self._pending = [action for action in pending if action.name in self._ladder]
+        self._pending = [action for action in pending if action.name in (*self._ladder, "release")]
         self._rung, self._rollbacks, self._skipped, self._guarded, self._broken = state["counts"]
         self._answered = None if state["answered"] is None else Sign(*state["answered"])
+        self._trouble, self._cut_due, self._gave_back = state["calm"]
         self._patient_until, self._since, self._related_until = state["fault"]
         self._rung = min(self._rung, max(len(self._ladder) - 1, 0))
-
-
-def tighten(state: TrainState, levers: Levers) -> TrainState:
-    """Returns the state with the levers set; its other leaves and every placement stay.
-
-    Args:
-      state: a train state whose step was made with `Signals(respond=True)`.
-      levers: what to set.
-
-    Example:
-      >>> state = TrainState(0, {}, {}, (), None, (), {"lr_scale": jnp.float32(1), "grad_limit": jnp.float32(1)}, ())
-      >>> tighten(state, Levers(lr_scale=0.5)).health["lr_scale"].item()
-      0.5
-    """
-
-    def placed(value: float, old: jax.Array) -> jax.Array:
-        # A committed scalar among uncommitted arrays, or the reverse, would compile the step again.
-        return jax.device_put(np.float32(value), old.sharding) if old.committed else jnp.float32(value)
-
-    levels = {name: placed(value, state.health[name]) for name, value in levers._asdict().items()}
-    return state._replace(health={**state.health, **levels})
-
-
-def point_interval(every_steps: int | None, per_call: int) -> int:
-    """Returns the steps between rollback points: whole calls, about 200 steps, or as often as checkpoints are saved.
-
-    Example:
-      >>> point_interval(None, 1), point_interval(None, 64), point_interval(50, 10), point_interval(1000, 1)
-      (200, 192, 50, 200)
-    """
-    wanted = min(every_steps or POINT_STEPS, POINT_STEPS)
-    return max(wanted // per_call, 1) * per_call
-
-
-def kept_points(points: Iterable[int], every: int) -> list[int]:
-    """Thins rollback points: the newest two of every spacing, so that their gaps grow with their age.
-
-    Args:
-      points: steps, ascending.
-      every: the smallest spacing.
-
-    Returns:
-      The steps to keep; always the newest two.
-
-    Example:
-      >>> kept_points(range(0, 4001, 200), 200)
-      [0, 3200, 3800, 4000]
-    """
-    points = list(points)
-    units = [every * level for level in LEVELS]
-    kept = {(points[-1] // unit - back) * unit for unit in units for back in (0, 1)}
-    return [point for i, point in enumerate(points) if point in kept or i >= len(points) - 2]
 
 
 def _line(sign: Sign, name: str, value: float | None, due: int, message: str) -> dict[str, Any]:
@@ -472,8 +423,9 @@ def _line(sign: Sign, name: str, value: float | None, due: int, message: str) ->
     }
 
 
-def _float32(value: float) -> float:
-    return float(np.float32(value))
+def _wait(rollbacks: int) -> int:
+    """Steps before a rollback, the n-th of its run."""
+    return 0 if rollbacks < 2 else min(WAIT * 4 ** (rollbacks - 2), LONGEST_WAIT)
 
 
 def _json(value: float) -> float | None:

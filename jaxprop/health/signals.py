@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxprop import trees
 from jaxprop.errors import UsageError
@@ -16,12 +18,15 @@ from jaxprop.types import PyTree
 
 DETAILS = ("lean", "rows", "full", "flush")
 SPIKES = (None, "clip", "skip")
-# Reducing many small arrays costs a kernel each, so those of one shape are stacked first; copying large ones would
-# cost more than the kernels.
-STACKED_BELOW = 65_536
-BUNCH = 256
-LINE = 2048
-CODE = 2.0 * LINE  # of an entry that is not finite; above all the zeros there can be in a line
+# A kernel costs more to compile than to run, so small leaves are copied into blocks that are reduced together. The CPU
+# has the sums of larger ones from a library, which costs nothing to compile; what counts entries it has to compile.
+BLOCK = 1024
+SUMMED_ALONE = 4096
+COUNTED_ALONE = 2**20 + 1
+NEVER_ALONE = 2**62
+CHUNK = 2**22  # entries that are copied at a time
+WIDTH = 32  # values of a row that are added up at a time
+CODE = 2.0 * BLOCK  # of an entry that is not finite; above all the zeros there can be in a block
 
 
 class Signals(NamedTuple):
@@ -37,7 +42,8 @@ class Signals(NamedTuple):
         Hessian-vector products in every full record, and a copy of the parameters in the state.
       b2, eps: of the Adam-like optimizer, for `adam_lag` and `tiny_second_moment`.
       spikes: None, or what to do with a gradient norm far above its own history: `"clip"` it there, or `"skip"` it.
-      respond: scale updates by `state.health["lr_scale"]`, and clip gradients to `state.health["grad_limit"]`.
+      respond: take updates at `min(lr_scale, rate_limit / rate_peak)` of the rate and clip gradients to `grad_limit`,
+        all of `state.health`.
     """
 
     every: int = 1
@@ -101,11 +107,14 @@ class Groups(NamedTuple):
     Args:
       names: the L layers, in the order of their first leaf.
       sizes: parameters in each.
+      fans: (inputs, outputs) of the largest kernel in each, that is of its entries by all axes but the last and by the
+        last one; (0, 0) without a leaf of two axes.
       rows: for every leaf the layers it belongs to: one, or as many as a scan takes it apart into.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
+    fans: tuple[tuple[int, int], ...]
     rows: tuple[tuple[int, ...], ...]
 
 
@@ -130,16 +139,22 @@ def group_layers(params: PyTree, stacked: Sequence[int | None] | None = None) ->
     counts = [None] * len(leaves) if stacked is None else stacked
     index: dict[str, int] = {}
     sizes: list[int] = []
+    fans: list[tuple[int, int]] = []
     rows = []
     for leaf, owner, count in zip(leaves, owners, counts, strict=True):
         labels = [names[owner]] if count is None else [f"{names[owner]}[{i}]" for i in range(count)]
+        shape = leaf.shape if count is None else leaf.shape[1:]
+        fan = (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (0, 0)
         for label in labels:
             if label not in index:
                 index[label] = len(sizes)
                 sizes.append(0)
-            sizes[index[label]] += int(np.prod(leaf.shape, dtype=np.int64)) // len(labels)
+                fans.append(fan)
+            at = index[label]
+            sizes[at] += math.prod(shape)
+            fans[at] = max(fan, fans[at], key=math.prod)
         rows.append(tuple(index[label] for label in labels))
-    return Groups(tuple(index), tuple(sizes), tuple(rows))
+    return Groups(tuple(index), tuple(sizes), tuple(fans), tuple(rows))
 
 
 def find_groups(jaxpr: Any, params: PyTree) -> Groups:
@@ -153,7 +168,9 @@ def find_groups(jaxpr: Any, params: PyTree) -> Groups:
     return group_layers(params, scan_lengths(jaxpr, len(jax.tree.leaves(params))))
 
 
-def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees_: PyTree) -> list[jax.Array]:
+def row_sums(
+    groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees_: PyTree, fill: float = 0.0
+) -> jax.Array:
     """Sums functions of corresponding leaves over each layer, accumulated in float32.
 
     s_l = sum over the leaves i of layer l and their entries e of t(x_ie, y_ie, ...)
@@ -162,58 +179,94 @@ def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees
       groups: the layers.
       terms: maps arrays, one of each tree, to a tuple of arrays of that shape, entry by entry.
       *trees_: pytrees shaped like the parameters, or lists of their leaves; None for a leaf left out.
+      fill: an entry, the same in every tree, whose terms are all 0.
 
     Returns:
-      For each of the terms float32 `[L]`.
+      float32 `[terms, L]`.
 
     Example:
       >>> params = {"head": {"bias": jnp.ones(2), "kernel": jnp.ones((3, 2))}}
-      >>> [s.tolist() for s in row_sums(group_layers(params), lambda w: (w**2,), params)]
+      >>> row_sums(group_layers(params), lambda w: (w**2,), params).tolist()
       [[8.0]]
     """
+    sums, rows = _part_sums(groups, terms, trees_, fill)
+    return _by_row(sums, rows, len(groups.names))
+
+
+def _part_sums(
+    groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], trees_: Sequence[PyTree], fill: float = 0.0
+) -> tuple[jax.Array, list[int]]:
+    """Sums over parts of layers, `[terms, parts]`, and the row of each part."""
     columns = [jax.tree.leaves(tree, is_leaf=lambda x: x is None) for tree in trees_]
-    parts: list[list[jax.Array]] = []
-    rows: list[int] = []
-    for members in _alike(groups, columns):
-        arrays = [_stacked([column[i] for i in members], len(groups.rows[members[0]])) for column in columns]
-        sums = [jnp.sum(t.astype(jnp.float32).reshape(t.shape[0], -1), 1) for t in terms(*arrays)]
-        parts.append(sums)
-        rows += [row for i in members for row in groups.rows[i]]
-    if not parts:
-        return [jnp.zeros(len(groups.names), jnp.float32)]
-    return [_by_row(jnp.concatenate(sums), rows, len(groups.names)) for sums in zip(*parts, strict=True)]
+    sums, rows = [], []
+    for members in _bunches(columns, SUMMED_ALONE):
+        arrays = [_blocks(groups, column, members, fill, SUMMED_ALONE) for column in columns]
+        sums.append([lax.reduce_sum(t.astype(jnp.float32), [1]) for t in terms(*arrays)])
+        rows += _rows_of(groups, columns[0], members, SUMMED_ALONE)
+    return jnp.stack([jnp.concatenate(of_term) for of_term in zip(*sums, strict=True)]), rows
 
 
 def _by_row(values: jax.Array, rows: Sequence[int], count: int) -> jax.Array:
-    """Adds up the values `[n, ...]` of each row; a gather of few, since a scatter compiles to a loop on CPU."""
+    """Adds up the values `[n, parts]` of each row, `[n, count]`; by gathers, as a scatter's order may vary."""
     if list(rows) == list(range(count)):
         return values
     places: list[list[int]] = [[] for _ in range(count)]
     for i, row in enumerate(rows):
         places[row].append(i)
-    most = max(map(len, places))
+    # Few at a time, or the longest row would set the width of a table that is a constant of the program.
+    pieces = [(row, place[i : i + WIDTH]) for row, place in enumerate(places) for i in range(0, len(place) or 1, WIDTH)]
+    most = max(len(piece) for _, piece in pieces)
     # What a row has too few of is taken from a zero that is put behind the values.
-    table = np.array([place + [len(rows)] * (most - len(place)) for place in places], np.int32)
-    return jnp.sum(jnp.concatenate([values, jnp.zeros_like(values[:1])])[table], 1)
+    table = np.array([piece + [len(rows)] * (most - len(piece)) for _, piece in pieces], np.int32)
+    padded = jnp.concatenate([values, jnp.zeros_like(values, shape=(len(values), 1))], 1)
+    return _by_row(jnp.sum(padded[:, table], -1), [row for row, _ in pieces], count)
 
 
-def _alike(groups: Groups, columns: list[list[Any]]) -> list[list[int]]:
-    """Indices of leaves to reduce together: small ones of one shape, every other leaf alone."""
-    together: dict[Any, list[int]] = {}
+def _bunches(columns: Sequence[Sequence[Any]], alone: int) -> list[list[int]]:
+    """Indices of leaves to reduce together: small ones of the same dtypes, by the chunk, and every other leaf alone."""
+    bunches: list[list[int]] = []
+    filling: dict[Any, tuple[int, list[int]]] = {}
     for i, leaves in enumerate(zip(*columns, strict=True)):
         if any(leaf is None for leaf in leaves):
             continue
-        small = leaves[0].size < STACKED_BELOW and len(groups.rows[i]) == 1
-        key = tuple((leaf.shape, leaf.dtype) for leaf in leaves) if small else i
-        together.setdefault(key, []).append(i)
-    return list(together.values())
+        if leaves[0].size >= alone:
+            bunches.append([i])
+            continue
+        dtypes = tuple(leaf.dtype for leaf in leaves)
+        used, bunch = filling.get(dtypes, (CHUNK, []))
+        if used + leaves[0].size > CHUNK:
+            used, bunch = 0, []
+            bunches.append(bunch)
+        bunch.append(i)
+        filling[dtypes] = used + leaves[0].size, bunch
+    return bunches or [[]]
 
 
-def _stacked(leaves: list[jax.Array], rows: int) -> jax.Array:
-    """Leaves with one leading axis over their rows, `[rows, ...]`."""
-    if len(leaves) > 1:
-        return jnp.stack(leaves)
-    return leaves[0] if rows > 1 else leaves[0][None]
+def _blocks(groups: Groups, leaves: Sequence[Any], members: Sequence[int], fill: float, alone: int) -> jax.Array:
+    """A bunch as `[parts, m]`, each part of one row: a large leaf row by row, small ones in blocks, filled up."""
+    counts = [len(groups.rows[i]) for i in members]
+    # Functions of lax, as every leaf of every model comes by here while a step is traced.
+    flat = [lax.reshape(leaves[i], (n, leaves[i].size // max(n, 1))) for i, n in zip(members, counts, strict=True)]
+    if len(flat) == 1 and flat[0].size >= alone:
+        return flat[0]
+    pieces = []
+    for x in flat:
+        excess = -x.shape[1] % BLOCK
+        filled = [x, lax.full((len(x), excess), fill, x.dtype)] if excess else [x]
+        pieces += filled if len(x) == 1 else [lax.concatenate(filled, 1)]
+    if not pieces:
+        return jnp.zeros((0, BLOCK), jnp.float32)
+    joined = lax.concatenate([lax.reshape(piece, (piece.size,)) for piece in pieces], 0)
+    return lax.reshape(joined, (joined.size // BLOCK, BLOCK))
+
+
+def _rows_of(groups: Groups, leaves: Sequence[Any], members: Sequence[int], alone: int) -> list[int]:
+    """The row of each part of `_blocks`."""
+    rows = []
+    for i in members:
+        size = leaves[i].size // max(len(groups.rows[i]), 1)
+        rows += [row for row in groups.rows[i] for _ in range(1 if leaves[i].size >= alone else -(-size // BLOCK))]
+    return rows
 
 
 # -- rows ---------------------------------------------------------------------------------------
@@ -223,19 +276,33 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32)
 
 
-def squares(groups: Groups, tree: PyTree) -> jax.Array:
-    """Sum of squares of each layer, float32 `[L]`.
+def squares(groups: Groups, *trees_: PyTree) -> jax.Array:
+    """Sum of squares of each layer, float32 `[trees, L]`.
 
     Example:
       >>> params = {"w": jnp.full(3, 2.0)}
       >>> squares(group_layers(params), params).tolist()
-      [12.0]
+      [[12.0]]
     """
-    return row_sums(groups, lambda x: (jnp.square(_wide(x)),), tree)[0]
+    return row_sums(groups, _squared, *trees_)
 
 
-def gradient_counts(groups: Groups, grads: PyTree) -> tuple[jax.Array, jax.Array]:
-    """Number of gradient entries that are not finite, and share that is exactly 0, each float32 `[L]`.
+def norm(tree: PyTree) -> jax.Array:
+    """Global L2 norm of a tree, a float32 scalar.
+
+    Example:
+      >>> norm({"w": jnp.ones((2, 2)), "b": jnp.zeros(3)}).item()
+      2.0
+    """
+    return jnp.sqrt(jnp.sum(_part_sums(group_layers(tree), _squared, [tree])[0]))
+
+
+def _squared(*leaves: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(jnp.square(_wide(x)) for x in leaves)
+
+
+def gradient_counts(groups: Groups, grads: PyTree) -> jax.Array:
+    """Number of gradient entries that are not finite, and share that is exactly 0, float32 `[2, L]`.
 
     Args:
       groups: the layers.
@@ -246,35 +313,21 @@ def gradient_counts(groups: Groups, grads: PyTree) -> tuple[jax.Array, jax.Array
 
     Example:
       >>> grads = {"w": jnp.array([3.0, 0.0, jnp.inf, 4.0])}
-      >>> [x.tolist() for x in gradient_counts(group_layers(grads), grads)]
+      >>> gradient_counts(group_layers(grads), grads).tolist()
       [[1.0], [0.25]]
     """
     leaves, parts, rows = jax.tree.leaves(grads), [], []
-    for members in _alike(groups, [leaves]):
-        owned = [groups.rows[i] for i in members]
-        stack = _stacked([leaves[i] for i in members], len(owned[0]))
-        # Both counts in one sum, of at most 2,048 entries: float32 holds it to the last digit, and a second kernel for
-        # every leaf would be felt in the time to compile.
-        lines = _lines(stack)
-        code = jnp.where(jnp.abs(lines) < jnp.inf, jnp.where(lines == 0, 1.0, 0.0), CODE).astype(jnp.float32)
-        sums = jnp.sum(code, -1).reshape(stack.shape[0], -1)
-        sums = jnp.pad(sums, [(0, 0), (0, -sums.shape[1] % BUNCH)]).reshape(-1, BUNCH)
-        parts.append(sums)
-        rows += [row for member in owned for row in member for _ in range(sums.shape[0] // stack.shape[0])]
+    for members in _bunches([leaves], COUNTED_ALONE):
+        # Blocks for large leaves too. Both counts are in one sum over a block: float32 holds it to the last digit, and
+        # a second kernel would be felt in the time to compile.
+        blocks = _blocks(groups, leaves, members, 1.0, NEVER_ALONE)
+        code = jnp.where(jnp.abs(blocks) < jnp.inf, jnp.where(blocks == 0, 1.0, 0.0), CODE).astype(jnp.float32)
+        parts.append(jnp.sum(code, 1))
+        rows += _rows_of(groups, leaves, members, NEVER_ALONE)
     code = jnp.concatenate(parts)
     nonfinite = jnp.floor(code / CODE)
-    counts = _by_row(jnp.sum(jnp.stack([nonfinite, code - CODE * nonfinite], -1), 1), rows, len(groups.names))
-    return counts[:, 0], counts[:, 1] / jnp.asarray(groups.sizes, jnp.float32)
-
-
-def _lines(stack: jax.Array) -> jax.Array:
-    """`[n, ...]` as `[n, ..., m]` with m of at most LINE entries; what is padded counts for neither."""
-    flat = stack if stack.ndim > 1 else stack[:, None]
-    excess = flat.shape[-1] % LINE
-    if flat.shape[-1] <= LINE:
-        return flat
-    widths = [(0, 0)] * (flat.ndim - 1) + [(0, (LINE - excess) % LINE)]
-    return jnp.pad(flat, widths, constant_values=1).reshape(*flat.shape[:-1], -1, LINE)
+    counts = _by_row(jnp.stack([nonfinite, code - CODE * nonfinite]), rows, len(groups.names))
+    return counts / np.array([[1] * len(groups.sizes), groups.sizes], np.float32)
 
 
 class Moments(NamedTuple):
@@ -352,14 +405,16 @@ def adam_lag(groups: Groups, found: Moments, b2: float, eps: float) -> jax.Array
       Wortsman et al., Small-scale proxies for large-scale Transformer training instabilities, 2023.
       https://arxiv.org/abs/2309.14322 (RMS of the update, g^2 / v)
     """
-    correction, smallest = _correction(found, b2), _smallest(eps)
+    correction = _correction(found, b2)
+    smallest = jnp.maximum(_smallest(eps) * correction, jnp.float32(1e-37))
 
     def terms(before: jax.Array, after: jax.Array) -> tuple[jax.Array, ...]:
-        seen = jnp.maximum(_wide(after) - jnp.float32(b2) * _wide(before), 0) / jnp.float32(1 - b2)
-        return (seen / jnp.maximum(_wide(after) / correction, smallest),)
+        # Scalars are left to the end, and b2 is negative: what shared a product or quotient with the optimizer would
+        # have it written to memory, by a kernel for every leaf.
+        return (jnp.maximum(_wide(after) + jnp.float32(-b2) * _wide(before), 0) / jnp.maximum(_wide(after), smallest),)
 
     (lags,) = row_sums(groups, terms, found.before, found.after)
-    return jnp.sqrt(lags / _entries(groups, found.after))
+    return jnp.sqrt(lags * correction / (jnp.float32(1 - b2) * _entries(groups, found.after)))
 
 
 def tiny_second_moment(groups: Groups, found: Moments, b2: float, eps: float) -> jax.Array:
@@ -380,7 +435,7 @@ def tiny_second_moment(groups: Groups, found: Moments, b2: float, eps: float) ->
       0.5
     """
     correction, smallest = _correction(found, b2), _smallest(eps)
-    (tiny,) = row_sums(groups, lambda after: (_wide(after) / correction < 100 * smallest,), found.after)
+    (tiny,) = row_sums(groups, lambda after: (_wide(after) / correction < 100 * smallest,), found.after, fill=jnp.inf)
     return tiny / _entries(groups, found.after)
 
 
@@ -436,35 +491,3 @@ def flushed_rows(groups: Groups, grads: PyTree, scale: jax.Array) -> jax.Array:
 
     flushed, nonzero = row_sums(groups, terms, grads)
     return flushed / jnp.maximum(nonzero, 1)
-
-
-def noise(batch_square: jax.Array, micro_square: jax.Array, examples: int, microbatches: int) -> list[jax.Array]:
-    """Unbiased estimates of the gradient's noise and signal, from microbatches of one step.
-
-        E[S] = (m - |g|^2) / (1/b - 1/B),   E[G^2] = (B |g|^2 - b m) / (B - b)
-
-    where m is the mean of `|g_k|^2` over microbatches of b examples and g the gradient of all B. The noise scale is
-    `E[S] / E[G^2]` examples; each is noisy, so average them over steps before dividing.
-
-    Args:
-      batch_square: `|g|^2`.
-      micro_square: m.
-      examples: B.
-      microbatches: B / b; with a single one there is no estimate, and both are NaN.
-
-    Returns:
-      E[S] and E[G^2], float32 scalars.
-
-    Example:
-      >>> [x.item() for x in noise(jnp.float32(2), jnp.float32(3), 8, 2)]
-      [8.0, 1.0]
-
-    Reference:
-      McCandlish et al., An Empirical Model of Large-Batch Training, appendix A, https://arxiv.org/abs/1812.06162
-    """
-    if microbatches == 1:
-        return [jnp.float32(jnp.nan)] * 2
-    small = examples / microbatches
-    trace = (micro_square - batch_square) / (1 / small - 1 / examples)
-    signal = (examples * batch_square - small * micro_square) / (examples - small)
-    return [trace, signal]

@@ -24,7 +24,10 @@ DETECTORS = (Rate, Output, LossLevel, GradientNorm, NonFinite, AdamLag, Start, D
 # Over as soon as their sign is gone, so that each streak is told; the others linger around their thresholds.
 BRIEF = ("nonfinite",)
 # What a new phase of the schedule may bring on anew, and nothing that is built into the model.
-SENSITIVE = ("gradient_spike", "layer_spike", "gradient_trend", "loss_rise", "loss_jump", "adam_lag", "output_trend")
+SENSITIVE = (
+    "gradient_spike", "layer_spike", "gradient_trend", "loss_rise", "loss_jump", "adam_lag", "output_trend",
+    "output_drift",
+)  # fmt: skip
 SEVERITY = {"advice": 1, "act": 2}
 
 

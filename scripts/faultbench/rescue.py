@@ -114,16 +114,19 @@ class Ward:
                 patient.go_back(to)
         levers = [patient.levers for patient in patients]
         if moved or levers != before:  # an earlier state holds the levers of then
-            state = state._replace(health={**state.health, **_levers(levers, packed.shape[0])})
+            state = state._replace(health={**state.health, **_levers(levers, state.health)})
         for _, patient in waiting:
             if patient.step not in patient.points and not patient.done:
                 patient.point(state)
         return state
 
 
-def _levers(levers: list[Any], runs: int) -> dict[str, jax.Array]:
-    padded = [*levers, *[type(levers[0])()] * (runs - len(levers))]
-    return {name: jnp.asarray([getattr(x, name) for x in padded], jnp.float32) for name in padded[0]._fields}
+def _levers(levers: list[Any], health: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What `jaxprop.health.levers.tighten` sets in one state, for all runs."""
+    padded = [*levers, *[type(levers[0])()] * (health["rate_limit"].shape[0] - len(levers))]
+    found = {name: jnp.asarray([getattr(x, name) for x in padded], jnp.float32) for name in padded[0]._fields}
+    same = found["rate_limit"] == health["rate_limit"]
+    return {**found, "rate_peak": jnp.where(same, health["rate_peak"], jnp.float32(0))}
 
 
 def _mix(now: TrainState, then: TrainState, chosen: jax.Array) -> TrainState:

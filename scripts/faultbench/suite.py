@@ -159,7 +159,7 @@ def keep(job: Job, options: Options) -> None:
         "family": job.family,
         "program": list(job.program),
         "layout": [job.records.layout.metrics, job.records.layout.layers, job.records.layout.sizes,
-                   job.records.layout.taps],
+                   job.records.layout.fans, job.records.layout.taps],
         "cases": [list(case) for case in job.cases],
         "twins": job.twins,
     }  # fmt: skip
@@ -172,8 +172,10 @@ def load(path: Path) -> Job:
     """Reads what `keep` wrote."""
     with np.load(path) as held:
         meta = json.loads(str(held["meta"]))
-        metrics, layers, sizes, taps = meta["layout"]
-        layout = Layout(tuple(metrics), tuple(layers), tuple(sizes), True, tuple((name, kind) for name, kind in taps))
+        metrics, layers, sizes, fans, taps = meta["layout"]
+        pairs = (tuple((first, second) for first, second in both) for both in (fans, taps))
+        fans, taps = pairs
+        layout = Layout(tuple(metrics), tuple(layers), tuple(sizes), fans, True, taps)
         records = Records(held["packed"], layout, held["leaked"])
     cases = [score.Case(*case) for case in meta["cases"]]
     return Job(meta["family"], Program(*meta["program"]), records, cases, meta["twins"])

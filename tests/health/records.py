@@ -9,7 +9,7 @@ TAPS = tuple((f"layers/{i}", "relu") for i in range(6))
 SIZES = (4096,) * 6
 LEAN = Layout(("accuracy",), ())
 ROWS = Layout(("accuracy",), LAYERS, SIZES)
-FULL = Layout(("accuracy",), LAYERS, SIZES, True, TAPS)
+FULL = Layout(("accuracy",), LAYERS, SIZES, rare=True, taps=TAPS)
 PLAIN = {"weight": 64.0, "skipped": 0.0, "skips": 0.0, "guard": 1.0, "loss_scale": 1.0, "learning_rate": 1e-3}
 ROW = {
     "grad_norm": 1.0, "param_norm": 10.0, "update_norm": 0.01, "nonfinite": 0.0, "zero_fraction": 0.1, "adam_lag": 1.0,

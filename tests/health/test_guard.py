@@ -36,10 +36,12 @@ class Reference:
     def judge(self, norm, spikes):
         if not math.isfinite(norm):
             return 1.0, False
+        if norm == 0:  # without a logarithm
+            return 1.0, True
         sd = max(math.sqrt(self.variance), 0.02)
         edge = math.exp(self.mean + 6 * sd)
         spike = self.count >= 100 and norm > edge
-        delta = math.log(max(norm, 1e-30)) - self.mean
+        delta = math.log(norm) - self.mean
         if self.count >= 100:
             delta = min(max(delta, -3 * sd), 3 * sd)
         share = max(0.02, 1 / (self.count + 1))
@@ -179,13 +181,16 @@ def test_a_clipped_spike_is_the_same_step_with_a_smaller_gradient():
     np.testing.assert_allclose(kernels[0], kernels[1] * m.guard, rtol=1e-2, atol=1e-6)
 
 
-RESPONSES = {  # lr_scale, grad_limit, respond: update and gradient as shares of the plain ones
-    "nothing set": (1.0, np.inf, True, 1.0, 1.0),
-    "rate": (0.25, np.inf, True, 0.25, 1.0),
-    "limit": (1.0, 0.1, True, "limit", "limit"),
-    "both": (0.5, 0.1, True, "half limit", "limit"),
-    "limit above": (1.0, 1e6, True, 1.0, 1.0),
-    "ignored": (0.25, 0.1, False, 1.0, 1.0),
+RESPONSES = {  # lr_scale, rate_limit, grad_limit, respond: update, rate and gradient as shares of the plain ones
+    "nothing set": (1.0, np.inf, np.inf, True, 1.0, 1.0, 1.0),
+    "rate": (0.25, np.inf, np.inf, True, 0.25, 0.25, 1.0),
+    "rate limit": (1.0, 0.1, np.inf, True, 0.2, 0.2, 1.0),
+    "the smaller of both": (0.5, 0.1, np.inf, True, 0.2, 0.2, 1.0),
+    "rate limit above": (0.5, 0.3, np.inf, True, 0.5, 0.5, 1.0),
+    "limit": (1.0, np.inf, 0.1, True, "limit", 1.0, "limit"),
+    "both": (0.5, np.inf, 0.1, True, "half limit", 0.5, "limit"),
+    "limit above": (1.0, np.inf, 1e6, True, 1.0, 1.0, 1.0),
+    "ignored": (0.25, 0.1, 0.1, False, 1.0, 1.0, 1.0),
 }
 
 
@@ -196,9 +201,10 @@ def responding(respond):
 
 @pytest.mark.parametrize("case", RESPONSES)
 def test_responses_act_as_defined_and_only_where_they_are_asked_for(case):
-    lr_scale, grad_limit, respond, update, gradient = RESPONSES[case]
+    lr_scale, rate_limit, grad_limit, respond, update, rate, gradient = RESPONSES[case]
     state = jaxprop.init_state(make_params(), optax.sgd(0.5), key=jax.random.key(0))
-    health = {**state.health, "lr_scale": jnp.float32(lr_scale), "grad_limit": jnp.float32(grad_limit)}
+    levers = {"lr_scale": lr_scale, "rate_limit": rate_limit, "grad_limit": grad_limit}
+    health = {**state.health, **{name: jnp.float32(value) for name, value in levers.items()}}
     after, m = responding(respond)(state._replace(health=health), make_batch(), "rows")
     norm = float(m.grad_norm)
     assert norm > 0.1
@@ -207,15 +213,13 @@ def test_responses_act_as_defined_and_only_where_they_are_asked_for(case):
     np.testing.assert_allclose(m.update_norm, 0.5 * norm * update, rtol=1e-5)
     np.testing.assert_allclose(m.clipped_norm, norm * gradient, rtol=1e-5)
     np.testing.assert_allclose(m.guard, gradient, rtol=1e-5)
-    np.testing.assert_allclose(m.learning_rate, 0.5 * (lr_scale if respond else 1), rtol=1e-6)
+    np.testing.assert_allclose(m.learning_rate, 0.5 * rate, rtol=1e-6)
     grads = jax.grad(lambda p: mean_loss(p, make_batch(), None))(make_params())
     jax.tree.map(
         lambda new, old, g: np.testing.assert_allclose(new, old - 0.5 * update * g, rtol=1e-4, atol=1e-6),
         after.params, make_params(), grads,
     )  # fmt: skip
-    assert_same_bits(
-        [after.health[n] for n in ("lr_scale", "grad_limit")], [np.float32(lr_scale), np.float32(grad_limit)]
-    )
+    assert_same_bits([after.health[name] for name in levers], [np.float32(value) for value in levers.values()])
 
 
 def test_a_response_set_on_the_host_compiles_nothing(compilations):

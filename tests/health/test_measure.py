@@ -65,17 +65,18 @@ def test_outputs_that_are_no_logits_have_no_logsumexp():
     assert np.isnan(m.output_logsumexp)
 
 
-CLIPS = {
-    "none": (None, lambda norm: norm),
-    "by norm": (optax.clip_by_global_norm(0.05), lambda norm: 0.05),
+CLIPS = {  # what the step is told, transformation, norm that is expected
+    "none": (None, optax.identity(), lambda norm: norm),
+    "by norm": (optax.clip_by_global_norm(0.05), optax.clip_by_global_norm(0.05), lambda norm: 0.05),
+    "by its bound": (0.05, optax.clip_by_global_norm(0.05), lambda norm: 0.05),
+    "by a bound above it": (1e6, optax.clip_by_global_norm(1e6), lambda norm: norm),
 }
 
 
 @pytest.mark.parametrize("name", CLIPS)
 def test_the_clipped_norm_is_what_reaches_the_optimizer(name):
-    clip, expected = CLIPS[name]
-    tx = optax.sgd(0.1) if clip is None else optax.chain(clip, optax.sgd(0.1))
-    m = one_step(tx=tx, clip=clip)
+    clip, clipping, expected = CLIPS[name]
+    m = one_step(tx=optax.chain(clipping, optax.sgd(0.1)), clip=clip)
     np.testing.assert_allclose(m.clipped_norm, expected(m.grad_norm), rtol=1e-5)
     np.testing.assert_allclose(m.update_norm, 0.1 * m.clipped_norm, rtol=1e-5)
 

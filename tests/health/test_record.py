@@ -20,7 +20,8 @@ SCALAR_VALUES = {name: np.float32(i + 0.5) for i, name in enumerate(SCALARS)}
 ROWS = numbered(COLUMNS, 3, 1000)
 RARE = {name: 50.0 + i for i, name in enumerate(RARE_SCALARS)} | numbered(RARE_COLUMNS, 3, 2000)
 TAPPED = jnp.stack(list(numbered(TAP_COLUMNS, 2, 3000).values()))
-KINDS = {"lean": (None, None, None), "rows": (ROWS, None, None), "full": (ROWS, RARE, TAPPED)}
+COLUMNS_GIVEN = [jnp.stack([ROWS[name] for name in COLUMNS[:-1]]), ROWS[COLUMNS[-1]]]
+KINDS = {"lean": (None, None, None), "rows": (COLUMNS_GIVEN, None, None), "full": (COLUMNS_GIVEN, RARE, TAPPED)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,7 +43,7 @@ def test_what_is_packed_is_read_back(kind):
 
 
 def test_what_is_missing_is_nan():
-    m = record.pack({}, {}, {}, {}, jnp.zeros((len(TAP_COLUMNS), 2)), LAYOUT)
+    m = record.pack({}, {}, [jnp.full((len(COLUMNS), 3), jnp.nan)], {}, jnp.zeros((len(TAP_COLUMNS), 2)), LAYOUT)
     values = [*(getattr(m, name) for name in SCALARS), *m.layers[:-1], *m.rare]
     assert all(np.isnan(value).all() for value in values)
 
@@ -54,9 +55,9 @@ def test_outputs_are_means_over_microbatches():
 
 
 def test_records_of_one_call_that_differ_in_length_are_joined_and_taken_apart():
-    several = [record.pack(SUMS, {"loss": float(i)}, ROWS, layout=LAYOUT) for i in range(2)]
+    several = [record.pack(SUMS, {"loss": float(i)}, COLUMNS_GIVEN, layout=LAYOUT) for i in range(2)]
     early = Measurements(jnp.stack([m.packed for m in several]), several[0].layout)
-    last = record.pack(SUMS, {"loss": 9.0}, ROWS, RARE, TAPPED, LAYOUT)
+    last = record.pack(SUMS, {"loss": 9.0}, COLUMNS_GIVEN, RARE, TAPPED, LAYOUT)
     joined = record.join(early, last)
     assert joined.loss.tolist() == [0, 1, 9]
     assert joined.layers.grad_norm.shape == (3, 3)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from jaxprop.health.alerts import Alert
-from jaxprop.health.respond import PATIENCE, RELATED, Levers, Responder, Sign, kept_points, tighten
+from jaxprop.health.levers import Levers, tighten
+from jaxprop.health.points import kept_points
+from jaxprop.health.respond import CALM, PATIENCE, RELATED, WAIT, Responder, Sign
 from jaxprop.types import TrainState
 from tests.health.records import record
 
@@ -35,8 +37,8 @@ class Script:
         self.rearmed = list(state["rearmed"])
 
 
-def good(norm=1.0, rate=0.1, **rest):
-    return record(loss=1.0, grad_norm=norm, learning_rate=rate, **rest)
+def good(norm=1.0, rate=0.1, loss=1.0, **rest):
+    return record(loss=loss, grad_norm=norm, learning_rate=rate, **rest)
 
 
 def responder(actions, watch=None, points=(), **options):
@@ -136,22 +138,22 @@ def test_clip_without_a_healthy_step_leaves_it_to_the_next():
 
 
 @pytest.mark.parametrize(
-    ("rates", "since", "scale"),
+    ("rates", "since", "scale", "limit"),
     [
-        ([0.1] * 30, 20, 0.5),
-        ([0.1] * 20 + [4.0] * 10, 20, 0.025),  # x 40 from step 21 on
-        ([0.1] * 20 + [4.0] * 10, 25, 0.5),
-        ([0.2 - 0.005 * i for i in range(30)], 20, 0.5),  # a rate that falls
-        ([1e-5] + [0.1] * 29, 1, 1 / 64),  # early in a warmup
-        ([0.0] + [0.1] * 29, 1, 0.5),
-        ([math.nan] * 30, 20, 0.5),
+        ([0.1] * 30, 20, 0.5, math.inf),
+        ([0.1] * 20 + [4.0] * 10, 20, 1.0, 0.1),  # x 40 from step 21 on
+        ([0.1] * 20 + [4.0] * 10, 25, 0.5, math.inf),
+        ([0.2 - 0.005 * i for i in range(30)], 20, 0.5, math.inf),  # a rate that falls
+        ([1e-5] + [0.128] * 29, 2, 1.0, 0.002),  # early in a warmup
+        ([1e-5] + [0.1] * 29, 1, 0.5, math.inf),  # nothing was well before it
+        ([math.nan] * 30, 20, 0.5, math.inf),
     ],
 )
-def test_cut_lr_halves_or_goes_back_to_the_rate_before(rates, since, scale):
+def test_cut_lr_halves_or_goes_back_to_the_rate_before(rates, since, scale, limit):
     made = responder(["cut_lr"], Script({30: since}))
     for step, rate in enumerate(rates, 1):
         made.read(step, good(rate=rate))
-    assert made.levers.lr_scale == pytest.approx(scale)
+    assert made.levers == pytest.approx((scale, math.inf, limit))
 
 
 def test_cut_lr_ends_at_a_floor():
@@ -161,13 +163,43 @@ def test_cut_lr_ends_at_a_floor():
     assert [action for _, action in taken(lines)] == ["cut_lr"] * 10 + ["none"]
 
 
+def test_a_cut_is_given_back_once_after_calm_steps():
+    made = responder(["cut_lr"], every(50, 400))
+    lines = feed(made, 1, 700)
+    assert taken(lines) == [(50, "cut_lr"), (51 + CALM, "release"), (400, "cut_lr")]
+    assert "learning rate x 2 after step 152" in lines[2]["message"]
+    assert made.levers.lr_scale == 0.5
+
+
+def test_a_cut_is_not_given_back_while_the_loss_is_broken():
+    made = responder(["cut_lr"], every(50))
+    lines = feed(made, 1, 50) + feed(made, 51, 56, good(loss=9.0)) + feed(made, 57, 300)
+    assert [action for _, action in taken(lines)] == ["cut_lr", "cut_lr", "release"]
+    assert taken(lines)[1][0] == 56  # five broken losses: the next action at once
+    late = responder(["cut_lr"], every(50))
+    lines = feed(late, 1, 150) + feed(late, 151, 151, good(loss=9.0)) + feed(late, 152, 300)
+    assert taken(lines)[-1] == (151 + CALM, "release")
+
+
+def test_a_rate_that_rose_is_not_given_back():
+    made = responder(["cut_lr"], Script({30: 20}))
+    lines = feed(made, 1, 20, good(rate=0.1)) + feed(made, 21, 400, good(rate=4.0))
+    assert taken(lines) == [(30, "cut_lr")]
+    assert "learning rate held at 0.1 after step 31" in lines[1]["message"]
+
+
 def test_levers_are_set_where_the_state_lies():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     for old in (jnp.float32(1), jax.device_put(jnp.float32(1), whole)):
-        health = {"lr_scale": old, "grad_limit": old, "skips": jnp.int32(3)}
-        new = tighten(TrainState(0, {}, {}, (), None, (), health, ()), Levers(0.25)).health
-        assert (new["lr_scale"].item(), new["grad_limit"].item(), new["skips"].item()) == (0.25, math.inf, 3)
+        health = dict.fromkeys([*Levers._fields, "rate_peak"], old) | {"skips": jnp.int32(3)}
+        new = tighten(TrainState(0, {}, {}, (), None, (), health, ()), Levers(0.25, rate_limit=2.0)).health
+        values = [new[name].item() for name in ("lr_scale", "grad_limit", "rate_limit", "rate_peak", "skips")]
+        assert values == [0.25, math.inf, 2.0, 0.0, 3]
+        assert (
+            tighten(TrainState(0, {}, {}, (), None, (), health, ()), Levers(0.25, rate_limit=1.0)).health["rate_peak"]
+            == 1.0
+        )  # goes on where the limit stays
         assert (new["lr_scale"].sharding, new["lr_scale"].committed) == (old.sharding, old.committed)
         assert (new["lr_scale"].dtype, new["lr_scale"].weak_type) == (jnp.float32, False)
 
@@ -185,6 +217,18 @@ def test_a_rollback_goes_to_before_the_first_sign(since, to):
         [("rollback", to)] if to is not None else [("none", None)]
     )
     assert [action.to for action in made.due(451)] == ([to] if to is not None else [])
+
+
+def test_rollbacks_wait_longer_each_time_for_the_bad_data_to_pass():
+    made = responder(["rollback"], every(*range(10, 3000)), points=[0], tries=4)
+    dues = []
+    for _ in range(4):
+        start = 10
+        line = next(line for step in range(start, 3000) for line in made.read(step, good()) if line["kind"] == "action")
+        dues.append(line["due"] - line["step"])
+        made.due(line["due"])
+        made.went_back(0, None)
+    assert dues == [1, 1 + WAIT, 1 + 4 * WAIT, 1 + 16 * WAIT]
 
 
 def test_advice_of_the_same_cause_is_the_first_sign():

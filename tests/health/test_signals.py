@@ -10,7 +10,7 @@ import pytest
 
 import jaxprop
 from jaxprop.errors import UsageError
-from jaxprop.health import signals
+from jaxprop.health import measure, signals
 from jaxprop.health.signals import Signals, group_layers
 from jaxprop.precision import Scaling
 from tests.steps import make_batch, make_params, mean_loss
@@ -57,7 +57,7 @@ def test_norms_and_counts_of_layers_of_every_shape(case, dtype):
     tree = tree_of(SHAPES[case], dtype)
     groups = group_layers(tree)
     assert groups.sizes == tuple(len(x) for x in entries(tree))
-    squares = jax.jit(lambda t: signals.squares(groups, t))(tree)
+    (squares,) = jax.jit(lambda t: signals.squares(groups, t))(tree)
     np.testing.assert_allclose(squares, [np.sum(x**2) for x in entries(tree)], rtol=1e-5)
     bad = spoiled(tree)
     nonfinite, zeros = jax.jit(lambda t: signals.gradient_counts(groups, t))(bad)
@@ -84,6 +84,24 @@ def test_layers_of_one_shape_are_reduced_together():
     assert len(reductions) == 1
 
 
+LONG = {"one": [2**20 + 3], "two": [2**20, 2**21 + 1], "many of many": [3000] * 200, "more than a chunk": [2**19] * 9}
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_a_nan_in_one_layer_stays_out_of_every_other_row(case):
+    tree = {f"l{i}": np.ones(n, np.float32) for i, n in enumerate(LONG[case])}
+    tree["l0"][-1] = np.nan
+    tree["z"] = np.zeros(2, np.float32)
+    groups = group_layers(tree)
+    (squares,), (nonfinite, zeros) = jax.jit(
+        lambda t: (signals.squares(groups, t), signals.gradient_counts(groups, t))
+    )(tree)
+    np.testing.assert_array_equal(squares, [np.nan, *LONG[case][1:], 0])
+    np.testing.assert_array_equal(nonfinite, [1] + [0] * len(LONG[case]))
+    np.testing.assert_array_equal(zeros, [0] * len(LONG[case]) + [1])
+    assert np.isnan(signals.norm(tree))
+
+
 def test_a_stack_has_a_row_for_each_of_its_layers():
     tree = {"b": {"w": RNG.normal(size=(3, 4, 5)), "s": RNG.normal(size=3)}, "h": {"w": RNG.normal(size=(2, 2))}}
     tree = jax.tree.map(lambda x: np.where(RNG.random(x.shape) < 0.3, 0, x).astype(np.float32), tree)
@@ -91,7 +109,7 @@ def test_a_stack_has_a_row_for_each_of_its_layers():
     assert groups.names == ("b[0]", "b[1]", "b[2]", "h")
     assert groups.sizes == (21, 21, 21, 4)
     rows = [np.append(tree["b"]["w"][i].ravel(), tree["b"]["s"][i]) for i in range(3)] + [tree["h"]["w"].ravel()]
-    np.testing.assert_allclose(signals.squares(groups, tree), [np.sum(x**2) for x in rows], rtol=1e-6)
+    np.testing.assert_allclose(signals.squares(groups, tree)[0], [np.sum(x**2) for x in rows], rtol=1e-6)
     np.testing.assert_allclose(signals.gradient_counts(groups, tree)[1], [np.mean(x == 0) for x in rows], rtol=1e-6)
 
 
@@ -99,7 +117,7 @@ def test_a_stack_may_share_its_owner_with_a_leaf_that_is_none():
     tree = {"b": {"scale": np.ones(2, np.float32), "w": np.ones((2, 3), np.float32)}}
     groups = group_layers(tree, [None, 2])
     assert dict(zip(groups.names, groups.sizes, strict=True)) == {"b": 2, "b[0]": 3, "b[1]": 3}
-    assert signals.squares(groups, tree).tolist() == [2, 3, 3]
+    assert signals.squares(groups, tree)[0].tolist() == [2, 3, 3]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
@@ -243,7 +261,7 @@ def test_the_noise_estimates_are_unbiased(accumulate):
     gradients = MEAN + DEVIATION * np.random.default_rng(7).normal(size=(draws, examples, 4))
     micro = gradients.reshape(draws, accumulate, -1, 4).mean(2)
     batch_square = np.sum(gradients.mean(1) ** 2, -1)
-    trace, signal = signals.noise(batch_square, np.sum(micro**2, -1).mean(1), examples, accumulate)
+    trace, signal = measure.noise(batch_square, np.sum(micro**2, -1).mean(1), examples, accumulate)
     for found, expected in ((trace, np.sum(DEVIATION**2)), (signal, np.sum(MEAN**2))):
         assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(draws)
         assert found.std() / np.sqrt(draws) < 0.05 * expected
@@ -257,14 +275,14 @@ def test_the_steps_noise_is_that_of_its_microbatches(precision):
     step = jaxprop.make_train_step(lambda p, b, k: jnp.mean(b["x"] @ p["w"]), tx, accumulate=4, **options)
     _, m = step(state, {"x": x}, "full")
     micro = [np.sum(x[k::4].mean(0) ** 2) for k in range(4)]
-    expected = signals.noise(np.sum(x.mean(0) ** 2), np.mean(micro), 16, 4)
+    expected = measure.noise(np.sum(x.mean(0) ** 2), np.mean(micro), 16, 4)
     np.testing.assert_allclose(
         [m.rare.noise_trace, m.rare.noise_signal], expected, rtol=1e-4 if precision == "float32" else 2e-2
     )
 
 
 def test_without_microbatches_there_is_no_estimate():
-    assert np.isnan(signals.noise(jnp.float32(1), jnp.float32(1), 8, 1)).all()
+    assert np.isnan(measure.noise(jnp.float32(1), jnp.float32(1), 8, 1)).all()
 
 
 # -- settings -------------------------------------------------------------------------------------
