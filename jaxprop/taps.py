@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -194,16 +195,40 @@ def find(function: Callable[..., Any], *args: Any) -> tuple[tuple[Tap, ...], Any
       *args: its arguments, arrays or their shapes.
 
     Returns:
-      The taps, and the jaxpr of the trace.
+      The taps, and the jaxpr of the trace. No taps, and a warning, where the function differentiates one by rules of
+      its own, which a sink cannot pass.
 
     Example:
       >>> find(lambda x: tap(x, "a"), jnp.ones(3))[0]
       (Tap(name='a', kind='', units=0, rows=None),)
     """
     found: dict[str, Tap] = {}
-    with _collecting(_Collector(found, None)):
+    with contextlib.suppress(NotImplementedError, TypeError), _collecting(_Collector(found, None)):
         jaxpr = jax.make_jaxpr(function)(*args)
-    return tuple(found.values()), jaxpr
+        if not _own_rules(jaxpr.jaxpr):
+            return tuple(found.values()), jaxpr
+    jaxpr = jax.make_jaxpr(function)(*args)  # what fails without taps too is told as it is
+    warnings.warn(
+        "no tap is measured, since one lies inside jax.jvp or a function with a custom_jvp or custom_vjp; move it out "
+        "of there, or turn taps off with health.taps=false or Signals(taps=False)",
+        stacklevel=2,
+    )
+    return (), jaxpr
+
+
+def _own_rules(jaxpr: Any, depth: int = 0) -> bool:
+    """Whether a tap lies inside a function that has its own derivative; a tap itself is one."""
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "custom_lin":  # what jax.jvp leaves of a custom_vjp
+            return True
+        inside = depth + name.startswith(("custom_jvp", "custom_vjp"))
+        if inside > 1 and equation.params.get("name") == "_here":
+            return True
+        bodies = [getattr(body, "jaxpr", body) for body in jax.tree.leaves(list(equation.params.values()))]
+        if any(_own_rules(body, inside) for body in bodies if hasattr(body, "eqns")):
+            return True
+    return False
 
 
 @contextlib.contextmanager
@@ -325,7 +350,7 @@ def _fill(
     units = x.shape[-1] if kind == "relu" and x.ndim else 0
     if collector.sinks is None:
         collector.found.setdefault(name, Tap(name, kind, units, None if row is None else row[1]))
-        return x
+        return _found(x)
     sink = collector.sinks.get(name)
     if sink is None:
         return x
@@ -357,6 +382,21 @@ def _statistics(x: jax.Array, kind: str) -> dict[str, jax.Array]:
     if kind == "relu" and x.ndim:
         found["units"] = jnp.sum(wide > 0, tuple(range(x.ndim - 1)), dtype=jnp.float32)
     return found
+
+
+@jax.jit
+def _here(x: jax.Array) -> jax.Array:
+    """`x`; marks the place of a tap in a jaxpr, by its name."""
+    return x
+
+
+@jax.custom_vjp
+def _found(x: jax.Array) -> jax.Array:
+    """`x`; may be differentiated as a tap that is measured may, and not otherwise."""
+    return _here(x)
+
+
+_found.defvjp(lambda x: (x, None), lambda _, grad: (grad,))
 
 
 @jax.custom_vjp
