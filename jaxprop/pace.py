@@ -16,7 +16,8 @@ from jaxprop.types import TrainState
 
 ROWS_EVERY, RARE_EVERY = 1, 10  # until more is known
 INTERVALS = (10, 20, 50, 100)  # between records of all signals, to choose from
-B2, EPS = Signals().b2, Signals().eps
+B2, EPS = 0.999, 1e-8  # Adam's defaults
+NO_SQUARES = ("adabelief", "adamax", "adamaxw", "yogi")  # their `nu` is no mean of squared gradients
 NEVER = 2**31 - 1
 FULL_CALLS, ROW_CALLS = 4, 20  # calls of each kind that are timed, once compiled
 
@@ -142,7 +143,7 @@ def settings(config: Config) -> Signals:
     return Signals(
         taps=health.taps,
         curvature=health.curvature,
-        b2=float(arguments.get("b2") or B2),
+        b2=None if config.optimizer.name in NO_SQUARES else float(arguments.get("b2") or B2),
         eps=float(arguments.get("eps") or EPS),
         spikes=next((name for name in ("skip", "clip") if name in responses), None),
         respond=bool({"clip", "cut_lr", "rollback"} & set(responses)),

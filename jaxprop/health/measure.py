@@ -101,8 +101,8 @@ def measure_update(
     if not plan.rows:
         return jnp.zeros(0, jnp.float32)
     missing = jnp.full(len(plan.groups.names), jnp.nan, jnp.float32)
-    adam = signals.moments(*opt_states, params)
-    constants = plan.settings.b2, plan.settings.eps
+    constants = plan.settings.b2 or 0.0, plan.settings.eps
+    adam = signals.moments(*opt_states, params) if plan.settings.b2 is not None else None
     found = [missing if adam is None else signals.adam_lag(plan.groups, adam, *constants)]
     if plan.rare:
         found.append(missing if adam is None else signals.tiny_second_moment(plan.groups, adam, *constants))

@@ -165,3 +165,11 @@ def test_the_learning_rate_is_the_schedules_or_the_injected_one():
     two = optax.chain(injected, optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
     assert np.isnan(one_step(tx=two, detail="lean", health=health).learning_rate)
     assert one_step(schedule=lambda n: 0.75 + n, detail="lean", health=health).learning_rate == 0.75
+
+
+def test_an_optimizer_whose_nu_is_no_mean_of_squares_has_no_lag():
+    tx = optax.adamax(0.1)
+    assert np.isfinite(one_step(tx=tx).layers.adam_lag).all()  # what it would be taken for
+    m = one_step(tx=tx, health=Signals(b2=None))
+    assert np.isnan(m.layers.adam_lag).all()
+    assert np.isnan(m.rare.tiny_second_moment).all()
