@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,8 +19,13 @@ from jaxprop.types import Layout, Measurements, PyTree, Schedule, Sums, TrainSta
 
 
 class Plan(NamedTuple):
-    """What one variant of the step measures, known while tracing: how much, the layers, the taps it found, and `clip`,
-    the clipping that the optimizer begins with: the largest global norm it leaves, or a transformation, or None.
+    """What one variant of the step measures, known while tracing.
+
+    Args:
+      settings, detail: how much.
+      groups: the layers.
+      tapped: the taps it found.
+      clip: the clipping that the optimizer begins with: the largest global norm it leaves, a transformation, or None.
     """
 
     settings: Signals
@@ -31,7 +37,12 @@ class Plan(NamedTuple):
     @property
     def clipping(self) -> optax.GradientTransformation | None:
         """What has to clip the gradient once more for its norm to be known."""
-        return None if self.clip is None or isinstance(self.clip, float) else self.clip
+        return None if self.clip is None or isinstance(self.clip, int | float) else self.clip
+
+    @property
+    def bound(self) -> float:
+        """The largest global norm that reaches the optimizer, as far as it is known."""
+        return float(self.clip) if isinstance(self.clip, int | float) else math.inf
 
     @property
     def rows(self) -> bool:
@@ -197,8 +208,7 @@ def _rows(plan: Plan, facts: Facts) -> tuple[dict[str, Any], tuple[jax.Array, ..
     squares = jnp.where(jnp.asarray([[True], [True], [False]]) | facts.taken, squares, jnp.float32(0))
     first, known = int(plan.clipping is not None), facts.scalars
     lag = facts.inside[first : first + len(plan.groups.names)]
-    bound = plan.clip if isinstance(plan.clip, float) else jnp.inf
-    given = facts.inside[0] if first else jnp.minimum(known["grad_norm"] * known["guard"], bound)
+    given = facts.inside[0] if first else jnp.minimum(known["grad_norm"] * known["guard"], plan.bound)
     _, param, update = jnp.sqrt(jnp.sum(squares, 1))
     totals = {"param_norm": param, "update_norm": update, "clipped_norm": jnp.where(facts.taken, given, 0)}
     return facts.scalars | record.outputs(facts.sums) | totals, (jnp.sqrt(squares), counts, lag)
