@@ -1,11 +1,11 @@
 """Cost of gradient health: the train step with all default signals against the same step with none.
 
-    python scripts/bench_health.py [--pairs N] [--case NAME ...] [--compile-only]
+    python scripts/bench_health.py [--rounds N] [--case NAME ...] [--compile-only]
 
-How often the signals are measured is chosen as a run chooses it (`health.every: auto`). One timing takes whole cycles
-of that rhythm, so that every signal is in it as often as in a run. Runs alternate A B B A; what is reported is the
-median of the pairwise ratios with its quartiles, an A/A pair (none against none) for the noise, and the time of the
-first compilation, from the call to the program, with the caches empty.
+Each variant of the step is timed by itself: none, none again (the A/A pair), rows for every layer, and everything. A
+round takes them in this order and back; the ratio of a round is that to the first, and that of a run weighs the
+variants as often as a run takes them (`health.every: auto`, chosen here as a run chooses it). Reported is the median
+over rounds with its quartiles, and the time of the first compilation, from the call to the program, with empty caches.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import jax
 import optax
-from bench_step import Case, Runner, compare, language_model, mlp
+from bench_step import Case, Runner, language_model, mlp
 
 import jaxprop
 from jaxprop.config.schema import Health
@@ -30,6 +31,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "transformer LM, 4096 tokens": lambda: language_model(4096, 1, vocabulary=1280),
     "tiny MLP, batch 64": lambda: mlp(64, [64, 128, 128, 10], 100),
 }
+VARIANTS = ((False, "lean"), (True, "rows"), (True, "full"))
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
 
 
@@ -38,11 +40,10 @@ def make_step(case: Case, health: bool | Signals) -> jaxprop.step.TrainStep:
     return jaxprop.make_train_step(case.loss_fn, TX, health=health, clip=1.0)
 
 
-def runner(case: Case, health: bool | Signals, steps: int) -> Runner:
-    """One side of the comparison; its first timing, which compiles every variant, is made."""
-    return Runner(
-        make_step(case, health), jaxprop.init_state(case.params, TX, key=jax.random.key(0)), case.batch, steps
-    )
+def runner(case: Case, health: bool, detail: str) -> Runner:
+    """One variant of the step; its first timing, which compiles it, is made."""
+    step, state = make_step(case, health), jaxprop.init_state(case.params, TX, key=jax.random.key(0))
+    return Runner(lambda state, batch: step(state, batch, detail), state, case.batch, case.steps)
 
 
 def choose(case: Case) -> tuple[Signals, str]:
@@ -69,18 +70,35 @@ def compile_seconds(case: Case, health: bool | Signals) -> float:
     return time.perf_counter() - start
 
 
-def report(name: str, case: Case, pairs: int) -> None:
+def rounds_of(runners: Sequence[Runner], count: int) -> list[list[float]]:
+    """Seconds of each variant in each round."""
+    found = []
+    for _ in range(count):
+        there = [variant.time() for variant in runners]
+        back = [variant.time() for variant in reversed(runners)]
+        found.append([(a + b) / 2 for a, b in zip(there, reversed(back), strict=True)])
+    return found
+
+
+def quartiles(values: Sequence[float]) -> str:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.3f} ({low:.3f}-{high:.3f})"
+
+
+def report(name: str, case: Case, count: int) -> None:
     """Prints one row of the table of step times."""
     signals, line = choose(case)
-    cycle = signals.rare_every * max(1, round(case.steps / signals.rare_every))
-    ours, none, again = (runner(case, health, cycle) for health in (signals, False, False))
-    ratio, low, high, ours_s, none_s = compare(ours, none, pairs)
-    noise, noise_low, noise_high, *_ = compare(again, none, pairs)
-    print(
-        f"| {name} | {line.removeprefix('health: ')} | {none_s / cycle * 1e3:.3f} | {ours_s / cycle * 1e3:.3f} "
-        f"| {ratio:.3f} ({low:.3f}-{high:.3f}) | {noise:.3f} ({noise_low:.3f}-{noise_high:.3f}) |",
-        flush=True,
-    )
+    taken = Counter(signals.detail(step, step).replace("flush", "full") for step in range(1, 10_001))
+    share = {detail: taken[detail] / 10_000 for detail in ("lean", "rows", "full")}
+    variants = [runner(case, False, "lean"), *(runner(case, health, detail) for health, detail in VARIANTS)]
+    times = rounds_of(variants, count)
+    # A lean step with health is the program of a step without.
+    run = [(share["lean"] * none + share["rows"] * rows + share["full"] * full) / none for none, _, rows, full in times]
+    columns = [quartiles([each[i] / each[0] for each in times]) for i in (2, 3, 1)]
+    milliseconds = statistics.median(each[0] for each in times) / case.steps * 1e3
+    chosen = line.removeprefix("health: ")
+    print(f"| {name} | {chosen} | {milliseconds:.3f} | {' | '.join([quartiles(run), *columns])} |", flush=True)
 
 
 def report_compiling(name: str, case: Case, repeats: int) -> None:
@@ -95,7 +113,7 @@ def report_compiling(name: str, case: Case, repeats: int) -> None:
 def main() -> None:
     """Runs the chosen cases and prints two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=9, help="ABBA quadruples a case")
+    parser.add_argument("--rounds", type=int, default=15, help="of a case")
     parser.add_argument("--case", action="append", choices=[*CASES], help="only this case; may be repeated")
     parser.add_argument("--compile-only", action="store_true", help="only the table of compile times")
     args = parser.parse_args()
@@ -105,12 +123,12 @@ def main() -> None:
     print("| first compilation | none, s | all signals, s | ratio (quartiles) |")
     print("|---|---|---|---|")
     for name, case in cases.items():
-        report_compiling(name, case, 5)
+        report_compiling(name, case, 11)
     if not args.compile_only:
-        print("\n| step | chosen | none, ms | all signals, ms | ratio (quartiles) | A/A |")
-        print("|---|---|---|---|---|---|")
+        print("\n| step | chosen | none, ms | a run (quartiles) | rows | everything | A/A |")
+        print("|---|---|---|---|---|---|---|")
         for name, case in cases.items():
-            report(name, case, args.pairs)
+            report(name, case, args.rounds)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 
 Fifteen families of faults, three severities, ten seeds, on small models that take jaxprop's own step. A run diverges
 where its loss is not finite, or above max(1.5 m, m + 0.5) for 20 steps, m the median of the 200 losses before the
-fault, or of an untrained model where the fault is there from the start. Lead is that step less the first alert's.
+fault, or of an untrained model where the fault is there from the start. Lead is that step less the first alert's; a
+gradual fault that breaks the loss within 20 steps is as sudden as a bad batch, and its lead is told apart.
 An alert detects a sudden fault within 20 steps (a NaN batch in the step itself); a gradual or structural one before
 the divergence, or within 20 steps where it diverges sooner; one that never diverges within 300 steps. Thresholds were
 chosen on every second family in alphabetical order and the even healthy runs; the others are held out.

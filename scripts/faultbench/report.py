@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from faultbench.faults import CALIBRATION, FAMILIES, TREATED
-from faultbench.score import percentile, share
+from faultbench.score import SUDDEN, percentile, share
 
 Result = dict[str, Any]
+# Planted in the first weights, in the number format, or anew in every step: a rate or a rollback does not reach them.
+STAYS = ("bad_init", "logit_drift", "no_loss_scaling")
 HALVES = ("calibration", "held out", "all")
 
 
@@ -47,11 +49,17 @@ def leads(results: Sequence[Result]) -> list[int]:
     return [result["verdict"]["lead"] or 0 for result in results if result["case"]["onset"] is not None]
 
 
+def gradual(results: Sequence[Result], sooner: bool = False) -> list[Result]:
+    """Gradual faults that diverged 20 steps after they began or later; or those that did `sooner`: no time to warn."""
+    diverged = [r for r in results if r["case"]["kind"] == "gradual" and r["case"]["onset"] is not None]
+    return [r for r in diverged if (r["case"]["onset"] - r["case"]["start"] < SUDDEN) == sooner]
+
+
 def overall(results: Sequence[Result]) -> str:
     """The table of the figures against their targets."""
 
-    def gradual(found: Sequence[Result]) -> list[int]:
-        return leads([result for result in found if result["case"]["kind"] == "gradual"])
+    def slow(found: Sequence[Result]) -> list[int]:
+        return leads(gradual(found))
 
     def broken(found: Sequence[Result]) -> list[Result]:
         return [result for result in found if result["case"]["nonfinite"] is not None]
@@ -60,8 +68,8 @@ def overall(results: Sequence[Result]) -> str:
         ("faults detected", lambda f: percent(share(verdicts(f, "detected"))), "≥ 95 %"),
         ("non-finite steps: seen by then", lambda f: percent(share(r["seen_nonfinite"] for r in broken(f))), "100 %"),
         ("non-finite steps: state kept", lambda f: percent(share(not r["case"]["leaked"] for r in broken(f))), "100 %"),
-        ("gradual faults that diverge: median lead, steps", lambda f: number(percentile(gradual(f), 50)), "≥ 50"),
-        ("gradual faults that diverge: 10th percentile", lambda f: number(percentile(gradual(f), 10)), "≥ 10"),
+        ("gradual faults that diverge: median lead, steps", lambda f: number(percentile(slow(f), 50)), "≥ 50"),
+        ("gradual faults that diverge: 10th percentile", lambda f: number(percentile(slow(f), 10)), "≥ 10"),
         ("right cause first", lambda f: percent(share(verdicts(f, "cause"))), "≥ 80 %"),
         ("right layer", lambda f: percent(share(verdicts(f, "layer"))), "≥ 90 %"),
         (f"diverged runs rescued, of {TREATED} seeds", lambda f: percent(share(rescues(f))), "≥ 80 %"),
@@ -133,8 +141,7 @@ def notes(results: Sequence[Result]) -> str:
     found, lines = faulty(results), []
     hidden = [result["hidden"] for result in found if "hidden" in result]
     if hidden:
-        pairs = [(r["hidden"], r["case"]) for r in found if "hidden" in r and r["case"]["kind"] == "gradual"]
-        lead = [verdict["lead"] or 0 for verdict, case in pairs if case["onset"] is not None]
+        lead = [r["hidden"]["lead"] or 0 for r in gradual(found) if "hidden" in r]
         lines.append(
             f"- Faults of the learning rate with the rate hidden from the watch: "
             f"{percent(share(v['detected'] for v in hidden))} detected, median lead {number(percentile(lead, 50))}."
@@ -145,9 +152,19 @@ def notes(results: Sequence[Result]) -> str:
             f"- {len(found) - len(moved)} of {len(found)} faults left the loss within 5 % of the undisturbed twin's; "
             f"of the others {percent(share(verdicts(moved, 'detected')))} were detected."
         )
+    if quick := gradual(found, sooner=True):
+        lines.append(
+            f"- {len(quick)} faults of a gradual kind diverged within {SUDDEN} steps, as sudden ones do: "
+            f"median lead {number(percentile(leads(quick), 50))}; they are not among the gradual ones."
+        )
     skipped = [r for r in found if "rescue" in r and r["family"] != "nan_batch"]
     if skipped:
-        lines.append(f"- Rescued without the NaN batches, which the step skips: {percent(share(rescues(skipped)))}.")
+        stay = [r for r in skipped if r["family"] in STAYS]
+        lines.append(
+            f"- Rescued without the NaN batches, which the step skips: {percent(share(rescues(skipped)))}; of faults "
+            f"that no response undoes ({', '.join(STAYS)}) {percent(share(rescues(stay)))}, of the others "
+            f"{percent(share(rescues([r for r in skipped if r['family'] not in STAYS])))}."
+        )
     runs = undisturbed(results)
     broken = sum(run["broken"] for run in runs)
     lines.append(f"- {broken} of {len(runs)} undisturbed runs diverged by the same definition, and count as neither.")
