@@ -4,7 +4,8 @@
 
 Both sides share the loss, the optimizer (global-norm clipping and AdamW) and the data, and live in one process.
 Runs alternate A B B A; what is reported is the median of the pairwise ratios with its quartiles, an A/A pair
-(the hand-written step against itself) for the noise, and the peak memory the compiler plans for each.
+(the hand-written step against itself) for the noise, and the peak memory the compiler plans for each. What gradient
+health adds to it is what `bench_health.py` measures.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def sides(case: Case, steps_per_call: int = 1) -> tuple[Runner, Runner, Runner]:
         params = jax.tree.map(jnp.copy, case.params)
         return Runner(by_hand(case, tx, steps_per_call), (params, tx.init(params), jnp.int32(0)), batch, calls)
 
-    step = jaxprop.make_train_step(case.loss_fn, tx, steps_per_call=steps_per_call)
+    step = jaxprop.make_train_step(case.loss_fn, tx, steps_per_call=steps_per_call, health=False)
     state = jaxprop.init_state(case.params, tx, key=jax.random.key(0))
     return Runner(step, state, batch, calls), hand(), hand()
 

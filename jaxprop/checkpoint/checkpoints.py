@@ -291,16 +291,22 @@ def _import_orbax() -> Any:
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").addFilter(_is_not_orbax)
+    logging.getLogger("asyncio").addFilter(_is_no_write)
     sys.unraisablehook = functools.partial(_pass_on, sys.unraisablehook)
     return ocp
 
 
 # Whatever fails is raised as a `CheckpointError`. What Orbax and TensorStore print besides only repeats it: their log
-# has the traceback, and every array still under way when the first one fails reports a closed event loop.
+# has the traceback, every array still under way when the first one fails reports a closed event loop, and asyncio tells
+# of those that failed after it, whenever they are collected.
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in Path(record.pathname).parts
+
+
+def _is_no_write(record: logging.LogRecord) -> bool:
+    return "orbax-checkpoint-tmp" not in record.getMessage()
 
 
 def _pass_on(shown: Callable[[Any], object], unraisable: Any) -> None:

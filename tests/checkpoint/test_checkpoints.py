@@ -1,3 +1,4 @@
+import logging
 import os
 import re
 import resource
@@ -361,6 +362,16 @@ def test_a_failure_is_not_printed_besides(tmp_path, full_disk, caplog, capfd):
         checkpoints.close()
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_asyncio_says_of_a_failed_write_later_is_not_printed_either(tmp_path, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+    log = logging.getLogger("asyncio")
+    log.error("exception was never retrieved\nfuture: ValueError('%s')", tmp_path / "1.orbax-checkpoint-tmp/state")
+    assert not caplog.records
+    log.error("something else")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]
 
 
 # -- kill -9 --------------------------------------------------------------------------------------
