@@ -72,22 +72,19 @@ def build(section: sections.Optimizer, *, steps: int, params: PyTree) -> Optimiz
 
     clipping = _clipping(section.grad_clip)
     tx = _chain([*clipping, _decaying(section, steps, params, groups)])
-    clip: float | optax.GradientTransformation | None = _chain(clipping) if clipping else None
-    bound = section.grad_clip.norm if section.grad_clip else None
-    if bound is not None and len(clipping) == 1:
-        clip = float(bound)
+    clip = _chain(clipping) if clipping else None
     if any(frozen):
         labels = _like(params, ["frozen" if flag else "trained" for flag in frozen])
         tx = optax.partition({"trained": tx, "frozen": _keep()}, labels)
-        clip = (
-            optax.partition({"trained": _chain(clipping), "frozen": optax.set_to_zero()}, labels) if clipping else None
-        )
+        clip = clip and optax.partition({"trained": clip, "frozen": optax.set_to_zero()}, labels)
     if any(scale != 1.0 for scale in scales):
         tx = optax.chain(tx, _scale_leaves(_like(params, scales)))
 
     rate = _rate(section, steps)
     lr_scales = tuple(0.0 if flag else scale for flag, scale in zip(frozen, scales, strict=True))
-    return Optimizer(tx, _as_float32(1.0 if rate is None else rate), lr_scales, clip)
+    # A bound on the norm of everything tells the step what it is clipped to without clipping once more.
+    bound = section.grad_clip.norm if section.grad_clip and len(clipping) == 1 and not any(frozen) else None
+    return Optimizer(tx, _as_float32(1.0 if rate is None else rate), lr_scales, clip if bound is None else float(bound))
 
 
 # -- schedules ----------------------------------------------------------------------------------
