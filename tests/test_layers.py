@@ -253,11 +253,11 @@ def test_the_way_from_the_command_line_to_the_new_parameters_is_short(modules):
 
 @pytest.mark.parametrize("i", range(1, len(PATH)))
 def test_each_stop_on_the_way_is_reached_from_one_before_it(modules, i):
-    """By an import, by a command's name in a string, or through a module that binds it to the step."""
+    """By an import, by a command's name in a string, or through a module that binds it to the step or the line."""
     before = [modules[name] for name in PATH[:i]]
     commands = {name for name in modules for m in before if f"{NAME}.{name.replace('/', '.')}:" in m.source}
     imported = {edge.target for m in before for edge in m.internal}
-    bound = {edge.target for name in imported for unit in [modules[name].unit] if unit == "tasks"
+    bound = {edge.target for name in imported for unit in [modules[name].unit] if unit in ("tasks", "cli")
              for m in modules.values() if m.unit == unit for edge in m.internal}  # fmt: skip
     assert PATH[i] in commands | imported | bound
 

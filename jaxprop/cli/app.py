@@ -1,4 +1,4 @@
-"""Every command's signature and help, on one screen; what a command does is imported when it runs.
+"""The application, `train`, and what every signature is made of; what a command does is imported when it runs.
 
 The modules in `COMMANDS` may import jax at their top: `--help` and usage errors never reach them.
 """
@@ -72,73 +72,18 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train, or resume, the run a config describes."""
-    config, changes = _split(config, overrides)
-    _call("train", config=config, overrides=changes, run=run, fresh=fresh, json=json)
+    config, changes = split(config, overrides)
+    call("train", config=config, overrides=changes, run=run, fresh=fresh, json=json)
 
 
-@app.command("eval")
-def evaluate(
-    config: Annotated[str, typer.Argument(metavar="RUN|CONFIG", help="a run's folder, or a config")],
-    overrides: OverridesArgument = None,
-    run: RunOption = None,
-    best: Annotated[bool, typer.Option("--best", help="the best checkpoint instead of the newest")] = False,
-    json: JsonOption = False,
-) -> None:
-    """Evaluate a run's checkpoint on the test split."""
-    config, changes = _split(config, overrides)
-    _call("eval", run_or_config=config, overrides=changes, run=run, best=best, json=json)
-
-
-@app.command()
-def validate(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
-    """Check a config and list everything that is wrong with it."""
-    config, changes = _split(config, overrides)
-    _call("validate", config=config, overrides=changes)
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of configs, for editors."""
-    _call("schema")
-
-
-@app.command()
-def configs() -> None:
-    """List the packaged configs."""
-    _call("configs")
-
-
-@app.command()
-def init(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="a packaged config")] = None,
-    path: Annotated[Path | None, typer.Argument(metavar="PATH", help="the new file; default: NAME.yaml")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="take the first packaged config of this task")] = None,
-    force: Annotated[bool, typer.Option("--force", help="overwrite PATH")] = False,
-) -> None:
-    """Copy a commented config to start from."""
-    _call("init", name=name, path=path, task=task, force=force)
-
-
-@app.command()
-def info(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
-    """Show a model's layers, shapes, parameters, FLOPs and memory."""
-    config, changes = _split(config, overrides)
-    _call("info", config=config, overrides=changes)
-
-
-@app.command()
-def doctor(json: JsonOption = False) -> None:
-    """Show versions, devices, memory, and which extras are installed."""
-    _call("doctor", json=json)
-
-
-def _call(command: str, **arguments: Any) -> None:
+def call(command: str, **arguments: Any) -> None:
+    """Imports a command, runs it, and leaves with its exit code."""
     module, _, function = COMMANDS[command].partition(":")
     code = getattr(importlib.import_module(module), function)(**arguments)
     raise typer.Exit(code)
 
 
-def _split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...]]:
+def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...]]:
     """Tells the config from the overrides, which may stand before it."""
     words = [config, *(overrides or [])]
     names = [word for word in words if not OVERRIDE.match(word)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxprop.cli import app
+from jaxprop.cli import app, commands
 
 TRAIN = {"config": "c.yaml", "overrides": (), "run": None, "fresh": False, "json": False}
 EVAL = {"run_or_config": "runs/a", "overrides": (), "run": None, "best": False, "json": False}
@@ -53,5 +53,5 @@ def test_arguments(jaxprop, monkeypatch, line, command, arguments):
 
 
 def test_every_command_is_in_the_table():
-    names = {command.name or command.callback.__name__ for command in app.app.registered_commands}
+    names = {command.name or command.callback.__name__ for command in commands.app.registered_commands}
     assert names == set(app.COMMANDS)

@@ -1,0 +1,68 @@
+"""The signatures and help of all commands but `train`, on one screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxprop.cli.app import ConfigArgument, JsonOption, OverridesArgument, RunOption, app, call, split
+
+__all__ = ["app"]
+
+
+@app.command("eval")
+def evaluate(
+    config: Annotated[str, typer.Argument(metavar="RUN|CONFIG", help="a run's folder, or a config")],
+    overrides: OverridesArgument = None,
+    run: RunOption = None,
+    best: Annotated[bool, typer.Option("--best", help="the best checkpoint instead of the newest")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Evaluate a run's checkpoint on the test split."""
+    config, changes = split(config, overrides)
+    call("eval", run_or_config=config, overrides=changes, run=run, best=best, json=json)
+
+
+@app.command()
+def validate(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
+    """Check a config and list everything that is wrong with it."""
+    config, changes = split(config, overrides)
+    call("validate", config=config, overrides=changes)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of configs, for editors."""
+    call("schema")
+
+
+@app.command()
+def configs() -> None:
+    """List the packaged configs."""
+    call("configs")
+
+
+@app.command()
+def init(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="a packaged config")] = None,
+    path: Annotated[Path | None, typer.Argument(metavar="PATH", help="the new file; default: NAME.yaml")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="take the first packaged config of this task")] = None,
+    force: Annotated[bool, typer.Option("--force", help="overwrite PATH")] = False,
+) -> None:
+    """Copy a commented config to start from."""
+    call("init", name=name, path=path, task=task, force=force)
+
+
+@app.command()
+def info(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
+    """Show a model's layers, shapes, parameters, FLOPs and memory."""
+    config, changes = split(config, overrides)
+    call("info", config=config, overrides=changes)
+
+
+@app.command()
+def doctor(json: JsonOption = False) -> None:
+    """Show versions, devices, memory, and which extras are installed."""
+    call("doctor", json=json)
