@@ -19,6 +19,7 @@ from jaxprop.config.tree import Path as Keys
 from jaxprop.config.tree import Tree
 from jaxprop.errors import CheckpointError, UsageError
 from jaxprop.experiment import evaluate
+from jaxprop.runfolder import check_run
 from jaxprop.types import TrainState
 
 # May be overridden here although a run is not continued across them: what is evaluated on, and where.
@@ -69,21 +70,14 @@ def evaluate_run(
 def _checkpoints_of(folder: Path) -> Path:
     """The folder of a run's checkpoints, with at least one in it."""
     checkpoints = folder / "checkpoints"
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such run folder{_others(folder.parent)}")
-    if not checkpoints.is_dir() and not (folder / "config.yaml").is_file():
-        raise UsageError(f"{folder} is not a run's folder: it has no config.yaml and no checkpoints{_others(folder)}")
+    if not checkpoints.is_dir():
+        check_run(folder)
     if not Checkpoints(checkpoints).steps():
         raise CheckpointError(
             f"{folder} has no checkpoint yet; a run saves one at each evaluation and at its end "
             "(not with checkpoint.enabled: false)"
         )
     return checkpoints
-
-
-def _others(parent: Path) -> str:
-    runs = sorted(path.parent.name for path in parent.glob("*/config.yaml"))
-    return f" (runs in {parent}: {', '.join(runs)})" if runs else "; 'jaxprop train CONFIG' makes one"
 
 
 def _overridden(stored: Config, overrides: Sequence[str]) -> Config:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -26,6 +26,14 @@ from jaxprop.sinks import Sink
 from jaxprop.types import Measurements, TrainState
 
 
+class Recorder(Protocol):
+    """Keeps what a failing step was given; `jaxprop.blackbox.Recorder` is one."""
+
+    def take(self, step: int, size: int, batch: Any) -> None: ...
+
+    def read(self, step: int, m: Measurements, state: TrainState, now: int) -> str | None: ...
+
+
 class Loop:
     """One run from the state it is given to its last step.
 
@@ -34,11 +42,14 @@ class Loop:
       state: the state before the first step; taken over, since the step donates it.
       checkpoints: where the run is saved, and where it goes on from.
       stop: asks for an early end.
+      recorder: keeps what a failing step was given.
     """
 
-    def __init__(self, experiment: Experiment, state: TrainState, checkpoints: Checkpoints, stop: Stop):
+    def __init__(
+        self, experiment: Experiment, state: TrainState, checkpoints: Checkpoints, stop: Stop, recorder: Recorder
+    ):
         self._experiment, self._config = experiment, experiment.config
-        self._checkpoints, self._stop = checkpoints, stop
+        self._checkpoints, self._stop, self._recorder = checkpoints, stop, recorder
         self.state = state
         self.step = 0
         self.clock = Clock()
@@ -147,6 +158,7 @@ class Loop:
             else:
                 self.state, measurements = step(self.state, batch, detail)
         self.step += size
+        self._recorder.take(self.step, size, batch)
         if isinstance(measurements.packed, jax.Array):
             measurements.packed.copy_to_host_async()
         self._pending.append((self.step, measurements))
@@ -198,6 +210,9 @@ class Loop:
             sink.alert(line)
         if self.diagnosis is not None:
             self.status = "diverged"  # whatever later steps of the same reading say
+        note = self._recorder.read(step, m, self.state, self.step)
+        if note is not None:
+            sink.note(note)
         total, log_every = self._rhythm.total, self._config.run.log_every
         if step % log_every == 0 or step == total:
             sink.write(train_record(step, m, self.clock.rate()))

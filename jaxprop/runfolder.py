@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxprop
-from jaxprop.errors import RunFolderError
+from jaxprop.errors import RunFolderError, UsageError
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -19,6 +19,19 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages a run's numbers depend on."""
     known = {"python": platform.python_version(), "jaxprop": jaxprop.__version__}
     return known | {name: importlib.metadata.version(name) for name in VERSIONED}
+
+
+def check_run(folder: Path) -> None:
+    """Raises UsageError where there is no run's folder, naming the runs nearby."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such run folder{_others(folder.parent)}")
+    if not (folder / "config.yaml").is_file():
+        raise UsageError(f"{folder} is not a run's folder: it has no config.yaml{_others(folder)}")
+
+
+def _others(parent: Path) -> str:
+    runs = sorted(path.parent.name for path in parent.glob("*/config.yaml"))
+    return f" (runs in {parent}: {', '.join(runs)})" if runs else "; 'jaxprop train CONFIG' makes one"
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 
 from jaxprop import data, ending, optimizers, parallel, resuming, tasks
 from jaxprop import step as steps
+from jaxprop.blackbox import Recorder
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.dump import dump
 from jaxprop.config.root import Config
@@ -151,7 +153,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
             print(resuming.resume_note(finished["step"], finished["step"]), file=sys.stderr)
             return Outcome(finished, EXIT_DONE)
         checkpoints = _open_checkpoints(config, folder)
-        loop = Loop(composed.experiment, composed.state, checkpoints, interrupts)
+        loop = Loop(composed.experiment, composed.state, checkpoints, interrupts, Recorder(folder, config))
         try:
             with checkpoints:
                 status = _run(loop, composed, checkpoints, folder, fresh, quiet)
@@ -181,6 +183,7 @@ def _run(loop: Loop, composed: Composed, checkpoints: Checkpoints, folder: Path,
     with contextlib.closing(sinks) as sink:
         if fresh:
             checkpoints.clear()
+            shutil.rmtree(folder / "blackbox", ignore_errors=True)
         (folder / "summary.json").unlink(missing_ok=True)  # of an earlier end that this run goes beyond
         if resumed_from is not None:
             sink.note(resuming.resume_note(resumed_from, total))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprop import runner
+from jaxprop.blackbox import Recorder
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.build import build
 from jaxprop.loop import Loop
@@ -66,7 +67,8 @@ class Bench:
         experiment = self.composed.experiment._replace(**{"stream": stream, **changes})
         section = experiment.config.checkpoint
         checkpoints = Checkpoints(folder / "checkpoints", keep=section.keep, best="loss")
-        return Loop(experiment, copied(self.composed.state), checkpoints, stop), checkpoints
+        recorder = Recorder(folder, experiment.config)
+        return Loop(experiment, copied(self.composed.state), checkpoints, stop, recorder), checkpoints
 
     def train(self, folder, stop_at=None, sink=None, stop=None, **changes):
         """Runs to the end, or to the step the stop is asked for at; resumes what the folder holds."""

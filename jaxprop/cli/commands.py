@@ -26,6 +26,16 @@ def evaluate(
 
 
 @app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
+    step: Annotated[int | None, typer.Option("--step", help="which failing step; default: the first")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Find the operation, layer, line and examples behind a run's NaN."""
+    call("replay", run=run, step=step, json=json)
+
+
+@app.command()
 def validate(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Check a config and list everything that is wrong with it."""
     config, changes = split(config, overrides)

@@ -24,6 +24,7 @@ HARMLESS: tuple[Path, ...] = (
     ("data", "test_labels"),
     # what is measured and what is done about it: the train state is of one structure whatever they are
     *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
+    ("health", "blackboxes"),
 )
 LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
 

@@ -239,6 +239,8 @@ class Health(Section):
     tries: Positive = Field(3, description="rollbacks a run may take")
     max_skips: Positive = Field(25, description="non-finite steps in a row after which the run counts as diverged")
 
+    blackboxes: Annotated[int, Field(ge=0)] = Field(3, description="failing steps that a run keeps, to be replayed")
+
     @property
     def responses(self) -> tuple[str, ...]:
         """What `on_alert` lists; `log`, which is always done, left out."""

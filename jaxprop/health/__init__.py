@@ -1,4 +1,4 @@
-"""Gradient health: signals inside the step, early warning on the host, and the response to it.
+"""Gradient health: signals inside the step, early warning on the host, the response to it, and where a NaN began.
 
 Names load on first use, so that `import jaxprop.health` costs nothing and `Watch` never loads jax.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxprop.health.replay import Finding, find_nonfinite
     from jaxprop.health.signals import Signals
     from jaxprop.health.watch import Alert, Watch, WatchConfig
 
-__all__ = ["Alert", "Signals", "Watch", "WatchConfig"]
+__all__ = ["Alert", "Finding", "Signals", "Watch", "WatchConfig", "find_nonfinite"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> Any:
         from jaxprop.health import watch
 
         return getattr(watch, name)
+    if name in ("Finding", "find_nonfinite"):
+        from jaxprop.health import replay
+
+        return getattr(replay, name)
     if name == "Signals":
         from jaxprop.health.signals import Signals
 

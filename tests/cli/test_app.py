@@ -23,6 +23,8 @@ TABLE = [
     ("eval runs/a --run other", "eval", EVAL | {"run": Path("other")}),
     ("info c.yaml a=1", "info", {"config": "c.yaml", "overrides": ("a=1",)}),
     ("doctor --json", "doctor", {"json": True}),
+    ("replay runs/a", "replay", {"run": Path("runs/a"), "step": None, "json": False}),
+    ("replay runs/a --step 7 --json", "replay", {"run": Path("runs/a"), "step": 7, "json": True}),
     ("validate c.yaml", "validate", {"config": "c.yaml", "overrides": ()}),
     ("init", "init", INIT),
     ("init a b.yaml --force", "init", INIT | {"name": "a", "path": Path("b.yaml"), "force": True}),

@@ -1,0 +1,148 @@
+"""A failing step taken again: the same step, in its parts, and what is said of it."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxprop import replay as replays
+from jaxprop.blackbox import boxes, read_box
+from jaxprop.checkpoint import leaves
+from jaxprop.errors import UsageError
+from jaxprop.replay import parts, replay, replay_run
+from jaxprop.runfolder import write_summary
+from tests.benches import Bench, Poisoned
+
+BAD = (5, 17)
+
+
+class OneBad(Poisoned):
+    """Poisons a few examples only."""
+
+    def __next__(self):
+        batch = super().__next__()
+        if np.isnan(batch["inputs"]).any():
+            clean = np.zeros_like(batch["inputs"])
+            clean[list(BAD)] = np.nan
+            return {**batch, "inputs": clean}
+        return batch
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Bench({})
+
+
+@pytest.fixture(scope="module")
+def failed(bench, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("failed")
+    bench.train(folder, stream=OneBad(bench, {3, 4}))
+    shutil.copy(boxes(folder)[0] / "config.yaml", folder / "config.yaml")
+    return folder
+
+
+def test_the_input_and_the_examples_are_named_by_their_place_in_the_whole_batch(failed):
+    """Two microbatches of 120: both examples are in the second one."""
+    found = replay_run(failed)
+    assert found.step == 4
+    assert (found.finding.primitive, found.finding.layer) == ("input", "batch/inputs")
+    assert found.finding.examples == BAD
+    assert found.notes == ()
+    written = json.loads((failed / "blackbox" / "4" / "finding.json").read_text())
+    assert written["examples"] == list(BAD)
+    assert written["message"] in found.message
+
+
+def test_it_is_found_again_in_a_fresh_process(failed):
+    box = boxes(failed)[0]
+    here = replay(box)
+    done = subprocess.run([sys.executable, str(box / "repro.py")], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.strip() == here.message
+
+
+def test_the_parts_are_what_the_step_computes(bench, tmp_path):
+    """The losses of a healthy step's parts add up to the step's, and so do the gradients."""
+    bench.train(tmp_path, stream=OneBad(bench, {3, 4}))
+    box = read_box(boxes(tmp_path)[0])
+    stream = Poisoned(bench, set())
+    batch = [next(stream) for _ in range(4)][3]
+    state = leaves.unpack(box.arrays, box.key_impls, bench.composed.state)
+    got = list(parts(bench.composed, state, box._replace(batch=batch)))
+    losses = [loss_fn(params, one, key) for loss_fn, params, one, key, _ in got]
+    weights = [float(one["weight"].sum()) for _, _, one, _, _ in got]
+    state = state._replace(step=np.int32(box.step - 1))
+    _, measured = bench.composed.experiment.step(jax.device_put(state), batch, "lean")
+    assert float(measured.loss) == pytest.approx(float(np.average(losses, weights=weights)), rel=1e-6)
+
+
+def test_a_finite_step_is_said_to_be(failed, tmp_path, bench):
+    shutil.copytree(failed, tmp_path / "run")
+    box = boxes(tmp_path / "run")[0]
+    from safetensors.numpy import save_file
+
+    stream = Poisoned(bench, set())
+    save_file(dict(next(stream)), box / "batch.safetensors")
+    found = replay_run(tmp_path / "run")
+    assert found.finding is None
+    assert "loss and gradients are finite this time" in found.message
+    assert not (box / "finding.json").exists()
+
+
+def test_what_is_not_as_it_was_is_noted(failed, tmp_path):
+    folder = shutil.copytree(boxes(failed)[0], tmp_path / "4")
+    about = json.loads((folder / "box.json").read_text())
+    about["versions"]["jax"] = "0.1"
+    about |= {"device": "TPU v9", "updates": 2, "sources": about["sources"] | {"losses.py": "0"}}
+    (folder / "box.json").write_text(json.dumps(about))
+    notes = "\n".join(replay(folder).notes)
+    assert "the step failed with jax 0.1, now " in notes
+    assert "jaxprop/losses.py has changed since the step failed" in notes
+    assert "the step failed on TPU v9" in notes
+    assert "the state has seen 2 updates more" in notes
+
+
+# -- what cannot be replayed ----------------------------------------------------------------------
+
+
+def run_folder(tmp_path, failed):
+    shutil.copy(failed / "config.yaml", tmp_path / "config.yaml")
+    return tmp_path
+
+
+def test_a_run_that_never_failed(tmp_path, failed):
+    folder = run_folder(tmp_path, failed)
+    write_summary(folder, {"status": "completed", "step": 14})
+    with pytest.raises(UsageError, match="no black box to replay: none of its 14 steps was non-finite"):
+        replay_run(folder)
+
+
+def test_a_run_that_has_not_ended(tmp_path, failed):
+    with pytest.raises(UsageError, match="no step of it has failed so far, and the run has not ended"):
+        replay_run(run_folder(tmp_path, failed))
+
+
+def test_a_run_that_was_told_to_keep_none(tmp_path, failed):
+    folder = run_folder(tmp_path, failed)
+    text = (folder / "config.yaml").read_text()
+    assert "blackboxes: 3" in text
+    (folder / "config.yaml").write_text(text.replace("blackboxes: 3", "blackboxes: 0"))
+    with pytest.raises(UsageError, match=r"health\.blackboxes is 0"):
+        replay_run(folder)
+
+
+def test_a_step_without_a_box(failed):
+    with pytest.raises(UsageError, match="has no black box of step 7; it has 4"):
+        replay_run(failed, 7)
+
+
+def test_no_such_run(tmp_path):
+    with pytest.raises(UsageError, match="there is no such run folder"):
+        replay_run(tmp_path / "none")
+
+
+def test_versions_that_are_noted_are_recorded(failed):
+    assert set(replays.NOTED) <= set(read_box(boxes(failed)[0]).about["versions"])
