@@ -26,7 +26,7 @@ RANKS = {
     "checkpoint": 3, "sinks": 3, "lock": 3, "interrupt": 3, "runfolder": 3,
     "tasks": 4, "loop": 4, "blackbox": 4, "resuming": 4, "ending": 4,
     "runner": 5,
-    "describe": 6, "diagnose": 6, "evaluation": 6, "replay": 6, "report": 6, "bench": 6, "plan": 6,
+    "describe": 6, "diagnose": 6, "evaluation": 6, "replay": 6, "lessons": 6, "report": 6, "bench": 6, "plan": 6,
     "cli": 7, "__init__": 7,
     "__main__": 8,
 }  # fmt: skip

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "jaxprop.cli.train:train",
     "eval": "jaxprop.cli.eval:evaluate",
     "replay": "jaxprop.cli.replay:replay",
+    "lesson": "jaxprop.cli.lesson:lesson",
     "validate": "jaxprop.cli.validate:validate",
     "schema": "jaxprop.cli.schema:schema",
     "configs": "jaxprop.cli.configs:configs",

@@ -36,6 +36,18 @@ def replay(
 
 
 @app.command()
+def lesson(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="a lesson; without one, they are listed")] = None,
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="default: runs/lessons/NAME")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="runs of each variant")] = 3,
+    fresh: Annotated[bool, typer.Option("--fresh", help="repeat runs that are complete, too")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Run a lesson's variants and print what they show."""
+    call("lesson", name=name, run=run, seeds=seeds, fresh=fresh, json=json)
+
+
+@app.command()
 def validate(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Check a config and list everything that is wrong with it."""
     config, changes = split(config, overrides)

@@ -21,16 +21,18 @@ def packaged_folder() -> Path:
 
 
 def packaged() -> dict[str, Path]:
-    """Returns the packaged configs, `name -> file`, sorted by name."""
-    return {path.stem: path for path in sorted(packaged_folder().glob("*.yaml"))}
+    """Returns the packaged configs, `name -> file`, sorted by name; those in a folder are called `folder/name`."""
+    folder = packaged_folder()
+    files = [*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]
+    return dict(sorted((path.relative_to(folder).with_suffix("").as_posix(), path) for path in files))
 
 
 def schema_comment(folder: Path | None = None) -> str:
     """Returns the line that points an editor's YAML language server at the JSON Schema.
 
     Args:
-      folder: where the config will stand. A `schema.json` in it is named by its relative path, since
-        a config that is committed beside one must not hold the path of a machine.
+      folder: where the config will stand. A `schema.json` in it, or in the one above, is named by its relative path,
+        since a config that is committed beside one must not hold the path of a machine.
 
     Returns:
       A comment without a newline.
@@ -39,8 +41,8 @@ def schema_comment(folder: Path | None = None) -> str:
       >>> schema_comment(packaged_folder())
       '# yaml-language-server: $schema=schema.json'
     """
-    beside = folder is not None and (folder / SCHEMA_NAME).is_file()
-    target = SCHEMA_NAME if beside else (packaged_folder() / SCHEMA_NAME).as_posix()
+    near = [] if folder is None else [name for name in (SCHEMA_NAME, f"../{SCHEMA_NAME}") if (folder / name).is_file()]
+    target = near[0] if near else (packaged_folder() / SCHEMA_NAME).as_posix()
     return f"# yaml-language-server: $schema={target}"
 
 
@@ -48,7 +50,7 @@ def find(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
     """Returns the file that a config's name or path stands for.
 
     Args:
-      name: a path, or the bare name of a packaged config (no separator, no `.yaml`).
+      name: a path, or the name of a packaged config, without `.yaml`.
       beside: folder that a relative path starts from; default: the working directory.
 
     Returns:
@@ -60,9 +62,9 @@ def find(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
     text = os.fspath(name)
     if not text.strip():
         raise ConfigError("the config's name is empty; give a YAML file or one of: " + ", ".join(packaged()))
-    if _is_bare(text) and text in packaged():
-        return packaged()[text]
     path = (beside or Path()) / Path(text).expanduser()
+    if text in packaged() and (_is_bare(text) or not path.is_file()):
+        return packaged()[text]
     try:
         folder, exists = path.is_dir(), path.exists()
     except OSError as error:

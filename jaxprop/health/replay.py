@@ -300,16 +300,19 @@ def _derivative_of(entry: Entry, written: Sequence[str]) -> str | None:
     """The primitive that an equation is the derivative of, if it is one's and its line leaves no doubt."""
     if entry.primitive in written and not entry.backward:
         return None
-    singular = [name for name in dict.fromkeys(written) if name in SINGULAR]
-    return singular[0] if len(singular) == 1 else None
+    likely = [name for name in dict.fromkeys(written) if name in DERIVATIVES.get(entry.primitive, ())]
+    return likely[0] if len(likely) == 1 else None
 
 
-# Whose derivative may be infinite where they are not, or become so by overflow.
-_SINGULAR = """
-    acos acosh asin atan2 atanh cbrt cumprod div erf_inv exp exp2 expm1 integer_pow log log1p logistic pow reduce_prod
-    rsqrt sqrt square tan
-"""
-SINGULAR = frozenset(_SINGULAR.split())
+# An operation of the backward pass -> those in whose derivative it may be the first that is not finite.
+DERIVATIVES = {
+    "div": ("atan2", "atanh", "div", "log", "log1p", "rsqrt", "sqrt"),
+    "integer_pow": ("cbrt", "div", "integer_pow"),
+    "log": ("pow",),
+    "mul": ("cumprod", "exp", "exp2", "expm1", "integer_pow", "logistic", "pow", "reduce_prod", "square", "tan"),
+    "pow": ("pow",),
+    "rsqrt": ("acos", "acosh", "asin"),
+}
 
 
 def _look_inside(entry: Entry) -> str | None:

@@ -8,6 +8,7 @@ from jaxprop.cli import app, commands
 
 TRAIN = {"config": "c.yaml", "overrides": (), "run": None, "fresh": False, "json": False}
 EVAL = {"run_or_config": "runs/a", "overrides": (), "run": None, "best": False, "json": False}
+LESSON = {"name": None, "run": None, "seeds": 3, "fresh": False, "json": False}
 INIT = {"name": None, "path": None, "task": None, "force": False}
 
 TABLE = [
@@ -25,6 +26,12 @@ TABLE = [
     ("doctor --json", "doctor", {"json": True}),
     ("replay runs/a", "replay", {"run": Path("runs/a"), "step": None, "json": False}),
     ("replay runs/a --step 7 --json", "replay", {"run": Path("runs/a"), "step": 7, "json": True}),
+    ("lesson", "lesson", LESSON),
+    (
+        "lesson rates --seeds 1 --run x --fresh",
+        "lesson",
+        LESSON | {"name": "rates", "seeds": 1, "run": Path("x"), "fresh": True},
+    ),
     ("validate c.yaml", "validate", {"config": "c.yaml", "overrides": ()}),
     ("init", "init", INIT),
     ("init a b.yaml --force", "init", INIT | {"name": "a", "path": Path("b.yaml"), "force": True}),

@@ -13,7 +13,14 @@ def folders(tmp_path, monkeypatch):
     package, work = tmp_path / "package", tmp_path / "work"
     (work / "runs" / "one").mkdir(parents=True)
     package.mkdir()
-    for path in (package / "digits_cnn.yaml", package / "lm.yaml", work / "mine.yaml", work / "runs/one/config.yaml"):
+    (package / "lessons").mkdir()
+    for path in (
+        package / "digits_cnn.yaml",
+        package / "lm.yaml",
+        package / "lessons/rates.yaml",
+        work / "mine.yaml",
+        work / "runs/one/config.yaml",
+    ):
         path.write_text("a: 1\n")
     monkeypatch.setattr(module, "packaged_folder", lambda: package)
     monkeypatch.chdir(work)
@@ -22,7 +29,8 @@ def folders(tmp_path, monkeypatch):
 
 def test_names_and_paths(folders):
     package, work = folders
-    assert list(packaged()) == ["digits_cnn", "lm"]
+    assert list(packaged()) == ["digits_cnn", "lessons/rates", "lm"]
+    assert find("lessons/rates") == package / "lessons" / "rates.yaml"
     assert find("digits_cnn") == package / "digits_cnn.yaml"
     assert find("mine.yaml").resolve() == work / "mine.yaml"
     assert find(work / "mine.yaml") == work / "mine.yaml"
@@ -39,7 +47,7 @@ def test_names_and_paths(folders):
         ("mime.yaml", "mime.yaml: no such config; did you mean 'mine.yaml'?"),
         ("configs/digits_cnn.yaml", "no such config; did you mean the packaged config 'digits_cnn'?"),
         ("runs/one/confg.yaml", "did you mean 'runs/one/config.yaml'?"),
-        ("nothing/like/it.yaml", "no such config (packaged: digits_cnn, lm)"),
+        ("nothing/like/it.yaml", "no such config (packaged: digits_cnn, lessons/rates, lm)"),
         ("runs/one", "runs/one: is a directory; did you mean 'runs/one/config.yaml'?"),
         ("runs", "runs: is a directory; give a YAML file"),
         ("", "the config's name is empty"),

@@ -1,0 +1,43 @@
+"""`jaxprop lesson`: runs a lesson's variants over several seeds and prints what they show."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from jaxprop import lessons
+from jaxprop.cli.tables import show
+from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
+from jaxprop.lessons import LESSONS, Taught
+from jaxprop.sinks.jsonl import encode
+
+
+def lesson(name: str | None, run: Path | None, seeds: int, fresh: bool, json: bool) -> int:
+    """Teaches a lesson, or lists them all; returns 1 where what it claims has not been found."""
+    if name is None:
+        show(["lesson", "question"], [(name, lesson.question) for name, lesson in LESSONS.items()])
+        return EXIT_DONE
+    folder = run if run is not None else Path("runs") / "lessons" / name
+    taught = lessons.teach(name, folder, seeds=seeds, fresh=fresh)
+    if json:
+        print(encode({"lesson": name, "figures": taught.measured, "holds": taught.held}))
+    else:
+        _print(taught)
+    return EXIT_DONE if all(taught.held) else EXIT_RUNTIME
+
+
+def _print(taught: Taught) -> None:
+    asked, count = taught.lesson, len(taught.held)
+    shown = {label: [_span([run[f] for run in runs]) for f in asked.figures] for label, runs in taught.measured.items()}
+    of = f"{count} seeds: median (range)" if count > 1 else "1 seed"
+    print(asked.question)
+    show([of, *asked.figures], [(label, *cells) for label, cells in shown.items()])
+    print(f"{'Found' if all(taught.held) else 'Claimed'}: {asked.claim} ({sum(taught.held)} of {count} seeds).")
+    print(f"Look at {asked.look}:")
+    print(f"  jaxprop report {' '.join(shlex.quote(str(path)) for path in taught.folders[: len(taught.measured)])}")
+
+
+def _span(values: list[float]) -> str:
+    ordered = sorted(values)
+    middle = ordered[(len(ordered) - 1) // 2]
+    return f"{middle:.3g} ({ordered[0]:.3g} to {ordered[-1]:.3g})" if len(ordered) > 1 else f"{middle:.3g}"
