@@ -12,7 +12,7 @@ HEAD = re.compile(r"(^|[/_.])(head|lm_head|logits|outputs?|unembed\w*|classifier
 # Inside one place: what projects in comes before what projects out.
 INWARD = re.compile(r"(^|[/_.])(qkv|query|key|value|[qkv]_proj|in_proj|up|gate|fc1|wi)([/_.]|$)", re.I)
 OUTWARD = re.compile(r"(^|[/_.])(out|out_proj|o_proj|down|fc2|wo)([/_.]|$)", re.I)
-BEFORE = re.compile(r"[_/]?(pre|pre_norm|norm|ln|layer_norm)$", re.I)
+BEFORE = re.compile(r"_(norm|ln|layer_norm)$", re.I)
 
 
 def forward_order(layers: Sequence[str], taps: Sequence[str]) -> list[str]:
@@ -38,7 +38,7 @@ def forward_order(layers: Sequence[str], taps: Sequence[str]) -> list[str]:
     for name in sorted(layers, key=_natural):
         tap = _tap_of(name, place)
         normed = place.get(BEFORE.sub("", name))
-        if normed is not None and name not in place and name.rpartition("/")[0] not in place:
+        if normed is not None and name not in place:
             at[name] = previous = normed - 0.25  # `attn_norm` feeds `attn`
         elif tap is not None:
             at[name] = previous = float(tap)
