@@ -19,6 +19,7 @@ from jaxprop.errors import UsageError
 COMMANDS = {
     "train": "jaxprop.cli.train:train",
     "eval": "jaxprop.cli.eval:evaluate",
+    "report": "jaxprop.cli.report:report",
     "validate": "jaxprop.cli.validate:validate",
     "schema": "jaxprop.cli.schema:schema",
     "configs": "jaxprop.cli.configs:configs",

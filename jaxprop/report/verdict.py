@@ -181,8 +181,8 @@ def _alert_facts(run: RunData, main: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _done(action: dict[str, Any]) -> str:
-    step = whole(action.get("step")) or 0
-    return f"step {step:,}: {text(action.get('message'), text(action.get('action'), 'an action'))}"
+    step, said = whole(action.get("step")) or 0, text(action.get("message"), text(action.get("action"), "an action"))
+    return f"step {step:,}: {said.partition(': ')[0]}"  # what follows is the alert's own message
 
 
 def _status(run: RunData) -> str:

@@ -44,6 +44,17 @@ function axis(extra) {
   };
 }
 
+/** Ticks of a logarithmic axis: whole decades as far as they fit; 1, 2 and 5 where there are few. */
+function decades(low, high, most) {
+  const [from, to] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+  const stride = Math.max(1, Math.ceil((to - from) / Math.max(most, 1)));
+  const ticks = [];
+  for (let power = Math.ceil(from / stride) * stride; power <= to; power += stride) {
+    for (const digit of to - from <= 1.5 && most >= 3 ? [1, 2, 5] : [1]) ticks.push(Number(`${digit}e${power}`));
+  }
+  return ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
+}
+
 /** Nearest point of a series that has a value, so that sparse curves tell theirs too. */
 function nearest(u, seriesIndex, index) {
   const values = u.data[seriesIndex];
@@ -84,14 +95,17 @@ function plotOptions(options, box, legend) {
     scales: { x: xScale(options), y: yScale(options) },
     axes: [
       axis({
-        values: x.values || ((u, splits) => splits.map((v) => (v === null ? "" : Number.isInteger(v) || x.log ? fmt(v) : ""))),
-        splits: x.splits, rotate: x.rotate, size: x.size || 28, space: x.space || 60, filter: x.filter,
-        grid: { stroke: css("--grid"), width: 1 },
+        values: x.values || ((u, splits) => splits.map((v) => (Number.isInteger(v) || x.log ? fmt(v) : ""))),
+        splits: x.log ? (u, i, low, high) => decades(low, high, Math.floor(u.bbox.width / devicePixelRatio / 50)) : x.splits,
+        filter: x.log ? (u, splits) => splits : undefined,
+        rotate: x.rotate, size: x.size || 28, space: x.space || 60,
       }),
-      axis({ size: left, space: 32, values: (u, splits) => splits.map((v) => (v === null ? "" : fmt(v))) }),
+      axis({
+        size: left, space: 32, ...(options.log ? logTicks : {}), values: (u, splits) => splits.map((v) => (v === null ? "" : fmt(v))),
+      }),
     ],
     series: [
-      { label: x.label || "step", value: (u, v) => (v === null ? "–" : x.name ? x.name(v) : fmt(v, 6)) },
+      { label: "", value: (u, v) => (v === null ? "" : x.name ? x.name(v) : `${x.label ?? "step"} ${fmt(v, 6)}`) },
       ...options.series.map(lineOptions),
     ],
     cursor: {
@@ -108,19 +122,23 @@ function plotOptions(options, box, legend) {
   };
 }
 
+const logTicks = {
+  splits: (u, i, low, high) => decades(low, high, Math.floor(u.bbox.height / devicePixelRatio / 26)),
+  filter: (u, splits) => splits,
+};
 const moves = (type) => type !== "mousedown" && type !== "mouseup";
 
 function xScale(options) {
   const x = options.x || {};
   if (!options.own) return { time: false, range: () => widened(stage.range()) };
-  if (x.log) return { time: false, distr: 3 };
+  if (x.log) return { time: false, distr: 3, range: (u, low, high) => [low, high] };
   return { time: false, range: x.range ? () => x.range : (u, low, high) => widened([low, high]) };
 }
 
 const widened = ([low, high]) => (high > low ? [low, high] : [low - 0.5, high + 0.5]);
 
 function yScale(options) {
-  if (options.log) return { distr: 3, log: 10, range: options.yRange ? () => options.yRange : undefined };
+  if (options.log) return { distr: 3, log: 10, range: options.yRange ? () => options.yRange : (u, low, high) => roomy(low, high) };
   if (options.yRange) return { range: () => options.yRange };
   return {
     range: (u, low, high) => {
@@ -132,11 +150,18 @@ function yScale(options) {
   };
 }
 
+/** A little room about the values of a logarithmic axis. */
+function roomy(low, high) {
+  if (!(low > 0)) return [0.1, 1];
+  const room = (high / low) ** 0.06 * 1.05;
+  return [low / room, high * room];
+}
+
 function lineOptions(line) {
   const dots = line.dots ?? line.value.length <= 40;
   return {
     label: line.label, stroke: line.stroke, dash: line.dash, width: line.width || 1.4, alpha: line.alpha,
-    points: { show: dots, size: 5, fill: line.stroke }, value: (u, v) => fmt(v),
+    points: { show: dots, size: 5, fill: line.stroke }, value: (u, v) => (v === null || v === undefined ? "" : fmt(v)),
   };
 }
 

@@ -123,6 +123,12 @@ function heatMap(map) {
   return box;
 }
 
+/** Whether a stretch at either end, wide enough to be seen, was not measured. */
+function leavesOut(map) {
+  const [from, to] = stage.full;
+  return Math.max(map.first[0] - from, to - map.last[map.last.length - 1]) > (to - from) / 200;
+}
+
 function told(map, code) {
   if (code === CODE.missing) return "not measured";
   if (code === CODE.notFinite) return "not finite";
@@ -150,14 +156,15 @@ function mapLegend(map, codes) {
   }
   const parts = [el("span", {}, fmt(map.low, 2)), bar, el("span", {}, fmt(map.high, 2))];
   if (map.scale === "log") parts.push(el("span", { class: "unit" }, "log scale"));
-  const swatch = (cross, text) => {
+  const swatch = (fill, text) => {
     const node = el("canvas", { width: 18 * devicePixelRatio, height: 10 * devicePixelRatio, class: "swatch" });
     const pen = node.getContext("2d");
-    pen.fillStyle = pattern(pen, cross);
+    pen.fillStyle = fill(pen);
     pen.fillRect(0, 0, node.width, node.height);
     parts.push(node, el("span", {}, text));
   };
-  if (codes.includes(CODE.notFinite)) swatch(true, "not finite");
-  if (codes.includes(CODE.missing)) swatch(false, "not measured");
+  if (map.scale === "log" && codes.includes(CODE.zero)) swatch(() => "#000", "0");
+  if (codes.includes(CODE.notFinite)) swatch((pen) => pattern(pen, true), "not finite");
+  if (codes.includes(CODE.missing) || leavesOut(map)) swatch((pen) => pattern(pen, false), "not measured");
   return el("span", { class: "scale" }, parts);
 }

@@ -125,7 +125,7 @@ function profileChart(profile, title, yRange) {
   return chart({
     title, unit: profile.unit, series, own: "depth", height: 250, log: spansDecades(series, 0.7), yRange,
     x: {
-      label: "layer", name: label, range: [-0.3, n - 0.7], rotate: -50, size: 96, space: 1,
+      label: "", name: label, range: [-0.3, n - 0.7], rotate: 50, size: 92, space: 1,
       splits: (u) => everyNth(n, Math.max(Math.floor(u.bbox.width / devicePixelRatio / 17), 2)),
       values: (u, splits) => splits.map((v) => shorten(label(v), 17)),
     },
@@ -235,7 +235,7 @@ function rates(run) {
 function comparison(data) {
   if (!data.compare) return null;
   const { headers, rows, keys, more, note } = data.compare;
-  const names = data.runs.map((run, i) => el("span", {}, el("i", { class: `dot line-${i % 8}` }), run.name));
+  const names = data.runs.map((run, i) => el("span", { class: "name" }, el("i", { class: `dot line-${i % 8}` }), run.name));
   const named = rows.map((row, i) => [names[i].cloneNode(true), ...row.slice(1)]);
   const differ = keys.length
     ? [el("h3", {}, "Where the configs differ"), table(["key", ...data.runs.map((run) => run.name)], keys.map(([key, values]) => [el("code", {}, key), ...values])),
