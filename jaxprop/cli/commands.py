@@ -31,7 +31,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="the page; default: report.html in the first RUN")
     ] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="serve the page to this machine, and keep it up to date")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="serve the page to this machine, kept up to date")] = False,
     port: Annotated[
         int | None, typer.Option("--port", metavar="N", min=0, max=65535, help="default: 8765 or the next free one")
     ] = None,

@@ -15,6 +15,7 @@ from jaxprop.report.verdict import ENDED, worst_layers
 # What a run is told to do comes first, what it writes and keeps last.
 SECTIONS = ("model", "optimizer", "data", "task", "precision", "run", "parallel", "health", "checkpoint", "sinks")
 MOST_KEYS = 24
+NO_VALUE = "-"
 
 
 class Comparison(NamedTuple):
@@ -73,19 +74,19 @@ def _row(run: RunData, name: str, metrics: Sequence[str]) -> list[str]:
     acts = sum(alert.get("severity") == "act" for alert in run.alerts)
     cells.append(f"{acts} to act on, {len(run.alerts) - acts} advice" if run.alerts else "none")
     worst = worst_layers(run, 1)
-    return [*cells, f"{worst[0][0]}: {worst[0][1]}" if worst else "–"]
+    return [*cells, f"{worst[0][0]}: {worst[0][1]}" if worst else NO_VALUE]
 
 
 def _last(series: Series | None) -> str:
     if series is None:
-        return "–"
+        return NO_VALUE
     return f"{series.value[-1]:.4g}" if np.isfinite(series.value[-1]) else "not finite"
 
 
 def _best(run: RunData, metric: str) -> str:
     series = run.evaluation.get(metric)
     if series is None or not np.isfinite(series.value).any():
-        return "–"
+        return NO_VALUE
     best, mode = nested(run.config, "checkpoint", "best"), nested(run.config, "checkpoint", "mode")
     lowest = (mode == "min") if best == metric else not metric.endswith("accuracy")
     at = int(np.nanargmin(series.value) if lowest else np.nanargmax(series.value))
@@ -101,7 +102,7 @@ def differences(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]
     """
     flat = [dict(_flat(config, "")) for config in configs]
     keys = dict.fromkeys(key for config in flat for key in config)
-    found = [(key, [config.get(key, "–") for config in flat]) for key in keys]
+    found = [(key, [config.get(key, NO_VALUE) for config in flat]) for key in keys]
     found = [(key, values) for key, values in found if len(set(values)) > 1]
     rank = {section: i for i, section in enumerate(SECTIONS)}
     return sorted(found, key=lambda pair: rank.get(pair[0].partition(".")[0], len(rank)))

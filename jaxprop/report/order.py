@@ -33,6 +33,7 @@ def forward_order(layers: Sequence[str], taps: Sequence[str]) -> list[str]:
     """
     place = {tap: i for i, tap in enumerate(taps)}
     after_all = max(len(taps), 1)
+    before_head = after_all - (1.5 if taps and HEAD.search(taps[-1]) else 0.5)
     at: dict[str, float] = {}
     previous = 0.0
     for name in sorted(layers, key=_natural):
@@ -47,7 +48,7 @@ def forward_order(layers: Sequence[str], taps: Sequence[str]) -> list[str]:
         elif HEAD.search(name):
             at[name] = after_all
         else:
-            at[name] = after_all - 0.5 - (bool(taps) and bool(HEAD.search(taps[-1]))) if FINAL.search(name) else previous
+            at[name] = before_head if FINAL.search(name) else previous
     return sorted(layers, key=lambda name: (at[name], _inner(name), _natural(name)))
 
 

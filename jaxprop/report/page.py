@@ -37,7 +37,7 @@ def render(data: dict[str, Any], live: bool = False) -> str:
     styles = [asset(name) for name in STYLES]
     parts = {
         "policy": policy(scripts, styles, live),
-        "title": html.escape(f"{data['title']} – jaxprop report"),
+        "title": html.escape(f"{data['title']} - jaxprop report"),
         "styles": "\n".join(f"<style>{style}</style>" for style in styles),
         "mode": "live" if live else "still",
         "data": encode(data),

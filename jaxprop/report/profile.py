@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxprop.report.fields import whole
 from jaxprop.report.grid import Grid
+from jaxprop.report.read import RunData
 from jaxprop.report.reduce import rounded
 from jaxprop.report.verdict import gradient_signal, main_alert
-from jaxprop.report.read import RunData
 
 
 class Line(NamedTuple):

@@ -97,7 +97,9 @@ def rounded(values: np.ndarray, digits: int = 5) -> list[float | None]:
       [1.2346, None, 2e-09]
     """
     form = f"%.{digits}g"
-    return [float(form % x) if ok else None for x, ok in zip(values.tolist(), np.isfinite(values).tolist(), strict=True)]
+    return [
+        float(form % x) if ok else None for x, ok in zip(values.tolist(), np.isfinite(values).tolist(), strict=True)
+    ]
 
 
 def heat_map(grid: Grid, signal: str, scale: str = "log", columns: int = COLUMNS) -> Map | None:

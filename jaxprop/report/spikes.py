@@ -44,7 +44,8 @@ def _spike(run: RunData, alert: dict[str, Any]) -> Spike:
     step = alert["step"]
     layer = text(alert.get("layer"))
     title = short(alert["kind"]) + (f" in {layer}" if layer else "")
-    curves = {name: _window(run.train[name], step) for name in ("loss", "grad_norm") if name in run.train}
+    drawn: tuple[str, ...] = ("loss", "grad_norm")
+    curves = {name: _window(run.train[name], step) for name in drawn if name in run.train}
     at, layers = _highest(run, step)
     return Spike(step, title[:1].upper() + title[1:], curves, at, layers)
 

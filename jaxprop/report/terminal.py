@@ -43,7 +43,11 @@ def summarize(run: RunData, name: str, plain: bool = False) -> str:
 
 
 def _curves(run: RunData, plain: bool) -> Iterator[str]:
-    drawn = (("loss", run.train.get("loss")), ("eval", run.evaluation.get("loss")), ("grad", run.train.get("grad_norm")))
+    drawn = (
+        ("loss", run.train.get("loss")),
+        ("eval", run.evaluation.get("loss")),
+        ("grad", run.train.get("grad_norm")),
+    )
     for label, series in drawn:
         if series is not None:
             yield f"  {label:<8} {sparkline(series, plain=plain)}  {_range(series)}"

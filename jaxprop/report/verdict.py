@@ -61,6 +61,7 @@ ENDED = {
     "running": "still being written",
     "unfinished": "without a summary: still being written elsewhere, or killed",
 }
+TELLING = 0.05  # decades off the other layers below which a layer is like them
 
 
 class Verdict(NamedTuple):
@@ -87,7 +88,8 @@ def judge(run: RunData) -> Verdict:
     """
     main = main_alert(run)
     if not run.train and not run.evaluation:
-        return Verdict("open", _rate_found(run), _facts(run, None), [])
+        found = number((run.lr_find or {}).get("suggested")) is not None
+        return Verdict("good" if found else "watch", _rate_found(run), _facts(run, None), [])
     tone = "good" if main is None else "bad" if main.get("severity") == "act" else "watch"
     if run.status in ("diverged", "failed") or run.findings:
         tone = "bad"
@@ -256,32 +258,28 @@ def _not_finite(run: RunData) -> list[tuple[str, str]]:
     counts = np.isinf(table).sum(axis=1)
     order = sorted(np.flatnonzero(counts), key=lambda i: -counts[i])
     first = {i: int(grid.steps[np.isinf(table[i]).argmax()]) for i in order}
-    return [
-        (grid.names[i], f"gradient not finite in {counts[i]:,} records, first at step {first[i]:,}") for i in order
-    ]
+    return [(grid.names[i], f"gradient not finite in {counts[i]:,} records, first at step {first[i]:,}") for i in order]
 
 
 def _outliers(run: RunData) -> list[tuple[str, str]]:
     grid, signal = run.layers, gradient_signal(run)
     if grid is None or signal is None or len(grid.names) < 2:
         return []
-    table = np.where(np.isfinite(grid.values[signal]) & (grid.values[signal] > 0), grid.values[signal], np.nan)
-    known = ~np.isnan(table).all(axis=1)
-    if known.sum() < 2:
+    table = grid.values[signal]
+    table = np.where(np.isfinite(table) & (table > 0), table, np.nan)
+    rows = [i for i, row in enumerate(table) if np.isfinite(row).any()]
+    if len(rows) < 2:
         return []
-    level = np.full(len(known), np.nan)
-    level[known] = np.log10(np.nanmedian(table[known], axis=1))
-    off = level - np.nanmedian(level)
+    level = np.log10(np.nanmedian(table[rows], axis=1))
+    off = level - np.median(level)
     what = "gradient RMS" if signal == "grad_rms" else "gradient norm"
-    order = [i for i in np.argsort(-np.abs(np.where(known, off, 0.0))) if known[i] and abs(off[i]) > 0.05]
-    return [
-        (
-            grid.names[i],
-            f"{what} {10 ** level[i]:.2g}, {10 ** abs(off[i]):.2g} times {'above' if off[i] > 0 else 'below'} "
-            "the median layer",
-        )
-        for i in order
-    ]
+    found = []
+    for k in np.argsort(-np.abs(off)).tolist():
+        if abs(off[k]) > TELLING:
+            side = "above" if off[k] > 0 else "below"
+            times = f"{10 ** abs(off[k]):.2g} times {side} the median layer"
+            found.append((grid.names[rows[k]], f"{what} {10 ** level[k]:.2g}, {times}"))
+    return found
 
 
 def gradient_signal(run: RunData) -> str | None:

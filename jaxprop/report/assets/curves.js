@@ -50,7 +50,7 @@ function decades(low, high, most) {
   const stride = Math.max(1, Math.ceil((to - from) / Math.max(most, 1)));
   const ticks = [];
   for (let power = Math.ceil(from / stride) * stride; power <= to; power += stride) {
-    for (const digit of to - from <= 1.5 && most >= 3 ? [1, 2, 5] : [1]) ticks.push(Number(`${digit}e${power}`));
+    for (const digit of low * 50 > high && most >= 3 ? [1, 2, 5] : [1]) ticks.push(Number(`${digit}e${power}`));
   }
   return ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
 }
@@ -105,7 +105,7 @@ function plotOptions(options, box, legend) {
       }),
     ],
     series: [
-      { label: "", value: (u, v) => (v === null ? "" : x.name ? x.name(v) : `${x.label ?? "step"} ${fmt(v, 6)}`) },
+      { label: "\u00a0", value: (u, v) => (v === null ? "" : x.name ? x.name(v) : `${x.label ?? "step"} ${fmt(v, 6)}`) },
       ...options.series.map(lineOptions),
     ],
     cursor: {

@@ -115,7 +115,7 @@ function maps(runs) {
 
 const MOMENTS = ["--line-0", "--line-4", "--line-1"];
 
-function profileChart(profile, title, yRange) {
+function profileChart(profile, title, shared = {}) {
   const n = profile.names.length;
   const label = (v) => profile.names[Math.round(v)] || "";
   const series = profile.lines.map((line, i) => ({
@@ -123,7 +123,7 @@ function profileChart(profile, title, yRange) {
     stroke: css(MOMENTS[i % MOMENTS.length]), width: i === profile.lines.length - 1 ? 2.2 : 1.4, dots: n <= 40,
   }));
   return chart({
-    title, unit: profile.unit, series, own: "depth", height: 250, log: spansDecades(series, 0.7), yRange,
+    title, unit: profile.unit, series, own: "depth", height: 250, log: spansDecades(series, 0.7), ...shared,
     x: {
       label: "", name: label, range: [-0.3, n - 0.7], rotate: 50, size: 92, space: 1,
       splits: (u) => everyNth(n, Math.max(Math.floor(u.bbox.width / devicePixelRatio / 17), 2)),
@@ -144,16 +144,18 @@ function depth(data) {
   const titles = [...new Set(runs.flatMap((run) => run.profiles.map((profile) => profile.title)))];
   return titles.map((title) => {
     const shown = runs.flatMap((run) => run.profiles.filter((profile) => profile.title === title).map((profile) => [run, profile]));
-    const range = sharedRange(shown.map(([, profile]) => profile));
-    return el("div", {}, el("h3", {}, title), el("div", { class: "grid" }, shown.map(([run, profile]) => profileChart(profile, run.name, range))));
+    const shared = sharedScale(shown.map(([, profile]) => profile));
+    return el("div", {}, el("h3", {}, title), el("div", { class: "grid" }, shown.map(([run, profile]) => profileChart(profile, run.name, shared))));
   });
 }
 
-/** One vertical range for pictures side by side, in whole decades. */
-function sharedRange(profiles) {
+/** One vertical scale for pictures side by side. */
+function sharedScale(profiles) {
   const values = profiles.flatMap((profile) => profile.lines.flatMap((line) => line.values)).filter((x) => x > 0);
-  if (!spansDecades([{ value: values }], 0.7)) return undefined;
-  return [10 ** Math.floor(Math.log10(Math.min(...values))), 10 ** Math.ceil(Math.log10(Math.max(...values)))];
+  if (!values.length) return {};
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const log = spansDecades([{ value: values }], 0.7);
+  return { log, yRange: log ? roomy(low, high) : [0, 1.06 * high] };
 }
 
 /** Of runs with different layers: their last shown moment against the relative position. */
@@ -226,8 +228,18 @@ function rates(run) {
   if (found.smoothed.length) series.push({ label: "smoothed", step: found.lr, value: found.smoothed, ...strokeOf(0), width: 2.2, dots: false });
   const marks = found.suggested > 0 ? [{ x: found.suggested, label: `suggested ${fmt(found.suggested, 2)}` }] : [];
   const x = { log: true, label: "rate" };
-  const drawn = chart({ title: "Loss", unit: "against the learning rate", series, own: "rates", height: 240, x, marks, log: spansDecades(series, 2) });
-  return [drawn, found.why ? el("p", {}, found.why) : null];
+  const yRange = informative(found.smoothed.length ? found.smoothed : found.loss);
+  return chart({ title: "Loss", unit: "against the learning rate", series, own: "rates", height: 240, x, marks, yRange });
+}
+
+/** The range that shows where the loss falls, although it may end far above where it began. */
+function informative(values) {
+  const finite = values.filter((x) => x !== null);
+  if (!finite.length) return undefined;
+  const [low, start, high] = [Math.min(...finite), finite[0], Math.max(...finite)];
+  const top = start > low ? Math.min(high, start + 0.6 * (start - low)) : high;
+  const room = 0.06 * (top - low) || 0.5;
+  return [low - room, top + room];
 }
 
 // -- several runs -----------------------------------------------------------------------------------------------------
@@ -284,7 +296,10 @@ function show(data) {
   build(main);
   for (const map of stage.maps) map.draw();
   scrollTo(x, y);
-  document.documentElement.dataset.drawn = String(Math.round(performance.now()));
+  // uPlot draws a moment later; what is noted is when the frame with everything in it has been made.
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    document.documentElement.dataset.drawn = String(Math.round(performance.now()));
+  }));
 }
 
 /** Asks the page's own server every two seconds; what has not changed is not sent again. */
