@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprop.report.fields import LARGEST_STEP
+from jaxprop.report.fields import LARGEST_STEP, number
 
 # The signals that are drawn. NaN and infinities are null in the file, and infinite here; NaN here is what is missing.
 LAYER_SIGNALS = ("grad_rms", "grad_norm", "update_ratio")
@@ -71,7 +71,7 @@ class Rows:
         try:
             column = np.array(cells, np.float64)
         except (ValueError, TypeError, OverflowError):
-            column = np.array([cell if type(cell) in (int, float) else np.nan for cell in cells], np.float64)
+            column = np.array([number(cell) for cell in cells], np.float64)
         with np.errstate(over="ignore"):
             column = column.astype(np.float32)
         column[~np.isfinite(column)] = np.inf

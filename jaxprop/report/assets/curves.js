@@ -26,7 +26,7 @@ const stage = {
 
 const narrow = () => document.documentElement.clientWidth < 640;
 const gutter = () => (narrow() ? 88 : 136);
-const PAD_RIGHT = 14;
+const PAD_RIGHT = 24;
 
 /** Whether a logarithmic axis tells more: all values above zero, and more than two decades apart. */
 function spansDecades(series, decades = 2) {
