@@ -48,9 +48,17 @@ def rows(steps: int, layers: int, rng: np.random.Generator) -> Iterator[str]:
         values = rng.lognormal(size=(layers, 9)).tolist()
         for i, (a, b, c, d, e, f, g, h, k) in enumerate(values):
             row = {"step": step, "layer": f"blocks/{i}/dense", "grad_norm": a, "param_norm": b, "update_norm": c}
-            row |= {"nonfinite": 0.0, "zero_fraction": 0.01, "adam_lag": d, "grad_rms": e * 1e-3, "update_ratio": f * 1e-3}
+            row |= {
+                "nonfinite": 0.0,
+                "zero_fraction": 0.01,
+                "adam_lag": d,
+                "grad_rms": e * 1e-3,
+                "update_ratio": f * 1e-3,
+            }
             yield json.dumps(row)
-            yield json.dumps({"step": step, "tap": f"blocks/{i}", "grad_rms": g * 1e-4, "rms": h, "abs_max": k, "dead": 0.1})
+            yield json.dumps(
+                {"step": step, "tap": f"blocks/{i}", "grad_rms": g * 1e-4, "rms": h, "abs_max": k, "dead": 0.1}
+            )
 
 
 def make(folder: Path, steps: int, layers: int) -> None:
@@ -62,7 +70,13 @@ def make(folder: Path, steps: int, layers: int) -> None:
         file.writelines(line + "\n" for line in rows(steps, layers, rng))
     at = steps * 2 // 3
     alert = {"step": at, "kind": "gradient_spike", "layer": "blocks/3/dense", "severity": "act", "value": 12.0}
-    alert |= {"threshold": 4.5, "since": at, "cause": "rate_too_high", "fix": "optimizer.lr=0.0003", "message": "a spike"}
+    alert |= {
+        "threshold": 4.5,
+        "since": at,
+        "cause": "rate_too_high",
+        "fix": "optimizer.lr=0.0003",
+        "message": "a spike",
+    }
     (folder / "alerts.jsonl").write_text(json.dumps(alert) + "\n")
     (folder / "summary.json").write_text(json.dumps({"status": "completed", "step": steps}))
 
@@ -78,8 +92,10 @@ def drawn(page_file: Path, loads: int) -> list[float]:
             context = browser.new_context(viewport={"width": 1280, "height": 900})
             page = context.new_page()
             page.goto(page_file.as_uri())
-            page.wait_for_function("document.documentElement.dataset.drawn")
-            found.append(float(page.evaluate("document.documentElement.dataset.drawn")) / 1000)
+            # Not playwright's own waiting, which evaluates strings: the page's policy forbids that.
+            while not (milliseconds := page.evaluate("document.documentElement.dataset.drawn")):
+                page.wait_for_timeout(20)
+            found.append(float(milliseconds) / 1000)
             context.close()
         browser.close()
     return found

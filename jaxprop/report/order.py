@@ -42,7 +42,8 @@ def forward_order(layers: Sequence[str], taps: Sequence[str]) -> list[str]:
         if normed is not None and name not in place:
             at[name] = previous = normed - 0.25  # `attn_norm` feeds `attn`
         elif tap is not None:
-            at[name] = previous = float(tap)
+            at[name] = float(tap)
+            previous = previous if HEAD.search(name) else at[name]
         elif FIRST.search(name):
             at[name] = -1.0
         elif HEAD.search(name):

@@ -74,8 +74,9 @@ def moments(run: RunData, steps: np.ndarray) -> list[tuple[str, int]]:
     else:
         since = min(whole(main.get("since")) or step, step)
         good = int(np.searchsorted(steps, since)) - 1
-        bad = min(int(np.searchsorted(steps, step)), len(steps) - 1)
-        wanted = [("start", 0), *([("last good step", good)] if good > 0 else []), ("first alert", bad)]
+        bad = int(np.searchsorted(steps, step))
+        wanted = [("start", 0), ("last good step", good), ("first alert", bad)]
+        wanted = [(label, at) for label, at in wanted if 0 <= at < len(steps)]
     newest = {at: label for label, at in reversed(wanted)}
     return sorted(((label, at) for at, label in newest.items()), key=lambda pair: pair[1])
 

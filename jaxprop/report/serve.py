@@ -75,7 +75,6 @@ def open_server(source: Source, port: int | None = None) -> ThreadingHTTPServer:
 
 def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
         timeout = 30
 
         def do_GET(self) -> None:
@@ -85,7 +84,6 @@ def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
             self._answer()
 
         def do_POST(self) -> None:
-            self.close_connection = True  # its body is left unread
             self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD\n", "text/plain", Allow="GET, HEAD")
 
         do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST

@@ -274,7 +274,7 @@ def _outliers(run: RunData) -> list[tuple[str, str]]:
     off = level - np.median(level)
     what = "gradient RMS" if signal == "grad_rms" else "gradient norm"
     found = []
-    for k in np.argsort(-np.abs(off)).tolist():
+    for k in np.argsort(-np.abs(off).round(6), kind="stable").tolist():
         if abs(off[k]) > TELLING:
             side = "above" if off[k] > 0 else "below"
             times = f"{10 ** abs(off[k]):.2g} times {side} the median layer"

@@ -29,9 +29,9 @@ FINDING = {
     "step": 60, "phase": "forward", "primitive": "log", "layer": "layers/1", "file": "model.py", "line": 12,
     "index": [3, 5], "examples": [3], "affected": ["layers/0/dense/kernel", "head/bias"], "message": "log of -0.5",
     "path": [
-        {"primitive": "log", "layer": "layers/1", "file": "model.py", "line": 12, "phase": "forward", "bad": 1, "size": 512},
-        {"primitive": "dot_general", "layer": "head", "file": "model.py", "line": 20, "phase": "forward", "bad": 10, "size": 640},
-        {"primitive": "reduce_sum", "layer": "loss", "file": "loss.py", "line": 7, "phase": "forward", "bad": 1, "size": 1},
+        {"primitive": "log", "layer": "layers/1", "file": "model.py", "line": 12, "bad": 1, "size": 512},
+        {"primitive": "dot_general", "layer": "head", "file": "model.py", "line": 20, "bad": 10, "size": 640},
+        {"primitive": "reduce_sum", "layer": "loss", "file": "loss.py", "line": 7, "phase": "forward", "bad": 1},
     ],
 }  # fmt: skip
 RATES = np.logspace(-5, 0, 60)
@@ -56,9 +56,22 @@ def rows(steps=100, first=1, layers=LAYERS, taps=TAPS, every=5):
     for step in range(first, first + steps):
         for i, layer in enumerate(sorted(layers)):
             norm = 10.0 ** (i - 3)
-            yield {"step": step, "layer": layer, "grad_norm": norm, "grad_rms": norm / 8, "update_ratio": 1e-3}
+            yield {
+                "step": step,
+                "layer": layer,
+                "grad_norm": norm,
+                "grad_rms": norm / 8,
+                "update_ratio": 1e-3 * (i + step % 7),
+            }
         for i, tap in enumerate(taps if step % every == 0 else ()):
-            yield {"step": step, "tap": tap, "grad_rms": 10.0 ** (i - 4), "rms": 1.0, "abs_max": 4.0, "dead": 0.1 * i}
+            yield {
+                "step": step,
+                "tap": tap,
+                "grad_rms": 10.0 ** (i - 4),
+                "rms": 1.0 + i,
+                "abs_max": 4.0,
+                "dead": 0.1 * i,
+            }
 
 
 def summary(step=100, status="completed"):
@@ -69,7 +82,9 @@ def lines(records):
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def make_run(folder, *, metrics=None, layers=None, alerts=(), ended="completed", config=CONFIG, finding=None, lr_find=None):
+def make_run(
+    folder, *, metrics=None, layers=None, alerts=(), ended="completed", config=CONFIG, finding=None, lr_find=None
+):
     """Writes a run's folder: 100 steps with rows at each unless other records are given."""
     folder = Path(folder)
     folder.mkdir(parents=True)

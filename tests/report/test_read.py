@@ -37,7 +37,8 @@ def test_a_run_of_jaxprop_itself(tmp_path):
     from jaxprop.runner import train
 
     config = build({
-        "task": {"name": "classify"}, "data": {"name": "digits", "batch_size": 256}, "model": {"name": "mlp", "hidden": [4]},
+        "task": {"name": "classify"}, "data": {"name": "digits", "batch_size": 256},
+        "model": {"name": "mlp", "hidden": [4]},
         "optimizer": {"name": "sgd", "lr": 0.1}, "run": {"steps": 6, "log_every": 2, "eval_every": 3},
         "health": {"every": 1, "rare_every": 2}, "sinks": {"console": False},
     })  # fmt: skip
