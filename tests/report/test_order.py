@@ -17,6 +17,7 @@ TABLE = {
     "a first and a last": (["tok_embed", "embed", "body/a", "ln_f", "lm_head"][1:], []),
     "taps in another order": (["z/dense", "a/dense"], ["z", "a"]),
     "taps inside a layer": (["encoder", "decoder"], ["encoder/0", "encoder/1", "decoder/0"]),
+    "a layer without a tap": (["x", "head"], ["layers/0", "head"]),
     "no layer": ([], ["a"]),
 }
 
