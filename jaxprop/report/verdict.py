@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprop.health.alerts import TITLES
-from jaxprop.report.fields import number, text, whole
+from jaxprop.report.fields import nested, number, text, whole
 from jaxprop.report.read import RunData
 
 SHORT = {
@@ -90,12 +90,25 @@ def judge(run: RunData) -> Verdict:
     if not run.train and not run.evaluation:
         found = number((run.lr_find or {}).get("suggested")) is not None
         return Verdict("good" if found else "watch", _rate_found(run), _facts(run, None), [])
-    tone = "good" if main is None else "bad" if main.get("severity") == "act" else "watch"
-    if run.status in ("diverged", "failed") or run.findings:
-        tone = "bad"
-    elif main is None and run.status in ("running", "unfinished"):
-        tone = "open"
-    return Verdict(tone, _headline(run, main), _facts(run, main), worst_layers(run))
+    return Verdict(_tone(run, main), _headline(run, main), _facts(run, main), worst_layers(run))
+
+
+def _tone(run: RunData, main: dict[str, Any] | None) -> str:
+    if run.status in ("diverged", "failed") or run.findings or (main is not None and main.get("severity") == "act"):
+        return "bad"
+    if main is not None or _broken_at(run) is not None:
+        return "watch"
+    return "open" if run.status in ("running", "unfinished") or not _is_watched(run) else "good"
+
+
+def _is_watched(run: RunData) -> bool:
+    return nested(run.config, "health", "watch") is not False
+
+
+def _broken_at(run: RunData) -> int | None:
+    """The first step whose loss or gradient was not finite."""
+    columns = [series for series in (run.train.get("loss"), run.train.get("grad_norm")) if series is not None]
+    return min((int(s.step[~np.isfinite(s.value)][0]) for s in columns if not np.isfinite(s.value).all()), default=None)
 
 
 def main_alert(run: RunData) -> dict[str, Any] | None:
@@ -115,27 +128,33 @@ def short(kind: str) -> str:
 
 
 def _headline(run: RunData, main: dict[str, Any] | None) -> str:
-    progress = f"still being written, step {run.last_step:,} so far" if run.status == "running" else ""
     if main is None:
-        error = _error(run)
-        if run.status == "running":
-            return f"No alert up to step {run.last_step:,}; the run is still being written."
-        if run.status == "unfinished":
-            return f"No alert up to step {run.last_step:,}; the run has not ended, or was killed."
-        if error:
-            return f"{_capital(run.status)} at step {run.last_step:,}: {error}"
-        if run.findings:
-            return f"A value that is not finite, at step {whole(run.findings[0].get('step')) or 0:,}."
-        how = "" if run.status == "completed" else f" ({ENDED.get(run.status, run.status)})"
-        return f"Healthy: {run.last_step:,} steps without an alert{how}."
+        return _without_alert(run)
     layer = text(main.get("layer"))
     where = f" in {layer}" if layer else ""
     what = _capital(f"{short(text(main.get('kind'), 'alert'))}{where} at step {whole(main.get('step')) or 0:,}")
-    if progress:
-        return f"{what}; {progress}."
+    if run.status == "running":
+        return f"{what}; still being written, step {run.last_step:,} so far."
     if run.status == "unfinished":
         return f"{what}; the run has not ended, or was killed, at step {run.last_step:,}."
     return f"{what}; the run {_ended(run)}."
+
+
+def _without_alert(run: RunData) -> str:
+    steps, broken, error = f"{run.last_step:,}", _broken_at(run), _error(run)
+    if run.status in ("running", "unfinished"):
+        how = "is still being written" if run.status == "running" else "has not ended, or was killed"
+        return f"No alert up to step {steps}; the run {how}."
+    if error:
+        return f"{_capital(run.status)} at step {steps}: {error}"
+    if run.findings:
+        return f"A value that is not finite, at step {whole(run.findings[0].get('step')) or 0:,}."
+    if broken is not None:
+        return f"No alert, but loss or gradient were not finite at step {broken:,}; the run {_ended(run)}."
+    how = "" if run.status == "completed" else f" ({ENDED.get(run.status, run.status)})"
+    if not _is_watched(run):
+        return f"{steps} steps, and nobody watched: health.watch is false{how}."
+    return f"Healthy: {steps} steps without an alert{how}."
 
 
 def _ended(run: RunData) -> str:

@@ -55,7 +55,7 @@ def train_records(steps=100, first=1, spike=None):
 def rows(steps=100, first=1, layers=LAYERS, taps=TAPS, every=5):
     for step in range(first, first + steps):
         for i, layer in enumerate(sorted(layers)):
-            norm = 10.0 ** (i - 3)
+            norm = 10.0 ** (i % 12 - 3)
             yield {
                 "step": step,
                 "layer": layer,

@@ -216,6 +216,36 @@ def test_runs_are_overlaid_and_their_maps_chosen(tmp_path, visit):
     assert seen.said == []
 
 
+ODD = {
+    "one record": {"metrics": train_records(1), "layers": rows(1)},
+    "one step with one layer": {"metrics": train_records(1), "layers": [{"step": 1, "layer": "a", "grad_norm": 1.0}]},
+    "evaluations alone": {"metrics": [{"step": 5, "split": "eval", "loss": 0.5}], "layers": []},
+    "never finite": {"metrics": [{"step": s, "split": "train", "loss": None, "grad_norm": None} for s in range(5)]},
+    "negative and zero": {"metrics": [{"step": s, "split": "train", "loss": -s, "grad_norm": 0} for s in range(5)]},
+    "enormous": {"metrics": [{"step": s, "split": "train", "loss": 10.0 ** (s * 75)} for s in range(5)]},
+    "late steps": {"metrics": train_records(5, first=10**12), "layers": rows(5, first=10**12)},
+    "layers that are never finite": {"layers": [{"step": s, "layer": "a", "grad_norm": None} for s in range(9)]},
+    "very many layers": {"layers": rows(3, layers=[f"blocks/{i}/{'long_name' * 9}" for i in range(400)])},
+    "an alert before and one after all records": {
+        "metrics": train_records(9, first=100),
+        "layers": rows(9, first=100),
+        "alerts": [ALERT, ALERT | {"step": 900, "since": 800}],
+    },
+    "a rate search that failed": {"lr_find": {"lr": [1e-3, 1e-2], "loss": [None, None], "smoothed": [], "flat": True}},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_runs_are_drawn_without_a_complaint(tmp_path, visit, name):
+    seen = visit(viewport={"width": 900, "height": 700})
+    page = seen.open(page_of(tmp_path / "x.html", make_run(tmp_path / "a", **ODD[name])))
+    for node in page.query_selector_all(".u-over, .field")[:6]:
+        node.hover(force=True)
+    assert page.inner_text(".verdict h2")
+    assert page.evaluate("document.documentElement.scrollWidth") == 900
+    assert seen.said == []
+
+
 def test_many_runs_differ_by_dashes_too(tmp_path, visit):
     run = Reader(make_run(tmp_path / "a", layers=[])).read()
     path = tmp_path / "x.html"

@@ -25,6 +25,12 @@ def test_every_kind_cause_and_status_has_its_words():
 HEADLINES = [
     ({}, "good", "Healthy: 100 steps without an alert."),
     ({"ended": "stopped_early"}, "good", "Healthy: 100 steps without an alert (stopped early)."),
+    ({"config": "health: {watch: false}"}, "open", "100 steps, and nobody watched: health.watch is false."),
+    (
+        {"metrics": [*train_records(5), {"step": 6, "split": "train", "loss": None}]},
+        "watch",
+        "No alert, but loss or gradient were not finite at step 6; the run completed all the same.",
+    ),
     ({"ended": None}, "open", "No alert up to step 100; the run has not ended, or was killed."),
     ({"ended": "failed"}, "bad", "Failed at step 100: out of memory"),
     ({"alerts": [ADVICE]}, "watch", "Dead units in head at step 20; the run completed all the same."),

@@ -72,7 +72,7 @@ function nearest(u, seriesIndex, index) {
 function chart(options) {
   const legend = el("div", { class: "legend" });
   const unit = options.unit ? el("span", { class: "unit" }, options.unit) : null;
-  const box = el("figure", { class: "chart" }, el("figcaption", {}, el("b", {}, options.title), unit, legend));
+  const box = el("figure", { class: options.own ? "chart own" : "chart" }, el("figcaption", {}, el("b", {}, options.title), unit, legend));
   box.build = () => {
     const plot = new uPlot(plotOptions(options, box, legend), joined(options), box);
     if (options.own) stage.others.push(plot);

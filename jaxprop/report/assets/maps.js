@@ -43,7 +43,7 @@ function heatMap(map) {
   // Half way between neighbours, so that a map of few steps has no holes.
   const edges = map.first.map((step, i) => (i ? (map.last[i - 1] + step) / 2 : step - 0.5));
   edges.push(map.last[columns - 1] + 0.5);
-  const rowHeight = Math.max(7, Math.min(20, Math.round(560 / rows)));
+  const rowHeight = Math.max(3, Math.min(20, Math.round(560 / rows)));
   const height = rows * rowHeight;
   const canvas = el("canvas", { role: "img", "aria-label": `${map.title}, ${rows} rows by ${columns} columns of steps` });
   const cursor = el("div", { class: "cursor", hidden: true });

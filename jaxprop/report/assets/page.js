@@ -253,7 +253,7 @@ function comparison(data) {
     ? [el("h3", {}, "Where the configs differ"), table(["key", ...data.runs.map((run) => run.name)], keys.map(([key, values]) => [el("code", {}, key), ...values])),
        more ? el("p", { class: "hint" }, `and ${whole(more)} more keys`) : null]
     : [el("p", { class: "hint" }, "The configs are the same in every key.")];
-  return section("Runs", note, table(headers, named, []), differ);
+  return section("Runs", note, el("div", { class: "compared" }, table(headers, named)), differ);
 }
 
 // -- the page ---------------------------------------------------------------------------------------------------------
