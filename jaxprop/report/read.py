@@ -231,8 +231,8 @@ def _status(folder: Path, summary: dict[str, Any] | None) -> str:
     for name in (".lock", ".claim"):
         try:
             owner = json.loads((folder / name).read_text(encoding="utf-8"))
-            if owner["host"] != socket.gethostname():
-                return "running"
+            if owner["host"] != socket.gethostname() or os.name == "nt":
+                return "running"  # nobody can tell; on Windows, asking the process would stop it
             os.kill(int(owner["pid"]), 0)
         except PermissionError:
             return "running"  # somebody else's process

@@ -12,7 +12,8 @@ from jaxprop.report.grid import Grid
 BINS = 1000  # of a curve; each keeps two points
 COLUMNS = 400  # of a map
 RANGES = 200  # stretches of values that are not finite
-DECADES = 12.0  # that a map's colours span at most; what is smaller takes the lowest colour
+# A map's colours span so many decades at most, of which so many are below the median; what is beyond takes the last.
+DECADES, LOWER = 12.0, 4.0
 # A map's bytes: what a cell holds, and from LOWEST to HIGHEST its value on the scale.
 MISSING, ZERO, LOWEST, HIGHEST, NOT_FINITE = 0, 1, 2, 254, 255
 
@@ -40,6 +41,7 @@ class Map(NamedTuple):
       codes: `[L, C]` bytes in base64: 0 missing, 1 zero, 2 to 254 on the scale, 255 not finite.
       scale: `log` or `linear`.
       low, high: values of the codes 2 and 254.
+      below, above: whether there are values beyond the two.
     """
 
     names: list[str]
@@ -49,6 +51,8 @@ class Map(NamedTuple):
     scale: str
     low: float
     high: float
+    below: bool
+    above: bool
 
 
 def decimate(step: np.ndarray, value: np.ndarray, bins: int = BINS) -> Curve:
@@ -131,30 +135,41 @@ def heat_map(grid: Grid, signal: str, scale: str = "log", columns: int = COLUMNS
     parts = np.array_split(np.arange(len(steps)), min(columns, len(steps)))
     starts = [part[0] for part in parts]
     cells = np.fmax.reduceat(table, starts, axis=1)  # NaN only where all are missing; infinite where any is
-    codes, low, high = _quantised(cells.astype(np.float64), scale)
+    codes, low, high, below, above = _quantised(cells.astype(np.float64), scale)
     return Map(
         [name for name, keep in zip(grid.names, shown, strict=True) if keep],
         steps[starts].tolist(), steps[[part[-1] for part in parts]].tolist(),
-        base64.b64encode(codes.tobytes()).decode(), scale, low, high,
+        base64.b64encode(codes.tobytes()).decode(), scale, low, high, below, above,
     )  # fmt: skip
 
 
-def _quantised(cells: np.ndarray, scale: str) -> tuple[np.ndarray, float, float]:
+def _quantised(cells: np.ndarray, scale: str) -> tuple[np.ndarray, float, float, bool, bool]:
     finite = np.isfinite(cells)
     on_scale = finite & (cells > 0) if scale == "log" else finite
+    values = np.where(on_scale, cells, 0.0)
+    bottom, top, below, above = 0.0, 1.0, False, False
     if scale == "log":
         values = np.log10(cells, where=on_scale, out=np.zeros_like(cells))
-        top = values[on_scale].max() if on_scale.any() else 0.0
-        bottom = max(values[on_scale].min(), top - DECADES) if on_scale.any() else -1.0
-        if top - bottom < 1e-6:
-            top, bottom = top + 0.5, bottom - 0.5
-    else:
-        values, bottom, top = np.where(finite, cells, 0.0), 0.0, 1.0
+        bottom, top, below, above = _span(values[on_scale])
     level = np.clip((values - bottom) / (top - bottom), 0.0, 1.0)
     codes = np.where(on_scale, np.rint(LOWEST + level * (HIGHEST - LOWEST)), np.where(finite, ZERO, MISSING))
     codes = np.where(np.isinf(cells), NOT_FINITE, codes).astype(np.uint8)
     low, high = (10.0**bottom, 10.0**top) if scale == "log" else (bottom, top)
-    return codes, float(low), float(high)
+    return codes, float(low), float(high), below, above
+
+
+def _span(logs: np.ndarray) -> tuple[float, float, bool, bool]:
+    """The decades that the colours stand for, and whether there are values below and above."""
+    if not len(logs):
+        return -1.0, 0.0, False, False
+    least, most = float(logs.min()), float(logs.max())
+    if most - least < 1e-6:
+        return least - 0.5, most + 0.5, False, False
+    bottom, top = least, most
+    if most - least > DECADES:
+        bottom = min(max(least, float(np.median(logs)) - LOWER), most - DECADES)
+        top = bottom + DECADES
+    return bottom, top, least < bottom - 1e-6, most > top + 1e-6
 
 
 def as_json(value: NamedTuple | None) -> dict[str, Any] | None:

@@ -90,7 +90,7 @@ def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self) -> None:
             # A page of another site may have its own name resolve to this address; its requests carry that name.
-            if self.headers.get("Host", "").rpartition(":")[0] not in NAMES:
+            if self.headers.get("Host", "").lower().partition(":")[0] not in NAMES:
                 return self._send(HTTPStatus.FORBIDDEN, b"only localhost and 127.0.0.1\n", "text/plain")
             path = self.path.partition("?")[0]
             if path == "/favicon.ico":

@@ -74,8 +74,17 @@ def test_zero_is_no_power_of_ten():
 
 
 def test_the_scale_spans_no_more_than_twelve_decades():
-    found = heat_map(Grid(("a",), np.arange(3), {"x": np.array([[1e-30, 1e-6, 1.0]], np.float32)}), "x")
-    assert (found.low, codes(found)[0, 0]) == (pytest.approx(1e-12), 2)
+    table = np.array([[1e-30, 1e-3, 1e-2, 1e-1, 1e20]], np.float32)
+    found = heat_map(Grid(("a",), np.arange(5), {"x": table}), "x")
+    assert (found.low, found.high) == (pytest.approx(1e-6), pytest.approx(1e6))
+    assert (found.below, found.above) == (True, True)
+    assert codes(found)[0].tolist() == [2, 65, 86, 107, 254]
+
+
+def test_a_narrower_scale_leaves_nothing_out():
+    found = heat_map(Grid(("a",), np.arange(2), {"x": np.array([[1e-9, 1.0]], np.float32)}), "x")
+    assert (found.low, found.high) == (pytest.approx(1e-9), 1)
+    assert (found.below, found.above) == (False, False)
 
 
 def test_values_read_back_from_their_codes():

@@ -69,8 +69,9 @@ def test_the_page_and_its_data(port):
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert b'data-mode="live"' in body
     assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
-    status, headers, body = ask(port, "/data.json", host="localhost")
-    assert (status, json.loads(body)["title"]) == (200, "version 1")
+    for host in ("localhost", "LOCALHOST:80", "localhost:"):
+        status, headers, body = ask(port, "/data.json", host=host)
+        assert (status, json.loads(body)["title"]) == (200, "version 1")
 
 
 def test_nothing_is_made_or_sent_again_unless_it_changed(port, counted):

@@ -101,7 +101,7 @@ function plotOptions(options, box, legend) {
         rotate: x.rotate, size: x.size || 28, space: x.space || 60,
       }),
       axis({
-        size: left, space: 32, ...(options.log ? logTicks : {}), values: (u, splits) => splits.map((v) => (v === null ? "" : fmt(v))),
+        size: left, space: 32, incrs: isHuge(options) ? POWERS : undefined, ...(options.log ? logTicks : {}), values: (u, splits) => splits.map((v) => (v === null ? "" : fmt(v))),
       }),
     ],
     series: [
@@ -121,6 +121,10 @@ function plotOptions(options, box, legend) {
     },
   };
 }
+
+// uPlot knows steps between ticks up to 1e16 alone.
+const POWERS = Array.from({ length: 600 }, (_, i) => Number(`1e${i - 300}`));
+const isHuge = (options) => options.series.some((line) => line.value.some((x) => Math.abs(x) > 1e14));
 
 const logTicks = {
   splits: (u, i, low, high) => decades(low, high, Math.floor(u.bbox.height / devicePixelRatio / 26)),

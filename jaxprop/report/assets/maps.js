@@ -133,7 +133,8 @@ function told(map, code) {
   if (code === CODE.missing) return "not measured";
   if (code === CODE.notFinite) return "not finite";
   if (code === CODE.zero) return "exactly 0";
-  return `${map.title}: about ${fmt(valueOf(map, code), 2)}`;
+  const side = code === CODE.lowest && map.below ? "at most" : code === CODE.highest && map.above ? "at least" : "about";
+  return `${map.title}: ${side} ${fmt(valueOf(map, code), 2)}`;
 }
 
 function rowLabels(names, rowHeight) {
@@ -154,7 +155,8 @@ function mapLegend(map, codes) {
     ctx.fillStyle = `rgb(${colourAt(x / 119).join(",")})`;
     ctx.fillRect(x, 0, 1, 10);
   }
-  const parts = [el("span", {}, fmt(map.low, 2)), bar, el("span", {}, fmt(map.high, 2))];
+  const ends = [`${map.below ? "≤ " : ""}${fmt(map.low, 2)}`, `${map.above ? "≥ " : ""}${fmt(map.high, 2)}`];
+  const parts = [el("span", {}, ends[0]), bar, el("span", {}, ends[1])];
   if (map.scale === "log") parts.push(el("span", { class: "unit" }, "log scale"));
   const swatch = (fill, text) => {
     const node = el("canvas", { width: 18 * devicePixelRatio, height: 10 * devicePixelRatio, class: "swatch" });
