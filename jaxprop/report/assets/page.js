@@ -224,7 +224,7 @@ function finding(found) {
 function rates(run) {
   const found = run.lr_find;
   if (!found) return null;
-  const series = [{ label: "loss", step: found.lr, value: found.loss, stroke: css("--line-6"), width: 1, dots: false }];
+  const series = [{ label: "loss", step: found.lr, value: found.loss, stroke: css("--muted"), width: 1, dots: false }];
   if (found.smoothed.length) series.push({ label: "smoothed", step: found.lr, value: found.smoothed, ...strokeOf(0), width: 2.2, dots: false });
   const marks = found.suggested > 0 ? [{ x: found.suggested, label: `suggested ${fmt(found.suggested, 2)}` }] : [];
   const x = { log: true, label: "rate" };
