@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from jaxprop.report.verdict import ENDED, worst_layers
 SECTIONS = ("model", "optimizer", "data", "task", "precision", "run", "parallel", "health", "checkpoint", "sinks")
 MOST_KEYS = 24
 NO_VALUE = "-"
+HIGHER_IS_BETTER = re.compile(r"accuracy|precision|recall|score|f1|auc|bleu|iou|r2|top_?\d")
 
 
 class Comparison(NamedTuple):
@@ -88,7 +90,7 @@ def _best(run: RunData, metric: str) -> str:
     if series is None or not np.isfinite(series.value).any():
         return NO_VALUE
     best, mode = nested(run.config, "checkpoint", "best"), nested(run.config, "checkpoint", "mode")
-    lowest = (mode == "min") if best == metric else not metric.endswith("accuracy")
+    lowest = (mode == "min") if best == metric else not HIGHER_IS_BETTER.search(metric)
     at = int(np.nanargmin(series.value) if lowest else np.nanargmax(series.value))
     return f"{series.value[at]:.4g} at {int(series.step[at]):,}"
 

@@ -1,6 +1,7 @@
 // The report: what came of the run first, then the pictures, in the order one looks for a cause.
 "use strict";
 
+const LEGEND = "Shaded: an alert, from its first sign to its step. Dashed: an action. A bar at the top: not finite.";
 const ICONS = { good: "✓", watch: "△", bad: "✕", open: "…" };
 let shownRun = 0; // whose maps are shown, of several runs
 let opened = new Set(); // folded parts that were opened
@@ -19,7 +20,7 @@ function folded(key, summary, ...parts) {
 
 // -- the verdict ------------------------------------------------------------------------------------------------------
 
-function verdict(run, several) {
+function verdict(run, several, folds) {
   const { tone, headline, facts, worst } = run.verdict;
   const list = el("dl", {});
   for (const [name, text] of facts) {
@@ -31,7 +32,7 @@ function verdict(run, several) {
     : null;
   return el("article", { class: `verdict ${tone}` },
     el("h2", {}, el("span", { class: "icon", "aria-hidden": "true" }, ICONS[tone]), several ? `${run.name}: ${headline}` : headline),
-    list, layers, alerts(run), notes(run));
+    folds ? folded(`facts ${run.name}`, "What, why and what to change", list) : list, layers, alerts(run), notes(run));
 }
 
 function alerts(run) {
@@ -74,11 +75,18 @@ function curves(runs) {
     add("Loss", "", [curveOf(run, "loss", "train", strokeOf(0)), curveOf(run, "eval_loss", "eval", second)], { decades: 3 });
   }
   add("Gradient norm", "L2, before clipping", each("grad_norm"));
-  add("Learning rate", "", each("lr"), { height: 120, decades: 4 });
+  add("Learning rate", "", several ? apart(each("lr")) : each("lr"), { height: 120, decades: several ? 2 : 4 });
   add("Loss scale", "", each("loss_scale"), { height: 110 });
   if (several) add("Gradient noise scale", "examples", each("noise_scale"), { height: 130 });
   else noise(run, add);
   return found;
+}
+
+/** Rates of runs that lie far apart, without the zeros of a warmup, so that a logarithmic axis can show them all. */
+function apart(series) {
+  const tops = series.filter(Boolean).map((line) => Math.max(...line.value));
+  if (Math.max(...tops) < 20 * Math.min(...tops)) return series;
+  return series.map((line) => line && { ...line, value: line.value.map((x) => (x > 0 ? x : null)) });
 }
 
 function noise(run, add) {
@@ -271,9 +279,9 @@ function report(data) {
   const more = (run) => (run.spikes_more ? [el("p", { class: "hint" }, `and ${whole(run.spikes_more)} more spikes`)] : []);
   const drawn = [
     el("header", {}, el("h1", {}, data.title), el("span", { class: "by" }, "jaxprop report"), live ? el("span", { id: "pulse" }, "live") : null),
-    el("div", { class: "verdicts" }, runs.map((run) => verdict(run, several))),
+    el("div", { class: "verdicts" }, runs.map((run) => verdict(run, several, runs.length > 3))),
     comparison(data),
-    section("Over the steps", "Drag to zoom, double-click to see all. Shaded: an alert, from its first sign to its step.", curves(runs)),
+    section("Over the steps", `Drag to zoom, double-click to see all. ${several ? "Triangles: alerts, in their run's colour." : LEGEND}`, curves(runs)),
     section("Every layer at every step", "Layers from the input down to the output. Each column shows the largest value of its steps.", maps(runs)),
     section("Against depth", "From the input, left, to the output.", runs.some((run) => run.profiles.length) ? depth(data) : []),
     section("Spikes", "Fifty steps before and after.", each((run) => [...run.spikes.map((found) => spike(run, found)), ...more(run)])),
