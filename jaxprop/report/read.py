@@ -94,7 +94,7 @@ class Reader:
         self._events: list[dict[str, Any]] = []
 
     def signature(self) -> tuple[tuple[str, int, int], ...]:
-        """Returns what changes when any file of the report does: names, times and sizes."""
+        """Returns what changes when any file of the report does, or its writer is gone: names, times and sizes."""
         paths = [self.folder / name for name in (*FILES, ".lock")]
         paths += sorted(self.folder.glob("blackbox/*/finding.json"))
         found = []
@@ -104,7 +104,9 @@ class Reader:
             except OSError:
                 continue
             found.append((path.name, stat.st_mtime_ns, stat.st_size))
-        return tuple(found)
+        # A process that is killed changes no file.
+        held = not (self.folder / "summary.json").exists() and _status(self.folder, None) == "running"
+        return (*found, ("held", int(held), 0))
 
     def read(self) -> RunData:
         """Returns what the folder holds now.

@@ -187,12 +187,17 @@ def test_what_is_under_the_pointer_is_told(tmp_path, visit):
     field = page.locator(".field").nth(0)
     field.scroll_into_view_if_needed()
     box = field.bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 49.5 / 99, box["y"] + box["height"] * 0.9)
+    page.mouse.move(box["x"] + box["width"] * 50 / 99, box["y"] + box["height"] * 0.9)
     name, step, value = page.inner_text("#tip").splitlines()
     assert (name, step) == ("head", "step 51")
     assert value == "Gradient RMS of the parameters: about 1.3e-4"  # 0.001 / 8
+    legends = page.locator(".chart:not(.own) .legend")
+    assert ["step 51" in text.replace("\n", " ") for text in legends.all_inner_texts()] == [
+        True
+    ] * 3  # all cursors follow
     page.mouse.move(2, 2)
     assert page.locator("#tip").is_hidden()
+    assert "step" not in " ".join(legends.all_inner_texts())
 
 
 def test_runs_are_overlaid_and_their_maps_chosen(tmp_path, visit):

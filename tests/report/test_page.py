@@ -49,7 +49,9 @@ def test_names_and_messages_never_become_markup(tmp_path):
 
 def test_only_its_own_scripts_and_styles_are_allowed(tmp_path):
     page = Elements(page_of(make_run(tmp_path / "a"), "a"))
-    policy = dict(page.found)["meta"] and next(a["content"] for t, a in page.found if t == "meta" and "http-equiv" in a)
+    (policy,) = [
+        attributes["content"] for tag, attributes in page.found if tag == "meta" and "http-equiv" in attributes
+    ]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert (rules["default-src"], rules["connect-src"], rules["base-uri"]) == ("'none'", "'none'", "'none'")
     assert "unsafe" not in policy

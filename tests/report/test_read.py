@@ -156,6 +156,18 @@ def test_who_holds_the_folder(tmp_path, owner, status):
     assert read(folder).status == status
 
 
+def test_a_run_that_is_killed_while_it_is_watched(tmp_path):
+    folder = make_run(tmp_path / "a", ended=None)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as writer:
+        (folder / ".lock").write_text(json.dumps({"pid": writer.pid, "host": socket.gethostname()}))
+        reader = Reader(folder)
+        before = reader.signature()
+        assert reader.signature() == before
+        writer.kill()
+    assert reader.signature() != before
+    assert reader.read().status == "unfinished"
+
+
 NOTHING = {
     "no metrics": (remove("metrics.jsonl"), "has no metrics.jsonl: the run has not begun to log, or sinks.jsonl is"),
     "empty metrics": (overwrite("metrics.jsonl", ""), "has an empty metrics.jsonl; the first record is written after"),

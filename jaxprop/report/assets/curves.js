@@ -16,6 +16,11 @@ const stage = {
     for (const chart of this.charts) chart.setScale("x", { min: this.range()[0], max: this.range()[1] });
     for (const map of this.maps) map.draw();
   },
+  /** Puts all cursors at a step, or takes them away. */
+  point(step) {
+    for (const map of this.maps) map.line(step);
+    for (const chart of this.charts) chart.setCursor(step === null ? { left: -10, top: -10 } : { left: chart.valToPos(step, "x"), top: 0 });
+  },
   clear() {
     for (const chart of [...this.charts, ...this.others]) chart.destroy();
     this.charts = [];

@@ -109,7 +109,7 @@ function heatMap(map) {
     const step = stepAt(event.clientX - area.left, area.width);
     const row = Math.min(Math.floor((event.clientY - area.top) / rowHeight), rows - 1);
     const column = columnOf(step);
-    for (const other of stage.maps) other.line(step);
+    stage.point(step);
     if (column < 0 || row < 0) return tip.hide();
     const [first, last] = [map.first[column], map.last[column]];
     const when = first === last ? `step ${whole(first)}` : `steps ${whole(first)} to ${whole(last)}, the largest`;
@@ -117,7 +117,7 @@ function heatMap(map) {
   });
   field.addEventListener("mouseleave", () => {
     tip.hide();
-    for (const other of stage.maps) other.line(null);
+    stage.point(null);
   });
   stage.maps.push(box);
   return box;
