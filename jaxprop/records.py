@@ -69,7 +69,7 @@ def layer_rows(step: int, m: Measurements, columns: bool = True, rare: bool = Tr
     """
     values: dict[str, Any] = {}
     if columns:
-        values |= {name: getattr(m.layers, name) for name in COLUMNS} | {"update_ratio": m.layers.update_ratio}
+        values |= {name: getattr(m.layers, name) for name in (*COLUMNS, "grad_rms", "update_ratio")}
     if rare and m.rare is not None:
         values |= {name: getattr(m.rare, name) for name in RARE_COLUMNS}
     for i, layer in enumerate(m.layout.layers):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxprop.cli import app, main
+from jaxprop.cli import app, commands, main
 from jaxprop.config.load import load
 
 ROOT = Path(__file__).parent.parent
@@ -77,14 +77,18 @@ def test_yaml_blocks_are_valid_configs(i, tmp_path, capsys):
 
 @pytest.mark.parametrize("i", range(len(SHELL)))
 def test_command_lines_are_understood(i, tmp_path, monkeypatch, capsys):
-    """Runs what is quick, line by line; of a training, the command line and the config are checked."""
+    """Runs what is quick, line by line; of what needs a run, the command line and the config are checked."""
     monkeypatch.chdir(tmp_path)
 
     def check(command, **arguments):
-        assert command == "train"
-        load(arguments["config"], arguments["overrides"])
+        if command == "train":
+            load(arguments["config"], arguments["overrides"])
+        elif command != "report":
+            call(command, **arguments)
 
+    call = app.call
     monkeypatch.setattr(app, "call", check)
+    monkeypatch.setattr(commands, "call", check)
     for line in SHELL[i].splitlines():
         program, *arguments = shlex.split(line)
         assert program == "jaxprop"

@@ -27,7 +27,7 @@ def test_rows_of_layers():
     assert [row["layer"] for row in rows] == list(LAYERS)
     assert set(rows[0]) == {
         "step", "layer", "grad_norm", "param_norm", "update_norm", "nonfinite", "zero_fraction", "adam_lag",
-        "update_ratio",
+        "grad_rms", "update_ratio",
     }  # fmt: skip
     assert "adam_lag" not in next(layer_rows(5, record(ROWS, **STEP, rows_adam_lag=np.nan)))
     assert np.isnan(next(layer_rows(5, record(ROWS, **STEP, rows_grad_norm=np.nan)))["grad_norm"])

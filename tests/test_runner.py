@@ -117,7 +117,8 @@ def test_records(finished):
     rows = lines(folder / "layers.jsonl")
     assert {row["step"] for row in rows} == {2, 4, 6}
     assert set(rows[0]) == {
-        "step", "layer", "grad_norm", "param_norm", "update_norm", "nonfinite", "zero_fraction", "update_ratio",
+        "step", "layer", "grad_norm", "param_norm", "update_norm", "nonfinite", "zero_fraction", "grad_rms",
+        "update_ratio",
     }  # fmt: skip
     # The norm of all is the norm of the layers' norms.
     last = [row["grad_norm"] for row in rows if row["step"] == 6]

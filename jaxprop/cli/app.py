@@ -19,6 +19,7 @@ from jaxprop.errors import UsageError
 COMMANDS = {
     "train": "jaxprop.cli.train:train",
     "eval": "jaxprop.cli.eval:evaluate",
+    "report": "jaxprop.cli.report:report",
     "replay": "jaxprop.cli.replay:replay",
     "lesson": "jaxprop.cli.lesson:lesson",
     "validate": "jaxprop.cli.validate:validate",

@@ -26,6 +26,22 @@ def evaluate(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs' folders; several are overlaid")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="the page; default: report.html in the first RUN")
+    ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="serve the page to this machine, kept up to date")] = False,
+    port: Annotated[
+        int | None, typer.Option("--port", metavar="N", min=0, max=65535, help="default: 8765 or the next free one")
+    ] = None,
+    no_html: Annotated[bool, typer.Option("--no-html", help="print the summary here, and write no page")] = False,
+) -> None:
+    """Draw runs as one page: verdict, curves, and every layer at every step."""
+    call("report", runs=runs, out=out, serve=serve, port=port, html=not no_html)
+
+
+@app.command()
 def replay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
     step: Annotated[int | None, typer.Option("--step", help="which failing step; default: the first")] = None,

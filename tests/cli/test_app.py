@@ -8,6 +8,7 @@ from jaxprop.cli import app, commands
 
 TRAIN = {"config": "c.yaml", "overrides": (), "run": None, "fresh": False, "json": False}
 EVAL = {"run_or_config": "runs/a", "overrides": (), "run": None, "best": False, "json": False}
+REPORT = {"runs": [Path("a")], "out": None, "serve": False, "port": None, "html": True}
 LESSON = {"name": None, "run": None, "seeds": 3, "fresh": False, "json": False}
 INIT = {"name": None, "path": None, "task": None, "force": False}
 
@@ -22,6 +23,10 @@ TABLE = [
     ("train runs/lr=1/config.yaml a=-1", "train", TRAIN | {"config": "runs/lr=1/config.yaml", "overrides": ("a=-1",)}),
     ("eval runs/a --best --json data.x=1", "eval", EVAL | {"best": True, "json": True, "overrides": ("data.x=1",)}),
     ("eval runs/a --run other", "eval", EVAL | {"run": Path("other")}),
+    ("report a", "report", REPORT),
+    ("report a b --out x.html", "report", REPORT | {"runs": [Path("a"), Path("b")], "out": Path("x.html")}),
+    ("report --serve --port 0 a", "report", REPORT | {"serve": True, "port": 0}),
+    ("report a --no-html", "report", REPORT | {"html": False}),
     ("info c.yaml a=1", "info", {"config": "c.yaml", "overrides": ("a=1",)}),
     ("doctor --json", "doctor", {"json": True}),
     ("replay runs/a", "replay", {"run": Path("runs/a"), "step": None, "json": False}),

@@ -1,0 +1,100 @@
+"""JSONL files that may grow, be cut, or be damaged while they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
+
+BLOCK = 4 << 20  # bytes parsed at a time
+MARK = 64  # bytes before the place reached that must still be there
+
+
+class Tail:
+    """What has been read of one file, so that the next reading takes in only what has been added.
+
+    A line without its end is left for the next time: whoever writes the file may be in the middle of it. A file
+    that was replaced or cut, as at a rollback, is read again from its start.
+
+    Args:
+      path: the file; it need not exist.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = Path(folder) / "metrics.jsonl"
+      ...     tail = Tail(path)
+      ...     _ = path.write_text('{"step": 1}\\nnoise\\n{"st')
+      ...     again, blocks = tail.more()
+      ...     again, list(blocks), tail.damaged, tail.cut
+      (True, [[{'step': 1}]], 1, True)
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.damaged = 0  # lines that are no JSON object
+        self.cut = False  # whether the last line has no end
+        self._place = 0
+        self._mark = b""
+        self._identity: tuple[int, int] | None = None
+
+    def more(self) -> tuple[bool, Iterator[list[dict[str, Any]]]]:
+        """Returns whether the file begins anew, and the records added since, block by block.
+
+        Raises:
+          OSError: the file is there and cannot be read.
+        """
+        again = not self._continues()
+        if again:
+            self.damaged, self.cut, self._place, self._mark = 0, False, 0, b""
+        return again, self._blocks()
+
+    def _continues(self) -> bool:
+        try:
+            stat = self.path.stat()
+        except FileNotFoundError:
+            self._identity = None
+            return False
+        same = self._identity == (stat.st_dev, stat.st_ino) and stat.st_size >= self._place
+        self._identity = (stat.st_dev, stat.st_ino)
+        if not same:
+            return False
+        with open(self.path, "rb") as file:
+            file.seek(self._place - len(self._mark))
+            return file.read(len(self._mark)) == self._mark
+
+    def _blocks(self) -> Iterator[list[dict[str, Any]]]:
+        if self._identity is None:
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self._place)
+            rest = b""
+            while read := file.read(BLOCK):
+                whole, end, rest = (rest + read).rpartition(b"\n")
+                if end:
+                    self._place += len(whole) + 1
+                    self._mark = (whole + end)[-MARK:]
+                    yield self._parsed(whole)
+            self.cut = bool(rest)
+
+    def _parsed(self, whole: bytes) -> list[dict[str, Any]]:
+        lines = [line for line in whole.split(b"\n") if line.strip()]
+        try:
+            records = from_json(b"[" + b",".join(lines) + b"]")  # a block at a time; three times as fast as `json`
+            if len(records) != len(lines):  # a damaged line may still make sense together with its neighbours
+                raise ValueError
+        except (ValueError, RecursionError):
+            records = [_record(line) for line in lines]
+        kept = [record for record in records if type(record) is dict]
+        self.damaged += len(lines) - len(kept)
+        return kept
+
+
+def _record(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,189 @@
+"""All that the page draws, as one tree of JSON values. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxprop.report import profile
+from jaxprop.report.compare import compare
+from jaxprop.report.fields import nested, number, numbers, text, whole
+from jaxprop.report.grid import Grid
+from jaxprop.report.read import RunData, Series
+from jaxprop.report.reduce import BINS, decimate, heat_map
+from jaxprop.report.spikes import spikes
+from jaxprop.report.verdict import gradient_signal, judge, short
+
+CURVES = ("loss", "grad_norm", "lr", "loss_scale")
+ALERTS = 200  # of a run; more are counted
+PATH = 60  # operations of a NaN's path
+SMOOTH = 0.9  # decay of the means whose ratio is the noise scale
+FEWER = 3  # runs from which on curves share their points
+
+
+def payload(runs: Sequence[RunData], names: Sequence[str]) -> dict[str, Any]:
+    """Returns what the page draws.
+
+    Args:
+      runs: one or more.
+      names: what to call them.
+
+    Returns:
+      Dicts, lists, strings, finite numbers and None.
+    """
+    bins = BINS if len(runs) <= FEWER else max(BINS * FEWER // len(runs), 100)
+    drawn = [run_payload(run, name, bins) for run, name in zip(runs, names, strict=True)]
+    return {
+        "title": ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+        "runs": drawn,
+        "compare": compare(runs, names)._asdict() if len(runs) > 1 else None,
+    }
+
+
+def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
+    """Returns what the page draws of one run.
+
+    Args:
+      run: what it has recorded.
+      name: what to call it.
+      bins: of each curve.
+    """
+    verdict = judge(run)
+    found, more = spikes(run)
+    return {
+        "name": name,
+        "status": run.status,
+        "step": run.last_step,
+        "live": run.status in ("running", "unfinished"),
+        "verdict": verdict._asdict(),
+        "notes": list(run.notes),
+        "alerts": [_alert(alert) for alert in run.alerts[:ALERTS]],
+        "alerts_more": max(len(run.alerts) - ALERTS, 0),
+        "actions": [_action(action) for action in run.actions[:ALERTS]],
+        "curves": {key: decimate(*series, bins)._asdict() for key, series in _curves(run).items()},
+        "batch_size": number(nested(run.config, "data", "batch_size")),
+        "maps": _maps(run),
+        "profiles": [profile.as_json(drawn) for drawn in profile.profiles(run)],
+        "spikes": [spike._asdict() for spike in found],
+        "spikes_more": more,
+        "findings": [_finding(finding) for finding in run.findings[:5]],
+        "lr_find": _lr_find(run.lr_find),
+    }
+
+
+def _curves(run: RunData) -> dict[str, Series]:
+    found = {name: run.train[name] for name in CURVES if name in run.train}
+    scale = found.get("loss_scale")
+    if scale is not None and bool(np.all(scale.value == 1)):
+        del found["loss_scale"]
+    if "loss" in run.evaluation:
+        found["eval_loss"] = run.evaluation["loss"]
+    noise = noise_scale(run)
+    return found if noise is None else {**found, "noise_scale": noise}
+
+
+def noise_scale(run: RunData) -> Series | None:
+    """Returns the gradient noise scale, tr(S) / |G|^2 in examples, of running means; None where it is not measured.
+
+    The two estimates are far noisier than their means, and the squared norm may even come out negative.
+
+    Reference:
+      McCandlish et al., An Empirical Model of Large-Batch Training, 2018, appendix A.1.
+    """
+    trace, signal = run.train.get("noise_trace"), run.train.get("noise_signal")
+    if trace is None or signal is None:
+        return None
+    steps, a, b = np.intersect1d(trace.step, signal.step, return_indices=True)
+    known = np.isfinite(trace.value[a]) & np.isfinite(signal.value[b])
+    steps, top, bottom = steps[known], _mean(trace.value[a][known]), _mean(signal.value[b][known])
+    kept = (bottom > 0) & (top > 0)
+    return Series(steps[kept], top[kept] / bottom[kept]) if kept.any() else None
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    found, total, weight = np.empty(len(values)), 0.0, 0.0
+    for i, value in enumerate(values.tolist()):
+        total, weight = SMOOTH * total + (1 - SMOOTH) * value, SMOOTH * weight + 1 - SMOOTH
+        found[i] = total / weight
+    return found
+
+
+def _maps(run: RunData) -> list[dict[str, Any]]:
+    signal = gradient_signal(run)
+    gradient = "Gradient RMS of the parameters" if signal == "grad_rms" else "Gradient norm of the parameters"
+    drawn: list[tuple[str, str, Grid | None, str | None, str]] = [
+        ("gradient", gradient, run.layers, signal, "log"),
+        ("ratio", "Update ratio ‖Δw‖ / ‖w‖", run.layers, "update_ratio", "log"),
+        ("activation", "Activation RMS", run.taps, "rms", "log"),
+        ("dead", "Dead units, share", run.taps, "dead", "linear"),
+        ("saturated", "Saturated values, share", run.taps, "saturated", "linear"),
+    ]
+    found = []
+    for key, title, grid, name, scale in drawn:
+        drawn_map = None if grid is None or name is None else heat_map(grid, name, scale)
+        if drawn_map is not None:
+            found.append({"key": key, "title": title, **drawn_map._asdict()})
+    return found
+
+
+def _alert(alert: dict[str, Any]) -> dict[str, Any]:
+    step = whole(alert.get("step")) or 0
+    since = whole(alert.get("since"))
+    return {
+        "step": step,
+        "since": step if since is None else min(since, step),
+        "severity": "act" if alert.get("severity") == "act" else "advice",
+        "kind": short(text(alert.get("kind"), "alert")),
+        "layer": text(alert.get("layer")),
+        "message": text(alert.get("message")),
+    }
+
+
+def _action(action: dict[str, Any]) -> dict[str, Any]:
+    step, due = whole(action.get("step")) or 0, whole(action.get("due"))
+    name = text(action.get("action"), "action")
+    return {"step": step, "due": step if due is None else due, "action": name, "message": text(action.get("message"))}
+
+
+def _finding(finding: dict[str, Any]) -> dict[str, Any]:
+    given = finding.get("path")
+    path = [_operation(item) for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    hidden = max(len(path) - PATH, 0)
+    affected = finding.get("affected")
+    examples, index = numbers(finding.get("examples")), numbers(finding.get("index"))
+    return {
+        **_operation(finding),
+        "step": whole(finding.get("step")),
+        "message": text(finding.get("message")),
+        "index": ", ".join(f"{i:.0f}" for i in index if i is not None),
+        "examples": ", ".join(f"{i:.0f}" for i in examples[:20] if i is not None),
+        "affected": [text(name) for name in affected[:20]] if isinstance(affected, list) else [],
+        "affected_more": max(len(affected) - 20, 0) if isinstance(affected, list) else 0,
+        "path": [*path[: PATH // 2], *path[-PATH // 2 :]] if hidden else path,
+        "hidden": hidden,
+        "hidden_after": PATH // 2,
+    }
+
+
+def _operation(item: dict[str, Any]) -> dict[str, Any]:
+    names = {key: text(item.get(key)) for key in ("primitive", "layer", "file", "phase")}
+    return names | {key: whole(item.get(key)) for key in ("line", "bad", "size")}
+
+
+def _lr_find(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    rates, losses = numbers(found.get("lr")), numbers(found.get("loss"))
+    smoothed = numbers(found.get("smoothed"))
+    order = sorted(range(len(rates)), key=lambda i: rates[i] or math.inf)
+    return {
+        "lr": [rates[i] for i in order],
+        "loss": [losses[i] for i in order],
+        "smoothed": [smoothed[i] for i in order] if len(smoothed) == len(rates) else [],
+        "suggested": number(found.get("suggested")),
+        "why": text(found.get("why")),
+        "flat": found.get("flat") is True,
+    }

@@ -1,0 +1,301 @@
+"""A run's folder, read: what it holds as columns, and what of it could not be read as notes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprop.config.yaml_loader import parse
+from jaxprop.errors import JaxpropError, RunFolderError, UsageError, did_you_mean
+from jaxprop.report.fields import number, numbers, text, whole
+from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, Rows
+from jaxprop.report.lines import Tail
+from jaxprop.report.order import forward_order
+
+FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json")
+NO_COLUMN = ("step", "split")
+
+
+class Series(NamedTuple):
+    """One number over the steps: int64 `[n]`, ascending, and float64 `[n]`, NaN where it was not finite."""
+
+    step: np.ndarray
+    value: np.ndarray
+
+
+class RunData(NamedTuple):
+    """What a run has recorded.
+
+    Args:
+      name: of the folder.
+      config: the resolved configuration, or an empty dict.
+      train, evaluation: a column of `metrics.jsonl` -> its values.
+      layers, taps: tables of `layers.jsonl`, or None where there is nothing of the kind.
+      alerts, actions: lines of `alerts.jsonl`, in the order they were written.
+      summary: what `summary.json` holds, or None.
+      findings: `finding.json` of each black box, by step.
+      lr_find: what a search for the learning rate left, or None.
+      status: the summary's; `running` where a process holds the folder, `unfinished` where none is known to.
+      notes: sentences on what could not be read.
+    """
+
+    name: str
+    config: dict[str, Any]
+    train: dict[str, Series]
+    evaluation: dict[str, Series]
+    layers: Grid | None
+    taps: Grid | None
+    alerts: list[dict[str, Any]]
+    actions: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+    findings: list[dict[str, Any]]
+    lr_find: dict[str, Any] | None
+    status: str
+    notes: tuple[str, ...]
+
+    @property
+    def last_step(self) -> int:
+        """The last step that anything is recorded of."""
+        columns = [series.step for series in (*self.train.values(), *self.evaluation.values()) if len(series.step)]
+        return max((int(step[-1]) for step in columns), default=0)
+
+
+class Reader:
+    """Reads a run's folder, and reads it again with little to do when it has grown.
+
+    Args:
+      folder: the run's folder.
+
+    Raises:
+      UsageError: this is no run's folder.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     _ = Path(folder, "metrics.jsonl").write_text('{"step": 5, "split": "train", "loss": 0.5}\\n')
+      ...     run = Reader(Path(folder)).read()
+      >>> run.last_step, run.train["loss"].value.tolist(), run.layers
+      (5, [0.5], None)
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = find_run(folder)
+        self._metrics, self._layers, self._alerts = (
+            Tail(self.folder / f"{name}.jsonl") for name in ("metrics", "layers", "alerts")
+        )
+        self._reset_layers()
+        self._records: list[dict[str, Any]] = []
+        self._events: list[dict[str, Any]] = []
+
+    def signature(self) -> tuple[tuple[str, int, int], ...]:
+        """Returns what changes when any file of the report does, or its writer is gone: names, times and sizes."""
+        paths = [self.folder / name for name in (*FILES, ".lock")]
+        paths += sorted(self.folder.glob("blackbox/*/finding.json"))
+        found = []
+        for path in paths:
+            try:
+                stat = path.stat()
+            except OSError:
+                continue
+            found.append((path.name, stat.st_mtime_ns, stat.st_size))
+        # A process that is killed changes no file.
+        held = not (self.folder / "summary.json").exists() and _status(self.folder, None) == "running"
+        return (*found, ("held", int(held), 0))
+
+    def read(self) -> RunData:
+        """Returns what the folder holds now.
+
+        Raises:
+          RunFolderError: nothing has been recorded yet, or a file cannot be read.
+        """
+        try:
+            return self._read()
+        except OSError as error:
+            raise RunFolderError(f"{error.filename or self.folder} cannot be read: {error.strerror}") from error
+
+    def _read(self) -> RunData:
+        notes: list[str] = []
+        self._take_in()
+        config = _config(self.folder / "config.yaml", notes)
+        summary = _object(self.folder / "summary.json", notes)
+        status = _status(self.folder, summary)
+        for tail in (self._metrics, self._layers, self._alerts):
+            notes += _damage(tail, status, self._misfits if tail is self._layers else 0)
+        train, evaluation = _columns(self._records, "train"), _columns(self._records, "eval")
+        lr_find = _lr_find(self.folder / "lr_find.json", notes)
+        if not train and not evaluation and lr_find is None:
+            raise self._nothing()
+        taps = self._taps.grid()
+        layers = self._rows.grid(forward_order(self._rows.names, taps.names if taps else ()))
+        if layers is None and lr_find is None:
+            notes.append(_no_layers(self.folder, config))
+        events = sorted(self._events, key=lambda event: whole(event.get("step")) or 0)
+        return RunData(
+            self.folder.resolve().name, config, train, evaluation, layers, taps,
+            [event for event in events if event.get("kind") != "action"],
+            [event for event in events if event.get("kind") == "action"],
+            summary, list(_findings(self.folder, notes)), lr_find, status, tuple(notes),
+        )  # fmt: skip
+
+    def _take_in(self) -> None:
+        again, blocks = self._metrics.more()
+        self._records = [] if again else self._records
+        for block in blocks:
+            self._records += [record for record in block if whole(record.get("step")) is not None]
+        again, blocks = self._alerts.more()
+        self._events = [] if again else self._events
+        for block in blocks:
+            self._events += block
+        again, blocks = self._layers.more()
+        if again:
+            self._reset_layers()
+        for block in blocks:
+            self._misfits += self._rows.add(block) + self._taps.add(block)
+
+    def _reset_layers(self) -> None:
+        self._rows, self._taps, self._misfits = Rows("layer", LAYER_SIGNALS), Rows("tap", TAP_SIGNALS), 0
+
+    def _nothing(self) -> JaxpropError:
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            why = "has no metrics.jsonl: the run has not begun to log, or sinks.jsonl is false in its config"
+        elif self._metrics.damaged:
+            why = f"has a metrics.jsonl without one record that can be read ({self._metrics.damaged} damaged lines)"
+        else:
+            why = "has an empty metrics.jsonl; the first record is written after run.log_every steps"
+        return RunFolderError(f"{self.folder} {why}")
+
+
+def find_run(folder: Path) -> Path:
+    """Returns the run's folder that is meant: the path, or the run of that name in `runs/`.
+
+    Raises:
+      UsageError: there is none; names those that are near.
+    """
+    folder = folder.parent if folder.name == "config.yaml" and folder.is_file() else folder
+    if not folder.exists() and len(folder.parts) == 1 and _is_run(Path("runs") / folder):
+        return Path("runs") / folder
+    if not folder.is_dir():
+        near = folder.parent if len(folder.parts) > 1 else Path("runs")
+        what = "is a file, not a run's folder" if folder.exists() else "there is no such run folder"
+        raise UsageError(f"{folder}: {what}{_others(near, folder.name)}")
+    if not _is_run(folder):
+        held = "it has no config.yaml, metrics.jsonl or lr_find.json"
+        raise UsageError(f"{folder} is not a run's folder: {held}{_others(folder, '')}")
+    return folder
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl", "lr_find.json"))
+
+
+def _others(parent: Path, name: str) -> str:
+    try:
+        runs = sorted({path.parent.name for path in parent.glob("*/config.yaml")})
+    except OSError:
+        runs = []
+    listed = ", ".join(runs[:20]) + (f" and {len(runs) - 20} more" if len(runs) > 20 else "")
+    return f"{did_you_mean(name, runs)} (runs in {parent}: {listed})" if runs else "; 'jaxprop train CONFIG' makes one"
+
+
+def _columns(records: list[dict[str, Any]], split: str) -> dict[str, Series]:
+    newest = {record["step"]: record for record in records if record.get("split") == split}
+    steps = sorted(newest)
+    names = dict.fromkeys(name for step in steps for name in newest[step] if name not in NO_COLUMN)
+    found = {}
+    for name in names:
+        # null is a number that was not finite; a text or a list is none at all
+        kept = [step for step in steps if name in newest[step] and isinstance(newest[step][name], int | float | None)]
+        if kept:
+            cells = (number(newest[step][name]) for step in kept)
+            values = np.array([np.nan if cell is None else cell for cell in cells])
+            found[name] = Series(np.array(kept, np.int64), values)
+    return found
+
+
+def _damage(tail: Tail, status: str, misfits: int) -> Iterator[str]:
+    count = tail.damaged + misfits
+    if count:
+        yield f"{count:,} damaged {'line' if count == 1 else 'lines'} of {tail.path.name} left out"
+    if tail.cut and status not in ("running", "unfinished"):
+        yield f"the last line of {tail.path.name} is cut short and left out"
+
+
+def _status(folder: Path, summary: dict[str, Any] | None) -> str:
+    if summary is not None:
+        return text(summary.get("status"), "ended")
+    for name in (".lock", ".claim"):
+        try:
+            owner = json.loads((folder / name).read_text(encoding="utf-8"))
+            if owner["host"] != socket.gethostname() or os.name == "nt":
+                return "running"  # nobody can tell; on Windows, asking the process would stop it
+            os.kill(int(owner["pid"]), 0)
+        except PermissionError:
+            return "running"  # somebody else's process
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            continue
+        return "running"
+    return "unfinished"
+
+
+def _config(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        value = parse(path.read_text(encoding="utf-8"), path.name).value
+    except FileNotFoundError:
+        notes.append("config.yaml is missing, so the batch size is not known")
+        return {}
+    except (JaxpropError, UnicodeDecodeError):
+        notes.append("config.yaml cannot be read as YAML and is left out")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _object(path: Path, notes: list[str]) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        notes.append(f"{path.name} is damaged and left out")
+        return None
+    return value
+
+
+def _findings(folder: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+    paths = folder.glob("blackbox/*/finding.json")
+    for path in sorted(paths, key=lambda path: (len(path.parent.name), path.parent.name)):
+        finding = _object(path, notes)
+        if finding is not None:
+            yield finding
+
+
+def _lr_find(path: Path, notes: list[str]) -> dict[str, Any] | None:
+    found = _object(path, notes)
+    if found is None:
+        return None
+    rates, losses = numbers(found.get("lr")), numbers(found.get("loss"))
+    if not rates or len(rates) != len(losses) or not all(rate is not None and rate > 0 for rate in rates):
+        notes.append("lr_find.json holds no curve of losses against learning rates and is left out")
+        return None
+    return found
+
+
+def _no_layers(folder: Path, config: dict[str, Any]) -> str:
+    path = folder / "layers.jsonl"
+    if not path.is_file():
+        why = "layers.jsonl is missing"
+    elif path.stat().st_size == 0:
+        why = "layers.jsonl is empty"
+    else:
+        why = "layers.jsonl holds no row that can be read"
+    health = config.get("health")
+    off = isinstance(health, dict) and health.get("layers") is False
+    return f"{why}{', since health.layers is false' if off else ''}, so there are no maps of the layers"

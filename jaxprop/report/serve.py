@@ -1,0 +1,122 @@
+"""The page of runs that are still being written, served to this machine alone."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Hashable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from jaxprop.errors import JaxpropError, UsageError
+from jaxprop.report.page import encode, render
+
+HOST = "127.0.0.1"
+PORT = 8765
+TRIED = 20  # ports from the default one on
+NAMES = ("127.0.0.1", "localhost")
+HTML, JSON = "text/html; charset=utf-8", "application/json; charset=utf-8"
+
+
+class Source:
+    """The page and its data, made anew when a file of the runs has changed.
+
+    Args:
+      signature: what changes when a file does.
+      data: makes what the page draws.
+
+    Example:
+      >>> source = Source(lambda: 1, lambda: {"title": "a", "runs": [], "compare": None})
+      >>> source.newest()[0]
+      b'{"title":"a","runs":[],"compare":null}'
+    """
+
+    def __init__(self, signature: Callable[[], Hashable], data: Callable[[], dict[str, Any]]):
+        self._signature, self._data = signature, data
+        self._lock = threading.Lock()
+        self._seen = signature()
+        self._made = self._make()
+
+    def newest(self) -> tuple[bytes, bytes]:
+        """Returns the data as JSON, and the page; the last ones while a run that began anew has nothing to show."""
+        with self._lock:
+            now = self._signature()
+            if now != self._seen:
+                with contextlib.suppress(JaxpropError):
+                    self._made, self._seen = self._make(), now
+            return self._made
+
+    def _make(self) -> tuple[bytes, bytes]:
+        data = self._data()
+        return encode(data).encode(), render(data, live=True).encode("utf-8", "replace")
+
+
+def open_server(source: Source, port: int | None = None) -> ThreadingHTTPServer:
+    """Returns a server that listens on this machine's own address; `serve_forever` starts it.
+
+    Args:
+      source: what to serve.
+      port: of the address; 0 for any, None for 8765 or the next free one.
+
+    Raises:
+      UsageError: the port is taken, or may not be used.
+    """
+    ports = range(PORT, PORT + TRIED) if port is None else [port]
+    for candidate in ports:
+        try:
+            return ThreadingHTTPServer((HOST, candidate), _handler(source))
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+    which = f"port {port}" if port is not None else f"every port from {PORT} to {PORT + TRIED - 1}"
+    raise UsageError(f"{which} on {HOST} cannot be used ({why}); let --port 0 take any free one")
+
+
+def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 30
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_HEAD(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD\n", "text/plain", Allow="GET, HEAD")
+
+        do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
+
+        def _answer(self) -> None:
+            # A page of another site may have its own name resolve to this address; its requests carry that name.
+            if self.headers.get("Host", "").lower().partition(":")[0] not in NAMES:
+                return self._send(HTTPStatus.FORBIDDEN, b"only localhost and 127.0.0.1\n", "text/plain")
+            path = self.path.partition("?")[0]
+            if path == "/favicon.ico":
+                return self._send(HTTPStatus.NO_CONTENT, b"", "image/x-icon")
+            if path not in ("/", "/index.html", "/data.json"):
+                return self._send(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
+            data, page = source.newest()
+            body, kind = (data, JSON) if path == "/data.json" else (page, HTML)
+            tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+            if self.headers.get("If-None-Match") == tag:
+                return self._send(HTTPStatus.NOT_MODIFIED, b"", kind, ETag=tag)
+            return self._send(HTTPStatus.OK, body, kind, ETag=tag)
+
+        def _send(self, status: HTTPStatus, body: bytes, kind: str, **headers: str) -> None:
+            self.send_response(status)
+            headers |= {"Content-Type": kind, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+            headers |= {"Content-Security-Policy": "frame-ancestors 'none'"}
+            if status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+                headers["Content-Length"] = str(len(body))
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Keeps the console for the run."""
+
+    return Handler

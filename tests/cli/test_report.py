@@ -1,0 +1,82 @@
+"""`jaxprop report`: what it prints and writes, and one sentence for what it cannot."""
+
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.report.runs import ALERT, make_run, rows
+
+
+def test_a_run(jaxprop):
+    make_run("runs/a", alerts=[ALERT])
+    ran = jaxprop("report", "runs/a")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("a: Gradient spike in layers/1/dense at step 60; the run completed all the same.\n")
+    assert ran.out.endswith("report: runs/a/report.html\n")
+    assert Path("runs/a/report.html").read_text().startswith("<!doctype html>")
+
+
+def test_several_runs(jaxprop):
+    make_run("runs/a")
+    make_run("runs/b", layers=rows(layers=("x", "y")))
+    ran = jaxprop("report", "runs/a", "b", "runs/a", "--out", "both.html")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.count("Healthy: 100 steps without an alert.") == 2
+    assert "These runs have different layers" in Path("both.html").read_text()
+    assert not list(Path("runs").rglob("*.html"))
+
+
+def test_no_page(jaxprop):
+    make_run("runs/a")
+    assert "report:" not in jaxprop("report", "runs/a", "--no-html").out
+    assert not list(Path("runs").rglob("*.html"))
+
+
+REFUSED = [
+    ("report nowhere", 2, "nowhere: there is no such run folder; did you mean"),
+    ("report runs", 2, "runs is not a run's folder"),
+    ("report runs/empty", 1, "runs/empty has an empty metrics.jsonl"),
+    ("report runs/a runs/empty", 1, "runs/empty has an empty metrics.jsonl"),
+    ("report runs/a --out none/x.html", 2, "none/x.html cannot be written"),
+    ("report runs/a --out runs/a/metrics.jsonl", 2, "--out runs/a/metrics.jsonl: expected a file that ends in .html"),
+    ("report runs/a --port 3", 2, "--port 3 is of the server; add --serve"),
+    ("report runs/a --serve --no-html", 2, "--serve writes no file; leave out --no-html"),
+    ("report runs/a --serve --out x.html", 2, "--serve writes no file; leave out --out x.html"),
+    ("report runs/a --no-html --out x.html", 2, "--no-html leaves nothing to write to --out x.html"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "sentence"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_one_sentence_and_nothing_lost(jaxprop, line, code, sentence):
+    make_run("runs/a")
+    make_run("runs/nowhere1")
+    make_run("runs/empty", metrics=[])
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    ran = jaxprop(*line.split())
+    assert ran.code == code
+    # What came of a run that can be read is told, although its page cannot be written.
+    assert ran.out[:10] == ("a: Healthy" if "none/x.html" in line else "")
+    assert ran.err.startswith(f"error: {sentence}")
+    assert ran.err.count("\n") == 1
+    assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == before
+
+
+def test_the_server_stops_on_ctrl_c_with_exit_code_0(tmp_path):
+    folder = make_run(tmp_path / "a")
+    command = [sys.executable, "-m", "jaxprop", "report", str(folder), "--serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        line = server.stdout.readline()
+        try:
+            url = line.split()[1]
+            assert url.startswith("http://127.0.0.1:")
+            with urllib.request.urlopen(url + "data.json", timeout=10) as answer:
+                assert answer.status == 200
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=20) == 0
+        assert (server.stdout.read(), server.stderr.read()) == ("stopped\n", "")
+    assert not (folder / "report.html").exists()
