@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -129,6 +130,12 @@ def last_loss(run: Run) -> float:
     return math.inf if loss is None or run.summary["status"] == "diverged" else loss
 
 
+def settled_loss(run: Run) -> float:
+    """Training loss, mean of the last fifth of the records."""
+    losses = [math.inf if record["loss"] is None else record["loss"] for record in _training(run)]
+    return statistics.fmean(losses[-max(1, len(losses) // 5) :]) if losses else math.nan
+
+
 def accuracy(run: Run) -> float:
     """Share of the test split that is classified rightly; 0 where the run has diverged."""
     return run.summary["metrics"].get("accuracy") or 0.0
@@ -155,6 +162,15 @@ def _needs_the_right_rate(runs: Mapping[str, Figures]) -> bool:
     ratios = [runs[label]["update ratio"] for label in ("too low", "right", "too high")]
     losses = {label: figures["test loss"] for label, figures in runs.items()}
     return ratios[0] * 10 < ratios[1] and losses["right"] * 5 < min(losses["too low"], losses["too high"])
+
+
+def _order_of_optimizers(runs: Mapping[str, Figures]) -> bool:
+    losses = [runs[label]["test loss"] for label in ("sgd", "momentum", "rmsprop", "adam")]
+    return all(before > after for before, after in itertools.pairwise(losses))
+
+
+def _settles(runs: Mapping[str, Figures]) -> bool:
+    return runs["warmup and cosine"]["last training losses"] < 1 / 3 * runs["constant"]["last training losses"]
 
 
 LESSONS = {
@@ -185,5 +201,29 @@ LESSONS = {
         "steps of a hundred-thousandth of the weights lead nowhere, and neither do such that leap over the minimum",
         _needs_the_right_rate,
         "the loss, the heat map of the update ratio (about 1e-3 to 1e-2 is healthy), and the alerts of the first steps",
+    ),
+    "optimizers": Lesson(
+        "What do momentum, RMSprop and Adam add to plain SGD?",
+        {
+            "sgd": ("optimizer.name=sgd", "optimizer.lr=0.1"),
+            "momentum": ("optimizer.name=sgd", "optimizer.lr=0.1", "optimizer.momentum=0.9"),
+            "rmsprop": ("optimizer.name=rmsprop", "optimizer.lr=1e-3"),
+            "adam": ("optimizer.name=adam", "optimizer.lr=3e-3"),
+        },
+        {"test loss": last_loss, "update ratio": update_ratio},
+        "on a small transformer each gets further in 200 steps than the one before",
+        _order_of_optimizers,
+        "the loss, and the heat map of the update ratio: Adam gives every layer steps of its own size",
+    ),
+    "schedule": Lesson(
+        "What does a schedule add to a good learning rate?",
+        {
+            "constant": (),
+            "warmup and cosine": ("optimizer.schedule={name: warmup_cosine, warmup_steps: 30}",),
+        },
+        {"last training losses": settled_loss, "test loss": last_loss, "accuracy": accuracy},
+        "from the same peak, a rate that comes down ends at less than a third of the constant one's training loss",
+        _settles,
+        "the loss: with a constant rate it goes on bouncing, with the rate it comes down",
     ),
 }

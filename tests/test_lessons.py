@@ -46,6 +46,12 @@ def test_update_ratio_is_of_the_first_steps():
     assert lessons.update_ratio(run(rows=rows)) == pytest.approx(0.2)
 
 
+def test_the_loss_that_a_run_has_settled_at():
+    records = [{"split": "train", "loss": float(i)} for i in range(10)]
+    assert lessons.settled_loss(run(records)) == 8.5
+    assert lessons.settled_loss(run([{"split": "train", "loss": None}])) == math.inf
+
+
 def test_a_run_that_has_diverged_has_no_loss():
     assert lessons.last_loss(run(metrics={"loss": 1.0})) == 1.0
     assert lessons.last_loss(run(metrics={"loss": 1.0}, status="diverged")) == math.inf

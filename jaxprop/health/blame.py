@@ -16,7 +16,7 @@ from jaxprop.health.interpret import Entry, Interpreter, Value, bad_entries
 from jaxprop.health.loops import Turn, turns
 from jaxprop.health.masks import sources
 
-EXACT = 20_000  # equations of a loop in all up to which each turn is opened; beyond, only those that matter
+EXACT = 5_000  # equations of a loop in all up to which each turn is opened; beyond, only those that matter
 
 
 class Want(NamedTuple):

@@ -6,8 +6,9 @@ whole, and opened later, if what went wrong passes through them: see `jaxprop.he
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -138,9 +139,10 @@ class Interpreter:
         stack = f"{caller.stack}/{equation.source_info.name_stack}"
         called = callee(equation, inputs)
         if called is not None:
+            body, arguments = called
             site = caller.site or site_of(equation)
-            inner = Caller(caller.order, stack, site if is_library_function(called.jaxpr) else caller.site)
-            return self.run(called.jaxpr, called.consts, inputs[-len(called.jaxpr.invars) :], inner)
+            inner = Caller(caller.order, stack, site if is_library_function(body.jaxpr) else caller.site)
+            return self.run(body.jaxpr, body.consts, arguments, inner)
         order, backward = (*caller.order, next(self._orders)), is_backward(stack)
         owner = owner_of(inputs, order[-1])
         # The first equation of the backward pass makes a cotangent of the loss's own, which is a plain 1.
@@ -155,15 +157,18 @@ class Interpreter:
         return outputs
 
 
-def callee(equation: Any, inputs: Sequence[Value]) -> Any:
-    """Returns the closed jaxpr that an equation is nothing but a call of, or None."""
+def callee(equation: Any, inputs: Sequence[Value]) -> tuple[Any, Sequence[Value]] | None:
+    """Returns the closed jaxpr that an equation is nothing but a call of, and its inputs, or None."""
     if equation.primitive.name == "cond":
         branches = equation.params["branches"]
-        return branches[int(np.clip(int(inputs[0].array), 0, len(branches) - 1))]
+        return _closed(branches[int(np.clip(int(inputs[0].array), 0, len(branches) - 1))]), inputs[1:]
+    if equation.primitive.name == "custom_linear_solve":
+        matvec, vecmat, solve, _ = equation.params["const_lengths"]
+        before, right = matvec + vecmat, sum(equation.params["const_lengths"])
+        return _closed(equation.params["jaxprs"].solve), [*inputs[before : before + solve], *inputs[right:]]
     if not is_call(equation):
         return None
-    body = next(equation.params[name] for name in BODIES if name in equation.params)
-    return body if isinstance(body, core.ClosedJaxpr) else core.ClosedJaxpr(body, ())
+    return _closed(next(equation.params[name] for name in BODIES if name in equation.params)), inputs
 
 
 def is_call(equation: Any) -> bool:
@@ -221,7 +226,12 @@ def _arrays(values: Sequence[Value]) -> list[Any]:
     return [value.array for value in values]
 
 
-def _last_uses(jaxpr: Any) -> Iterator[list[Any]]:
+def _closed(jaxpr: Any) -> Any:
+    return jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
+
+
+@functools.lru_cache(maxsize=64)  # a loop's body is run once a turn
+def _last_uses(jaxpr: Any) -> list[list[Any]]:
     """For every equation the variables that nothing reads after it, so that they need not be kept."""
     last: dict[Any, int] = {}
     for i, equation in enumerate(jaxpr.eqns):
@@ -231,4 +241,4 @@ def _last_uses(jaxpr: Any) -> Iterator[list[Any]]:
     for var, i in last.items():
         if var not in kept:
             over[i].append(var)
-    yield from over
+    return over

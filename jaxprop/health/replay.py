@@ -49,8 +49,8 @@ class Finding(NamedTuple):
 
     Args:
       phase: `"forward"` where it reaches the loss, `"backward"` where only gradients.
-      primitive: of jax, that made it of finite numbers; `"input"` where batch or parameters hold it; None where the
-        compiled step alone is not finite.
+      primitive: of jax, that made it of finite numbers; `"input"` where batch or parameters hold it, `"constant"`
+        where the result does not depend on them; None where the compiled step alone is not finite.
       layer: the layer whose parameters the operation reads or goes on from, or None before the first; of an input
         its path.
       file, line: of the user's code, or None.
@@ -97,6 +97,10 @@ class Finding(NamedTuple):
             return (
                 "the compiled step is not finite, and the same step run one operation at a time is; the likely reason "
                 f"is {SUSPECTS[self.suspect]}"
+            )
+        if self.primitive == "constant":
+            return (
+                f"{self.phase} pass: a result is a constant that is not finite, whatever the batch and the parameters"
             )
         if self.primitive == "input":
             return f"{self.layer} holds {self.value} to begin with, {self._entries()}{self._examples()}"
@@ -166,17 +170,24 @@ def find_nonfinite(
       >>> find_nonfinite(loss_fn, {"scale": jnp.float32(1)}, {"x": jnp.ones(3)}) is None
       True
     """
-    compiled = jax.jit(differentiated(loss_fn, params, batch, key))
-    results = compiled(params, batch, key)
-    if all(is_finite(leaf) for leaf in jax.tree.leaves(results)):
-        return None
-    finding = _examine(loss_fn, params, batch, key, results)
-    if finding is None:
-        return _blame_compiler(loss_fn, params, batch, key, results)
-    if not examples:
-        return finding
-    found, size = offending(lambda batch: compiled(params, batch, key), batch)
-    return finding._replace(examples=found, batch_size=size)
+    params, batch = _arrays(params), _arrays(batch)
+    with jax.debug_nans(False), jax.debug_infs(False):  # which would raise at the first one, whether it matters or not
+        compiled = jax.jit(differentiated(loss_fn, params, batch, key))
+        results = compiled(params, batch, key)
+        if all(is_finite(leaf) for leaf in jax.tree.leaves(results)):
+            return None
+        finding = _examine(loss_fn, params, batch, key, results)
+        if finding is None:
+            return _blame_compiler(loss_fn, params, batch, key, results)
+        if not examples:
+            return finding
+        found, size = offending(lambda batch: compiled(params, batch, key), batch)
+        return finding._replace(examples=found, batch_size=size)
+
+
+def _arrays(tree: PyTree) -> PyTree:
+    """Python's own numbers become arrays; what can be none is left to be refused."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, int | float | complex) else leaf, tree)
 
 
 def differentiated(loss_fn: Callable[..., Any], params: PyTree, batch: Batch, key: Any) -> Callable[..., Any]:
@@ -222,6 +233,8 @@ def _examine(loss_fn: Callable[..., Any], params: PyTree, batch: Batch, key: Any
     if given is not None:
         name, entries = given
         return Finding(phase, "input", name, None, None, affected=affected, **entries)
+    if not blame.origins and any(value.slot is None for value in [loss, *grads] if not is_finite(value.array)):
+        return Finding(phase, "constant", None, None, None, affected=affected)
     if not blame.origins:
         return None
     origin = blame.origins[0]

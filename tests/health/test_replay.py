@@ -171,6 +171,35 @@ def test_the_record_is_plain_json():
     assert record["message"] == found.message
 
 
+def test_a_linear_solve_is_looked_into():
+    def loss_fn(params, batch, key):
+        return jnp.sum(jnp.linalg.solve(batch["a"], batch["b"] * params))
+
+    batch = {"a": jnp.stack([jnp.eye(2), jnp.array([[1.0, 2.0], [2.0, 4.0]])]), "b": jnp.ones((2, 2, 1))}
+    found = find_nonfinite(loss_fn, jnp.float32(1), batch)
+    assert (found.primitive, found.file, found.examples) == ("triangular_solve", __file__, (1,))
+
+
+def test_a_constant_is_told_to_be_one():
+    found = find_nonfinite(lambda params, batch, key: params * 0 + np.inf, jnp.float32(1), {"x": jnp.ones(2)})
+    assert found.primitive == "add"
+    found = find_nonfinite(lambda params, batch, key: float("nan"), jnp.float32(1), {"x": jnp.ones(2)})
+    assert found.primitive == "constant"
+    assert "a constant that is not finite" in found.message
+
+
+def test_python_numbers_are_arrays():
+    found = find_nonfinite(lambda p, b, k: jnp.log(p["a"] - b["x"]), {"a": 1.0}, {"x": 1.0})
+    assert (found.primitive, found.layer) == ("log", "a")
+
+
+@pytest.mark.parametrize("check", [jax.debug_nans, jax.debug_infs])
+def test_the_checks_of_jax_itself_do_not_get_in_the_way(check):
+    with check(True):
+        found = find_nonfinite(lambda p, b, k: jnp.log(p - b["x"]), jnp.float32(1), {"x": jnp.float32(1)})
+    assert found.primitive == "log"
+
+
 # -- examples -----------------------------------------------------------------------------------
 
 
