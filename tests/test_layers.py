@@ -26,7 +26,8 @@ RANKS = {
     "checkpoint": 3, "sinks": 3, "lock": 3, "interrupt": 3, "runfolder": 3,
     "tasks": 4, "loop": 4, "resuming": 4, "ending": 4,
     "runner": 5,
-    "describe": 6, "diagnose": 6, "evaluation": 6, "report": 6, "bench": 6, "plan": 6,
+    "describe": 6, "diagnose": 6, "evaluation": 6, "explain": 6, "gradient_check": 6, "lr_find": 6,
+    "report": 6, "bench": 6, "plan": 6,
     "cli": 7, "__init__": 7,
     "__main__": 8,
 }  # fmt: skip

@@ -22,6 +22,26 @@ TABLE = [
     ("eval runs/a --best --json data.x=1", "eval", EVAL | {"best": True, "json": True, "overrides": ("data.x=1",)}),
     ("eval runs/a --run other", "eval", EVAL | {"run": Path("other")}),
     ("info c.yaml a=1", "info", {"config": "c.yaml", "overrides": ("a=1",)}),
+    (
+        "gradcheck a.b:c --json --entries 3",
+        "gradcheck",
+        {"target": "a.b:c", "overrides": (), "examples": 4, "entries": 3, "json": True},
+    ),
+    (
+        "gradcheck c.yaml a=1",
+        "gradcheck",
+        {"target": "c.yaml", "overrides": ("a=1",), "examples": 4, "entries": 4, "json": False},
+    ),
+    (
+        "explain c.yaml a=1 --layer-limit 5",
+        "explain",
+        {"config": "c.yaml", "overrides": ("a=1",), "layer_limit": 5, "json": False},
+    ),
+    (
+        "lr-find c.yaml --run x a=1",
+        "lr-find",
+        {"config": "c.yaml", "overrides": ("a=1",), "run": Path("x"), "json": False},
+    ),
     ("doctor --json", "doctor", {"json": True}),
     ("validate c.yaml", "validate", {"config": "c.yaml", "overrides": ()}),
     ("init", "init", INIT),
