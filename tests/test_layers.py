@@ -19,7 +19,7 @@ NAME = "jaxprop"
 # A module imports only lower ranks; inside a package, siblings may import each other.
 RANKS = {
     "types": 0, "errors": 0,
-    "trees": 1, "taps": 1, "precision": 1, "config": 1,
+    "trees": 1, "taps": 1, "jaxprs": 1, "precision": 1, "config": 1,
     "data": 2, "models": 2, "losses": 2, "metrics": 2, "optimizers": 2, "parallel": 2, "gradients": 2,
     "health": 2, "clock": 2, "records": 2, "rhythm": 2,
     "step": 3, "eval_step": 3, "state": 3, "experiment": 3, "pace": 3,
@@ -32,8 +32,8 @@ RANKS = {
     "__main__": 8,
 }  # fmt: skip
 PURE = {
-    "types", "errors", "trees", "taps", "models", "losses", "metrics", "optimizers", "precision", "gradients", "health",
-    "step", "eval_step", "state",
+    "types", "errors", "trees", "taps", "jaxprs", "models", "losses", "metrics", "optimizers", "precision", "gradients",
+    "health", "step", "eval_step", "state",
 }  # fmt: skip
 IO_MODULES = {"io", "logging", "os", "pathlib", "shutil", "socket", "subprocess", "sys", "tempfile", "time"}
 IO_CALLS = {"input", "open", "print"}

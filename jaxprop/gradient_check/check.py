@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from jaxprop import jaxprs
 from jaxprop.errors import UsageError
-from jaxprop.gradient_check import differences, rewrite, rules, sentences, stops
+from jaxprop.gradient_check import differences, rules, sentences, stops
 from jaxprop.gradient_check.differences import LEVELS, SAFETY, STEPS
 from jaxprop.gradient_check.lines import Lines, Point, Ray, trace
 from jaxprop.gradient_check.report import Entry, Leaf, Report
@@ -125,7 +126,7 @@ def _check(
         return Report(False, loss, (), (), (), (), tuple(sentence), ())
     rows = _rows(point, flat, grads, stored, entries, rng)
     noise, grad_noise = _noise(lines, flat, stored[1])
-    eps = rewrite.narrowest(traced.jaxpr)
+    eps = jaxprs.narrowest(traced.jaxpr)
     evidence = _evidence(lines, point, grads, grad_noise, rows, eps)
     found = _settle(lines, rows, evidence, loss, max(noise, eps * abs(loss)))
     checked = [_entry(point, row, evidence, i, *found[i]) for i, row in enumerate(rows)]

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from jaxprop import jaxprs
 from jaxprop.errors import ShapeError, UsageError
-from jaxprop.gradient_check import rewrite
 from jaxprop.gradient_check.places import call_place
 from jaxprop.losses import LossFn, as_objective
 from jaxprop.precision import policy
@@ -146,9 +146,9 @@ class Lines:
         self._values = self._looped(self._value)
         self._slopes: dict[str, Any] = {}
 
-    def _loss(self, replace: Mapping[str, rewrite.Replacement]) -> Callable[..., jax.Array]:
+    def _loss(self, replace: Mapping[str, jaxprs.Replacement]) -> Callable[..., jax.Array]:
         traced = self.traced
-        return lambda flat, rest: rewrite.evaluate(traced.jaxpr, traced.consts, [flat, *rest], replace)[0]
+        return lambda flat, rest: jaxprs.evaluate(traced.jaxpr, traced.consts, [flat, *rest], replace)[0]
 
     def reverse(self, flat: Any) -> tuple[float, np.ndarray]:
         """Loss and gradient in reverse mode, with the loss's own rules.
@@ -156,7 +156,7 @@ class Lines:
         Raises:
           UsageError: reverse mode does not pass the loss.
         """
-        loops = [e for e in rewrite.equations(self.traced.jaxpr) if e.primitive.name == "while"]
+        loops = [e for e in jaxprs.equations(self.traced.jaxpr) if e.primitive.name == "while"]
         try:
             value, grads = self._reverse(flat, self.rest)
         except (NotImplementedError, ValueError, TypeError) as error:
@@ -172,7 +172,7 @@ class Lines:
         """The loss at `steps[i]` along ray i, `[n]`."""
         return self._run(self._values, rays, steps)
 
-    def slopes(self, rays: Sequence[Ray], label: str = "", replace: Mapping[str, Any] = rewrite.STRIPPED) -> np.ndarray:
+    def slopes(self, rays: Sequence[Ray], label: str = "", replace: Mapping[str, Any] = jaxprs.STRIPPED) -> np.ndarray:
         """Derivatives along rays in forward mode, `[n]`; by default with the custom rules taken off.
 
         Args:

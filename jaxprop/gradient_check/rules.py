@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
-from jaxprop.gradient_check import rewrite
+from jaxprop import jaxprs
 from jaxprop.gradient_check.places import rule_name, rule_place
 from jaxprop.gradient_check.report import Rule
 
@@ -45,7 +45,7 @@ def find(traced: ClosedJaxpr) -> tuple[Site, ...]:
       2
     """
     # A jaxpr may be shared by several calls: one site then stands for all of them.
-    found = {id(e): e for e in rewrite.equations(traced.jaxpr, into_while=False) if e.primitive.name in rewrite.RULES}
+    found = {id(e): e for e in jaxprs.equations(traced.jaxpr, into_while=False) if e.primitive.name in jaxprs.RULES}
     return tuple(Site(equation, i) for i, equation in enumerate(found.values()))
 
 
@@ -65,10 +65,10 @@ def compare(traced: ClosedJaxpr, sites: Sequence[Site], args: Sequence[Any]) -> 
     def loss(first: Any, sinks: list[jax.Array], rest: Sequence[Any]) -> jax.Array:
         def replaced(equation: JaxprEqn, given: list[Any]) -> Sequence[Any]:
             site = by_equation.get(id(equation))
-            return rewrite.as_it_is(equation, given) if site is None else _probe(site)(given, sinks[site.number])
+            return jaxprs.as_it_is(equation, given) if site is None else _probe(site)(given, sinks[site.number])
 
-        replace = dict.fromkeys(rewrite.RULES, replaced)
-        return rewrite.evaluate(traced.jaxpr, traced.consts, [first, *rest], replace)[0]
+        replace = dict.fromkeys(jaxprs.RULES, replaced)
+        return jaxprs.evaluate(traced.jaxpr, traced.consts, [first, *rest], replace)[0]
 
     sinks = [jnp.zeros((site.rows, SUMS), jnp.float64) for site in sites]
     return [np.asarray(x) for x in jax.jit(jax.grad(loss, argnums=1))(args[0], sinks, args[1:])]
@@ -87,8 +87,8 @@ def judge(sites: Sequence[Site], sums: Sequence[np.ndarray]) -> tuple[Rule, ...]
 
 
 def _probe(site: Site) -> Callable[[list[Any], jax.Array], Sequence[Any]]:
-    plain = partial(rewrite.without_rules, site.equation)
-    ruled = partial(rewrite.as_it_is, site.equation)
+    plain = partial(jaxprs.without_rules, site.equation)
+    ruled = partial(jaxprs.as_it_is, site.equation)
 
     @jax.custom_vjp
     def probe(args: list[Any], sink: jax.Array) -> list[Any]:
@@ -168,7 +168,7 @@ def _verdict(name: str, kind: str, where: str, calls: list[tuple[Site, np.ndarra
 
 def _tolerance(equation: JaxprEqn) -> float:
     """Half the digits of the narrowest floating-point type that the function computes in."""
-    return rewrite.narrowest(rewrite.body_of(equation).jaxpr) ** 0.5
+    return jaxprs.narrowest(jaxprs.body_of(equation).jaxpr) ** 0.5
 
 
 def _difference(row: np.ndarray, i: int, tolerance: float) -> tuple[float, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.extend.core import JaxprEqn
 
-from jaxprop.gradient_check import rewrite
+from jaxprop import jaxprs
 from jaxprop.gradient_check.lines import Lines, Ray
 from jaxprop.gradient_check.places import call_place
 from jaxprop.gradient_check.report import Entry, Stop
@@ -32,28 +32,26 @@ def find(lines: Lines, rays: Sequence[Ray], entries: Sequence[Entry]) -> tuple[S
         return ()
     worst = max(suspects, key=lambda i: entries[i].error / (entries[i].tolerance or 1.0))
     places = {
-        call_place(e)
-        for e in rewrite.equations(lines.traced.jaxpr, into_rules=True)
-        if e.primitive.name == rewrite.STOP
+        call_place(e) for e in jaxprs.equations(lines.traced.jaxpr, into_rules=True) if e.primitive.name == jaxprs.STOP
     }
     scale = rays[worst].scale if entries[worst].place is not None else 1.0
     found = []
     for place in sorted(places)[:MOST]:
-        (slope,) = lines.slopes([rays[worst]], place, {**rewrite.STRIPPED, **_without(place)})
+        (slope,) = lines.slopes([rays[worst]], place, {**jaxprs.STRIPPED, **_without(place)})
         if abs(slope / scale - entries[worst].forward) > entries[worst].tolerance:
             found.append(Stop(place, float(slope / scale)))
     return tuple(found)
 
 
-def _without(place: str) -> dict[str, rewrite.Replacement]:
+def _without(place: str) -> dict[str, jaxprs.Replacement]:
     def passed(equation: JaxprEqn, args: list[Any]) -> Sequence[Any]:
-        return args if call_place(equation) == place else rewrite.as_it_is(equation, args)
+        return args if call_place(equation) == place else jaxprs.as_it_is(equation, args)
 
-    replace: dict[str, rewrite.Replacement] = {rewrite.STOP: passed}
+    replace: dict[str, jaxprs.Replacement] = {jaxprs.STOP: passed}
 
     def inside(equation: JaxprEqn, args: list[Any]) -> Sequence[Any]:
-        body = rewrite.body_of(equation)
-        return rewrite.evaluate(body.jaxpr, body.consts, args, replace)
+        body = jaxprs.body_of(equation)
+        return jaxprs.evaluate(body.jaxpr, body.consts, args, replace)
 
-    replace |= dict.fromkeys(rewrite.RULES, inside)
+    replace |= dict.fromkeys(jaxprs.RULES, inside)
     return replace

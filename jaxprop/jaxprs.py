@@ -75,11 +75,12 @@ def equations(jaxpr: Jaxpr, into_rules: bool = False, into_while: bool = True) -
         name = equation.primitive.name
         if (name in RULES and not into_rules) or (name == "while" and not into_while):
             continue
-        for body in _bodies(equation):
+        for body in bodies(equation):
             yield from equations(body, into_rules, into_while)
 
 
-def _bodies(equation: JaxprEqn) -> list[Jaxpr]:
+def bodies(equation: JaxprEqn) -> list[Jaxpr]:
+    """The functions inside an equation: of a loop, a branch, a jit."""
     params = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr))
     return [_open(body)[0] for body in params if isinstance(body, ClosedJaxpr | Jaxpr)]
 
@@ -92,7 +93,7 @@ def _one(equation: JaxprEqn, args: list[Any], replace: Mapping[str, Replacement]
     name, params = equation.primitive.name, equation.params
     if name in replace:
         return replace[name](equation, args)
-    if not any(inner.primitive.name in replace for body in _bodies(equation) for inner in equations(body)):
+    if not any(inner.primitive.name in replace for body in bodies(equation) for inner in equations(body)):
         return as_it_is(equation, args)
     if name in INLINED:
         return evaluate(*_open(params.get("jaxpr", params.get("call_jaxpr"))), args, replace)
@@ -161,5 +162,5 @@ def narrowest(jaxpr: Jaxpr) -> float:
             needed.update(atom for atom in equation.invars if isinstance(atom, Var))
             dtypes = [getattr(variable.aval, "dtype", None) for variable in equation.outvars]
             found += [float(jnp.finfo(dtype).eps) for dtype in dtypes if dtype and jnp.issubdtype(dtype, jnp.floating)]
-            found += [narrowest(body) for body in _bodies(equation)]
+            found += [narrowest(body) for body in bodies(equation)]
     return max(found)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprop.gradient_check import rewrite
+from jaxprop import jaxprs
 
 
 @jax.custom_vjp
@@ -42,13 +42,13 @@ def test_values_are_kept_and_forward_mode_passes(place):
     traced = jax.make_jaxpr(PLACES[place])(x)
 
     def stripped(x):
-        return rewrite.evaluate(traced.jaxpr, traced.consts, [x], rewrite.STRIPPED)[0]
+        return jaxprs.evaluate(traced.jaxpr, traced.consts, [x], jaxprs.STRIPPED)[0]
 
     values, slopes = jax.jvp(jax.jit(stripped), (x,), (jnp.ones(3),))
     np.testing.assert_allclose(values, PLACES[place](x), rtol=1e-6)
     step = 1e-3
     np.testing.assert_allclose(slopes, (stripped(x + step) - stripped(x - step)) / (2 * step), rtol=5e-3, atol=1e-3)
-    assert not any(e.primitive.name in rewrite.RULES for e in rewrite.equations(jax.make_jaxpr(stripped)(x).jaxpr))
+    assert not any(e.primitive.name in jaxprs.RULES for e in jaxprs.equations(jax.make_jaxpr(stripped)(x).jaxpr))
 
 
 def test_an_argument_given_twice_is_differentiated_twice():
@@ -58,14 +58,14 @@ def test_an_argument_given_twice_is_differentiated_twice():
 
     product.defvjp(lambda x, y: (x * y, (x, y)), lambda held, g: (3 * held[1] * g, 5 * held[0] * g))
     (equation,) = jax.make_jaxpr(lambda x: product(x, x))(2.0).eqns
-    grads = jax.grad(lambda x, y: rewrite.as_it_is(equation, [x, y])[0], argnums=(0, 1))(2.0, 7.0)
+    grads = jax.grad(lambda x, y: jaxprs.as_it_is(equation, [x, y])[0], argnums=(0, 1))(2.0, 7.0)
     assert [float(g) for g in grads] == [21.0, 10.0]
 
 
 def test_what_is_not_on_the_way_to_the_result_does_not_make_it_imprecise():
     def eps(i):
         traced = jax.make_jaxpr(lambda x: (x * 2, jnp.sum(x.astype(jnp.bfloat16)))[i])(jnp.ones(2, jnp.float64))
-        return rewrite.narrowest(traced.jaxpr)
+        return jaxprs.narrowest(traced.jaxpr)
 
     with jax.enable_x64(True):
         assert (eps(0), eps(1)) == (jnp.finfo(jnp.float64).eps, jnp.finfo(jnp.bfloat16).eps)
