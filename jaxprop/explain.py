@@ -173,8 +173,8 @@ def explain(config: Config) -> Explanation:
     tolerance = float(jnp.finfo(policy(config.precision.policy).compute).eps) ** 0.5
     checks = _checks(plain, before, after, measured, tolerance)
     return Explanation(
-        all(check.agrees for check in checks), first + 1, plain.examples, len(batch["weight"]), plain.loss, plain.weight,
-        _layers(plain, measured), _parameters(plain, before),
+        all(check.agrees for check in checks), first + 1, plain.examples, len(batch["weight"]), plain.loss,
+        plain.weight, _layers(plain, measured), _parameters(plain, before),
         None if plain.clipped is plain.grads else Clip(_norm(plain.grads), _norm(plain.clipped)),
         _known(float(measured.learning_rate)), _follow(plain, before), plain.expected, plain.loss_after, tolerance,
         checks, tuple(notes),
