@@ -144,8 +144,9 @@ def _example(i: int, example: Example) -> tuple[str, ...]:
 
 
 def _parameter(row: Parameter) -> tuple[str, ...]:
-    sizes = (row.norm, row.grad_norm, row.grad_rms, row.update_norm, row.update_ratio)
-    return row.path, str(list(row.shape)), *(f"{size:.3g}" for size in sizes)
+    sizes = (row.norm, row.grad_norm, row.grad_rms, row.update_norm)
+    ratio = f"{row.update_ratio:.3g}" if row.norm else ""
+    return row.path, str(list(row.shape)), *(f"{size:.3g}" for size in sizes), ratio
 
 
 def _figure(value: float | None) -> str:

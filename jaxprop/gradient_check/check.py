@@ -194,7 +194,7 @@ def _noise(lines: Lines, flat: np.ndarray, direction: np.ndarray) -> tuple[float
 def _evidence(
     lines: Lines, point: Point, grads: np.ndarray, noise: np.ndarray, rows: Sequence[Row], eps: float
 ) -> Evidence:
-    stored = np.asarray(lines._stored)
+    stored = np.asarray(lines.stored)
     summed = point.flat.size + sum(int(np.size(x)) for x in point.rest if hasattr(x, "dtype"))
     forward = lines.slopes([row.ray for row in rows])
     overall = float(np.sqrt(np.mean(np.square(grads))))

@@ -141,7 +141,7 @@ class Lines:
 
     def __init__(self, traced: ClosedJaxpr, point: Point, flat: np.ndarray, stored: np.ndarray, most: int):
         self.traced, self.rest, self.flat = traced, point.rest, jnp.asarray(flat)
-        self._stored, self._most = jnp.asarray(stored), most
+        self.stored, self._most = jnp.asarray(stored), most
         self._reverse = jax.jit(jax.value_and_grad(self._loss({})))
         self._values = self._looped(self._value)
         self._slopes: dict[str, Any] = {}
@@ -188,7 +188,11 @@ class Lines:
                 return jax.jvp(lambda x: loss(x, rest), (flat,), (ray,))[1]
 
             self._slopes[label] = self._looped(slope)
-        return self._run(self._slopes[label], rays, np.zeros(len(rays)))
+        try:
+            return self._run(self._slopes[label], rays, np.zeros(len(rays)))
+        except (TypeError, NotImplementedError):
+            # A rule inside of what is not gone into, as a shard_map, which forward mode cannot pass.
+            return np.full(len(rays), np.nan)
 
     def _value(self, flat: jax.Array, ray: jax.Array, step: jax.Array, rest: list[Any]) -> jax.Array:
         return self._loss({})(flat + step * ray, rest)
@@ -219,6 +223,6 @@ class Lines:
             columns = [np.asarray([*column, *[0] * padding]) for column in zip(*part, strict=True)]
             padded = np.concatenate([steps[first : first + self._most], np.zeros(padding)])
             columns[3] = columns[3].astype(np.float64)
-            call = (len(part), columns, padded, self.flat, self._stored, self.rest)
+            call = (len(part), columns, padded, self.flat, self.stored, self.rest)
             found.append(np.asarray(program(*call))[: len(part)])
         return np.concatenate(found)

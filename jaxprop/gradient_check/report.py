@@ -63,7 +63,7 @@ class Rule(NamedTuple):
       kind: `custom_vjp` or `custom_jvp`.
       where: file and line of the rule.
       calls: how often the loss calls it.
-      compared: whether a gradient reached it, so that it could be compared.
+      compared: whether it could be: a gradient reached it, and autodiff passes its function.
       error: `||rule - autodiff|| / max(||rule||, ||autodiff||)`, the worst argument's.
       tolerance: half the digits of the narrowest type that it computes in.
       agrees: whether the error is within it.

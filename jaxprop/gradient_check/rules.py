@@ -60,7 +60,7 @@ def compare(traced: ClosedJaxpr, sites: Sequence[Site], args: Sequence[Any]) -> 
     Returns:
       For each site `[1 + arguments, 4]`.
     """
-    by_equation = {id(site.equation): site for site in sites}
+    by_equation = {id(site.equation): site for site in sites if _is_comparable(site)}
 
     def loss(first: Any, sinks: list[jax.Array], rest: Sequence[Any]) -> jax.Array:
         def replaced(equation: JaxprEqn, given: list[Any]) -> Sequence[Any]:
@@ -81,6 +81,25 @@ def judge(sites: Sequence[Site], sums: Sequence[np.ndarray]) -> tuple[Rule, ...]
         kind = site.equation.primitive.name.removesuffix("_call")
         members.setdefault((rule_name(site.equation), kind, rule_place(site.equation)), []).append((site, found))
     return tuple(_verdict(*key, calls) for key, calls in members.items())
+
+
+def _is_comparable(site: Site) -> bool:
+    """Whether autodiff passes the function of a rule, which a loop of traced length may be the reason for."""
+
+    def pulled(args: list[Any]) -> Any:
+        values, pull = jax.vjp(partial(jaxprs.without_rules, site.equation), args)
+        return pull(jax.tree.map(_cotangent, values))
+
+    try:
+        jax.eval_shape(pulled, [variable.aval for variable in site.equation.invars])
+    except (NotImplementedError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _cotangent(value: jax.Array) -> Any:
+    real = jnp.issubdtype(value.dtype, jnp.floating)
+    return jnp.zeros_like(value) if real else np.zeros(value.shape, jax.dtypes.float0)
 
 
 # -- one call -------------------------------------------------------------------------------------

@@ -102,7 +102,8 @@ def _notes(point: Point, leaves: Sequence[Leaf], whole: Sequence[Entry], rules: 
         yield f"no gradient reaches {_listed(without)}: a rule behind a factor of 0 cannot be checked"
     blind = sorted({f"{rule.name!r} ({rule.where})" for rule in rules if not rule.compared})
     if blind:
-        yield f"not compared, since no gradient reaches it: the rule of {_listed(blind)}"
+        why = "no gradient reaches it, or autodiff cannot pass its function"
+        yield f"not compared, since {why}: the rule of {_listed(blind)}"
 
 
 def _count(number: int, one: str, many: str) -> str:
