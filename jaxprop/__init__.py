@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxprop.eval_step import make_eval_step
+    from jaxprop.gradient_check.check import gradcheck
     from jaxprop.losses import loss_from
     from jaxprop.models.adapters import from_equinox, from_functions, from_linen, from_nnx
     from jaxprop.parallel import make_mesh
@@ -28,6 +29,7 @@ _HOME = {
     "from_functions": "models.adapters",
     "from_linen": "models.adapters",
     "from_nnx": "models.adapters",
+    "gradcheck": "gradient_check.check",
     "init_state": "state",
     "loss_from": "losses",
     "make_eval_step": "eval_step",
@@ -44,6 +46,7 @@ __all__ = [
     "from_functions",
     "from_linen",
     "from_nnx",
+    "gradcheck",
     "init_state",
     "loss_from",
     "make_eval_step",

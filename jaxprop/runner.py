@@ -31,7 +31,7 @@ from jaxprop.precision import Scaling
 from jaxprop.runfolder import write_summary, write_text
 from jaxprop.sinks import open_sinks
 from jaxprop.state import init_state
-from jaxprop.types import Source, TrainState
+from jaxprop.types import PyTree, Source, TrainState
 
 
 class Outcome(NamedTuple):
@@ -80,20 +80,37 @@ def compose(config: Config) -> Composed:
     stream = open_stream(config, sources["train"])
     total = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
     mesh, precision, scaling, health = _mesh(config), config.precision.policy, _scaling(config), settings(config)
-    params_key, run_key = jax.random.split(jax.random.key(config.run.seed))
-    params, extras = jax.jit(task.model.init)(params_key, next(data.one_pass(sources["train"], 2)))
+    params, extras, run_key = _initialized(config, task, sources["train"])
     optimizer = optimizers.build(config.optimizer, steps=total, params=params)
     train_step = steps.make_train_step(
         task.objective, optimizer.tx, precision, config.run.accumulate, config.run.steps_per_call, health,
         ema_decay=config.run.ema_decay, schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh,
     )  # fmt: skip
-    state = init_state(
-        params, optimizer.tx, key=run_key, extras=extras, precision=precision,
-        ema_decay=config.run.ema_decay, scaling=scaling, mesh=mesh, health=health,
-    )  # fmt: skip
+    state = _state(config, params, extras, run_key, optimizer, mesh)
     evaluate = make_eval_step(task.objective, precision, mesh=mesh)
     experiment = Experiment(config, train_step, evaluate, stream, sources.get("test"), task.derived, mesh, total)
     return Composed(experiment, state, task, optimizer, sources)
+
+
+def start(config: Config, composed: Composed) -> TrainState:
+    """Returns a state before the first step, of what is composed; with another `run.seed`, another one."""
+    initialized = _initialized(config, composed.task, composed.sources["train"])
+    return _state(config, *initialized, composed.optimizer, composed.experiment.mesh)
+
+
+def _initialized(config: Config, task: tasks.Task, train: Source) -> tuple[PyTree, PyTree, jax.Array]:
+    params_key, run_key = jax.random.split(jax.random.key(config.run.seed))
+    params, extras = jax.jit(task.model.init)(params_key, next(data.one_pass(train, 2)))
+    return params, extras, run_key
+
+
+def _state(
+    config: Config, params: PyTree, extras: PyTree, key: jax.Array, optimizer: optimizers.Optimizer, mesh: Mesh | None
+) -> TrainState:
+    return init_state(
+        params, optimizer.tx, key=key, extras=extras, precision=config.precision.policy,
+        ema_decay=config.run.ema_decay, scaling=_scaling(config), mesh=mesh, health=settings(config),
+    )  # fmt: skip
 
 
 def open_stream(config: Config, train: Source) -> data.Stream:

@@ -231,6 +231,19 @@ def _own_rules(jaxpr: Any, depth: int = 0) -> bool:
     return False
 
 
+def is_tap(equation: Any) -> bool:
+    """Whether an equation of the jaxpr that `find` returns is a tap: the identity, on one array.
+
+    Example:
+      >>> [is_tap(equation) for equation in find(lambda x: jnp.sin(tap(x, "a")), jnp.ones(3))[1].eqns]
+      [True, False]
+    """
+    if equation.primitive.name != "custom_vjp_call":
+        return False
+    inside = equation.params["call_jaxpr"].jaxpr.eqns
+    return [inner.params.get("name") for inner in inside] == ["_here"]
+
+
 @contextlib.contextmanager
 def filling(sinks: dict[str, Any]) -> Iterator[None]:
     """Has the taps traced inside return their statistics as gradients of `sinks`, from `zero_sinks`.

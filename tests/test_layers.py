@@ -19,20 +19,21 @@ NAME = "jaxprop"
 # A module imports only lower ranks; inside a package, siblings may import each other.
 RANKS = {
     "types": 0, "errors": 0,
-    "trees": 1, "taps": 1, "precision": 1, "config": 1,
+    "trees": 1, "taps": 1, "jaxprs": 1, "precision": 1, "config": 1,
     "data": 2, "models": 2, "losses": 2, "metrics": 2, "optimizers": 2, "parallel": 2, "gradients": 2,
     "health": 2, "clock": 2, "records": 2, "rhythm": 2,
     "step": 3, "eval_step": 3, "state": 3, "experiment": 3, "pace": 3,
     "checkpoint": 3, "sinks": 3, "lock": 3, "interrupt": 3, "runfolder": 3,
     "tasks": 4, "loop": 4, "blackbox": 4, "resuming": 4, "ending": 4,
     "runner": 5,
-    "describe": 6, "diagnose": 6, "evaluation": 6, "replay": 6, "lessons": 6, "report": 6, "bench": 6, "plan": 6,
+    "describe": 6, "diagnose": 6, "evaluation": 6, "explain": 6, "gradient_check": 6, "lessons": 6, "lr_find": 6,
+    "replay": 6, "report": 6, "bench": 6, "plan": 6,
     "cli": 7, "__init__": 7,
     "__main__": 8,
 }  # fmt: skip
 PURE = {
-    "types", "errors", "trees", "taps", "models", "losses", "metrics", "optimizers", "precision", "gradients", "health",
-    "step", "eval_step", "state",
+    "types", "errors", "trees", "taps", "jaxprs", "models", "losses", "metrics", "optimizers", "precision", "gradients",
+    "health", "step", "eval_step", "state",
 }  # fmt: skip
 IO_MODULES = {"io", "logging", "os", "pathlib", "shutil", "socket", "subprocess", "sys", "tempfile", "time"}
 IO_CALLS = {"input", "open", "print"}

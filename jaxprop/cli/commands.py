@@ -101,6 +101,53 @@ def info(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
 
 
 @app.command()
+def gradcheck(
+    target: Annotated[str, typer.Argument(metavar="CONFIG|MODULE:FUNCTION", help="a config, or a loss of your own")],
+    overrides: OverridesArgument = None,
+    examples: Annotated[int, typer.Option("--examples", min=1, help="examples of a config's batch to check on")] = 4,
+    entries: Annotated[int, typer.Option("--entries", min=1, help="entries to check of each parameter")] = 4,
+    json: JsonOption = False,
+) -> None:
+    """Check gradients against differences and forward mode.
+
+    In float64, entry by entry, and each custom_vjp and custom_jvp against its own function. FUNCTION takes nothing and
+    returns (loss_fn, params, batch, key); or it is the loss_fn(params, batch, key) itself, and example() in the same
+    module returns (params, batch, key). Exit code 1 if anything disagrees.
+    """
+    target, changes = split(target, overrides)
+    call("gradcheck", target=target, overrides=changes, examples=examples, entries=entries, json=json)
+
+
+@app.command()
+def explain(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    layer_limit: Annotated[int, typer.Option("--layer-limit", min=1, help="rows a table shows at most")] = 30,
+    json: JsonOption = False,
+) -> None:
+    """Show one training step, layer by layer: forward, loss, backward, update.
+
+    The figures are checked against the step that trains. Exit code 1 if they disagree beyond rounding.
+    """
+    config, changes = split(config, overrides)
+    call("explain", config=config, overrides=changes, layer_limit=layer_limit, json=json)
+
+
+@app.command("lr-find")
+def lr_find(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="where the curve goes; default: runs/NAME-lr-find")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Find a learning rate: a sweep over rates, its curve, and a suggestion with its reason."""
+    config, changes = split(config, overrides)
+    call("lr-find", config=config, overrides=changes, run=run, json=json)
+
+
+@app.command()
 def doctor(json: JsonOption = False) -> None:
     """Show versions, devices, memory, and which extras are installed."""
     call("doctor", json=json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -46,3 +47,21 @@ def size(count: int | float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def plain(value: Any) -> Any:
+    """Returns NamedTuples, at any depth, as the dicts that JSON shows them as.
+
+    Example:
+      >>> from typing import NamedTuple
+      >>> class Pair(NamedTuple):
+      ...     a: int
+      ...     b: tuple
+      >>> plain([Pair(1, (2, 3))])
+      [{'a': 1, 'b': [2, 3]}]
+    """
+    if hasattr(value, "_asdict"):
+        return {name: plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

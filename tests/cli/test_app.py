@@ -28,6 +28,26 @@ TABLE = [
     ("report --serve --port 0 a", "report", REPORT | {"serve": True, "port": 0}),
     ("report a --no-html", "report", REPORT | {"html": False}),
     ("info c.yaml a=1", "info", {"config": "c.yaml", "overrides": ("a=1",)}),
+    (
+        "gradcheck a.b:c --json --entries 3",
+        "gradcheck",
+        {"target": "a.b:c", "overrides": (), "examples": 4, "entries": 3, "json": True},
+    ),
+    (
+        "gradcheck c.yaml a=1",
+        "gradcheck",
+        {"target": "c.yaml", "overrides": ("a=1",), "examples": 4, "entries": 4, "json": False},
+    ),
+    (
+        "explain c.yaml a=1 --layer-limit 5",
+        "explain",
+        {"config": "c.yaml", "overrides": ("a=1",), "layer_limit": 5, "json": False},
+    ),
+    (
+        "lr-find c.yaml --run x a=1",
+        "lr-find",
+        {"config": "c.yaml", "overrides": ("a=1",), "run": Path("x"), "json": False},
+    ),
     ("doctor --json", "doctor", {"json": True}),
     ("replay runs/a", "replay", {"run": Path("runs/a"), "step": None, "json": False}),
     ("replay runs/a --step 7 --json", "replay", {"run": Path("runs/a"), "step": 7, "json": True}),

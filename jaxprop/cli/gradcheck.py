@@ -1,0 +1,126 @@
+"""`jaxprop gradcheck`: the gradient of a config's loss, or of a function, against differences and forward mode."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxprop.cli.app import named
+from jaxprop.cli.tables import plain, show
+from jaxprop.config.load import load
+from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError
+
+if TYPE_CHECKING:
+    from jaxprop.gradient_check import Entry, Leaf, Report, Rule
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+HEADS = ("reverse", "differences", "forward", "error", "allowed")
+PACKAGES = re.compile(r"/[^\s()]*/site-packages/")
+NEEDS = "give it a function without arguments that returns (loss_fn, params, batch, key)"
+
+
+def gradcheck(target: str, overrides: Sequence[str], examples: int, entries: int, json: bool) -> int:
+    """Prints what agrees and what does not; returns the exit code."""
+    started = time.perf_counter()
+    report = _of_function(target, overrides, entries) if FUNCTION.fullmatch(target) else None
+    if report is None:
+        loaded = load(target, overrides)
+        # Only now, so that a mistake in the file is told before jax has loaded.
+        from jaxprop.gradient_check.configured import check_config
+
+        report = check_config(loaded.config, examples=examples, entries=entries)
+    seconds = time.perf_counter() - started
+    if json:
+        from jaxprop.sinks.jsonl import encode
+
+        print(encode({**plain(report), "worst": plain(report.worst), "seconds": seconds}))
+    else:
+        _print(report, seconds)
+    return EXIT_DONE if report.ok else EXIT_RUNTIME
+
+
+def _of_function(target: str, overrides: Sequence[str], entries: int) -> Report:
+    if overrides:
+        raise UsageError(f"{target} is a function, which has no {overrides[0].partition('=')[0]!r} to override")
+    module, function = named(target)
+    loss_fn, params, batch, key = _arguments(target, module, function)
+    from jaxprop.gradient_check import gradcheck as check
+
+    return check(loss_fn, params, batch, key, entries=entries)
+
+
+def _arguments(target: str, module: Any, function: Any) -> tuple[Any, Any, Any, Any]:
+    """The loss function that a name stands for, and what to call it with."""
+    if not callable(function):
+        raise UsageError(f"{target} is no function but {type(function).__name__}; {NEEDS}")
+    needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    if [p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]:
+        if not callable(getattr(module, "example", None)):
+            raise UsageError(
+                f"{target} takes arguments, and {module.__name__} has no example() that returns (params, batch, key); "
+                f"write one, or {NEEDS}"
+            )
+        return (function, *_unpacked(module.example(), ("params", "batch", "key"), f"{module.__name__}:example"))
+    loss_fn, *rest = _unpacked(function(), ("loss_fn", "params", "batch", "key"), target)
+    return loss_fn, rest[0], rest[1], rest[2]
+
+
+def _unpacked(returned: Any, names: tuple[str, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(returned, tuple) or len(returned) != len(names):
+        found = f"{len(returned)} values" if isinstance(returned, tuple) else type(returned).__name__
+        raise UsageError(f"expected {where}() to return ({', '.join(names)}), got {found}")
+    return returned
+
+
+# -- the tables -----------------------------------------------------------------------------------
+
+
+def _print(report: Report, seconds: float) -> None:
+    show(["parameter", "checked", "worst entry", *HEADS, ""], map(_leaf, report.leaves), right=[1, 3, 4, 5, 6, 7])
+    whole = [(str(i), *_numbers(entry), _verdict(entry)) for i, entry in enumerate(report.directions, 1)]
+    show(["all parameters, random direction", *HEADS, ""], whole, right=[1, 2, 3, 4, 5])
+    show(["rule", "kind", "where", "calls", "error", ""], map(_rule, report.rules), right=[3, 4])
+    for problem in report.problems:
+        print(f"wrong: {_near(problem)}")
+    for note in report.notes:
+        print(f"note: {_near(note)}")
+    entries = sum(leaf.checked for leaf in report.leaves)
+    verdict = "gradients agree" if report.ok else "gradients disagree"
+    print(
+        f"{verdict}: entries {entries:,}, parameters {len(report.leaves)}, rules {len(report.rules)}, {seconds:.1f} s"
+    )
+
+
+def _leaf(leaf: Leaf) -> tuple[str, ...]:
+    left = leaf.kinks + leaf.noise
+    size = f"{leaf.checked} of {math.prod(leaf.shape):,}{f', {left} left out' if left else ''}"
+    worst = leaf.worst
+    where = "" if worst is None else "direction" if worst.place is None else str(list(worst.place))
+    numbers = ("",) * 5 if worst is None else _numbers(worst)
+    verdict = "wrong" if leaf.wrong else "agrees" if leaf.checked else "left out"
+    return leaf.path, size, where, *numbers, verdict
+
+
+def _numbers(entry: Entry) -> tuple[str, ...]:
+    slopes = (f"{x:.5g}" for x in (entry.reverse, entry.difference, entry.forward))
+    return (*slopes, f"{entry.error:.1g}", f"{entry.tolerance:.1g}")
+
+
+def _verdict(entry: Entry) -> str:
+    return f"left out: {entry.left_out}" if entry.left_out else "agrees" if entry.agrees else "wrong"
+
+
+def _rule(rule: Rule) -> tuple[str, ...]:
+    verdict = "not reached" if not rule.compared else "agrees" if rule.agrees else "differs"
+    error = f"{rule.error:.2g}" if rule.compared else ""
+    return rule.name, rule.kind, _near(rule.where), str(rule.calls), error, verdict
+
+
+def _near(text: str) -> str:
+    """Files of the current folder, and of installed packages, by the path that tells them."""
+    return PACKAGES.sub("", text.replace(f"{Path.cwd()}/", ""))

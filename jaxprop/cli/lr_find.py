@@ -1,0 +1,75 @@
+"""`jaxprop lr-find`: a sweep over learning rates, its curve, and a rate with its reason."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxprop.config.load import load
+from jaxprop.errors import EXIT_DONE
+
+if TYPE_CHECKING:
+    from jaxprop.lr_find import Found
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 75  # columns of the curve
+
+
+def lr_find(config: str, overrides: Sequence[str], run: Path | None, json: bool) -> int:
+    """Sweeps, writes the curve and prints it; returns the exit code."""
+    loaded = load(config, overrides)
+    folder = run if run is not None else Path("runs") / f"{loaded.name}-lr-find"
+    # Only now, so that a mistake in the file is told before jax has loaded.
+    from jaxprop import lr_find as module
+    from jaxprop.sinks.jsonl import encode
+
+    module.check_folder(folder)
+    found = module.find_rate(loaded.config)
+    module.write(found, loaded.config, folder)
+    if json:
+        print(encode(found._asdict()))
+    else:
+        _print(found, config, overrides, folder)
+    return EXIT_DONE
+
+
+def _print(found: Found, config: str, overrides: Sequence[str], folder: Path) -> None:
+    curve, mark = sparkline(found.smoothed, found.lr, found.suggested)
+    print(curve)
+    print(mark)
+    ends = f"learning rate {found.lr[0]:.0e}", f"{found.lr[-1]:.1e}"
+    print(f"{ends[0]}{ends[1]:>{max(len(curve) - len(ends[0]), len(ends[1]) + 1)}}")
+    print(f"smoothed loss {min(found.smoothed):.4g} to {max(found.smoothed):.4g}, the suggested rate marked")
+    if found.suggested is None:
+        print(f"no suggestion: {found.why}")
+    else:
+        print(f"suggested: {found.suggested:.2g}, since {found.why}")
+        others = [word for word in overrides if not word.startswith("optimizer.lr=")]
+        print(" ".join(["use it with: jaxprop train", config, *others, f"optimizer.lr={found.suggested:.2g}"]))
+    print(f"curve: {folder / 'lr_find.json'}")
+
+
+def sparkline(values: Sequence[float], rates: Sequence[float], marked: float | None) -> tuple[str, str]:
+    """Returns a curve in one line of text, and a line with a mark under one of the rates.
+
+    Args:
+      values: a value a rate; they are averaged where there are more than columns.
+      rates: rising.
+      marked: the rate to mark, or None.
+
+    Example:
+      >>> sparkline([1.0, 2.0, 3.0, 8.0], [0.1, 0.2, 0.4, 0.8], 0.4)
+      ('▁▂▃█', '  ^')
+    """
+    count = min(WIDTH, len(values))
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(means), max(means)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    curve = "".join(BARS[round((value - low) * scale)] for value in means)
+    if marked is None:
+        return curve, ""
+    at = min(range(len(rates)), key=lambda i: abs(rates[i] - marked))
+    return curve, " " * sum(edge <= at for edge in edges[1:]) + "^"
