@@ -39,7 +39,7 @@ IO_MODULES = {"io", "logging", "os", "pathlib", "shutil", "socket", "subprocess"
 IO_CALLS = {"input", "open", "print"}
 # These load jax: config/ must answer without any of them.
 JAX = {"chex", "equinox", "flax", "jax", "jaxlib", "optax", "orbax"}
-DYNAMIC = {"__init__", "cli/app"}  # may import by a name in a string: public names, commands
+DYNAMIC = {"__init__", "cli/app", "cli/modules"}  # may import by a name in a string: public names, commands, user code
 SUPPRESSION = re.compile(r"#\s*(noqa|type:\s*ignore|pragma|pylint:|mypy:|ruff:\s*noqa|pyright:)")
 
 # Where control passes on its way from the command line to the new parameters.

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import jaxprop
-from jaxprop.errors import UsageError, did_you_mean
+from jaxprop.errors import UsageError
 
 # command -> the function that runs it, which takes the arguments below and returns an exit code
 COMMANDS = {
@@ -99,21 +98,3 @@ def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...
     if not names:
         raise UsageError(f"no config is named, only overrides; write it first: CONFIG {words[0]}")
     raise UsageError(f"expected key=value after the config {names[0]!r}, got {names[1]!r}")
-
-
-def named(target: str) -> tuple[Any, Any]:
-    """Returns the module and the object that `module:name` stands for; modules of the current folder are found too."""
-    name, _, attribute = target.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` has it
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise UsageError(f"{name} cannot be imported: {error}") from error
-        raise UsageError(
-            f"there is no module {name!r}; write module:function, with the module in the current folder or installed"
-        ) from error
-    if not hasattr(module, attribute):
-        raise UsageError(f"module {name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}")
-    return module, getattr(module, attribute)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxprop.cli.app import named
+from jaxprop.cli.modules import named
 from jaxprop.cli.tables import plain, show
 from jaxprop.config.load import load
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError

@@ -111,17 +111,22 @@ class Walk:
         """Takes wants back through a loop, turn by turn."""
         wants: dict[int, Want] = {}
         loop = turns(entry)
+        rows: dict[int, np.ndarray] = {}  # of what is scanned over, by the equation's input
+        suspects: dict[int, frozenset[int]] = {}
+        outer: list[dict[int, Want]] = []
         carried: list[Want | None] = list(loop.last(met))
         exact = len(loop.turns) * len(loop.body.jaxpr.eqns) <= EXACT
         for turn in reversed(loop.turns):
             wanted = loop.outputs(turn, carried, met)
             found = self._through_turn(loop.body, turn, wanted, exact)
             carried = loop.carried(found)
-            for i, want in loop.outside(turn, found).items():
-                slot = entry.inputs[i].slot
-                if slot is not None:
-                    _add(wants, slot, want)
-        for i, want in loop.first(carried).items():
+            for i, want in loop.rows(found).items():
+                whole = rows.setdefault(i, np.zeros((len(loop.turns), *want.entries.shape), bool))
+                whole[turn.number] = want.entries
+                suspects[i] = suspects.get(i, frozenset()) | want.suspects
+            outer.append(loop.constants(found))
+        outer += [loop.first(carried), {i: Want(whole, suspects[i]) for i, whole in rows.items()}]
+        for i, want in (item for wanted in outer for item in wanted.items()):
             slot = entry.inputs[i].slot
             if slot is not None:
                 _add(wants, slot, want)

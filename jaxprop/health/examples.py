@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ def offending(run: Callable[[Batch], Any], batch: Batch) -> tuple[tuple[int, ...
 
     Args:
       run: `batch -> results`, any pytree.
-      batch: arrays `[B, ...]`.
+      batch: arrays `[B, ...]`; what has another first axis stays as it is.
 
     Returns:
       Their numbers, and how many examples there are; all numbers if every one that was tried fails alone, and none if
@@ -34,9 +35,8 @@ def offending(run: Callable[[Batch], Any], batch: Batch) -> tuple[tuple[int, ...
       >>> offending(lambda batch: jnp.log(batch["x"]).sum(), {"x": jnp.array([1.0, 0.0, 2.0, 0.0])})
       ((1, 3), 4)
     """
-    leaves = jax.tree.leaves(batch)
-    sizes = {np.shape(leaf)[:1] for leaf in leaves}
-    if len(sizes) != 1 or () in sizes or (size := next(iter(sizes))[0]) < 1:
+    size = batch_size(batch)
+    if size < 1:
         return (), 0
     tried = 0
 
@@ -44,7 +44,7 @@ def offending(run: Callable[[Batch], Any], batch: Batch) -> tuple[tuple[int, ...
         nonlocal tried
         tried += 1
         chosen = np.resize(numbers, size)
-        part = jax.tree.map(lambda leaf: leaf[chosen], batch)
+        part = jax.tree.map(lambda leaf: leaf[chosen] if np.shape(leaf)[:1] == (size,) else leaf, batch)
         return not all(is_finite(leaf) for leaf in jax.tree.leaves(run(part)))
 
     spread = np.unique(np.linspace(0, size - 1, min(size, ALL)).round().astype(int))
@@ -62,3 +62,15 @@ def offending(run: Callable[[Batch], Any], batch: Batch) -> tuple[tuple[int, ...
             found += numbers.tolist()  # only together
         waiting += reversed(halves)
     return tuple(sorted(found)), size
+
+
+def batch_size(batch: Batch) -> int:
+    """Returns the length of the first axis that most arrays of a batch share; 0 where that is not clear.
+
+    Example:
+      >>> batch_size({"x": np.ones((4, 2)), "y": np.ones(4), "scale": np.float32(1)})
+      4
+    """
+    sizes = Counter(np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf))
+    (size, count), *others = [*sizes.most_common(2), (0, 0)][:2] if sizes else [(0, 0), (0, 0)]
+    return size if count > others[0][1] else 0

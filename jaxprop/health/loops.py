@@ -62,15 +62,13 @@ class Loop(NamedTuple):
         wants = {self.offset + self.consts + i: want for i, want in enumerate(carried)}
         return {i: want for i, want in wants.items() if want is not None}
 
-    def outside(self, turn: Turn, found: Mapping[int, Any]) -> dict[int, Any]:
-        """What is wanted of the equation's inputs that are constants, or scanned over, by one turn."""
-        wants = {}
-        for i, want in found.items():
-            if i < self.consts:
-                wants[self.offset + i] = want
-            elif i >= self.consts + self.carry:
-                wants[self.offset + i] = want._replace(entries=_one_row(want.entries, turn.number, len(self.turns)))
-        return wants
+    def constants(self, found: Mapping[int, Any]) -> dict[int, Any]:
+        """What one turn wants of the equation's inputs that are constants."""
+        return {self.offset + i: want for i, want in found.items() if i < self.consts}
+
+    def rows(self, found: Mapping[int, Any]) -> dict[int, Any]:
+        """What one turn wants of its row of the equation's inputs that are scanned over."""
+        return {self.offset + i: want for i, want in found.items() if i >= self.consts + self.carry}
 
 
 def turns(entry: Entry) -> Loop:
@@ -132,9 +130,3 @@ def _row_owner(owner: Owner | None, at: int, scanned: bool) -> Owner | None:
     if owner is None or not scanned or len(owner.layers) == 1:
         return owner
     return owner._replace(layers=(owner.layers[at],))
-
-
-def _one_row(entries: np.ndarray, at: int, length: int) -> np.ndarray:
-    whole = np.zeros((length, *entries.shape), bool)
-    whole[at] = entries
-    return whole

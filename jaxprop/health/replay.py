@@ -186,8 +186,9 @@ def find_nonfinite(
 
 
 def _arrays(tree: PyTree) -> PyTree:
-    """Python's own numbers become arrays; what can be none is left to be refused."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, int | float | complex) else leaf, tree)
+    """Numbers and NumPy's arrays become jax's, beyond whose range they are infinite; the rest is left to be refused."""
+    with np.errstate(over="ignore"):
+        return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, int | float | complex | np.ndarray) else x, tree)
 
 
 def differentiated(loss_fn: Callable[..., Any], params: PyTree, batch: Batch, key: Any) -> Callable[..., Any]:
@@ -197,8 +198,10 @@ def differentiated(loss_fn: Callable[..., Any], params: PyTree, batch: Batch, ke
       UsageError: the loss cannot be differentiated.
     """
     try:
-        shape = jax.eval_shape(loss_fn, params, batch, key)
-        has_aux = isinstance(shape, tuple)
+        has_aux = isinstance(jax.eval_shape(loss_fn, params, batch, key), tuple)
+    except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
+        raise UsageError(f"the loss cannot be computed as loss_fn(params, batch, key): {_first_line(error)}") from error
+    try:
 
         def run(params: PyTree, batch: Batch, key: Any) -> tuple[jax.Array, PyTree]:
             value, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, batch, key)
@@ -206,12 +209,15 @@ def differentiated(loss_fn: Callable[..., Any], params: PyTree, batch: Batch, ke
 
         jax.eval_shape(run, params, batch, key)
     except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UsageError(
-            f"the loss cannot be differentiated: {first}; expected (params, batch, key) -> loss, a floating-point "
-            "scalar, with floating-point parameters"
+            f"the loss cannot be differentiated: {_first_line(error)}; expected (params, batch, key) -> loss, a "
+            "floating-point scalar, with floating-point parameters"
         ) from error
     return run
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _examine(loss_fn: Callable[..., Any], params: PyTree, batch: Batch, key: Any, results: Any) -> Finding | None:
@@ -269,7 +275,7 @@ def _describe(phase: str, origin: Origin, site: Site, blame: Blame, written: Seq
 
 def _entries(array: Any, entries: np.ndarray) -> dict[str, Any]:
     first = tuple(int(i) for i in np.argwhere(entries)[0])
-    value = str(float(np.asarray(array)[first]))
+    value = str(np.asarray(array, object)[first])
     return {"at": first, "shape": entries.shape, "bad": int(entries.sum()), "value": value}
 
 
@@ -286,9 +292,15 @@ def _operands(entry: Entry, origin: Origin) -> Iterator[str]:
         if array is None or array.size == 0:
             continue
         if array.shape == () or (entry.primitive in ELEMENTWISE and array.shape == origin.entries.shape):
-            yield f"{float(array[index] if array.shape else array):.4g}"
+            yield _number(array[index] if array.shape else array[()])
+        elif np.iscomplexobj(array):
+            yield f"{list(array.shape)} up to {_number(np.abs(array).max())}"
         else:
-            yield f"{list(array.shape)} between {float(array.min()):.4g} and {float(array.max()):.4g}"
+            yield f"{list(array.shape)} between {_number(array.min())} and {_number(array.max())}"
+
+
+def _number(x: Any) -> str:
+    return f"{complex(x) if np.iscomplexobj(x) else float(x):.4g}"
 
 
 def _path(origin: Origin, visited: Sequence[Entry]) -> tuple[Hop, ...]:
