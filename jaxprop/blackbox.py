@@ -29,6 +29,7 @@ CALLS = 4  # whose batches are held: the newest two may not have been read yet
 RECORDS = 16  # steps whose figures go into a box
 VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
 FIGURES = ("loss", "grad_norm", "learning_rate", "loss_scale", "skipped", "skips")
+ABOUT = ("step", "updates", "leaves", "key_impls", "versions", "flags", "device", "sources", "records")  # of box.json
 FILES = ("state.safetensors", "batch.safetensors", "config.yaml", "box.json", "repro.py")
 REPRO = '''"""Replays a step that was not finite, from this folder alone: python repro.py"""
 
@@ -38,9 +39,13 @@ from pathlib import Path
 for name, value in {flags!r}.items():
     os.environ.setdefault(name, value)  # before jax is imported
 
+from jaxprop.errors import JaxpropError
 from jaxprop.replay import replay
 
-print(replay(Path(__file__).parent).message)
+try:
+    print(replay(Path(__file__).parent).message)
+except JaxpropError as error:
+    raise SystemExit(f"error: {{error}}") from None
 '''
 
 
@@ -164,6 +169,9 @@ def read_box(folder: Path) -> Box:
                 "with that version"
             )
         arrays, batch = load_file(folder / "state.safetensors"), load_file(folder / "batch.safetensors")
+        missing = [name for name in ABOUT if name not in about]
+        if missing:
+            raise ValueError(f"box.json has no {missing[0]!r}")
         return Box(folder, about["step"], about["updates"], arrays, about["key_impls"], batch, about)
     except RunFolderError:
         raise

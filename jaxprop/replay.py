@@ -9,16 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprop import runner
+from jaxprop import data, runner
 from jaxprop.blackbox import Box, boxes, changed_sources, read_box
 from jaxprop.checkpoint import leaves
 from jaxprop.config.load import load
-from jaxprop.errors import UsageError
-from jaxprop.gradients import microbatches
+from jaxprop.errors import CheckpointError, RunFolderError, UsageError
+from jaxprop.gradients import microbatches, value_and_grad
 from jaxprop.health.replay import Finding, find_nonfinite
+from jaxprop.health.signals import norm
 from jaxprop.precision import LossScale, policy
 from jaxprop.runfolder import check_run, read_summary, versions, write_text
 from jaxprop.sinks.jsonl import encode
+from jaxprop.trees import layer_names
 from jaxprop.types import Objective, TrainState
 
 NOTED = ("jax", "jaxlib", "flax", "optax")
@@ -49,13 +51,15 @@ def replay_run(folder: Path, step: int | None = None) -> Replayed:
     """Takes a run's failing step again and notes what is found in its black box, as `finding.json`.
 
     Args:
-      folder: the run's folder.
+      folder: the run's folder, or a black box in it.
       step: which black box; None for the first.
 
     Raises:
       UsageError: there is no such run, or it has no such black box.
       RunFolderError: the box cannot be read.
     """
+    if (folder / "box.json").is_file():  # the box itself
+        return _noted(folder)
     check_run(folder)
     found = boxes(folder)
     if not found:
@@ -63,6 +67,11 @@ def replay_run(folder: Path, step: int | None = None) -> Replayed:
     chosen = found[0] if step is None else folder / "blackbox" / str(step)
     if chosen not in found:
         raise UsageError(f"{folder} has no black box of step {step}; it has {', '.join(path.name for path in found)}")
+    return _noted(chosen)
+
+
+def _noted(chosen: Path) -> Replayed:
+    """Replays a box and writes what is found into it."""
     replayed = replay(chosen)
     noted = chosen / "finding.json"
     if replayed.finding is None:
@@ -93,32 +102,106 @@ def replay(folder: Path) -> Replayed:
     """
     box = read_box(folder)
     composed = runner.compose(load(box.folder / "config.yaml").config)
-    state = leaves.unpack(box.arrays, box.key_impls, composed.state)
-    notes = list(_differences(box))
+    state = _state(box, composed)
     finding = None
-    for loss_fn, params, batch, key, original in parts(composed, state, box):
-        finding = find_nonfinite(loss_fn, params, batch, key)
-        if finding is not None:
-            finding = finding._replace(examples=tuple(original(i) for i in finding.examples))
-            break
-    return Replayed(box.step, finding, tuple(notes))
+    for part in parts(composed, state, box):
+        found = find_nonfinite(part.loss_fn, part.params, part.batch, part.key)
+        if found is None:
+            continue
+        examples = tuple(part.first + i * part.stride for i in found.examples)
+        if finding is None:
+            finding = found._replace(examples=examples, batch_size=found.batch_size * part.stride)
+        else:  # the examples of a later microbatch, whatever fails there
+            finding = finding._replace(examples=(*finding.examples, *examples))
+    if finding is not None:
+        finding = finding._replace(examples=tuple(sorted(finding.examples)))
+    return Replayed(box.step, finding or _in_all(composed, state, box), tuple(_differences(box)))
 
 
-def parts(composed: runner.Composed, state: TrainState, box: Box) -> Iterator[tuple[Any, Any, Any, Any, Callable]]:
-    """Yields what a step differentiates, microbatch by microbatch: loss, parameters, batch, key, and its examples."""
+def _state(box: Box, composed: runner.Composed) -> TrainState:
+    """The box's state, if it is one of its own config's."""
+    needed = next(data.one_pass(composed.sources["train"], 1))
+    try:
+        leaves.check_fit(box.about["leaves"], composed.state, str(box.folder))
+        state = leaves.unpack(box.arrays, box.key_impls, composed.state)
+        leaves.check_fit(box.about["leaves"], state, str(box.folder))
+        fits = needed.keys() == box.batch.keys() and all(
+            box.batch[name].shape[1:] == array.shape[1:] for name, array in needed.items()
+        )
+    except (CheckpointError, KeyError, ValueError, TypeError):
+        fits = False
+    if not fits:
+        raise RunFolderError(
+            f"{box.folder} is damaged: its state or its batch does not fit its config.yaml; there is nothing to replay"
+        )
+    return state
+
+
+class Part(NamedTuple):
+    """What a step differentiates at once, all of its batch or a microbatch of it.
+
+    Args:
+      loss_fn, params, batch, key: as `find_nonfinite` takes them.
+      first, stride: example i of it is number `first + i * stride` of the step's batch.
+    """
+
+    loss_fn: Callable[..., jax.Array]
+    params: Any
+    batch: Any
+    key: Any
+    first: int
+    stride: int
+
+
+def parts(composed: runner.Composed, state: TrainState, box: Box) -> Iterator[Part]:
+    """Yields what a step differentiates, microbatch by microbatch."""
     config, objective = composed.experiment.config, composed.task.objective
-    count, batch = config.run.accumulate, {name: jnp.asarray(array) for name, array in box.batch.items()}
-    key = jax.random.fold_in(state.key, box.step - 1)  # a step is numbered by the state it leaves
-    scale = state.loss_scale.scale if isinstance(state.loss_scale, LossScale) else None
-    params, extras, computes = state.params, state.extras, policy(config.precision.policy)
+    count, batch = config.run.accumulate, _batch(box)
+    key, scale, computes = _key(state, box), _scale(state), policy(config.precision.policy)
     if count == 1:
-        yield scaled(objective, extras, computes, scale), params, batch, key, lambda i: i
+        yield Part(scaled(objective, state.extras, computes, scale), state.params, batch, key, 0, 1)
         return
-    split = microbatches(batch, count)
+    split, extras = microbatches(batch, count), state.extras
     for k in range(count):
         one, its_key = jax.tree.map(lambda x, k=k: x[k], split), jax.random.fold_in(key, k)
-        yield scaled(objective, extras, computes, scale), params, one, its_key, lambda i, k=k: i * count + k
-        extras = objective.mean_loss(params, extras, one, its_key, computes)[1][1]
+        yield Part(scaled(objective, extras, computes, scale), state.params, one, its_key, k, count)
+        extras = objective.mean_loss(state.params, extras, one, its_key, computes)[1][1]
+
+
+def _in_all(composed: runner.Composed, state: TrainState, box: Box) -> Finding | None:
+    """What is not finite of the step as a whole although each of its parts is: a sum of them, or the norm."""
+    config = composed.experiment.config
+
+    def step(params: Any, batch: Any) -> tuple[Any, Any]:
+        forward, back = value_and_grad(
+            composed.task.objective, policy(config.precision.policy), config.run.accumulate, _scale(state),
+            params, state.extras, batch, _key(state, box),
+        )  # fmt: skip
+        return forward.loss, back.params
+
+    loss, grads = jax.jit(step)(state.params, _batch(box))
+    sums = bool(jnp.isfinite(loss)) and all(bool(jnp.isfinite(grad).all()) for grad in jax.tree.leaves(grads))
+    if sums and bool(jnp.isfinite(norm(grads))):
+        return None
+    names, rows = layer_names(grads)
+    largest = [float(jnp.max(jnp.abs(grad))) if grad.size else 0.0 for grad in jax.tree.leaves(grads)]
+    worst = max(range(len(largest)), key=lambda i: largest[i])
+    suspect = "norm" if sums else "sum"
+    return Finding(
+        "backward", None, names[rows[worst]], None, None, operands=(f"{largest[worst]:.4g}",), suspect=suspect
+    )
+
+
+def _batch(box: Box) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(array) for name, array in box.batch.items()}
+
+
+def _key(state: TrainState, box: Box) -> jax.Array:
+    return jax.random.fold_in(state.key, box.step - 1)  # a step is numbered by the state it leaves
+
+
+def _scale(state: TrainState) -> jax.Array | None:
+    return state.loss_scale.scale if isinstance(state.loss_scale, LossScale) else None
 
 
 def scaled(objective: Objective, extras: Any, computes: Any, scale: Any) -> Callable[..., jax.Array]:

@@ -8,16 +8,17 @@ import sys
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from jaxprop import replay as replays
 from jaxprop.blackbox import boxes, read_box
 from jaxprop.checkpoint import leaves
-from jaxprop.errors import UsageError
+from jaxprop.errors import RunFolderError, UsageError
 from jaxprop.replay import parts, replay, replay_run
 from jaxprop.runfolder import write_summary
 from tests.benches import Bench, Poisoned
 
-BAD = (5, 17)
+BAD = (4, 5, 17)
 
 
 class OneBad(Poisoned):
@@ -46,11 +47,11 @@ def failed(bench, tmp_path_factory):
 
 
 def test_the_input_and_the_examples_are_named_by_their_place_in_the_whole_batch(failed):
-    """Two microbatches of 120: both examples are in the second one."""
+    """Two microbatches of 120: one of the examples is in the first, two in the second."""
     found = replay_run(failed)
     assert found.step == 4
     assert (found.finding.primitive, found.finding.layer) == ("input", "batch/inputs")
-    assert found.finding.examples == BAD
+    assert (found.finding.examples, found.finding.batch_size) == (BAD, 240)
     assert found.notes == ()
     written = json.loads((failed / "blackbox" / "4" / "finding.json").read_text())
     assert written["examples"] == list(BAD)
@@ -72,8 +73,8 @@ def test_the_parts_are_what_the_step_computes(bench, tmp_path):
     batch = [next(stream) for _ in range(4)][3]
     state = leaves.unpack(box.arrays, box.key_impls, bench.composed.state)
     got = list(parts(bench.composed, state, box._replace(batch=batch)))
-    losses = [loss_fn(params, one, key) for loss_fn, params, one, key, _ in got]
-    weights = [float(one["weight"].sum()) for _, _, one, _, _ in got]
+    losses = [part.loss_fn(part.params, part.batch, part.key) for part in got]
+    weights = [float(part.batch["weight"].sum()) for part in got]
     state = state._replace(step=np.int32(box.step - 1))
     _, measured = bench.composed.experiment.step(jax.device_put(state), batch, "lean")
     assert float(measured.loss) == pytest.approx(float(np.average(losses, weights=weights)), rel=1e-6)
@@ -82,8 +83,6 @@ def test_the_parts_are_what_the_step_computes(bench, tmp_path):
 def test_a_finite_step_is_said_to_be(failed, tmp_path, bench):
     shutil.copytree(failed, tmp_path / "run")
     box = boxes(tmp_path / "run")[0]
-    from safetensors.numpy import save_file
-
     stream = Poisoned(bench, set())
     save_file(dict(next(stream)), box / "batch.safetensors")
     found = replay_run(tmp_path / "run")
@@ -103,6 +102,21 @@ def test_what_is_not_as_it_was_is_noted(failed, tmp_path):
     assert "jaxprop/losses.py has changed since the step failed" in notes
     assert "the step failed on TPU v9" in notes
     assert "the state has seen 2 updates more" in notes
+
+
+def test_a_norm_beyond_float32_is_told(bench, tmp_path):
+    """Loss and gradient are finite, and the step is skipped all the same."""
+
+    plain = Bench({"model": {"name": "mlp", "batch_norm": False}, "run": {"steps": 5, "log_every": 1, "eval_every": 5}})
+    plain.train(tmp_path, stream=Poisoned(plain, {1}, factor=1e36))
+    found = replay(boxes(tmp_path)[0]).finding
+    assert (found.phase, found.suspect) == ("backward", "norm")
+    assert "the gradient's norm is beyond float32" in found.message
+    assert found.layer in found.message
+
+
+def test_the_box_itself_may_be_named(failed):
+    assert replay_run(boxes(failed)[0]).step == 4
 
 
 # -- what cannot be replayed ----------------------------------------------------------------------
@@ -142,6 +156,39 @@ def test_a_step_without_a_box(failed):
 def test_no_such_run(tmp_path):
     with pytest.raises(UsageError, match="there is no such run folder"):
         replay_run(tmp_path / "none")
+
+
+def damaged(failed, tmp_path, change):
+    folder = shutil.copytree(boxes(failed)[0], tmp_path / "4")
+    box = read_box(folder)
+    change(box.arrays, box.batch)
+    save_file(box.arrays, folder / "state.safetensors")
+    save_file(box.batch, folder / "batch.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays, batch: arrays.pop("1"),
+        lambda arrays, batch: arrays.update({"1": np.zeros((3, 3), np.float32)}),
+        lambda arrays, batch: batch.pop("labels"),
+        lambda arrays, batch: batch.update({"inputs": np.zeros((240, 3), np.float32)}),
+    ],
+    ids=["leaf missing", "leaf of another shape", "batch without labels", "batch of another shape"],
+)
+def test_a_box_that_does_not_fit_its_config(failed, tmp_path, change):
+    folder = damaged(failed, tmp_path, change)
+    with pytest.raises(RunFolderError, match=r"is damaged: its state or its batch does not fit its config\.yaml"):
+        replay(folder)
+
+
+def test_a_damaged_box_gets_one_sentence_from_its_own_script_too(failed, tmp_path):
+    folder = damaged(failed, tmp_path, lambda arrays, batch: arrays.pop("1"))
+    done = subprocess.run([sys.executable, str(folder / "repro.py")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_versions_that_are_noted_are_recorded(failed):

@@ -66,7 +66,8 @@ class Finding(NamedTuple):
       operands: what the operation read there: values at the index, or smallest and largest.
       affected: paths of the parameters whose gradient is not finite.
       path: how it got from there to the loss, or to a gradient.
-      suspect: `"precision"` or `"fusion"` where the step is finite unless it is compiled.
+      suspect: `"precision"` or `"fusion"` where the step is finite unless it is compiled; `"sum"` or `"norm"` where
+        loss and gradient of every microbatch are finite, and together they are not.
       detail: what `checkify` says of an operation that cannot be looked into.
     """
 
@@ -94,10 +95,7 @@ class Finding(NamedTuple):
     def message(self) -> str:
         """What has been found, in one or two sentences."""
         if self.suspect is not None:
-            return (
-                "the compiled step is not finite, and the same step run one operation at a time is; the likely reason "
-                f"is {SUSPECTS[self.suspect]}"
-            )
+            return SUSPECTS[self.suspect].format(layer=self.layer, largest="".join(self.operands))
         if self.primitive == "constant":
             return (
                 f"{self.phase} pass: a result is a constant that is not finite, whatever the batch and the parameters"
@@ -134,9 +132,15 @@ class Finding(NamedTuple):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+COMPILED = "the compiled step is not finite, and the same step run one operation at a time is; the likely reason is "
 SUSPECTS = {
-    "precision": "the precision of products: set jax_default_matmul_precision to 'highest', or compute in float32",
-    "fusion": "how the compiler has fused or reordered operations: rewrite what is near its dtype's range",
+    "precision": COMPILED
+    + "the precision of products: set jax_default_matmul_precision to 'highest', or compute in float32",
+    "fusion": COMPILED + "how the compiler has fused or reordered operations: rewrite what is near its dtype's range",
+    "norm": "loss and gradient are finite, but the gradient's norm is beyond float32, and such a step is left out: its "
+    "largest entry is {largest}, in layer {layer}; look for inputs or targets that are not normalized",
+    "sum": "every microbatch is finite, but their weighted sum is not: its largest entry is {largest}, in layer "
+    "{layer}; lower precision.loss_scale, or normalize inputs and targets",
 }
 
 
