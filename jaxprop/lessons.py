@@ -198,7 +198,7 @@ LESSONS = {
             "too high": ("optimizer.lr=3.0",),
         },
         {"update ratio": update_ratio, "test loss": last_loss, "accuracy": accuracy},
-        "steps of less than a ten-thousandth of the weights lead nowhere, and neither do such that leap over the minimum",
+        "steps below a ten-thousandth of the weights lead nowhere, and neither do such that leap over the minimum",
         _needs_the_right_rate,
         "the loss, the heat map of the update ratio (about 1e-3 to 1e-2 is healthy), and the alerts of the first steps",
     ),
