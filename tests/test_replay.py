@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jaxprop import data
 from jaxprop import replay as replays
 from jaxprop.blackbox import boxes, read_box
 from jaxprop.checkpoint import leaves
 from jaxprop.errors import RunFolderError, UsageError
+from jaxprop.health import find_nonfinite
+from jaxprop.precision import policy
 from jaxprop.replay import parts, replay, replay_run
 from jaxprop.runfolder import write_summary
 from tests.benches import Bench, Poisoned
@@ -117,6 +120,36 @@ def test_a_norm_beyond_float32_is_told(bench, tmp_path):
 
 def test_the_box_itself_may_be_named(failed):
     assert replay_run(boxes(failed)[0]).step == 4
+
+
+TEXT = {
+    "task": {"name": "language"},
+    "data": {
+        "name": "stdlib_text",
+        "sequence_length": 16,
+        "max_bytes": 40000,
+        "batch_size": 8,
+        "eval_batch_size": None,
+    },
+}
+MODELS = {
+    "mlp": {"model": {"name": "mlp", "dropout": 0.3, "batch_norm": True}},
+    "cnn": {"model": {"name": "cnn", "channels": [2], "hidden": [4]}},
+    **{cell: TEXT | {"model": {"name": "rnn", "cell": cell, "width": 8}} for cell in ("elman", "gru", "lstm")},
+    "transformer": TEXT | {"model": {"name": "transformer", "layers": 2, "width": 8, "heads": 2}},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_healthy_step_of_every_model_has_nothing_to_find(name):
+    over = {"run": {"steps": 5, "accumulate": 1, "eval_every": 5}, "optimizer": {"name": "sgd", "lr": 0.1}}
+    bench = Bench(MODELS[name] | over)
+    objective, state = bench.composed.task.objective, bench.composed.state
+    batch = next(data.one_pass(bench.composed.sources["train"], 8))
+    loss_fn = replays.scaled(objective, state.extras, policy("float32"), None)
+    assert find_nonfinite(loss_fn, state.params, batch, state.key) is None
+    broken = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(np.nan), state.params)
+    assert find_nonfinite(loss_fn, broken, batch, state.key, examples=False).primitive == "input"
 
 
 # -- what cannot be replayed ----------------------------------------------------------------------
