@@ -19,7 +19,7 @@ from jaxprop.config.tree import Path as Keys
 from jaxprop.config.tree import Tree
 from jaxprop.errors import CheckpointError, UsageError
 from jaxprop.experiment import evaluate
-from jaxprop.runfolder import check_run
+from jaxprop.runfolder import find_run
 from jaxprop.types import TrainState
 
 # May be overridden here although a run is not continued across them: what is evaluated on, and where.
@@ -71,7 +71,7 @@ def _checkpoints_of(folder: Path) -> Path:
     """The folder of a run's checkpoints, with at least one in it."""
     checkpoints = folder / "checkpoints"
     if not checkpoints.is_dir():
-        check_run(folder)
+        find_run(folder)
     if not Checkpoints(checkpoints).steps():
         raise CheckpointError(
             f"{folder} has no checkpoint yet; a run saves one at each evaluation and at its end "

@@ -18,7 +18,7 @@ from jaxprop.gradients import microbatches, value_and_grad
 from jaxprop.health.replay import Finding, find_nonfinite
 from jaxprop.health.signals import norm
 from jaxprop.precision import LossScale, policy
-from jaxprop.runfolder import check_run, read_summary, versions, write_text
+from jaxprop.runfolder import find_run, read_summary, versions, write_text
 from jaxprop.sinks.jsonl import encode
 from jaxprop.trees import layer_names
 from jaxprop.types import Objective, TrainState
@@ -60,7 +60,7 @@ def replay_run(folder: Path, step: int | None = None) -> Replayed:
     """
     if (folder / "box.json").is_file():  # the box itself
         return _noted(folder)
-    check_run(folder)
+    folder = find_run(folder)
     found = boxes(folder)
     if not found:
         raise UsageError(_without_boxes(folder))

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jaxprop
-from jaxprop.errors import RunFolderError, UsageError
+from jaxprop.errors import RunFolderError, UsageError, did_you_mean
 
+RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -21,17 +22,39 @@ def versions() -> dict[str, str]:
     return known | {name: importlib.metadata.version(name) for name in VERSIONED}
 
 
-def check_run(folder: Path) -> None:
-    """Raises UsageError where there is no run's folder, naming the runs nearby."""
+def find_run(folder: Path) -> Path:
+    """Returns the run's folder that is meant: the path, or the run of that name in `runs/`.
+
+    Raises:
+      UsageError: there is none; names those that are near.
+    """
+    folder = folder.parent if folder.name == "config.yaml" and folder.is_file() else folder
+    if not folder.exists() and len(folder.parts) == 1 and _is_run(Path("runs") / folder):
+        return Path("runs") / folder
     if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such run folder{_others(folder.parent)}")
-    if not (folder / "config.yaml").is_file():
-        raise UsageError(f"{folder} is not a run's folder: it has no config.yaml{_others(folder)}")
+        what = "is a file, not a run's folder" if folder.exists() else "there is no such run folder"
+        raise UsageError(f"{folder}: {what}{_others(folder.parent, folder.name)}")
+    if not _is_run(folder):
+        held = f"it has no {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]}"
+        raise UsageError(f"{folder} is not a run's folder: {held}{_others(folder, '')}")
+    return folder
 
 
-def _others(parent: Path) -> str:
-    runs = sorted(path.parent.name for path in parent.glob("*/config.yaml"))
-    return f" (runs in {parent}: {', '.join(runs)})" if runs else "; 'jaxprop train CONFIG' makes one"
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in RUN_FILES)
+
+
+def _others(parent: Path, name: str) -> str:
+    """The runs in a folder, and in `runs/` where there are none, with the likeliest one first."""
+    for place in dict.fromkeys((parent, Path("runs"))):
+        try:
+            runs = sorted(path.parent.name for path in place.glob("*/config.yaml"))
+        except OSError:
+            continue
+        if runs:
+            listed = ", ".join(runs[:20]) + (f" and {len(runs) - 20} more" if len(runs) > 20 else "")
+            return f"{did_you_mean(name, runs)} (runs in {place}: {listed})"
+    return "; 'jaxprop train CONFIG' makes one"
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

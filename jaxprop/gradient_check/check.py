@@ -118,7 +118,8 @@ def _check(
     loss, grads = lines.reverse(flat)
     if not np.isfinite(loss):
         raise UsageError(
-            f"the loss is {loss} at these parameters, so there is no gradient to check; look for its cause first"
+            f"the loss is {loss} at these parameters, so there is no gradient to check; "
+            "jaxprop.health.find_nonfinite finds where it began"
         )
     broken = sentences.not_finite(point, lines.reverse(point.flat)[1])
     if not np.isfinite(grads).all():

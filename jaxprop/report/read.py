@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprop.config.yaml_loader import parse
-from jaxprop.errors import JaxpropError, RunFolderError, UsageError, did_you_mean
+from jaxprop.errors import JaxpropError, RunFolderError
 from jaxprop.report.fields import number, numbers, text, whole
 from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, Rows
 from jaxprop.report.lines import Tail
 from jaxprop.report.order import forward_order
+from jaxprop.runfolder import find_run
 
 FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json")
 NO_COLUMN = ("step", "split")
@@ -170,38 +171,6 @@ class Reader:
         else:
             why = "has an empty metrics.jsonl; the first record is written after run.log_every steps"
         return RunFolderError(f"{self.folder} {why}")
-
-
-def find_run(folder: Path) -> Path:
-    """Returns the run's folder that is meant: the path, or the run of that name in `runs/`.
-
-    Raises:
-      UsageError: there is none; names those that are near.
-    """
-    folder = folder.parent if folder.name == "config.yaml" and folder.is_file() else folder
-    if not folder.exists() and len(folder.parts) == 1 and _is_run(Path("runs") / folder):
-        return Path("runs") / folder
-    if not folder.is_dir():
-        near = folder.parent if len(folder.parts) > 1 else Path("runs")
-        what = "is a file, not a run's folder" if folder.exists() else "there is no such run folder"
-        raise UsageError(f"{folder}: {what}{_others(near, folder.name)}")
-    if not _is_run(folder):
-        held = "it has no config.yaml, metrics.jsonl or lr_find.json"
-        raise UsageError(f"{folder} is not a run's folder: {held}{_others(folder, '')}")
-    return folder
-
-
-def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl", "lr_find.json"))
-
-
-def _others(parent: Path, name: str) -> str:
-    try:
-        runs = sorted({path.parent.name for path in parent.glob("*/config.yaml")})
-    except OSError:
-        runs = []
-    listed = ", ".join(runs[:20]) + (f" and {len(runs) - 20} more" if len(runs) > 20 else "")
-    return f"{did_you_mean(name, runs)} (runs in {parent}: {listed})" if runs else "; 'jaxprop train CONFIG' makes one"
 
 
 def _columns(records: list[dict[str, Any]], split: str) -> dict[str, Series]:

@@ -70,7 +70,11 @@ def test_the_figures_as_json_and_as_a_table(jaxprop, monkeypatch):
     [
         (["digits"], 2, "error: runs/digits: there is no such run folder; 'jaxprop train CONFIG' makes one\n"),
         (["runs/x"], 2, "error: runs/x: there is no such run folder; 'jaxprop train CONFIG' makes one\n"),
-        (["."], 2, "error: . is not a run's folder: it has no config.yaml (runs in .: new)\n"),
+        (
+            ["."],
+            2,
+            "error: . is not a run's folder: it has no config.yaml, metrics.jsonl or lr_find.json (runs in .: new)\n",
+        ),
         (["new"], 1, "error: new has no checkpoint yet; "),
     ],
 )

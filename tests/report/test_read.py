@@ -5,13 +5,12 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxprop.errors import JaxpropError, RunFolderError, UsageError
-from jaxprop.report.read import Reader, find_run
+from jaxprop.errors import JaxpropError, RunFolderError
+from jaxprop.report.read import Reader
 from tests.report.runs import ACTION, ALERT, FINDING, LAYERS, LR_FIND, TAPS, lines, make_run, rows, train_records
 
 
@@ -202,38 +201,6 @@ def test_a_file_that_is_a_folder(tmp_path):
     (folder / "alerts.jsonl").mkdir()
     with pytest.raises(RunFolderError, match=r"alerts\.jsonl cannot be read: Is a directory"):
         read(folder)
-
-
-# -- which folder ---------------------------------------------------------------------------------
-
-
-def test_the_run_that_is_meant(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_run("runs/first")
-    assert find_run(Path("runs/first")) == Path("runs/first")
-    assert find_run(Path("first")) == Path("runs/first")
-    assert find_run(Path("runs/first/config.yaml")) == Path("runs/first")
-
-
-@pytest.mark.parametrize(
-    ("named", "sentence"),
-    [
-        ("frst", "frst: there is no such run folder; did you mean 'first'? (runs in runs: first, second)"),
-        ("runs/frst", "runs/frst: there is no such run folder; did you mean 'first'? (runs in runs: first, second)"),
-        ("runs", "runs is not a run's folder: it has no config.yaml, metrics.jsonl or lr_find.json (runs in runs: f"),
-        ("empty", "empty is not a run's folder: it has no config.yaml, metrics.jsonl or lr_find.json; 'jaxprop train"),
-        ("a.txt", "a.txt: is a file, not a run's folder (runs in runs: first, second)"),
-    ],
-)
-def test_no_run_is_meant(tmp_path, monkeypatch, named, sentence):
-    monkeypatch.chdir(tmp_path)
-    make_run("runs/first")
-    make_run("runs/second")
-    Path("empty").mkdir()
-    Path("a.txt").touch()
-    with pytest.raises(UsageError) as caught:
-        Reader(Path(named))
-    assert str(caught.value).startswith(sentence)
 
 
 # -- again ----------------------------------------------------------------------------------------
