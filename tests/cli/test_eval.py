@@ -73,7 +73,7 @@ def test_the_figures_as_json_and_as_a_table(jaxprop, monkeypatch):
         (
             ["."],
             2,
-            "error: . is not a run's folder: it has no config.yaml, metrics.jsonl or lr_find.json (runs in .: new)\n",
+            "error: . is not a run's folder: it has no config.yaml, metrics.jsonl or lr_find.json (",
         ),
         (["new"], 1, "error: new has no checkpoint yet; "),
     ],
