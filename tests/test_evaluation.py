@@ -112,7 +112,7 @@ def test_overrides_that_alter_the_run(home, overrides, lines):
 def test_no_such_run(home):
     with pytest.raises(UsageError, match=rf"nowhere: there is no such run folder \(runs in {home}: run\)"):
         evaluate_run(home / "nowhere")
-    with pytest.raises(UsageError, match=r"no config\.yaml \(runs in .*: run\)"):
+    with pytest.raises(UsageError, match=r"lr_find\.json \(runs in .*: run\)"):
         evaluate_run(home)
 
 

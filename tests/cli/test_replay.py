@@ -52,7 +52,5 @@ def test_no_such_run(jaxprop):
     Path("runs/real").mkdir(parents=True)
     Path("runs/real/config.yaml").touch()
     ran = jaxprop("replay", "runs/reel")
-    assert (ran.code, ran.err) == (
-        2,
-        "error: runs/reel: there is no such run folder; did you mean 'real'? (runs in runs: real)\n",
-    )
+    sentence = "error: runs/reel: there is no such run folder; did you mean 'real'? (runs in runs: real)\n"
+    assert (ran.code, ran.err) == (2, sentence)
