@@ -83,7 +83,7 @@ class Recorder:
     def __init__(self, folder: Path, config: Config):
         self._run, self._config = folder, config
         self._batches: deque[tuple[int, int, Any]] = deque(maxlen=CALLS)
-        self._records: deque[dict[str, float]] = deque(maxlen=RECORDS)
+        self._records: deque[tuple[int, Any]] = deque(maxlen=RECORDS)  # steps and measurements
         self._row = 0  # failed steps in a row
         self._written = False  # a box of this row
         # Steps that float16 skips with a finite loss are how its loss scale is found.
@@ -105,7 +105,7 @@ class Recorder:
         Returns:
           What to tell a person, or None.
         """
-        self._records.append({"step": step, **{name: float(getattr(m, name)) for name in FIGURES}})
+        self._records.append((step, m))
         self._row = self._row + 1 if m.skipped else 0
         self._written = self._written and self._row > 0
         due = self._row > 0 and (not np.isfinite(float(m.loss)) or self._row > self._expected)
@@ -128,7 +128,7 @@ class Recorder:
         about = {
             "format": FORMAT, "step": step, "updates": updates, "jaxprop": jaxprop.__version__, **manifest,
             "versions": versions(), "flags": flags(), "device": jax.devices()[0].device_kind,
-            "sources": fingerprints(), "records": list(self._records),
+            "sources": fingerprints(), "records": [_figures(*record) for record in self._records],
         }  # fmt: skip
         folder = self._run / "blackbox" / str(step)
         partial = folder.with_name(f".{step}.partial")
@@ -143,6 +143,10 @@ class Recorder:
             partial.rename(folder)  # whole or not at all
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _figures(step: int, m: Any) -> dict[str, float]:
+    return {"step": step, **{name: float(getattr(m, name)) for name in FIGURES}}
 
 
 def boxes(run: Path) -> list[Path]:
