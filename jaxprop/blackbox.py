@@ -106,9 +106,11 @@ class Recorder:
           What to tell a person, or None.
         """
         self._records.append((step, m))
-        self._row = self._row + 1 if m.skipped else 0
-        self._written = self._written and self._row > 0
-        due = self._row > 0 and (not np.isfinite(float(m.loss)) or self._row > self._expected)
+        if not m.skipped:
+            self._row, self._written = 0, False
+            return None
+        self._row += 1
+        due = self._row > self._expected or not np.isfinite(float(m.loss))
         held = next((held for held in self._batches if held[0] - held[1] < step <= held[0]), None)
         if not due or self._written or held is None or len(boxes(self._run)) >= self._config.health.blackboxes:
             return None
