@@ -111,13 +111,24 @@ def _function(closed: ClosedJaxpr, replace: Mapping[str, Replacement]) -> Callab
     return lambda *args: evaluate(closed.jaxpr, closed.consts, args, replace)
 
 
-def _scan(equation: JaxprEqn, args: list[Any], replace: Mapping[str, Replacement]) -> list[Any]:
-    params, body = equation.params, _function(equation.params["jaxpr"], replace)
-    inside = params["jaxpr"].jaxpr
+def scan_parts(equation: JaxprEqn) -> tuple[int, int]:
+    """How many of a scan's inputs are held constant, and how many are carried; the rest it runs over.
+
+    Example:
+      >>> run = lambda w, xs: jax.lax.scan(lambda c, x: (c * w + x, c), 0.0, xs)
+      >>> scan_parts(jax.make_jaxpr(run)(2.0, jnp.ones(3)).eqns[-1])
+      (1, 1)
+    """
+    inside = equation.params["jaxpr"].jaxpr
     # A value that is scanned over has one axis more outside than inside; how jax itself counts varies by version.
     carried = sum(_axes(o) == _axes(i) for o, i in zip(equation.outvars, inside.outvars, strict=True))
     scanned = sum(_axes(o) != _axes(i) for o, i in zip(equation.invars, inside.invars, strict=True))
-    held = len(args) - scanned - carried
+    return len(equation.invars) - scanned - carried, carried
+
+
+def _scan(equation: JaxprEqn, args: list[Any], replace: Mapping[str, Replacement]) -> list[Any]:
+    params, body = equation.params, _function(equation.params["jaxpr"], replace)
+    held, carried = scan_parts(equation)
 
     def turn(carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
         results = body(*args[:held], *carry, *xs)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend import core
 
 from jaxprop.health.interpret import Caller, Entry, Owner
+from jaxprop.jaxprs import scan_parts
 
 
 class Turn(NamedTuple):
@@ -79,13 +80,7 @@ def turns(entry: Entry) -> Loop:
 def _scan(entry: Entry) -> Loop:
     equation = entry.equation
     body = equation.params["jaxpr"]
-    # What is scanned over or stacked up loses an axis inside; the parameters that count them differ between releases.
-    inner, outer = body.jaxpr.invars, equation.invars
-    rows = sum(len(o.aval.shape) == len(i.aval.shape) + 1 for o, i in zip(outer, inner, strict=True))
-    carry = sum(
-        len(o.aval.shape) == len(i.aval.shape) for o, i in zip(equation.outvars, body.jaxpr.outvars, strict=True)
-    )
-    consts = len(outer) - rows - carry
+    consts, carry = scan_parts(equation)
     arrays = [value.array for value in entry.inputs]
     fixed, carried, scanned = arrays[:consts], arrays[consts : consts + carry], arrays[consts + carry :]
     turn_body = jax.jit(core.jaxpr_as_fun(body))
