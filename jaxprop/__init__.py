@@ -8,34 +8,38 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from jaxprop.eval_step import make_eval_step
-    from jaxprop.gradient_check.check import gradcheck
-    from jaxprop.losses import loss_from
-    from jaxprop.models.adapters import from_equinox, from_functions, from_linen, from_nnx
-    from jaxprop.parallel import make_mesh
-    from jaxprop.state import init_state
-    from jaxprop.step import make_train_step
-    from jaxprop.taps import tap
-    from jaxprop.types import Measurements, Model, TrainState
+from jaxprop.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from jaxprop.core.measurements import Measurements
+    from jaxprop.core.taps import tap
+    from jaxprop.models.adapters.equinox import from_equinox
+    from jaxprop.models.adapters.functions import from_functions
+    from jaxprop.models.adapters.linen import from_linen
+    from jaxprop.models.adapters.nnx import from_nnx
+    from jaxprop.parallel.mesh import make_mesh
+    from jaxprop.tools.gradcheck.check import gradcheck
+    from jaxprop.train.compiled import make_train_step
+    from jaxprop.train.eval_step import make_eval_step
+    from jaxprop.train.objective import loss_from
+    from jaxprop.train.state import init_state
+    from jaxprop.types import Model, TrainState
 
 _HOME = {
-    "Measurements": "types",
+    "Measurements": "core.measurements",
     "Model": "types",
     "TrainState": "types",
-    "from_equinox": "models.adapters",
-    "from_functions": "models.adapters",
-    "from_linen": "models.adapters",
-    "from_nnx": "models.adapters",
-    "gradcheck": "gradient_check.check",
-    "init_state": "state",
-    "loss_from": "losses",
-    "make_eval_step": "eval_step",
-    "make_mesh": "parallel",
-    "make_train_step": "step",
-    "tap": "taps",
+    "from_equinox": "models.adapters.equinox",
+    "from_functions": "models.adapters.functions",
+    "from_linen": "models.adapters.linen",
+    "from_nnx": "models.adapters.nnx",
+    "gradcheck": "tools.gradcheck.check",
+    "init_state": "train.state",
+    "loss_from": "train.objective",
+    "make_eval_step": "train.eval_step",
+    "make_mesh": "parallel.mesh",
+    "make_train_step": "train.compiled",
+    "tap": "core.taps",
 }
 
 __all__ = [

@@ -19,7 +19,7 @@ import optax
 from jax import nn
 
 import jaxprop
-from jaxprop.gradient_check import Report
+from jaxprop.tools.gradcheck import Report
 
 # name -> function of a 4 x 3 array with entries in 0.05..0.95
 FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

@@ -22,9 +22,10 @@ import optax
 from bench_step import Case, Runner, language_model, mlp
 
 import jaxprop
-from jaxprop.config.schema import Health
+from jaxprop.config.schema.run import Health
 from jaxprop.health import Signals
-from jaxprop.pace import FULL_CALLS, ROW_CALLS, Pace, rows_seconds
+from jaxprop.run.pace import FULL_CALLS, ROW_CALLS, Pace, rows_seconds
+from jaxprop.train.compiled import TrainStep
 
 CASES: dict[str, Callable[[], Case]] = {
     "MLP, batch 4096": lambda: mlp(4096, [784, 1024, 1024, 10], 1),
@@ -35,7 +36,7 @@ VARIANTS = ((False, "lean"), (True, "rows"), (True, "full"))
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
 
 
-def make_step(case: Case, health: bool | Signals) -> jaxprop.step.TrainStep:
+def make_step(case: Case, health: bool | Signals) -> TrainStep:
     """The step of a case."""
     return jaxprop.make_train_step(case.loss_fn, TX, health=health, clip=1.0)
 

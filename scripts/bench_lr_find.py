@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxprop import lr_find, runner
 from jaxprop.config.load import load
 from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE
+from jaxprop.run.train import train
+from jaxprop.tools import lr_find
 
 # name -> config and overrides
 CASES: dict[str, tuple[str, list[str]]] = {
@@ -41,7 +42,7 @@ def final_loss(config: str, overrides: list[str], lr: float) -> dict[str, Any]:
     quiet = ["checkpoint.enabled=false", "sinks.tensorboard=false"]
     loaded = load(config, [*overrides, *quiet, f"optimizer.lr={lr!r}"])
     with tempfile.TemporaryDirectory() as folder:
-        outcome = runner.train(loaded.config, folder, quiet=True)
+        outcome = train(loaded.config, folder, quiet=True)
     if outcome.exit_code not in (EXIT_DONE, EXIT_DIVERGED):
         raise SystemExit(outcome.exit_code)  # interrupted: nothing is known of this rate
     loss = outcome.summary["metrics"].get("loss") if outcome.exit_code == EXIT_DONE else None

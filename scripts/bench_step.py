@@ -24,6 +24,8 @@ import numpy as np
 import optax
 
 import jaxprop
+from jaxprop.losses.softmax import softmax_cross_entropy
+from jaxprop.train.objective import loss_from
 
 
 class Case(NamedTuple):
@@ -62,9 +64,9 @@ def mlp(batch_size: int, sizes: list[int], steps: int) -> Case:
 
 def language_model(tokens: int, steps: int, vocabulary: int = 256) -> Case:
     """The built-in transformer, 6 layers of width 256, on random tokens."""
-    from jaxprop import losses, models
-    from jaxprop.config.schema import Transformer
-    from jaxprop.precision import policy
+    from jaxprop import models
+    from jaxprop.config.schema.model import Transformer
+    from jaxprop.core.precision import policy
     from jaxprop.types import Spec
 
     length = 256
@@ -76,7 +78,7 @@ def language_model(tokens: int, steps: int, vocabulary: int = 256) -> Case:
     data = rng.integers(0, vocabulary, (tokens // length, length + 1)).astype(np.int32)
     batch = {"inputs": data[:, :-1], "labels": data[:, 1:]}
     params, extras = model.init(jax.random.key(0), batch)
-    objective = losses.loss_from(model, losses.softmax_cross_entropy)
+    objective = loss_from(model, softmax_cross_entropy)
 
     def loss_fn(params, batch, key):
         return objective.mean_loss(params, extras, batch, key, policy("float32"))[0]

@@ -18,7 +18,7 @@ from typing import Any
 
 import optax
 
-TABLE = Path(__file__).parents[1] / "jaxprop" / "config" / "optax_table.py"
+TABLE = Path(__file__).parents[1] / "jaxprop" / "config" / "schema" / "optax_table.py"
 
 # name -> (optax function, defaults that differ from optax's)
 CHANGED = {

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprop import runner
-from jaxprop.blackbox import Recorder
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.build import build
-from jaxprop.loop import Loop
+from jaxprop.run import compose
+from jaxprop.run.blackbox import Recorder
+from jaxprop.run.loop import Loop
 from jaxprop.sinks import Sink, fan_out, open_sinks
 
 # 1,437 training digits make 6 steps an epoch, the last of them short of 3 examples.
@@ -59,11 +59,11 @@ class Bench:
 
     def __init__(self, over):
         self.config = build(merged(BASE, over))
-        self.composed = runner.compose(self.config)
+        self.composed = compose.compose(self.config)
 
     def loop(self, folder, stop, **changes):
         """A loop at its start, as a new process would make it but for the compiled functions."""
-        stream = runner.open_stream(self.config, self.composed.sources["train"])
+        stream = compose.open_stream(self.config, self.composed.sources["train"])
         experiment = self.composed.experiment._replace(**{"stream": stream, **changes})
         section = experiment.config.checkpoint
         checkpoints = Checkpoints(folder / "checkpoints", keep=section.keep, best="loss")
@@ -122,7 +122,7 @@ class Poisoned:
     """The bench's stream with the inputs of some batches multiplied, by their number from 0, resumed or not."""
 
     def __init__(self, bench, bad, factor=np.nan):
-        self._stream = runner.open_stream(bench.config, bench.composed.sources["train"])
+        self._stream = compose.open_stream(bench.config, bench.composed.sources["train"])
         self._bad, self._factor = bad, np.float32(factor)
         self.batches_per_epoch, self.state, self.restore = (
             self._stream.batches_per_epoch, self._stream.state, self._stream.restore,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxprop.trees import leaf_paths
+from jaxprop.core.trees import leaf_paths
 
 # Four-point differences: truncation of order STEP^4, rounding near 1e-16 / STEP; a step this short rarely
 # crosses a kink of relu, leaky_relu or max-pooling.

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import CheckpointError
-from jaxprop.trees import leaf_paths
 from jaxprop.types import PyTree
 
 _SHOWN = 3  # leaves named in an error about a state that does not fit

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-import jaxprop
 from jaxprop.errors import UsageError
+from jaxprop.version import __version__
 
 # command -> the function that runs it, which takes the arguments below and returns an exit code
 COMMANDS = {
@@ -53,7 +53,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JS
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"jaxprop {jaxprop.__version__}")
+        typer.echo(f"jaxprop {__version__}")
         raise typer.Exit
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json as json_format
 
 from jaxprop.cli.tables import show, size
-from jaxprop.diagnose import Diagnosis, diagnose
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
+from jaxprop.tools.doctor import Diagnosis, diagnose
 
 
 def doctor(json: bool) -> int:

@@ -14,9 +14,9 @@ def evaluate(run_or_config: str, overrides: Sequence[str], run: Path | None, bes
     """Evaluates a checkpoint and prints its metrics; returns the exit code."""
     folder = run_folder(run_or_config, run)
     # Only now, so that a name written wrong is told before jax has loaded.
-    from jaxprop.evaluation import evaluate_run
     from jaxprop.sinks import print_summary
     from jaxprop.sinks.jsonl import encode
+    from jaxprop.tools.eval import evaluate_run
 
     result = evaluate_run(folder, overrides, best=best)
     if json:

@@ -10,7 +10,7 @@ from jaxprop.config.load import load
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
 
 if TYPE_CHECKING:
-    from jaxprop.explain import Example, Explanation, Layer, Parameter
+    from jaxprop.tools.explain import Example, Explanation, Layer, Parameter
 
 WORST = 6  # checks that are shown
 
@@ -19,7 +19,7 @@ def explain(config: str, overrides: Sequence[str], layer_limit: int, json: bool)
     """Prints one step, stage by stage; returns the exit code."""
     loaded = load(config, overrides)
     # Only now, so that a mistake in the file is told before jax has loaded.
-    from jaxprop.explain import explain as take_apart
+    from jaxprop.tools.explain import explain as take_apart
 
     found = take_apart(loaded.config)
     if json:

@@ -16,7 +16,7 @@ from jaxprop.config.load import load
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError
 
 if TYPE_CHECKING:
-    from jaxprop.gradient_check import Entry, Leaf, Report, Rule
+    from jaxprop.tools.gradcheck import Entry, Leaf, Report, Rule
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HEADS = ("reverse", "differences", "forward", "error", "allowed")
@@ -31,7 +31,7 @@ def gradcheck(target: str, overrides: Sequence[str], examples: int, entries: int
     if report is None:
         loaded = load(target, overrides)
         # Only now, so that a mistake in the file is told before jax has loaded.
-        from jaxprop.gradient_check.configured import check_config
+        from jaxprop.tools.gradcheck.configured import check_config
 
         report = check_config(loaded.config, examples=examples, entries=entries)
     seconds = time.perf_counter() - started
@@ -49,7 +49,7 @@ def _of_function(target: str, overrides: Sequence[str], entries: int) -> Report:
         raise UsageError(f"{target} is a function, which has no {overrides[0].partition('=')[0]!r} to override")
     module, function = named(target)
     loss_fn, params, batch, key = _arguments(target, module, function)
-    from jaxprop.gradient_check import gradcheck as check
+    from jaxprop.tools.gradcheck import gradcheck as check
 
     return check(loss_fn, params, batch, key, entries=entries)
 

@@ -10,7 +10,7 @@ from jaxprop.config.load import load
 from jaxprop.errors import EXIT_DONE
 
 if TYPE_CHECKING:
-    from jaxprop.describe import Cost, Description, Layer
+    from jaxprop.tools.info import Cost, Description, Layer
 
 UNKNOWN = "not told by this backend"
 
@@ -19,7 +19,7 @@ def info(config: str, overrides: Sequence[str]) -> int:
     """Prints layers, sizes, the cost of a train step, devices and data; returns the exit code."""
     loaded = load(config, overrides)
     # Only now, so that a mistake in the file is told before jax has loaded.
-    from jaxprop.describe import describe
+    from jaxprop.tools.info import describe
 
     found = describe(loaded.config)
     total = ("total", "", "", f"{found.parameters:,}")

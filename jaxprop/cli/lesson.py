@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from jaxprop import lessons
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
-from jaxprop.lessons import LESSONS, Taught
 from jaxprop.sinks.jsonl import encode
+from jaxprop.tools import lesson as lessons
+from jaxprop.tools.lesson import LESSONS, Taught
 
 
 def lesson(name: str | None, run: Path | None, seeds: int, fresh: bool, json: bool) -> int:

@@ -11,7 +11,7 @@ from jaxprop.config.load import load
 from jaxprop.errors import EXIT_DONE
 
 if TYPE_CHECKING:
-    from jaxprop.lr_find import Found
+    from jaxprop.tools.lr_find import Found
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 75  # columns of the curve
@@ -22,8 +22,8 @@ def lr_find(config: str, overrides: Sequence[str], run: Path | None, json: bool)
     loaded = load(config, overrides)
     folder = run if run is not None else Path("runs") / f"{loaded.name}-lr-find"
     # Only now, so that a mistake in the file is told before jax has loaded.
-    from jaxprop import lr_find as module
     from jaxprop.sinks.jsonl import encode
+    from jaxprop.tools import lr_find as module
 
     module.check_folder(folder)
     found = module.find_rate(loaded.config)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE
-from jaxprop.health.replay import Finding, Hop
-from jaxprop.replay import replay_run
+from jaxprop.health.nonfinite.find import Finding, Hop
 from jaxprop.sinks.jsonl import encode
+from jaxprop.tools.replay import replay_run
 
 
 def replay(run: Path, step: int | None, json: bool) -> int:

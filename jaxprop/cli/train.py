@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxprop.config.load import load
-from jaxprop.interrupt import leaving_at_once
+from jaxprop.run.interrupt import leaving_at_once
 
 
 def train(config: str, overrides: Sequence[str], run: Path | None, fresh: bool, json: bool) -> int:
@@ -16,11 +16,11 @@ def train(config: str, overrides: Sequence[str], run: Path | None, fresh: bool, 
     loaded = load(config, overrides)
     with leaving_at_once():
         # Only now, so that a mistake in the file is told before jax has loaded.
-        from jaxprop import runner
+        from jaxprop.run import train as runs
         from jaxprop.sinks import print_summary
 
     folder = run if run is not None else Path("runs") / loaded.name
-    outcome = runner.train(loaded.config, folder, fresh=fresh)
+    outcome = runs.train(loaded.config, folder, fresh=fresh)
     if json:
         json_format.dump(outcome.summary, sys.stdout, indent=2)
         print()

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from jaxprop.config.checks import check
 from jaxprop.config.problems import sentences, shown
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Tree
 from jaxprop.errors import ConfigError
 

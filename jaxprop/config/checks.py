@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from jaxprop.config.root import Config
-from jaxprop.config.schema import TASK_LOSSES, TASK_METRICS, Arrays, Transformer
+from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.data import Arrays
+from jaxprop.config.schema.model import Transformer
+from jaxprop.config.schema.task import TASK_LOSSES, TASK_METRICS
 from jaxprop.config.tree import Path
 from jaxprop.errors import one_of
 
@@ -43,8 +45,11 @@ def check(config: Config) -> list[Problem]:
       Problems in a fixed order; empty where there is none.
 
     Example:
-      >>> from jaxprop.config.schema import Digits, Mlp, Run, Task
-      >>> from jaxprop.config.optimizer import optimizer_model
+      >>> from jaxprop.config.schema.data import Digits
+      >>> from jaxprop.config.schema.model import Mlp
+      >>> from jaxprop.config.schema.run import Run
+      >>> from jaxprop.config.schema.task import Task
+      >>> from jaxprop.config.schema.optimizer import optimizer_model
       >>> config = Config(
       ...     task=Task(name="classify"), data=Digits(name="digits"), model=Mlp(name="mlp"),
       ...     optimizer=optimizer_model("sgd")(name="sgd", lr=0.1), run=Run(epochs=1, steps=2),

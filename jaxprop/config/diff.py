@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jaxprop.config.dump import plain
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Path, dotted
 
 # A run may be continued with these changed. Everything else is taken to alter the mathematics.

@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel
 
 from jaxprop.config.find import schema_comment
-from jaxprop.config.root import Config
-from jaxprop.config.scalars import BOOL, FLOAT, INT, NULL
+from jaxprop.config.schema.config import Config
+from jaxprop.config.yaml_loader import BOOL, FLOAT, INT, NULL
 
 
 def dump(config: Config, folder: Path | None = None) -> str:

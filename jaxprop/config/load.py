@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jaxprop.config.build import build_tree
 from jaxprop.config.find import find, read
 from jaxprop.config.merge import merge, overrides_tree
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Tree
 from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import ConfigError

@@ -8,8 +8,8 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from jaxprop.config.optimizer import ByName
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.optimizer import ByName
 from jaxprop.config.tree import Path
 
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from jaxprop.config.optimizer import RENAMED
 from jaxprop.config.places import ROOT, Place, at, item
-from jaxprop.config.scalars import plain
+from jaxprop.config.schema.optimizer import RENAMED
 from jaxprop.config.tree import Path, Tree, dotted
+from jaxprop.config.yaml_loader import plain
 from jaxprop.errors import did_you_mean, one_of
 
 # What was expected, by the type of pydantic's error; {…} is filled from its context.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 BASE = {"type": "string", "description": "a config to inherit from: a path relative to this file, or a packaged name"}

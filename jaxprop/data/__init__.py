@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxprop.config.schema import DataSection
-from jaxprop.data.arrays import open_arrays
-from jaxprop.data.digits import open_digits
+from jaxprop.config.schema.data import DataSection
 from jaxprop.data.prefetch import Prefetch, prefetch
+from jaxprop.data.readers.arrays import open_arrays
+from jaxprop.data.readers.digits import open_digits
+from jaxprop.data.readers.stdlib_text import open_stdlib_text
 from jaxprop.data.stream import Stream, one_pass
-from jaxprop.data.text import open_stdlib_text
 from jaxprop.errors import ConfigError, one_of
 from jaxprop.types import Source
 
@@ -34,7 +34,7 @@ def open_sources(section: DataSection, task: str) -> dict[str, Source]:
     """Opens the data a config's `data` section names, checked for one task.
 
     Args:
-      section: a `data` section, such as `jaxprop.config.schema.Digits(name="digits")`.
+      section: a `data` section, such as `jaxprop.config.schema.data.Digits(name="digits")`.
       task: the task's name; the labels' dtype, shape and range depend on it.
 
     Returns:
@@ -45,7 +45,7 @@ def open_sources(section: DataSection, task: str) -> dict[str, Source]:
       DataError: the data is missing, damaged, or does not fit the task.
 
     Example:
-      >>> from jaxprop.config.schema import Digits
+      >>> from jaxprop.config.schema.data import Digits
       >>> sources = open_sources(Digits(name="digits"), "classify")
       >>> {split: source.length for split, source in sources.items()}
       {'train': 1437, 'test': 360}

@@ -7,8 +7,11 @@ from typing import Any
 
 from flax import nnx
 
-from jaxprop.config import schema
-from jaxprop.models.adapters import from_equinox, from_functions, from_linen, from_nnx
+from jaxprop.config.schema import model as schema
+from jaxprop.models.adapters.equinox import from_equinox
+from jaxprop.models.adapters.functions import from_functions
+from jaxprop.models.adapters.linen import from_linen
+from jaxprop.models.adapters.nnx import from_nnx
 from jaxprop.models.cnn import Cnn
 from jaxprop.models.mlp import Mlp
 from jaxprop.models.rnn import Rnn

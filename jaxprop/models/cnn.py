@@ -7,11 +7,11 @@ import itertools
 import jax
 from flax import nnx
 
-from jaxprop.config import schema
+from jaxprop.config.schema import model as schema
+from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, dense, expect_inputs, max_pool
 from jaxprop.models.mlp import MlpLayer
-from jaxprop.taps import tap
 from jaxprop.types import Spec
 
 

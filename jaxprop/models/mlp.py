@@ -8,9 +8,9 @@ import math
 import jax
 from flax import nnx
 
-from jaxprop.config import schema
+from jaxprop.config.schema import model as schema
+from jaxprop.core.taps import tap
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, dense, expect_inputs
-from jaxprop.taps import tap
 from jaxprop.types import Spec
 
 

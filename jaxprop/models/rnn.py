@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
-from jaxprop.config import schema
+from jaxprop.config.schema import model as schema
+from jaxprop.core.taps import measuring, tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, Embed, Initializer, dense
-from jaxprop.taps import measuring, tap
 from jaxprop.types import Spec
 
 STRETCHES = 8  # of a sequence whose gradients are looked at apart

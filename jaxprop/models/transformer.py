@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxprop.config import schema
+from jaxprop.config.schema import model as schema
+from jaxprop.core.taps import tap, tap_attention
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.layers import (
     ACTIVATIONS,
@@ -23,7 +24,6 @@ from jaxprop.models.layers import (
     scaled,
     wide,
 )
-from jaxprop.taps import tap, tap_attention
 from jaxprop.types import Spec
 
 

@@ -17,7 +17,7 @@ from jaxprop.report.fields import number, numbers, text, whole
 from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, Rows
 from jaxprop.report.lines import Tail
 from jaxprop.report.order import forward_order
-from jaxprop.runfolder import find_run
+from jaxprop.run.folder import find_run
 
 FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json")
 NO_COLUMN = ("step", "split")

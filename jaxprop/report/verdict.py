@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprop.health.alerts import TITLES
+from jaxprop.health.watch.alerts import TITLES
 from jaxprop.report.fields import nested, number, text, whole
 from jaxprop.report.read import RunData
 

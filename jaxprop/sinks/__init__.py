@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxprop.config.schema import Sinks
+from jaxprop.config.schema.run import Sinks
 from jaxprop.sinks.console import open_console, print_summary, summary_table
 from jaxprop.sinks.jsonl import open_jsonl, truncate_after
 from jaxprop.sinks.sink import Record, Sink, fan_out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
 from jaxprop.tasks.classify import classify
 from jaxprop.tasks.language import language
 from jaxprop.tasks.multilabel import multilabel

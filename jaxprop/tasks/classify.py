@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxprop import losses, metrics
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
+from jaxprop.losses.softmax import softmax_cross_entropy
+from jaxprop.metrics.accuracy import accuracy
 from jaxprop.tasks.task import Task, bind
 from jaxprop.types import Source
 
@@ -23,7 +24,7 @@ def classify(config: Config, sources: Mapping[str, Source]) -> Task:
       The task; its reference is the accuracy of always answering the most frequent training class.
     """
     train = sources["train"]
-    bound = bind(config, train, train.info["classes"], losses.softmax_cross_entropy, {"accuracy": metrics.accuracy})
+    bound = bind(config, train, train.info["classes"], softmax_cross_entropy, {"accuracy": accuracy})
     return Task(*bound, reference=_majority(sources))
 
 

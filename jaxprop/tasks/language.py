@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from jaxprop import losses, metrics
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
+from jaxprop.losses.softmax import softmax_cross_entropy
+from jaxprop.metrics.accuracy import accuracy
 from jaxprop.tasks.task import Task, bind
 from jaxprop.types import Source
 
@@ -22,7 +23,7 @@ def language(config: Config, sources: Mapping[str, Source]) -> Task:
       The task; its reference is the loss of a unigram model, counted on train and measured on test.
     """
     train = sources["train"]
-    bound = bind(config, train, train.info["vocab"], losses.softmax_cross_entropy, {"accuracy": metrics.accuracy})
+    bound = bind(config, train, train.info["vocab"], softmax_cross_entropy, {"accuracy": accuracy})
     unigram = train.info.get("unigram_nats")
     return Task(*bound, derived=_perplexity, reference={} if unigram is None else {"unigram_loss": unigram})
 

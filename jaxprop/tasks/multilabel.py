@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jaxprop import losses, metrics
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
+from jaxprop.losses.sigmoid import sigmoid_cross_entropy
+from jaxprop.metrics.accuracy import multilabel_accuracy
 from jaxprop.tasks.task import Task, bind
 from jaxprop.types import Source
 
@@ -21,5 +22,5 @@ def multilabel(config: Config, sources: Mapping[str, Source]) -> Task:
       The task.
     """
     train = sources["train"]
-    measured = {"accuracy": metrics.multilabel_accuracy}
-    return Task(*bind(config, train, train.info["classes"], losses.sigmoid_cross_entropy, measured))
+    measured = {"accuracy": multilabel_accuracy}
+    return Task(*bind(config, train, train.info["classes"], sigmoid_cross_entropy, measured))

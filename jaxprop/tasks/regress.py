@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jaxprop import losses, metrics
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
+from jaxprop.losses.squared import squared_error
+from jaxprop.metrics.absolute_error import mean_absolute_error
 from jaxprop.tasks.task import Task, bind
 from jaxprop.types import Source
 
@@ -21,5 +22,5 @@ def regress(config: Config, sources: Mapping[str, Source]) -> Task:
       The task.
     """
     train = sources["train"]
-    measured = {"mean_absolute_error": metrics.mean_absolute_error}
-    return Task(*bind(config, train, train.info["targets"], losses.squared_error, measured))
+    measured = {"mean_absolute_error": mean_absolute_error}
+    return Task(*bind(config, train, train.info["targets"], squared_error, measured))

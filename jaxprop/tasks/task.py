@@ -8,8 +8,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxprop import losses, models
-from jaxprop.config.root import Config
+from jaxprop import models
+from jaxprop.config.schema.config import Config
+from jaxprop.losses import build
+from jaxprop.train.objective import loss_from
 from jaxprop.types import Loss, Metric, Model, Objective, Source, Spec
 
 
@@ -54,5 +56,5 @@ def bind(
     example = train.take(np.zeros(1, np.int64))["inputs"]
     spec = Spec(jax.ShapeDtypeStruct(example.shape[1:], example.dtype), outputs)
     model = models.build(config.model, spec)
-    chosen = loss if config.task.loss is None else losses.build(config.task.loss)
-    return model, losses.loss_from(model, chosen, metrics), spec
+    chosen = loss if config.task.loss is None else build(config.task.loss)
+    return model, loss_from(model, chosen, metrics), spec

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprop
-from jaxprop import trees
-from jaxprop.data.digits import load_digits
-from jaxprop.taps import tap_attention
+from jaxprop.core import trees
+from jaxprop.core.taps import tap_attention
+from jaxprop.data.readers.digits import load_digits
 
 POOL = 4096
 CLASSES = 8

@@ -13,7 +13,7 @@ from faultbench.faults import STEPS, Plan, Program
 from faultbench.run import Viewer, build, pools
 from faultbench.score import LAST
 from jaxprop.health import Watch
-from jaxprop.health.respond import Responder
+from jaxprop.health.respond.responder import Responder
 from jaxprop.types import TrainState
 
 ACTIONS = ("clip", "cut_lr", "rollback")
@@ -122,7 +122,7 @@ class Ward:
 
 
 def _levers(levers: list[Any], health: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """What `jaxprop.health.levers.tighten` sets in one state, for all runs."""
+    """What `jaxprop.health.respond.levers.tighten` sets in one state, for all runs."""
     padded = [*levers, *[type(levers[0])()] * (health["rate_limit"].shape[0] - len(levers))]
     found = {name: jnp.asarray([getattr(x, name) for x in padded], jnp.float32) for name in padded[0]._fields}
     same = found["rate_limit"] == health["rate_limit"]

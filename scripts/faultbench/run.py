@@ -14,10 +14,14 @@ import optax
 import jaxprop
 from faultbench.faults import Plan, Program
 from faultbench.models import ARCHITECTURES, TOKENS, Architecture
-from jaxprop import losses, step, trees
+from jaxprop.core import trees
+from jaxprop.core.measurements import RARE_COLUMNS, SCALARS, TAP_COLUMNS, Layout, Measurements
+from jaxprop.core.precision import Scaling, policy, promoting
 from jaxprop.health import Signals
-from jaxprop.precision import Scaling, policy, promoting
-from jaxprop.types import RARE_COLUMNS, SCALARS, TAP_COLUMNS, Layout, Measurements, PyTree, TrainState
+from jaxprop.losses.softmax import softmax_cross_entropy
+from jaxprop.train import step
+from jaxprop.train.objective import loss_from
+from jaxprop.types import PyTree, TrainState
 
 RARE, FLUSH = Signals().rare_every, Signals().flush_every
 CHUNK = 50  # steps one call takes; a length of a run is a multiple of it
@@ -85,7 +89,7 @@ def objective(architecture: Architecture, plan: Plan) -> Any:
         return wide * small + jax.lax.stop_gradient(wide * (1 - small)), extras
 
     model = jaxprop.from_functions(lambda key, _: (architecture.init(key), {}), apply)
-    return losses.loss_from(model, losses.softmax_cross_entropy)
+    return loss_from(model, softmax_cross_entropy)
 
 
 def batch_at(architecture: Architecture, pool: tuple[jax.Array, jax.Array], plan: Plan, t: jax.Array) -> dict[str, Any]:

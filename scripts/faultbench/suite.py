@@ -13,8 +13,8 @@ import numpy as np
 from faultbench import faults, score
 from faultbench.faults import FAMILIES, MODELS, OBSERVED, OPTIMIZERS, SEEDS, SEVERITIES, STEPS, TREATED, Plan, Program
 from faultbench.run import Records, Simulator, Viewer
+from jaxprop.core.measurements import SCALARS, Layout
 from jaxprop.health import Watch
-from jaxprop.types import SCALARS, Layout
 
 RATE_FAMILIES = ("no_warmup", "rate_ramp", "rate_x40")
 

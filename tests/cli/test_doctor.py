@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxprop.cli import doctor as module
-from jaxprop.diagnose import Diagnosis, Extra, Finding
+from jaxprop.tools.doctor import Diagnosis, Extra, Finding
 
 WELL = Diagnosis(
     versions={"python": "3.11.7", "jax": "0.10.2", "flax": None},

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxprop import evaluation
 from jaxprop.cli.eval import run_folder
 from jaxprop.errors import ConfigError, UsageError
+from jaxprop.tools import eval as evaluation
 
 FIGURES = {"step": 9, "metrics": {"accuracy": 0.5, "loss": 1.25}, "reference": {"majority_accuracy": 0.1}}
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxprop import explain as module
+from jaxprop.tools import explain as module
 
 CHANGES = ("model.hidden=[6,5]", "data.batch_size=8", "optimizer.grad_clip.norm=0.1")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxprop import describe as module
-from jaxprop.describe import Cost, Description, Device, Layer
+from jaxprop.tools import info as module
+from jaxprop.tools.info import Cost, Description, Device, Layer
 
 SOME = Description(
     layers=(

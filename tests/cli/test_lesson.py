@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from jaxprop import lessons
-from jaxprop.lessons import LESSONS, Taught
+from jaxprop.tools import lesson as lessons
+from jaxprop.tools.lesson import LESSONS, Taught
 
 
 def answering(monkeypatch, held):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxprop import lr_find as module
 from jaxprop.cli.lr_find import sparkline
+from jaxprop.tools import lr_find as module
 
 RATES = tuple(np.geomspace(1e-6, 10, 100).tolist())
 LOSSES = tuple(np.linspace(2, 1, 100).tolist())

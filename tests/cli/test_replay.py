@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from jaxprop.cli import replay as command
-from jaxprop.health.replay import Finding, Hop
-from jaxprop.replay import Replayed
+from jaxprop.health.nonfinite.find import Finding, Hop
+from jaxprop.tools.replay import Replayed
 
 HOPS = (Hop("forward", "log", "head", "/home/me/model.py", 7, 3, 1200), Hop("backward", "mul", None, None, None, 1, 1))
 FOUND = Finding(

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from jaxprop import runner
 from jaxprop.errors import MissingExtraError
-from jaxprop.lock import hold
+from jaxprop.run import train as runner
+from jaxprop.run.lock import hold
 
 CONFIG = """\
 task: {name: classify}

@@ -126,6 +126,6 @@ def test_known_steps(sections, changes, steps):
 
 def test_the_digits_have_as_many_as_the_checks_say():
     from jaxprop.config.checks import DIGITS_TRAIN
-    from jaxprop.data.digits import open_digits
+    from jaxprop.data.readers.digits import open_digits
 
     assert open_digits()["train"].length == DIGITS_TRAIN

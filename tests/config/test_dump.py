@@ -4,7 +4,7 @@ import yaml
 from jaxprop.config.build import build
 from jaxprop.config.dump import dump
 from jaxprop.config.load import load
-from jaxprop.config.optimizer import OPTIMIZERS, optimizer_model
+from jaxprop.config.schema.optimizer import OPTIMIZERS, optimizer_model
 
 CHANGES = [
     {},

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from jaxprop.config.scalars import plain
+from jaxprop.config.yaml_loader import plain
 
 TABLE = {
     "": None, "~": None, "null": None, "NULL": None, "nULL": "nULL",

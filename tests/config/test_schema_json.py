@@ -4,8 +4,8 @@ import pytest
 
 from jaxprop.config.find import packaged, packaged_folder, schema_comment
 from jaxprop.config.load import load
-from jaxprop.config.optax_table import OPTIMIZERS
-from jaxprop.config.root import Config
+from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.optax_table import OPTIMIZERS
 from jaxprop.config.schema_json import json_schema, schema_text
 
 

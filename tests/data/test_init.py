@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxprop.config.schema import Arrays, Digits, StdlibText
+from jaxprop.config.schema.data import Arrays, Digits, StdlibText
 from jaxprop.data import SOURCES, TASKS, open_sources
 from jaxprop.errors import ConfigError
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxprop.types import COLUMNS, RARE_COLUMNS, RARE_SCALARS, SCALARS, TAP_COLUMNS, Layout, Measurements
+from jaxprop.core.measurements import COLUMNS, RARE_COLUMNS, RARE_SCALARS, SCALARS, TAP_COLUMNS, Layout, Measurements
 
 LAYERS = tuple(f"layers/{i}/dense" for i in range(6))
 TAPS = tuple((f"layers/{i}", "relu") for i in range(6))

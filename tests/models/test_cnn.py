@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from jaxprop.config import schema
+from jaxprop.config.schema import model as schema
 from jaxprop.errors import ShapeError
 from jaxprop.models.cnn import Cnn
 from jaxprop.types import Spec

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax.nn import initializers
 
-from jaxprop.config import schema
+from jaxprop.config.schema import model as schema
 from jaxprop.models.layers import ACTIVATIONS, INITS, BatchNorm, Embed, LayerNorm, dense, max_pool, product
 
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxprop.config import schema
+from jaxprop.config.schema import model as schema
 from jaxprop.models.mlp import Mlp
 from jaxprop.types import Spec
 

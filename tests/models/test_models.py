@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprop.config import schema
+from jaxprop.config.schema import model as schema
+from jaxprop.core.precision import cast_floating, policy
+from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ShapeError
-from jaxprop.losses import loss_from, softmax_cross_entropy
+from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.models import MODELS, build
 from jaxprop.models.layers import ACTIVATIONS, INITS
-from jaxprop.precision import cast_floating, policy
-from jaxprop.trees import leaf_paths
+from jaxprop.train.objective import loss_from
 from jaxprop.types import Spec
 from tests.gradients import check
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxprop.config import schema
+from jaxprop.config.schema import model as schema
 from jaxprop.errors import ShapeError
 from jaxprop.models.rnn import Rnn, RnnLayer
 from jaxprop.types import Spec

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxprop.config import schema
+from jaxprop.config.schema import model as schema
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.transformer import Block, Transformer, causal_attention, rotate
 from jaxprop.types import Spec

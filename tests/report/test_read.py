@@ -33,7 +33,7 @@ def test_a_whole_run(tmp_path):
 def test_a_run_of_jaxprop_itself(tmp_path):
     """What a training writes is what is read here."""
     from jaxprop.config.build import build
-    from jaxprop.runner import train
+    from jaxprop.run.train import train
 
     config = build({
         "task": {"name": "classify"}, "data": {"name": "digits", "batch_size": 256},

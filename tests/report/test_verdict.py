@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxprop.health.alerts import TITLES
-from jaxprop.health.causes import CAUSES as KNOWN_CAUSES
+from jaxprop.health.watch.alerts import TITLES
+from jaxprop.health.watch.causes import CAUSES as KNOWN_CAUSES
 from jaxprop.report.read import Reader
 from jaxprop.report.verdict import CAUSES, ENDED, SHORT, judge, origin, short, worst_layers
 from tests.report.runs import ACTION, ALERT, FINDING, LR_FIND, make_run, rows, train_records

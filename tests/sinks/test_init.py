@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from jaxprop.config.schema import Sinks
+from jaxprop.config.schema.run import Sinks
 from jaxprop.errors import RunFolderError
 from jaxprop.sinks import open_sinks
 

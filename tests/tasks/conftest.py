@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from jaxprop import data, runner, tasks
+from jaxprop import data, tasks
 from jaxprop.config.build import build
-from jaxprop.experiment import evaluate
+from jaxprop.run.compose import compose
+from jaxprop.run.evaluate import evaluate
 
 
 class Learned(NamedTuple):
@@ -50,7 +51,7 @@ def learn():
     """Returns a function: configuration -> the metrics on the test split before and after its steps."""
 
     def train(config):
-        composed = runner.compose(config)
+        composed = compose(config)
         experiment, state = composed.experiment, composed.state
         before = evaluate(experiment, state)
         for _ in range(experiment.total_steps):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxprop import models, tasks
-from jaxprop.config.schema import TASK_LOSSES, TASK_METRICS, Task
-from jaxprop.precision import policy
+from jaxprop.config.schema.task import TASK_LOSSES, TASK_METRICS, Task
+from jaxprop.core.precision import policy
 from jaxprop.tasks.task import nothing_derived
 from jaxprop.types import Model
 

@@ -1,0 +1,24 @@
+"""What every section of the configuration is built from. Imports no jax."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+MAX_INT = 2**31 - 1  # steps and sizes are int32 on the device
+Positive = Annotated[int, Field(gt=0, le=MAX_INT)]
+NonNegative = Annotated[int, Field(ge=0, le=MAX_INT)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+# YAML has lists only; a frozen config holds tuples, so this one conversion is allowed.
+Sizes = Annotated[tuple[Positive, ...], Strict(False)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values are strict, instances are frozen."""
+
+    # defer_build: a section is built with the one configuration that holds it, not once more by itself
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)

@@ -1,0 +1,71 @@
+"""The section `model`: the network. Imports no jax."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from jaxprop.config.schema.base import Fraction, Positive, Section, Sizes
+
+Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu"]
+Init = Literal[
+    "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal",
+    "orthogonal", "normal", "truncated_normal", "zeros",
+]  # fmt: skip
+
+
+class Mlp(Section):
+    """Multi-layer perceptron over flattened inputs."""
+
+    name: Literal["mlp"]
+    hidden: Sizes = Field((128, 128), description="units of each hidden layer")
+    activation: Activation = Field("relu", description="after every layer but the last")
+    init: Init = Field("he_normal", description="of the kernels; biases start at zero")
+    dropout: Fraction = Field(0.0, description="share of activations dropped in training")
+    batch_norm: bool = Field(False, description="normalize every hidden layer over the batch")
+
+
+class Cnn(Section):
+    """Convolution blocks with 2 x 2 max pooling between them, then dense layers."""
+
+    name: Literal["cnn"]
+    channels: Sizes = Field((32, 64), min_length=1, description="channels of each block")
+    convs_per_block: Positive = Field(1, description="convolutions between two poolings")
+    kernel: Positive = Field(3, description="side of the convolution kernels, pixels")
+    hidden: Sizes = Field((128,), description="units of each dense layer after the blocks")
+    activation: Activation = Field("relu", description="after every layer but the last")
+    init: Init = Field("he_normal", description="of the kernels; biases start at zero")
+    dropout: Fraction = Field(0.0, description="share of activations dropped in training")
+    batch_norm: bool = Field(True, description="normalize after every convolution over the batch")
+
+
+class Rnn(Section):
+    """Recurrent network over a sequence; one output a step for tokens, else from the last step."""
+
+    name: Literal["rnn"]
+    cell: Literal["elman", "gru", "lstm"] = Field("lstm", description="kind of recurrence")
+    width: Positive = Field(128, description="units of the hidden state, and of token embeddings")
+    layers: Positive = Field(1, description="recurrent layers, one over the other")
+    activation: Activation = Field("tanh", description="of the candidate state")
+    init: Init = Field("glorot_uniform", description="of the kernels on inputs; biases start at zero")
+    recurrent_init: Init = Field("orthogonal", description="of the kernels on the hidden state")
+    dropout: Fraction = Field(0.0, description="share of activations dropped in training")
+
+
+class Transformer(Section):
+    """Decoder-only transformer, pre-LN, causal."""
+
+    name: Literal["transformer"]
+    layers: Positive = Field(4, description="blocks of attention and feed-forward")
+    width: Positive = Field(128, description="model dimension D, a multiple of heads")
+    heads: Positive = Field(4, description="attention heads")
+    ff_multiple: Positive = Field(4, description="width of the feed-forward layer in units of D")
+    positions: Literal["rope", "learned"] = Field("rope", description="how a token knows its place")
+    tie_embeddings: bool = Field(True, description="use the token embedding as the output layer too")
+    activation: Activation = Field("gelu", description="of the feed-forward layers")
+    init: Init = Field("truncated_normal", description="of kernels and embeddings; biases start at zero")
+    dropout: Fraction = Field(0.0, description="share of activations dropped in training")
+
+
+ModelSection = Annotated[Mlp | Cnn | Rnn | Transformer, Field(discriminator="name")]

@@ -1,0 +1,96 @@
+"""The sections `precision`, `parallel`, `health`, `checkpoint`, `sinks` and `run`. Imports no jax."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, Strict
+
+from jaxprop.config.schema.base import NonNegative, Positive, PositiveFloat, Section, Text
+
+
+class Precision(Section):
+    """Dtypes of parameters, computation and outputs, and the loss scale."""
+
+    policy: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="dtype of the computation; parameters and optimizer state stay float32"
+    )
+    loss_scale: PositiveFloat = Field(32768.0, description="first loss scale; float16 only")
+    growth_interval: Positive = Field(2000, description="good steps in a row before the scale doubles")
+
+
+class Parallel(Section):
+    """Devices a step runs on."""
+
+    devices: Positive | None = Field(None, description="how many local devices; default: all")
+
+
+Response = Literal["log", "skip", "clip", "cut_lr", "rollback", "stop"]
+
+
+class Health(Section):
+    """Signals measured inside the step, the watch over them, and what it may do."""
+
+    layers: bool = Field(True, description="signals of every layer: norms, update ratio, Adam lag, ...")
+    every: Literal["auto"] | Positive = Field(
+        "auto", description="steps between the rows of the layers; auto: as often as the budget allows"
+    )
+    rare_every: Literal["auto"] | Positive = Field(
+        "auto", description="steps between records of all signals; auto: by the budget, or 10 where `every` is a number"
+    )
+    budget: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.01, description="share of a step's time that auto may spend on each of the two"
+    )
+    taps: bool = Field(True, description="signals of the tapped activations, with all signals")
+    curvature: bool = Field(
+        False, description="curvature along the gradient and the largest eigenvalue, with all signals"
+    )
+    watch: bool = Field(True, description="look for early signs of trouble and write them to alerts.jsonl")
+    on_alert: Response | Annotated[tuple[Response, ...], Strict(False), Field(min_length=1)] = Field(
+        "log",
+        description="what is done about an alert to act on, in the order given; skip and clip also act inside the step",
+    )
+    tries: Positive = Field(3, description="rollbacks a run may take")
+    max_skips: Positive = Field(25, description="non-finite steps in a row after which the run counts as diverged")
+
+    blackboxes: Annotated[int, Field(ge=0)] = Field(3, description="failing steps that a run keeps, to be replayed")
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """What `on_alert` lists; `log`, which is always done, left out."""
+        listed = (self.on_alert,) if isinstance(self.on_alert, str) else self.on_alert
+        return tuple(name for name in listed if name != "log")
+
+
+class Checkpoint(Section):
+    """When the run is saved and what is kept."""
+
+    enabled: bool = Field(True, description="save at all; without it a run cannot be resumed")
+    every_steps: Positive | None = Field(None, description="default: at every evaluation")
+    keep: Positive = Field(2, description="newest checkpoints kept, besides the best")
+    best: Text | None = Field(None, description="evaluation metric to keep the best of; default: loss")
+    mode: Literal["min", "max"] = Field("min", description="whether the smallest or largest `best` wins")
+
+
+class Sinks(Section):
+    """Where records go. Several at once."""
+
+    console: bool = Field(True, description="progress on the terminal")
+    jsonl: bool = Field(True, description="metrics.jsonl, layers.jsonl and alerts.jsonl in the run's folder")
+    tensorboard: bool = Field(False, description="event files in the run's folder")
+
+
+class Run(Section):
+    """Length, seed and rhythm of the run, and what the step does besides one update."""
+
+    steps: Positive | None = Field(None, description="train steps; give this or epochs")
+    epochs: Positive | None = Field(None, description="passes over the training data; give this or steps")
+    seed: NonNegative = Field(0, description="of the initial parameters, the order of the data, and dropout")
+    log_every: Positive = Field(50, description="steps between records")
+    eval_every: Positive | None = Field(None, description="steps between evaluations; default: an epoch, and the end")
+    eval_batches: Positive | None = Field(None, description="evaluate on at most this many batches; default: all")
+    accumulate: Positive = Field(1, description="microbatches one update is accumulated over")
+    steps_per_call: Positive = Field(1, description="steps taken in one call of the compiled step")
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="keep and evaluate an exponential moving average of the parameters"
+    )

@@ -1,0 +1,1 @@
+"""What every later stage stands on."""

@@ -1,0 +1,1 @@
+"""One toolbox for traced functions."""

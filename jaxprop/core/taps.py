@@ -1,0 +1,442 @@
+"""Taps: what an activation and its gradient are doing, measured inside a pure function. Pure.
+
+A tap is the identity. While a step measures, it also hands a zero `sink` through a `custom_vjp`, whose backward pass
+returns the tap's statistics as the gradient of that sink. So they leave through the chain rule itself: no callback,
+and nothing special about jit, scan, remat, vmap or gradient accumulation, all of which add gradients up. That is why
+every statistic here is a sum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprop.core.measurements import OUTPUT_SIGNALS, TAP_COLUMNS
+from jaxprop.errors import UsageError, one_of
+from jaxprop.types import Batch, PyTree, Sums
+
+KINDS = ("", "relu", "tanh", "sigmoid", "attention", "output")
+# What a sink's gradient holds; sums over calls, so that scan iterations and microbatches add up.
+SUMS = ("calls", "elements", "squares", "abs_max", "saturated", "grad_squares", "attention_max", "attention_entropy")
+SATURATED = 0.97
+SUBSET = 16  # queries of a sequence whose attention is looked at
+
+
+class Tap(NamedTuple):
+    """One tap of a function: name, kind, the units that a relu tap counts, and its rows if it has several."""
+
+    name: str
+    kind: str
+    units: int
+    rows: int | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its rows in a record."""
+        return (self.name,) if self.rows is None else tuple(f"{self.name}[{i}]" for i in range(self.rows))
+
+
+class _Collector(NamedTuple):
+    """What is going on while a function is traced: taps being found, or sinks being filled."""
+
+    found: dict[str, Tap]
+    sinks: dict[str, Any] | None
+
+
+_collector: contextvars.ContextVar[_Collector | None] = contextvars.ContextVar("taps", default=None)
+# Part of jit's cache key: else an inner jit, traced once without sinks, would never fill them.
+_traced_for = jax.make_user_context(None)
+_traces = itertools.count(1)
+
+
+def tap(x: jax.Array, name: str, kind: str = "", row: tuple[Any, int] | None = None) -> jax.Array:
+    """Returns `x`; in a step that measures, the activation and its gradient appear in `m.taps` under `name`.
+
+        rms = sqrt(mean(x^2)),   grad_rms = sqrt(mean((dL/dx)^2))
+
+    Args:
+      x: an activation `[B, ..., units]`; one that is no floating-point array is not measured.
+      name: what it is called in records; a name used several times, as in a scan, is one row over all its uses.
+      kind: `"relu"` counts units that are <= 0 on every example; `"tanh"` and `"sigmoid"`, given after the
+        activation, count saturated values; `"output"` marks logits.
+      row: `(i, n)` inside a scan: this use is row i of n, a layer or a stretch of time; i may be traced.
+
+    Returns:
+      `x` itself.
+
+    Raises:
+      UsageError: for an unknown kind.
+
+    Example:
+      >>> import jaxprop, optax
+      >>> def loss_fn(params, batch, key):
+      ...     hidden = jaxprop.tap(jax.nn.relu(batch["x"] @ params["w"]), "hidden", "relu")
+      ...     return jnp.mean(hidden**2)
+      >>> step = jaxprop.make_train_step(loss_fn, optax.sgd(0.1))
+      >>> state = jaxprop.init_state({"w": jnp.ones((2, 3))}, optax.sgd(0.1), key=jax.random.key(0))
+      >>> state, m = step(state, {"x": jnp.ones((4, 2))}, "full")
+      >>> m.layout.taps, float(m.taps.rms[0])
+      ((('hidden', 'relu'),), 2.0)
+    """
+    if kind not in KINDS:
+        raise UsageError(one_of(kind, KINDS, "kind of tap"))
+    return _fill(x, name, kind, lambda: _statistics(x, kind), row)
+
+
+def measuring() -> bool:
+    """Whether a step that measures taps is being traced; a scan needs to count its rows only then.
+
+    Example:
+      >>> measuring()
+      False
+    """
+    return _collector.get() is not None
+
+
+def tap_attention(x: jax.Array, queries: jax.Array, keys: jax.Array, name: str, causal: bool = False) -> jax.Array:
+    """Returns `x`; in a step that measures, attention's largest logit and its entropy appear in `m.taps`.
+
+        a = softmax(q k^T / sqrt(D)),   entropy = -sum_s a_s log a_s / log(keys)
+
+    over 16 queries evenly spaced in the sequence, of every head, of the first 4 examples: a sample is enough to see
+    logits grow or attention collapse, and the whole matrix would cost as much as the attention itself.
+
+    Args:
+      x: the attention's output, which the gradient reaches.
+      queries, keys: `[B, T, H, D]` as they enter the product; keys may have fewer heads that divide H.
+      name: what it is called in records.
+      causal: whether query t sees keys 0..t only.
+
+    Returns:
+      `x` itself.
+
+    Example:
+      >>> x = jnp.ones((1, 4, 2, 8))
+      >>> tap_attention(x, x, x, "attn") is x
+      True
+
+    Reference:
+      Zhai et al., Stabilizing Transformer Training by Preventing Attention Entropy Collapse, 2023.
+      https://arxiv.org/abs/2303.06296
+    """
+
+    def statistics() -> dict[str, jax.Array]:
+        largest, entropy = attention_statistics(queries, keys, causal)
+        return _statistics(x, "") | {"attention_max": largest, "attention_entropy": entropy}
+
+    return _fill(x, name, "attention", statistics)
+
+
+def attention_statistics(queries: jax.Array, keys: jax.Array, causal: bool) -> tuple[jax.Array, jax.Array]:
+    """Returns the largest |logit| and the mean normalized entropy over the sampled queries, float32 scalars.
+
+    Example:
+      >>> q = jnp.ones((1, 4, 1, 4))
+      >>> [round(float(x), 3) for x in attention_statistics(q, q, causal=False)]
+      [2.0, 1.0]
+    """
+    time, heads = queries.shape[1], queries.shape[2]
+    # The last query is among them; causal queries 0 have one key and no entropy to speak of.
+    at = jnp.asarray([round((i + 1) * time / min(SUBSET, time)) - 1 for i in range(min(SUBSET, time))], jnp.int32)
+    q = queries[:4, at].astype(jnp.float32)  # [b, t, H, D]
+    k = jnp.repeat(keys[:4].astype(jnp.float32), heads // keys.shape[2], axis=2)  # [b, S, H, D]
+    logits = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+    seen = (
+        jnp.arange(k.shape[1], dtype=jnp.int32)[None, :] <= at[:, None] if causal else jnp.ones(logits.shape[-2:], bool)
+    )
+    log_share = jax.nn.log_softmax(jnp.where(seen, logits, -jnp.inf), -1)
+    entropy = -jnp.sum(jnp.where(seen, jnp.exp(log_share) * log_share, 0), -1)  # [b, H, t]
+    several = seen.sum(-1) > 1
+    share = jnp.where(several, entropy / jnp.log(jnp.maximum(seen.sum(-1), 2).astype(jnp.float32)), 0)
+    mean = jnp.sum(share) / jnp.maximum(jnp.sum(several) * share.shape[0] * share.shape[1], 1).astype(jnp.float32)
+    return jnp.max(jnp.where(seen, jnp.abs(logits), 0)), mean
+
+
+def output_sums(outputs: Any, batch: Batch) -> Sums:
+    """Returns the largest |output| and, of logits over classes, the mean of logsumexp^2, as metrics of a batch.
+
+    Args:
+      outputs: of the model, `[B, ..., classes]`; what is no array is not measured.
+      batch: with integer `labels [B, ...]` if the outputs are logits.
+
+    Returns:
+      `{name: (sum, count)}` by the names of `OUTPUT_SIGNALS`.
+
+    Example:
+      >>> outputs = jnp.array([[3.0, -4.0]])
+      >>> {name: total.item() for name, (total, _) in output_sums(outputs, {}).items()}
+      {'_output_max': 4.0}
+
+    Reference:
+      Chowdhery et al., PaLM, section 5 (z-loss), https://arxiv.org/abs/2204.02311
+    """
+    if not isinstance(outputs, jax.Array) or outputs.size == 0:
+        return {}
+    largest, spread = OUTPUT_SIGNALS
+    logits, one = jax.lax.stop_gradient(outputs).astype(jnp.float32), jnp.float32(1)
+    sums = {largest: (jnp.max(jnp.abs(logits)), one)}
+    labels = batch.get("labels")
+    if labels is not None and jnp.shape(labels) == outputs.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
+        sums[spread] = (jnp.mean(jnp.square(jax.nn.logsumexp(logits, axis=-1))), one)
+    return sums
+
+
+def find(function: Callable[..., Any], *args: Any) -> tuple[tuple[Tap, ...], Any]:
+    """Traces a function without running it and returns its taps, in the order of the forward pass, and its jaxpr.
+
+    Args:
+      function: any pure function.
+      *args: its arguments, arrays or their shapes.
+
+    Returns:
+      The taps, and the jaxpr of the trace. No taps, and a warning, where the function differentiates one by rules of
+      its own, which a sink cannot pass.
+
+    Example:
+      >>> find(lambda x: tap(x, "a"), jnp.ones(3))[0]
+      (Tap(name='a', kind='', units=0, rows=None),)
+    """
+    found: dict[str, Tap] = {}
+    with contextlib.suppress(NotImplementedError, TypeError), _collecting(_Collector(found, None)):
+        jaxpr = jax.make_jaxpr(function)(*args)
+        if not _own_rules(jaxpr.jaxpr):
+            return tuple(found.values()), jaxpr
+    jaxpr = jax.make_jaxpr(function)(*args)  # what fails without taps too is told as it is
+    warnings.warn(
+        "no tap is measured, since one lies inside jax.jvp or a function with a custom_jvp or custom_vjp; move it out "
+        "of there, or turn taps off with health.taps=false or Signals(taps=False)",
+        stacklevel=2,
+    )
+    return (), jaxpr
+
+
+def _own_rules(jaxpr: Any, depth: int = 0) -> bool:
+    """Whether a tap lies inside a function that has its own derivative; a tap itself is one."""
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "custom_lin":  # what jax.jvp leaves of a custom_vjp
+            return True
+        inside = depth + name.startswith(("custom_jvp", "custom_vjp"))
+        if inside > 1 and equation.params.get("name") == "_here":
+            return True
+        bodies = [getattr(body, "jaxpr", body) for body in jax.tree.leaves(list(equation.params.values()))]
+        if any(_own_rules(body, inside) for body in bodies if hasattr(body, "eqns")):
+            return True
+    return False
+
+
+def is_tap(equation: Any) -> bool:
+    """Whether an equation of the jaxpr that `find` returns is a tap: the identity, on one array.
+
+    Example:
+      >>> [is_tap(equation) for equation in find(lambda x: jnp.sin(tap(x, "a")), jnp.ones(3))[1].eqns]
+      [True, False]
+    """
+    if equation.primitive.name != "custom_vjp_call":
+        return False
+    inside = equation.params["call_jaxpr"].jaxpr.eqns
+    return [inner.params.get("name") for inner in inside] == ["_here"]
+
+
+@contextlib.contextmanager
+def filling(sinks: dict[str, Any]) -> Iterator[None]:
+    """Has the taps traced inside return their statistics as gradients of `sinks`, from `zero_sinks`.
+
+    Example:
+      >>> def loss():
+      ...     return jnp.sum(tap(jnp.full(3, 2.0), "a"))
+      >>> def filled(sinks):
+      ...     with filling(sinks):
+      ...         return loss()
+      >>> taps, _ = find(loss)
+      >>> columns(taps, jax.grad(filled)(zero_sinks(taps)))[1].tolist()
+      [2.0]
+    """
+    # With nothing to fill, a context of its own would only keep jit from finding what it has traced before.
+    with _collecting(_Collector({}, sinks)) if sinks else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _collecting(collector: _Collector) -> Iterator[None]:
+    token = _collector.set(collector)
+    try:
+        with _traced_for(next(_traces)):
+            yield
+    finally:
+        _collector.reset(token)
+
+
+def zero_sinks(taps: Sequence[Tap]) -> dict[str, Any]:
+    """Returns the zeros that statistics are collected into, one entry a tap.
+
+    Example:
+      >>> zero_sinks((Tap("a", "relu", 5),))["a"]["units"].shape
+      (1, 5)
+    """
+    return {
+        tap.name: {
+            "sums": jnp.zeros((len(tap.labels), len(SUMS)), jnp.float32),
+            "units": jnp.zeros((len(tap.labels), tap.units), jnp.float32),
+        }
+        for tap in taps
+    }
+
+
+def rescaled(sinks: PyTree, factor: Any) -> PyTree:
+    """Multiplies the gradients that sinks hold by `factor`: a loss scale taken off, or a microbatch's weight put on.
+
+    Example:
+      >>> sink = {"a": {"sums": jnp.ones((1, 8)), "units": jnp.ones((1, 0))}}
+      >>> rescaled(sink, 0.5)["a"]["sums"][0, SUMS.index("grad_squares")].item()
+      0.25
+    """
+    at = SUMS.index("grad_squares")
+
+    def scale(sink: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {**sink, "sums": sink["sums"].at[:, at].multiply(jnp.square(jnp.asarray(factor, jnp.float32)))}
+
+    return {name: scale(sink) for name, sink in sinks.items()}
+
+
+def columns(taps: Sequence[Tap], sinks: PyTree) -> jax.Array:
+    """Turns the sums in sinks into what `m.taps` holds, float32 `[len(TAP_COLUMNS), T]`, T rows of all taps.
+
+    Args:
+      taps: as found.
+      sinks: gradients of `zero_sinks(taps)`.
+
+    Returns:
+      One row a column of `TAP_COLUMNS`; NaN where a tap does not measure it, or lies on no path to the loss.
+
+    Example:
+      >>> columns((), {}).shape
+      (7, 0)
+    """
+    if not taps:
+        return jnp.zeros((len(TAP_COLUMNS), 0), jnp.float32)
+    sums = jnp.concatenate([sinks[tap.name]["sums"] for tap in taps])  # [T, sums]
+    value = dict(zip(SUMS, sums.T, strict=True))
+    nan = jnp.float32(jnp.nan)
+    kinds = [tap.kind for tap in taps for _ in tap.labels]
+
+    def only(names: tuple[str, ...], values: jax.Array) -> jax.Array:
+        return jnp.where(jnp.asarray([kind in names for kind in kinds]), values, nan)
+
+    dead = [jnp.mean(sinks[t.name]["units"] == 0, 1, dtype=jnp.float32) if t.units else _no(t) for t in taps]
+    calls, elements = value["calls"], value["elements"]
+    found = {
+        "grad_rms": jnp.sqrt(value["grad_squares"] / elements),
+        "rms": jnp.sqrt(value["squares"] / elements),
+        "abs_max": value["abs_max"] / calls,
+        "dead": jnp.concatenate(dead),
+        "saturated": only(("tanh", "sigmoid"), value["saturated"] / elements),
+        "attention_max": only(("attention",), value["attention_max"] / calls),
+        "attention_entropy": only(("attention",), value["attention_entropy"] / calls),
+    }
+    return jnp.stack([jnp.where(calls > 0, found[name], nan) for name in TAP_COLUMNS])
+
+
+def _no(tap: Tap) -> jax.Array:
+    return jnp.full(len(tap.labels), jnp.nan, jnp.float32)
+
+
+# -- the identity that measures -----------------------------------------------------------------
+
+
+def _fill(
+    x: Any,
+    name: str,
+    kind: str,
+    statistics: Callable[[], dict[str, jax.Array]],
+    row: tuple[Any, int] | None = None,
+) -> Any:
+    collector = _collector.get()
+    if collector is None or not isinstance(x, jax.Array) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    units = x.shape[-1] if kind == "relu" and x.ndim else 0
+    if collector.sinks is None:
+        collector.found.setdefault(name, Tap(name, kind, units, None if row is None else row[1]))
+        return _found(x)
+    sink = collector.sinks.get(name)
+    if sink is None:
+        return x
+    measured = jax.tree.map(jax.lax.stop_gradient, statistics())
+    rows, counted = sink["units"].shape
+    found = measured.get("units", jnp.zeros(counted, jnp.float32))
+    if found.shape != (counted,):  # one name over layers of several widths: units have no common count
+        found = jnp.ones(counted, jnp.float32)
+    index = 0 if row is None else row[0]
+    place = (jnp.arange(rows, dtype=jnp.int32) == index).astype(jnp.float32)[:, None]  # [rows, 1]
+    sums = jnp.stack([measured.get(key, jnp.float32(0)) for key in SUMS])
+    # A select: 0 x inf would put a NaN into every other row.
+    placed = {"place": place, "sums": jnp.where(place > 0, sums, 0), "units": jnp.where(place > 0, found, 0)}
+    return _measured(x, placed, sink)
+
+
+def _statistics(x: jax.Array, kind: str) -> dict[str, jax.Array]:
+    wide = jax.lax.stop_gradient(x).astype(jnp.float32)
+    found = {
+        "calls": jnp.float32(1),
+        "elements": jnp.float32(x.size),
+        "squares": jnp.sum(jnp.square(wide)),
+        "abs_max": jnp.max(jnp.abs(wide)) if x.size else jnp.float32(0),
+    }
+    if kind == "tanh":
+        found["saturated"] = jnp.sum(jnp.abs(wide) > SATURATED, dtype=jnp.float32)
+    if kind == "sigmoid":
+        found["saturated"] = jnp.sum(jnp.abs(2 * wide - 1) > SATURATED, dtype=jnp.float32)
+    if kind == "relu" and x.ndim:
+        found["units"] = jnp.sum(wide > 0, tuple(range(x.ndim - 1)), dtype=jnp.float32)
+    return found
+
+
+@jax.jit
+def _here(x: jax.Array) -> jax.Array:
+    """`x`; marks the place of a tap in a jaxpr, by its name."""
+    return x
+
+
+@jax.custom_vjp
+def _found(x: jax.Array) -> jax.Array:
+    """`x`; may be differentiated as a tap that is measured may, and not otherwise."""
+    return _here(x)
+
+
+_found.defvjp(lambda x: (x, None), lambda _, grad: (grad,))
+
+
+@jax.custom_vjp
+def _measured(x: jax.Array, statistics: PyTree, sink: PyTree) -> jax.Array:
+    """`x`; the gradient of `sink` is `statistics` and the sum of the squared gradient of `x`."""
+    del statistics, sink
+    return x
+
+
+def _measured_forward(x: jax.Array, statistics: PyTree, sink: PyTree) -> tuple[jax.Array, PyTree]:
+    del sink
+    return x, statistics
+
+
+def _measured_backward(statistics: PyTree, grad: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
+    squares = jnp.sum(jnp.square(grad.astype(jnp.float32)))
+    at = jnp.asarray([name == "grad_squares" for name in SUMS])
+    sums = jnp.where(at, jnp.where(statistics["place"] > 0, squares, 0), statistics["sums"])
+    sink = jax.tree.map(_over_devices, {"sums": sums, "units": statistics["units"]})
+    return grad, jax.tree.map(jnp.zeros_like, statistics), sink
+
+
+def _over_devices(x: jax.Array) -> jax.Array:
+    # Inside shard_map each device sees its own part, and the sink is one for all.
+    axes = tuple(jax.typeof(x).manual_axis_type.varying)
+    return jax.lax.psum(x, axes) if axes else x
+
+
+_measured.defvjp(_measured_forward, _measured_backward)

@@ -1,0 +1,313 @@
+"""Your own arrays from `.npz` and `.npy` files, checked before the first step."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxprop.config.schema.data import Arrays
+from jaxprop.data.fingerprint import fingerprint
+from jaxprop.errors import ConfigError, DataError, did_you_mean
+from jaxprop.types import Source
+
+_NUMBERS = "biuf"  # dtype kinds: bool, signed, unsigned, floating
+_INTEGERS = "iu"
+_INT32_MAX = 2**31 - 1
+# Values checked at a time, so that a memory-mapped file larger than memory can be checked.
+_CHECK_VALUES = 2**20
+_FORMATS = {b"PK": ".npz", b"\x93N": ".npy"}
+_DAMAGED = "is damaged, cut short or not a NumPy file; write it again with np.save or np.savez"
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+class _Named(NamedTuple):
+    """An array and what to call it in a message, such as `train.npz:labels`."""
+
+    name: str
+    values: np.ndarray
+
+
+class _Split(NamedTuple):
+    inputs: _Named
+    labels: _Named
+
+
+def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
+    """Opens and checks arrays from files; `.npy` files are memory-mapped, `.npz` ones read.
+
+    Values are used as they are, cast to float32 (labels of classes to int32) batch by batch.
+
+    Args:
+      section: the config's `data` section; paths are relative to the current directory.
+      task: `"classify"` (labels: integers `[N]` in 0..classes-1), `"multilabel"` (zeros and ones `[N, K]`)
+        or `"regress"` (finite numbers `[N]` or `[N, K]`).
+
+    Returns:
+      `train`, and `test` where the section names one, of inputs float32 `[B, ...]` and labels int32 `[B]`
+      or float32 `[B, K]`; regression targets `[N]` become `[B, 1]`. `info` holds `classes` (of
+      multilabel: K) or, of regress, `targets` (K).
+
+    Raises:
+      ConfigError: the section names no training data, or names it twice.
+      DataError: a file is missing or unreadable, or its arrays do not fit each other or the task.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp()) / "train.npz"
+      >>> np.savez(path, inputs=np.zeros((4, 3)), labels=np.array([0, 1, 2, 1]))
+      >>> train = open_arrays(Arrays(name="arrays", train=str(path)), "classify")["train"]
+      >>> train.length, train.info, train.take(np.array([2]))["inputs"].dtype.name
+      (4, {'classes': 3}, 'float32')
+    """
+    train = _load(section, "train")
+    if train is None:
+        raise ConfigError(
+            "data 'arrays' names no training data; set data.train: FILE.npz (holding inputs and labels), "
+            "or data.train_inputs and data.train_labels: FILE.npy"
+        )
+    test = _load(section, "test")
+    splits = {"train": train} if test is None else {"train": train, "test": test}
+    for split in splits.values():
+        _check_records(split)
+        _LABEL_CHECKS[task](split.labels)
+    if test is not None:
+        _check_same_shape(train.inputs, test.inputs)
+        _check_same_shape(train.labels, test.labels)
+    info = _outputs(section, task, splits)
+    return {name: _source(split, task, info) for name, split in splits.items()}
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def _load(section: Arrays, split: str) -> _Split | None:
+    archive, inputs, labels = (getattr(section, split + suffix) for suffix in ("", "_inputs", "_labels"))
+    pair = inputs is not None or labels is not None
+    if archive is not None and pair:
+        raise ConfigError(
+            f"data.{split} and data.{split}_inputs/{split}_labels are both set; keep the .npz or the pair of .npy"
+        )
+    if archive is not None:
+        return _load_npz(archive)
+    if not pair:
+        return None
+    if inputs is None or labels is None:
+        missing = f"{split}_inputs" if inputs is None else f"{split}_labels"
+        raise ConfigError(f"data.{missing} is not set; {split}_inputs and {split}_labels: FILE.npy go together")
+    return _Split(_load_npy(inputs), _load_npy(labels))
+
+
+def _load_npz(path: str) -> _Split:
+    with _reading(path), _find(path, ".npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        for key in ("inputs", "labels"):
+            if key not in archive.files:
+                raise DataError(
+                    f"{path}: has no array {key!r}{did_you_mean(key, archive.files)} (it holds: "
+                    f"{', '.join(archive.files) or 'nothing'}); write np.savez({path!r}, inputs=..., labels=...)"
+                )
+        return _Split(_member(archive, path, "inputs"), _member(archive, path, "labels"))
+
+
+def _member(archive: np.lib.npyio.NpzFile, path: str, key: str) -> _Named:
+    name = f"{path}:{key}"
+    with _reading(name):
+        return _Named(name, archive[key])
+
+
+def _load_npy(path: str) -> _Named:
+    with _reading(path):
+        return _Named(path, np.load(_find(path, ".npy"), mmap_mode="r", allow_pickle=False))
+
+
+def _find(path: str, expected: str) -> Path:
+    file = Path(path).expanduser()
+    if not file.exists():
+        beside = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise DataError(f"{path}: no such file under {Path.cwd()}{did_you_mean(file.name, beside)}")
+    if not file.is_file():
+        raise DataError(f"{path}: expected a {expected} file, got a directory")
+    with file.open("rb") as content:
+        # By content: a name can lie, and np.load takes any other file for a pickle.
+        found = _FORMATS.get(content.read(2))
+    if found is None:
+        raise DataError(f"{path}: {_DAMAGED}")
+    if found != expected:
+        raise DataError(
+            f"{path}: expected a {expected} file, got a {found}; give a .npz (holding inputs and labels) as data.train "
+            "or data.test, and .npy files as train_inputs and train_labels, or test_inputs and test_labels"
+        )
+    return file
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turns what NumPy raises for a file it cannot read into a `DataError`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{name}: cannot be read: {error.strerror}") from error
+        if "object" in str(error).lower():
+            raise DataError(
+                f"{name}: holds Python objects (dtype object), which are never unpickled; "
+                "save numbers instead, as np.asarray(values, np.float32)"
+            ) from error
+        raise DataError(f"{name}: {_DAMAGED}") from error
+
+
+# -- checking -------------------------------------------------------------------------------------
+
+
+def _check_records(split: _Split) -> None:
+    for name, values in split:
+        if values.dtype.kind not in _NUMBERS:
+            raise DataError(f"{name}: expected real numbers, got dtype {values.dtype}; save it as float32 or integers")
+        if values.size == 0:
+            raise DataError(f"{name}: is empty (shape {values.shape}); expected at least one record")
+        if values.ndim == 0:
+            raise DataError(f"{name}: expected one record an entry of the first axis, got a single number")
+    inputs, labels = split
+    if len(inputs.values) != len(labels.values):
+        raise DataError(
+            f"{inputs.name} has {len(inputs.values)} records but {labels.name} has {len(labels.values)}; "
+            "the first axes must agree"
+        )
+    _check_finite(inputs)
+
+
+def _check_finite(array: _Named) -> None:
+    name, values = array
+    if values.dtype.kind != "f":
+        return
+
+    def not_finite(chunk: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return ~np.isfinite(chunk.astype(np.float32, copy=False))
+
+    at = _first(values, not_finite)
+    if at is not None:
+        raise DataError(f"{_item(name, at)} is {values[at]}, which is not a finite float32; drop or repair that record")
+
+
+def _check_class_labels(labels: _Named) -> None:
+    name, values = labels
+    if values.ndim != 1:
+        fix = "labels.argmax(-1) for one-hot rows, labels.reshape(-1) for a column"
+        raise DataError(f"{name}: expected one integer a record, shape [N], got shape {values.shape}; save {fix}")
+    if values.dtype.kind not in _INTEGERS:
+        raise DataError(
+            f"{name}: expected integer classes, got dtype {values.dtype}; "
+            "save labels.astype(np.int32), or set task.name: regress"
+        )
+    at = _first(values, lambda chunk: chunk < 0)
+    if at is not None:
+        raise DataError(f"{_item(name, at)} is {values[at]}, but classes count from 0; correct or drop that record")
+
+
+def _check_multilabel(labels: _Named) -> None:
+    name, values = labels
+    if values.ndim != 2:
+        raise DataError(f"{name}: expected zeros and ones of shape [N, K], got shape {values.shape}")
+    at = _first(values, lambda chunk: (chunk != 0) & (chunk != 1))
+    if at is not None:
+        raise DataError(f"{_item(name, at)} is {values[at]}, expected 0 or 1; correct it, or set task.name: regress")
+
+
+def _check_targets(labels: _Named) -> None:
+    name, values = labels
+    if values.ndim > 2:
+        raise DataError(
+            f"{name}: expected targets of shape [N] or [N, K], got {values.shape}; save labels.reshape(len(labels), -1)"
+        )
+    _check_finite(labels)
+
+
+_LABEL_CHECKS: dict[str, Callable[[_Named], None]] = {
+    "classify": _check_class_labels,
+    "multilabel": _check_multilabel,
+    "regress": _check_targets,
+}
+
+
+def _check_same_shape(train: _Named, test: _Named) -> None:
+    if train.values.shape[1:] != test.values.shape[1:]:
+        raise DataError(
+            f"{test.name} holds records of shape {test.values.shape[1:]}, but {train.name} of shape "
+            f"{train.values.shape[1:]}; train and test must agree"
+        )
+
+
+def _outputs(section: Arrays, task: str, splits: dict[str, _Split]) -> dict[str, int]:
+    labels = splits["train"].labels.values
+    columns = 1 if labels.ndim == 1 else labels.shape[1]
+    if task == "classify":
+        return {"classes": _classes(section.classes, splits)}
+    if section.classes is not None and (task != "multilabel" or section.classes != columns):
+        raise DataError(
+            f"data.classes is {section.classes}, but {splits['train'].labels.name} has {columns} columns of "
+            f"{task} labels; leave data.classes out"
+        )
+    return {"classes": columns} if task == "multilabel" else {"targets": columns}
+
+
+def _classes(stated: int | None, splits: dict[str, _Split]) -> int:
+    train = splits["train"].labels
+    classes = stated if stated is not None else min(int(train.values.max()), _INT32_MAX - 1) + 1
+    for name, values in (split.labels for split in splits.values()):
+        at = _first(values, lambda chunk: chunk >= classes)
+        if at is not None:
+            origin = "data.classes" if stated is not None else f"the largest label of {train.name}, plus one"
+            enough = max(int(split.labels.values.max()) for split in splits.values()) + 1
+            raise DataError(
+                f"{_item(name, at)} is {values[at]}, outside the classes 0..{classes - 1} ({classes}: {origin}); "
+                f"correct that label, or set data.classes: {enough}"
+            )
+    return classes
+
+
+def _first(values: np.ndarray, is_bad: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
+    """Returns the index of the first value that is bad, in row-major order."""
+    for start, chunk in _chunks(values):
+        bad = is_bad(chunk)
+        if bad.any():
+            row, *rest = np.unravel_index(int(bad.argmax()), bad.shape)
+            return (start + int(row), *(int(i) for i in rest))
+    return None
+
+
+def _chunks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    rows = max(1, _CHECK_VALUES * len(values) // values.size)
+    for start in range(0, len(values), rows):
+        yield start, np.asarray(values[start : start + rows])
+
+
+def _item(name: str, index: tuple[int, ...]) -> str:
+    return f"{name}[{', '.join(map(str, index))}]"
+
+
+# -- the source -----------------------------------------------------------------------------------
+
+
+def _source(split: _Split, task: str, info: dict[str, int]) -> Source:
+    digest = fingerprint("arrays", task, split.inputs.values, split.labels.values)
+    # As plain arrays: indexing a memmap would make every batch one.
+    inputs, labels = np.asarray(split.inputs.values), np.asarray(split.labels.values)
+    label_dtype = np.int32 if task == "classify" else np.float32
+    if task == "regress" and labels.ndim == 1:
+        labels = labels[:, None]  # outputs are [B, 1]; against [B] a difference would broadcast to [B, B]
+
+    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "inputs": inputs[indices].astype(np.float32, copy=False),
+            "labels": labels[indices].astype(label_dtype, copy=False),
+        }
+
+    return Source(length=len(inputs), take=take, info=info, fingerprint=digest)

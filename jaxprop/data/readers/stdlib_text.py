@@ -1,0 +1,228 @@
+"""The running Python's own standard library as text: real bytes on every machine, no download."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxprop.config.schema.data import StdlibText
+from jaxprop.data.fingerprint import fingerprint
+from jaxprop.errors import DataError
+from jaxprop.types import Source
+
+_VOCAB = 256
+# One split for everybody: changing the run's seed must not move files between train and test. Of 0 to 5, 1 gives
+# the test set its share of bytes as well as of files; others put the one file that is a twelfth of all text in it.
+_SPLIT_SEED = 1
+_SUFFIXES = (".py", ".txt", ".rst", ".html")
+# Other people's packages, tests (odd encodings, generated data), and what the build wrote for one machine.
+_OTHER_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib-dynload"}
+_MACHINE_FOLDER_PREFIX = "config-"
+_MACHINE_FILE_PREFIXES = ("_sysconfigdata", "sitecustomize", "usercustomize")
+# A hundred character tables made by one script, near copies of each other: a split by file would leak.
+_GENERATED_FOLDERS = {"encodings"}
+# Stands between files: no text file holds it, so a model can learn where a file begins.
+_SEPARATOR = 0
+_COUNT_BLOCK = 2**20
+
+
+class _Text(NamedTuple):
+    content: np.ndarray  # uint8 [bytes]
+    files: int
+
+
+def open_stdlib_text(section: StdlibText, root: Path | None = None) -> dict[str, Source]:
+    """Opens the standard library's source and documentation text as windows of bytes, split by file.
+
+    A file goes to the test set if a hash of its path falls below `test_fraction`, and the files of a split
+    follow each other in the order of that hash, a zero byte after each. Window i holds bytes `iT..iT+T`
+    and predicts the last T of them, so that every byte but the first is predicted once; the last window is
+    filled up with zeros of `mask` 0.
+
+    Args:
+      section: the config's `data` section; `max_bytes` caps the training text, and the test text at the
+        same share of it that `test_fraction` gives.
+      root: the folder of the standard library; None: the running Python's.
+
+    Returns:
+      `train` and `test` of inputs and labels int32 `[B, T]` and mask float32 `[B, T]`. `info` holds
+      `vocab` (256), `bytes` and `files` of the split, and `unigram_nats`: the cross-entropy of the test
+      bytes under the train bytes' frequencies, in nats/byte.
+
+    Raises:
+      DataError: the library's sources are not on disk, or a split would be empty.
+
+    Example:
+      >>> section = StdlibText(name="stdlib_text", sequence_length=16, max_bytes=50_000)
+      >>> batch = open_stdlib_text(section)["train"].take(np.array([0, 1]))
+      >>> batch["inputs"].shape, bool((batch["inputs"][:, 1:] == batch["labels"][:, :-1]).all())
+      ((2, 16), True)
+    """
+    root = root or Path(sysconfig.get_path("stdlib"))
+    train_files, test_files = split_files(list_files(root), section.test_fraction)
+    train_cap = section.max_bytes
+    test_cap = None
+    if train_cap is not None:
+        test_cap = max(2, round(train_cap * section.test_fraction / (1 - section.test_fraction)))
+    train = _read(root, train_files, train_cap)
+    test = _read(root, test_files, test_cap)
+    for split, text in (("train", train), ("test", test)):
+        if text.content.size < 2:
+            raise DataError(
+                f"the {split} split of the standard library's text under {root} is empty "
+                f"({len(train_files)} train and {len(test_files)} test files); change data.test_fraction "
+                f"(now {section.test_fraction}) or data.max_bytes (now {section.max_bytes})"
+            )
+    nats = unigram_nats(train.content, test.content)
+    return {
+        "train": _source(train, section.sequence_length, nats),
+        "test": _source(test, section.sequence_length, nats),
+    }
+
+
+def list_files(root: Path) -> list[str]:
+    """Lists the source and documentation files of a standard library.
+
+    Packages of others, tests, generated tables and files of one machine's build are left out.
+
+    Args:
+      root: the folder of the standard library.
+
+    Returns:
+      Paths relative to `root` with `/` between folders, sorted.
+
+    Raises:
+      DataError: there are none, as in a zipped or stripped Python.
+
+    Example:
+      >>> files = list_files(Path(sysconfig.get_path("stdlib")))
+      >>> "json/decoder.py" in files, any("site-packages" in name for name in files)
+      (True, False)
+    """
+    files = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if _is_library(name)]
+        files += [
+            (Path(folder) / name).relative_to(root).as_posix()
+            for name in names
+            if name.endswith(_SUFFIXES) and not name.startswith(_MACHINE_FILE_PREFIXES)
+        ]
+    if not any(name.endswith(".py") for name in files):
+        raise DataError(
+            f"the running Python has no standard library sources under {root} (a zipped or stripped installation); "
+            "run with a full CPython, or use your own data with data.name: arrays"
+        )
+    return sorted(files)
+
+
+def _is_library(folder: str) -> bool:
+    return folder not in _OTHER_FOLDERS | _GENERATED_FOLDERS and not folder.startswith(_MACHINE_FOLDER_PREFIX)
+
+
+def split_files(files: Iterable[str], test_fraction: float) -> tuple[list[str], list[str]]:
+    """Splits files by a hash of their paths: a file stays where it is when others come or go.
+
+    Args:
+      files: relative paths.
+      test_fraction: expected share of the files that go to the test set.
+
+    Returns:
+      The train files and the test files, each in the order of the hash.
+
+    Example:
+      >>> split_files(["abc.py", "ast.py", "json/decoder.py", "typing.py"], test_fraction=0.5)
+      (['typing.py', 'json/decoder.py', 'ast.py'], ['abc.py'])
+    """
+    place = {name: _unit_hash(name) for name in files}
+    ordered = sorted(place, key=place.__getitem__)
+    test = [name for name in ordered if place[name] < test_fraction]
+    return ordered[len(test) :], test
+
+
+def _unit_hash(name: str) -> float:
+    digest = hashlib.sha256(f"{_SPLIT_SEED}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _read(root: Path, files: list[str], cap: int | None) -> _Text:
+    text = bytearray()
+    used = 0
+    for name in files:
+        if cap is not None and len(text) >= cap:
+            break
+        content = _text_of(root / name)
+        if content:
+            text += content
+            text.append(_SEPARATOR)
+            used += 1
+    if cap is not None:
+        del text[cap:]
+    return _Text(np.frombuffer(text, np.uint8), used)
+
+
+def _text_of(path: Path) -> bytes:
+    """Returns a file's bytes with `\\n` line ends; nothing if it is unreadable or not UTF-8 text."""
+    try:
+        content = path.read_bytes()
+        content.decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return b""
+    return b"" if _SEPARATOR in content else content.replace(b"\r\n", b"\n")
+
+
+def unigram_nats(train: np.ndarray, test: np.ndarray) -> float:
+    """Returns what a model pays that knows nothing but how often each byte occurs.
+
+    `-1/n sum_i log p(test_i)` with `p(b) = (count_train(b) + 1) / (len(train) + 256)`, over the n test bytes
+    that a window predicts: all but the first.
+
+    Args:
+      train: uint8 `[bytes]`.
+      test: uint8 `[n + 1]`.
+
+    Returns:
+      Cross-entropy in nats/byte.
+
+    Example:
+      >>> round(unigram_nats(np.zeros(0, np.uint8), np.arange(9, dtype=np.uint8)), 4)  # log 256
+      5.5452
+    """
+    log_p = np.log((_counts(train) + 1) / (train.size + _VOCAB))
+    return float(-(_counts(test[1:]) @ log_p) / (test.size - 1))
+
+
+def _counts(content: np.ndarray) -> np.ndarray:
+    # By blocks: bincount widens its argument to eight bytes a byte.
+    counts = np.zeros(_VOCAB, np.int64)
+    for start in range(0, content.size, _COUNT_BLOCK):
+        counts += np.bincount(content[start : start + _COUNT_BLOCK], minlength=_VOCAB)
+    return counts
+
+
+def _source(text: _Text, length: int, nats: float) -> Source:
+    targets = text.content.size - 1
+    windows = -(-targets // length)
+    padded = np.zeros(windows * length + 1, np.uint8)
+    padded[: text.content.size] = text.content
+    # A view: [windows, T + 1], each row one byte longer than the step to the next.
+    rows = np.lib.stride_tricks.sliding_window_view(padded, length + 1)[::length]
+    last_real = targets - (windows - 1) * length
+
+    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
+        window = rows[indices]  # [B, T + 1]
+        mask = np.ones((len(window), length), np.float32)
+        mask[indices == windows - 1, last_real:] = 0
+        return {"inputs": window[:, :-1].astype(np.int32), "labels": window[:, 1:].astype(np.int32), "mask": mask}
+
+    return Source(
+        length=windows,
+        take=take,
+        info={"vocab": _VOCAB, "bytes": text.content.size, "files": text.files, "unigram_nats": nats},
+        fingerprint=fingerprint("stdlib_text", str(length), text.content),
+    )

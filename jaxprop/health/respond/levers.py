@@ -1,0 +1,119 @@
+"""How far responses tighten a run, learning rate and gradient limit, and how its state is told. Pure."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprop.types import TrainState
+
+CLIP_FACTOR = 1.5  # of the healthy median gradient norm
+CLIP_FLOOR = 1 / 16
+SMALLEST_SCALE = 2.0**-10
+DEEPEST_CUT = 1 / 64  # of the rate, at once
+RISEN = 0.9  # the rate has risen where the one before is less than this share of it
+
+
+class Levers(NamedTuple):
+    """How far the responses have tightened the run, as `state.health` holds it.
+
+    Args:
+      lr_scale: factor on the schedule's rate.
+      grad_limit: norm that gradients are clipped to.
+      rate_limit: what the schedule's highest rate from now on is scaled to, if it is above it.
+    """
+
+    lr_scale: float = 1.0
+    grad_limit: float = math.inf
+    rate_limit: float = math.inf
+
+
+def clipped(levers: Levers, healthy: Sequence[float]) -> Levers | None:
+    """Clips to a little above the healthy median norm; what is clipped already, to half of it.
+
+    Args:
+      levers: as they are.
+      healthy: gradient norms from before the fault.
+
+    Returns:
+      The levers, or None where there is nothing to go by, or no further to go.
+
+    Example:
+      >>> clipped(Levers(), [2.0, 1.0, 4.0]).grad_limit
+      3.0
+    """
+    norms = [norm for norm in healthy if math.isfinite(norm)]
+    if not norms:
+        return None
+    median = statistics.median(norms)
+    limit = _float32(min(CLIP_FACTOR * median, levers.grad_limit / 2))
+    return levers._replace(grad_limit=limit) if limit > median * CLIP_FLOOR else None
+
+
+def lowered(levers: Levers, before: float, now: float) -> Levers | None:
+    """Holds the rate at what it was before the fault where it has risen since, else halves it.
+
+    Less than before a rise would only make the rest of the run slow, and a factor on a rate that goes on rising would
+    not hold it. Half, too, where no rate is known.
+
+    Args:
+      levers: as they are.
+      before, now: learning rates in use, NaN where unknown.
+
+    Returns:
+      The levers, or None where the rate cannot go lower.
+
+    Example:
+      >>> lowered(Levers(), 0.5, 0.5), lowered(Levers(), 0.5, 4.0)
+      (Levers(lr_scale=0.5, grad_limit=inf, rate_limit=inf), Levers(lr_scale=1.0, grad_limit=inf, rate_limit=0.5))
+    """
+    if before < RISEN * now:
+        # Early in a warmup the rate is next to nothing.
+        limit = _float32(max(before, DEEPEST_CUT * now))
+        return levers._replace(rate_limit=limit) if limit < levers.rate_limit else None
+    scale = _float32(max(levers.lr_scale / 2, SMALLEST_SCALE))
+    return levers._replace(lr_scale=scale) if scale < levers.lr_scale else None
+
+
+def released(levers: Levers) -> Levers | None:
+    """Gives back what was taken off the rate without its having risen; None where that is nothing.
+
+    Example:
+      >>> released(Levers(0.125, 3.0, 0.5)), released(Levers(1.0, 3.0, 0.5))
+      (Levers(lr_scale=1.0, grad_limit=3.0, rate_limit=0.5), None)
+    """
+    return levers._replace(lr_scale=1.0) if levers.lr_scale < 1 else None
+
+
+def tighten(state: TrainState, levers: Levers) -> TrainState:
+    """Returns the state with the levers set; its other leaves and every placement stay.
+
+    Args:
+      state: a train state whose step was made with `Signals(respond=True)`.
+      levers: what to set.
+
+    Example:
+      >>> health = dict.fromkeys([*Levers._fields, "rate_peak"], jnp.float32(1))
+      >>> state = TrainState(0, {}, {}, (), None, (), health, ())
+      >>> tighten(state, Levers(lr_scale=0.5)).health["lr_scale"].item()
+      0.5
+    """
+
+    def placed(value: float, old: jax.Array) -> jax.Array:
+        # A committed scalar among uncommitted arrays, or the reverse, would compile the step again.
+        return jax.device_put(np.float32(value), old.sharding) if old.committed else jnp.float32(value)
+
+    levels = {name: placed(value, state.health[name]) for name, value in levers._asdict().items()}
+    if state.health["rate_limit"] != levers.rate_limit:
+        levels["rate_peak"] = placed(0.0, state.health["rate_peak"])
+    return state._replace(health={**state.health, **levels})
+
+
+def _float32(value: float) -> float:
+    return float(np.float32(value))

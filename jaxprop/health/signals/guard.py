@@ -1,0 +1,124 @@
+"""The guard inside the step: a gradient norm far above its own history is clipped or its step skipped. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprop.health.signals.settings import Signals
+from jaxprop.types import PyTree
+
+DECAY = 0.98
+ARMED_AFTER = 100  # steps whose norms make a history
+LIMIT = 6.0  # standard deviations of the log norm that are no longer noise
+WINSOR = 3.0  # what enters the history, at most
+SMALLEST_SCALE = 0.02
+
+
+class History(NamedTuple):
+    """What the guard remembers of log gradient norms: moving mean and variance, and how many it has seen."""
+
+    mean: jax.Array
+    variance: jax.Array
+    seen: jax.Array
+
+
+class Verdict(NamedTuple):
+    """What the guard says of one gradient.
+
+    Args:
+      factor: to multiply it by; 0 where the step is skipped for a spike, 1 where it is not finite.
+      take: whether to take the step, boolean.
+      history: for the next step.
+    """
+
+    factor: jax.Array
+    take: jax.Array
+    history: History
+
+
+def init_history() -> History:
+    """Returns the history before the first step.
+
+    Example:
+      >>> init_history().seen.item()
+      0
+    """
+    return History(jnp.float32(0), jnp.float32(0), jnp.int32(0))
+
+
+def judge(norm: jax.Array, finite: jax.Array, history: History, spikes: str | None, limit: jax.Array | None) -> Verdict:
+    """Compares a gradient's global norm with its history and with a limit.
+
+        z = (log norm - mean) / max(sd, 0.02),   factor = min(1, exp(mean + 6 sd) / norm, limit / norm)
+
+    A norm without a finite logarithm never enters the history, and a spike only as 3 standard deviations: toolkits
+    that let spikes in either accept the next one, or skip the next hundred good steps.
+
+    Args:
+      norm: global norm of the gradient, float32 scalar.
+      finite: whether loss and gradient are finite, boolean scalar.
+      history: of the steps before.
+      spikes: None for no guard, `"clip"` to shrink a spike to the edge of its history, `"skip"` to skip it.
+      limit: a norm to clip to besides, or None.
+
+    Returns:
+      The verdict.
+
+    Example:
+      >>> steady = History(jnp.float32(0), jnp.float32(0.01), jnp.int32(200))
+      >>> round(judge(jnp.float32(10), jnp.array(True), steady, "clip", None).factor.item(), 3)
+      0.182
+      >>> judge(jnp.float32(10), jnp.array(True), steady, "skip", None).take.item()
+      False
+
+    Reference:
+      Kumar et al., ZClip: Adaptive Spike Mitigation for LLM Pre-Training, 2025. https://arxiv.org/abs/2504.02507
+    """
+    factor, take = jnp.float32(1), finite
+    if spikes is not None:
+        scale = jnp.maximum(jnp.sqrt(history.variance), SMALLEST_SCALE)
+        edge = jnp.exp(history.mean + LIMIT * scale)
+        spike = (history.seen >= ARMED_AFTER) & (norm > edge)
+        if spikes == "clip":
+            factor = jnp.where(spike, edge / norm, factor)
+        else:
+            factor, take = jnp.where(spike, jnp.float32(0), factor), take & ~spike
+        history = _remember(jnp.log(norm), finite & (norm > 0), history, scale)
+    if limit is not None:
+        # A skip stays one; a limit of infinity is none.
+        factor = jnp.minimum(factor, jnp.where(norm > limit, limit / norm, jnp.float32(1)))
+    return Verdict(jnp.where(finite, factor, jnp.float32(1)), take, history)
+
+
+def verdict(settings: Signals | None, norm: jax.Array, finite: jax.Array, health: dict[str, PyTree]) -> Verdict:
+    """What a step's guards say of its gradient: `judge`, as far as its settings ask for it.
+
+    Args:
+      settings: of the step; None for no guard but that of finiteness.
+      norm, finite: as in `judge`.
+      health: the state's.
+
+    Example:
+      >>> bool(verdict(None, jnp.float32(1), jnp.array(True), {"spikes": init_history()}).take)
+      True
+    """
+    if settings is None or not settings.guarded:
+        return Verdict(jnp.float32(1), finite, health["spikes"])
+    limit = health["grad_limit"] if settings.respond else None
+    return judge(norm, finite, health["spikes"], settings.spikes, limit)
+
+
+def _remember(value: jax.Array, counts: jax.Array, history: History, scale: jax.Array) -> History:
+    """An exponential moving mean and variance, the plain ones of all values so far while they are few."""
+    bound = WINSOR * scale
+    armed = history.seen >= ARMED_AFTER
+    delta = value - history.mean
+    delta = jnp.where(armed, jnp.clip(delta, -bound, bound), delta)
+    share = jnp.maximum(1 - DECAY, 1 / (history.seen + 1).astype(jnp.float32))
+    mean = history.mean + share * delta
+    variance = (1 - share) * (history.variance + share * jnp.square(delta))
+    new = History(mean, variance, history.seen + 1)
+    return jax.tree.map(lambda new, old: jnp.where(counts, new, old), new, history)

@@ -1,0 +1,1 @@
+"""Early warning: alerts from a run's measurements."""

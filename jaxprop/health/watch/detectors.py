@@ -1,0 +1,343 @@
+"""Detectors of what every step reports: finiteness, gradient norms, loss, learning rate, outputs. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from jaxprop.health.watch.alerts import WatchConfig
+from jaxprop.health.watch.history import LayerEma, LogEma, Means, Trend
+from jaxprop.health.watch.reading import NAN, Reading, Trail
+from jaxprop.health.watch.schedule import rate_rise
+
+QUICK = 0.9  # decay of the histories in a grace period
+EVERY_TREND = 10  # steps between fits of a trend
+STEADY = 0.8  # Kendall's tau above which a trend is one without a doubt
+OVERFLOWS = 8  # non-finite gradients in a row that a loss scale may take to come down
+
+
+class Finding(NamedTuple):
+    """What a detector holds against a record; `Watch` turns its first one into an alert."""
+
+    kind: str
+    layer: str | None
+    severity: str
+    value: float
+    threshold: float
+    since: int
+
+
+def graded(value: float, advice: float, act: float) -> str | None:
+    """Returns `act`, `advice` or None; NaN is None.
+
+    Example:
+      >>> graded(0.6, 0.5, 0.9), graded(float("nan"), 0.5, 0.9)
+      ('advice', None)
+    """
+    return "act" if value > act else "advice" if value > advice else None
+
+
+def strictness(r: Reading, trail: Trail, config: WatchConfig) -> float:
+    """Factor on sensitive thresholds: larger in a grace period."""
+    return config.grace_factor if trail.grace(r.step) else 1.0
+
+
+def _trend(step: int) -> Trend:
+    return Trend(deque(maxlen=step), deque(maxlen=step))
+
+
+@dataclasses.dataclass
+class NonFinite:
+    """Non-finite loss or gradient, in the same step; with a loss scale only once halving it should have helped."""
+
+    cadence: ClassVar[str] = "step"
+    kinds: ClassVar[tuple[str, ...]] = ("nonfinite",)
+    streak: int = 0
+    since: int = 0
+
+    def scan(self, r: Reading, trail: Trail, _: WatchConfig) -> list[Finding]:
+        if r.finite:
+            self.streak = 0
+            return []
+        self.since = self.since if self.streak else r.step
+        self.streak += 1
+        overflow = math.isfinite(r.loss) and r.scale > 1
+        trail.note(r.step, nonfinite_loss=not math.isfinite(r.loss))
+        if overflow and self.streak <= OVERFLOWS:
+            return []
+        count = 1.0 if r.rows is None else max(float(np.nansum(r.rows.nonfinite)), 1.0)
+        return [Finding("nonfinite", self._layer(r), "act", count, 0.0, self.since)]
+
+    def _layer(self, r: Reading) -> str | None:
+        """The layer the backward pass met first: nearest the loss among those with non-finite gradients."""
+        if r.rows is None or not r.rows.nonfinite.any():
+            return None
+        bad = np.flatnonzero(r.rows.nonfinite > 0)
+        if len(bad) == len(r.names) and len(bad) > 1 and not math.isfinite(r.loss):
+            return None  # the forward pass broke before any gradient: no layer is told apart
+        order = {r.layer_of_tap(i): i for i in range(len(r.tapped))}
+        return r.layer(max(bad.tolist(), key=lambda row: (order.get(r.names[row], -1), row)))
+
+
+@dataclasses.dataclass
+class Held:
+    """A sudden rise that waits for two more records: whether it stays tells a bad batch from a shift of the data."""
+
+    since: int = 0
+    value: float = 0.0
+    waited: int = 0
+    stayed: int = 0
+
+    def wait(self, step: int, value: float, over: bool, stays: bool) -> bool:
+        """Takes a record in; returns whether the wait for an earlier rise ends with it."""
+        if not self.since:
+            if over:
+                self.since, self.value, self.waited, self.stayed = step, value, 0, 0
+            return False
+        self.waited += 1
+        self.stayed += stays
+        self.value = max(self.value, value)
+        return self.waited >= 2
+
+
+@dataclasses.dataclass
+class LossLevel:
+    """The loss above its slow mean or its lowest level, out of its own noise, or above where it started."""
+
+    cadence: ClassVar[str] = "step"
+    kinds: ClassVar[tuple[str, ...]] = ("loss_rise", "loss_jump", "loss_start")
+    means: Means = dataclasses.field(default_factory=Means)
+    held: Held = dataclasses.field(default_factory=Held)
+    first: list[float] = dataclasses.field(default_factory=list)
+    recent: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=3))
+    levels: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=20))
+    rising: int = 0
+
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        if not r.finite:
+            return []
+        means, strict = self.means, strictness(r, trail, config)
+        noise = max(means.noise, 1e-3 * abs(means.fast), 1e-12)
+        jump = (r.loss - means.fast) / noise if means.count else 0.0
+        trail.note(r.step, loss_z=jump, loss=r.loss)
+        armed = means.count >= config.arm
+        found = self._jump(r, trail, config, jump, strict) if armed else self._start(r, config, noise)
+        if r.fed:
+            means.feed(r.loss, config.fast, config.slow)
+            if r.step % EVERY_TREND == 0:
+                self.levels.append(means.fast)
+        trail.note(r.step, loss_ratio=1 + (means.fast - means.slow) / max(abs(means.slow), noise))
+        return found + (self._rise(r, trail, config, noise, strict) if armed and r.fed else [])
+
+    def _rise(self, r: Reading, trail: Trail, config: WatchConfig, noise: float, strict: float) -> list[Finding]:
+        """Above the slow mean; or, further, above the lowest of late, which shows in a falling loss sooner."""
+        means = self.means
+        rise = means.fast - means.slow
+        self.rising = (self.rising or r.step) if rise > 0 else 0
+        enough = rise > config.loss_noise * noise * strict
+        over = trail.get("loss_ratio") - 1
+        severity = graded(over, (config.loss_ratio - 1) * strict, (config.loss_ratio_act - 1) * strict)
+        if enough and severity:
+            severity = severity if rise > 2 * config.loss_noise * noise else "advice"
+            return [Finding("loss_rise", None, severity, 1 + over, config.loss_ratio, self.rising)]
+        lowest = min(self.levels, default=means.fast)
+        rise = means.fast - lowest
+        ratio = 1 + rise / max(abs(lowest), noise)
+        trail.note(r.step, loss_over_lowest=ratio)
+        if ratio - 1 > (config.lowest_ratio - 1) * strict and rise > config.lowest_noise * noise * strict:
+            at = len(self.levels) - 1 - self.levels.index(lowest)
+            return [Finding("loss_rise", None, "advice", ratio, config.lowest_ratio, r.step - EVERY_TREND * at)]
+        return []
+
+    def _jump(self, r: Reading, trail: Trail, config: WatchConfig, jump: float, strict: float) -> list[Finding]:
+        start = sorted(self.first)[len(self.first) // 2] if self.first else 0.0
+        # Where next to nothing is left of the loss, a wrong example is many times as much and no harm.
+        large = r.loss - self.means.fast > max(0.25 * abs(self.means.fast), 0.1 * abs(start))
+        over = large and jump > config.loss_jump * strict
+        if over and not self.held.since:
+            known = math.isfinite(r.output)
+            trail.note(r.step, jump=jump, jump_output=trail.get("output_z") if known else 0.0, stayed=-1)
+        ended = self.held.wait(r.step, jump, over, jump > config.loss_jump / 2)
+        if over and jump > config.loss_jump_act * strict and trail.get("output_z") > config.loss_jump:
+            ended, self.held.since = True, self.held.since or r.step  # inputs far out of range: nothing to wait for
+        if not ended:
+            return []
+        since, value, stayed = self.held.since, self.held.value, self.held.stayed
+        self.held.since = 0
+        trail.note(r.step, stayed=stayed)
+        if stayed < 2 and value < config.loss_once * strict:
+            return []
+        severity = "act" if value > config.loss_jump_act * strict and stayed else "advice"
+        return [Finding("loss_jump", None, severity, value, config.loss_jump, since)]
+
+    def _start(self, r: Reading, config: WatchConfig, noise: float) -> list[Finding]:
+        """The first losses, and whether three in a row, at their median, are well above them."""
+        if len(self.first) < 5:
+            self.first.append(r.loss)
+            return []
+        self.recent.append(r.loss)
+        base, worst = sorted(self.first)[2], max(self.first)
+        now = sorted(self.recent)[len(self.recent) // 2]
+        over = 1 + (now - base) / max(abs(base), noise)
+        if len(self.recent) < 3 or over < config.start_ratio or now < worst + 3 * noise:
+            return []
+        return [Finding("loss_start", None, "act" if over > 2 else "advice", over, config.start_ratio, r.step - 2)]
+
+    def rearm(self) -> None:
+        self.levels.clear()
+        self.held.since = 0
+
+
+@dataclasses.dataclass
+class GradientNorm:
+    """The gradient norm, of all and of each layer, above its own log-history; and its trend."""
+
+    cadence: ClassVar[str] = "step"
+    kinds: ClassVar[tuple[str, ...]] = ("gradient_spike", "layer_spike", "gradient_trend")
+    all: LogEma = dataclasses.field(default_factory=LogEma)
+    layers: LayerEma = dataclasses.field(default_factory=LayerEma)
+    trend: Trend = dataclasses.field(default_factory=lambda: _trend(60))
+    level: float = NAN
+    high: int = 0
+    left: float = math.inf
+
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        if not r.finite:
+            return []
+        strict, found = strictness(r, trail, config), []
+        z = self.all.z(r.grad_norm, config.floor)
+        self.high = (self.high or r.step) if z > 2 else 0
+        trail.note(r.step, z_before=trail.get("z"), z=z)
+        layer, worst, rise = self._worst(r, config)
+        if z > config.z * strict:
+            broken = trail.get("loss_z") > 5 or trail.get("loss_ratio", 1.0) > config.loss_ratio
+            act = (z > config.z_act * strict and trail.get("loss_z") > 2) or broken
+            found.append(Finding("gradient_spike", layer, "act" if act else "advice", z, config.z, self.high))
+        elif worst > config.z_layer * strict and rise > 1.0:
+            found.append(Finding("layer_spike", layer, "advice", worst, config.z_layer, r.step))
+        found += self._growth(r, trail, config)
+        if r.fed:
+            self._feed(r, trail, config)
+        return found
+
+    def _worst(self, r: Reading, config: WatchConfig) -> tuple[str | None, float, float]:
+        """The layer that stands highest above its history, by how many scales, and by how much in log."""
+        if r.rows is None or (rise := self.layers.deviation(r.rows.log_grad)) is None:
+            return None, 0.0, 0.0
+        z = rise / np.maximum(self.layers.scale(config.floor), 0.1)
+        z = np.where(np.isfinite(z), z, -math.inf)
+        i = int(np.argmax(z))
+        return r.layer(i), float(z[i]), float(rise[i])
+
+    def _growth(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        if r.step % EVERY_TREND == 0 and self.trend.full:
+            slope, now, tau = self.trend.fit()
+            grown = now - self.level
+            steady = tau > 0.5 and grown > math.log(2) and slope > 0
+            self.left = max((self.level + math.log(10) - now) / slope, 0.0) if steady else math.inf
+        trail.note(r.step, grad_steps_left=self.left)
+        if self.left < config.horizon and not trail.grace(r.step):
+            return [Finding("gradient_trend", None, "advice", self.left, config.horizon, self.trend.lowest)]
+        return []
+
+    def _feed(self, r: Reading, trail: Trail, config: WatchConfig) -> None:
+        alpha = QUICK if trail.grace(r.step) else config.alpha
+        self.all.feed(r.grad_norm, alpha, config.arm, config.floor, config.winsor)
+        if r.grad_norm > 0:
+            y = math.log(r.grad_norm)
+            self.trend.feed(r.step, y)
+            # The level is the slow one: what the trend is measured from must not follow it.
+            share = 1 - QUICK if trail.grace(r.step) or not self.all.armed else 1 / config.slow
+            self.level = self.level + share * (y - self.level) if math.isfinite(self.level) else y
+        if r.rows is not None:
+            self.layers.feed(r.rows.log_grad, alpha, config.arm_rows, config.floor, config.winsor)
+        if self.all.armed:
+            trail.note(r.step, grad_level=math.exp(self.all.mean))
+
+    def rearm(self) -> None:
+        self.trend.clear()
+        self.left, self.high = math.inf, 0
+
+
+@dataclasses.dataclass
+class Rate:
+    """The learning rate above all that this run has been stable at: a fault that shows before it does harm."""
+
+    cadence: ClassVar[str] = "step"
+    kinds: ClassVar[tuple[str, ...]] = ("rate",)
+    since: int = 0
+
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        rise = rate_rise(trail, r.step)
+        self.since = (self.since or r.step) if rise > 1.01 else 0
+        if rise > 1.3:
+            trail.note(r.step, rise=rise)
+        severity = graded(rise, config.rate, config.rate_act)
+        return [Finding("rate", None, severity, rise, config.rate, self.since)] if severity else []
+
+
+@dataclasses.dataclass
+class Output:
+    """Output logits: too large at the start, past a limit, on the way to it, or drifting all together."""
+
+    cadence: ClassVar[str] = "step"
+    kinds: ClassVar[tuple[str, ...]] = ("output", "output_trend", "output_drift", "init_output")
+    means: Means = dataclasses.field(default_factory=Means)
+    trend: Trend = dataclasses.field(default_factory=lambda: _trend(60))
+    level: Trend = dataclasses.field(default_factory=lambda: _trend(60))
+    left: float = math.inf
+    drift: float = 0.0
+    grown: int = 0
+
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        if not (r.finite and math.isfinite(r.output)):
+            return []
+        means = self.means
+        noise = max(means.noise, 1e-2 * abs(means.fast), 1e-12)
+        trail.note(r.step, output=r.output, output_z=(r.output - means.fast) / noise if means.count else 0.0)
+        if not math.isfinite(r.logsumexp):
+            if r.fed:
+                means.feed(r.output, config.fast, config.slow)
+            return []  # not logits: targets of a regression may be of any size
+        found = []
+        if means.count == 0 and r.step - trail.start <= 2 and r.output > config.init_output:
+            found.append(Finding("init_output", None, "advice", r.output, config.init_output, r.step))
+            trail.note(r.step, init_output=r.output)
+        if r.fed:
+            means.feed(r.output, config.fast, config.slow)
+            if r.step % 2 == 0:
+                self.trend.feed(r.step, r.output)
+                self.level.feed(r.step, math.sqrt(max(r.logsumexp, 0.0)))
+        severity = graded(means.fast, config.output, config.output_act)
+        self.grown = (self.grown or r.step) if means.fast > 1.2 * means.slow else 0
+        if severity and means.count >= config.fast:
+            found.append(Finding("output", None, severity, means.fast, config.output, self.grown or r.step))
+        elif self._left(r, config) < config.horizon and not trail.grace(r.step):
+            found.append(Finding("output_trend", None, "advice", self.left, config.horizon, self.trend.lowest))
+        if self._drift(r) > config.drift:
+            found.append(Finding("output_drift", None, "advice", self.drift, config.drift, self.level.lowest))
+        trail.note(r.step, output_steps_left=self.left, output_growth=means.fast / max(means.slow, 1e-12))
+        return found
+
+    def _left(self, r: Reading, config: WatchConfig) -> float:
+        if r.step % EVERY_TREND == 5 and self.trend.full:
+            slope, now, tau = self.trend.fit()
+            steady = tau > 0.5 and slope > 0 and now > config.output / 4
+            self.left = max((config.output - now) / slope, 0.0) if steady else math.inf
+        return self.left
+
+    def _drift(self, r: Reading) -> float:
+        """Rise of sqrt(mean logsumexp^2) over the fitted points; the softmax, and so the loss, does not feel it."""
+        if r.step % EVERY_TREND == 5 and self.level.full:
+            slope, _, tau = self.level.fit()
+            self.drift = slope * (self.level.steps[-1] - self.level.steps[0]) if tau > STEADY else 0.0
+        return self.drift
+
+    def rearm(self) -> None:
+        self.trend.clear()
+        self.level.clear()
+        self.left, self.drift = math.inf, 0.0

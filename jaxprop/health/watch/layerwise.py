@@ -1,0 +1,412 @@
+"""Detectors of what rows and full records report: updates, Adam, depth, activations, precision. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+
+from jaxprop.health.watch.alerts import WatchConfig
+from jaxprop.health.watch.detectors import Finding, graded, strictness
+from jaxprop.health.watch.history import MAD, median
+from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Trail, depth_order
+
+SMALL = 64  # parameters below which a layer's own statistics are too noisy to go by
+
+
+def weighted(values: np.ndarray, sizes: np.ndarray) -> float:
+    """Mean over the parameters of the layers that have a value; NaN where none has.
+
+    Example:
+      >>> weighted(np.array([1.0, np.nan, 4.0]), np.array([2.0, 9.0, 1.0]))
+      2.0
+    """
+    known = np.isfinite(values)
+    total = float(sizes[known].sum())
+    return float(values[known] @ sizes[known]) / total if total else math.nan
+
+
+def worst(values: np.ndarray) -> tuple[int, float]:
+    """Index and value of the largest entry that is a number; NaN where there is none."""
+    ranked = np.where(np.isfinite(values), values, -math.inf)
+    i = int(ranked.argmax()) if len(ranked) else 0
+    return (i, float(values[i])) if len(ranked) and ranked[i] > -math.inf else (0, math.nan)
+
+
+@dataclasses.dataclass
+class AdamLag:
+    """Gradients that outgrow Adam's second moment, over all layers and in one."""
+
+    cadence: ClassVar[str] = "rows"
+    kinds: ClassVar[tuple[str, ...]] = ("adam_lag",)
+    all: float = 1.0
+    layers: np.ndarray | None = None
+    count: int = 0
+    high: int = 0
+
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        assert r.rows is not None
+        rows = r.rows
+        if not r.fed or not np.isfinite(rows.adam_lag).any():
+            return []
+        total = math.sqrt(weighted(rows.adam_lag**2, rows.sizes))
+        self.count += 1
+        self.all += 0.3 * (min(total, 10.0) - self.all)
+        lags = np.minimum(rows.adam_lag, 10.0)
+        self.layers = lags if self.layers is None else self.layers + 0.3 * (lags - self.layers)
+        i, one = worst(np.where(rows.sizes >= SMALL, self.layers, math.nan))
+        trail.note(r.step, lag=self.all, lag_layer=one if math.isfinite(one) else 0.0)
+        self.high = (self.high or r.step) if self.all > 1.5 else 0
+        if self.count < config.arm_rows:
+            return []
+        strict = strictness(r, trail, config)
+        value = max(self.all, one / config.lag_layer)
+        severity = graded(value, config.lag * strict, config.lag_act * strict)
+        if severity is None:
+            return []
+        return [Finding("adam_lag", r.layer(i), severity, value, config.lag, self.high or r.step)]
+
+
+@dataclasses.dataclass
+class Updates:
+    """Updates against weights and loss: too large, exactly zero, or of a gradient that is zero."""
+
+    cadence: ClassVar[str] = "rows"
+    kinds: ClassVar[tuple[str, ...]] = ("update_ratio", "overshoot", "frozen", "zero_gradient", "damped")
+    ratio: float = 0.0
+    count: int = 0
+    high: int = 0
+    overshot: int = 0
+    still: np.ndarray | None = None
+    zeros: int = 0
+    damped: int = 0
+
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        assert r.rows is not None
+        if not r.fed:
+            return []
+        found = [
+            self._ratio(r, trail, config), self._overshoot(r, trail, config), self._damped(r, trail, config),
+            *self._still(r, trail, config),
+        ]  # fmt: skip
+        return [finding for finding in found if finding is not None]
+
+    def _ratio(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
+        assert r.rows is not None
+        moved = (r.rows.update_norm > 0) & (r.rows.param_norm > 0) & (r.rows.sizes >= SMALL)
+        ratio = median(r.rows.ratio[moved]) if moved.any() else 0.0
+        if not math.isfinite(ratio):
+            return None
+        self.count += 1
+        self.ratio += (ratio - self.ratio) / min(self.count, 5)
+        trail.note(r.step, update_ratio=self.ratio)
+        self.high = (self.high or r.step) if self.ratio > config.ratio / 2 else 0
+        limit = config.ratio
+        if r.step - trail.start <= config.cold:
+            limit = config.ratio_start
+            trail.note(r.step, ratio_peak=max(self.ratio, trail.get("ratio_peak")))
+        severity = graded(self.ratio, limit, config.ratio_act) if self.count >= 3 else None
+        if severity is None:
+            return None
+        i, _ = worst(np.where(moved, r.rows.ratio, math.nan))
+        return Finding("update_ratio", r.layer(i), severity, self.ratio, limit, self.high or r.step)
+
+    def _damped(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
+        """In Adam's first step every |dw| is the rate, whatever the gradient, unless epsilon is in the way."""
+        rows = r.rows
+        assert rows is not None
+        if self.count > 3 or r.step - trail.start > 9 or not r.rate > 0:
+            return None
+        usable = np.isfinite(rows.adam_lag) & (rows.sizes >= SMALL) & (rows.zero_fraction < 0.9)
+        # Optimizers that scale by the layer's own norm, as LAMB does, have ||dw|| = rate ||w|| and no such rule.
+        usable &= np.abs(rows.ratio / r.rate - 1) > 0.05
+        if not usable.any():
+            return None
+        size = rows.update_norm[usable] / np.sqrt(rows.sizes[usable] * (1 - rows.zero_fraction[usable]))
+        share = median(size) / r.rate
+        limit = config.damped if r.step == 1 else config.damped_later
+        self.damped = self.damped + 1 if share < limit else 0
+        if not self.damped or (r.step > 1 and self.damped < 2):
+            return None
+        trail.note(r.step, damped=share)
+        return Finding("damped", None, "advice", share, limit, trail.start)
+
+    def _overshoot(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
+        """The first-order fall of the loss can be no more than ||dw|| ||g||; far above the loss, it is nonsense."""
+        if r.step - trail.start > config.arm:
+            return None
+        value = r.update_norm * r.grad_norm / max(abs(r.loss), 1e-3)
+        self.overshot = self.overshot + 1 if value > config.overshoot else 0
+        if self.overshot < 2:
+            return None
+        assert r.rows is not None
+        trail.note(r.step, overshoot=value)
+        i, _ = worst(r.rows.log_grad)
+        return Finding("overshoot", r.layer(i), "advice", value, config.overshoot, r.step - 1)
+
+    def _still(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        rows = r.rows
+        assert rows is not None
+        if not len(rows.sizes):
+            return []
+        zero = median(rows.zero_fraction)
+        self.zeros = self.zeros + 1 if zero > 0.9 else 0
+        trail.note(r.step, zero_fraction=zero)
+        still = (rows.update_norm == 0) | (rows.zero_fraction >= 1)
+        if self.still is None or len(self.still) != len(still):
+            self.still = np.zeros(len(still), np.int64)
+        if (rows.update_norm > 0).any():
+            self.still = np.where(still, self.still + 1, 0)
+        found = []
+        if self.zeros >= 3:
+            found.append(Finding("zero_gradient", None, "advice", zero, 0.9, r.step - 2))
+        i = int(np.argmax(self.still))
+        if self.still[i] >= config.frozen and not still.all():
+            trail.note(r.step, frozen_layers=float((self.still >= config.frozen).sum()))
+            value = float(self.still[i])
+            found.append(Finding("frozen", r.layer(i), "advice", value, config.frozen, r.step - self.still[i] + 1))
+        return found
+
+
+@dataclasses.dataclass
+class Start:
+    """A layer whose weights are out of scale in the first record with rows, or its gradient to them in the first three.
+
+    A kernel that keeps the scale of what passes through it has an RMS of about 1 / sqrt(inputs). In a network that does
+    not care for the scale of a layer, ||g|| goes as 1 / ||w||: a layer drawn s times too large is off by s^-2 in
+    ||g|| / ||w||, and stands out from its like. A gradient that explodes through time does so in the recurrent layer
+    and before it, not after it.
+    """
+
+    cadence: ClassVar[str] = "rows"
+    kinds: ClassVar[tuple[str, ...]] = ("init", "init_scale", "exploding")
+    sums: np.ndarray | None = None
+    count: int = 0
+
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        rows = r.rows
+        assert rows is not None
+        if self.count >= 3 or not r.fed or r.step - trail.start > config.arm:
+            return []
+        scale = self._scale(r, config) if not self.count and r.step <= 10 else None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            now = (rows.log_grad - np.log(rows.param_norm)) / math.log(10)
+        self.sums = now if self.sums is None else self.sums + now
+        self.count += 1
+        if scale is not None:
+            trail.note(r.step, init_scale=scale.value)
+            return [scale]
+        explodes = self._through_time(r, trail, config)
+        if explodes is not None:
+            return [explodes]
+        usable = np.isfinite(self.sums) & (rows.sizes >= SMALL)
+        if self.count < 3 or usable.sum() < 3:
+            return []
+        mean = np.where(usable, self.sums / 3, math.nan)
+        off = mean - median(mean[usable])
+        spread = MAD * median(np.abs(off[usable]))
+        i, value = worst(np.abs(off))
+        trail.note(r.step, init=value)
+        if value < max(config.init, 4 * spread):
+            return []
+        return [Finding("init", r.layer(i), "advice", value, max(config.init, 4 * spread), trail.start)]
+
+    def _scale(self, r: Reading, config: WatchConfig) -> Finding | None:
+        """The kernel furthest from 1 / sqrt(inputs), in decades.
+
+        Frameworks disagree on which axis the inputs are, so it is held against the axis that excuses more; an embedding
+        has one input at a time. What the first update may have done is taken off, and a kernel of zeros is meant.
+        """
+        rows = r.rows
+        if rows is None or len(r.fans) != len(rows.sizes):
+            return None
+        fans = np.asarray(r.fans, np.float64).reshape(-1, 2)
+        usable = (fans.prod(1) > 0) & (rows.param_norm > rows.update_norm) & (rows.sizes >= SMALL)
+        inputs = np.where([EMBEDDING.search(name) is not None for name in r.names], 1.0, fans.min(1))
+        root = np.sqrt(rows.sizes)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            large = np.log10((rows.param_norm - rows.update_norm) / root * np.sqrt(inputs))
+            small = -np.log10((rows.param_norm + rows.update_norm) / root * np.sqrt(fans.max(1)))
+        for off, limit in ((large, config.init_large), (small, config.init_small)):
+            i, value = worst(np.where(usable, off, math.nan))
+            if value > limit:
+                return Finding("init_scale", r.layer(i), "advice", value, limit, r.step)
+        return None
+
+    def _through_time(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
+        """Decades of ||g|| / ||w|| by which a recurrent layer exceeds the least of the others."""
+        at = [i for i, name in enumerate(r.names) if RECURRENT.search(name)] if trail.recurrent else []
+        if self.sums is None or not at or len(at) == len(r.names) or trail.get("init_output"):
+            return None
+        mean = self.sums / self.count
+        i, value = worst(np.where(np.isin(np.arange(len(mean)), at), mean, math.nan))
+        value -= float(np.delete(mean, at).min())
+        trail.note(r.step, recurrence=value)
+        # a lead of many decades destroys the weights with the first update: the first record may be the only one
+        limit = config.recurrence if self.count == 3 else 3 * config.recurrence
+        if not math.isfinite(value) or value < limit:
+            return None
+        self.count = 3
+        return Finding("exploding", r.layer(i), "advice", value, limit, trail.start)
+
+
+@functools.lru_cache(maxsize=16)
+def _depth(names: tuple[str, ...], kinds: tuple[str, ...]) -> list[int]:
+    """Taps to compare over depth: one family where there is one of at least 4, else all that are on the main path."""
+    family = depth_order(names)
+    if len(family) >= 4:
+        return family
+    return [i for i, kind in enumerate(kinds) if kind not in ("output", "attention")]
+
+
+@dataclasses.dataclass
+class Depth:
+    """How the gradient changes from the last tap back to the first, in decades; rows of one family without taps."""
+
+    cadence: ClassVar[str] = "full"
+    kinds: ClassVar[tuple[str, ...]] = ("vanishing", "exploding", "depth_tilt")
+    records: int = 0
+    streak: int = 0
+    since: int = 0
+
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        if not r.fed:
+            return []
+        labels, values = self._path(r)
+        keep = np.isfinite(values) & (values > 0)
+        if keep.sum() < 4:
+            return []
+        y = np.log10(values[keep])
+        x = np.arange(len(values), dtype=float)[keep]
+        x -= x.mean()
+        slope = float(x @ y) / float(x @ x)
+        tilt = slope * (len(values) - 1)
+        spread = float(np.std(y))
+        fit = abs(slope) * float(np.std(x)) / spread if spread > 0 else 0.0
+        self.records += 1
+        trail.note(r.step, tilt=tilt, tilt_fit=fit)
+        if self.records == 1:
+            trail.note(r.step, tilt_start=tilt)
+        trail.attention = trail.attention or any(kind == "attention" for _, kind in r.tapped)
+        kind = "vanishing" if tilt > 0 else "exploding"
+        severity = graded(abs(tilt), config.tilt, config.tilt_act) if fit > 0.7 else None
+        self.streak = self.streak + 1 if severity else 0
+        self.since = (self.since or r.step) if severity else 0
+        if severity and self.streak >= 2:
+            severity = "advice" if kind == "vanishing" else severity  # a net that cannot learn does not break either
+            return [Finding(kind, labels(0), severity, abs(tilt), config.tilt, self.since)]
+        early = trail.attention and self.records <= 3
+        if early and tilt > config.post_norm and fit > 0.7:
+            return [Finding("depth_tilt", labels(-1), "advice", tilt, config.post_norm, trail.start)]
+        return []
+
+    def _path(self, r: Reading) -> tuple[Callable[[int], str | None], np.ndarray]:
+        if r.taps is not None:
+            at = _depth(tuple(name for name, _ in r.tapped), tuple(kind for _, kind in r.tapped))
+            return (lambda i: r.layer_of_tap(at[i])), r.taps["grad_rms"][at]
+        if r.rows is None:
+            return (lambda _: None), np.zeros(0)
+        at = depth_order(r.names)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (lambda i: r.layer(at[i])), (r.rows.grad_norm / np.sqrt(r.rows.sizes))[at]
+
+
+@dataclasses.dataclass
+class Activations:
+    """Dead units, saturation and attention, by tap."""
+
+    cadence: ClassVar[str] = "full"
+    kinds: ClassVar[tuple[str, ...]] = ("dead", "saturated", "attention", "entropy")
+    streaks: dict[str, int] = dataclasses.field(default_factory=dict)
+    since: dict[str, int] = dataclasses.field(default_factory=dict)
+    first: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        taps = r.taps
+        if taps is None or not r.finite:
+            return []
+        trail.recurrent = trail.recurrent or any(RECURRENT.search(name) for name in r.names)
+        entropy = -taps["attention_entropy"]
+        early = r.step - trail.start <= config.arm
+        saturated = config.saturated if early else config.saturated_late
+        found = [
+            self._over(r, trail, "dead", taps["dead"], config.dead, config.dead_act, 2)
+            or self._over(r, trail, "dead", taps["dead"], config.dead_long, math.inf, 20, "dead_long"),
+            self._over(r, trail, "saturated", taps["saturated"], saturated, config.saturated_act, 2),
+            self._over(r, trail, "attention", taps["attention_max"], config.attention, math.inf, 2),
+            self._over(r, trail, "entropy", entropy, -config.entropy, math.inf, 3),
+        ]
+        return [finding for finding in found if finding is not None]
+
+    def _over(
+        self,
+        r: Reading,
+        trail: Trail,
+        kind: str,
+        values: np.ndarray,
+        advice: float,
+        act: float,
+        persist: int,
+        key: str = "",
+    ) -> Finding | None:
+        """A finding once the worst tap is over for `persist` records, or for one where it has grown by half of it."""
+        i, value = worst(values)
+        if math.isnan(value):
+            return None
+        trail.note(r.step, **{kind: value})
+        key = key or kind
+        first = self.first.setdefault(key, value)
+        if value <= advice:
+            self.streaks[key], self.since[key] = 0, 0
+            return None
+        self.streaks[key] = self.streaks.get(key, 0) + 1
+        self.since[key] = self.since.get(key) or r.step
+        grown = value - first > abs(advice) / 2
+        if self.streaks[key] < persist - grown:
+            return None
+        severity = "act" if value > act else "advice"
+        return Finding(kind, r.layer_of_tap(i), severity, abs(value), abs(advice), self.since[key])
+
+
+@dataclasses.dataclass
+class Numbers:
+    """What the number formats and Adam's epsilon swallow."""
+
+    cadence: ClassVar[str] = "full"
+    kinds: ClassVar[tuple[str, ...]] = ("flushed", "swallowed", "tiny_second_moment")
+    tiny: int = 0
+    swallowing: int = 0
+
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+        if r.rows is None or not r.fed:
+            return []
+        found, rows = [], r.rows
+        if r.flushed is not None and math.isfinite(share := weighted(r.flushed, rows.sizes)):
+            trail.note(r.step, flushed=share)
+            severity = graded(share, config.flushed, config.flushed_act)
+            if severity:
+                layer = r.layer(worst(r.flushed)[0])
+                found.append(Finding("flushed", layer, severity, share, config.flushed, r.step))
+        if r.swallowed is not None and math.isfinite(share := weighted(r.swallowed, rows.sizes)):
+            trail.note(r.step, swallowed=share)
+            self.swallowing = self.swallowing + 1 if share > config.swallowed else 0
+            if self.swallowing >= 2:
+                layer = r.layer(worst(r.swallowed)[0])
+                found.append(Finding("swallowed", layer, "advice", share, config.swallowed, r.step))
+        if r.tiny is not None:
+            # Entries that never get a gradient, as of tokens not seen, have no second moment and need none.
+            moving = 1 - np.minimum(rows.zero_fraction, 1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                tiny = np.where(moving > 0.01, np.maximum(r.tiny - rows.zero_fraction, 0) / moving, math.nan)
+            share = weighted(tiny, rows.sizes)
+            if math.isfinite(share):
+                trail.note(r.step, tiny_second_moment=share)
+                self.tiny = self.tiny + 1 if share > config.tiny else 0
+                if self.tiny >= 2:
+                    layer = r.layer(worst(tiny)[0])
+                    found.append(Finding("tiny_second_moment", layer, "advice", share, config.tiny, r.step))
+        return found

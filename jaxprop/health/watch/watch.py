@@ -1,0 +1,156 @@
+"""Early warning: records of train steps in, alerts out. Pure; reads NumPy only and never imports jax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxprop.errors import UsageError
+from jaxprop.health.watch.alerts import Alert, WatchConfig
+from jaxprop.health.watch.causes import likeliest
+from jaxprop.health.watch.detectors import Finding, GradientNorm, LossLevel, NonFinite, Output, Rate
+from jaxprop.health.watch.history import decode, encode
+from jaxprop.health.watch.layerwise import Activations, AdamLag, Depth, Numbers, Start, Updates
+from jaxprop.health.watch.reading import RECURRENT, Reading, Trail, read
+from jaxprop.health.watch.schedule import follow
+
+if TYPE_CHECKING:
+    from jaxprop.core.measurements import Measurements
+
+__all__ = ["Alert", "Watch", "WatchConfig"]
+
+# In this order: later ones read the evidence that earlier ones note.
+DETECTORS = (Rate, Output, LossLevel, GradientNorm, NonFinite, AdamLag, Start, Depth, Activations, Numbers, Updates)
+# Over as soon as their sign is gone, so that each streak is told; the others linger around their thresholds.
+BRIEF = ("nonfinite",)
+# What a new phase of the schedule may bring on anew, and nothing that is built into the model.
+SENSITIVE = (
+    "gradient_spike", "layer_spike", "gradient_trend", "loss_rise", "loss_jump", "adam_lag", "output_trend",
+    "output_drift",
+)  # fmt: skip
+SEVERITY = {"advice": 1, "act": 2}
+
+
+class Watch:
+    """Follows a run's records and warns before the loss breaks.
+
+    An alert is returned when it starts, and once more if advice becomes act; not while it lasts. Values of skipped
+    and of non-finite steps enter no history.
+
+    Args:
+      layer_names: names of the layers, `step.layer_names`; a record that has others uses its own.
+      config: thresholds.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxprop.core.measurements import SCALARS, Layout, Measurements
+      >>> def record(loss, norm, skipped=0.0):
+      ...     values = dict.fromkeys(SCALARS, np.nan) | {"loss": loss, "grad_norm": norm, "skipped": skipped}
+      ...     return Measurements(np.array(list(values.values()), np.float32), Layout((), ()))
+      >>> watch = Watch()
+      >>> [alert for step in range(1, 200) for alert in watch.update(step, record(1.0, 1 + 0.1 * (step % 5)))]
+      []
+      >>> [(alert.kind, alert.severity, alert.cause) for alert in watch.update(200, record(np.nan, np.nan, 1.0))]
+      [('nonfinite', 'act', 'nan_batch')]
+
+    Reference:
+      Wortsman et al., Small-scale proxies for large-scale Transformer training instabilities, 2023; Kumar et al.,
+      ZClip, 2025; Sen, Estimates of the Regression Coefficient Based on Kendall's Tau, 1968.
+    """
+
+    def __init__(self, layer_names: Sequence[str] = (), config: WatchConfig | None = None):
+        self.layer_names = tuple(layer_names)
+        self.config = WatchConfig() if config is None else config
+        self._trail = Trail(recurrent=any(RECURRENT.search(name) for name in self.layer_names))
+        self._detectors = [detector() for detector in DETECTORS]
+        self._lasting: dict[str, list[int]] = {}  # kind -> severity, last step it was found at, misses since
+
+    def update(self, step: int, m: Measurements) -> list[Alert]:
+        """Takes in the record of one step and returns the alerts that start with it.
+
+        Args:
+          step: the step that made it, from 1; steps may be left out.
+          m: its record, on the device or in host memory.
+
+        Returns:
+          Alerts, the most severe first.
+
+        Raises:
+          UsageError: the record holds several steps.
+        """
+        r = read(step, m, self.layer_names)
+        trail = self._trail
+        trail.start = trail.start or step
+        if follow(r, trail):
+            self._grace(step, SENSITIVE)
+        due = {"step", *(["rows"] if r.rows is not None else []), *(["full"] if r.tiny is not None else [])}
+        found: list[Finding] = []
+        for detector in self._detectors:
+            if detector.cadence in due:
+                findings = detector.scan(r, trail, self.config)
+                found += findings
+                self._clear(step, detector.kinds, {finding.kind for finding in findings})
+        new = [finding for finding in found if self._starts(step, finding)]
+        new.sort(key=lambda finding: -SEVERITY[finding.severity])
+        return [self._alert(finding, r) for finding in new]
+
+    def rearm(self, step: int) -> None:
+        """Ends all lasting alerts and starts a grace period; after a rollback or another response.
+
+        Args:
+          step: the step the run goes on from.
+        """
+        self._grace(step, tuple(self._lasting))
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that the watch remembers as JSON values, from which `restore` continues bit for bit."""
+        return {
+            "trail": encode(self._trail),
+            "lasting": encode(self._lasting),
+            "detectors": {type(d).__name__: encode(d) for d in self._detectors},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` returned.
+
+        Raises:
+          UsageError: it comes from a watch with other detectors.
+        """
+        names = {type(d).__name__ for d in self._detectors}
+        if state.keys() != {"trail", "lasting", "detectors"} or state["detectors"].keys() != names:
+            raise UsageError("expected what Watch.state() returned, got other keys; start with a new Watch instead")
+        decode(self._trail, state["trail"])
+        self._lasting = decode(None, state["lasting"])
+        for detector in self._detectors:
+            decode(detector, state["detectors"][type(detector).__name__])
+
+    def _grace(self, step: int, kinds: Sequence[str]) -> None:
+        self._trail.grace_until = step + self.config.grace
+        for kind in kinds:
+            self._lasting.pop(kind, None)
+        for detector in self._detectors:
+            if isinstance(detector, GradientNorm | LossLevel | Output):
+                detector.rearm()
+
+    def _starts(self, step: int, finding: Finding) -> bool:
+        severity = SEVERITY[finding.severity]
+        before = self._lasting.get(finding.kind)
+        self._lasting[finding.kind] = [max(severity, before[0] if before else 0), step, 0]
+        return before is None or severity > before[0]
+
+    def _clear(self, step: int, kinds: Sequence[str], found: set[str]) -> None:
+        for kind in kinds:
+            if kind in found or kind not in self._lasting:
+                continue
+            self._lasting[kind][2] += 1
+            _, last, misses = self._lasting[kind]
+            if kind in BRIEF or (misses >= 3 and step - last > self.config.clear):
+                del self._lasting[kind]
+
+    def _alert(self, finding: Finding, r: Reading) -> Alert:
+        cause, fix, evidence = likeliest(finding, r, self._trail)
+        since = int(finding.since) or r.step
+        return Alert(
+            r.step, finding.kind, finding.layer, finding.severity, float(finding.value), float(finding.threshold),
+            since, evidence, cause, fix,
+        )  # fmt: skip

@@ -1,0 +1,52 @@
+"""Softmax cross-entropy. Pure."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprop.losses.per_example import PerExample, _labels, _per_example, _real, _wide
+from jaxprop.types import Batch
+
+
+def softmax_cross_entropy(
+    outputs: jax.Array, batch: Batch, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> PerExample:
+    """Softmax cross-entropy for classes or tokens.
+
+    l = lse(o) - (1 - s) o_y - s mean_c(o_c) + z lse(o)^2, lse the log-sum-exp over classes. With tokens, the
+    mean over those whose mask is 1, and the weight is multiplied by their number, so that
+    sum(w l) / sum(w) is the mean over tokens.
+
+    Args:
+      outputs: logits `[B, C]` or `[B, T, V]`.
+      batch: `labels` integer `[B]` or `[B, T]`; if present, `mask` `[B, T]` and `weight` `[B]`.
+      label_smoothing: s, share of the target spread evenly over all classes.
+      z_loss: z, keeps the log-sum-exp near 0.
+
+    Returns:
+      Loss in nats `[B]`, weight `[B]`.
+
+    Raises:
+      ShapeError: labels that do not fit the outputs.
+
+    Example:
+      >>> loss, weight = softmax_cross_entropy(jnp.zeros((1, 4)), {"labels": jnp.array([2])})
+      >>> loss.round(3).tolist(), weight.tolist()
+      ([1.3860000371932983], [1.0])
+
+    Reference:
+      Szegedy et al., Rethinking the Inception Architecture, 2015 (label smoothing); Chowdhery et al., PaLM,
+      2022 (z-loss).
+    """
+    labels = _real(_labels(outputs, batch, classes=True), batch, outputs.shape[-1])
+    logits = _wide(outputs)
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if label_smoothing:
+        # one-hot targets of [B, T, V] would be as large as the logits
+        label_logits = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
+        loss = loss + label_smoothing * (label_logits - logits.mean(-1))
+    if z_loss:
+        loss = loss + z_loss * jnp.square(jax.nn.logsumexp(logits, -1))
+    return _per_example(loss, batch, masked=True)

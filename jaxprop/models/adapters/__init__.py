@@ -1,0 +1,1 @@
+"""Anyone's model as a pair of pure functions, one file a framework."""

@@ -1,0 +1,84 @@
+"""Files of a run's folder that are written whole: the configuration and the summary."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxprop.errors import RunFolderError, UsageError, did_you_mean
+from jaxprop.version import __version__
+
+RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
+VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages a run's numbers depend on."""
+    known = {"python": platform.python_version(), "jaxprop": __version__}
+    return known | {name: importlib.metadata.version(name) for name in VERSIONED}
+
+
+def find_run(folder: Path) -> Path:
+    """Returns the run's folder that is meant: the path, or the run of that name in `runs/`.
+
+    Raises:
+      UsageError: there is none; names those that are near.
+    """
+    folder = folder.parent if folder.name == "config.yaml" and folder.is_file() else folder
+    if not folder.exists() and len(folder.parts) == 1 and _is_run(Path("runs") / folder):
+        return Path("runs") / folder
+    if not folder.is_dir():
+        what = "is a file, not a run's folder" if folder.exists() else "there is no such run folder"
+        raise UsageError(f"{folder}: {what}{_others(folder.parent, folder.name)}")
+    if not _is_run(folder):
+        held = f"it has no {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]}"
+        raise UsageError(f"{folder} is not a run's folder: {held}{_others(folder, '')}")
+    return folder
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in RUN_FILES)
+
+
+def _others(parent: Path, name: str) -> str:
+    """The runs in a folder, and in `runs/` where there are none, with the likeliest one first."""
+    for place in dict.fromkeys((parent, Path("runs"))):
+        try:
+            runs = sorted(path.parent.name for path in place.glob("*/config.yaml"))
+        except OSError:
+            continue
+        if runs:
+            listed = ", ".join(runs[:20]) + (f" and {len(runs) - 20} more" if len(runs) > 20 else "")
+            return f"{did_you_mean(name, runs)} (runs in {place}: {listed})"
+    return "; 'jaxprop train CONFIG' makes one"
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Returns a run's summary, or None where there is none that can be read."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Writes `summary.json`; raises RunFolderError where that cannot be."""
+    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all; raises RunFolderError where it cannot be written."""
+    # Renamed into place, so that a reader, or a crash, never meets half a file.
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be written ({error.strerror}); choose another folder with --run DIR"
+        ) from error

@@ -1,0 +1,180 @@
+"""How often the step measures what: from the configuration, or as often as a share of its time allows."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import jax
+
+from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.run import Health
+from jaxprop.core import layers
+from jaxprop.health.signals import adam
+from jaxprop.health.signals.settings import Signals
+from jaxprop.run.clock import seconds_a_call
+from jaxprop.types import TrainState
+
+ROWS_EVERY, RARE_EVERY = 1, 10  # until more is known
+INTERVALS = (10, 20, 50, 100)  # between records of all signals, to choose from
+B2, EPS = 0.999, 1e-8  # Adam's defaults
+NO_SQUARES = ("adabelief", "adamax", "adamaxw", "yogi")  # their `nu` is no mean of squared gradients
+NEVER = 2**31 - 1
+FULL_CALLS, ROW_CALLS = 4, 20  # calls of each kind that are timed, once compiled
+
+
+class Pace:
+    """Says for every call what its step measures, by the numbers of its steps and a choice made once a run.
+
+    Where the choice is left to it (`auto`), it starts with rows every step and everything every 10, is told the time
+    of the run's first calls, and takes the shortest interval whose cost stays within the budget:
+
+        extra seconds of a call / (interval x seconds of a step without rows) <= budget
+
+    Args:
+      section: the config's `health`.
+      per_call: S, steps taken in one call.
+      scaled: whether there is a loss scale, and with it gradients that it flushes.
+
+    Example:
+      >>> pace = Pace(Health(every=2, rare_every=4))
+      >>> [pace.detail(step, step) for step in range(1, 5)], pace.measuring
+      (['lean', 'rows', 'lean', 'full'], False)
+    """
+
+    def __init__(self, section: Health, per_call: int = 1, scaled: bool = False):
+        self._section, self._per_call = section, per_call
+        self._flush_every = Signals().flush_every if scaled else NEVER
+        # Of few long calls each would hold a multiple of 10, and none show what a call without costs.
+        start = RARE_EVERY if per_call <= RARE_EVERY // 2 else 2 * per_call
+        every = ROWS_EVERY if section.every == "auto" else section.every
+        rare = section.rare_every
+        if rare == "auto":
+            rare = start if section.every == "auto" else RARE_EVERY
+        self._choice = self._every(every, rare)
+        self.measuring = section.layers and section.every == "auto"
+        self._seconds: dict[str, list[float]] = {"rows": [], "full": []}
+
+    def _every(self, every: int, rare: int) -> Signals:
+        return Signals(every=every, rare_every=rare, flush_every=self._flush_every)
+
+    def detail(self, first: int, last: int) -> str:
+        """What the call that takes steps `first..last` measures; see `Signals.detail`."""
+        return self._choice.detail(first, last) if self._section.layers else "lean"
+
+    def logged(self, step: int, log_every: int, total: int) -> tuple[bool, bool]:
+        """Whether a step is the last one up to the next log step that has rows, and that measures everything.
+
+        Example:
+          >>> pace = Pace(Health(every=1, rare_every=20))
+          >>> [(step, pace.logged(step, 50, 100)) for step in (20, 40, 50)]
+          [(20, (False, False)), (40, (False, True)), (50, (True, True))]
+        """
+        log_step = min(-(-step // log_every) * log_every, total)
+
+        def following(every: int) -> int:
+            return -(-(step // every + 1) * every // self._per_call) * self._per_call
+
+        full = following(self._choice.rare_every)
+        return min(following(self._choice.every), full) > log_step, full > log_step
+
+    def book(self, detail: str, seconds: float) -> bool:
+        """Takes in the time of a call, its first one apart; returns whether enough is known to choose."""
+        self._seconds.setdefault(detail, []).append(seconds)
+        enough_full = self._section.rare_every != "auto" or len(self._seconds["full"]) >= FULL_CALLS
+        return enough_full and len(self._seconds["rows"]) >= ROW_CALLS
+
+    def choose(self, rows_seconds: float) -> str:
+        """Makes the choice, and returns it as a line for a person.
+
+        Args:
+          rows_seconds: what the rows of one step take.
+
+        Example:
+          >>> pace = Pace(Health())
+          >>> _ = [pace.book("full", 0.0118) for _ in range(4)], [pace.book("rows", 0.010) for _ in range(20)]
+          >>> pace.choose(5e-5)
+          'health: layer rows every step, all signals every 20 steps (1.4 % of a step)'
+        """
+        budget, fixed = self._section.budget, self._section.rare_every
+        call = statistics.median(self._seconds["rows"])
+        lean = max(call / self._per_call - rows_seconds, rows_seconds)  # a step, without rows
+        rows = rows_seconds / lean
+        often = rows <= budget
+        full = statistics.median(self._seconds["full"] or [call]) - (call if often else self._per_call * lean)
+        extra = max(full, 0.0) / lean
+        shortest = next((n for n in INTERVALS if extra / max(n, self._per_call) <= budget), INTERVALS[-1])
+        rare = shortest if fixed == "auto" else fixed
+        self._choice = self._every(1 if often else rare, rare)
+        self.measuring = False
+        share = (rows if often else 0.0) + extra / max(rare, self._per_call)
+        with_rows = "layer rows every step, " if often else "layer rows with "
+        return f"health: {with_rows}all signals every {rare} steps ({100 * share:.2g} % of a step)"
+
+    def state(self) -> list[int] | None:
+        """Returns the choice, or None where none has been made by measuring."""
+        made = self._section.layers and self._section.every == "auto" and not self.measuring
+        return [self._choice.every, self._choice.rare_every] if made else None
+
+    def restore(self, choice: list[int] | None) -> None:
+        """Goes on with the choice that a run has made before."""
+        if choice is not None and self.measuring:
+            every, rare = choice
+            fixed = self._section.rare_every
+            self._choice = self._every(every, rare if fixed == "auto" else fixed)
+            self.measuring = False
+
+
+def settings(config: Config) -> Signals:
+    """Returns what a configuration asks of the step itself; how often it is asked for is the pace's.
+
+    Args:
+      config: the configuration.
+
+    Example:
+      >>> from jaxprop.config.build import build
+      >>> sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
+      >>> sections |= {"optimizer": {"name": "adam", "lr": 0.1, "b2": 0.99}, "run": {"epochs": 1}}
+      >>> made = settings(build(sections | {"health": {"on_alert": ["clip", "stop"]}}))
+      >>> made.b2, made.spikes, made.respond
+      (0.99, 'clip', True)
+    """
+    health, arguments = config.health, config.optimizer.arguments()
+    responses = health.responses
+    return Signals(
+        taps=health.taps,
+        curvature=health.curvature,
+        b2=None if config.optimizer.name in NO_SQUARES else float(arguments.get("b2") or B2),
+        eps=float(arguments.get("eps") or EPS),
+        spikes=next((name for name in ("skip", "clip") if name in responses), None),
+        respond=bool({"clip", "cut_lr", "rollback"} & set(responses)),
+    )
+
+
+def rows_seconds(state: TrainState) -> float:
+    """Returns the time that a row for every layer takes, by itself and less that of an empty call.
+
+    Two variants of the whole step differ by less than either varies from one call to the next.
+
+    Args:
+      state: a train state; it is only read.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rows_seconds(TrainState(0, {"w": jnp.ones(4)}, {}, (), None, (), {}, ())) >= 0
+      True
+    """
+    groups = layers.group_layers(state.params)
+
+    def rows(params: Any, updates: Any, grads: Any, opt_state: Any) -> Any:
+        found = adam.moments(opt_state, opt_state, params)
+        lag = () if found is None else adam.adam_lag(groups, found, B2, EPS)
+        norms = layers.squares(groups, params), layers.squares(groups, updates)
+        return *norms, layers.gradient_counts(groups, grads), lag
+
+    def empty(leaves: Any) -> Any:
+        return leaves[0].ravel()[:1]
+
+    nothing = seconds_a_call(jax.jit(empty), jax.tree.leaves((state.params, state.opt_state)))
+    # The same tree thrice, but read from memory each time, as the step's own three are.
+    return max(seconds_a_call(jax.jit(rows), *[state.params] * 3, state.opt_state) - nothing, 0.0)

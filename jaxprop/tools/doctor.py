@@ -1,0 +1,304 @@
+"""What this machine and this Python offer a run, and what stands in its way.
+
+Imports no jax: that may be what is broken.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jaxprop.version import __version__
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pydantic")
+VARIABLES = {  # set in the environment, they change what every run does
+    "JAX_PLATFORMS": "jax uses these platforms only",
+    "JAX_ENABLE_X64": "arrays are of 64 bits, and slow on accelerators",
+    "JAX_DISABLE_JIT": "nothing is compiled, and everything slow",
+    "JAX_DEBUG_NANS": "every step waits for its check",
+    "XLA_FLAGS": "the compiler's settings are changed",
+}
+# extra -> what it is for, and the file by which the system shows that there is one
+ACCELERATORS = {"cuda13": ("an NVIDIA GPU", "/dev/nvidia0"), "tpu": ("a TPU", "/dev/accel0")}
+LITTLE_DISK = 1 << 30
+# In a process of its own: a wrong XLA flag or a broken driver ends the process it is met in.
+PROBE = """
+import json, jax
+memory = lambda device: (device.memory_stats() or {}).get("bytes_limit")
+print(json.dumps([[d.platform, d.device_kind, memory(d)] for d in jax.local_devices()]))
+"""
+PROBE_SECONDS = 120
+LOG_PREFIX = re.compile(r"^[A-Z]\d{4} [\d:.]+ +\d+ \S+\] ")  # level, date, time, thread, source line
+
+
+class Finding(NamedTuple):
+    """Something to know: `broken` keeps runs from working, a `note` does not."""
+
+    severity: Literal["broken", "note"]
+    what: str
+    fix: str
+
+
+class Extra(NamedTuple):
+    """An optional dependency: whether it is installed, and the line that installs it."""
+
+    installed: bool
+    install: str
+
+
+class Requirement(NamedTuple):
+    """One line of a distribution's requirements, such as `jax[cuda13]>=0.10; extra == 'cuda13'`."""
+
+    name: str
+    extras: tuple[str, ...]
+    minimum: str
+    of_extra: str
+
+
+class Diagnosis(NamedTuple):
+    """What `jaxprop doctor` shows.
+
+    Args:
+      versions: package -> version, None where it is missing.
+      devices: `platform`, `kind`, `count` and `memory_bytes` of each kind of local device.
+      host: `system`, `cores` this process may use, `memory_bytes`, `available_bytes`; None where unknown.
+      extras: name -> whether it is installed, and how to.
+      findings: what is broken first.
+    """
+
+    versions: dict[str, str | None]
+    devices: list[dict[str, Any]]
+    host: dict[str, Any]
+    extras: dict[str, Extra]
+    findings: list[Finding]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain dicts and lists, for JSON."""
+        extras = {name: extra._asdict() for name, extra in self.extras.items()}
+        return {**self._asdict(), "extras": extras, "findings": [finding._asdict() for finding in self.findings]}
+
+
+def diagnose(folder: str | os.PathLike[str] = ".", environment: Mapping[str, str] = os.environ) -> Diagnosis:
+    """Looks at this Python, its packages, the devices and the host; asks nothing of the network.
+
+    Args:
+      folder: where runs are to be written.
+      environment: variables to take note of, and to look for devices with.
+
+    Returns:
+      The diagnosis.
+    """
+    required = requirements("jaxprop")
+    devices, failure = probe_devices(environment)
+    extras = find_extras(required)
+    findings = [
+        *_package_findings(required),
+        *([Finding("broken", f"jax cannot start: {failure}", _start_fix(environment))] if failure else []),
+        *_folder_findings(Path(folder)),
+        *([] if failure else _accelerator_findings(devices, extras, environment)),
+        *_notes(environment),
+    ]
+    versions = {"python": platform.python_version(), "jaxprop": __version__}
+    return Diagnosis(
+        versions={**versions, **{name: version_of(name) for name in PACKAGES}},
+        devices=devices,
+        host=find_host(),
+        extras=extras,
+        findings=sorted(findings, key=lambda finding: finding.severity != "broken"),
+    )
+
+
+# -- packages -----------------------------------------------------------------------------------
+
+
+def version_of(name: str) -> str | None:
+    """Returns the installed version of a distribution, or None.
+
+    Example:
+      >>> version_of("no-such-distribution") is None
+      True
+    """
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def requirements(name: str) -> list[Requirement]:
+    """Returns what an installed distribution requires; nothing for one that is not installed."""
+    try:
+        lines = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [parse_requirement(line) for line in lines]
+
+
+def parse_requirement(line: str) -> Requirement:
+    """Reads one requirement.
+
+    Example:
+      >>> parse_requirement("jax[cuda13]>=0.10; extra == 'cuda13'")
+      Requirement(name='jax', extras=('cuda13',), minimum='0.10', of_extra='cuda13')
+    """
+    found = re.match(r"([\w.-]+)\s*(?:\[([^\]]*)\])?([^;]*)", line)
+    assert found is not None, line
+    minimum = re.search(r">=\s*([\w.]+)", found[3])
+    extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", line)
+    names = tuple(part.strip() for part in (found[2] or "").split(",") if part.strip())
+    return Requirement(found[1], names, minimum[1] if minimum else "", extra[1] if extra else "")
+
+
+def find_extras(required: list[Requirement]) -> dict[str, Extra]:
+    """Returns every extra of `jaxprop`, by name.
+
+    Args:
+      required: the requirements of `jaxprop`.
+    """
+    names = dict.fromkeys(requirement.of_extra for requirement in required if requirement.of_extra)
+    return {
+        name: Extra(all(_is_installed(r) for r in required if r.of_extra == name), install_line(name))
+        for name in sorted(names)
+    }
+
+
+def _is_installed(requirement: Requirement) -> bool:
+    """Whether it is there with its own extras; a package of these counts by its name alone."""
+    inner = [r for r in requirements(requirement.name) if r.of_extra and r.of_extra in requirement.extras]
+    return all(version_of(name) is not None for name in (requirement.name, *(r.name for r in inner)))
+
+
+def install_line(extra: str) -> str:
+    """Returns the command that adds an extra to this very Python, from wherever `jaxprop` itself was installed."""
+    try:
+        text = importlib.metadata.distribution("jaxprop").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        text = None
+    source = json.loads(text) if text else {}
+    url, path = source.get("url", ""), source.get("url", "").removeprefix("file://")
+    if source.get("dir_info", {}).get("editable"):
+        return _pip("-e", f"{path}[{extra}]")
+    return _pip(f"jaxprop[{extra}] @ {url}" if url else f"jaxprop[{extra}]")
+
+
+def _pip(*arguments: str) -> str:
+    return shlex.join([sys.executable, "-m", "pip", "install", *arguments])
+
+
+def _package_findings(required: list[Requirement]) -> Iterator[Finding]:
+    if not required:
+        yield Finding("note", "jaxprop runs from its source and is not installed", "install it for its extras")
+    for requirement in required:
+        name, minimum, version = requirement.name, requirement.minimum, version_of(requirement.name)
+        if requirement.of_extra or (version is not None and _numbers(version) >= _numbers(minimum)):
+            continue
+        is_what = "is not installed" if version is None else f"{version} is too old, at least {minimum} is needed"
+        yield Finding("broken", f"{name} {is_what}", _pip(f"{name}>={minimum}" if minimum else name))
+    if importlib.util.find_spec("tensorboard") is None:
+        yield Finding(
+            "note", "TensorBoard is not installed, to view what sinks.tensorboard writes", _pip("tensorboard")
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))
+
+
+# -- devices ------------------------------------------------------------------------------------
+
+
+def probe_devices(environment: Mapping[str, str]) -> tuple[list[dict[str, Any]], str]:
+    """Starts jax in a process of its own.
+
+    Args:
+      environment: that process's.
+
+    Returns:
+      The local devices by kind, and an empty string; or nothing, and why jax did not start.
+    """
+    quiet = {**environment, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", PROBE], capture_output=True, text=True, env=quiet, timeout=PROBE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return [], f"it found no devices within {PROBE_SECONDS} s"
+    if ran.returncode:
+        said = [line for line in ran.stderr.splitlines() if line.strip()]
+        return [], LOG_PREFIX.sub("", said[-1].strip()) if said else f"its process ended with {ran.returncode}"
+    kinds = Counter(tuple(device) for device in json.loads(ran.stdout.splitlines()[-1]))
+    names = ("platform", "kind", "memory_bytes")
+    return [{**dict(zip(names, kind, strict=True)), "count": count} for kind, count in kinds.items()], ""
+
+
+def _start_fix(environment: Mapping[str, str]) -> str:
+    suspects = [name for name in ("JAX_PLATFORMS", "XLA_FLAGS") if environment.get(name)]
+    return f"unset {' '.join(suspects)}" if suspects else _pip("--upgrade", "jax", "jaxlib")
+
+
+def _accelerator_findings(
+    devices: list[dict[str, Any]], extras: Mapping[str, Extra], environment: Mapping[str, str]
+) -> Iterator[Finding]:
+    if environment.get("JAX_PLATFORMS") or any(device["platform"] != "cpu" for device in devices):
+        return
+    for extra, (what, path) in ACCELERATORS.items():
+        if Path(path).exists():
+            fix = extras[extra].install if extra in extras else install_line(extra)
+            yield Finding("note", f"this machine has {what}, and jax uses the CPU only", fix)
+
+
+# -- host ---------------------------------------------------------------------------------------
+
+
+def find_host() -> dict[str, Any]:
+    """Returns the host's system, the cores this process may use, and its memory in bytes, None where unknown."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = _memory()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": cores,
+        "memory_bytes": memory.get("MemTotal"),
+        "available_bytes": memory.get("MemAvailable"),
+    }
+
+
+def _memory() -> dict[str, int]:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return _memory_by_sysconf()
+    return {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+
+
+def _memory_by_sysconf() -> dict[str, int]:
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:
+        return {}
+    return {"MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")}
+
+
+def _folder_findings(folder: Path) -> Iterator[Finding]:
+    target = folder / "runs" if (folder / "runs").exists() else folder
+    if not os.access(target, os.W_OK | os.X_OK):
+        what = f"the folder {target.absolute()} cannot be written to, so a run cannot be saved in it"
+        yield Finding("broken", what, "go to another folder, or give one with --run DIR")
+    elif (free := shutil.disk_usage(target).free) < LITTLE_DISK:
+        what = f"the disk of {target.absolute()} has only {free / 2**20:.0f} MiB left"
+        yield Finding("note", what, "free some, or choose another with --run DIR")
+
+
+def _notes(environment: Mapping[str, str]) -> Iterator[Finding]:
+    for name, effect in VARIABLES.items():
+        if value := environment.get(name):
+            yield Finding("note", f"{name}={value} is set: {effect}", f"unset {name}, if you did not mean it")

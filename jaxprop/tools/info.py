@@ -1,0 +1,196 @@
+"""What a configuration builds, measured without training: layers, sizes, the cost of one train step."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprop.config.schema.config import Config
+from jaxprop.core import trees
+from jaxprop.parallel.placement import place_batch
+from jaxprop.run import compose
+from jaxprop.types import PyTree
+
+
+class Layer(NamedTuple):
+    """The parameters of one layer, grouped as the rows of a run's `layers.jsonl` are.
+
+    Args:
+      name: the layer's path.
+      shapes: name of each parameter in it -> its shape.
+      dtypes: of its parameters, each once.
+      parameters: number of scalars.
+    """
+
+    name: str
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: tuple[str, ...]
+    parameters: int
+
+
+class Cost(NamedTuple):
+    """XLA's account of one train step; None where the backend gives none.
+
+    Args:
+      flops: floating-point operations of the whole batch, over all devices and microbatches.
+      loops: the model has loops, whose body XLA counts once: the true number is above `flops`.
+      argument_bytes: the state and the batch, on each device; the next state takes the old one's place.
+      temporary_bytes: what the step needs besides, on each device.
+      peak_bytes: all of it together.
+    """
+
+    flops: float | None
+    loops: bool
+    argument_bytes: int | None
+    temporary_bytes: int | None
+    peak_bytes: int | None
+
+
+class Device(NamedTuple):
+    """Devices of one kind; `memory_bytes` is of each, None where unknown."""
+
+    platform: str
+    kind: str
+    number: int
+    memory_bytes: int | None
+
+
+class Description(NamedTuple):
+    """What `jaxprop info` shows.
+
+    Args:
+      layers: in the order of their first parameter.
+      parameters: number of scalars in all layers.
+      frozen: how many of them the optimizer leaves as they are.
+      bytes: `params`, `opt_state`, `ema`, `extras` -> the bytes they take.
+      cost: of one train step.
+      devices: those the run uses.
+      data: number of train and test examples, batches an epoch, steps of the run, and the like.
+      reference: figures of a trivial predictor on the test split.
+    """
+
+    layers: tuple[Layer, ...]
+    parameters: int
+    frozen: int
+    bytes: dict[str, int]
+    cost: Cost
+    devices: tuple[Device, ...]
+    data: dict[str, int]
+    reference: Mapping[str, float]
+
+
+def describe(config: Config) -> Description:
+    """Builds what a configuration names, compiles its train step, and measures both; nothing is written.
+
+    Args:
+      config: the configuration.
+
+    Returns:
+      The description.
+
+    Raises:
+      JaxpropError: the data, the model, the optimizer and the devices do not fit together.
+    """
+    single = _with_run(config, steps_per_call=1)  # the cost of one step, not of one call
+    composed = compose.compose(single)
+    state = composed.state
+    scales = composed.optimizer.lr_scales
+    sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(state.params)]
+    mesh = composed.experiment.mesh
+    return Description(
+        layers=tuple(describe_layers(state.params)),
+        parameters=sum(sizes),
+        frozen=sum(size for size, scale in zip(sizes, scales, strict=True) if scale == 0),
+        bytes={name: trees.size_bytes(getattr(state, name)) for name in ("params", "opt_state", "ema", "extras")},
+        cost=_cost(single, composed),
+        devices=describe_devices(list(mesh.devices.flat) if mesh else jax.local_devices()[:1]),
+        data=_data(config, composed),
+        reference=composed.task.reference,
+    )
+
+
+def describe_layers(params: PyTree) -> list[Layer]:
+    """Groups parameters by the layer that holds them.
+
+    Args:
+      params: any pytree of arrays.
+
+    Returns:
+      One entry a layer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> [(layer.name, layer.shapes, layer.parameters) for layer in describe_layers({"head": {"bias": jnp.zeros(3)}})]
+      [('head', {'bias': (3,)}, 3)]
+    """
+    names, rows = trees.layer_names(params)
+    members: list[dict[str, Any]] = [{} for _ in names]
+    for path, leaf, row in zip(trees.leaf_paths(params), jax.tree.leaves(params), rows, strict=True):
+        members[row][path.rpartition("/")[2]] = leaf
+    return [
+        Layer(
+            name,
+            {key: tuple(leaf.shape) for key, leaf in leaves.items()},
+            tuple(dict.fromkeys(str(leaf.dtype) for leaf in leaves.values())),
+            sum(math.prod(leaf.shape) for leaf in leaves.values()),
+        )
+        for name, leaves in zip(names, members, strict=True)
+    ]
+
+
+def describe_devices(devices: list[jax.Device]) -> tuple[Device, ...]:
+    """Counts devices by kind.
+
+    Example:
+      >>> [device.platform for device in describe_devices(jax.devices("cpu")[:1])]
+      ['cpu']
+    """
+    kinds: dict[tuple[str, str], list[jax.Device]] = {}
+    for device in devices:
+        kinds.setdefault((device.platform, device.device_kind), []).append(device)
+    return tuple(
+        Device(platform, kind, len(same), (same[0].memory_stats() or {}).get("bytes_limit"))
+        for (platform, kind), same in kinds.items()
+    )
+
+
+def _with_run(config: Config, **changes: Any) -> Config:
+    return config.model_copy(update={"run": config.run.model_copy(update=changes)})
+
+
+def _cost(config: Config, composed: compose.Composed) -> Cost:
+    batch = _batch(composed)
+    lowered = composed.experiment.step.lower(composed.state, batch)
+    memory = lowered.compile().memory_analysis()
+    # Operations are counted on the step without accumulation: the loop over microbatches would be counted once.
+    whole = composed if config.run.accumulate == 1 else compose.compose(_with_run(config, accumulate=1))
+    counted = (lowered if whole is composed else whole.experiment.step.lower(whole.state, batch)).cost_analysis()
+    # Not "while": the step guards its own update with one, of one turn.
+    program = str(jax.make_jaxpr(whole.experiment.step)(whole.state, batch))
+    flops, loops = (counted or {}).get("flops"), re.search(r"\bscan\[", program) is not None
+    if memory is None:
+        return Cost(flops, loops, None, None, None)
+    held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    return Cost(
+        flops, loops, held, temporary, held + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    )
+
+
+def _batch(composed: compose.Composed) -> Any:
+    batch, mesh = next(composed.experiment.stream), composed.experiment.mesh
+    return batch if mesh is None else place_batch(batch, mesh)
+
+
+def _data(config: Config, composed: compose.Composed) -> dict[str, int]:
+    per_epoch = composed.experiment.stream.batches_per_epoch
+    sizes = {f"{split}_examples": source.length for split, source in composed.sources.items()}
+    return sizes | {
+        "batch_size": config.data.batch_size,
+        "batches_per_epoch": per_epoch,
+        "total_steps": composed.experiment.total_steps,
+    }

@@ -1,0 +1,233 @@
+"""A failing step, taken again from its black box, one operation at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprop import data
+from jaxprop.checkpoint import leaves
+from jaxprop.config.load import load
+from jaxprop.core.layers import norm
+from jaxprop.core.precision import LossScale, policy
+from jaxprop.core.trees import layer_names
+from jaxprop.errors import CheckpointError, RunFolderError, UsageError
+from jaxprop.health.nonfinite.find import Finding, find_nonfinite
+from jaxprop.run import compose
+from jaxprop.run.blackbox import Box, boxes, changed_sources, read_box
+from jaxprop.run.folder import find_run, read_summary, versions, write_text
+from jaxprop.sinks.jsonl import encode
+from jaxprop.train.gradients import microbatches, value_and_grad
+from jaxprop.types import Objective, TrainState
+
+NOTED = ("jax", "jaxlib", "flax", "optax")
+
+
+class Replayed(NamedTuple):
+    """What has come out of taking a failing step again.
+
+    Args:
+      step: its number.
+      finding: where it stopped being finite, or None where it did not.
+      notes: what is not as it was when the step failed, a sentence each.
+    """
+
+    step: int
+    finding: Finding | None
+    notes: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """What has been found, and what to mind about it."""
+        clean = "loss and gradients are finite this time"
+        found = self.finding.message if self.finding is not None else clean
+        return "\n".join([f"step {self.step}: {found}", *self.notes])
+
+
+def replay_run(folder: Path, step: int | None = None) -> Replayed:
+    """Takes a run's failing step again and notes what is found in its black box, as `finding.json`.
+
+    Args:
+      folder: the run's folder, or a black box in it.
+      step: which black box; None for the first.
+
+    Raises:
+      UsageError: there is no such run, or it has no such black box.
+      RunFolderError: the box cannot be read.
+    """
+    if (folder / "box.json").is_file():  # the box itself
+        return _noted(folder)
+    folder = find_run(folder)
+    found = boxes(folder)
+    if not found:
+        raise UsageError(_without_boxes(folder))
+    chosen = found[0] if step is None else folder / "blackbox" / str(step)
+    if chosen not in found:
+        raise UsageError(f"{folder} has no black box of step {step}; it has {', '.join(path.name for path in found)}")
+    return _noted(chosen)
+
+
+def _noted(chosen: Path) -> Replayed:
+    """Replays a box and writes what is found into it."""
+    replayed = replay(chosen)
+    noted = chosen / "finding.json"
+    if replayed.finding is None:
+        noted.unlink(missing_ok=True)
+    else:
+        record = {"step": replayed.step, **replayed.finding.record(), "notes": list(replayed.notes)}
+        write_text(noted, encode(record) + "\n")
+    return replayed
+
+
+def _without_boxes(folder: Path) -> str:
+    if load(folder / "config.yaml").config.health.blackboxes == 0:
+        return f"{folder} has no black box, since health.blackboxes is 0; train it again with health.blackboxes=1"
+    summary = read_summary(folder)
+    if summary is None:
+        return f"{folder} has no black box: no step of it has failed so far, and the run has not ended"
+    return f"{folder} has no black box to replay: none of its {summary.get('step')} steps was non-finite"
+
+
+def replay(folder: Path) -> Replayed:
+    """Takes the failing step of a black box again.
+
+    Args:
+      folder: of the box.
+
+    Raises:
+      JaxpropError: the box cannot be read, or its run not be built again.
+    """
+    box = read_box(folder)
+    composed = compose.compose(load(box.folder / "config.yaml").config)
+    state = _state(box, composed)
+    finding = None
+    for part in parts(composed, state, box):
+        found = find_nonfinite(part.loss_fn, part.params, part.batch, part.key)
+        if found is None:
+            continue
+        examples = tuple(part.first + i * part.stride for i in found.examples)
+        if finding is None:
+            finding = found._replace(examples=examples, batch_size=found.batch_size * part.stride)
+        else:  # the examples of a later microbatch, whatever fails there
+            finding = finding._replace(examples=(*finding.examples, *examples))
+    if finding is not None:
+        finding = finding._replace(examples=tuple(sorted(finding.examples)))
+    return Replayed(box.step, finding or _in_all(composed, state, box), tuple(_differences(box)))
+
+
+def _state(box: Box, composed: compose.Composed) -> TrainState:
+    """The box's state, if it is one of its own config's."""
+    needed = next(data.one_pass(composed.sources["train"], 1))
+    try:
+        leaves.check_fit(box.about["leaves"], composed.state, str(box.folder))
+        state = leaves.unpack(box.arrays, box.key_impls, composed.state)
+        leaves.check_fit(box.about["leaves"], state, str(box.folder))
+        fits = needed.keys() == box.batch.keys() and all(
+            box.batch[name].shape[1:] == array.shape[1:] for name, array in needed.items()
+        )
+    except (CheckpointError, KeyError, ValueError, TypeError):
+        fits = False
+    if not fits:
+        raise RunFolderError(
+            f"{box.folder} is damaged: its state or its batch does not fit its config.yaml; there is nothing to replay"
+        )
+    return state
+
+
+class Part(NamedTuple):
+    """What a step differentiates at once, all of its batch or a microbatch of it.
+
+    Args:
+      loss_fn, params, batch, key: as `find_nonfinite` takes them.
+      first, stride: example i of it is number `first + i * stride` of the step's batch.
+    """
+
+    loss_fn: Callable[..., jax.Array]
+    params: Any
+    batch: Any
+    key: Any
+    first: int
+    stride: int
+
+
+def parts(composed: compose.Composed, state: TrainState, box: Box) -> Iterator[Part]:
+    """Yields what a step differentiates, microbatch by microbatch."""
+    config, objective = composed.experiment.config, composed.task.objective
+    count, batch = config.run.accumulate, _batch(box)
+    key, scale, computes = _key(state, box), _scale(state), policy(config.precision.policy)
+    if count == 1:
+        yield Part(scaled(objective, state.extras, computes, scale), state.params, batch, key, 0, 1)
+        return
+    split, extras = microbatches(batch, count), state.extras
+    for k in range(count):
+        one, its_key = jax.tree.map(lambda x, k=k: x[k], split), jax.random.fold_in(key, k)
+        yield Part(scaled(objective, extras, computes, scale), state.params, one, its_key, k, count)
+        extras = objective.mean_loss(state.params, extras, one, its_key, computes)[1][1]
+
+
+def _in_all(composed: compose.Composed, state: TrainState, box: Box) -> Finding | None:
+    """What is not finite of the step as a whole although each of its parts is: a sum of them, or the norm."""
+    config = composed.experiment.config
+
+    def step(params: Any, batch: Any) -> tuple[Any, Any]:
+        forward, back = value_and_grad(
+            composed.task.objective, policy(config.precision.policy), config.run.accumulate, _scale(state),
+            params, state.extras, batch, _key(state, box),
+        )  # fmt: skip
+        return forward.loss, back.params
+
+    loss, grads = jax.jit(step)(state.params, _batch(box))
+    sums = bool(jnp.isfinite(loss)) and all(bool(jnp.isfinite(grad).all()) for grad in jax.tree.leaves(grads))
+    if sums and bool(jnp.isfinite(norm(grads))):
+        return None
+    names, rows = layer_names(grads)
+    largest = [float(jnp.max(jnp.abs(grad))) if grad.size else 0.0 for grad in jax.tree.leaves(grads)]
+    worst = max(range(len(largest)), key=lambda i: largest[i])
+    suspect = "norm" if sums else "sum"
+    return Finding(
+        "backward", None, names[rows[worst]], None, None, operands=(f"{largest[worst]:.4g}",), suspect=suspect
+    )
+
+
+def _batch(box: Box) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(array) for name, array in box.batch.items()}
+
+
+def _key(state: TrainState, box: Box) -> jax.Array:
+    return jax.random.fold_in(state.key, box.step - 1)  # a step is numbered by the state it leaves
+
+
+def _scale(state: TrainState) -> jax.Array | None:
+    return state.loss_scale.scale if isinstance(state.loss_scale, LossScale) else None
+
+
+def scaled(objective: Objective, extras: Any, computes: Any, scale: Any) -> Callable[..., jax.Array]:
+    """The loss that a step differentiates, as a function of parameters, batch and key."""
+
+    def loss_fn(params: Any, batch: Any, key: Any) -> jax.Array:
+        loss = objective.mean_loss(params, extras, batch, key, computes)[0]
+        return loss if scale is None else loss * scale.astype(loss.dtype)
+
+    return loss_fn
+
+
+def _differences(box: Box) -> Iterator[str]:
+    """What is not as it was when the step failed."""
+    then, now = box.about["versions"], versions()
+    other = [f"{name} {then[name]}, now {now[name]}" for name in NOTED if name in then and then[name] != now[name]]
+    if other:
+        yield f"the step failed with {'; '.join(other)}"
+    for path in changed_sources(box):
+        yield f"jaxprop/{path} has changed since the step failed, so lines and figures may differ"
+    device = jax.devices()[0].device_kind
+    if box.about["device"] != device:
+        yield f"the step failed on {box.about['device']}, and this is {device}"
+    if box.updates:
+        yield (
+            f"the state has seen {box.updates} update{'s' if box.updates > 1 else ''} more, since a step is read while "
+            "the next one runs; it need not fail as it did"
+        )

@@ -1,0 +1,164 @@
+"""The backward pass: loss, gradient and taps of a whole batch, scaled, accumulated, unscaled. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprop.core import taps, trees
+from jaxprop.core.taps import Tap
+from jaxprop.errors import ShapeError
+from jaxprop.types import Batch, Objective, PyTree, Sums
+
+
+class Forward(NamedTuple):
+    """What the forward pass leaves besides gradients: mean loss, its weight, new extras, metric sums."""
+
+    loss: jax.Array
+    weight: jax.Array
+    extras: PyTree
+    sums: Sums
+
+
+class Backward(NamedTuple):
+    """What the backward pass leaves.
+
+    Args:
+      params: gradient of the mean loss.
+      sinks: what the taps collected, as gradients of their sinks.
+      micro_square: mean of the microbatches' squared gradient norms, weighted like the loss; 0 where it was not
+        asked for.
+    """
+
+    params: PyTree
+    sinks: PyTree
+    micro_square: jax.Array
+
+
+def value_and_grad(
+    objective: Objective,
+    policy: Any,
+    accumulate: int,
+    scale: jax.Array | None,
+    params: PyTree,
+    extras: PyTree,
+    batch: Batch,
+    key: jax.Array,
+    tapped: Sequence[Tap] = (),
+    noise: bool = False,
+) -> tuple[Forward, Backward]:
+    """Loss and gradient of the whole batch: scaled, accumulated over microbatches, unscaled.
+
+    With the mean loss l_k and the weight W_k of microbatch k,
+
+        L = sum_k W_k l_k / sum_k W_k,   g = sum_k W_k dl_k/dparams / sum_k W_k
+
+    which is the whole batch's mean whatever the masks; the mean of the means is not.
+
+    Args:
+      objective: what is differentiated.
+      policy: dtypes to compute in.
+      accumulate: number of microbatches.
+      scale: loss scale, or None.
+      params, extras, batch, key: what it is differentiated at.
+      tapped: taps to measure, as `taps.find` found them.
+      noise: add up the microbatches' squared gradient norms.
+
+    Returns:
+      Mean loss and metrics; gradients and what the taps measured.
+    """
+    check_batch(batch, accumulate)
+
+    def scaled_loss(params, sinks, extras, batch, key):
+        with taps.filling(sinks):
+            loss, (weight, extras, sums) = objective.mean_loss(params, extras, batch, key, policy)
+        scaled = loss if scale is None else loss * scale.astype(loss.dtype)
+        return scaled, Forward(loss, weight, extras, sums)
+
+    differentiate = jax.grad(scaled_loss, argnums=(0, 1), has_aux=True)
+    sinks = taps.zero_sinks(tapped)
+    if accumulate == 1:
+        (grads, sinks), forward = differentiate(params, sinks, extras, batch, key)
+        sinks = sinks if scale is None else taps.rescaled(sinks, 1 / scale)
+        return forward, Backward(divide(grads, scale), sinks, jnp.float32(0))
+
+    def weighted(extras, batch, k):
+        (grads, filled), forward = differentiate(params, sinks, extras, batch, jax.random.fold_in(key, k))
+        squares = [jnp.sum(jnp.square(_wide(g))) for g in jax.tree.leaves(grads)] if noise else []
+        square = sum(squares, jnp.float32(0))
+        loss, square, *grads = weigh([forward.loss, square, *jax.tree.leaves(grads)], forward.weight)
+        filled = taps.rescaled(filled, forward.weight)
+        filled = jax.tree.map(lambda x: jnp.where(forward.weight > 0, x, 0), filled)
+        grads = jax.tree.unflatten(jax.tree.structure(params), grads)
+        return Backward(grads, filled, square.astype(jnp.float32)), forward._replace(loss=loss)
+
+    forward, back = accumulated(weighted, extras, microbatches(batch, accumulate), scale)
+    return forward, back._replace(params=jax.tree.map(lambda g, p: g.astype(p.dtype), back.params, params))
+
+
+def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) -> tuple[Forward, Backward]:
+    """Sums weighted gradients and losses over microbatches, one at a time in memory, and divides by the weight."""
+
+    def add(carry, batch_and_k):
+        back, total = carry
+        new, forward = weighted(total.extras, *batch_and_k)
+        added = jax.tree.map(jnp.add, total._replace(extras=()), forward._replace(extras=()))
+        return (jax.tree.map(jnp.add, back, new), added._replace(extras=forward.extras)), None
+
+    count = jax.tree.leaves(batches)[0].shape[0]
+    first = jax.tree.map(lambda x: x[0], batches)
+    shapes = jax.eval_shape(weighted, extras, first, jnp.int32(0))
+    zeros, zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    start = (zeros, zero._replace(extras=extras))
+    (back, total), _ = jax.lax.scan(add, start, (batches, jnp.arange(count, dtype=jnp.int32)))
+    weight = jnp.where(total.weight > 0, total.weight, jnp.ones_like(total.weight))
+    divisor = weight if scale is None else weight * scale
+    mean_square = back.micro_square / (weight if scale is None else weight * jnp.square(scale))
+    back = Backward(divide(back.params, divisor), taps.rescaled(back.sinks, 1 / divisor), mean_square)
+    return total._replace(loss=total.loss / weight.astype(total.loss.dtype)), back
+
+
+def weigh(values: list[jax.Array], weight: jax.Array) -> list[jax.Array]:
+    """Multiplies by a microbatch's weight, in float32; nothing, even of NaN, is left of one that is all padding."""
+    return [jnp.where(weight > 0, _wide(x) * weight, 0) for x in values]
+
+
+def microbatches(batch: Batch, count: int) -> Batch:
+    """Splits `[B, ...]` into `[count, B / count, ...]`, microbatch k taking the rows k, k + count, ...
+
+    Strided rows, so that a batch sharded over devices stays where it is.
+    """
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
+
+
+def divide(grads: PyTree, divisor: jax.Array | None) -> PyTree:
+    """Divides every leaf by a scalar; by nothing where it is None."""
+    return grads if divisor is None else jax.tree.map(lambda g: (_wide(g) / divisor).astype(g.dtype), grads)
+
+
+def multiply(grads: PyTree, factor: jax.Array | None) -> PyTree:
+    """Multiplies every leaf by a scalar; by nothing where it is None."""
+    return grads if factor is None else jax.tree.map(lambda g: (_wide(g) * factor).astype(g.dtype), grads)
+
+
+def check_batch(batch: Batch, accumulate: int) -> None:
+    """Raises ShapeError, while tracing, where the batch cannot be split as asked."""
+    paths = dict(zip(trees.leaf_paths(batch), jax.tree.leaves(batch), strict=True))
+    sizes = {path: jnp.shape(leaf)[:1] for path, leaf in paths.items()}
+    if not sizes or len(set(sizes.values())) > 1 or () in sizes.values():
+        found = ", ".join(f"{path} {jnp.shape(leaf)}" for path, leaf in paths.items())
+        raise ShapeError(f"expected every array of the batch to share its first axis, the examples; got {found}")
+    size = next(iter(sizes.values()))[0]
+    if size % accumulate:
+        raise ShapeError(
+            f"expected a batch size that is a multiple of accumulate={accumulate}, got {size}; "
+            f"use a batch of {-(-size // accumulate) * accumulate}"
+        )
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    # A weight times a loss scale is beyond float16, where a gradient divided by it would silently be 0.
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)

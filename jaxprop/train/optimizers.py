@@ -1,0 +1,277 @@
+"""From the optimizer section to an optax chain: clipping, schedule, weight-decay masks and groups. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprop.config.schema import optimizer as sections
+from jaxprop.core import trees
+from jaxprop.errors import ConfigError, did_you_mean
+from jaxprop.types import PyTree, Schedule
+
+# These measure one step size over all parameters; parts with optimizers of their own would measure several.
+ONE_STEP_SIZE = frozenset({"dadapt_adamw", "dog", "dowg", "prodigy"})
+LISTED_PATHS = 60
+
+
+class Optimizer(NamedTuple):
+    """An optax transformation with what a run reports of it.
+
+    Args:
+      tx: turns gradients into updates, clipping included.
+      schedule: number of updates made so far -> the base learning rate of the next one, float32.
+      lr_scales: what multiplies that rate for each leaf, in `trees.leaf_paths` order; 0 where frozen.
+      clip: the clipping that `tx` begins with, or None; a number where it is the bound of the global norm of all.
+    """
+
+    tx: optax.GradientTransformationExtraArgs
+    schedule: Schedule
+    lr_scales: tuple[float, ...]
+    clip: float | optax.GradientTransformation | None
+
+
+def build(section: sections.Optimizer, *, steps: int, params: PyTree) -> Optimizer:
+    """Builds the optimizer that a configuration describes.
+
+    Without groups and masks this is the chain one would write by hand: `optax.chain(clip, optimizer)`, or the optimizer
+    alone where nothing is clipped. Where groups freeze parameters, these have no optimizer state, do not count in the
+    global norm that is clipped, and keep their bits (subnormal numbers become zero where the device flushes them).
+
+    Args:
+      section: the `optimizer` section.
+      steps: updates the run makes; the length of a schedule that states none.
+      params: parameters, or their shapes; only paths and shapes are read.
+
+    Returns:
+      The transformation, its base learning rate and each leaf's multiple of it.
+
+    Raises:
+      ConfigError: a pattern matches no parameter, everything is frozen, or the schedule does not fit the run.
+
+    Example:
+      >>> section = sections.optimizer_model("sgd")(name="sgd", lr=0.5)
+      >>> params = {"w": jnp.ones(2)}
+      >>> opt = build(section, steps=10, params=params)
+      >>> updates, _ = opt.tx.update({"w": jnp.ones(2)}, opt.tx.init(params), params)
+      >>> updates["w"].tolist(), float(opt.schedule(0))
+      ([-0.5, -0.5], 0.5)
+    """
+    paths = trees.leaf_paths(params)
+    groups = _assign(section.groups, paths)
+    frozen = [group is not None and group.freeze for group in groups]
+    scales = [1.0 if group is None else group.lr_scale for group in groups]
+    if all(frozen):
+        raise ConfigError("optimizer.groups: every parameter is frozen, so nothing would be trained; free some")
+
+    clipping = _clipping(section.grad_clip)
+    tx = _chain([*clipping, _decaying(section, steps, params, groups)])
+    clip = _chain(clipping) if clipping else None
+    if any(frozen):
+        labels = _like(params, ["frozen" if flag else "trained" for flag in frozen])
+        tx = optax.partition({"trained": tx, "frozen": _keep()}, labels)
+        clip = clip and optax.partition({"trained": clip, "frozen": optax.set_to_zero()}, labels)
+    if any(scale != 1.0 for scale in scales):
+        tx = optax.chain(tx, _scale_leaves(_like(params, scales)))
+
+    rate = _rate(section, steps)
+    lr_scales = tuple(0.0 if flag else scale for flag, scale in zip(frozen, scales, strict=True))
+    # A bound on the norm of everything tells the step what it is clipped to without clipping once more.
+    bound = section.grad_clip.norm if section.grad_clip and len(clipping) == 1 and not any(frozen) else None
+    return Optimizer(tx, _as_float32(1.0 if rate is None else rate), lr_scales, clip if bound is None else float(bound))
+
+
+# -- schedules ----------------------------------------------------------------------------------
+
+
+def make_schedule(section: sections.Schedule, lr: float, steps: int) -> float | Schedule:
+    """Makes the learning rate over the updates of a run, with optax's schedules.
+
+    Args:
+      section: the `schedule` section.
+      lr: the rate that the schedule shapes.
+      steps: updates the run makes; the length of a schedule that states none.
+
+    Returns:
+      A float where the rate is constant, else a function of the number of updates made so far.
+
+    Raises:
+      ConfigError: the schedule's phases do not fit its length.
+
+    Example:
+      >>> rate = make_schedule(sections.Linear(name="linear", end_scale=0.5), 0.1, steps=100)
+      >>> round(float(rate(50)), 6)
+      0.075
+    """
+    problem = section.problem(steps)
+    if problem:
+        raise ConfigError(f"optimizer.schedule: {problem}")
+    return _shape(section, lr, getattr(section, "steps", None) or steps)
+
+
+def _shape(section: sections.Schedule, lr: float, length: int) -> float | Schedule:
+    match section:
+        case sections.Linear(end_scale=end):
+            return optax.linear_schedule(lr, lr * end, length)
+        case sections.Cosine(end_scale=end):
+            return optax.cosine_decay_schedule(lr, length, alpha=end)
+        case sections.WarmupCosine(start_scale=start, end_scale=end, warmup_steps=warmup):
+            return optax.warmup_cosine_decay_schedule(lr * start, lr, warmup, length, lr * end)
+        case sections.WarmupStableDecay():
+            return _warmup_stable_decay(section, lr, length)
+        case sections.Exponential(decay_rate=rate, staircase=staircase, end_scale=end):
+            steps = section.decay_steps or length
+            return optax.exponential_decay(lr, steps, rate, staircase=staircase, end_value=lr * end)
+        case sections.Piecewise(boundaries=boundaries, scales=scales):
+            return optax.piecewise_constant_schedule(lr, dict(zip(boundaries, scales, strict=True)))
+        case sections.OneCycle(peak_fraction=peak, div_factor=div, final_div_factor=final_div):
+            return optax.cosine_onecycle_schedule(length, lr, peak, div, final_div)
+    assert isinstance(section, sections.Constant), section
+    return lr
+
+
+def _warmup_stable_decay(section: sections.WarmupStableDecay, lr: float, length: int) -> Schedule:
+    warmup, decay_steps, end = section.warmup_steps, section.decay_steps, section.end_scale
+    rise = optax.linear_schedule(lr * section.start_scale, lr, warmup)
+    if section.shape == "linear":
+        fall = optax.linear_schedule(lr, lr * end, decay_steps)
+    else:
+        fall = optax.cosine_decay_schedule(lr, decay_steps, alpha=end)
+    return optax.join_schedules([rise, optax.constant_schedule(lr), fall], [warmup, length - decay_steps])
+
+
+def _rate(section: sections.Optimizer, steps: int) -> float | Schedule | None:
+    return None if section.lr is None else make_schedule(section.schedule, section.lr, steps)
+
+
+def _as_float32(rate: float | Schedule) -> Schedule:
+    def schedule(step: Any) -> jax.Array:
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counts with floats
+            return jnp.asarray(rate(step) if callable(rate) else rate, jnp.float32)
+
+    return schedule
+
+
+# -- the chain ----------------------------------------------------------------------------------
+
+
+def _chain(parts: Sequence[optax.GradientTransformation]) -> Any:
+    return parts[0] if len(parts) == 1 else optax.chain(*parts)
+
+
+def _clipping(clip: sections.GradClip | None) -> list[optax.GradientTransformation]:
+    """Returns the clippings in an order that leaves the global norm as the last word."""
+    if clip is None:
+        return []
+    makers = [
+        (optax.clip, clip.value),
+        (optax.adaptive_grad_clip, clip.adaptive),
+        (optax.clip_by_global_norm, clip.norm),
+    ]
+    return [make(limit) for make, limit in makers if limit is not None]
+
+
+def _call(section: sections.Optimizer, steps: int, **changed: Any) -> optax.GradientTransformation:
+    """Calls the section's optax function with the section's arguments."""
+    arguments = {**section.arguments(), **changed}
+    if arguments.get("adam_learning_rate") is not None:  # muon's second rate follows the schedule too
+        arguments["adam_learning_rate"] = make_schedule(section.schedule, arguments["adam_learning_rate"], steps)
+    function = reduce(getattr, section.row["function"].split(".")[1:], optax)
+    return function(learning_rate=_rate(section, steps), **arguments)
+
+
+def _decaying(
+    section: sections.Optimizer, steps: int, params: PyTree, groups: Sequence[sections.Group | None]
+) -> optax.GradientTransformation:
+    """Returns the optimizer with each leaf's weight decay: plain, masked, or one instance a value."""
+    names = [name for name in (section.row["decay"], "adam_weight_decay") if name in section.row["arguments"]]
+    own = [getattr(section, name) or 0.0 for name in names]
+    decays = _leaf_decays(section, params, groups)
+    if not any(own):
+        decays = [value or None for value in decays]  # to decay by nothing is the optimizer's own way
+    if not any(value is not None for value in decays):
+        return _call(section, steps)
+    if section.row["mask"] and set(decays) == {None, 0.0} and not any(own[1:]):
+        return _call(section, steps, **{section.row["mask"]: _like(params, [value is None for value in decays])})
+    if section.name in ONE_STEP_SIZE:
+        raise ConfigError(
+            f"optimizer: {section.name} measures one step size over all parameters, so their weight decay cannot "
+            "differ like this; remove decay_mask and the groups' weight_decay"
+        )
+    labels = ["own" if value is None else f"weight_decay={value!r}" for value in decays]
+    instances = {
+        label: _call(section, steps, **({} if value is None else dict.fromkeys(names, value)))
+        for label, value in zip(labels, decays, strict=True)
+    }
+    return optax.partition(instances, _like(params, labels))
+
+
+def _leaf_decays(
+    section: sections.Optimizer, params: PyTree, groups: Sequence[sections.Group | None]
+) -> list[float | None]:
+    """Returns each leaf's weight decay where it is not the optimizer's own, else None."""
+    masked_in = _decay_mask(section.decay_mask, params)
+    overrides = [None if group is None else group.weight_decay for group in groups]
+    return [
+        override if override is not None else (None if decays else 0.0)
+        for override, decays in zip(overrides, masked_in, strict=True)
+    ]
+
+
+def _decay_mask(mask: str | tuple[str, ...], params: PyTree) -> list[bool]:
+    leaves, paths = jax.tree.leaves(params), trees.leaf_paths(params)
+    if mask == "all":
+        return [True] * len(leaves)
+    if mask == "matrices":
+        return [jnp.ndim(leaf) >= 2 for leaf in leaves]
+    hits = [_matches(pattern, paths, "optimizer.decay_mask") for pattern in mask]
+    return [any(column) for column in zip(*hits, strict=True)]
+
+
+def _keep() -> optax.GradientTransformation:
+    """Returns updates of negative zero: x + (-0) has the bits of x, where x + 0 turns -0 into +0."""
+    return optax.stateless_with_tree_map(lambda grad, _: -jnp.zeros_like(grad))
+
+
+def _scale_leaves(scales: PyTree) -> optax.GradientTransformation:
+    def scale(updates: PyTree, params: PyTree) -> PyTree:
+        del params
+        return jax.tree.map(lambda u, s: u if s == 1.0 else u * s, updates, scales)
+
+    return optax.stateless(scale)
+
+
+# -- groups -------------------------------------------------------------------------------------
+
+
+def _assign(groups: Sequence[sections.Group], paths: list[str]) -> list[sections.Group | None]:
+    """Returns the first group that matches each path."""
+    hits = [_matches(group.match, paths, "optimizer.groups") for group in groups]
+    first = [next((i for i in range(len(groups)) if hits[i][leaf]), None) for leaf in range(len(paths))]
+    for i, group in enumerate(groups):
+        if i not in first:
+            raise ConfigError(
+                f"optimizer.groups: every parameter that {group.match!r} matches belongs to an earlier group; "
+                "put the narrower pattern first"
+            )
+    return [None if i is None else groups[i] for i in first]
+
+
+def _matches(pattern: str, paths: list[str], where: str) -> list[bool]:
+    hits = [re.fullmatch(pattern, path) is not None for path in paths]
+    if not any(hits):
+        more = f", and {len(paths) - LISTED_PATHS} more" if len(paths) > LISTED_PATHS else ""
+        listed = ", ".join(paths[:LISTED_PATHS]) + more
+        near = did_you_mean(pattern, paths)
+        raise ConfigError(f"{where}: {pattern!r} matches no parameter's whole path{near} (paths: {listed})")
+    return hits
+
+
+def _like(params: PyTree, leaves: Sequence[Any]) -> PyTree:
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)

@@ -1,0 +1,273 @@
+"""Your own arrays: what they become, and one clear sentence for each way they can be wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxprop.config.schema.data import Arrays
+from jaxprop.data.readers import arrays as module
+from jaxprop.data.readers.arrays import open_arrays
+from jaxprop.errors import ConfigError, DataError
+
+X = np.linspace(0, 1, 24).reshape(6, 2, 2)
+CLASSES = np.array([0, 1, 2, 0, 1, 2])
+MULTI = np.array([[0, 1, 1], [1, 0, 0]] * 3)
+TARGETS = np.linspace(-1, 1, 6)
+LABELS = {"classify": CLASSES, "multilabel": MULTI, "regress": TARGETS}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Paths in a config are relative to the current directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def npz(name="train.npz", inputs=X, labels=CLASSES, **more):
+    np.savez(name, **{"inputs": inputs, "labels": labels} | more)
+
+
+def section(**settings):
+    return Arrays(name="arrays", **settings)
+
+
+def edited(array, index, value, dtype=None):
+    out = array.astype(dtype or array.dtype)
+    out[index] = value
+    return out
+
+
+def everything(source):
+    return source.take(np.arange(source.length))
+
+
+def open_pair(inputs, labels, task):
+    np.save("x.npy", inputs)
+    np.save("y.npy", labels)
+    return open_arrays(section(train_inputs="x.npy", train_labels="y.npy"), task)["train"]
+
+
+def open_archive(inputs, labels, task):
+    npz(inputs=inputs, labels=labels)
+    return open_arrays(section(train="train.npz"), task)["train"]
+
+
+FORMATS = [open_pair, open_archive]
+
+
+@pytest.mark.parametrize("opener", FORMATS)
+@pytest.mark.parametrize("input_dtype", ["float32", "float64", "float16", ">f4", "uint8", "int64", "bool"])
+@pytest.mark.parametrize(
+    ("task", "labels", "expected", "info"),
+    [
+        ("classify", CLASSES, CLASSES.astype(np.int32), {"classes": 3}),
+        ("classify", CLASSES.astype(np.uint8), CLASSES.astype(np.int32), {"classes": 3}),
+        ("multilabel", MULTI, MULTI.astype(np.float32), {"classes": 3}),
+        ("multilabel", MULTI.astype(bool), MULTI.astype(np.float32), {"classes": 3}),
+        ("regress", TARGETS, TARGETS.astype(np.float32)[:, None], {"targets": 1}),
+        ("regress", CLASSES, CLASSES.astype(np.float32)[:, None], {"targets": 1}),
+        ("regress", X[:, 0], X[:, 0].astype(np.float32), {"targets": 2}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_arrays_become_batches_of_the_tasks_dtype_and_shape(opener, input_dtype, task, labels, expected, info):
+    inputs = (X * 8).astype(input_dtype)
+    source = opener(inputs, labels, task)
+    batch = everything(source)
+    assert source.length == 6
+    assert source.info == info
+    assert batch["inputs"].dtype == np.float32
+    assert type(batch["inputs"]) is type(batch["labels"]) is np.ndarray
+    assert np.array_equal(batch["inputs"], inputs.astype(np.float32))
+    assert batch["labels"].dtype == expected.dtype
+    assert np.array_equal(batch["labels"], expected)
+    picked = source.take(np.array([4, 4, 0]))
+    assert np.array_equal(picked["labels"], expected[[4, 4, 0]])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy_files_are_mapped_and_not_read_into_memory(order):
+    np.save("x.npy", np.asarray(X, order=order))
+    named = module._load_npy("x.npy")
+    assert isinstance(named.values, np.memmap)
+    assert np.array_equal(
+        everything(open_pair(np.asarray(X, order=order), CLASSES, "classify"))["inputs"], np.float32(X)
+    )
+
+
+def test_a_test_split_is_opened_beside_and_shares_the_classes():
+    npz()
+    npz("test.npz", inputs=X[:2], labels=CLASSES[:2])
+    sources = open_arrays(section(train="train.npz", test="test.npz"), "classify")
+    assert {split: source.length for split, source in sources.items()} == {"train": 6, "test": 2}
+    assert sources["test"].info == sources["train"].info == {"classes": 3}
+    assert sources["test"].fingerprint != sources["train"].fingerprint
+
+
+def test_classes_may_be_stated_beyond_those_seen():
+    npz()
+    assert open_arrays(section(train="train.npz", classes=7), "classify")["train"].info == {"classes": 7}
+
+
+def test_the_fingerprint_follows_the_contents_and_the_task():
+    seen = {
+        open_archive(X, CLASSES, "classify").fingerprint,
+        open_archive(X, CLASSES, "regress").fingerprint,
+        open_archive(edited(X, (5, 1, 1), 0.5), CLASSES, "classify").fingerprint,
+        open_archive(X, CLASSES[::-1], "classify").fingerprint,
+    }
+    assert len(seen) == 4
+    assert open_archive(X, CLASSES, "classify").fingerprint in seen
+
+
+BAD_VALUES = [
+    # task, inputs, labels, what the message must say
+    ("classify", edited(X, (3, 1, 0), np.nan), CLASSES, r"\[3, 1, 0\] is nan, which is not a finite float32"),
+    ("classify", edited(edited(X, (5, 0, 0), np.nan), (4, 0, 1), -np.inf), CLASSES, r"\[4, 0, 1\] is -inf"),
+    ("classify", edited(X, (2, 0, 0), 1e300), CLASSES, r"\[2, 0, 0\] is 1e\+300, which is not a finite float32"),
+    ("classify", X.astype(complex), CLASSES, "expected real numbers, got dtype complex128"),
+    ("classify", X.astype(str), CLASSES, "expected real numbers, got dtype <U"),
+    ("classify", X.astype(object), CLASSES, "Python objects .*np.asarray"),
+    ("classify", X, CLASSES.astype(object), "Python objects"),
+    ("classify", X[:0], CLASSES[:0], r"is empty \(shape \(0, 2, 2\)\)"),
+    ("classify", X[:, :0], CLASSES, r"is empty \(shape \(6, 0, 2\)\)"),
+    ("classify", X, CLASSES[:0], r"is empty \(shape \(0,\)\)"),
+    ("classify", np.float32(1), CLASSES, "first axis, got a single number"),
+    ("classify", X, CLASSES[:5], "has 6 records but .* has 5; the first axes must agree"),
+    ("classify", X, CLASSES.astype(float), r"expected integer classes, got dtype float64; .*astype\(np.int32\)"),
+    ("classify", X, CLASSES.astype(bool), "expected integer classes, got dtype bool"),
+    ("classify", X, CLASSES[:, None], r"shape \[N\], got shape \(6, 1\); .*reshape\(-1\)"),
+    ("classify", X, np.eye(6, dtype=int), r"shape \[N\], got shape \(6, 6\); .*argmax\(-1\)"),
+    ("classify", X, edited(CLASSES, 4, -1), r"\[4\] is -1, but classes count from 0"),
+    ("classify", X, edited(CLASSES, 4, 2**40), r"\[4\] is 1099511627776, outside the classes"),
+    ("multilabel", X, CLASSES, r"zeros and ones of shape \[N, K\], got shape \(6,\)"),
+    ("multilabel", X, edited(MULTI, (2, 1), 2), r"\[2, 1\] is 2, expected 0 or 1"),
+    ("multilabel", X, edited(MULTI, (2, 1), 0.5, float), r"\[2, 1\] is 0.5, expected 0 or 1"),
+    ("multilabel", X, edited(MULTI, (5, 2), np.nan, float), r"\[5, 2\] is nan, expected 0 or 1"),
+    ("regress", X, edited(TARGETS, 3, np.inf), r"\[3\] is inf, which is not a finite float32"),
+    ("regress", X, X, r"targets of shape \[N\] or \[N, K\], got \(6, 2, 2\)"),
+]
+
+
+@pytest.mark.parametrize("opener", FORMATS)
+@pytest.mark.parametrize("chunk", [1, 3, 2**20])
+@pytest.mark.parametrize(("task", "inputs", "labels", "message"), BAD_VALUES, ids=[case[3][:32] for case in BAD_VALUES])
+def test_bad_values_are_refused_with_their_place(opener, chunk, task, inputs, labels, message, monkeypatch):
+    monkeypatch.setattr(module, "_CHECK_VALUES", chunk)
+    with pytest.raises(DataError, match=message) as caught:
+        opener(inputs, labels, task)
+    assert str(caught.value).startswith(("train.npz", "x.npy", "y.npy"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("test_inputs", "test_labels", "classes", "message"),
+    [
+        (X, edited(CLASSES, 1, 3), None, r"test.npz:labels\[1\] is 3, outside the classes 0..2 .*data.classes: 4"),
+        (X, CLASSES, 2, r"train.npz:labels\[2\] is 2, outside the classes 0..1 \(2: data.classes\).*data.classes: 3"),
+        (
+            X[:, :1],
+            CLASSES,
+            None,
+            r"test.npz:inputs holds records of shape \(1, 2\), but train.npz:inputs of .*\(2, 2\)",
+        ),
+        (edited(X, (1, 0, 0), np.nan), CLASSES, None, r"test.npz:inputs\[1, 0, 0\] is nan"),
+    ],
+)
+def test_the_test_split_must_fit_the_train_split(test_inputs, test_labels, classes, message):
+    npz()
+    npz("test.npz", inputs=test_inputs, labels=test_labels)
+    with pytest.raises(DataError, match=message):
+        open_arrays(section(train="train.npz", test="test.npz", classes=classes), "classify")
+
+
+@pytest.mark.parametrize(("task", "labels"), [("multilabel", MULTI), ("regress", TARGETS)])
+def test_test_labels_must_have_the_train_labels_columns(task, labels):
+    npz(labels=labels)
+    npz("test.npz", labels=MULTI[:, :2])
+    with pytest.raises(DataError, match=r"test.npz:labels holds records of shape \(2,\)"):
+        open_arrays(section(train="train.npz", test="test.npz"), task)
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "fits"), [("multilabel", 3, True), ("multilabel", 4, False), ("regress", 1, False)]
+)
+def test_classes_are_checked_where_labels_have_columns(task, classes, fits):
+    npz(labels=LABELS[task])
+    if fits:
+        assert open_arrays(section(train="train.npz", classes=classes), task)["train"].info == {"classes": classes}
+    else:
+        with pytest.raises(DataError, match=f"data.classes is {classes}, .* leave data.classes out"):
+            open_arrays(section(train="train.npz", classes=classes), task)
+
+
+def make_files():
+    npz()
+    np.save("x.npy", X)
+    np.savez("keys.npz", x=X, label=CLASSES)
+    np.savez("none.npz")
+    good = Path("train.npz").read_bytes()
+    Path("empty.npz").write_bytes(b"")
+    Path("words.npz").write_bytes(b"these are words")
+    Path("cut.npz").write_bytes(good[:200])
+    Path("cut.npy").write_bytes(Path("x.npy").read_bytes()[:150])
+    Path("really.npz").write_bytes(Path("x.npy").read_bytes())
+    Path("flipped.npz").write_bytes(good[:200] + bytes([good[200] ^ 0xFF]) + good[201:])
+
+
+BAD_FILES = [
+    ({"train": "tran.npz"}, r"tran.npz: no such file under .*; did you mean 'train.npz'\?"),
+    ({"train": "far/away.npz"}, "far/away.npz: no such file"),
+    ({"train": "."}, "got a directory"),
+    ({"train": "keys.npz"}, r"keys.npz: has no array 'inputs' \(it holds: x, label\); write np.savez"),
+    ({"train": "none.npz"}, r"none.npz: has no array 'inputs' \(it holds: nothing\)"),
+    ({"train": "empty.npz"}, "empty.npz: is damaged, cut short or not a NumPy file"),
+    ({"train": "words.npz"}, "words.npz: is damaged, cut short or not a NumPy file"),
+    ({"train": "cut.npz"}, "cut.npz: is damaged"),
+    ({"train": "flipped.npz"}, "flipped.npz:inputs: is damaged"),
+    ({"train": "really.npz"}, "really.npz: expected a .npz file, got a .npy; .*train_inputs"),
+    ({"train_inputs": "cut.npy", "train_labels": "x.npy"}, "cut.npy: is damaged"),
+    (
+        {"train_inputs": "train.npz", "train_labels": "x.npy"},
+        "train.npz: expected a .npy file, got a .npz; .*data.train",
+    ),
+    ({"train_inputs": "x.npy", "train_labels": "y.npy"}, "y.npy: no such file"),
+    ({"train": "train.npz", "test": "tests.npz"}, "tests.npz: no such file"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_FILES, ids=[message[:24] for _, message in BAD_FILES])
+def test_bad_files_are_refused_by_name(settings, message):
+    make_files()
+    with pytest.raises(DataError, match=message) as caught:
+        open_arrays(section(**settings), "classify")
+    assert "\n" not in str(caught.value)
+    assert "pickle" not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read_is_refused_with_the_systems_reason(monkeypatch):
+    npz()
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        open_arrays(section(train="train.npz"), "classify")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "names no training data; set data.train"),
+        ({"test": "train.npz"}, "names no training data"),
+        ({"train": "train.npz", "train_inputs": "x.npy"}, "both set; keep"),
+        ({"train": "train.npz", "train_labels": "x.npy"}, "both set; keep"),
+        ({"train_inputs": "x.npy"}, "data.train_labels is not set"),
+        ({"train": "train.npz", "test_labels": "x.npy"}, "data.test_inputs is not set"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_config_errors(settings, message):
+    make_files()
+    with pytest.raises(ConfigError, match=message):
+        open_arrays(section(**settings), "classify")

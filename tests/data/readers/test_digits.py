@@ -1,0 +1,94 @@
+"""The digits: scikit-learn's own images, split in proportion, without importing scikit-learn."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxprop.data.readers import digits
+from jaxprop.data.readers.digits import load_digits, open_digits, stratified_split
+from jaxprop.errors import DataError
+
+
+def everything(source):
+    return source.take(np.arange(source.length))
+
+
+def test_contents_are_what_scikit_learn_loads():
+    from sklearn.datasets import load_digits as reference
+
+    pixels, labels = load_digits()
+    assert np.array_equal(pixels, reference().data)
+    assert np.array_equal(labels, reference().target)
+
+
+def test_scikit_learn_itself_is_not_imported():
+    code = "import sys; from jaxprop.data.readers.digits import open_digits; open_digits()"
+    code += "; print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_without_its_file_scikit_learn_is_asked(monkeypatch, tmp_path):
+    expected = load_digits()
+
+    class ElsewhereSpec:
+        origin = str(tmp_path / "__init__.py")
+
+    monkeypatch.setattr(digits, "find_spec", lambda name: ElsewhereSpec)
+    for got, want in zip(load_digits(), expected, strict=True):
+        assert np.array_equal(got, want)
+        assert got.dtype == want.dtype
+
+
+def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="pip install scikit-learn"):
+        open_digits()
+
+
+def test_batches_keep_the_contract():
+    sources = open_digits()
+    assert {split: source.length for split, source in sources.items()} == {"train": 1437, "test": 360}
+    for source in sources.values():
+        batch = everything(source)
+        assert batch["inputs"].dtype == np.float32
+        assert batch["inputs"].shape == (source.length, 8, 8, 1)
+        assert (batch["inputs"].min(), batch["inputs"].max()) == (0.0, 1.0)
+        assert batch["labels"].dtype == np.int32
+        assert source.info == {"classes": 10}
+        assert set(batch["labels"].tolist()) == set(range(10))
+    assert sources["train"].fingerprint != sources["test"].fingerprint
+
+
+def test_the_split_takes_every_image_once():
+    sources = open_digits()
+    pixels, _ = load_digits()
+    rows = np.concatenate([everything(source)["inputs"].reshape(-1, 64) * 16 for source in sources.values()])
+    assert sorted(map(bytes, rows)) == sorted(map(bytes, pixels.astype(np.float32)))
+
+
+def test_the_split_has_scikit_learns_class_counts():
+    from sklearn.model_selection import train_test_split
+
+    labels = load_digits()[1]
+    _, reference = train_test_split(labels, test_size=0.2, stratify=labels, random_state=0)
+    test = everything(open_digits()["test"])["labels"]
+    assert np.abs(np.bincount(test) - np.bincount(reference)).max() <= 1  # equal remainders may be broken otherwise
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_any_split_is_disjoint_complete_and_in_proportion(seed, fraction):
+    labels = np.repeat([0, 1, 5], [7, 40, 100])
+    train, test = stratified_split(labels, fraction, seed)
+    assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(labels.size))
+    assert test.size == np.ceil(labels.size * fraction)
+    for label, count in [(0, 7), (1, 40), (5, 100)]:
+        assert abs((labels[test] == label).sum() - count * fraction) < 1
+
+
+def test_another_seed_gives_another_split():
+    labels = load_digits()[1]
+    assert not np.array_equal(stratified_split(labels, 0.2, 0)[1], stratified_split(labels, 0.2, 1)[1])

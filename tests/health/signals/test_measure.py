@@ -1,0 +1,177 @@
+"""What each kind of record holds, and the scalars that take more than a norm."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxprop
+from jaxprop.core.precision import Policy, Scaling
+from jaxprop.health.signals.settings import Signals
+from jaxprop.losses.softmax import softmax_cross_entropy
+from jaxprop.losses.squared import squared_error
+from jaxprop.train.objective import loss_from
+from tests.steps import forward, make_batch, make_params, mean_loss
+
+NORMS = ("param_norm", "update_norm", "clipped_norm", "output_max", "output_logsumexp")
+ALWAYS = ("loss", "weight", "grad_norm", "skipped", "skips", "guard", "loss_scale")
+
+
+def one_step(loss_fn=mean_loss, tx=None, detail="full", params=None, batch=None, **options):
+    tx = optax.sgd(0.1) if tx is None else tx
+    kept = {n: options[n] for n in ("precision", "scaling") if n in options}
+    state = jaxprop.init_state(make_params() if params is None else params, tx, key=jax.random.key(0), **kept)
+    step = jaxprop.make_train_step(loss_fn, tx, **options)
+    return step(state, make_batch() if batch is None else batch, detail)[1].host()
+
+
+def model_loss(loss=softmax_cross_entropy):
+    def apply(params, extras, batch, *, key, train):
+        return forward(params, batch["inputs"]), extras
+
+    return loss_from(jaxprop.from_functions(lambda key, batch: (make_params(), {}), apply), loss)
+
+
+@pytest.mark.parametrize("detail", ["lean", "rows", "full"])
+def test_what_each_kind_of_record_holds(detail):
+    m = one_step(model_loss(), optax.adam(0.1), detail)
+    assert np.isfinite([getattr(m, name) for name in ALWAYS]).all()
+    assert np.isfinite([getattr(m, name) for name in NORMS]).tolist() == [detail != "lean"] * 5
+    assert m.layout.layers == (() if detail == "lean" else ("dense_0", "dense_1"))
+    assert m.layout.metrics == ()
+    assert (m.rare is None) == (m.taps is None) == (detail != "full")
+
+
+@pytest.mark.parametrize("detail", ["full"])
+def test_without_health_there_are_only_the_scalars(detail):
+    m = one_step(model_loss(), detail=detail, health=False)
+    assert (m.layout.layers, m.rare, m.taps) == ((), None, None)
+    assert np.isfinite([getattr(m, name) for name in ALWAYS]).all()
+    assert np.isnan([getattr(m, name) for name in NORMS]).all()
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_output_signals_are_those_of_the_logits(accumulate):
+    m, batch = one_step(model_loss(), accumulate=accumulate), make_batch()
+    logits = np.asarray(forward(make_params(), batch["inputs"]), np.float64)
+    largest = [np.abs(logits[k::accumulate]).max() for k in range(accumulate)]
+    np.testing.assert_allclose(m.output_max, np.mean(largest), rtol=1e-5)
+    np.testing.assert_allclose(m.output_logsumexp, np.mean(np.log(np.exp(logits).sum(-1)) ** 2), rtol=1e-5)
+
+
+def test_outputs_that_are_no_logits_have_no_logsumexp():
+    batch = {**make_batch(), "labels": np.zeros((16, 3), np.float32)}
+    m = one_step(model_loss(squared_error), batch=batch)
+    assert np.isfinite(m.output_max)
+    assert np.isnan(m.output_logsumexp)
+
+
+CLIPS = {  # what the step is told, transformation, norm that is expected
+    "none": (None, optax.identity(), lambda norm: norm),
+    "by norm": (optax.clip_by_global_norm(0.05), optax.clip_by_global_norm(0.05), lambda norm: 0.05),
+    "by its bound": (0.05, optax.clip_by_global_norm(0.05), lambda norm: 0.05),
+    "by a bound above it": (1000, optax.clip_by_global_norm(1000), lambda norm: norm),
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_the_clipped_norm_is_what_reaches_the_optimizer(name):
+    clip, clipping, expected = CLIPS[name]
+    m = one_step(tx=optax.chain(clipping, optax.sgd(0.1)), clip=clip)
+    np.testing.assert_allclose(m.clipped_norm, expected(m.grad_norm), rtol=1e-5)
+    np.testing.assert_allclose(m.update_norm, 0.1 * m.clipped_norm, rtol=1e-5)
+
+
+def test_clipping_by_value_is_followed_too():
+    clip = optax.clip(0.02)
+    m = one_step(tx=optax.chain(clip, optax.sgd(0.1)), clip=clip)
+    grads = jax.grad(lambda p: mean_loss(p, make_batch(), None))(make_params())
+    expected = np.sqrt(sum(np.sum(np.clip(g, -0.02, 0.02) ** 2) for g in jax.tree.leaves(grads)))
+    np.testing.assert_allclose(m.clipped_norm, expected, rtol=1e-5)
+    assert m.clipped_norm < 0.9 * m.grad_norm
+
+
+def test_rms_and_ratio_divide_by_size_and_weights():
+    m = one_step()
+    sizes = [sum(np.size(x) for x in layer.values()) for layer in make_params().values()]
+    assert m.layout.sizes == tuple(sizes)
+    np.testing.assert_allclose(m.layers.grad_rms, m.layers.grad_norm / np.sqrt(sizes), rtol=1e-6)
+    np.testing.assert_allclose(m.layers.update_ratio, m.layers.update_norm / m.layers.param_norm, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan])
+def test_a_step_that_is_not_finite_says_where_and_updates_nothing(bad):
+    batch = make_batch()
+
+    def loss_fn(params, batch, key):
+        return mean_loss(params, batch, key) + jnp.float32(bad) * params["dense_1"]["bias"][1]
+
+    m = one_step(loss_fn, optax.adam(0.1), batch=batch)
+    assert (m.skipped, m.skips, m.update_norm) == (1, 1, 0)
+    assert m.layers.nonfinite.tolist() == [0, 1]
+    assert m.layers.update_norm.tolist() == [0, 0]
+    norms = [np.sqrt(sum(np.sum(x**2) for x in layer.values())) for layer in make_params().values()]
+    np.testing.assert_allclose(m.layers.param_norm, norms, rtol=1e-6)
+
+
+def test_frozen_entries_are_zeros_of_the_gradient():
+    def loss_fn(params, batch, key):
+        frozen = {**params, "dense_0": jax.lax.stop_gradient(params["dense_0"])}
+        return mean_loss(frozen, batch, key)
+
+    assert one_step(loss_fn).layers.zero_fraction.tolist() == [1, 0]
+
+
+HALF_PARAMS = Policy(jnp.float16, jnp.float16, jnp.float32)
+FLUSHES = {  # precision, initial loss scale, what "flush" measures then
+    "float16": ("float16", 2.0**10, True),
+    "float16, larger scale": ("float16", 2.0**15, True),
+    "float16 parameters": (HALF_PARAMS, 2.0**10, True),
+    "float32": ("float32", None, False),
+}
+
+
+@pytest.mark.parametrize("case", FLUSHES)
+def test_the_flushed_share_is_taken_in_float32(case):
+    precision, scale, measured = FLUSHES[case]
+    sizes = (10.0 ** np.linspace(-14, -2, 64)).astype(np.float32)
+
+    def loss_fn(params, batch, key):
+        return jnp.sum(params["w"].astype(jnp.float32) * batch["weight"] * 0.125)
+
+    batch = {"weight": sizes}
+    options = {"precision": precision} | ({} if scale is None else {"scaling": Scaling(initial=scale)})
+    m = one_step(loss_fn, detail="flush", params={"w": np.ones(64, np.float32)}, batch=batch, **options)
+    expected = np.mean(sizes * 0.125 * (scale or 1) < 2.0**-24) if measured else np.nan
+    np.testing.assert_allclose(m.rare.flushed, [expected], rtol=1e-6)
+    assert np.isnan(one_step(loss_fn, params={"w": np.ones(64, np.float32)}, batch=batch, **options).rare.flushed).all()
+
+
+def test_swallowed_updates_of_the_step_are_those_its_parameters_show():
+    policy = Policy(jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    tx = optax.sgd(3e-3)
+    state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0), precision=policy)
+    before = jax.tree.map(np.asarray, state.params)
+    after, m = jaxprop.make_train_step(mean_loss, tx, policy)(state, make_batch(), "full")
+    for name, share in zip(m.layout.layers, m.rare.swallowed, strict=True):
+        unmoved = [np.asarray(after.params[name][n]) == before[name][n] for n in before[name]]
+        np.testing.assert_allclose(share, np.mean(np.concatenate([x.ravel() for x in unmoved])), rtol=1e-6)
+    assert 0 < m.rare.swallowed[0] < 1
+
+
+def test_the_learning_rate_is_the_schedules_or_the_injected_one():
+    health = Signals(respond=True)
+    injected = optax.inject_hyperparams(optax.sgd)(learning_rate=0.25)
+    assert one_step(tx=injected, detail="lean", health=health).learning_rate == 0.25
+    two = optax.chain(injected, optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
+    assert np.isnan(one_step(tx=two, detail="lean", health=health).learning_rate)
+    assert one_step(schedule=lambda n: 0.75 + n, detail="lean", health=health).learning_rate == 0.75
+
+
+def test_an_optimizer_whose_nu_is_no_mean_of_squares_has_no_lag():
+    tx = optax.adamax(0.1)
+    assert np.isfinite(one_step(tx=tx).layers.adam_lag).all()  # what it would be taken for
+    m = one_step(tx=tx, health=Signals(b2=None))
+    assert np.isnan(m.layers.adam_lag).all()
+    assert np.isnan(m.rare.tiny_second_moment).all()

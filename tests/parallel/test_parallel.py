@@ -1,0 +1,57 @@
+"""The mesh, and what it does to batches and states. That eight devices train as one is in test_step.py."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxprop.errors import ShapeError, UsageError
+from jaxprop.parallel import placement, sharding
+from jaxprop.parallel.mesh import make_mesh
+
+
+@pytest.mark.parametrize(("devices", "size"), [(None, 8), (1, 1), (3, 3), (8, 8)])
+def test_a_mesh_takes_the_first_local_devices(devices, size):
+    mesh = make_mesh(devices)
+    assert mesh.axis_names == ("data",)
+    assert list(mesh.devices.flat) == jax.local_devices()[:size]
+
+
+def test_a_mesh_of_chosen_devices():
+    chosen = jax.local_devices()[2:4]
+    assert list(make_mesh(chosen).devices.flat) == chosen
+
+
+@pytest.mark.parametrize("devices", [0, -1, 9])
+def test_devices_there_are_not(devices):
+    with pytest.raises(UsageError, match=f"between 1 and 8, the devices of this machine, got {devices}"):
+        make_mesh(devices)
+
+
+@pytest.mark.parametrize(
+    ("steps_per_call", "shape", "spec", "shard"),
+    [(1, (8, 3), PartitionSpec("data"), (2, 3)), (5, (5, 8, 3), PartitionSpec(None, "data"), (5, 2, 3))],
+)
+def test_a_batch_is_split_over_its_examples(steps_per_call, shape, spec, shard):
+    mesh = make_mesh(4)
+    batch = {"inputs": np.arange(np.prod(shape), dtype=np.float32).reshape(shape)}
+    placed = placement.place_batch(batch, mesh, steps_per_call)["inputs"]
+    assert sharding.batch_sharding(mesh, steps_per_call).spec == spec
+    assert placed.sharding.spec == spec
+    assert {s.data.shape for s in placed.addressable_shards} == {shard}
+    np.testing.assert_array_equal(placed, batch["inputs"])
+
+
+@pytest.mark.parametrize(("steps_per_call", "shape"), [(1, (6, 2)), (4, (4, 6))])
+def test_a_batch_that_cannot_be_split_says_which_size_would_do(steps_per_call, shape):
+    with pytest.raises(ShapeError, match=r"multiple of the 4 devices, got 6; set data.batch_size=8"):
+        placement.place_batch({"inputs": np.zeros(shape, np.float32)}, make_mesh(4), steps_per_call)
+
+
+def test_a_replicated_state_is_whole_on_every_device():
+    mesh = make_mesh(3)
+    tree = placement.replicate({"w": np.arange(4, dtype=np.float32)}, mesh)
+    assert tree["w"].sharding == sharding.replicated(mesh)
+    assert len(tree["w"].addressable_shards) == 3
+    for shard in tree["w"].addressable_shards:
+        np.testing.assert_array_equal(shard.data, [0, 1, 2, 3])

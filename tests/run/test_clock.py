@@ -1,0 +1,34 @@
+"""What counts as training, and what a call takes."""
+
+import time
+
+from jaxprop.run.clock import Clock, seconds_a_call, timed
+
+
+def test_the_clock_takes_off_what_is_not_training(monkeypatch):
+    now = iter([0.0, 1.0, 5.0, 5.0, 7.0, 7.0, 10.0, 11.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock()  # 0
+    clock.compiled(lambda x: x, 1)  # pauses at 1, has compiled at 5, goes on at 5
+    clock.examples += 20
+    assert clock.rate() == 20 / 3  # at 7: 1 + 2 seconds
+    clock.pause()  # 7
+    clock.resume()  # 10, after an evaluation
+    clock.examples += 5
+    assert clock.rate() == 5.0  # at 11
+    assert (clock.compile_seconds, clock.seconds, clock.examples) == (4.0, 4.0, 25)
+
+
+def test_a_timed_call_waits_for_its_end():
+    out, seconds = timed(lambda x: time.sleep(0.02) or x, 3)
+    assert out == 3
+    assert seconds >= 0.02
+
+
+def test_a_call_among_many_is_timed_without_the_first():
+    calls = []
+
+    def call():
+        calls.append(time.sleep(0.2 if not calls else 0.001))
+
+    assert 0.001 <= seconds_a_call(call) < 0.1

@@ -1,0 +1,69 @@
+"""Which folder is meant, and what is written whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from jaxprop.errors import RunFolderError, UsageError
+from jaxprop.run.folder import find_run, read_summary, versions, write_summary, write_text
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A working directory with two runs in `runs/`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        Path("runs", name).mkdir(parents=True)
+        Path("runs", name, "config.yaml").touch()
+    return tmp_path
+
+
+def test_the_run_that_is_meant(runs):
+    assert find_run(Path("runs/first")) == Path("runs/first")
+    assert find_run(Path("first")) == Path("runs/first")
+    assert find_run(Path("runs/first/config.yaml")) == Path("runs/first")
+    assert find_run(runs / "runs" / "second") == runs / "runs" / "second"
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ("frst", "frst: there is no such run folder; did you mean 'first'? (runs in runs: first, second)"),
+        ("runs/frst", "runs/frst: there is no such run folder; did you mean 'first'? (runs in runs: first, second)"),
+        ("runs", "runs is not a run's folder: it has no config.yaml, metrics.jsonl or lr_find.json (runs in runs: f"),
+        ("empty", "empty is not a run's folder: it has no config.yaml, metrics.jsonl or lr_find.json (runs in runs: f"),
+        ("a.txt", "a.txt: is a file, not a run's folder (runs in runs: first, second)"),
+    ],
+)
+def test_no_run_is_meant(runs, named, sentence):
+    Path("empty").mkdir()
+    Path("a.txt").touch()
+    with pytest.raises(UsageError) as caught:
+        find_run(Path(named))
+    assert str(caught.value).startswith(sentence)
+
+
+def test_where_there_are_no_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no such run folder; 'jaxprop train CONFIG' makes one"):
+        find_run(Path("x"))
+
+
+def test_the_summary(tmp_path):
+    assert read_summary(tmp_path) is None
+    write_summary(tmp_path, {"step": 3})
+    assert read_summary(tmp_path) == {"step": 3}
+    (tmp_path / "summary.json").write_text("[1")
+    assert read_summary(tmp_path) is None
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    write_text(tmp_path / "a", "one")
+    (tmp_path / ".a.partial").mkdir()
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        write_text(tmp_path / "a", "two")
+    assert (tmp_path / "a").read_text() == "one"
+
+
+def test_versions():
+    assert {"python", "jaxprop", "jax"} <= set(versions())

@@ -1,0 +1,150 @@
+"""Signals: the first is remembered, the second leaves at once, and all is put back."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from functools import partial
+
+import pytest
+
+import jaxprop
+from jaxprop.run.interrupt import EXIT_CODES, Interrupts, leaving_at_once
+
+BOTH = [signal.SIGINT, signal.SIGTERM]
+
+
+def received(interrupts):
+    return interrupts.received is not None
+
+
+def wait_for(condition):
+    end = time.monotonic() + 10
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    assert condition()
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_the_first_signal_is_remembered(number, capfd):
+    with Interrupts() as interrupts:
+        assert interrupts.received is None
+        os.kill(os.getpid(), number)
+        wait_for(lambda: interrupts.received is not None)
+    assert interrupts.received == number
+    assert capfd.readouterr().err == f"{number.name}: stopping after this step; once more leaves at once\n"
+
+
+def test_handlers_and_wakeup_are_put_back():
+    before = [signal.getsignal(number) for number in BOTH]
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup)
+    with Interrupts():
+        assert [signal.getsignal(number) for number in BOTH] != before
+    assert [signal.getsignal(number) for number in BOTH] == before
+    assert signal.set_wakeup_fd(wakeup) == wakeup
+    assert "jaxprop-signals" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_handler_that_python_cannot_put_back_becomes_the_default(monkeypatch):
+    """As one installed by a library in C, such as jax.distributed's: `signal.signal` returns None for it."""
+    handlers, real = dict.fromkeys(BOTH), signal.signal
+    installed = []
+    monkeypatch.setattr(
+        signal, "signal", lambda number, handler: installed.append((number, handler)) or handlers[number]
+    )
+    with Interrupts():
+        pass
+    monkeypatch.setattr(signal, "signal", real)
+    assert installed[2:] == [(number, signal.SIG_DFL) for number in BOTH]
+
+
+def test_other_signals_are_not_meant():
+    seen = []
+    old = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            wait_for(lambda: seen)
+            time.sleep(0.05)
+            assert interrupts.received is None
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+
+
+def test_outside_the_main_thread_nothing_is_taken_over():
+    before = [signal.getsignal(number) for number in BOTH]
+    seen = []
+
+    def body():
+        with Interrupts() as interrupts:
+            seen.append(([signal.getsignal(number) for number in BOTH], interrupts.received))
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [(before, None)]
+
+
+def test_can_be_entered_again():
+    for _ in range(2):
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGINT)
+            wait_for(partial(received, interrupts))
+            assert interrupts.received == signal.SIGINT
+
+
+@pytest.mark.parametrize(("first", "second"), [(a, b) for a in BOTH for b in BOTH])
+def test_the_second_signal_leaves_at_once_even_while_no_byte_code_runs(first, second):
+    """The main thread is inside one call into C, as it is while XLA compiles."""
+    code = """
+        import hashlib, sys
+        from jaxprop.run.interrupt import Interrupts
+        with Interrupts():
+            print("ready", flush=True)
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes, in one byte code
+        sys.exit(9)
+    """
+    root = os.path.dirname(os.path.dirname(jaxprop.__file__))
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+    try:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(first)
+        assert child.stderr.readline().startswith(first.name)
+        assert child.poll() is None
+        child.send_signal(second)
+        assert child.wait(timeout=20) == EXIT_CODES[second]
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_a_signal_while_packages_load_ends_the_process(number):
+    program = f"""
+        import os, jaxprop.run.interrupt
+        with jaxprop.run.interrupt.leaving_at_once():
+            try:
+                os.kill(os.getpid(), {int(number)})
+            except BaseException:
+                pass  # as an extension module may do
+            print("still here")
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (EXIT_CODES[number], "")
+
+
+def test_handlers_are_put_back_once_packages_are_loaded():
+    before = [signal.getsignal(number) for number in BOTH]
+    with leaving_at_once():
+        assert [signal.getsignal(number) for number in BOTH] != before
+    assert [signal.getsignal(number) for number in BOTH] == before

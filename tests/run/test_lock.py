@@ -1,0 +1,119 @@
+import errno
+import json
+import multiprocessing
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from jaxprop.errors import RunFolderError
+from jaxprop.run import lock
+from jaxprop.run.lock import hold
+
+HOLDER = """
+import sys
+from jaxprop.run.lock import hold
+with hold(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds `tmp_path` until its stdin closes."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_another_process_is_named(tmp_path, holder):
+    says = (
+        f"the run folder {tmp_path} is in use by process {holder.pid} on {socket.gethostname()}; "
+        "wait for it to end, or choose another with --run DIR"
+    )
+    with pytest.raises(RunFolderError, match=f"^{re.escape(says)}$"), hold(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_a_dead_process_holds_nothing(tmp_path, holder, end):
+    getattr(holder, end)()
+    holder.wait()
+    with hold(tmp_path):
+        pass
+
+
+def test_the_folder_is_made_and_can_be_held_again_after_an_error(tmp_path):
+    folder = tmp_path / "runs" / "new"
+    with pytest.raises(ZeroDivisionError), hold(folder):
+        raise ZeroDivisionError
+    with hold(folder), pytest.raises(RunFolderError, match=f"in use by process {os.getpid()} on "), hold(folder):
+        pass
+
+
+def test_two_folders_do_not_disturb_each_other(tmp_path):
+    with hold(tmp_path / "a"), hold(tmp_path / "b"):
+        pass
+
+
+@pytest.mark.parametrize("where", ["file", "file/run"])
+def test_a_file_in_the_way(tmp_path, where):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(RunFolderError, match=r"cannot be written to \(.*\); choose another with --run DIR"),
+        hold(tmp_path / where),
+    ):
+        pass
+
+
+# -- file systems without locks -------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(lock, "_lock", refuse)
+
+
+def finished_pid():
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    process.join()
+    return process.pid
+
+
+def test_without_locks_a_claim_keeps_others_out_and_goes_with_the_owner(tmp_path, no_locks):
+    with hold(tmp_path):
+        with pytest.raises(RunFolderError, match=rf"process {os.getpid()} on .*remove .*\.claim\)$"), hold(tmp_path):
+            pass
+        assert len(list(tmp_path.glob("*.claim"))) == 1
+    with hold(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("pid", "host", "free"),
+    [
+        (finished_pid, socket.gethostname(), True),
+        (os.getppid, socket.gethostname(), False),
+        (finished_pid, "another-host", False),
+    ],
+)
+def test_without_locks_the_claim_of_a_dead_process_of_this_host_is_void(tmp_path, no_locks, pid, host, free):
+    with hold(tmp_path):
+        (claim,) = tmp_path.glob("*.claim")
+    claim.write_text(json.dumps({"pid": pid(), "host": host}))
+    if free:
+        with hold(tmp_path):
+            pass
+    else:
+        with pytest.raises(RunFolderError, match="in use by process"), hold(tmp_path):
+            pass

@@ -1,0 +1,130 @@
+"""How often what is measured: by the configuration, or by what it costs."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from jaxprop.config.build import build
+from jaxprop.config.schema.run import Health
+from jaxprop.run.pace import Pace, rows_seconds, settings
+from jaxprop.train.state import init_state
+
+
+def chosen(full, rows=0.010, cost=5e-5, per_call=1, **section):
+    """The choice and its line, from seconds of a call of each kind and of the rows of a step."""
+    pace = Pace(Health(**section), per_call)
+    for _ in range(4):
+        pace.book("full", full)
+    for i in range(20):
+        assert pace.measuring
+        assert pace.book("rows", rows * (50 if i == 7 else 1)) == (i == 19)
+    line = pace.choose(cost)
+    assert not pace.measuring
+    return pace.state(), line
+
+
+@pytest.mark.parametrize(
+    ("full", "cost", "choice"),
+    [
+        (0.0108, 5e-5, [1, 10]),
+        (0.0118, 5e-5, [1, 20]),
+        (0.0145, 5e-5, [1, 50]),
+        (0.0190, 5e-5, [1, 100]),
+        (0.0900, 5e-5, [1, 100]),  # over budget even so
+        (0.0090, 5e-5, [1, 10]),  # noise
+        (0.0107, 2e-4, [10, 10]),  # rows cost 2 %: with everything only
+        (0.0118, 2e-4, [50, 50]),
+    ],
+)
+def test_the_shortest_interval_within_the_budget(full, cost, choice):
+    assert chosen(full, cost=cost)[0] == choice
+
+
+def test_a_call_of_several_steps_pays_for_everything_once():
+    # 4 steps of 10 ms; everything takes 2 ms more, once a call.
+    assert chosen(0.042, rows=0.040, per_call=4)[0] == [1, 50]
+    assert chosen(0.402, rows=0.400, per_call=40)[0] == [1, 10]
+
+
+def test_the_line_says_what_was_chosen():
+    assert chosen(0.0118)[1] == "health: layer rows every step, all signals every 20 steps (1.4 % of a step)"
+    assert chosen(0.0108, cost=2e-4)[1].startswith("health: layer rows with all signals every 20 steps (0.51 %")
+
+
+@pytest.mark.parametrize(
+    ("section", "per_call", "details", "measuring"),
+    [
+        ({}, 1, {1: "rows", 9: "rows", 10: "full", 11: "rows", 100: "full"}, True),
+        ({"every": 3}, 1, {1: "lean", 3: "rows", 10: "full", 12: "rows"}, False),
+        ({"every": 3, "rare_every": 4}, 1, {3: "rows", 4: "full", 5: "lean"}, False),
+        ({"rare_every": 4}, 1, {3: "rows", 4: "full"}, True),
+        ({"layers": False}, 1, {1: "lean", 10: "lean"}, False),
+        ({"layers": False, "every": 1}, 1, {10: "lean"}, False),
+        ({}, 4, {4: "rows", 8: "rows", 12: "full", 16: "rows", 20: "full"}, True),
+        ({"every": 10, "rare_every": 100}, 4, {4: "lean", 8: "lean", 12: "rows", 100: "full"}, False),
+        ({}, 10, {10: "rows", 20: "full", 30: "rows"}, True),  # some calls must show what a call without costs
+    ],
+)
+def test_what_a_call_measures(section, per_call, details, measuring):
+    pace = Pace(Health(**section), per_call)
+    assert {last: pace.detail(last - per_call + 1, last) for last in details} == details
+    assert pace.measuring == measuring
+
+
+def test_what_float16_flushes_is_measured_with_a_loss_scale_only():
+    assert Pace(Health(every=1), scaled=True).detail(100, 100) == "flush"
+    assert Pace(Health(every=1)).detail(100, 100) == "full"
+
+
+@pytest.mark.parametrize(
+    ("every", "rare", "per_call", "rows", "full"),
+    [
+        (1, 10, 1, [50, 100, 120], [50, 100, 120]),
+        (1, 20, 1, [50, 100, 120], [40, 100, 120]),
+        (20, 20, 1, [40, 100, 120], [40, 100, 120]),
+        (7, 50, 1, [50, 100, 119], [50, 100]),
+        (1, 100, 1, [50, 100, 120], [100]),
+        (1, 20, 10, [50, 100, 120], [40, 100, 120]),
+        (1, 15, 10, [50, 100, 120], [50, 90, 120]),
+    ],
+)
+def test_the_last_of_each_kind_before_a_log_step_is_logged(every, rare, per_call, rows, full):
+    """At most one of each kind between two log steps, and one wherever there is one."""
+    pace = Pace(Health(every=every, rare_every=rare), per_call)
+    logged = {"rows": [], "full": []}
+    for last in range(per_call, 121, per_call):
+        detail = pace.detail(last - per_call + 1, last)
+        with_rows, with_all = pace.logged(last, 50, 120)
+        if detail != "lean" and with_rows:
+            logged["rows"].append(last)
+        if detail == "full" and with_all:
+            logged["full"].append(last)
+    assert logged == {"rows": rows, "full": full}
+
+
+def test_a_resumed_run_keeps_the_choice():
+    choice = chosen(0.0118)[0]
+    resumed = Pace(Health())
+    resumed.restore(choice)
+    assert (resumed.measuring, resumed.state()) == (False, choice)
+    fixed = Pace(Health(every=2, rare_every=4))
+    fixed.restore(choice)
+    assert (fixed.detail(2, 2), fixed.state()) == ("rows", None)
+    early = Pace(Health())
+    early.restore(None)
+    assert (early.measuring, early.state()) == (True, None)
+
+
+@pytest.mark.parametrize("tx", [optax.sgd(0.1), optax.adam(0.1)])
+def test_rows_take_some_time_and_leave_the_state(tx):
+    state = init_state({"a": jnp.ones((512, 512)), "b": jnp.ones(3)}, tx, key=jax.random.key(0))
+    assert 0 <= rows_seconds(state) < 1
+    assert state.params["a"].sum().item() == 512 * 512
+
+
+@pytest.mark.parametrize(("optimizer", "b2"), [("adam", 0.999), ("yogi", None), ("adamaxw", None), ("sgd", 0.999)])
+def test_only_a_mean_of_squares_is_taken_for_adams_second_moment(optimizer, b2):
+    sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
+    config = build(sections | {"optimizer": {"name": optimizer, "lr": 0.1}, "run": {"epochs": 1}})
+    assert settings(config).b2 == b2

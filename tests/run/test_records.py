@@ -1,0 +1,52 @@
+"""What is logged of a record."""
+
+import numpy as np
+
+from jaxprop.run.records import layer_rows, train_record
+from tests.health.records import FULL, LAYERS, LEAN, ROWS, TAPS, record
+
+STEP = {"loss": 0.5, "grad_norm": 2.0}
+
+
+def test_a_record_has_what_is_known():
+    lean = train_record(5, record(LEAN, **STEP), None)
+    assert set(lean) == {"step", "split", "loss", "grad_norm", "lr"}
+    more = record(ROWS, **STEP, loss_scale=8.0, skips=2.0, guard=0.5, output_max=3.0)
+    known = train_record(5, more, 100.0)
+    assert known["loss_scale"] == 8
+    assert (known["skips"], known["guard"], known["output_max"]) == (2, 0.5, 3)
+    assert known["examples_per_second"] == 100
+
+
+def test_a_loss_that_is_not_finite_is_there():
+    assert np.isnan(train_record(5, record(LEAN, loss=np.nan, grad_norm=np.inf), None)["loss"])
+
+
+def test_rows_of_layers():
+    rows = list(layer_rows(5, record(ROWS, **STEP)))
+    assert [row["layer"] for row in rows] == list(LAYERS)
+    assert set(rows[0]) == {
+        "step", "layer", "grad_norm", "param_norm", "update_norm", "nonfinite", "zero_fraction", "adam_lag",
+        "grad_rms", "update_ratio",
+    }  # fmt: skip
+    assert "adam_lag" not in next(layer_rows(5, record(ROWS, **STEP, rows_adam_lag=np.nan)))
+    assert np.isnan(next(layer_rows(5, record(ROWS, **STEP, rows_grad_norm=np.nan)))["grad_norm"])
+    assert list(layer_rows(5, record(LEAN, **STEP))) == []
+
+
+def test_rows_of_everything():
+    rows = list(layer_rows(5, record(FULL, **STEP)))
+    assert rows[0]["swallowed"] == 0
+    assert "flushed" not in rows[0]  # without a loss scale it is not known
+    taps = rows[len(LAYERS) :]
+    assert [row["tap"] for row in taps] == [name for name, _ in TAPS]
+    assert set(taps[0]) == {"step", "tap", "grad_rms", "rms", "abs_max", "dead"}
+
+
+def test_either_part_alone():
+    full = record(FULL, **STEP)
+    assert list(layer_rows(5, full, columns=False, rare=False)) == []
+    only = list(layer_rows(5, full, columns=False))
+    assert set(only[0]) == {"step", "layer", "tiny_second_moment", "swallowed"}
+    assert len(only) == len(LAYERS) + len(TAPS)
+    assert len(list(layer_rows(5, full, rare=False))) == len(LAYERS)

@@ -1,0 +1,503 @@
+"""A run's folder from start to end: what it holds, what may be continued, and what a failure leaves."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxprop import checkpoint
+from jaxprop.config.build import build
+from jaxprop.config.dump import dump
+from jaxprop.config.load import load
+from jaxprop.errors import CheckpointError, ConfigError, DataError, RunFolderError, ShapeError, UsageError
+from jaxprop.run import folder as runfolder
+from jaxprop.run import train as runner
+from jaxprop.run.compose import compose
+from jaxprop.run.lock import hold
+from jaxprop.sinks import Sink, fan_out
+from jaxprop.train import gradients
+
+SUMMARY = {
+    "status", "step", "metrics", "reference", "parameters", "seconds", "compile_seconds", "examples_per_second",
+    "versions",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """20 training and 9 test records of 3 classes, and the same with one value too large for float32's square."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 20), ("test", 9)):
+        inputs = rng.normal(size=(count, 5)).astype(np.float32)
+        np.savez(folder / f"{name}.npz", inputs=inputs, labels=np.arange(count) % 3)
+    np.savez(folder / "huge.npz", inputs=np.full((20, 5), 3e38, np.float32), labels=np.arange(20) % 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sections(arrays):
+    """A configuration of 3 steps an epoch, as sections to change."""
+    return {
+        "task": {"name": "classify"},
+        "data": {
+            "name": "arrays",
+            "train": str(arrays / "train.npz"),
+            "test": str(arrays / "test.npz"),
+            "batch_size": 8,
+            "prefetch": 0,
+        },
+        "model": {"name": "mlp", "hidden": [4], "dropout": 0.1},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "parallel": {"devices": 1},
+        "run": {"epochs": 2, "log_every": 2},
+    }
+
+
+def changed(sections, **changes):
+    """The configuration with some keys of some sections set."""
+    return build({**sections, **{name: {**sections.get(name, {}), **keys} for name, keys in changes.items()}})
+
+
+@pytest.fixture(scope="module")
+def finished(sections, tmp_path_factory):
+    """The folder of a completed run, and its outcome."""
+    folder = tmp_path_factory.mktemp("runs") / "done"
+    return folder, runner.train(build(sections), folder, quiet=True)
+
+
+@pytest.fixture
+def done(finished, tmp_path):
+    """A copy of a completed run's folder."""
+    return Path(shutil.copytree(finished[0], tmp_path / "done"))
+
+
+def contents(folder):
+    """Every file's bytes, but for the lock that says who was here last."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# -- what a run's folder holds --------------------------------------------------------------------
+
+
+def test_a_completed_run(finished, sections):
+    folder, outcome = finished
+    assert outcome.exit_code == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        ".lock", "alerts.jsonl", "checkpoints", "config.yaml", "layers.jsonl", "metrics.jsonl", "summary.json",
+    }  # fmt: skip
+    assert load(folder / "config.yaml").config == build(sections)
+    assert load(folder / "config.yaml").name == "done"
+    assert checkpoint.Checkpoints(folder / "checkpoints").steps() == [3, 6]
+
+
+def test_records(finished):
+    folder, outcome = finished
+    records = lines(folder / "metrics.jsonl")
+    train = [record for record in records if record["split"] == "train"]
+    evals = [record for record in records if record["split"] == "eval"]
+    assert [record["step"] for record in train] == [2, 4, 6]
+    assert set(train[-1]) == {
+        "step", "split", "loss", "accuracy", "grad_norm", "lr", "output_max", "examples_per_second",
+    }  # fmt: skip
+    assert all(record["lr"] == pytest.approx(0.1) for record in train)
+    assert [record["step"] for record in evals] == [3, 6]
+    assert evals[-1] == {"step": 6, "split": "eval", **outcome.summary["metrics"]}
+    rows = lines(folder / "layers.jsonl")
+    assert {row["step"] for row in rows} == {2, 4, 6}
+    assert set(rows[0]) == {
+        "step", "layer", "grad_norm", "param_norm", "update_norm", "nonfinite", "zero_fraction", "grad_rms",
+        "update_ratio",
+    }  # fmt: skip
+    # The norm of all is the norm of the layers' norms.
+    last = [row["grad_norm"] for row in rows if row["step"] == 6]
+    assert train[-1]["grad_norm"] == pytest.approx(np.linalg.norm(last), rel=1e-5)
+
+
+def test_summary(finished):
+    folder, outcome = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary == outcome.summary
+    assert set(summary) == SUMMARY
+    assert (summary["status"], summary["step"], summary["parameters"]) == ("completed", 6, 5 * 4 + 4 + 4 * 3 + 3)
+    assert set(summary["metrics"]) == {"loss", "accuracy"}
+    assert summary["reference"] == {"majority_accuracy": pytest.approx(1 / 3)}
+    assert {"python", "jaxprop", *runfolder.VERSIONED} == set(summary["versions"])
+    assert 0 < summary["compile_seconds"] < summary["seconds"]
+
+
+# -- what may be continued ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sinks": {"tensorboard": True}},
+        {"checkpoint": {"keep": 5}},
+        {"run": {"log_every": 1}},
+        {"checkpoint": {"enabled": False}},
+    ],
+    ids=str,
+)
+def test_a_completed_run_repeated_does_nothing(done, sections, finished, changes, capsys):
+    before = contents(done)
+    outcome = runner.train(changed(sections, **changes), done)
+    assert outcome == finished[1]
+    assert contents(done) == before
+    assert capsys.readouterr().err.startswith("all 6 steps are done already; raise run.steps or run.epochs for more")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": {"lr": 0.2}}, "optimizer.lr: 0.1 -> 0.2"),
+        ({"run": {"seed": 1}}, "run.seed: 0 -> 1"),
+        ({"data": {"batch_size": 4}}, "data.batch_size: 8 -> 4"),
+        ({"model": {"hidden": [4, 4]}}, "model.hidden: [4] -> [4, 4]"),
+        ({"run": {"ema_decay": 0.5}}, "run.ema_decay: (not set) -> 0.5"),
+        ({"optimizer": {"lr": 0.2}, "run": {"accumulate": 2}}, "run.accumulate: 1 -> 2"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("saved", [True, False])
+def test_changed_mathematics_is_refused_and_nothing_touched(done, sections, changes, said, saved):
+    if not saved:
+        shutil.rmtree(done / "checkpoints")
+    before = contents(done)
+    with pytest.raises(UsageError, match="holds a run with another configuration") as error:
+        runner.train(changed(sections, **changes), done, quiet=True)
+    assert f"\n  {said}" in str(error.value)
+    assert str(error.value).endswith("use --run DIR for a new run, --fresh to start this one over, or the old values")
+    assert error.value.exit_code == 2
+    assert contents(done) == before
+
+
+def test_a_completed_run_that_was_not_saved(done, sections, finished):
+    shutil.rmtree(done / "checkpoints")
+    before = contents(done)
+    assert runner.train(build(sections), done, quiet=True) == finished[1]
+    with pytest.raises(UsageError, match="completed run that was not saved, so it cannot be made longer"):
+        runner.train(changed(sections, run={"epochs": 3}), done, quiet=True)
+    assert contents(done) == before
+
+
+def test_more_epochs_go_on_where_the_schedule_is_constant(done, sections, tmp_path, capsys):
+    longer = changed(sections, run={"epochs": 3})
+    outcome = runner.train(longer, done)
+    assert "resumed from step 6\n" in capsys.readouterr().err
+    assert (outcome.exit_code, outcome.summary["step"]) == (0, 9)
+    whole = runner.train(longer, tmp_path / "whole", quiet=True)
+    assert outcome.summary["metrics"] == whole.summary["metrics"]
+    assert load(done / "config.yaml").config.run.epochs == 3
+    # and not back to fewer
+    with pytest.raises(CheckpointError, match="step 9, beyond the run's 6 steps"):
+        runner.train(build(sections), done, quiet=True)
+
+
+def test_a_stale_summary_is_not_taken_for_the_end(done, sections):
+    """As after a kill between the last save and the summary of a run made longer."""
+    stale = json.loads((done / "summary.json").read_text()) | {"step": 3}
+    (done / "summary.json").write_text(json.dumps(stale))
+    assert runner.train(build(sections), done, quiet=True).summary["step"] == 6
+
+
+def test_changed_data_is_refused(done, sections, arrays, tmp_path):
+    (done / "summary.json").unlink()
+    path = arrays / "train.npz"
+    original = path.read_bytes()
+    with np.load(path) as old:
+        np.savez(path, inputs=old["inputs"] + 1, labels=old["labels"])
+    try:
+        with pytest.raises(DataError, match="the data stream is not the saved one: fingerprint"):
+            runner.train(build(sections), done, quiet=True)
+    finally:
+        path.write_bytes(original)
+
+
+# -- starting over --------------------------------------------------------------------------------
+
+
+def test_fresh_starts_over(done, sections, finished):
+    (done / "metrics.jsonl").write_text('{"step": 99}\n')
+    outcome = runner.train(build(sections), done, fresh=True, quiet=True)
+    assert outcome.summary["metrics"] == finished[1].summary["metrics"]
+    assert [r["step"] for r in lines(done / "metrics.jsonl")] == [2, 3, 4, 6, 6]
+    assert checkpoint.Checkpoints(done / "checkpoints").steps() == [3, 6]
+
+
+def unbuildable(monkeypatch, sections):
+    return changed(sections, data={"train": "nowhere.npz"})
+
+
+def too_large(monkeypatch, sections):
+    return changed(sections, data={"batch_size": 64})
+
+
+def untraceable(monkeypatch, sections):
+    def refuse(*_):
+        raise ShapeError("the step cannot be traced")
+
+    monkeypatch.setattr(gradients, "value_and_grad", refuse)
+    return changed(sections, optimizer={"lr": 0.2})
+
+
+@pytest.mark.parametrize("breakage", [unbuildable, too_large, untraceable])
+def test_fresh_that_fails_to_build_loses_nothing(done, sections, breakage, monkeypatch):
+    config, before = breakage(monkeypatch, sections), contents(done)
+    with pytest.raises((DataError, ConfigError, ShapeError)):
+        runner.train(config, done, fresh=True, quiet=True)
+    assert contents(done) == before
+
+
+def test_fresh_that_cannot_write_records_keeps_the_checkpoints(done, sections):
+    (done / "metrics.jsonl").unlink()
+    (done / "metrics.jsonl").mkdir()
+    with pytest.raises(RunFolderError, match=r"metrics.jsonl cannot be written"):
+        runner.train(build(sections), done, fresh=True, quiet=True)
+    assert checkpoint.Checkpoints(done / "checkpoints").steps() == [3, 6]
+    assert (done / "summary.json").exists()
+
+
+# -- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_a_folder_in_use_is_refused(done, sections):
+    before = contents(done)
+    with hold(done), pytest.raises(RunFolderError, match="in use by process"):
+        runner.train(build(sections), done, fresh=True, quiet=True)
+    assert contents(done) == before
+
+
+def test_a_file_in_the_way(sections, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(RunFolderError, match=r"cannot be written to .*choose another with --run DIR"):
+            runner.train(build(sections), folder, quiet=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_damaged_checkpoint_is_named(done, sections):
+    (done / "summary.json").unlink()
+    for path in (done / "checkpoints" / "6" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"not what was saved")
+    metrics = (done / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=r"checkpoints/6 is damaged .*remove it to go on from step 3"):
+        runner.train(build(sections), done, quiet=True)
+    assert (done / "metrics.jsonl").read_bytes() == metrics
+    shutil.rmtree(done / "checkpoints" / "6")
+    assert runner.train(build(sections), done, quiet=True).summary["step"] == 6
+
+
+def test_checkpoints_that_cannot_be_read_are_not_started_over(done, sections):
+    (done / "summary.json").unlink()
+    for step in (3, 6):
+        (done / "checkpoints" / str(step) / "run" / "run.json").write_text("{")
+    metrics = (done / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=r"step 3, 6 in .* cannot be read; .*--fresh"):
+        runner.train(build(sections), done, quiet=True)
+    assert (done / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_save_that_fails_is_an_error_and_a_failed_run(sections, tmp_path, monkeypatch):
+    """As on a full disk, which Orbax finds out in the background: nobody else would tell of the last save."""
+    steps = checkpoint.Checkpoints.steps
+    monkeypatch.setattr(checkpoint.Checkpoints, "steps", lambda self: [s for s in steps(self) if s < 6])
+    with pytest.raises(CheckpointError, match="the checkpoint of step 6 could not be written"):
+        runner.train(build(sections), tmp_path, quiet=True)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary) == SUMMARY | {"error"}
+    assert (summary["status"], summary["step"]) == ("failed", 6)
+    assert summary["error"].startswith("CheckpointError: the checkpoint of step 6 could not be written")
+
+
+def test_devices_that_do_not_divide_the_batch(sections):
+    with pytest.raises(ConfigError, match=r"microbatch of 4 cannot be divided over the 8 devices .* a multiple of 16"):
+        compose(changed(sections, parallel={"devices": None}, run={"accumulate": 2}))
+
+
+# -- divergence -----------------------------------------------------------------------------------
+
+
+def test_a_run_that_diverges(sections, arrays, tmp_path, capsys):
+    config = changed(
+        sections,
+        data={"train": str(arrays / "huge.npz"), "test": None},
+        health={"max_skips": 3},
+        model={"dropout": 0.0},
+    )
+    outcome = runner.train(config, tmp_path)
+    assert outcome.exit_code == 3
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("diverged: loss or gradients were not finite for 3 steps in a row, up to step ")
+    assert "lower optimizer.lr, or set optimizer.grad_clip={norm: 1.0}" in told
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "diverged"
+    assert summary["error"] == told.removeprefix("diverged: ")
+    assert set(summary) == SUMMARY | {"error"}
+    train = lines(tmp_path / "metrics.jsonl")
+    assert train[0] == {"step": 2, "split": "train", "loss": None, "accuracy": train[0]["accuracy"],
+                        "grad_norm": None, "lr": train[0]["lr"], "skips": 2,
+                        "output_max": train[0]["output_max"],
+                        "examples_per_second": train[0].get("examples_per_second")}  # fmt: skip
+
+
+def test_an_alert_that_stops_the_run(sections, arrays, tmp_path, capsys):
+    """A rate far too high, found by the watch itself."""
+    config = changed(
+        sections,
+        model={"dropout": 0.0},
+        optimizer={"lr": 40.0},
+        health={"on_alert": "stop"},
+        run={"epochs": 100},
+    )
+    outcome = runner.train(config, tmp_path)
+    assert outcome.exit_code == 3
+    told = capsys.readouterr().err.splitlines()
+    alerts = lines(tmp_path / "alerts.jsonl")
+    acts = [alert for alert in alerts if alert["kind"] != "action" and alert["severity"] == "act"]
+    actions = [alert for alert in alerts if alert["kind"] == "action"]
+    assert [action["action"] for action in actions][-1] == "stop"
+    assert told[-1].startswith("diverged: stopped at step ")
+    assert "; likely " in told[-1]
+    assert ": try " in told[-1]
+    assert outcome.summary["status"] == "diverged"
+    assert outcome.summary["error"] == told[-1].removeprefix("diverged: ")
+    assert outcome.summary["step"] == actions[-1]["due"]
+    # Each alert and each action is one line on the console.
+    for alert in [*acts, *actions]:
+        assert len([line for line in told if line.endswith(alert["message"])]) >= 1
+    assert {"step", "kind", "layer", "severity", "value", "threshold", "message", "since", "cause"} <= set(acts[0])
+    assert {"step", "kind", "layer", "severity", "value", "threshold", "message", "since", "cause"} <= set(actions[0])
+
+
+def test_a_response_may_be_changed_on_the_way(done, sections):
+    """The state has one structure whatever is done about alerts."""
+    config = changed(sections, run={"epochs": 3}, health={"on_alert": ["clip", "cut_lr", "rollback", "stop"]})
+    outcome = runner.train(config, done, quiet=True)
+    assert (outcome.exit_code, outcome.summary["step"]) == (0, 9)
+
+
+# -- signals, across real processes ---------------------------------------------------------------
+
+# The command line, with the signals it is to get at one step.
+DRIVER = """
+import os, sys, time
+from jaxprop import cli
+from jaxprop.sinks import Sink, fan_out
+from jaxprop.run import train as runner
+
+signals, at = [int(n) for n in sys.argv[1].split(",")], int(sys.argv[2])
+opened = runner.open_sinks
+
+def progress(step):
+    if step == at:
+        for number in signals:
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)
+
+runner.open_sinks = lambda *args, **kwargs: fan_out([opened(*args, **kwargs), Sink(progress=progress)])
+sys.exit(cli.main(sys.argv[3:]))
+"""
+LEGS = [
+    # signals, the step they come at, the exit code, the newest checkpoint then
+    ("2", 5, 130, {5}),
+    ("15", 11, 75, {11}),
+    ("2,15", 15, 75, {12, 14, 11}),  # at once: the step that was under way is lost, what was saved is not
+    ("9", 21, -9, {20, 18}),  # the save of step 20 may have been under way
+]
+
+
+def test_signals_stop_a_process_and_the_run_stays_the_same(sections, tmp_path):
+    config = changed(
+        sections,
+        run={"epochs": 8, "log_every": 1, "accumulate": 2, "ema_decay": 0.9},
+        checkpoint={"every_steps": 2},
+        optimizer={"schedule": {"name": "linear", "end_scale": 0.1}},
+    )
+    file, folder = tmp_path / "config.yaml", tmp_path / "stopped"
+    file.write_text(dump(config))
+    environment = os.environ | {"PYTHONPATH": str(Path(runner.__file__).parents[2])}
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep=2)
+    for signals, at, code, newest in LEGS:
+        command = [sys.executable, "-c", DRIVER, signals, str(at), "train", str(file), "--run", str(folder), "--json"]
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert ran.returncode == code, ran.stderr
+        assert checkpoints.latest() in newest
+        assert "Traceback" not in ran.stderr
+        if signals in ("2", "15"):
+            name = signal.Signals(int(signals)).name
+            assert f"{name}: stopping after this step; once more leaves at once\n" in ran.stderr
+            assert ran.stderr.endswith(f"interrupted after step {at}; the same command goes on from there\n")
+            assert json.loads(ran.stdout)["status"] == "interrupted"
+        else:
+            assert ran.stdout == ""
+    resumed = runner.train(config, folder, quiet=True)
+    whole = runner.train(config, tmp_path / "whole", quiet=True)
+    assert (resumed.exit_code, whole.exit_code) == (0, 0)
+    assert timeless(folder) == timeless(tmp_path / "whole")
+    assert contents(folder)["layers.jsonl"] == contents(tmp_path / "whole")["layers.jsonl"]
+    saved = [restored(config, path) for path in (folder, tmp_path / "whole")]
+    assert saved[0] == saved[1]
+
+
+def timeless(folder):
+    return [{k: v for k, v in line.items() if k != "examples_per_second"} for line in lines(folder / "metrics.jsonl")]
+
+
+def restored(config, folder):
+    """The bytes of a folder's newest parameters and their average."""
+    state = compose(config).state
+    state = checkpoint.Checkpoints(folder / "checkpoints").restore(state).state
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))]
+
+
+# -- several devices ------------------------------------------------------------------------------
+
+
+def test_eight_devices_take_the_steps_of_one_and_resume(sections, tmp_path, finished):
+    eight = changed(sections, parallel={"devices": 8})
+    whole = runner.train(eight, tmp_path / "whole", quiet=True)
+    for ours, theirs in zip(timeless(tmp_path / "whole"), timeless(finished[0]), strict=True):
+        assert ours.pop("split") == theirs.pop("split")
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    shutil.rmtree(tmp_path / "whole" / "checkpoints" / "6")
+    (tmp_path / "whole" / "summary.json").unlink()
+    again = runner.train(eight, tmp_path / "whole", quiet=True)
+    assert again.summary["metrics"] == whole.summary["metrics"]
+
+
+def test_sinks_are_closed_when_a_run_fails(sections, tmp_path, monkeypatch):
+    closed = []
+
+    def fail(step):
+        raise MemoryError("no more of it")
+
+    opened = runner.open_sinks
+    monkeypatch.setattr(
+        runner,
+        "open_sinks",
+        lambda *args, **kwargs: fan_out([opened(*args, **kwargs), Sink(progress=fail, close=lambda: closed.append(1))]),
+    )
+    with pytest.raises(MemoryError):
+        runner.train(build(sections), tmp_path, quiet=True)
+    assert closed == [1]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["status"], summary["error"]) == ("failed", "MemoryError: no more of it")

@@ -1,0 +1,103 @@
+"""No built-in model, loss or activation is accused, and neither is a tap; a config is checked as it is trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprop
+from jaxprop import models
+from jaxprop.config.build import build
+from jaxprop.config.schema import model as schema
+from jaxprop.losses import LOSSES
+from jaxprop.losses.huber import huber
+from jaxprop.losses.sigmoid import sigmoid_cross_entropy
+from jaxprop.losses.softmax import softmax_cross_entropy
+from jaxprop.losses.squared import squared_error
+from jaxprop.models.layers import ACTIVATIONS
+from jaxprop.tools.gradcheck.configured import check_config
+from jaxprop.train.objective import loss_from
+from jaxprop.types import Spec
+
+RNG = np.random.default_rng(0)
+IMAGES = {"inputs": RNG.normal(size=(4, 5, 5, 1)).astype(np.float32), "labels": np.array([0, 2, 1, 1], np.int32)}
+SERIES = {"inputs": RNG.normal(size=(3, 4, 2)).astype(np.float32), "labels": np.array([0, 2, 1], np.int32)}
+TOKENS = {"inputs": RNG.integers(0, 5, (2, 6)).astype(np.int32), "labels": RNG.integers(0, 5, (2, 6)).astype(np.int32)}
+MODELS = {
+    "mlp": (schema.Mlp(name="mlp", hidden=(6,), dropout=0.3, batch_norm=True), IMAGES, 3),
+    "cnn": (schema.Cnn(name="cnn", channels=(3, 4), hidden=(5,), dropout=0.3, batch_norm=True), IMAGES, 3),
+    "transformer": (schema.Transformer(name="transformer", layers=2, width=8, heads=2), TOKENS, 5),
+    **{
+        f"rnn, {cell}": (schema.Rnn(name="rnn", cell=cell, width=5), SERIES, 3)
+        for cell in schema.Rnn.model_fields["cell"].annotation.__args__
+    },
+}
+
+
+def check(loss_fn, params, batch, **options):
+    return jaxprop.gradcheck(loss_fn, params, batch, jax.random.key(0), entries=2, directions=1, **options)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_model_is_accused(name):
+    section, batch, outputs = MODELS[name]
+    inputs = batch["inputs"]
+    model = models.build(section, Spec(jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype), outputs))
+    params, extras = jax.jit(model.init)(jax.random.key(1), batch)
+    objective = loss_from(model, softmax_cross_entropy)
+    report = check(objective, params, batch, extras=extras, nudge=0.01)
+    assert report.ok, report.problems
+    assert not [leaf.path for leaf in report.leaves if not leaf.checked and not leaf.noise]
+
+
+def test_no_loss_is_accused():
+    labels, targets = np.array([0, 2, 1, 1], np.int32), RNG.normal(size=(4, 3))
+    cases = {
+        "softmax": lambda o: softmax_cross_entropy(o, {"labels": labels}, label_smoothing=0.1, z_loss=0.01),
+        "sigmoid": lambda o: sigmoid_cross_entropy(o, {"labels": (targets > 0)}, label_smoothing=0.1),
+        "squared": lambda o: squared_error(o, {"labels": targets}),
+        "huber": lambda o: huber(o, {"labels": targets}, delta=0.5),
+    }
+    assert len(cases) == len(LOSSES)
+    params = {name: jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32) for name in cases}
+
+    def loss_fn(params, batch, key):
+        return sum(jnp.mean(loss(params[name])[0]) for name, loss in cases.items())
+
+    report = check(loss_fn, params, {"x": np.ones(1)})
+    assert report.ok, report.problems
+
+
+def test_no_activation_is_accused():
+    params = {name: jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32) for name in ACTIVATIONS}
+
+    def loss_fn(params, batch, key):
+        return sum(jnp.sum(ACTIVATIONS[name](params[name]) ** 2) for name in params)
+
+    report = check(loss_fn, params, {"x": np.ones(1)})
+    assert report.ok, report.problems
+    assert {rule.name for rule in report.rules} >= {"relu"}
+
+
+def test_a_tap_is_no_rule_while_nothing_is_measured():
+    report = check(
+        lambda p, b, key: jnp.sum(jaxprop.tap(p["w"] ** 2, "w", "tanh")), {"w": jnp.ones(3)}, {"x": np.ones(1)}
+    )
+    assert report.ok
+    assert report.rules == ()
+
+
+def test_a_config_is_checked_with_its_own_model_and_data():
+    tree = {
+        "task": {"name": "classify"},
+        "data": {"name": "digits"},
+        "model": {"name": "mlp", "hidden": [5], "dropout": 0.5},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "run": {"epochs": 1, "steps_per_call": 2},
+    }
+    report = check_config(build(tree), examples=3, entries=1)
+    assert report.ok, report.problems
+    assert [leaf.path for leaf in report.leaves] == [
+        "head/bias", "head/kernel", "layers/0/dense/bias", "layers/0/dense/kernel"
+    ]  # fmt: skip
+    assert report.loss == pytest.approx(np.log(10), rel=0.5)

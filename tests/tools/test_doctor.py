@@ -1,0 +1,171 @@
+"""What `jaxprop doctor` finds out, on machines with and without each thing."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import jaxprop
+from jaxprop.tools import doctor as module
+from jaxprop.tools.doctor import diagnose, find_extras, find_host, install_line, parse_requirement, probe_devices
+
+PIP = f"{sys.executable} -m pip install"
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with one CPU on which nothing is wrong; returns what may be changed about it."""
+    extras = ["equinox>=0.13; extra == 'equinox'", "jax[cuda13]>=0.10; extra=='cuda13'"]
+    distributions = {
+        "jaxprop": ["jax>=0.10", "flax>=0.12", *extras],
+        "jax": ["jaxlib<=0.10.2,>=0.10.1", 'jaxlib; extra == "cuda13"', 'jax-cuda13-plugin[x]==1; extra == "cuda13"'],
+    }
+    versions = {"jax": "0.10.2", "jaxlib": "0.10.2", "flax": "0.12.8", "jaxprop": "0.1.0"}
+
+    def known(name):
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: known(name) and distributions.get(name))
+    monkeypatch.setattr(importlib.metadata, "version", known)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(module, "probe_devices", lambda environment: ([{"platform": "cpu"}], ""))
+    return versions
+
+
+def found(folder, **environment):
+    return [tuple(finding) for finding in diagnose(folder, environment).findings]
+
+
+def test_nothing_is_wrong(machine, tmp_path):
+    assert found(tmp_path) == []
+    assert diagnose(tmp_path, {}).versions["jax"] == "0.10.2"
+    assert diagnose(tmp_path, {}).versions["optax"] is None
+
+
+@pytest.mark.parametrize(
+    ("installed", "finding"),
+    [
+        ({"flax": None}, ("broken", "flax is not installed", f"{PIP} 'flax>=0.12'")),
+        ({"flax": "0.9.3"}, ("broken", "flax 0.9.3 is too old, at least 0.12 is needed", f"{PIP} 'flax>=0.12'")),
+        ({"flax": "0.12.0rc1+local.7"}, None),
+        ({"flax": "1.0"}, None),
+    ],
+)
+def test_packages_a_run_needs(machine, tmp_path, installed, finding):
+    machine.update(installed)
+    for name in [name for name, version in machine.items() if version is None]:
+        del machine[name]
+    assert found(tmp_path) == ([finding] if finding else [])
+
+
+def test_extras_count_with_the_packages_of_their_own_extras(machine):
+    def installed():
+        required = [parse_requirement(line) for line in importlib.metadata.requires("jaxprop")]
+        return {name: extra.installed for name, extra in find_extras(required).items()}
+
+    assert installed() == {"cuda13": False, "equinox": False}
+    machine["jax-cuda13-plugin"] = machine["equinox"] = "1"
+    assert installed() == {"cuda13": True, "equinox": True}
+
+
+@pytest.mark.parametrize(
+    ("direct_url", "line"),
+    [
+        (None, f"{PIP} 'jaxprop[tpu]'"),
+        ({"url": "file:///home/me/jp", "dir_info": {"editable": True}}, f"{PIP} -e '/home/me/jp[tpu]'"),
+        ({"url": "file:///x/j.whl", "archive_info": {}}, f"{PIP} 'jaxprop[tpu] @ file:///x/j.whl'"),
+    ],
+)
+def test_the_line_that_installs_an_extra(monkeypatch, direct_url, line):
+    class Distribution:
+        def read_text(self, name):
+            return json.dumps(direct_url) if direct_url else None
+
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
+    assert install_line("tpu") == line
+
+
+@pytest.mark.parametrize(
+    ("environment", "severity", "what"),
+    [
+        ({"JAX_PLATFORMS": "cpu"}, "note", "JAX_PLATFORMS=cpu is set: jax uses these platforms only"),
+        ({"XLA_FLAGS": "--x"}, "note", "XLA_FLAGS=--x is set: the compiler's settings are changed"),
+        ({"JAX_DISABLE_JIT": "1"}, "note", "JAX_DISABLE_JIT=1 is set: nothing is compiled, and everything slow"),
+    ],
+)
+def test_variables_that_change_every_run(machine, tmp_path, environment, severity, what):
+    assert found(tmp_path, **environment) == [
+        (severity, what, f"unset {next(iter(environment))}, if you did not mean it")
+    ]
+
+
+def test_a_gpu_that_jax_does_not_use(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ACCELERATORS", {"cuda13": ("an NVIDIA GPU", tmp_path), "tpu": ("a TPU", "/no/tpu")})
+    fix = install_line("cuda13")
+    assert list(module._accelerator_findings([{"platform": "cpu"}], {}, {})) == [
+        ("note", "this machine has an NVIDIA GPU, and jax uses the CPU only", fix)
+    ]
+    assert list(module._accelerator_findings([{"platform": "gpu"}], {}, {})) == []
+    assert list(module._accelerator_findings([{"platform": "cpu"}], {}, {"JAX_PLATFORMS": "cpu"})) == []
+
+
+def test_folders_that_no_run_can_be_saved_in(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 5 << 20))
+    assert found(tmp_path) == [
+        ("note", f"the disk of {tmp_path} has only 5 MiB left", "free some, or choose another with --run DIR")
+    ]
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "runs")
+    (severity, what, _), *_ = found(tmp_path)
+    assert (severity, what.startswith(f"the folder {tmp_path / 'runs'} cannot be written to")) == ("broken", True)
+
+
+def test_what_is_broken_comes_first(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "probe_devices", lambda environment: ([], "no libtpu"))
+    (first, *_), (second, *_) = (finding[:2] for finding in found(tmp_path, JAX_PLATFORMS="tpu"))
+    assert (first, second) == ("broken", "note")
+    assert found(tmp_path, JAX_PLATFORMS="tpu")[0] == ("broken", "jax cannot start: no libtpu", "unset JAX_PLATFORMS")
+    assert found(tmp_path)[0][2] == f"{PIP} --upgrade jax jaxlib"
+
+
+def test_the_devices_of_another_process():
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    assert probe_devices(environment) == (
+        [{"platform": "cpu", "kind": "cpu", "memory_bytes": None, "count": 3}],
+        "",
+    )
+
+
+def test_a_compiler_flag_that_ends_the_process():
+    devices, failure = probe_devices(os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_nonsense=1"})
+    assert devices == []
+    assert failure.startswith("Unknown flag")
+    assert "--xla_nonsense=1" in failure
+
+
+def test_devices_that_never_answer(monkeypatch):
+    def run(*arguments, timeout, **options):
+        raise subprocess.TimeoutExpired("python", timeout)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert probe_devices({}) == ([], "it found no devices within 120 s")
+
+
+def test_this_host():
+    host = find_host()
+    assert host["cores"] >= 1
+    assert host["memory_bytes"] is None or host["memory_bytes"] > (host["available_bytes"] or 0) >= 0
+
+
+def test_a_source_tree_that_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "requirements", lambda name: [])
+    monkeypatch.setattr(module, "probe_devices", lambda environment: ([], ""))
+    seen = diagnose(tmp_path, {})
+    assert "jaxprop runs from its source and is not installed" in [finding.what for finding in seen.findings]
+    assert (seen.versions["jaxprop"], seen.extras) == (jaxprop.__version__, {})

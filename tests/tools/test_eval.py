@@ -1,0 +1,164 @@
+"""Evaluating a run's checkpoint: the same figures as the run's own, and nothing written."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxprop.checkpoint import Checkpoints
+from jaxprop.config.build import build
+from jaxprop.errors import CheckpointError, JaxpropError, UsageError
+from jaxprop.run import lock
+from jaxprop.run.train import train
+from jaxprop.tools import eval as evaluation
+from jaxprop.tools.eval import evaluate_run
+
+ARRAYS = {
+    "task": {"name": "classify"},
+    "data": {"name": "arrays", "batch_size": 16},
+    "model": {"name": "mlp", "hidden": [8], "batch_norm": True},
+    "optimizer": {"name": "sgd", "lr": 0.05, "schedule": {"name": "cosine"}},
+    "parallel": {"devices": 1},
+    "health": {"layers": False},
+    "sinks": {"console": False},
+    "run": {"steps": 6, "eval_every": 2, "log_every": 2, "ema_decay": 0.5},
+}
+
+
+def config(folder):
+    splits = {split: str(folder / f"{split}.npz") for split in ("train", "test")}
+    return build({**ARRAYS, "data": ARRAYS["data"] | splits})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with arrays and, in `run`, a run trained on them."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    rng = np.random.default_rng(0)
+    for name, length in (("train", 64), ("test", 37)):
+        labels = rng.integers(0, 3, length)
+        inputs = rng.normal(size=(length, 5)).astype(np.float32) + labels[:, None]
+        np.savez(folder / f"{name}.npz", inputs=inputs.astype(np.float32), labels=labels)
+    train(config(folder), folder / "run", quiet=True)
+    return folder
+
+
+def evaluations(folder):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        r["step"]: {k: v for k, v in r.items() if k not in ("step", "split")} for r in records if r["split"] == "eval"
+    }
+
+
+def contents(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
+
+
+def test_the_same_bits_as_the_runs_own_last_evaluation_and_nothing_written(home):
+    before = contents(home)
+    with lock.hold(home / "run"):  # as if it were training; the lock's own file tells of it
+        found = evaluate_run(home / "run")
+    lock_file = home / "run" / ".lock"
+    assert {p: s for p, s in contents(home).items() if p != lock_file} == {
+        p: s for p, s in before.items() if p != lock_file
+    }
+    own = evaluations(home / "run")
+    assert (found["step"], found["metrics"]) == (6, own[6])
+    assert (found["examples"], found["parameters"]) == (37, 5 * 8 + 8 * 2 + 8 * 3 + 3)
+    assert list(found["reference"]) == ["majority_accuracy"]
+
+
+@pytest.mark.parametrize(("metric", "mode", "choose"), [("loss", "min", min), ("accuracy", "max", max)])
+def test_the_best_checkpoint(home, metric, mode, choose):
+    own = evaluations(home / "run")
+    kept = {step: own[step][metric] for step in Checkpoints(home / "run" / "checkpoints").steps()}
+    assert len(kept) > 1
+    found = evaluate_run(home / "run", [f"checkpoint.best={metric}", f"checkpoint.mode={mode}"], best=True)
+    step = choose(kept, key=kept.__getitem__)
+    assert (found["step"], found["metrics"]) == (step, own[step])
+
+
+def test_another_batch_size_and_other_devices_give_the_same_figures(home):
+    found = evaluate_run(home / "run", ["data.eval_batch_size=5", "parallel.devices=2", "data.prefetch=0"])["metrics"]
+    assert found == pytest.approx(evaluations(home / "run")[6], rel=1e-5)
+
+
+def test_another_test_split(home, tmp_path):
+    with np.load(home / "test.npz") as arrays:
+        np.savez(tmp_path / "part.npz", inputs=arrays["inputs"][:16], labels=arrays["labels"][:16])
+    found = evaluate_run(home / "run", [f"data.test={tmp_path / 'part.npz'}"])
+    assert found["examples"] == 16
+    assert found["metrics"] == evaluate_run(home / "run", ["run.eval_batches=1"])["metrics"]
+    assert found["metrics"] != evaluations(home / "run")[6]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (["model.hidden=[9]", "run.seed=1"], ["model.hidden.0: 8 -> 9", "run.seed: 0 -> 1"]),
+        (["optimizer.lr=0.1"], ["optimizer.lr: 0.05 -> 0.1"]),
+        (["data.batch_size=8", "data.eval_batch_size=8"], ["data.batch_size: 16 -> 8"]),
+        (["precision.policy=bfloat16"], ['precision.policy: "float32" -> "bfloat16"']),
+        (["model.hiden=[8]"], ["override 'model.hiden=[8]': model.hiden: unknown key; did you mean 'hidden'?"]),
+    ],
+)
+def test_overrides_that_alter_the_run(home, overrides, lines):
+    with pytest.raises(JaxpropError) as caught:
+        evaluate_run(home / "run", overrides)
+    assert caught.value.exit_code == 2
+    told = [line.strip() for line in str(caught.value).splitlines()]
+    assert sorted(told if len(told) == 1 else told[1:-1]) == lines
+
+
+def test_no_such_run(home):
+    with pytest.raises(UsageError, match=rf"nowhere: there is no such run folder \(runs in {home}: run\)"):
+        evaluate_run(home / "nowhere")
+    with pytest.raises(UsageError, match=r"lr_find\.json \(runs in .*: run\)"):
+        evaluate_run(home)
+
+
+def test_no_checkpoint_yet(tmp_path):
+    (tmp_path / "config.yaml").write_text("task: {name: classify}\n")
+    with pytest.raises(CheckpointError, match="has no checkpoint yet; a run saves one at each evaluation"):
+        evaluate_run(tmp_path)
+
+
+def test_without_a_test_split_there_is_nothing_to_evaluate_on(home, tmp_path):
+    shutil.copytree(home / "run", tmp_path / "run")
+    for record in tmp_path.glob("run/checkpoints/*/run/run.json"):  # as if trained without one
+        run = json.loads(record.read_text())
+        del run["config"]["data"]["test"], run["config"]["run"]["eval_every"]
+        record.write_text(json.dumps(run))
+    with pytest.raises(UsageError, match=r"have no test split to evaluate on; add the override data\.test=FILE\.npz"):
+        evaluate_run(tmp_path / "run")
+    assert evaluate_run(tmp_path / "run", [f"data.test={home / 'test.npz'}"])["metrics"] == evaluations(home / "run")[6]
+
+
+def test_no_checkpoint_is_the_best_without_an_evaluation(home, tmp_path):
+    state = {"w": np.ones(2, np.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, state, stream={}, config={})
+    with pytest.raises(CheckpointError, match="finite loss of an evaluation, so none is the best; leave --best out"):
+        evaluation._restore(tmp_path, config(home), state, "best")
+
+
+def test_a_checkpoint_replaced_while_it_is_read_is_read_again(home, tmp_path, monkeypatch):
+    state = {"w": np.ones(2, np.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, state, stream={}, config={})
+    restore, calls = Checkpoints.restore, []
+
+    def torn_once(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise CheckpointError("gone")
+        return restore(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "restore", torn_once)
+    with pytest.raises(CheckpointError, match="gone"):  # the same steps are there, so it is truly damaged
+        evaluation._restore(tmp_path, config(home), state, None)
+    calls.clear()
+    steps = Checkpoints.steps
+    monkeypatch.setattr(Checkpoints, "steps", lambda self: steps(self) + [7] * len(calls))
+    assert evaluation._restore(tmp_path, config(home), state, None).step == 4

@@ -1,0 +1,98 @@
+"""The state before the first step: copied, cast, and with what the guards and responses remember."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxprop
+from jaxprop.core import precision
+from jaxprop.errors import UsageError
+from jaxprop.health.signals.settings import Signals
+from tests.steps import make_params
+
+
+def state_of(params=None, tx=None, **options):
+    params = make_params() if params is None else params
+    return jaxprop.init_state(params, tx or optax.adamw(1e-3), key=jax.random.key(3), **options)
+
+
+def test_it_starts_at_step_0_with_no_skips_and_no_response():
+    state = state_of()
+    assert (int(state.step), state.extras, state.loss_scale, state.ema) == (0, {}, (), ())
+    health = {name: value for name, value in state.health.items() if name != "spikes"}
+    assert health == {"skips": 0, "lr_scale": 1, "grad_limit": np.inf, "rate_limit": np.inf, "rate_peak": 0}
+    assert [float(x) for x in state.health["spikes"]] == [0, 0, 0]
+    assert {name: value.dtype for name, value in health.items()} == {
+        "skips": np.int32, **dict.fromkeys(["lr_scale", "grad_limit", "rate_limit", "rate_peak"], np.float32),
+    }  # fmt: skip
+
+
+RESPONSES = [True, False, Signals(spikes="clip"), Signals(spikes="skip", respond=True), Signals(every=7, taps=False)]
+
+
+@pytest.mark.parametrize("health", RESPONSES, ids=str)
+def test_its_structure_is_the_same_for_every_response(health):
+    assert jax.tree.structure(state_of(health=health)) == jax.tree.structure(state_of())
+
+
+def test_a_power_iteration_starts_in_a_direction_of_length_1_drawn_from_the_key():
+    directions = [
+        jaxprop.init_state(make_params(), optax.sgd(0.1), key=jax.random.key(k), health=Signals(curvature=True)).health[
+            "direction"
+        ]
+        for k in (0, 0, 1)
+    ]
+    first, again, other = (np.concatenate([x.ravel() for x in jax.tree.leaves(d)]) for d in directions)
+    np.testing.assert_allclose(np.linalg.norm(first), 1, rtol=1e-6)
+    np.testing.assert_array_equal(first, again)
+    assert abs(np.dot(first, other)) < 0.9
+    assert jax.tree.structure(directions[0]) == jax.tree.structure(make_params())
+
+
+@pytest.mark.parametrize("leaf", ["params", "extras", "key"])
+def test_it_copies_so_that_donation_takes_nothing_of_the_callers(leaf):
+    shared = jnp.ones(3)
+    mine = {"params": {"a": shared, "b": shared}, "extras": {"c": shared}, "key": jax.random.key(0)}
+    tx = optax.sgd(0.1)
+    state = jaxprop.init_state(mine["params"], tx, key=mine["key"], extras=mine["extras"], ema_decay=0.9)
+    step = jaxprop.make_train_step(lambda p, b, k: jnp.sum(p["a"] * p["b"]), tx, ema_decay=0.9)
+    step(state, {"x": np.ones(2, np.float32)})
+    assert not any(x.is_deleted() for x in jax.tree.leaves(mine[leaf]))
+
+
+POLICIES = {
+    "float32": (np.float32, ()),
+    "bfloat16": (np.float32, ()),
+    "float16": (np.float32, 2.0**10),
+    "half params": (jnp.float16, 2.0**10),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_dtypes_and_loss_scale_follow_the_policy(name):
+    policy = precision.Policy(jnp.float16, jnp.float16, jnp.float32) if name == "half params" else name
+    dtype, scale = POLICIES[name]
+    state = state_of(precision=policy, scaling=precision.Scaling(initial=2.0**10), ema_decay=0.9)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema))} == {np.dtype(dtype)}
+    assert state.loss_scale == () if scale == () else float(state.loss_scale.scale) == scale
+
+
+def test_an_old_style_key_is_wrapped_and_a_mesh_holds_every_copy():
+    state = jaxprop.init_state(
+        make_params(), optax.sgd(0.1), key=jnp.array([0, 3], jnp.uint32), mesh=jaxprop.make_mesh(8)
+    )
+    assert state.key == jax.random.key(3)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+    assert len(state.step.sharding.device_set) == 8
+
+
+def test_weak_types_are_gone_so_that_nothing_compiles_twice():
+    state = state_of({"w": jnp.asarray(1.0)}, extras={"n": jnp.asarray(2.0)})
+    assert not any(leaf.aval.weak_type for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array))
+
+
+def test_parameters_have_to_be_floats():
+    with pytest.raises(UsageError, match="floating-point parameters, got a/n of dtype int32"):
+        state_of({"a": {"n": np.arange(3, dtype=np.int32)}})

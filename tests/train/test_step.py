@@ -1,0 +1,462 @@
+"""The train step: its arithmetic, its guard, its precision, and that it compiles once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxprop
+from jaxprop.config.schema import model as schema
+from jaxprop.core import precision
+from jaxprop.errors import JaxpropError, ShapeError, UsageError
+from jaxprop.health.signals.settings import DETAILS, Signals
+from jaxprop.losses.softmax import softmax_cross_entropy
+from jaxprop.models import build
+from jaxprop.train.objective import loss_from
+from jaxprop.types import Objective, Spec
+from tests.steps import (
+    EXTRAS,
+    assert_close,
+    assert_same_bits,
+    counting_objective,
+    forward,
+    make_batch,
+    make_params,
+    masked_loss,
+    mean_loss,
+    per_example,
+    run,
+)
+
+# -- arithmetic -----------------------------------------------------------------------------------
+
+
+def test_step_is_the_optax_step_written_by_hand():
+    tx = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(optax.cosine_decay_schedule(1e-2, 10)))
+    batches = [make_batch(i) for i in range(6)]
+    _, state, records = run(mean_loss, tx, batches)
+
+    @jax.jit
+    def by_hand(params, opt_state, batch):
+        loss, grads = jax.value_and_grad(mean_loss)(params, batch, None)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, loss, grads, updates
+
+    params = jax.tree.map(jnp.asarray, make_params())
+    opt_state = tx.init(params)
+    for batch, m in zip(batches, records, strict=True):
+        with jax.numpy_dtype_promotion("standard"):  # optax itself needs it
+            params, opt_state, loss, grads, updates = by_hand(params, opt_state, batch)
+        np.testing.assert_allclose(m.loss, loss, rtol=1e-6)
+        np.testing.assert_allclose(m.grad_norm, optax.tree.norm(grads), rtol=1e-6)
+        np.testing.assert_allclose(m.update_norm, optax.tree.norm(updates), rtol=1e-5)
+        np.testing.assert_allclose(m.param_norm, optax.tree.norm(params), rtol=1e-6)
+        for tree, column in (
+            (grads, m.layers.grad_norm),
+            (updates, m.layers.update_norm),
+            (params, m.layers.param_norm),
+        ):
+            expected = [optax.tree.norm(tree[name]) for name in m.layout.layers]
+            np.testing.assert_allclose(column, expected, rtol=1e-5)
+    assert_close(state.params, params)
+
+
+def test_half_precision_leaves_targets_and_weights_as_they_are():
+    def loss_fn(params, batch, key):
+        zero = (0 * params["w"]).astype(jnp.float32)
+        return jnp.max(batch["labels"]) + zero, {"weight": jnp.sum(batch["weight"])}
+
+    batch = {"labels": np.full(999, 100_001, np.float32), "weight": np.ones(999, np.float32)}
+    _, _, (m,) = run(loss_fn, optax.sgd(0.1), [batch], params={"w": np.float32(1)}, prec="bfloat16")
+    assert (float(m.loss), float(m.weight)) == (100_001, 999)
+
+
+def test_several_steps_in_one_call_are_the_same_steps():
+    tx = optax.adam(1e-2)
+    batches = [make_batch(i) for i in range(6)]
+    _, one, records = run(masked_loss, tx, batches, ema_decay=0.9)
+    stacked = [{n: np.stack([b[n] for b in batches[i : i + 3]]) for n in batches[0]} for i in (0, 3)]
+    _, several, packed = run(masked_loss, tx, stacked, ema_decay=0.9, steps_per_call=3)
+    assert packed[0].packed.shape[0] == 3
+    for i, m in enumerate(records):
+        np.testing.assert_allclose(packed[i // 3].at(i % 3).packed, m.packed, rtol=1e-5, equal_nan=True)
+    assert_close((several.params, several.ema), (one.params, one.ema), rtol=1e-5)
+
+
+def test_ema_follows_its_equation():
+    batches = [make_batch(i) for i in range(3)]
+    expected = make_params()
+    for n in range(1, 4):
+        _, state, _ = run(masked_loss, optax.sgd(0.5), batches[:n], ema_decay=0.75)
+        expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * np.asarray(p), expected, state.params)
+        assert_close(state.ema, expected, rtol=1e-5)
+
+
+# -- the guard ------------------------------------------------------------------------------------
+
+
+def faulty(kind):
+    """A loss that is not finite where the batch says so: in the loss, or only in its gradient."""
+
+    def loss_fn(params, extras, batch, key, policy):
+        loss, (weight, extras, sums) = counting_objective().mean_loss(params, extras, batch, key, policy)
+        bad = jnp.any(batch["bad"] > 0)
+        w = params["dense_0"]["kernel"][0, 0]
+        if kind == "gradient only":  # sqrt at zero: the value is 0, the derivative infinite
+            loss = loss + jnp.where(bad, jnp.sqrt(jnp.where(bad, w - jax.lax.stop_gradient(w), 1.0)), 0.0)
+        else:
+            loss = loss + w * jnp.where(bad, jnp.float32(float(kind)), 0.0)
+        return loss, (weight, extras, sums)
+
+    return Objective(loss_fn, lambda *_: {})
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("kind", ["nan", "inf", "gradient only"])
+@pytest.mark.parametrize("form", ["branch", "select"])
+def test_a_nonfinite_step_changes_nothing_and_is_counted(kind, accumulate, form, monkeypatch, compilations):
+    if form == "select":  # what an accelerator compiles
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    tx = optax.adamw(1e-2)
+    train = jaxprop.make_train_step(faulty(kind), tx, accumulate=accumulate, ema_decay=0.9, schedule=lambda n: n + 1.0)
+    state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0), extras=EXTRAS, ema_decay=0.9)
+    good = {**make_batch(), "bad": np.zeros(16, np.float32)}
+    bad = {**make_batch(), "bad": np.eye(16, dtype=np.float32)[3]}
+    state, first = train(state, good)
+    before = jax.tree.map(jnp.copy, state)
+    state, m = train(state, bad)
+    m = m.host()
+    after = jax.tree.map(jnp.copy, state)
+    warm = compilations()
+    assert_same_bits(
+        (after.params, after.extras, after.opt_state, after.ema, after.key),
+        (before.params, before.extras, before.opt_state, before.ema, before.key),
+    )
+    assert (int(after.step), int(m.skipped), int(m.skips), float(m.update_norm)) == (2, 1, 1, 0.0)
+    m = m.host()
+    assert not np.isfinite(m.loss) or not np.isfinite(m.grad_norm)
+    state, m = train(state, good)
+    assert compilations() == warm
+    m = m.host()
+    assert (int(state.step), int(m.skipped), int(m.skips)) == (3, 0, 1)
+    assert float(first.learning_rate) == 1.0
+    assert float(m.learning_rate) == 2.0  # the skipped step took none
+    assert not np.array_equal(state.params["dense_0"]["kernel"], after.params["dense_0"]["kernel"])
+
+
+# -- precision ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("prec", "rtol"), [("bfloat16", 3e-2), ("float16", 3e-3)])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_half_precision_reports_unscaled_values_near_float32(prec, rtol, accumulate):
+    _, _, (exact,) = run(mean_loss, optax.sgd(0.1), [make_batch()])
+    _, state, (m,) = run(mean_loss, optax.sgd(0.1), [make_batch()], prec=prec, accumulate=accumulate)
+    for name in ("loss", "grad_norm", "update_norm"):
+        np.testing.assert_allclose(getattr(m, name), getattr(exact, name), rtol=rtol)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state))} == {np.dtype(np.float32)}
+
+
+def test_half_precision_computes_in_half():
+    seen = {}
+
+    def loss_fn(params, batch, key):
+        seen.update(inputs=batch["inputs"].dtype, kernel=params["w"].dtype, labels=batch["labels"].dtype)
+        return jnp.mean(batch["inputs"] @ params["w"])
+
+    run(loss_fn, optax.sgd(0.1), [make_batch()], params={"w": np.ones(5, np.float32)}, prec="bfloat16")
+    assert seen == {"inputs": jnp.bfloat16, "kernel": jnp.bfloat16, "labels": jnp.int32}
+
+
+def test_loss_scale_halves_on_overflow_and_doubles_after_good_steps():
+    scaling = precision.Scaling(initial=2.0**15, growth_interval=3)
+    big, small = make_batch(), make_batch()
+    big["inputs"] = big["inputs"] * np.float32(6e4)
+    batches = [small, big, small, small, small, small]
+
+    def loss_fn(params, batch, key):
+        return jnp.mean(jnp.square(forward(params, batch["inputs"])))
+
+    _, state, records = run(loss_fn, optax.sgd(1e-3), batches, prec="float16", scaling=scaling)
+    assert [int(m.skipped) for m in records] == [0, 1, 0, 0, 0, 0]
+    assert [float(m.loss_scale) for m in records] == [2.0**15, 2.0**15, 2.0**14, 2.0**14, 2.0**14, 2.0**15]
+    assert float(state.loss_scale.scale) == 2.0**15
+
+
+def test_small_gradients_survive_float16_only_with_the_scale():
+    def loss_fn(params, batch, key):
+        return jnp.mean(batch["x"] * params["w"]) * 1e-7
+
+    for initial, alive in ((1.0, False), (2.0**15, True)):
+        scaling = precision.Scaling(initial=initial)
+        _, _, (m,) = run(
+            loss_fn, optax.sgd(1.0), [{"x": np.full(4, 1e-2, np.float32)}],
+            params={"w": np.float32(1)}, prec="float16", scaling=scaling,
+        )  # fmt: skip
+        assert (float(m.grad_norm) > 0) == alive
+
+
+def test_parameters_in_float16_keep_their_gradients_over_microbatches():
+    half = precision.Policy(jnp.float16, jnp.float16, jnp.float32)
+    batch = make_batch(size=64)  # weight times loss scale is 2^21, far beyond float16
+    norms = [run(masked_loss, optax.sgd(0.1), [batch], prec=half, accumulate=k)[2][0].grad_norm for k in (1, 2)]
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-2)
+
+
+def test_float64_under_x64(x64):
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), make_params())
+    _, state, _ = run(masked_loss, optax.sgd(0.1), [make_batch()], params=params, prec="float64")
+    assert state.params["dense_0"]["kernel"].dtype == jnp.float64
+
+
+# -- compilation and donation -----------------------------------------------------------------------
+
+COMPILE_CASES = [
+    dict(zip(("prec", "accumulate", "steps_per_call", "ema_decay", "health", "mesh"), case, strict=True))
+    for case in [
+        ("float32", 1, 1, None, True, None),
+        ("float32", 4, 1, 0.9, True, None),
+        ("float32", 2, 3, 0.9, False, None),
+        ("bfloat16", 1, 1, None, True, None),
+        ("float16", 2, 1, 0.9, True, None),
+        ("float16", 1, 3, None, False, None),
+        ("float32", 2, 1, 0.9, True, 4),
+        ("float16", 1, 2, None, True, 8),
+    ]
+]
+
+
+@pytest.mark.parametrize("options", COMPILE_CASES, ids=lambda o: "-".join(str(v) for v in o.values()))
+def test_compiles_once_and_donates(options, compilations):
+    options = {**options, "mesh": options["mesh"] and jaxprop.make_mesh(options["mesh"])}
+    tx = optax.adamw(1e-3)
+    params = jax.tree.map(jnp.asarray, make_params())
+    prec, ema, mesh, several = (options[k] for k in ("prec", "ema_decay", "mesh", "steps_per_call"))
+    train = jaxprop.make_train_step(
+        counting_objective(), tx, prec, options["accumulate"], several, options["health"], ema_decay=ema, mesh=mesh
+    )
+    state = jaxprop.init_state(
+        params, tx, key=jax.random.key(0), extras=EXTRAS, precision=prec, ema_decay=ema, mesh=mesh
+    )
+    counts = []
+    for i in range(3):
+        batch = make_batch(i)
+        if several > 1:
+            batch = {n: np.stack([x] * several) for n, x in batch.items()}
+        old = state
+        state, m = train(state, batch)
+        counts.append(compilations())
+        assert old.params["dense_0"]["kernel"].is_deleted()
+    assert counts[0] > 0
+    assert counts == [counts[0]] * 3
+    assert not params["dense_0"]["kernel"].is_deleted()
+    assert train.layer_names == (("dense_0", "dense_1") if options["health"] else ())
+    assert int(state.step) == 3 * several
+    assert np.all(np.isfinite(m.host().loss))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_eight_devices_are_one(accumulate, steps_per_call):
+    batches = [make_batch(i, 32, weight=np.arange(32) % 5 != 0) for i in range(4)]
+    if steps_per_call > 1:
+        batches = [{n: np.stack([a[n], b[n]]) for n in a} for a, b in zip(batches[::2], batches[1::2], strict=True)]
+    options = {"accumulate": accumulate, "steps_per_call": steps_per_call}
+    _, one, expected = run(masked_loss, optax.adamw(1e-2), batches, **options)
+    _, eight, records = run(masked_loss, optax.adamw(1e-2), batches, mesh=jaxprop.make_mesh(8), **options)
+    for m, e in zip(records, expected, strict=True):
+        np.testing.assert_allclose(m.packed, e.packed, rtol=1e-5)
+    assert_close(eight.params, one.params, rtol=1e-5, atol=1e-6)
+    assert len(eight.params["dense_0"]["kernel"].sharding.device_set) == 8
+
+
+def test_injected_learning_rate_is_reported():
+    tx = optax.inject_hyperparams(optax.sgd)(learning_rate=optax.linear_schedule(1.0, 0.0, 4))
+    _, _, records = run(mean_loss, tx, [make_batch()] * 3)
+    np.testing.assert_allclose([m.learning_rate for m in records], [1.0, 0.75, 0.5])
+    _, _, (m,) = run(mean_loss, optax.sgd(0.1), [make_batch()])
+    assert np.isnan(m.learning_rate)
+
+
+# -- how much is measured -------------------------------------------------------------------------
+
+
+def network(name):
+    """A built-in model bound to its loss, and a batch for it."""
+    rng = np.random.default_rng(0)
+    if name == "mlp":
+        spec, section = Spec(jax.ShapeDtypeStruct((5,), jnp.float32), 3), schema.Mlp(name="mlp", hidden=[8, 8])
+        inputs, labels = rng.normal(size=(8, 5)).astype(np.float32), rng.integers(0, 3, 8)
+    else:
+        spec = Spec(jax.ShapeDtypeStruct((6,), jnp.int32), 7)
+        section = schema.Transformer(name="transformer", layers=1, width=8, heads=2)
+        inputs, labels = rng.integers(0, 7, (4, 6)).astype(np.int32), rng.integers(0, 7, (4, 6))
+    return build(section, spec), {"inputs": inputs, "labels": labels.astype(np.int32)}
+
+
+EQUAL = [("mlp", "float16", 2), ("transformer", "float32", 1)]
+
+
+@pytest.mark.parametrize(("name", "prec", "accumulate"), EQUAL)
+def test_what_is_measured_changes_nothing_in_the_state(name, prec, accumulate):
+    model, batch = network(name)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
+    health = Signals(spikes="clip", respond=True)
+    step = jaxprop.make_train_step(
+        loss_from(model, softmax_cross_entropy), tx, prec, accumulate, health=health, ema_decay=0.9
+    )
+    params, extras = jax.jit(model.init)(jax.random.key(0), batch)
+    states = {}
+    for detail in DETAILS if prec == "float16" else DETAILS[:3]:
+        state = jaxprop.init_state(
+            params, tx, key=jax.random.key(0), extras=extras, precision=prec, ema_decay=0.9, health=health
+        )
+        for _ in range(3):
+            state, m = step(state, batch, detail)
+        states[detail] = state
+    for state in states.values():
+        if name == "mlp":
+            assert_same_bits(state, states["lean"])
+        else:  # the compiler fuses each variant in its own way, which can move the last bit
+            assert_close(state.params, states["lean"].params, rtol=1e-3, atol=1e-5)
+    assert m.rare is not None
+
+
+SMALL = {"x": np.ones((4, 2), np.float32)}
+
+
+def kinds(records):
+    return [("full" if m.rare else "rows" if m.layout.layers else "lean") for m in records]
+
+
+def small_step(**options):
+    tx = optax.sgd(0.1)
+    step = jaxprop.make_train_step(lambda p, b, k: jnp.mean((b["x"] @ p["w"]) ** 2), tx, **options)
+    return step, jaxprop.init_state({"w": np.ones(2, np.float32)}, tx, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("health", [True, Signals(every=4, rare_every=6)], ids=["default", "sparse"])
+def test_a_steps_own_count_decides_what_it_measures_and_each_kind_compiles_once(health, compilations):
+    step, state = small_step(health=health)
+    records, before = [], compilations()
+    counts = []
+    for _ in range(24):
+        state, m = step(state, SMALL)
+        records.append(m)
+        counts.append(compilations() - before)
+    if health is True:
+        expected = ["full" if i % 10 == 0 else "rows" for i in range(1, 25)]
+    else:
+        expected = ["full" if i % 6 == 0 else "rows" if i % 4 == 0 else "lean" for i in range(1, 25)]
+    assert kinds(records) == expected
+    changes = [i for i in range(24) if counts[i] > (counts[i - 1] if i else 0)]
+    assert changes == [expected.index(kind) for kind in dict.fromkeys(expected)]
+
+
+def test_only_float16_has_something_to_flush():
+    step, state = small_step(health=Signals(rare_every=5, flush_every=2))
+    assert kinds([(step(jax.tree.map(jnp.copy, state), SMALL))[1] for _ in range(4)]) == ["rows", "full"] * 2
+    assert np.isnan(step(state, SMALL, "flush")[1].rare.flushed).all()
+
+
+def test_several_steps_in_one_call_measure_everything_in_the_last_where_it_is_due():
+    batch = {"x": np.stack([SMALL["x"]] * 4)}
+    step, state = small_step(steps_per_call=4)
+    single, alone = small_step()
+    for call in range(1, 7):
+        detail = None if call < 6 else "full"
+        stacked = batch if call < 6 else {"x": batch["x"][:1]}  # a run's last call may have fewer
+        state, m = step(state, stacked, detail)
+        full = call in (3, 5, 6)
+        count = 1 if call == 6 else 4
+        assert len(m.packed) == count
+        assert kinds([m.at(i) for i in range(count)]) == ["rows"] * (count - 1) + ["full" if full else "rows"]
+        for i in range(count):
+            alone, expected = single(alone, SMALL, "full" if full and i == count - 1 else "rows")
+            assert m.at(i).layout == expected.layout
+            np.testing.assert_allclose(m.at(i).packed, expected.packed, rtol=1e-6, equal_nan=True)
+
+
+def test_layer_names_wait_for_a_step_that_measures_layers():
+    step, state = small_step(health=Signals(every=2))
+    state, _ = step(state, SMALL)
+    with pytest.raises(UsageError, match="first call"):
+        _ = step.layer_names
+    state, _ = step(state, SMALL)
+    assert step.layer_names == ("w",)
+    step(state, SMALL, "lean")
+    assert step.layer_names == ("w",)
+
+
+def test_an_unknown_detail():
+    step, state = small_step()
+    with pytest.raises(UsageError, match=r"unknown detail 'rowz'.*rows"):
+        step(state, SMALL, "rowz")
+
+
+def test_a_lowered_step_can_be_looked_at():
+    step, state = small_step()
+    assert step.lower(state, SMALL, "full").compile().cost_analysis()
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+X = np.zeros((6, 5), np.float32)
+
+
+def mismatched(prec, ema_decay, state_prec, state_ema):
+    tx = optax.sgd(0.1)
+    state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0), precision=state_prec, ema_decay=state_ema)
+    jaxprop.make_train_step(mean_loss, tx, prec, ema_decay=ema_decay)(state, make_batch())
+
+
+ERRORS = {
+    "unknown precision": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), "float8"), "unknown precision"),
+    "float64 without x64": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), "float64"), "jax_enable_x64"),
+    "accumulate 0": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), accumulate=0), "at least 1, got 0"),
+    "steps_per_call 0": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), steps_per_call=0), "got 0"),
+    "integer parameter": (
+        lambda: jaxprop.init_state({"a": {"n": np.arange(3)}}, optax.sgd(1.0), key=jax.random.key(0)),
+        "floating-point parameters, got a/n of dtype int32",
+    ),
+    "loss not a scalar": (
+        lambda: run(lambda p, b, k: per_example(p, b), optax.sgd(1.0), [make_batch()]),
+        r"got shape \(16,\)",
+    ),
+    "aux not a scalar": (
+        lambda: run(lambda p, b, k: (mean_loss(p, b, k), {"each": b["weight"]}), optax.sgd(1.0), [make_batch()]),
+        "each returned by loss_fn to be a scalar",
+    ),
+    "batch not a multiple": (
+        lambda: run(mean_loss, optax.sgd(1.0), [make_batch(size=6)], accumulate=4),
+        "use a batch of 8",
+    ),
+    "axes disagree": (lambda: run(mean_loss, optax.sgd(1.0), [{"inputs": X, "labels": X[:4]}]), r"labels \(4, 5\)"),
+    "half the steps of a call": (
+        lambda: run(mean_loss, optax.sgd(1.0), [make_batch()], steps_per_call=4),
+        r"expected 4 batches stacked on a leading axis, got arrays with leading axes \[\(16,\)\]",
+    ),
+    "state without loss scale": (lambda: mismatched("float16", None, "float32", None), "same precision="),
+    "state with loss scale": (lambda: mismatched("float32", None, "float16", None), "same precision="),
+    "state without average": (lambda: mismatched("float32", 0.9, "float32", None), "same ema_decay="),
+    "state with average": (lambda: mismatched("float32", None, "float32", 0.9), "same ema_decay="),
+    "aux called loss": (
+        lambda: run(lambda p, b, k: (mean_loss(p, b, k), {"loss": 1.0}), optax.sgd(1.0), [make_batch()]),
+        "'loss' is taken",
+    ),
+    "names too early": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0)).layer_names, "first call"),
+    "too many devices": (lambda: jaxprop.make_mesh(99), "between 1 and 8"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_bad_input_is_one_clear_sentence(case):
+    call, message = ERRORS[case]
+    with pytest.raises(JaxpropError, match=message):
+        call()
+
+
+def test_error_classes():
+    assert issubclass(ShapeError, ValueError)
+    assert issubclass(UsageError, ValueError)
