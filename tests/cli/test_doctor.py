@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxprop.cli import doctor as module
+from jaxprop.tools import doctor as module
 from jaxprop.tools.doctor import Diagnosis, Extra, Finding
 
 WELL = Diagnosis(

@@ -56,6 +56,13 @@ def test_tables(jaxprop, monkeypatch):
     ]
 
 
+def test_overrides(jaxprop, monkeypatch):
+    configs = []
+    monkeypatch.setattr(module, "describe", lambda config: configs.append(config) or SOME)
+    assert jaxprop("info", "model.hidden=[7]", "digits").code == 0
+    assert [config.model.hidden for config in configs] == [(7,)]
+
+
 def test_what_a_backend_does_not_tell(jaxprop, monkeypatch):
     shown = rows(jaxprop, monkeypatch, UNTOLD)
     assert "floating-point operations not told by this backend" in shown

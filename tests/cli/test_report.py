@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxprop.errors import UsageError
+from jaxprop.report import serve
 from tests.report.runs import ALERT, make_run, rows
 
 
@@ -34,6 +36,16 @@ def test_no_page(jaxprop):
     make_run("runs/a")
     assert "report:" not in jaxprop("report", "runs/a", "--no-html").out
     assert not list(Path("runs").rglob("*.html"))
+
+
+@pytest.mark.parametrize(("options", "port"), [([], None), (["--port", "0"], 0), (["--port", "9000"], 9000)])
+def test_the_server_gets_the_port(jaxprop, monkeypatch, options, port):
+    def open_server(source, port):
+        raise UsageError(f"asked for {port}")
+
+    monkeypatch.setattr(serve, "open_server", open_server)
+    make_run("runs/a")
+    assert jaxprop("report", "runs/a", "--serve", *options).err == f"error: asked for {port}\n"
 
 
 REFUSED = [

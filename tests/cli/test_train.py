@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,26 @@ def test_diverged_exits_3(jaxprop, small):
     assert ran.code == 3
     assert json.loads(ran.out)["status"] == "diverged"
     assert ran.err.splitlines()[-1].startswith("diverged: loss or gradients were not finite for 2 steps in a row")
+
+
+@pytest.mark.parametrize(
+    ("words", "lr", "folder", "fresh"),
+    [
+        ("small.yaml", 0.1, "runs/small", False),
+        ("small.yaml optimizer.lr=2 --run x --fresh", 2.0, "x", True),
+        ("--fresh optimizer.lr=2 small.yaml", 2.0, "runs/small", True),
+    ],
+)
+def test_options(jaxprop, small, monkeypatch, words, lr, folder, fresh):
+    calls = []
+
+    def train(config, folder, *, fresh):
+        calls.append((config.optimizer.lr, folder, fresh))
+        return runner.Outcome({"status": "completed"}, 75)
+
+    monkeypatch.setattr(runner, "train", train)
+    assert jaxprop("train", *words.split()).code == 75
+    assert calls == [(lr, Path(folder), fresh)]
 
 
 # -- bad input ------------------------------------------------------------------------------------
