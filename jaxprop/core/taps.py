@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
 
+from jaxprop.core.jaxprs.walk import RULES, VJP_RULE, body_of, equations_and_callers
 from jaxprop.core.measurements import OUTPUT_SIGNALS, TAP_COLUMNS
 from jaxprop.errors import UsageError, one_of
 from jaxprop.types import Batch, PyTree, Sums
@@ -206,7 +208,7 @@ def find(function: Callable[..., Any], *args: Any) -> tuple[tuple[Tap, ...], Any
     found: dict[str, Tap] = {}
     with contextlib.suppress(NotImplementedError, TypeError), _collecting(_Collector(found, None)):
         jaxpr = jax.make_jaxpr(function)(*args)
-        if not _own_rules(jaxpr.jaxpr):
+        if not _own_rules(jaxpr):
             return tuple(found.values()), jaxpr
     jaxpr = jax.make_jaxpr(function)(*args)  # what fails without taps too is told as it is
     warnings.warn(
@@ -217,17 +219,12 @@ def find(function: Callable[..., Any], *args: Any) -> tuple[tuple[Tap, ...], Any
     return (), jaxpr
 
 
-def _own_rules(jaxpr: Any, depth: int = 0) -> bool:
+def _own_rules(jaxpr: ClosedJaxpr) -> bool:
     """Whether a tap lies inside a function that has its own derivative; a tap itself is one."""
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        if name == "custom_lin":  # what jax.jvp leaves of a custom_vjp
-            return True
-        inside = depth + name.startswith(("custom_jvp", "custom_vjp"))
-        if inside > 1 and equation.params.get("name") == "_here":
-            return True
-        bodies = [getattr(body, "jaxpr", body) for body in jax.tree.leaves(list(equation.params.values()))]
-        if any(_own_rules(body, inside) for body in bodies if hasattr(body, "eqns")):
+    for equation, callers in equations_and_callers(jaxpr):
+        rules = sum(caller.primitive.name in RULES for caller in callers)
+        # `custom_lin` is what jax.jvp leaves of a custom_vjp.
+        if equation.primitive.name == "custom_lin" or (rules > 1 and equation.params.get("name") == "_here"):
             return True
     return False
 
@@ -239,10 +236,8 @@ def is_tap(equation: Any) -> bool:
       >>> [is_tap(equation) for equation in find(lambda x: jnp.sin(tap(x, "a")), jnp.ones(3))[1].eqns]
       [True, False]
     """
-    if equation.primitive.name != "custom_vjp_call":
-        return False
-    inside = equation.params["call_jaxpr"].jaxpr.eqns
-    return [inner.params.get("name") for inner in inside] == ["_here"]
+    body = body_of(equation) if equation.primitive.name == VJP_RULE else None
+    return body is not None and [inner.params.get("name") for inner in body.eqns] == ["_here"]
 
 
 @contextlib.contextmanager

@@ -292,12 +292,12 @@ def _activations(
 
         def pass_on(equation: Any, args: list[Any]) -> Any:
             if id(equation) not in outside:
-                return evaluate.as_it_is(equation, args)
+                return evaluate.bind(equation, args)
             seen.append(args[0])
             return [args[0] + added[len(seen) - 1]]
 
         leaves = jax.tree.leaves(state.params)
-        loss = evaluate.evaluate(traced.jaxpr, traced.consts, leaves, {"custom_vjp_call": pass_on})[0]
+        loss = evaluate.evaluate(traced, leaves, {walk.VJP_RULE: pass_on})[0]
         return loss, seen
 
     grads, values = jax.jit(jax.grad(perturbed, has_aux=True))(zeros)

@@ -13,7 +13,7 @@ from jaxprop import data
 from jaxprop.checkpoint import leaves
 from jaxprop.config.load import load
 from jaxprop.core.layers import norm
-from jaxprop.core.precision import LossScale, policy
+from jaxprop.core.precision import policy
 from jaxprop.core.trees import layer_names
 from jaxprop.errors import CheckpointError, RunFolderError, UsageError
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
@@ -22,6 +22,7 @@ from jaxprop.run.blackbox import Box, boxes, changed_sources, read_box
 from jaxprop.run.folder import find_run, read_summary, versions, write_text
 from jaxprop.sinks.jsonl import encode
 from jaxprop.train.gradients import microbatches, value_and_grad
+from jaxprop.train.step import loss_scale
 from jaxprop.types import Objective, TrainState
 
 NOTED = ("jax", "jaxlib", "flax", "optax")
@@ -157,8 +158,8 @@ class Part(NamedTuple):
 def parts(composed: compose.Composed, state: TrainState, box: Box) -> Iterator[Part]:
     """Yields what a step differentiates, microbatch by microbatch."""
     config, objective = composed.experiment.config, composed.task.objective
-    count, batch = config.run.accumulate, _batch(box)
-    key, scale, computes = _key(state, box), _scale(state), policy(config.precision.policy)
+    count, batch = config.run.accumulate, jax.tree.map(jnp.asarray, box.batch)
+    key, scale, computes = _key(state, box), loss_scale(state), policy(config.precision.policy)
     if count == 1:
         yield Part(scaled(objective, state.extras, computes, scale), state.params, batch, key, 0, 1)
         return
@@ -175,12 +176,12 @@ def _in_all(composed: compose.Composed, state: TrainState, box: Box) -> Finding 
 
     def step(params: Any, batch: Any) -> tuple[Any, Any]:
         forward, back = value_and_grad(
-            composed.task.objective, policy(config.precision.policy), config.run.accumulate, _scale(state),
+            composed.task.objective, policy(config.precision.policy), config.run.accumulate, loss_scale(state),
             params, state.extras, batch, _key(state, box),
         )  # fmt: skip
         return forward.loss, back.params
 
-    loss, grads = jax.jit(step)(state.params, _batch(box))
+    loss, grads = jax.jit(step)(state.params, jax.tree.map(jnp.asarray, box.batch))
     sums = bool(jnp.isfinite(loss)) and all(bool(jnp.isfinite(grad).all()) for grad in jax.tree.leaves(grads))
     if sums and bool(jnp.isfinite(norm(grads))):
         return None
@@ -193,16 +194,8 @@ def _in_all(composed: compose.Composed, state: TrainState, box: Box) -> Finding 
     )
 
 
-def _batch(box: Box) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(array) for name, array in box.batch.items()}
-
-
 def _key(state: TrainState, box: Box) -> jax.Array:
     return jax.random.fold_in(state.key, box.step - 1)  # a step is numbered by the state it leaves
-
-
-def _scale(state: TrainState) -> jax.Array | None:
-    return state.loss_scale.scale if isinstance(state.loss_scale, LossScale) else None
 
 
 def scaled(objective: Objective, extras: Any, computes: Any, scale: Any) -> Callable[..., jax.Array]:

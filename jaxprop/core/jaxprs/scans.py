@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from jax.extend import core
+from jax.extend.core import ClosedJaxpr, Literal
+
+from jaxprop.core.jaxprs.walk import body_of
 
 # What hands an argument on as it is, entry for entry.
 SAME = frozenset({"convert_element_type", "copy", "sharding_constraint", "optimization_barrier"})
-# Where the jaxpr of a call lies among an equation's parameters.
-BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
-def scan_lengths(jaxpr: Any, count: int) -> list[int | None]:
+def scan_lengths(jaxpr: ClosedJaxpr, count: int) -> list[int | None]:
     """Finds the arguments that a scan runs over, through casts, jit, remat and custom derivatives.
 
     Args:
@@ -51,14 +51,14 @@ def _follow(jaxpr: Any, arguments: dict[Any, int], lengths: dict[int, int]) -> N
         elif name == "scan":
             _book_scan(equation, flowing, lengths)
         else:
-            body = next((_open(equation.params[key]) for key in BODIES if key in equation.params), None)
-            if body is not None and len(body.invars) == len(equation.invars):
-                _follow(body, {body.invars[i]: argument for i, argument in flowing.items()}, lengths)
+            body = body_of(equation)  # of calls, custom rules and others that hand their inputs on one by one
+            if body is not None and len(body.jaxpr.invars) == len(equation.invars):
+                _follow(body.jaxpr, {body.jaxpr.invars[i]: argument for i, argument in flowing.items()}, lengths)
 
 
 def _book_scan(equation: Any, flowing: dict[int, int], lengths: dict[int, int]) -> None:
     # Constants and carries keep their rank inside the body, what is scanned over loses its first axis.
-    body = _open(equation.params["jaxpr"])
+    body = equation.params["jaxpr"].jaxpr
     nested = {}
     for i, argument in flowing.items():
         outer, inner = equation.invars[i].aval, body.invars[i].aval
@@ -69,9 +69,5 @@ def _book_scan(equation: Any, flowing: dict[int, int], lengths: dict[int, int]) 
     _follow(body, nested, lengths)
 
 
-def _is_known(var: Any, known: dict[Any, int]) -> bool:
-    return not isinstance(var, core.Literal) and var in known
-
-
-def _open(jaxpr: Any) -> Any:
-    return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+def _is_known(atom: Any, known: dict[Any, int]) -> bool:
+    return not isinstance(atom, Literal) and atom in known
