@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from jaxprop.config import find
@@ -98,3 +101,10 @@ def test_files_that_cannot_be_loaded(small, tmp_path, files, sentence):
 def test_null_base_inherits_nothing(small, tmp_path):
     (tmp_path / "a.yaml").write_text("base:\n" + (tmp_path / small).read_text())
     assert load("a.yaml").config == load(small).config
+
+
+def test_config_never_imports_jax():
+    heavy = "[name for name in ('jax', 'numpy', 'optax') if name in sys.modules]"
+    code = f"import sys, jaxprop.config.load, jaxprop.config.diff; print({heavy})"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"

@@ -30,7 +30,7 @@ class Counted:
 @contextlib.contextmanager
 def running(source, port=0):
     with open_server(source, port) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
             yield server.server_port

@@ -425,6 +425,8 @@ LEGS = [
 ]
 
 
+@pytest.mark.timeout(400)  # five processes that import jax and compile
+@pytest.mark.usefixtures("default_signals")
 def test_signals_stop_a_process_and_the_run_stays_the_same(sections, tmp_path):
     config = changed(
         sections,

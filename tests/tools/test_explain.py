@@ -11,6 +11,8 @@ from jaxprop.tools import explain as module
 from jaxprop.tools.explain import explain
 from tests.benches import merged
 
+pytestmark = pytest.mark.timeout(400)  # the fixtures train, and compile many programs
+
 BASE = {
     "task": {"name": "classify"},
     "data": {"name": "digits", "batch_size": 16},

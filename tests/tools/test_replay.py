@@ -21,6 +21,8 @@ from jaxprop.tools import replay as replays
 from jaxprop.tools.replay import parts, replay, replay_run
 from tests.benches import Bench, Poisoned
 
+pytestmark = pytest.mark.timeout(400)  # the fixtures train, and some tests start another Python
+
 BAD = (4, 5, 17)
 
 
