@@ -134,6 +134,16 @@ def next_loss_scale(state: LossScale, finite: jax.Array, scaling: Scaling) -> Lo
     return LossScale(scale, jnp.where(grow, 0, good_steps))
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """Returns `x` in float32, or as it is in float64: what sums and norms are taken in.
+
+    Example:
+      >>> wide(jnp.ones(2, jnp.bfloat16)).dtype.name
+      'float32'
+    """
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
 def cast_floating(tree: PyTree, dtype: DTypeLike) -> PyTree:
     """Casts the floating-point leaves of a pytree and leaves the others as they are.
 
