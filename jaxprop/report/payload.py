@@ -16,6 +16,7 @@ from jaxprop.report.read import RunData, Series
 from jaxprop.report.reduce import BINS, decimate, heat_map
 from jaxprop.report.spikes import spikes
 from jaxprop.report.verdict import gradient_signal, judge, short
+from jaxprop.run.status import OPEN
 
 CURVES = ("loss", "grad_norm", "lr", "loss_scale")
 ALERTS = 200  # of a run; more are counted
@@ -57,7 +58,7 @@ def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
         "name": name,
         "status": run.status,
         "step": run.last_step,
-        "live": run.status in ("running", "unfinished"),
+        "live": run.status in OPEN,
         "verdict": verdict._asdict(),
         "notes": list(run.notes),
         "alerts": [_alert(alert) for alert in run.alerts[:ALERTS]],

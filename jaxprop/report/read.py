@@ -18,6 +18,7 @@ from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, Rows
 from jaxprop.report.lines import Tail
 from jaxprop.report.order import forward_order
 from jaxprop.run.folder import find_run
+from jaxprop.run.status import OPEN, Status
 
 FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json")
 NO_COLUMN = ("step", "split")
@@ -106,7 +107,7 @@ class Reader:
                 continue
             found.append((path.name, stat.st_mtime_ns, stat.st_size))
         # A process that is killed changes no file.
-        held = not (self.folder / "summary.json").exists() and _status(self.folder, None) == "running"
+        held = not (self.folder / "summary.json").exists() and _status(self.folder, None) == Status.RUNNING
         return (*found, ("held", int(held), 0))
 
     def read(self) -> RunData:
@@ -192,7 +193,7 @@ def _damage(tail: Tail, status: str, misfits: int) -> Iterator[str]:
     count = tail.damaged + misfits
     if count:
         yield f"{count:,} damaged {'line' if count == 1 else 'lines'} of {tail.path.name} left out"
-    if tail.cut and status not in ("running", "unfinished"):
+    if tail.cut and status not in OPEN:
         yield f"the last line of {tail.path.name} is cut short and left out"
 
 
@@ -203,14 +204,14 @@ def _status(folder: Path, summary: dict[str, Any] | None) -> str:
         try:
             owner = json.loads((folder / name).read_text(encoding="utf-8"))
             if owner["host"] != socket.gethostname() or os.name == "nt":
-                return "running"  # nobody can tell; on Windows, asking the process would stop it
+                return Status.RUNNING  # nobody can tell; on Windows, asking the process would stop it
             os.kill(int(owner["pid"]), 0)
         except PermissionError:
-            return "running"  # somebody else's process
+            return Status.RUNNING  # somebody else's process
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue
-        return "running"
-    return "unfinished"
+        return Status.RUNNING
+    return Status.UNFINISHED
 
 
 def _config(path: Path, notes: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxprop.health.watch.alerts import TITLES
 from jaxprop.report.fields import nested, number, text, whole
 from jaxprop.report.read import RunData
+from jaxprop.run.status import OPEN, Status
 
 SHORT = {
     "nonfinite": "loss or gradient not finite",
@@ -52,14 +53,14 @@ CAUSES = {
     "bad_init": "the initial weights are out of scale",
     "unstable": "training is unstable, for no cause that stands out",
 }
-ENDED = {
-    "completed": "completed",
-    "stopped_early": "stopped early",
-    "interrupted": "interrupted; the same command goes on from there",
-    "diverged": "diverged",
-    "failed": "failed",
-    "running": "still being written",
-    "unfinished": "without a summary: still being written elsewhere, or killed",
+ENDED: dict[str, str] = {
+    Status.COMPLETED: "completed",
+    Status.STOPPED_EARLY: "stopped early",
+    Status.INTERRUPTED: "interrupted; the same command goes on from there",
+    Status.DIVERGED: "diverged",
+    Status.FAILED: "failed",
+    Status.RUNNING: "still being written",
+    Status.UNFINISHED: "without a summary: still being written elsewhere, or killed",
 }
 TELLING = 0.05  # decades off the other layers below which a layer is like them
 
@@ -94,11 +95,15 @@ def judge(run: RunData) -> Verdict:
 
 
 def _tone(run: RunData, main: dict[str, Any] | None) -> str:
-    if run.status in ("diverged", "failed") or run.findings or (main is not None and main.get("severity") == "act"):
+    if (
+        run.status in (Status.DIVERGED, Status.FAILED)
+        or run.findings
+        or (main is not None and main.get("severity") == "act")
+    ):
         return "bad"
     if main is not None or _broken_at(run) is not None:
         return "watch"
-    return "open" if run.status in ("running", "unfinished") or not _is_watched(run) else "good"
+    return "open" if run.status in OPEN or not _is_watched(run) else "good"
 
 
 def _is_watched(run: RunData) -> bool:
@@ -133,17 +138,17 @@ def _headline(run: RunData, main: dict[str, Any] | None) -> str:
     layer = text(main.get("layer"))
     where = f" in {layer}" if layer else ""
     what = _capital(f"{short(text(main.get('kind'), 'alert'))}{where} at step {whole(main.get('step')) or 0:,}")
-    if run.status == "running":
+    if run.status == Status.RUNNING:
         return f"{what}; still being written, step {run.last_step:,} so far."
-    if run.status == "unfinished":
+    if run.status == Status.UNFINISHED:
         return f"{what}; the run has not ended, or was killed, at step {run.last_step:,}."
     return f"{what}; the run {_ended(run)}."
 
 
 def _without_alert(run: RunData) -> str:
     steps, broken, error = f"{run.last_step:,}", _broken_at(run), _error(run)
-    if run.status in ("running", "unfinished"):
-        how = "is still being written" if run.status == "running" else "has not ended, or was killed"
+    if run.status in OPEN:
+        how = "is still being written" if run.status == Status.RUNNING else "has not ended, or was killed"
         return f"No alert up to step {steps}; the run {how}."
     if error:
         return f"{_capital(run.status)} at step {steps}: {error}"
@@ -151,16 +156,20 @@ def _without_alert(run: RunData) -> str:
         return f"A value that is not finite, at step {whole(run.findings[0].get('step')) or 0:,}."
     if broken is not None:
         return f"No alert, but loss or gradient were not finite at step {broken:,}; the run {_ended(run)}."
-    how = "" if run.status == "completed" else f" ({ENDED.get(run.status, run.status)})"
+    how = "" if run.status == Status.COMPLETED else f" ({ENDED.get(run.status, run.status)})"
     if not _is_watched(run):
         return f"{steps} steps, and nobody watched: health.watch is false{how}."
     return f"Healthy: {steps} steps without an alert{how}."
 
 
 def _ended(run: RunData) -> str:
-    known = {"completed": "completed all the same", "interrupted": "was interrupted", "stopped_early": "stopped early"}
+    known: dict[str, str] = {
+        Status.COMPLETED: "completed all the same",
+        Status.INTERRUPTED: "was interrupted",
+        Status.STOPPED_EARLY: "stopped early",
+    }
     how = known.get(run.status, run.status)
-    return f"{how} at step {run.last_step:,}" if run.status != "completed" else how
+    return f"{how} at step {run.last_step:,}" if run.status != Status.COMPLETED else how
 
 
 def _facts(run: RunData, main: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -10,12 +10,13 @@ import numpy as np
 from jaxprop import data
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run.clock import Clock
-from jaxprop.run.compose import Experiment, Stop
+from jaxprop.run.compose import Experiment
+from jaxprop.run.interrupt import Interrupts
 from jaxprop.types import TrainState
 
 
 def evaluate(
-    experiment: Experiment, state: TrainState, clock: Clock | None = None, stop: Stop | None = None
+    experiment: Experiment, state: TrainState, clock: Clock | None = None, stop: Interrupts | None = None
 ) -> dict[str, float] | None:
     """Evaluates a state on the test split: exact means, padding left out.
 
@@ -47,4 +48,4 @@ def evaluate(
     # The loss first: what comes out of jit is sorted by name.
     order = sorted(totals, key=lambda name: name != "loss")
     means = {name: float(totals[name][0] / totals[name][1]) if totals[name][1] else math.nan for name in order}
-    return means | experiment.derived(means)
+    return means | experiment.task.derived(means)

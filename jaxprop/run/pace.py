@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.run import Health
 from jaxprop.core import layers
 from jaxprop.health.signals import adam
@@ -17,8 +16,6 @@ from jaxprop.types import TrainState
 
 ROWS_EVERY, RARE_EVERY = 1, 10  # until more is known
 INTERVALS = (10, 20, 50, 100)  # between records of all signals, to choose from
-B2, EPS = 0.999, 1e-8  # Adam's defaults
-NO_SQUARES = ("adabelief", "adamax", "adamaxw", "yogi")  # their `nu` is no mean of squared gradients
 NEVER = 2**31 - 1
 FULL_CALLS, ROW_CALLS = 4, 20  # calls of each kind that are timed, once compiled
 
@@ -125,32 +122,6 @@ class Pace:
             self.measuring = False
 
 
-def settings(config: Config) -> Signals:
-    """Returns what a configuration asks of the step itself; how often it is asked for is the pace's.
-
-    Args:
-      config: the configuration.
-
-    Example:
-      >>> from jaxprop.config.build import build
-      >>> sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
-      >>> sections |= {"optimizer": {"name": "adam", "lr": 0.1, "b2": 0.99}, "run": {"epochs": 1}}
-      >>> made = settings(build(sections | {"health": {"on_alert": ["clip", "stop"]}}))
-      >>> made.b2, made.spikes, made.respond
-      (0.99, 'clip', True)
-    """
-    health, arguments = config.health, config.optimizer.arguments()
-    responses = health.responses
-    return Signals(
-        taps=health.taps,
-        curvature=health.curvature,
-        b2=None if config.optimizer.name in NO_SQUARES else float(arguments.get("b2") or B2),
-        eps=float(arguments.get("eps") or EPS),
-        spikes=next((name for name in ("skip", "clip") if name in responses), None),
-        respond=bool({"clip", "cut_lr", "rollback"} & set(responses)),
-    )
-
-
 def rows_seconds(state: TrainState) -> float:
     """Returns the time that a row for every layer takes, by itself and less that of an empty call.
 
@@ -164,11 +135,11 @@ def rows_seconds(state: TrainState) -> float:
       >>> rows_seconds(TrainState(0, {"w": jnp.ones(4)}, {}, (), None, (), {}, ())) >= 0
       True
     """
-    groups = layers.group_layers(state.params)
+    groups, usual = layers.group_layers(state.params), Signals()
 
     def rows(params: Any, updates: Any, grads: Any, opt_state: Any) -> Any:
         found = adam.moments(opt_state, opt_state, params)
-        lag = () if found is None else adam.adam_lag(groups, found, B2, EPS)
+        lag = () if found is None else adam.adam_lag(groups, found, usual.b2 or 0.0, usual.eps)
         norms = layers.squares(groups, params), layers.squares(groups, updates)
         return *norms, layers.gradient_counts(groups, grads), lag
 

@@ -49,21 +49,21 @@ def evaluate_run(
     started = time.perf_counter()
     path = _checkpoints_of(Path(folder))
     config = _overridden(build(stored_config(path)), overrides)
-    composed = compose(config)
-    if composed.experiment.test is None:
+    experiment = compose(config)
+    if experiment.test is None:
         raise UsageError(
             f"the data of {folder} have no test split to evaluate on; add the override data.test=FILE.npz"
             if config.data.name == "arrays"
             else f"the data of {folder} have no test split to evaluate on"
         )
-    restored = _restore(path, config, composed.state, "best" if best else None)
+    restored = _restore(path, config, experiment.init(config.run.seed), "best" if best else None)
     return {
         "run": str(folder),
         "step": restored.step,
-        "metrics": evaluate(composed.experiment, restored.state),
-        "reference": dict(composed.task.reference),
+        "metrics": evaluate(experiment, restored.state),
+        "reference": dict(experiment.task.reference),
         "parameters": trees.count(restored.state.params),
-        "examples": composed.experiment.test.length,
+        "examples": experiment.test.length,
         "seconds": time.perf_counter() - started,
     }
 

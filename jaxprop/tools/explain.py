@@ -156,22 +156,22 @@ def explain(config: Config) -> Explanation:
     Reference: Rumelhart, Hinton, Williams, Learning representations by back-propagating errors, Nature 323, 1986.
     """
     single, notes = _single(config)
-    composed = compose.compose(single)
-    state, batch = composed.state, next(composed.experiment.stream)
-    first = next((n for n in range(LATEST) if float(composed.optimizer.schedule(n)) > 0), 0)
+    experiment = compose.compose(single)
+    state, batch = experiment.init(single.run.seed), next(experiment.stream)
+    first = next((n for n in range(LATEST) if float(experiment.optimizer.schedule(n)) > 0), 0)
     for _ in range(first):
-        state, _ = composed.experiment.step(state, batch, "lean")
-        batch = next(composed.experiment.stream)
+        state, _ = experiment.step(state, batch, "lean")
+        batch = next(experiment.stream)
     if first:
         notes.append(f"the schedule's rate is 0 up to step {first}, so this is step {first + 1}")
-    plain = _by_hand(composed, state, batch)
+    plain = _by_hand(experiment, state, batch)
     if not (math.isfinite(plain.loss) and math.isfinite(_norm(plain.grads))):
         raise UsageError(
             "the loss or its gradient is not finite in this step, so there is nothing to follow; train with "
             "optimizer.lr lowered, or check the data"
         )
     before = jax.tree.map(np.asarray, state.params)
-    after, m = composed.experiment.step(state, batch, "full")
+    after, m = experiment.step(state, batch, "full")
     measured = m.host()
     tolerance = float(jnp.finfo(policy(config.precision.policy).compute).eps) ** 0.5
     checks = _checks(plain, before, after, measured, tolerance)
@@ -221,9 +221,9 @@ class ByHand(NamedTuple):
     loss_after: float
 
 
-def _by_hand(composed: compose.Composed, state: TrainState, batch: Batch) -> ByHand:
-    objective, optimizer = composed.task.objective, composed.optimizer
-    dtypes = policy(composed.experiment.config.precision.policy)
+def _by_hand(experiment: compose.Experiment, state: TrainState, batch: Batch) -> ByHand:
+    objective, optimizer = experiment.task.objective, experiment.optimizer
+    dtypes = policy(experiment.config.precision.policy)
     key = jax.random.fold_in(state.key, state.step)
 
     def loss_fn(params: PyTree, weight: jax.Array) -> tuple[jax.Array, Any]:

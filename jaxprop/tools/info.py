@@ -14,7 +14,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.core import trees
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run import compose
-from jaxprop.types import PyTree
+from jaxprop.types import PyTree, TrainState
 
 
 class Layer(NamedTuple):
@@ -97,20 +97,20 @@ def describe(config: Config) -> Description:
       JaxpropError: the data, the model, the optimizer and the devices do not fit together.
     """
     single = _with_run(config, steps_per_call=1)  # the cost of one step, not of one call
-    composed = compose.compose(single)
-    state = composed.state
-    scales = composed.optimizer.lr_scales
+    experiment = compose.compose(single)
+    state = experiment.init(single.run.seed)
+    scales = experiment.optimizer.lr_scales
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(state.params)]
-    mesh = composed.experiment.mesh
+    mesh = experiment.mesh
     return Description(
         layers=tuple(describe_layers(state.params)),
         parameters=sum(sizes),
         frozen=sum(size for size, scale in zip(sizes, scales, strict=True) if scale == 0),
         bytes={name: trees.size_bytes(getattr(state, name)) for name in ("params", "opt_state", "ema", "extras")},
-        cost=_cost(single, composed),
+        cost=_cost(experiment, state),
         devices=describe_devices(list(mesh.devices.flat) if mesh else jax.local_devices()[:1]),
-        data=_data(config, composed),
-        reference=composed.task.reference,
+        data=_data(config, experiment),
+        reference=experiment.task.reference,
     )
 
 
@@ -163,15 +163,15 @@ def _with_run(config: Config, **changes: Any) -> Config:
     return config.model_copy(update={"run": config.run.model_copy(update=changes)})
 
 
-def _cost(config: Config, composed: compose.Composed) -> Cost:
-    batch = _batch(composed)
-    lowered = composed.experiment.step.lower(composed.state, batch)
+def _cost(experiment: compose.Experiment, state: TrainState) -> Cost:
+    config, batch = experiment.config, _batch(experiment)
+    lowered = experiment.step.lower(state, batch)
     memory = lowered.compile().memory_analysis()
     # Operations are counted on the step without accumulation: the loop over microbatches would be counted once.
-    whole = composed if config.run.accumulate == 1 else compose.compose(_with_run(config, accumulate=1))
-    counted = (lowered if whole is composed else whole.experiment.step.lower(whole.state, batch)).cost_analysis()
+    whole = experiment if config.run.accumulate == 1 else compose.compose(_with_run(config, accumulate=1))
+    counted = (lowered if whole is experiment else whole.step.lower(state, batch)).cost_analysis()
     # Not "while": the step guards its own update with one, of one turn.
-    program = str(jax.make_jaxpr(whole.experiment.step)(whole.state, batch))
+    program = str(jax.make_jaxpr(whole.step)(state, batch))
     flops, loops = (counted or {}).get("flops"), re.search(r"\bscan\[", program) is not None
     if memory is None:
         return Cost(flops, loops, None, None, None)
@@ -181,16 +181,16 @@ def _cost(config: Config, composed: compose.Composed) -> Cost:
     )
 
 
-def _batch(composed: compose.Composed) -> Any:
-    batch, mesh = next(composed.experiment.stream), composed.experiment.mesh
+def _batch(experiment: compose.Experiment) -> Any:
+    batch, mesh = next(experiment.stream), experiment.mesh
     return batch if mesh is None else place_batch(batch, mesh)
 
 
-def _data(config: Config, composed: compose.Composed) -> dict[str, int]:
-    per_epoch = composed.experiment.stream.batches_per_epoch
-    sizes = {f"{split}_examples": source.length for split, source in composed.sources.items()}
+def _data(config: Config, experiment: compose.Experiment) -> dict[str, int]:
+    per_epoch = experiment.stream.batches_per_epoch
+    sizes = {f"{split}_examples": source.length for split, source in experiment.sources.items()}
     return sizes | {
         "batch_size": config.data.batch_size,
         "batches_per_epoch": per_epoch,
-        "total_steps": composed.experiment.total_steps,
+        "total_steps": experiment.total_steps,
     }

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from jaxprop.config.load import load
 from jaxprop.errors import UsageError, one_of
+from jaxprop.run.status import Status
 from jaxprop.run.train import train
 
 FIRST_STEPS = 50  # over which a run's beginning is judged
@@ -127,7 +128,7 @@ def update_ratio(run: Run) -> float:
 def last_loss(run: Run) -> float:
     """Loss on the test split at the end; infinite where the run has diverged."""
     loss = run.summary["metrics"].get("loss")
-    return math.inf if loss is None or run.summary["status"] == "diverged" else loss
+    return math.inf if loss is None or run.summary["status"] == Status.DIVERGED else loss
 
 
 def settled_loss(run: Run) -> float:

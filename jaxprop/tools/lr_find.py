@@ -108,11 +108,11 @@ def find_rate(config: Config, *, lowest: float = LOWEST, highest: float = HIGHES
             f"the optimizer {config.optimizer.name} chooses its rate itself, so there is none to look for; name "
             "another with optimizer.name"
         )
-    composed = compose.compose(_sweeping(config, lowest, highest, steps))
-    sweeps = [sweep(composed, seed) for seed in range(2)]
+    experiment = compose.compose(_sweeping(config, lowest, highest, steps))
+    sweeps = [sweep(experiment, seed) for seed in range(2)]
     first, second = (found.verdict.suggested for found in sweeps)
     if (first is None) != (second is None) or (first and second and not 1 / AGREE <= first / second <= AGREE):
-        sweeps.append(sweep(composed, 2))
+        sweeps.append(sweep(experiment, 2))
     return conclude(sweeps)
 
 
@@ -137,23 +137,23 @@ def _sweeping(config: Config, lowest: float, highest: float, steps: int) -> Conf
     )
 
 
-def sweep(composed: compose.Composed, seed: int) -> Sweep:
+def sweep(experiment: compose.Experiment, seed: int) -> Sweep:
     """Takes the steps of one sweep, up to where its loss has clearly risen.
 
     Args:
-      composed: a configuration whose schedule is the sweep's.
+      experiment: of a configuration whose schedule is the sweep's.
       seed: added to the run's own; of the parameters, the data's order and dropout.
 
     Returns:
       The losses, and what they say.
     """
-    config, step = composed.experiment.config, composed.experiment.step
+    config, step = experiment.config, experiment.step
     own = config.model_copy(update={"run": config.run.model_copy(update={"seed": config.run.seed + seed})})
-    state, stream = compose.start(own, composed), compose.open_stream(own, composed.sources["train"])
+    state, stream = experiment.init(own.run.seed), compose.open_stream(own, experiment.sources["train"])
     rates: list[float] = []
     losses: list[float] = []
-    for _ in range(composed.experiment.total_steps):
-        state, m = step(state, place(composed.experiment, next(stream))[0], "lean")
+    for _ in range(experiment.total_steps):
+        state, m = step(state, place(experiment, next(stream))[0], "lean")
         measured = m.host()
         rates.append(float(measured.learning_rate))
         losses.append(float(measured.loss))

@@ -103,10 +103,10 @@ def replay(folder: Path) -> Replayed:
       JaxpropError: the box cannot be read, or its run not be built again.
     """
     box = read_box(folder)
-    composed = compose.compose(load(box.folder / "config.yaml").config)
-    state = _state(box, composed)
+    experiment = compose.compose(load(box.folder / "config.yaml").config)
+    state = _state(box, experiment)
     finding = None
-    for part in parts(composed, state, box):
+    for part in parts(experiment, state, box):
         found = find_nonfinite(part.loss_fn, part.params, part.batch, part.key)
         if found is None:
             continue
@@ -117,15 +117,16 @@ def replay(folder: Path) -> Replayed:
             finding = finding._replace(examples=(*finding.examples, *examples))
     if finding is not None:
         finding = finding._replace(examples=tuple(sorted(finding.examples)))
-    return Replayed(box.step, finding or _in_all(composed, state, box), tuple(_differences(box)))
+    return Replayed(box.step, finding or _in_all(experiment, state, box), tuple(_differences(box)))
 
 
-def _state(box: Box, composed: compose.Composed) -> TrainState:
+def _state(box: Box, experiment: compose.Experiment) -> TrainState:
     """The box's state, if it is one of its own config's."""
-    needed = next(data.one_pass(composed.sources["train"], 1))
+    needed = next(data.one_pass(experiment.sources["train"], 1))
+    fresh = experiment.init(experiment.config.run.seed)
     try:
-        leaves.check_fit(box.about["leaves"], composed.state, str(box.folder))
-        state = leaves.unpack(box.arrays, box.key_impls, composed.state)
+        leaves.check_fit(box.about["leaves"], fresh, str(box.folder))
+        state = leaves.unpack(box.arrays, box.key_impls, fresh)
         leaves.check_fit(box.about["leaves"], state, str(box.folder))
         fits = needed.keys() == box.batch.keys() and all(
             box.batch[name].shape[1:] == array.shape[1:] for name, array in needed.items()
@@ -155,9 +156,9 @@ class Part(NamedTuple):
     stride: int
 
 
-def parts(composed: compose.Composed, state: TrainState, box: Box) -> Iterator[Part]:
+def parts(experiment: compose.Experiment, state: TrainState, box: Box) -> Iterator[Part]:
     """Yields what a step differentiates, microbatch by microbatch."""
-    config, objective = composed.experiment.config, composed.task.objective
+    config, objective = experiment.config, experiment.task.objective
     count, batch = config.run.accumulate, jax.tree.map(jnp.asarray, box.batch)
     key, scale, computes = _key(state, box), loss_scale(state), policy(config.precision.policy)
     if count == 1:
@@ -170,13 +171,13 @@ def parts(composed: compose.Composed, state: TrainState, box: Box) -> Iterator[P
         extras = objective.mean_loss(state.params, extras, one, its_key, computes)[1][1]
 
 
-def _in_all(composed: compose.Composed, state: TrainState, box: Box) -> Finding | None:
+def _in_all(experiment: compose.Experiment, state: TrainState, box: Box) -> Finding | None:
     """What is not finite of the step as a whole although each of its parts is: a sum of them, or the norm."""
-    config = composed.experiment.config
+    config = experiment.config
 
     def step(params: Any, batch: Any) -> tuple[Any, Any]:
         forward, back = value_and_grad(
-            composed.task.objective, policy(config.precision.policy), config.run.accumulate, loss_scale(state),
+            experiment.task.objective, policy(config.precision.policy), config.run.accumulate, loss_scale(state),
             params, state.extras, batch, _key(state, box),
         )  # fmt: skip
         return forward.loss, back.params

@@ -102,7 +102,11 @@ class Problem:
         self.recipe, self.state, self.batch, self.key = recipe, state, batch, key
         self._mask = trainable_mask(recipe.trainable, state.params)
         self.trained = split(state.params, self._mask)
-        self.scale = loss_scale(recipe, state)
+        self.scale = loss_scale(state)
+        if needs_scaling(recipe.policy) != (self.scale is not None):
+            raise UsageError(
+                "the state was made for another precision than the step's; make it with step.init(params, key=key)"
+            )
 
     def merged(self, trained: PyTree) -> PyTree:
         """All parameters, with these for the trained ones."""
@@ -337,12 +341,8 @@ def report(
     return after, measurements.pack(forward.sums, scalars, rows, tap_rows(plan, back.sinks), plan.layout)
 
 
-def loss_scale(recipe: Recipe, state: TrainState) -> jax.Array | None:
+def loss_scale(state: TrainState) -> jax.Array | None:
     """The loss scale in use, or None without one."""
-    if needs_scaling(recipe.policy) != isinstance(state.loss_scale, LossScale):
-        raise UsageError(
-            "the state was made for another precision than the step's; make it with step.init(params, key=key)"
-        )
     return state.loss_scale.scale if isinstance(state.loss_scale, LossScale) else None
 
 

@@ -75,11 +75,11 @@ def test_one_weight_is_followed(found):
 
 def test_losses_of_single_examples_are_those_of_batches_of_one():
     config = build(merged(BASE, {"model": {"dropout": 0.0, "batch_norm": False}, "parallel": {"devices": 1}}))
-    step, composed = explain(config), compose(config)
-    batch = next(composed.experiment.stream)
+    step, experiment = explain(config), compose(config)
+    batch, state = next(experiment.stream), experiment.init(config.run.seed)
     for i, example in enumerate(step.examples):
         one = {name: values[i : i + 1] for name, values in batch.items()}
-        loss, _ = composed.experiment.evaluate(composed.state.params, composed.state.extras, one)["loss"]
+        loss, _ = experiment.evaluate(state.params, state.extras, one)["loss"]
         assert example.loss == pytest.approx(float(loss), rel=1e-4)
         assert example.label == one["labels"][0]
 
@@ -106,8 +106,8 @@ def test_a_train_step_that_computes_something_else_is_found(monkeypatch, what):
     whole = module.compose.compose
 
     def crooked(config):
-        composed = whole(config)
-        step = composed.experiment.step
+        experiment = whole(config)
+        step = experiment.step
 
         def altered(state, batch, detail):
             state, m = step(state, batch, detail)
@@ -117,7 +117,7 @@ def test_a_train_step_that_computes_something_else_is_found(monkeypatch, what):
             at = {"loss": 0, "grad_norm": 2}[what]
             return state, type(m)(m.packed.at[at].multiply(1.01), m.layout)
 
-        return composed._replace(experiment=composed.experiment._replace(step=altered))
+        return experiment._replace(step=altered)
 
     monkeypatch.setattr(module.compose, "compose", crooked)
     found = explain(build(BASE))
@@ -131,9 +131,10 @@ def test_a_step_that_is_not_finite_is_told(monkeypatch):
     whole = module.compose.compose
 
     def broken(config):
-        composed = whole(config)
-        state = composed.state._replace(params=jax.tree.map(lambda x: x * np.nan, composed.state.params))
-        return composed._replace(state=state)
+        experiment = whole(config)
+        state = experiment.init(config.run.seed)
+        state = state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
+        return experiment._replace(init=lambda seed: state)
 
     monkeypatch.setattr(module.compose, "compose", broken)
     with pytest.raises(UsageError, match="the loss or its gradient is not finite in this step"):

@@ -112,8 +112,8 @@ def test_a_sweep_takes_the_rates_it_says_and_learns():
 
 
 def test_a_sweep_with_a_seed_is_the_same_again():
-    composed = compose(build(merged(BASE, {"run": {"epochs": None, "steps": 12, "ema_decay": None}})))
-    first, other, again = (sweep(composed, seed) for seed in (0, 1, 0))
+    experiment = compose(build(merged(BASE, {"run": {"epochs": None, "steps": 12, "ema_decay": None}})))
+    first, other, again = (sweep(experiment, seed) for seed in (0, 1, 0))
     assert first == again
     assert first.loss != other.loss
 

@@ -91,6 +91,20 @@ def released(levers: Levers) -> Levers | None:
     return levers._replace(lr_scale=1.0) if levers.lr_scale < 1 else None
 
 
+def change(name: str, old: Levers, new: Levers) -> tuple[float, str]:
+    """Returns the value that an action has set, and what that does, for a person.
+
+    Example:
+      >>> change("cut_lr", Levers(), Levers(lr_scale=0.5))
+      (0.5, 'learning rate x 0.5')
+    """
+    if name == "clip":
+        return new.grad_limit, f"gradient clipped to norm {new.grad_limit:.4g}"
+    if new.rate_limit < old.rate_limit:
+        return new.rate_limit, f"learning rate held at {new.rate_limit:.4g}"
+    return new.lr_scale, f"learning rate x {new.lr_scale / old.lr_scale:.3g}"
+
+
 def tighten(state: TrainState, levers: Levers) -> TrainState:
     """Returns the state with the levers set; its other leaves and every placement stay.
 
