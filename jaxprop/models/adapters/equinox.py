@@ -143,7 +143,15 @@ def _equinox_call(eqx: Any, kind: type) -> Callable[..., tuple[Any, Any]]:
             return module(x, state=state, **arguments) if "state" in accepted else (module(x, **arguments), state)
 
         axes = (0, None, None if keys is None else 0)
-        return jax.vmap(one, in_axes=axes, out_axes=(0, None), axis_name="batch")(inputs, state, keys)
+        try:
+            return jax.vmap(one, in_axes=axes, out_axes=(0, None), axis_name="batch")(inputs, state, keys)
+        except ValueError as error:
+            if "out_axes is None" not in str(error):
+                raise
+            raise JaxpropError(
+                "the module's state differs from example to example; reduce it over the batch before state.set, "
+                "as jax.lax.pmean(x, 'batch') does, or pass call="
+            ) from error
 
     return call
 

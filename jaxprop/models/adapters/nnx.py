@@ -25,6 +25,9 @@ from jaxprop.types import Batch, Model, PyTree
 
 Call = Callable[[Any, Batch, nnx.Rngs, bool], Any]  # (module, batch, rngs, train) -> outputs
 
+# Folded into a step's key where streams must not meet its draws, which fold in 0, 1, 2, ...
+OWNED, NAMED = 2**31, 2**31 + 1
+
 
 def from_nnx(
     factory: Callable[[nnx.Rngs], nnx.Module],
@@ -87,7 +90,7 @@ def from_nnx(
     abstract.train()
     graph, _, random, _ = _nnx_split(abstract, wrt)
     graphs = {True: graph, False: eval_graph}
-    owned = len(jax.tree.leaves(random))
+    draws = takes_rngs or bool(jax.tree.leaves(random))
 
     def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         del batch  # an NNX module knows its shapes
@@ -95,14 +98,15 @@ def from_nnx(
         return params, extras
 
     def apply(params: PyTree, extras: PyTree, batch: Batch, *, key: Any, train: bool) -> tuple[Any, PyTree]:
-        if key is None and train and (owned or takes_rngs):
+        if key is None and train and draws:
             raise JaxpropError(
                 "this model draws random numbers in training: expected apply(..., key=a PRNG key), got None"
             )
         key = jax.random.key(0) if key is None else _typed(key)
-        module = nnx.merge(graphs[train], params, _random_state(random, key), extras)
-        # The module's own streams fold in 0, 1, ...; without any, the streams are those of nnx.Rngs(key).
-        streams = _streams(jax.random.fold_in(key, owned) if owned else key, rngs) if takes_rngs else nnx.Rngs()
+        owned, streams = key, nnx.Rngs()
+        if takes_rngs:  # these draw as nnx.Rngs(key) does, so the module's own streams start elsewhere
+            owned, streams = jax.random.fold_in(key, OWNED), _streams(key, rngs)
+        module = nnx.merge(graphs[train], params, _random_state(random, owned), extras)
         with tapped_nnx(module) if taps else contextlib.nullcontext():
             outputs = call(module, batch, streams, train)
         new = _nnx_split(module, wrt)[-1]
@@ -148,9 +152,9 @@ def _custom_call(function: Callable[..., Any]) -> tuple[Call, bool]:
 
 
 def _streams(key: jax.Array, names: Sequence[str]) -> nnx.Rngs:
-    """The default stream has the key itself, stream i its own; the first number that is folded in is free of draws."""
-    apart = jax.random.fold_in(key, 2**31)
-    return nnx.Rngs(key, **{name: jax.random.fold_in(apart, i) for i, name in enumerate(names)})
+    """The default stream has the key itself, each named stream one of its own."""
+    named = jax.random.fold_in(key, NAMED)
+    return nnx.Rngs(key, **{name: jax.random.fold_in(named, i) for i, name in enumerate(names)})
 
 
 def _nnx_module(factory: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nnx.Module:

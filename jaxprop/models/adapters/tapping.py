@@ -158,9 +158,10 @@ def _tapped_copy(module: Any, path: tuple[Any, ...], base: type, opaque: tuple[t
     parts = [_tapped_copy(leaf, (*path, *at), base, opaque) if inside(leaf) else leaf for at, leaf in leaves]
     copy = jax.tree.unflatten(treedef, parts)
     if callable(copy):
+        original: Any = type(module)
         name = "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
         # The copy is ours alone; a module's own __setattr__ refuses any change.
-        object.__setattr__(copy, "__class__", _tapped_equinox_class(type(module), name or ROOT, opaque))
+        object.__setattr__(copy, "__class__", _tapped_equinox_class(original, name or ROOT, opaque))
     return copy
 
 
