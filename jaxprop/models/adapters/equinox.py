@@ -14,6 +14,7 @@ from jaxprop.errors import JaxpropError, MissingExtraError
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.shared import (
     as_dict,
+    calling_with,
     expect_callable,
     expect_pair,
     from_dict,
@@ -109,6 +110,7 @@ def _equinox_factory(eqx: Any, module: Any) -> Callable[[jax.Array], tuple[Any, 
         # init's arrays are donated to the train step, so they must not be the user's own
         return eqx.nn.make_with_state(lambda _: jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, module))
     expect_callable(module, "module", "an equinox.Module or a factory key -> equinox.Module")
+    module = calling_with(module, "key")
     made = eqx.filter_eval_shape(module, jax.random.key(0))
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], eqx.nn.State):
         return module

@@ -48,7 +48,8 @@ def from_linen(
     the module has an attribute of that name that is set.
 
     Sown values (`self.sow("losses", ...)`) are no state. As in Linen itself they are dropped unless they are asked
-    for: with `collections=("losses",)` the outputs are `LinenOutputs(value, collections)`, for the loss to add up.
+    for: with `collections=("losses",)` the outputs are `LinenOutputs(value, collections)`, so that the loss can add
+    them; metrics then read `outputs.value`.
 
     Args:
       module: a Linen module, not yet bound.

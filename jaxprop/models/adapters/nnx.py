@@ -13,6 +13,7 @@ from flax import nnx
 from jaxprop.errors import JaxpropError
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.shared import (
+    calling_with,
     expect_callable,
     expect_same_leaves,
     inputs_of,
@@ -83,6 +84,7 @@ def from_nnx(
             f"expected a factory rngs -> nnx.Module, got a {name}; write from_nnx(lambda rngs: {name}(..., rngs=rngs))"
         )
     expect_callable(factory, "factory", "rngs -> nnx.Module")
+    factory = calling_with(factory, "rngs")
     abstract = nnx.eval_shape(lambda: _nnx_module(factory, nnx.Rngs(0)))
     call, takes_rngs = _nnx_call(abstract) if call is None else _custom_call(call)
     abstract.eval()

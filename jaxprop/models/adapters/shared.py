@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,30 @@ def mode_arguments(function: Callable[..., Any], train: bool) -> dict[str, bool]
     return {name: value(train) for name, value in MODES.items() if name in accepted}
 
 
+def calling_with(factory: Callable[..., Any], name: str) -> Callable[[Any], Any]:
+    """Returns a factory as a function of one positional argument, for those that take it by keyword only.
+
+    Args:
+      factory: a function or class of one required argument.
+      name: that argument's usual name, such as `rngs` or `key`.
+
+    Example:
+      >>> def make(*, rngs):
+      ...     return rngs
+      >>> calling_with(make, "rngs")(3)
+      3
+    """
+    function: Any = factory
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isclass(function):  # whose own signature may be hidden behind that of its metaclass
+        function = inspect.getattr_static(function, "__init__")
+    parameter = parameters_of(function).get(name)
+    if parameter is not None and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+        return lambda value: factory(**{name: value})
+    return factory
+
+
 def inputs_of(batch: Batch) -> Any:
     """Returns `batch["inputs"]`.
 
@@ -72,7 +97,7 @@ def within_axis(function: Callable[..., Any], axis_name: str | None, adapter: st
     """Binds the name of a mapped axis for a model that reduces over it, such as a synchronized BatchNorm.
 
     The train step is one program over the whole batch, on every device of its mesh: a mean over the batch is already
-    a mean over all devices, so the axis has size 1.
+    a mean over all devices, so the axis has size 1. Inside a `shard_map` that binds the axis, that axis counts.
 
     Args:
       function: any function that returns arrays.
@@ -93,7 +118,7 @@ def within_axis(function: Callable[..., Any], axis_name: str | None, adapter: st
 
     def bound(*args: Any, **kwargs: Any) -> Any:
         try:
-            if axis_name is None:
+            if axis_name is None or _is_bound(axis_name):
                 return function(*args, **kwargs)
             mapped = jax.vmap(lambda _: function(*args, **kwargs), axis_name=axis_name)
             return jax.tree.map(lambda x: x[0], mapped(jnp.zeros(1)))
@@ -107,6 +132,15 @@ def within_axis(function: Callable[..., Any], axis_name: str | None, adapter: st
             ) from error
 
     return bound
+
+
+def _is_bound(axis_name: str) -> bool:
+    """Whether a shard_map or vmap of the user's binds the axis, over which the model then reduces."""
+    try:
+        jax.lax.psum(1, axis_name)
+    except NameError:
+        return False
+    return True
 
 
 # -- nested dicts ---------------------------------------------------------------------------------

@@ -90,6 +90,21 @@ def test_a_state_that_differs_between_examples_is_refused():
         applied(from_equinox(Remembering))
 
 
+class ByKeyword(eqx.Module):
+    linear: eqx.nn.Linear
+
+    def __init__(self, *, key):
+        self.linear = eqx.nn.Linear(4, 2, key=key)
+
+    def __call__(self, x):
+        return self.linear(x)
+
+
+def test_a_class_that_takes_its_key_by_keyword_is_a_factory():
+    params, _ = from_equinox(ByKeyword).init(KEY, BATCH)
+    np.testing.assert_array_equal(params["linear"]["weight"], ByKeyword(key=KEY).linear.weight)
+
+
 class Kinds(eqx.Module):
     linear: eqx.nn.Linear
     index: jax.Array

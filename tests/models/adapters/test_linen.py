@@ -20,7 +20,7 @@ KEY = jax.random.key(3)
 
 
 def applied(model, train=True):
-    params, extras = model.init(jax.random.key(0), BATCH)
+    params, extras = jax.jit(model.init)(jax.random.key(0), BATCH)
     return model.apply(params, extras, BATCH, key=KEY, train=train)
 
 
@@ -124,6 +124,18 @@ def test_an_axis_name_makes_statistics_of_the_whole_batch_on_every_mesh(devices)
     ours = after(from_linen(Synchronized(), axis_name="devices"), mesh)
     plain = after(from_linen(Synchronized(None)), None)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, plain)
+
+
+def test_an_axis_that_is_bound_outside_is_reduced_over():
+    model = from_linen(Synchronized(), axis_name="devices")
+    params, extras = model.init(jax.random.key(0), BATCH)
+    halves = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), BATCH)
+
+    def statistics(batch):
+        return model.apply(params, extras, batch, key=KEY, train=True)[1]["batch_stats"]["BatchNorm_0"]["mean"]
+
+    means = jax.vmap(statistics, axis_name="devices")(halves)
+    np.testing.assert_allclose(means, np.tile(statistics(BATCH), (2, 1)), rtol=1e-5)
 
 
 class TrainingOnly(nn.Module):

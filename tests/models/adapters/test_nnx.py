@@ -1,5 +1,7 @@
 """NNX: random streams of a call, modes, variables that appear, and axes that layers reduce over."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +129,24 @@ def test_leaves_of_all_kinds():
     np.testing.assert_allclose(outputs, BATCH["inputs"] @ kernel @ kernel, rtol=1e-5)
     assert new["calls"] == 1
     assert jax.tree.structure(new) == jax.tree.structure(extras)
+
+
+class ByKeyword(nnx.Module):
+    def __init__(self, width=2, *, rngs):
+        self.linear = nnx.Linear(4, width, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(x)
+
+
+class Inheriting(ByKeyword):
+    pass
+
+
+@pytest.mark.parametrize("factory", [ByKeyword, Inheriting, functools.partial(ByKeyword, 2)])
+def test_a_class_that_takes_its_streams_by_keyword_is_a_factory(factory):
+    params, _ = from_nnx(factory).init(jax.random.key(0), BATCH)
+    assert_same(params["linear"]["kernel"], ByKeyword(rngs=nnx.Rngs(jax.random.key(0))).linear.kernel[...])
 
 
 class Growing(nnx.Module):
