@@ -11,7 +11,15 @@ import jax
 
 from jaxprop.errors import JaxpropError
 from jaxprop.models.adapters.functions import from_functions
-from jaxprop.models.adapters.shared import expect_same_leaves, inputs_of, mode_arguments, same_leaves, within_axis
+from jaxprop.models.adapters.shared import (
+    expect_callable,
+    expect_names,
+    expect_same_leaves,
+    inputs_of,
+    mode_arguments,
+    same_leaves,
+    within_axis,
+)
 from jaxprop.models.adapters.tapping import tapped_linen
 from jaxprop.types import Batch, Model, PyTree
 
@@ -91,9 +99,10 @@ def from_linen(
     if not isinstance(module, nn.Module):
         got = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
         raise JaxpropError(f"expected a flax.linen.Module instance, got {got}")
-    if isinstance(collections, str):
-        raise JaxpropError(f"expected collections to be names, got a string; write collections=({collections!r},)")
+    expect_names(rngs, "rngs")
+    expect_names(collections, "collections")
     call = _linen_call(module) if call is None else call
+    expect_callable(call, "call", "(module, batch, train) -> outputs")
 
     def streams(key: jax.Array) -> dict[str, jax.Array]:
         # The first stream keeps the key itself, so that a model with dropout alone draws as in plain Linen.

@@ -15,6 +15,7 @@ from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.shared import (
     calling_with,
     expect_callable,
+    expect_names,
     expect_same_leaves,
     inputs_of,
     mode_arguments,
@@ -56,7 +57,8 @@ def from_nnx(
         has arguments of these names. The default is `module(batch["inputs"], ...)`.
       taps: tap what every sub-module returns; False where the module calls `jaxprop.tap` itself.
       rngs: names of random streams that have a key of their own, such as `("dropout", "noise")`.
-      wrt: an NNX filter, as `nnx.Optimizer` takes it; `nnx.LoRAParam` trains these alone.
+      wrt: an NNX filter, as `nnx.Optimizer` takes it; `nnx.LoRAParam` trains these alone, and the other parameters are
+        extras, which keep their dtype under mixed precision.
       axis_name: name of the mapped axis that the module's layers reduce over, as `nnx.BatchNorm(axis_name=...)` does;
         a step computes the statistics of its whole batch, over all devices.
 
@@ -84,6 +86,7 @@ def from_nnx(
             f"expected a factory rngs -> nnx.Module, got a {name}; write from_nnx(lambda rngs: {name}(..., rngs=rngs))"
         )
     expect_callable(factory, "factory", "rngs -> nnx.Module")
+    expect_names(rngs, "rngs")
     factory = calling_with(factory, "rngs")
     abstract = nnx.eval_shape(lambda: _nnx_module(factory, nnx.Rngs(0)))
     call, takes_rngs = _nnx_call(abstract) if call is None else _custom_call(call)

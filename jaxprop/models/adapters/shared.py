@@ -200,6 +200,16 @@ def expect_callable(function: Any, name: str, signature: str) -> None:
         raise JaxpropError(f"expected {name} to be {signature}, got {type(function).__name__}")
 
 
+def expect_names(names: Any, argument: str) -> None:
+    """Raises JaxpropError where names are one string, whose letters would be taken for them.
+
+    Example:
+      >>> expect_names(("dropout", "noise"), "rngs")
+    """
+    if isinstance(names, str):
+        raise JaxpropError(f"expected {argument} to be several names, got a string; write {argument}=({names!r},)")
+
+
 def expect_pair(returned: Any, name: str, pair: str, fix: str) -> tuple[Any, Any]:
     """Returns what a function returned, or raises JaxpropError where it is not a pair.
 

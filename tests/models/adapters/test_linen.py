@@ -152,6 +152,8 @@ class TrainingOnly(nn.Module):
     [
         (lambda: applied(from_linen(Sowing(), collections=("loss",))), JaxpropError, "sows nothing into .* 'loss'"),
         (lambda: from_linen(Sowing(), collections="losses"), JaxpropError, r"write collections=\('losses',\)"),
+        (lambda: from_linen(Sowing(), rngs="dropout"), JaxpropError, r"write rngs=\('dropout',\)"),
+        (lambda: from_linen(Sowing(), 3), JaxpropError, "expected call to be .* got int"),
         (lambda: applied(from_linen(Synchronized())), JaxpropError, r"'devices', which .*axis_name='devices'\)"),
         (lambda: applied(from_linen(TrainingOnly())), ShapeError, "create every variable in evaluation too"),
     ],

@@ -178,6 +178,7 @@ def test_an_axis_name_makes_statistics_of_the_whole_batch():
         (lambda: trained(from_nnx(Growing)), ShapeError, r"got \['seen'\]; create every variable in __init__"),
         (lambda: trained(from_nnx(Synchronized)), JaxpropError, r"'devices', which .*from_nnx\(\.\.\., axis_name="),
         (lambda: from_nnx(Drawing, lambda m, b, key: 0), JaxpropError, r"got the arguments \['m', 'b', 'key'\]"),
+        (lambda: from_nnx(Drawing, rngs="noise"), JaxpropError, r"write rngs=\('noise',\)"),
         (lambda: from_nnx(Drawing, 3), JaxpropError, "expected call to be .* got int"),
     ],
 )
