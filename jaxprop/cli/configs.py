@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxprop.config.find import packaged, read
+from jaxprop.config.locate import packaged, read
 from jaxprop.errors import EXIT_DONE
 
 

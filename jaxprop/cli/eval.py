@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxprop.config.find import SUFFIXES, find
 from jaxprop.config.load import load
+from jaxprop.config.locate import SUFFIXES, locate
 from jaxprop.errors import EXIT_DONE, UsageError
 
 
@@ -44,7 +44,7 @@ def run_folder(run_or_config: str, run: Path | None) -> Path:
             raise UsageError(f"{path} is a folder and --run {run} another; give one of them")
         return path
     if run is not None:
-        find(run_or_config)
+        locate(run_or_config)
         return run
     if path.name == "config.yaml" and (path.parent / "checkpoints").is_dir():
         return path.parent

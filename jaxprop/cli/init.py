@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxprop.config.find import packaged, read, schema_comment
+from jaxprop.config.locate import packaged, read, schema_comment
 from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import EXIT_DONE, UsageError, one_of
 

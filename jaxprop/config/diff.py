@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxprop.config.dump import plain
+from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Path, dotted
 
@@ -57,7 +57,7 @@ def diff(old: Config, new: Config) -> list[Change]:
       >>> [str(change) for change in diff(old, new)]
       ['run.epochs: 1 -> 2']
     """
-    return list(_differences(plain(old), plain(new), ()))
+    return list(_differences(to_builtins(old), to_builtins(new), ()))
 
 
 def mathematical(old: Config, new: Config) -> list[Change]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from jaxprop.config.find import schema_comment
+from jaxprop.config.locate import schema_comment
 from jaxprop.config.schema.config import Config
 from jaxprop.config.yaml_loader import BOOL, FLOAT, INT, NULL
 
@@ -34,20 +34,20 @@ def dump(config: Config, folder: Path | None = None) -> str:
       task: {name: classify}
     """
     body = yaml.dump(
-        plain(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
+        to_builtins(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
     )
     return f"{schema_comment(folder)}\n{body}"
 
 
-def plain(value: Any) -> Any:
+def to_builtins(value: Any) -> Any:
     """Returns a section as the dicts, lists and scalars that YAML has; unset optional keys are left out."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         names = sorted(fields, key=lambda name: name != "name")
         values = {name: getattr(value, name) for name in names}
-        return {name: plain(v) for name, v in values.items() if v is not None or fields[name].default is not None}
+        return {name: to_builtins(v) for name, v in values.items() if v is not None or fields[name].default is not None}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_builtins(item) for item in value]
     return value
 
 

@@ -25,7 +25,7 @@ FLOAT = re.compile(
 MAX_DIGITS = 400  # more than any float64 has; Python refuses to read integers of 4300
 
 
-def plain(text: str) -> str | int | float | bool | None:
+def scalar(text: str) -> str | int | float | bool | None:
     """Returns the value of an unquoted YAML scalar.
 
     Args:
@@ -35,7 +35,7 @@ def plain(text: str) -> str | int | float | bool | None:
       None, a bool, an int, a float, or else the text itself.
 
     Example:
-      >>> [plain(text) for text in ("1e-3", "010", "0o10", "no", "12:30:45", "~")]
+      >>> [scalar(text) for text in ("1e-3", "010", "0o10", "no", "12:30:45", "~")]
       [0.001, 10, 8, 'no', '12:30:45', None]
 
     Reference:
@@ -162,7 +162,7 @@ class _Reader:
         if self.count > MAX_VALUES:
             raise self.refuse(node, f"more than {MAX_VALUES} values after expanding aliases (*name)")
         if isinstance(node, yaml.ScalarNode):
-            return plain(node.value) if node.style is None else node.value
+            return scalar(node.value) if node.style is None else node.value
         if id(node) in self.open:
             raise self.refuse(node, "an alias (*name) refers to the value that contains it")
         self.open.add(id(node))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprop.report.fields import nested, text
+from jaxprop.report.fields import nested
 from jaxprop.report.read import RunData, Series
 from jaxprop.report.verdict import ENDED, worst_layers
 
@@ -124,8 +124,3 @@ def _note(runs: Sequence[RunData]) -> str:
         "These runs have different layers: their curves are compared, and their depth profiles by relative position, "
         "from 0 at the input to 1 at the output."
     )
-
-
-def same_model(runs: Sequence[RunData]) -> bool:
-    """Returns whether all runs that recorded layers recorded the same ones."""
-    return not text(_note(runs))

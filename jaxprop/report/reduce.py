@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -170,8 +170,3 @@ def _span(logs: np.ndarray) -> tuple[float, float, bool, bool]:
         bottom = min(max(least, float(np.median(logs)) - LOWER), most - DECADES)
         top = bottom + DECADES
     return bottom, top, least < bottom - 1e-6, most > top + 1e-6
-
-
-def as_json(value: NamedTuple | None) -> dict[str, Any] | None:
-    """Returns a NamedTuple as a dict, None as it is."""
-    return None if value is None else value._asdict()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jaxprop.checkpoint import Checkpoints, Restored, stored_config
 from jaxprop.config.build import build, build_tree
 from jaxprop.config.diff import mathematical
-from jaxprop.config.dump import plain
+from jaxprop.config.dump import to_builtins
 from jaxprop.config.merge import merge, overrides_tree
 from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Path as Keys
@@ -83,7 +83,7 @@ def _checkpoints_of(folder: Path) -> Path:
 
 def _overridden(stored: Config, overrides: Sequence[str]) -> Config:
     patch, problems = overrides_tree(overrides)
-    config = build_tree(merge(Tree(plain(stored), {}), patch), problems)
+    config = build_tree(merge(Tree(to_builtins(stored), {}), patch), problems)
     changes = [c for c in mathematical(stored, config) if not any(c.path[: len(p)] == p for p in EVALUATION_ONLY)]
     if changes:
         lines = "".join(f"\n  {change}" for change in changes)

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from jaxprop.config.find import packaged
 from jaxprop.config.load import load
+from jaxprop.config.locate import packaged
 from jaxprop.errors import UsageError
 from jaxprop.tools import lesson as lessons
 from jaxprop.tools.lesson import LESSONS, Lesson, Run, teach

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxprop.health.watch.detectors import Finding
+from jaxprop.health.watch.detectors import Symptom
 from jaxprop.health.watch.reading import RECURRENT, Reading, Trail
 
 RECENT = 400  # steps for which a rise of the rate stays a likely cause
@@ -18,13 +18,13 @@ SUDDEN = ("gradient_spike", "layer_spike", "loss_jump")
 class Case(NamedTuple):
     """What a cause is judged by."""
 
-    finding: Finding
+    symptom: Symptom
     reading: Reading
     trail: Trail
 
     @property
     def kind(self) -> str:
-        return self.finding.kind
+        return self.symptom.kind
 
     @property
     def age(self) -> int:
@@ -59,7 +59,7 @@ def _recurrence(c: Case) -> bool:
     if not c.trail.recurrent:
         return False
     through_time = c.kind in ("exploding", "saturated") or (c.kind in START and c.seen("recurrence") > 0.6)
-    moved = c.kind in ("gradient_spike", "layer_spike") and bool(RECURRENT.search(c.finding.layer or ""))
+    moved = c.kind in ("gradient_spike", "layer_spike") and bool(RECURRENT.search(c.symptom.layer or ""))
     return through_time or (moved and c.seen("loss_z") < 6)
 
 
@@ -174,9 +174,9 @@ CAUSES: dict[str, Callable[[Case], str]] = {
 }
 
 
-def likeliest(finding: Finding, reading: Reading, trail: Trail) -> tuple[str, str, dict[str, float | str]]:
+def likeliest(symptom: Symptom, reading: Reading, trail: Trail) -> tuple[str, str, dict[str, float | str]]:
     """Returns the cause's id, the line of the configuration to change, and the evidence."""
-    case = Case(finding, reading, trail)
+    case = Case(symptom, reading, trail)
     cause = next((name for name, test in TESTS if test(case)), "unstable")
     evidence: dict[str, float | str] = {
         name: float(f"{value:.4g}")

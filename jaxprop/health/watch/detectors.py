@@ -20,7 +20,7 @@ STEADY = 0.8  # Kendall's tau above which a trend is one without a doubt
 OVERFLOWS = 8  # non-finite gradients in a row that a loss scale may take to come down
 
 
-class Finding(NamedTuple):
+class Symptom(NamedTuple):
     """What a detector holds against a record; `Watch` turns its first one into an alert."""
 
     kind: str
@@ -59,7 +59,7 @@ class NonFinite:
     streak: int = 0
     since: int = 0
 
-    def scan(self, r: Reading, trail: Trail, _: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, _: WatchConfig) -> list[Symptom]:
         if r.finite:
             self.streak = 0
             return []
@@ -70,7 +70,7 @@ class NonFinite:
         if overflow and self.streak <= OVERFLOWS:
             return []
         count = 1.0 if r.rows is None else max(float(np.nansum(r.rows.nonfinite)), 1.0)
-        return [Finding("nonfinite", self._layer(r), "act", count, 0.0, self.since)]
+        return [Symptom("nonfinite", self._layer(r), "act", count, 0.0, self.since)]
 
     def _layer(self, r: Reading) -> str | None:
         """The layer the backward pass met first: nearest the loss among those with non-finite gradients."""
@@ -117,7 +117,7 @@ class LossLevel:
     levels: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=20))
     rising: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not r.finite:
             return []
         means, strict = self.means, strictness(r, trail, config)
@@ -133,7 +133,7 @@ class LossLevel:
         trail.note(r.step, loss_ratio=1 + (means.fast - means.slow) / max(abs(means.slow), noise))
         return found + (self._rise(r, trail, config, noise, strict) if armed and r.fed else [])
 
-    def _rise(self, r: Reading, trail: Trail, config: WatchConfig, noise: float, strict: float) -> list[Finding]:
+    def _rise(self, r: Reading, trail: Trail, config: WatchConfig, noise: float, strict: float) -> list[Symptom]:
         """Above the slow mean; or, further, above the lowest of late, which shows in a falling loss sooner."""
         means = self.means
         rise = means.fast - means.slow
@@ -143,17 +143,17 @@ class LossLevel:
         severity = graded(over, (config.loss_ratio - 1) * strict, (config.loss_ratio_act - 1) * strict)
         if enough and severity:
             severity = severity if rise > 2 * config.loss_noise * noise else "advice"
-            return [Finding("loss_rise", None, severity, 1 + over, config.loss_ratio, self.rising)]
+            return [Symptom("loss_rise", None, severity, 1 + over, config.loss_ratio, self.rising)]
         lowest = min(self.levels, default=means.fast)
         rise = means.fast - lowest
         ratio = 1 + rise / max(abs(lowest), noise)
         trail.note(r.step, loss_over_lowest=ratio)
         if ratio - 1 > (config.lowest_ratio - 1) * strict and rise > config.lowest_noise * noise * strict:
             at = len(self.levels) - 1 - self.levels.index(lowest)
-            return [Finding("loss_rise", None, "advice", ratio, config.lowest_ratio, r.step - EVERY_TREND * at)]
+            return [Symptom("loss_rise", None, "advice", ratio, config.lowest_ratio, r.step - EVERY_TREND * at)]
         return []
 
-    def _jump(self, r: Reading, trail: Trail, config: WatchConfig, jump: float, strict: float) -> list[Finding]:
+    def _jump(self, r: Reading, trail: Trail, config: WatchConfig, jump: float, strict: float) -> list[Symptom]:
         start = sorted(self.first)[len(self.first) // 2] if self.first else 0.0
         # Where next to nothing is left of the loss, a wrong example is many times as much and no harm.
         large = r.loss - self.means.fast > max(0.25 * abs(self.means.fast), 0.1 * abs(start))
@@ -172,9 +172,9 @@ class LossLevel:
         if stayed < 2 and value < config.loss_once * strict:
             return []
         severity = "act" if value > config.loss_jump_act * strict and stayed else "advice"
-        return [Finding("loss_jump", None, severity, value, config.loss_jump, since)]
+        return [Symptom("loss_jump", None, severity, value, config.loss_jump, since)]
 
-    def _start(self, r: Reading, config: WatchConfig, noise: float) -> list[Finding]:
+    def _start(self, r: Reading, config: WatchConfig, noise: float) -> list[Symptom]:
         """The first losses, and whether three in a row, at their median, are well above them."""
         if len(self.first) < 5:
             self.first.append(r.loss)
@@ -185,7 +185,7 @@ class LossLevel:
         over = 1 + (now - base) / max(abs(base), noise)
         if len(self.recent) < 3 or over < config.start_ratio or now < worst + 3 * noise:
             return []
-        return [Finding("loss_start", None, "act" if over > 2 else "advice", over, config.start_ratio, r.step - 2)]
+        return [Symptom("loss_start", None, "act" if over > 2 else "advice", over, config.start_ratio, r.step - 2)]
 
     def rearm(self) -> None:
         self.levels.clear()
@@ -205,7 +205,7 @@ class GradientNorm:
     high: int = 0
     left: float = math.inf
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not r.finite:
             return []
         strict, found = strictness(r, trail, config), []
@@ -216,9 +216,9 @@ class GradientNorm:
         if z > config.z * strict:
             broken = trail.get("loss_z") > 5 or trail.get("loss_ratio", 1.0) > config.loss_ratio
             act = (z > config.z_act * strict and trail.get("loss_z") > 2) or broken
-            found.append(Finding("gradient_spike", layer, "act" if act else "advice", z, config.z, self.high))
+            found.append(Symptom("gradient_spike", layer, "act" if act else "advice", z, config.z, self.high))
         elif worst > config.z_layer * strict and rise > 1.0:
-            found.append(Finding("layer_spike", layer, "advice", worst, config.z_layer, r.step))
+            found.append(Symptom("layer_spike", layer, "advice", worst, config.z_layer, r.step))
         found += self._growth(r, trail, config)
         if r.fed:
             self._feed(r, trail, config)
@@ -233,7 +233,7 @@ class GradientNorm:
         i = int(np.argmax(z))
         return r.layer(i), float(z[i]), float(rise[i])
 
-    def _growth(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def _growth(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if r.step % EVERY_TREND == 0 and self.trend.full:
             slope, now, tau = self.trend.fit()
             grown = now - self.level
@@ -241,7 +241,7 @@ class GradientNorm:
             self.left = max((self.level + math.log(10) - now) / slope, 0.0) if steady else math.inf
         trail.note(r.step, grad_steps_left=self.left)
         if self.left < config.horizon and not trail.grace(r.step):
-            return [Finding("gradient_trend", None, "advice", self.left, config.horizon, self.trend.lowest)]
+            return [Symptom("gradient_trend", None, "advice", self.left, config.horizon, self.trend.lowest)]
         return []
 
     def _feed(self, r: Reading, trail: Trail, config: WatchConfig) -> None:
@@ -271,13 +271,13 @@ class Rate:
     kinds: ClassVar[tuple[str, ...]] = ("rate",)
     since: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         rise = rate_rise(trail, r.step)
         self.since = (self.since or r.step) if rise > 1.01 else 0
         if rise > 1.3:
             trail.note(r.step, rise=rise)
         severity = graded(rise, config.rate, config.rate_act)
-        return [Finding("rate", None, severity, rise, config.rate, self.since)] if severity else []
+        return [Symptom("rate", None, severity, rise, config.rate, self.since)] if severity else []
 
 
 @dataclasses.dataclass
@@ -293,7 +293,7 @@ class Output:
     drift: float = 0.0
     grown: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not (r.finite and math.isfinite(r.output)):
             return []
         means = self.means
@@ -305,7 +305,7 @@ class Output:
             return []  # not logits: targets of a regression may be of any size
         found = []
         if means.count == 0 and r.step - trail.start <= 2 and r.output > config.init_output:
-            found.append(Finding("init_output", None, "advice", r.output, config.init_output, r.step))
+            found.append(Symptom("init_output", None, "advice", r.output, config.init_output, r.step))
             trail.note(r.step, init_output=r.output)
         if r.fed:
             means.feed(r.output, config.fast, config.slow)
@@ -315,11 +315,11 @@ class Output:
         severity = graded(means.fast, config.output, config.output_act)
         self.grown = (self.grown or r.step) if means.fast > 1.2 * means.slow else 0
         if severity and means.count >= config.fast:
-            found.append(Finding("output", None, severity, means.fast, config.output, self.grown or r.step))
+            found.append(Symptom("output", None, severity, means.fast, config.output, self.grown or r.step))
         elif self._left(r, config) < config.horizon and not trail.grace(r.step):
-            found.append(Finding("output_trend", None, "advice", self.left, config.horizon, self.trend.lowest))
+            found.append(Symptom("output_trend", None, "advice", self.left, config.horizon, self.trend.lowest))
         if self._drift(r) > config.drift:
-            found.append(Finding("output_drift", None, "advice", self.drift, config.drift, self.level.lowest))
+            found.append(Symptom("output_drift", None, "advice", self.drift, config.drift, self.level.lowest))
         trail.note(r.step, output_steps_left=self.left, output_growth=means.fast / max(means.slow, 1e-12))
         return found
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from jaxprop.health.watch.alerts import WatchConfig
-from jaxprop.health.watch.detectors import Finding, graded, strictness
+from jaxprop.health.watch.detectors import Symptom, graded, strictness
 from jaxprop.health.watch.history import MAD, median
 from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Trail, depth_order
 
@@ -48,7 +48,7 @@ class AdamLag:
     count: int = 0
     high: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         assert r.rows is not None
         rows = r.rows
         if not r.fed or not np.isfinite(rows.adam_lag).any():
@@ -68,7 +68,7 @@ class AdamLag:
         severity = graded(value, config.lag * strict, config.lag_act * strict)
         if severity is None:
             return []
-        return [Finding("adam_lag", r.layer(i), severity, value, config.lag, self.high or r.step)]
+        return [Symptom("adam_lag", r.layer(i), severity, value, config.lag, self.high or r.step)]
 
 
 @dataclasses.dataclass
@@ -85,7 +85,7 @@ class Updates:
     zeros: int = 0
     damped: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         assert r.rows is not None
         if not r.fed:
             return []
@@ -93,9 +93,9 @@ class Updates:
             self._ratio(r, trail, config), self._overshoot(r, trail, config), self._damped(r, trail, config),
             *self._still(r, trail, config),
         ]  # fmt: skip
-        return [finding for finding in found if finding is not None]
+        return [symptom for symptom in found if symptom is not None]
 
-    def _ratio(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
+    def _ratio(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
         assert r.rows is not None
         moved = (r.rows.update_norm > 0) & (r.rows.param_norm > 0) & (r.rows.sizes >= SMALL)
         ratio = median(r.rows.ratio[moved]) if moved.any() else 0.0
@@ -113,9 +113,9 @@ class Updates:
         if severity is None:
             return None
         i, _ = worst(np.where(moved, r.rows.ratio, math.nan))
-        return Finding("update_ratio", r.layer(i), severity, self.ratio, limit, self.high or r.step)
+        return Symptom("update_ratio", r.layer(i), severity, self.ratio, limit, self.high or r.step)
 
-    def _damped(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
+    def _damped(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
         """In Adam's first step every |dw| is the rate, whatever the gradient, unless epsilon is in the way."""
         rows = r.rows
         assert rows is not None
@@ -133,9 +133,9 @@ class Updates:
         if not self.damped or (r.step > 1 and self.damped < 2):
             return None
         trail.note(r.step, damped=share)
-        return Finding("damped", None, "advice", share, limit, trail.start)
+        return Symptom("damped", None, "advice", share, limit, trail.start)
 
-    def _overshoot(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
+    def _overshoot(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
         """The first-order fall of the loss can be no more than ||dw|| ||g||; far above the loss, it is nonsense."""
         if r.step - trail.start > config.arm:
             return None
@@ -146,9 +146,9 @@ class Updates:
         assert r.rows is not None
         trail.note(r.step, overshoot=value)
         i, _ = worst(r.rows.log_grad)
-        return Finding("overshoot", r.layer(i), "advice", value, config.overshoot, r.step - 1)
+        return Symptom("overshoot", r.layer(i), "advice", value, config.overshoot, r.step - 1)
 
-    def _still(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def _still(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         rows = r.rows
         assert rows is not None
         if not len(rows.sizes):
@@ -163,12 +163,12 @@ class Updates:
             self.still = np.where(still, self.still + 1, 0)
         found = []
         if self.zeros >= 3:
-            found.append(Finding("zero_gradient", None, "advice", zero, 0.9, r.step - 2))
+            found.append(Symptom("zero_gradient", None, "advice", zero, 0.9, r.step - 2))
         i = int(np.argmax(self.still))
         if self.still[i] >= config.frozen and not still.all():
             trail.note(r.step, frozen_layers=float((self.still >= config.frozen).sum()))
             value = float(self.still[i])
-            found.append(Finding("frozen", r.layer(i), "advice", value, config.frozen, r.step - self.still[i] + 1))
+            found.append(Symptom("frozen", r.layer(i), "advice", value, config.frozen, r.step - self.still[i] + 1))
         return found
 
 
@@ -187,7 +187,7 @@ class Start:
     sums: np.ndarray | None = None
     count: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         rows = r.rows
         assert rows is not None
         if self.count >= 3 or not r.fed or r.step - trail.start > config.arm:
@@ -213,9 +213,9 @@ class Start:
         trail.note(r.step, init=value)
         if value < max(config.init, 4 * spread):
             return []
-        return [Finding("init", r.layer(i), "advice", value, max(config.init, 4 * spread), trail.start)]
+        return [Symptom("init", r.layer(i), "advice", value, max(config.init, 4 * spread), trail.start)]
 
-    def _scale(self, r: Reading, config: WatchConfig) -> Finding | None:
+    def _scale(self, r: Reading, config: WatchConfig) -> Symptom | None:
         """The kernel furthest from 1 / sqrt(inputs), in decades.
 
         Frameworks disagree on which axis the inputs are, so it is held against the axis that excuses more; an embedding
@@ -234,10 +234,10 @@ class Start:
         for off, limit in ((large, config.init_large), (small, config.init_small)):
             i, value = worst(np.where(usable, off, math.nan))
             if value > limit:
-                return Finding("init_scale", r.layer(i), "advice", value, limit, r.step)
+                return Symptom("init_scale", r.layer(i), "advice", value, limit, r.step)
         return None
 
-    def _through_time(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
+    def _through_time(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
         """Decades of ||g|| / ||w|| by which a recurrent layer exceeds the least of the others."""
         at = [i for i, name in enumerate(r.names) if RECURRENT.search(name)] if trail.recurrent else []
         if self.sums is None or not at or len(at) == len(r.names) or trail.get("init_output"):
@@ -251,7 +251,7 @@ class Start:
         if not math.isfinite(value) or value < limit:
             return None
         self.count = 3
-        return Finding("exploding", r.layer(i), "advice", value, limit, trail.start)
+        return Symptom("exploding", r.layer(i), "advice", value, limit, trail.start)
 
 
 @functools.lru_cache(maxsize=16)
@@ -273,7 +273,7 @@ class Depth:
     streak: int = 0
     since: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not r.fed:
             return []
         labels, values = self._path(r)
@@ -298,10 +298,10 @@ class Depth:
         self.since = (self.since or r.step) if severity else 0
         if severity and self.streak >= 2:
             severity = "advice" if kind == "vanishing" else severity  # a net that cannot learn does not break either
-            return [Finding(kind, labels(0), severity, abs(tilt), config.tilt, self.since)]
+            return [Symptom(kind, labels(0), severity, abs(tilt), config.tilt, self.since)]
         early = trail.attention and self.records <= 3
         if early and tilt > config.post_norm and fit > 0.7:
-            return [Finding("depth_tilt", labels(-1), "advice", tilt, config.post_norm, trail.start)]
+            return [Symptom("depth_tilt", labels(-1), "advice", tilt, config.post_norm, trail.start)]
         return []
 
     def _path(self, r: Reading) -> tuple[Callable[[int], str | None], np.ndarray]:
@@ -325,7 +325,7 @@ class Activations:
     since: dict[str, int] = dataclasses.field(default_factory=dict)
     first: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         taps = r.taps
         if taps is None or not r.finite:
             return []
@@ -340,7 +340,7 @@ class Activations:
             self._over(r, trail, "attention", taps["attention_max"], config.attention, math.inf, 2),
             self._over(r, trail, "entropy", entropy, -config.entropy, math.inf, 3),
         ]
-        return [finding for finding in found if finding is not None]
+        return [symptom for symptom in found if symptom is not None]
 
     def _over(
         self,
@@ -352,8 +352,8 @@ class Activations:
         act: float,
         persist: int,
         key: str = "",
-    ) -> Finding | None:
-        """A finding once the worst tap is over for `persist` records, or for one where it has grown by half of it."""
+    ) -> Symptom | None:
+        """A symptom once the worst tap is over for `persist` records, or for one where it has grown by half of it."""
         i, value = worst(values)
         if math.isnan(value):
             return None
@@ -369,7 +369,7 @@ class Activations:
         if self.streaks[key] < persist - grown:
             return None
         severity = "act" if value > act else "advice"
-        return Finding(kind, r.layer_of_tap(i), severity, abs(value), abs(advice), self.since[key])
+        return Symptom(kind, r.layer_of_tap(i), severity, abs(value), abs(advice), self.since[key])
 
 
 @dataclasses.dataclass
@@ -381,7 +381,7 @@ class Numbers:
     tiny: int = 0
     swallowing: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if r.rows is None or not r.fed:
             return []
         found, rows = [], r.rows
@@ -390,13 +390,13 @@ class Numbers:
             severity = graded(share, config.flushed, config.flushed_act)
             if severity:
                 layer = r.layer(worst(r.flushed)[0])
-                found.append(Finding("flushed", layer, severity, share, config.flushed, r.step))
+                found.append(Symptom("flushed", layer, severity, share, config.flushed, r.step))
         if r.swallowed is not None and math.isfinite(share := weighted(r.swallowed, rows.sizes)):
             trail.note(r.step, swallowed=share)
             self.swallowing = self.swallowing + 1 if share > config.swallowed else 0
             if self.swallowing >= 2:
                 layer = r.layer(worst(r.swallowed)[0])
-                found.append(Finding("swallowed", layer, "advice", share, config.swallowed, r.step))
+                found.append(Symptom("swallowed", layer, "advice", share, config.swallowed, r.step))
         if r.tiny is not None:
             # Entries that never get a gradient, as of tokens not seen, have no second moment and need none.
             moving = 1 - np.minimum(rows.zero_fraction, 1)
@@ -408,5 +408,5 @@ class Numbers:
                 self.tiny = self.tiny + 1 if share > config.tiny else 0
                 if self.tiny >= 2:
                     layer = r.layer(worst(tiny)[0])
-                    found.append(Finding("tiny_second_moment", layer, "advice", share, config.tiny, r.step))
+                    found.append(Symptom("tiny_second_moment", layer, "advice", share, config.tiny, r.step))
         return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jaxprop.errors import UsageError
 from jaxprop.health.watch.alerts import Alert, WatchConfig
 from jaxprop.health.watch.causes import likeliest
-from jaxprop.health.watch.detectors import Finding, GradientNorm, LossLevel, NonFinite, Output, Rate
+from jaxprop.health.watch.detectors import GradientNorm, LossLevel, NonFinite, Output, Rate, Symptom
 from jaxprop.health.watch.history import decode, encode
 from jaxprop.health.watch.layerwise import Activations, AdamLag, Depth, Numbers, Start, Updates
 from jaxprop.health.watch.reading import RECURRENT, Reading, Trail, read
@@ -84,15 +84,15 @@ class Watch:
         if follow(r, trail):
             self._grace(step, SENSITIVE)
         due = {"step", *(["rows"] if r.rows is not None else []), *(["full"] if r.tiny is not None else [])}
-        found: list[Finding] = []
+        found: list[Symptom] = []
         for detector in self._detectors:
             if detector.cadence in due:
-                findings = detector.scan(r, trail, self.config)
-                found += findings
-                self._clear(step, detector.kinds, {finding.kind for finding in findings})
-        new = [finding for finding in found if self._starts(step, finding)]
-        new.sort(key=lambda finding: -SEVERITY[finding.severity])
-        return [self._alert(finding, r) for finding in new]
+                symptoms = detector.scan(r, trail, self.config)
+                found += symptoms
+                self._clear(step, detector.kinds, {symptom.kind for symptom in symptoms})
+        new = [symptom for symptom in found if self._starts(step, symptom)]
+        new.sort(key=lambda symptom: -SEVERITY[symptom.severity])
+        return [self._alert(symptom, r) for symptom in new]
 
     def rearm(self, step: int) -> None:
         """Ends all lasting alerts and starts a grace period; after a rollback or another response.
@@ -132,10 +132,10 @@ class Watch:
             if isinstance(detector, GradientNorm | LossLevel | Output):
                 detector.rearm()
 
-    def _starts(self, step: int, finding: Finding) -> bool:
-        severity = SEVERITY[finding.severity]
-        before = self._lasting.get(finding.kind)
-        self._lasting[finding.kind] = [max(severity, before[0] if before else 0), step, 0]
+    def _starts(self, step: int, symptom: Symptom) -> bool:
+        severity = SEVERITY[symptom.severity]
+        before = self._lasting.get(symptom.kind)
+        self._lasting[symptom.kind] = [max(severity, before[0] if before else 0), step, 0]
         return before is None or severity > before[0]
 
     def _clear(self, step: int, kinds: Sequence[str], found: set[str]) -> None:
@@ -147,10 +147,10 @@ class Watch:
             if kind in BRIEF or (misses >= 3 and step - last > self.config.clear):
                 del self._lasting[kind]
 
-    def _alert(self, finding: Finding, r: Reading) -> Alert:
-        cause, fix, evidence = likeliest(finding, r, self._trail)
-        since = int(finding.since) or r.step
+    def _alert(self, symptom: Symptom, r: Reading) -> Alert:
+        cause, fix, evidence = likeliest(symptom, r, self._trail)
+        since = int(symptom.since) or r.step
         return Alert(
-            r.step, finding.kind, finding.layer, finding.severity, float(finding.value), float(finding.threshold),
+            r.step, symptom.kind, symptom.layer, symptom.severity, float(symptom.value), float(symptom.threshold),
             since, evidence, cause, fix,
         )  # fmt: skip

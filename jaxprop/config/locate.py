@@ -46,7 +46,7 @@ def schema_comment(folder: Path | None = None) -> str:
     return f"# yaml-language-server: $schema={target}"
 
 
-def find(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
+def locate(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
     """Returns the file that a config's name or path stands for.
 
     Args:
