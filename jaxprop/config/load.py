@@ -1,4 +1,4 @@
-"""A config file, what it inherits and the overrides on the command line, read into one `Config`."""
+"""Reads a config file, the files it inherits from and command-line overrides into one `Config`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Loaded(NamedTuple):
 
 
 def load(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
-    """Reads a config file, lays overrides over it, and checks the result.
+    """Reads a config file, applies overrides, and checks the result.
 
     A file may inherit from another with `base: other.yaml`, a path relative to itself or a packaged config's
     name. `merge.merge` defines how a file is merged over its base, and overrides over the file.
@@ -41,10 +41,10 @@ def load(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
       overrides: `key=value`, in any order; values are YAML: `optimizer.lr=3e-4`, `model.hidden=[64, 64]`.
 
     Returns:
-      The configuration with every default filled in, and where it came from.
+      The configuration with every default filled in, and its file.
 
     Raises:
-      ConfigError: every problem there is, one line each: `file:line: dotted.path: what; did you mean 'x'?`.
+      ConfigError: all problems, one line each: `file:line: dotted.path: what; did you mean 'x'?`.
 
     Example:
       >>> import pathlib, tempfile

@@ -1,4 +1,4 @@
-"""pydantic's errors as sentences for a person: where, the dotted path, what, and what was meant."""
+"""Turns pydantic's errors into sentences: the file and line, the dotted path, the problem and the likely fix."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ EXPECTED = {
     "too_short": "at least {min_length} items",
     "too_long": "at most {max_length} items",
 }
-MANY = 12  # names listed at most where a name is missing
+MANY = 12  # largest number of names listed in a message
 
 
 class Fault(NamedTuple):
-    """One of pydantic's errors at its place in the configuration.
+    """One of pydantic's errors and its place in the configuration.
 
     Args:
-      path: keys and items only; pydantic's own location also names the alternatives it tried.
-      group: path of the value whose alternatives were tried, or None: their errors are one problem.
+      path: keys and items only; pydantic's own location also contains the alternatives that it tried.
+      group: path of the value whose alternatives were tried, or None; errors of one group are one problem.
       error: pydantic's error.
     """
 
@@ -129,7 +129,7 @@ def _line(faults: list[Fault], tree: Tree) -> str:
 
 
 def _blamed(path: Path, tree: Tree) -> Path:
-    """A section whose name chooses nothing is refused for its name."""
+    """Returns the path of the section's `name` if that is unknown, otherwise the path itself."""
     place, value = at(path, tree.value)
     choices = place.choices() if place else None
     return (*path, "name") if choices and item(value, "name") not in choices.names else path
@@ -142,7 +142,7 @@ def _expected(error: ErrorDetails) -> str | None:
 
 
 def _message(error: ErrorDetails) -> str:
-    """A validator's own sentence, or pydantic's for an error that has none here."""
+    """Returns the message of a validator, or pydantic's own for an error that is not in `EXPECTED`."""
     text = error["msg"].removeprefix("Value error, ")
     return text.replace("Input should be", "expected", 1) if text.startswith("Input should be") else text
 
@@ -178,7 +178,7 @@ def _unknown_name(path: Path, tree: Tree) -> str:
 
 
 def _meant(path: Path, value: Any) -> str:
-    """The nearest key of the same mapping, else the section that knows the key, else all keys."""
+    """Suggests the most similar key of the same mapping, otherwise the section that has the key, or lists all keys."""
     place, parent = at(path[:-1], value)
     model = place.model(parent) if place else None
     known = list(model.model_fields) if model else []
@@ -202,7 +202,7 @@ def _elsewhere(key: str, value: Any) -> Path | None:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as a person would name it in a sentence.
+    """Returns a value as it is shown in a message.
 
     Example:
       >>> shown(True), shown(None), shown("seven"), shown([1])

@@ -72,7 +72,7 @@ def test_number_keys_are_kept_for_the_sections_to_refuse():
         ("true: 1\n", "f:1: a key must be text, got true"),
         ("1.5: 1\n", "f:1: a key must be text, got 1.5"),
         ("a:\n  [1, 2]: 3\n", "f:2: a: a key must be text, got a list or mapping"),
-        ("a: \x07\n", "f:1: the control character '\\x07' may not stand in YAML"),
+        ("a: \x07\n", "f:1: the control character '\\x07' is not allowed in YAML"),
         ("[" * 1200, "nested too deeply"),
         ("%YAML 9.9\n---\na: 1\n", "f:1: not valid YAML"),
     ],
