@@ -1,4 +1,4 @@
-"""The report in a terminal: sparklines, the layers to look at, the verdict. Pure."""
+"""The report as text for a terminal: verdict, sparklines and conspicuous layers. Pure."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from jaxprop.report.read import RunData, Series
 from jaxprop.report.verdict import judge
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-PLAIN = "_.-:=+*#"  # where the terminal has no blocks
+PLAIN = "_.-:=+*#"  # for terminals without block characters
 WIDTH = 60
-DECADES = 2.0  # from which on a sparkline is logarithmic
+DECADES = 2.0  # range of values from which a sparkline is logarithmic
 
 
 def summarize(run: RunData, name: str, plain: bool = False) -> str:
     """Returns a run's report as lines of text.
 
     Args:
-      run: what it has recorded.
-      name: what to call it.
-      plain: ASCII alone.
+      run: the run.
+      name: its name.
+      plain: whether to use only ASCII.
 
     Returns:
-      Lines without one that ends the last.
+      The lines, without a newline at the end.
     """
     verdict = judge(run)
     lines = [f"{plainly(name)}: {plainly(verdict.headline, 400)}"]

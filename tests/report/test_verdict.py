@@ -25,7 +25,7 @@ def test_every_kind_cause_and_status_has_its_words():
 HEADLINES = [
     ({}, "good", "Healthy: 100 steps without an alert."),
     ({"ended": "stopped_early"}, "good", "Healthy: 100 steps without an alert (stopped early)."),
-    ({"config": "health: {watch: false}"}, "open", "100 steps, and nobody watched: health.watch is false."),
+    ({"config": "health: {watch: false}"}, "open", "100 steps without the watch, since health.watch is false."),
     (
         {"metrics": [*train_records(5), {"step": 6, "split": "train", "loss": None}]},
         "watch",

@@ -1,4 +1,4 @@
-"""Detectors of what every step reports: finiteness, gradient norms, loss, learning rate, outputs. Pure."""
+"""Detectors that need only a record's scalars: finiteness, gradient norms, loss, learning rate, outputs. Pure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from jaxprop.health.watch.schedule import rate_rise
 
 QUICK = 0.9  # decay of the histories in a grace period
 EVERY_TREND = 10  # steps between fits of a trend
-STEADY = 0.8  # Kendall's tau above which a trend is one without a doubt
-OVERFLOWS = 8  # non-finite gradients in a row that a loss scale may take to come down
+STEADY = 0.8  # Kendall's tau above which a trend is certain
+OVERFLOWS = 8  # consecutive non-finite gradients that are normal while a loss scale comes down
 
 
 class Symptom(NamedTuple):
-    """What a detector holds against a record; `Watch` turns its first one into an alert."""
+    """A sign of trouble that a detector sees in a record; `Watch` gives an alert when it first occurs.
+
+    Args:
+      kind, layer, severity, value, threshold, since: as in `Alert`.
+    """
 
     kind: str
     layer: str | None
@@ -32,7 +36,7 @@ class Symptom(NamedTuple):
 
 
 def graded(value: float, advice: float, act: float) -> str | None:
-    """Returns `act`, `advice` or None; NaN is None.
+    """Returns `act`, `advice` or None for a value and its two thresholds; None for NaN.
 
     Example:
       >>> graded(0.6, 0.5, 0.9), graded(float("nan"), 0.5, 0.9)
@@ -42,7 +46,7 @@ def graded(value: float, advice: float, act: float) -> str | None:
 
 
 def strictness(r: Reading, trail: Trail, config: WatchConfig) -> float:
-    """Factor on sensitive thresholds: larger in a grace period."""
+    """Returns the factor on sensitive thresholds, which is larger in a grace period."""
     return config.grace_factor if trail.grace(r.step) else 1.0
 
 
@@ -52,7 +56,7 @@ def _trend(step: int) -> Trend:
 
 @dataclasses.dataclass
 class NonFinite:
-    """Non-finite loss or gradient, in the same step; with a loss scale only once halving it should have helped."""
+    """Non-finite loss or gradient; overflows under a loss scale count only after `OVERFLOWS` in a row."""
 
     cadence: ClassVar[str] = "step"
     kinds: ClassVar[tuple[str, ...]] = ("nonfinite",)
@@ -73,19 +77,19 @@ class NonFinite:
         return [Symptom("nonfinite", self._layer(r), "act", count, 0.0, self.since)]
 
     def _layer(self, r: Reading) -> str | None:
-        """The layer the backward pass met first: nearest the loss among those with non-finite gradients."""
+        """The layer nearest the loss with non-finite gradients, which the backward pass reached first."""
         if r.rows is None or not r.rows.nonfinite.any():
             return None
         bad = np.flatnonzero(r.rows.nonfinite > 0)
         if len(bad) == len(r.names) and len(bad) > 1 and not math.isfinite(r.loss):
-            return None  # the forward pass broke before any gradient: no layer is told apart
+            return None  # the forward pass failed, so all gradients are non-finite
         order = {r.layer_of_tap(i): i for i in range(len(r.tapped))}
         return r.layer(max(bad.tolist(), key=lambda row: (order.get(r.names[row], -1), row)))
 
 
 @dataclasses.dataclass
 class Held:
-    """A sudden rise that waits for two more records: whether it stays tells a bad batch from a shift of the data."""
+    """A sudden rise, held back for two records: it passes after a bad batch, and stays after a shift of the data."""
 
     since: int = 0
     value: float = 0.0
@@ -93,7 +97,7 @@ class Held:
     stayed: int = 0
 
     def wait(self, step: int, value: float, over: bool, stays: bool) -> bool:
-        """Takes a record in; returns whether the wait for an earlier rise ends with it."""
+        """Takes in a record; returns whether the wait for an earlier rise is over."""
         if not self.since:
             if over:
                 self.since, self.value, self.waited, self.stayed = step, value, 0, 0
@@ -106,7 +110,7 @@ class Held:
 
 @dataclasses.dataclass
 class LossLevel:
-    """The loss above its slow mean or its lowest level, out of its own noise, or above where it started."""
+    """The loss above its slow mean, its lowest level, its noise, or its first values."""
 
     cadence: ClassVar[str] = "step"
     kinds: ClassVar[tuple[str, ...]] = ("loss_rise", "loss_jump", "loss_start")
@@ -134,7 +138,7 @@ class LossLevel:
         return found + (self._rise(r, trail, config, noise, strict) if armed and r.fed else [])
 
     def _rise(self, r: Reading, trail: Trail, config: WatchConfig, noise: float, strict: float) -> list[Symptom]:
-        """Above the slow mean; or, further, above the lowest of late, which shows in a falling loss sooner."""
+        """A rise above the slow mean, or above the lowest recent level, which reacts sooner if the loss was falling."""
         means = self.means
         rise = means.fast - means.slow
         self.rising = (self.rising or r.step) if rise > 0 else 0
@@ -155,7 +159,7 @@ class LossLevel:
 
     def _jump(self, r: Reading, trail: Trail, config: WatchConfig, jump: float, strict: float) -> list[Symptom]:
         start = sorted(self.first)[len(self.first) // 2] if self.first else 0.0
-        # Where next to nothing is left of the loss, a wrong example is many times as much and no harm.
+        # When the loss is near zero, a single wrong example multiplies it without doing harm.
         large = r.loss - self.means.fast > max(0.25 * abs(self.means.fast), 0.1 * abs(start))
         over = large and jump > config.loss_jump * strict
         if over and not self.held.since:
@@ -163,7 +167,7 @@ class LossLevel:
             trail.note(r.step, jump=jump, jump_output=trail.get("output_z") if known else 0.0, stayed=-1)
         ended = self.held.wait(r.step, jump, over, jump > config.loss_jump / 2)
         if over and jump > config.loss_jump_act * strict and trail.get("output_z") > config.loss_jump:
-            ended, self.held.since = True, self.held.since or r.step  # inputs far out of range: nothing to wait for
+            ended, self.held.since = True, self.held.since or r.step  # inputs far out of range: no need to wait
         if not ended:
             return []
         since, value, stayed = self.held.since, self.held.value, self.held.stayed
@@ -175,7 +179,7 @@ class LossLevel:
         return [Symptom("loss_jump", None, severity, value, config.loss_jump, since)]
 
     def _start(self, r: Reading, config: WatchConfig, noise: float) -> list[Symptom]:
-        """The first losses, and whether three in a row, at their median, are well above them."""
+        """Whether the median of the last three losses is well above the first losses."""
         if len(self.first) < 5:
             self.first.append(r.loss)
             return []
@@ -194,7 +198,7 @@ class LossLevel:
 
 @dataclasses.dataclass
 class GradientNorm:
-    """The gradient norm, of all and of each layer, above its own log-history; and its trend."""
+    """The gradient norm, global and of each layer, above its own log-history; and its trend."""
 
     cadence: ClassVar[str] = "step"
     kinds: ClassVar[tuple[str, ...]] = ("gradient_spike", "layer_spike", "gradient_trend")
@@ -225,7 +229,7 @@ class GradientNorm:
         return found
 
     def _worst(self, r: Reading, config: WatchConfig) -> tuple[str | None, float, float]:
-        """The layer that stands highest above its history, by how many scales, and by how much in log."""
+        """Returns the layer farthest above its history, its z-score, and the rise of its log norm."""
         if r.rows is None or (rise := self.layers.deviation(r.rows.log_grad)) is None:
             return None, 0.0, 0.0
         z = rise / np.maximum(self.layers.scale(config.floor), 0.1)
@@ -250,7 +254,7 @@ class GradientNorm:
         if r.grad_norm > 0:
             y = math.log(r.grad_norm)
             self.trend.feed(r.step, y)
-            # The level is the slow one: what the trend is measured from must not follow it.
+            # The level is a slow mean, because the reference of a trend must not follow the trend.
             share = 1 - QUICK if trail.grace(r.step) or not self.all.armed else 1 / config.slow
             self.level = self.level + share * (y - self.level) if math.isfinite(self.level) else y
         if r.rows is not None:
@@ -265,7 +269,7 @@ class GradientNorm:
 
 @dataclasses.dataclass
 class Rate:
-    """The learning rate above all that this run has been stable at: a fault that shows before it does harm."""
+    """A learning rate above every rate at which this run has been stable, which is seen before it does harm."""
 
     cadence: ClassVar[str] = "step"
     kinds: ClassVar[tuple[str, ...]] = ("rate",)
@@ -282,7 +286,7 @@ class Rate:
 
 @dataclasses.dataclass
 class Output:
-    """Output logits: too large at the start, past a limit, on the way to it, or drifting all together."""
+    """Output logits that are too large at the start, exceed a limit, approach it, or drift together."""
 
     cadence: ClassVar[str] = "step"
     kinds: ClassVar[tuple[str, ...]] = ("output", "output_trend", "output_drift", "init_output")
@@ -302,7 +306,7 @@ class Output:
         if not math.isfinite(r.logsumexp):
             if r.fed:
                 means.feed(r.output, config.fast, config.slow)
-            return []  # not logits: targets of a regression may be of any size
+            return []  # outputs of a regression, which may have any size
         found = []
         if means.count == 0 and r.step - trail.start <= 2 and r.output > config.init_output:
             found.append(Symptom("init_output", None, "advice", r.output, config.init_output, r.step))
@@ -331,7 +335,7 @@ class Output:
         return self.left
 
     def _drift(self, r: Reading) -> float:
-        """Rise of sqrt(mean logsumexp^2) over the fitted points; the softmax, and so the loss, does not feel it."""
+        """Rise of sqrt(mean logsumexp^2) over the fitted points; it leaves the softmax, and so the loss, unchanged."""
         if r.step % EVERY_TREND == 5 and self.level.full:
             slope, _, tau = self.level.fit()
             self.drift = slope * (self.level.steps[-1] - self.level.steps[0]) if tau > STEADY else 0.0

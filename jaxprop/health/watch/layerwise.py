@@ -1,4 +1,4 @@
-"""Detectors of what rows and full records report: updates, Adam, depth, activations, precision. Pure."""
+"""Detectors that need rows or full records: updates, Adam, depth, activations, precision. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jaxprop.health.watch.detectors import Symptom, graded, strictness
 from jaxprop.health.watch.history import MAD, median
 from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Trail, depth_order
 
-SMALL = 64  # parameters below which a layer's own statistics are too noisy to go by
+SMALL = 64  # number of parameters below which the statistics of a layer are too noisy
 
 
 def weighted(values: np.ndarray, sizes: np.ndarray) -> float:
-    """Mean over the parameters of the layers that have a value; NaN where none has.
+    """Mean weighted by the layers' sizes, over the layers that have a value; NaN if none has.
 
     Example:
       >>> weighted(np.array([1.0, np.nan, 4.0]), np.array([2.0, 9.0, 1.0]))
@@ -31,7 +31,7 @@ def weighted(values: np.ndarray, sizes: np.ndarray) -> float:
 
 
 def worst(values: np.ndarray) -> tuple[int, float]:
-    """Index and value of the largest entry that is a number; NaN where there is none."""
+    """Index and value of the largest finite entry; the value is NaN if there is none."""
     ranked = np.where(np.isfinite(values), values, -math.inf)
     i = int(ranked.argmax()) if len(ranked) else 0
     return (i, float(values[i])) if len(ranked) and ranked[i] > -math.inf else (0, math.nan)
@@ -39,7 +39,7 @@ def worst(values: np.ndarray) -> tuple[int, float]:
 
 @dataclasses.dataclass
 class AdamLag:
-    """Gradients that outgrow Adam's second moment, over all layers and in one."""
+    """Gradients that outgrow Adam's second moment, over all layers or in one."""
 
     cadence: ClassVar[str] = "rows"
     kinds: ClassVar[tuple[str, ...]] = ("adam_lag",)
@@ -73,7 +73,7 @@ class AdamLag:
 
 @dataclasses.dataclass
 class Updates:
-    """Updates against weights and loss: too large, exactly zero, or of a gradient that is zero."""
+    """Updates that are too large for the weights or the loss, too small, or exactly zero; and zero gradients."""
 
     cadence: ClassVar[str] = "rows"
     kinds: ClassVar[tuple[str, ...]] = ("update_ratio", "overshoot", "frozen", "zero_gradient", "damped")
@@ -116,13 +116,13 @@ class Updates:
         return Symptom("update_ratio", r.layer(i), severity, self.ratio, limit, self.high or r.step)
 
     def _damped(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
-        """In Adam's first step every |dw| is the rate, whatever the gradient, unless epsilon is in the way."""
+        """In Adam's first step every |dw| equals the learning rate, unless epsilon dominates."""
         rows = r.rows
         assert rows is not None
         if self.count > 3 or r.step - trail.start > 9 or not r.rate > 0:
             return None
         usable = np.isfinite(rows.adam_lag) & (rows.sizes >= SMALL) & (rows.zero_fraction < 0.9)
-        # Optimizers that scale by the layer's own norm, as LAMB does, have ||dw|| = rate ||w|| and no such rule.
+        # This does not hold for optimizers with ||dw|| = rate ||w||, such as LAMB.
         usable &= np.abs(rows.ratio / r.rate - 1) > 0.05
         if not usable.any():
             return None
@@ -136,7 +136,7 @@ class Updates:
         return Symptom("damped", None, "advice", share, limit, trail.start)
 
     def _overshoot(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
-        """The first-order fall of the loss can be no more than ||dw|| ||g||; far above the loss, it is nonsense."""
+        """The first-order decrease of the loss is at most ||dw|| ||g||, which cannot reasonably exceed the loss."""
         if r.step - trail.start > config.arm:
             return None
         value = r.update_norm * r.grad_norm / max(abs(r.loss), 1e-3)
@@ -174,12 +174,12 @@ class Updates:
 
 @dataclasses.dataclass
 class Start:
-    """A layer whose weights are out of scale in the first record with rows, or its gradient to them in the first three.
+    """A layer whose initial weights, or the ratio of gradient to weights, are out of scale.
 
-    A kernel that keeps the scale of what passes through it has an RMS of about 1 / sqrt(inputs). In a network that does
-    not care for the scale of a layer, ||g|| goes as 1 / ||w||: a layer drawn s times too large is off by s^-2 in
-    ||g|| / ||w||, and stands out from its like. A gradient that explodes through time does so in the recurrent layer
-    and before it, not after it.
+    The weights are checked in the first record with rows, the ratio in the first three. A kernel that preserves the
+    scale of its inputs has an RMS of about 1 / sqrt(inputs). In a network that is invariant to the scale of a layer,
+    ||g|| is proportional to 1 / ||w||, so that a layer which starts s times too large differs by s^-2 in
+    ||g|| / ||w||. A gradient that explodes through time is large in the recurrent layer and before it, not after it.
     """
 
     cadence: ClassVar[str] = "rows"
@@ -216,10 +216,10 @@ class Start:
         return [Symptom("init", r.layer(i), "advice", value, max(config.init, 4 * spread), trail.start)]
 
     def _scale(self, r: Reading, config: WatchConfig) -> Symptom | None:
-        """The kernel furthest from 1 / sqrt(inputs), in decades.
+        """The kernel whose RMS differs most from 1 / sqrt(inputs), in decades.
 
-        Frameworks disagree on which axis the inputs are, so it is held against the axis that excuses more; an embedding
-        has one input at a time. What the first update may have done is taken off, and a kernel of zeros is meant.
+        Frameworks differ in which axis holds the inputs, so the axis with the smaller deviation is used; an embedding
+        has one input at a time. The possible effect of the first update is subtracted. Zero kernels are intended.
         """
         rows = r.rows
         if rows is None or len(r.fans) != len(rows.sizes):
@@ -238,7 +238,7 @@ class Start:
         return None
 
     def _through_time(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
-        """Decades of ||g|| / ||w|| by which a recurrent layer exceeds the least of the others."""
+        """Decades by which ||g|| / ||w|| of a recurrent layer exceeds the smallest of the other layers."""
         at = [i for i, name in enumerate(r.names) if RECURRENT.search(name)] if trail.recurrent else []
         if self.sums is None or not at or len(at) == len(r.names) or trail.get("init_output"):
             return None
@@ -246,7 +246,7 @@ class Start:
         i, value = worst(np.where(np.isin(np.arange(len(mean)), at), mean, math.nan))
         value -= float(np.delete(mean, at).min())
         trail.note(r.step, recurrence=value)
-        # a lead of many decades destroys the weights with the first update: the first record may be the only one
+        # an excess of many decades destroys the weights in the first update, so it is reported after one record
         limit = config.recurrence if self.count == 3 else 3 * config.recurrence
         if not math.isfinite(value) or value < limit:
             return None
@@ -256,7 +256,7 @@ class Start:
 
 @functools.lru_cache(maxsize=16)
 def _depth(names: tuple[str, ...], kinds: tuple[str, ...]) -> list[int]:
-    """Taps to compare over depth: one family where there is one of at least 4, else all that are on the main path."""
+    """Taps to compare over depth: a family of at least 4 layers if there is one, otherwise all on the main path."""
     family = depth_order(names)
     if len(family) >= 4:
         return family
@@ -265,7 +265,7 @@ def _depth(names: tuple[str, ...], kinds: tuple[str, ...]) -> list[int]:
 
 @dataclasses.dataclass
 class Depth:
-    """How the gradient changes from the last tap back to the first, in decades; rows of one family without taps."""
+    """Change of the gradient from the last tap to the first, in decades; without taps, over one family of layers."""
 
     cadence: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("vanishing", "exploding", "depth_tilt")
@@ -297,7 +297,9 @@ class Depth:
         self.streak = self.streak + 1 if severity else 0
         self.since = (self.since or r.step) if severity else 0
         if severity and self.streak >= 2:
-            severity = "advice" if kind == "vanishing" else severity  # a net that cannot learn does not break either
+            severity = (
+                "advice" if kind == "vanishing" else severity
+            )  # vanishing gradients stop learning, but do no damage
             return [Symptom(kind, labels(0), severity, abs(tilt), config.tilt, self.since)]
         early = trail.attention and self.records <= 3
         if early and tilt > config.post_norm and fit > 0.7:
@@ -353,7 +355,7 @@ class Activations:
         persist: int,
         key: str = "",
     ) -> Symptom | None:
-        """A symptom once the worst tap is over for `persist` records, or for one where it has grown by half of it."""
+        """A symptom if the worst tap exceeds `advice` in `persist` records, one fewer if it has grown by half of it."""
         i, value = worst(values)
         if math.isnan(value):
             return None
@@ -374,7 +376,7 @@ class Activations:
 
 @dataclasses.dataclass
 class Numbers:
-    """What the number formats and Adam's epsilon swallow."""
+    """Gradients and updates lost to the number format, and second moments below Adam's epsilon."""
 
     cadence: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("flushed", "swallowed", "tiny_second_moment")
@@ -398,7 +400,7 @@ class Numbers:
                 layer = r.layer(worst(r.swallowed)[0])
                 found.append(Symptom("swallowed", layer, "advice", share, config.swallowed, r.step))
         if r.tiny is not None:
-            # Entries that never get a gradient, as of tokens not seen, have no second moment and need none.
+            # Entries without any gradient, such as those of unseen tokens, are excluded: they have no second moment.
             moving = 1 - np.minimum(rows.zero_fraction, 1)
             with np.errstate(divide="ignore", invalid="ignore"):
                 tiny = np.where(moving > 0.01, np.maximum(r.tiny - rows.zero_fraction, 0) / moving, math.nan)

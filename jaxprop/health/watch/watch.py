@@ -1,4 +1,4 @@
-"""Early warning: records of train steps in, alerts out. Pure; reads NumPy only and never imports jax."""
+"""Early warning: takes in records of train steps and returns alerts. Pure; uses NumPy and never imports jax."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Alert", "Watch", "WatchConfig"]
 
-# In this order: later ones read the evidence that earlier ones note.
+# The order matters: later detectors read the evidence that earlier ones note.
 DETECTORS = (Rate, Output, LossLevel, GradientNorm, NonFinite, AdamLag, Start, Depth, Activations, Numbers, Updates)
-# Over as soon as their sign is gone, so that each streak is told; the others linger around their thresholds.
+# Alerts that end with their symptom, so that each streak is reported; others end after `WatchConfig.clear` steps.
 BRIEF = ("nonfinite",)
-# What a new phase of the schedule may bring on anew, and nothing that is built into the model.
+# Alerts that a new phase of the schedule may cause again; those that are properties of the model are not repeated.
 SENSITIVE = (
     "gradient_spike", "layer_spike", "gradient_trend", "loss_rise", "loss_jump", "adam_lag", "output_trend",
     "output_drift",
@@ -32,13 +32,13 @@ SEVERITY = {"advice": 1, "act": 2}
 
 
 class Watch:
-    """Follows a run's records and warns before the loss breaks.
+    """Follows a run's records and warns before training fails.
 
-    An alert is returned when it starts, and once more if advice becomes act; not while it lasts. Values of skipped
-    and of non-finite steps enter no history.
+    An alert is returned when its symptom starts, and once more if its severity rises from advice to act, but not while
+    it lasts. Values of skipped and of non-finite steps do not enter the histories.
 
     Args:
-      layer_names: names of the layers, `step.layer_names`; a record that has others uses its own.
+      layer_names: names of the layers, `step.layer_names`; a record's own names are used if their number differs.
       config: thresholds.
 
     Example:
@@ -69,7 +69,7 @@ class Watch:
         """Takes in the record of one step and returns the alerts that start with it.
 
         Args:
-          step: the step that made it, from 1; steps may be left out.
+          step: the number of the step, from 1; steps may be left out.
           m: its record, on the device or in host memory.
 
         Returns:
@@ -95,15 +95,15 @@ class Watch:
         return [self._alert(symptom, r) for symptom in new]
 
     def rearm(self, step: int) -> None:
-        """Ends all lasting alerts and starts a grace period; after a rollback or another response.
+        """Ends all alerts and starts a grace period, as is needed after a rollback or another response.
 
         Args:
-          step: the step the run goes on from.
+          step: the step that the run continues from.
         """
         self._grace(step, tuple(self._lasting))
 
     def state(self) -> dict[str, Any]:
-        """Returns all that the watch remembers as JSON values, from which `restore` continues bit for bit."""
+        """Returns the state of the watch as JSON values, from which `restore` continues exactly."""
         return {
             "trail": encode(self._trail),
             "lasting": encode(self._lasting),
@@ -111,14 +111,16 @@ class Watch:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` returned.
+        """Restores a state that `state` returned.
 
         Raises:
-          UsageError: it comes from a watch with other detectors.
+          UsageError: the state belongs to a watch with other detectors.
         """
         names = {type(d).__name__ for d in self._detectors}
         if state.keys() != {"trail", "lasting", "detectors"} or state["detectors"].keys() != names:
-            raise UsageError("expected what Watch.state() returned, got other keys; start with a new Watch instead")
+            raise UsageError(
+                "expected a state returned by Watch.state(), got other keys; start with a new Watch instead"
+            )
         decode(self._trail, state["trail"])
         self._lasting = decode(None, state["lasting"])
         for detector in self._detectors:
