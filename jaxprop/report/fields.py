@@ -67,11 +67,11 @@ def nested(tree: Any, *keys: str) -> Any:
     return tree
 
 
-def plainly(value: str, longest: int = 200) -> str:
+def printable(value: str, longest: int = 200) -> str:
     """Returns a text that is safe for a terminal: one line of limited length, without control characters.
 
     Example:
-      >>> plainly("a\\x1b[31mb\\n")
+      >>> printable("a\\x1b[31mb\\n")
       'a?[31mb?'
     """
     shown = "".join(character if character.isprintable() else "?" for character in value)

@@ -31,7 +31,7 @@ class Grid(NamedTuple):
     values: dict[str, np.ndarray]
 
 
-class Rows:
+class RowBuffer:
     """Collects rows of layers, or rows of taps.
 
     Args:
@@ -39,7 +39,7 @@ class Rows:
       signals: the signals to keep.
 
     Example:
-      >>> rows = Rows("layer", ["grad_norm"])
+      >>> rows = RowBuffer("layer", ["grad_norm"])
       >>> rows.add([{"step": 5, "layer": "head", "grad_norm": 2.0}, {"step": 6, "layer": "head", "grad_norm": None}])
       0
       >>> grid = rows.grid()

@@ -14,7 +14,7 @@ import numpy as np
 from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import JaxpropError, RunFolderError
 from jaxprop.report.fields import number, numbers, text, whole
-from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, Rows
+from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, RowBuffer
 from jaxprop.report.lines import Tail
 from jaxprop.report.order import forward_order
 from jaxprop.run.folder import find_run
@@ -160,7 +160,7 @@ class Reader:
             self._misfits += self._rows.add(block) + self._taps.add(block)
 
     def _reset_layers(self) -> None:
-        self._rows, self._taps, self._misfits = Rows("layer", LAYER_SIGNALS), Rows("tap", TAP_SIGNALS), 0
+        self._rows, self._taps, self._misfits = RowBuffer("layer", LAYER_SIGNALS), RowBuffer("tap", TAP_SIGNALS), 0
 
     def _nothing(self) -> JaxpropError:
         path = self.folder / "metrics.jsonl"

@@ -20,7 +20,7 @@ NAMES = ("127.0.0.1", "localhost")
 HTML, JSON = "text/html; charset=utf-8", "application/json; charset=utf-8"
 
 
-class Source:
+class LivePage:
     """The page and its data, which are updated when a file of the runs has changed.
 
     Args:
@@ -28,8 +28,8 @@ class Source:
       data: returns the data that the page draws.
 
     Example:
-      >>> source = Source(lambda: 1, lambda: {"title": "a", "runs": [], "compare": None})
-      >>> source.newest()[0]
+      >>> page = LivePage(lambda: 1, lambda: {"title": "a", "runs": [], "compare": None})
+      >>> page.newest()[0]
       b'{"title":"a","runs":[],"compare":null}'
     """
 
@@ -53,11 +53,11 @@ class Source:
         return encode(data).encode(), render(data, live=True).encode("utf-8", "replace")
 
 
-def open_server(source: Source, port: int | None = None) -> ThreadingHTTPServer:
+def open_server(page: LivePage, port: int | None = None) -> ThreadingHTTPServer:
     """Returns a server on the loopback address; `serve_forever` starts it.
 
     Args:
-      source: the page and its data.
+      page: the page and its data.
       port: the port; 0 for any free one, None for 8765 or the next free one.
 
     Raises:
@@ -66,14 +66,14 @@ def open_server(source: Source, port: int | None = None) -> ThreadingHTTPServer:
     ports = range(PORT, PORT + TRIED) if port is None else [port]
     for candidate in ports:
         try:
-            return ThreadingHTTPServer((HOST, candidate), _handler(source))
+            return ThreadingHTTPServer((HOST, candidate), _handler(page))
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or str(error)
     which = f"port {port}" if port is not None else f"every port from {PORT} to {PORT + TRIED - 1}"
     raise UsageError(f"{which} on {HOST} cannot be used ({why}); let --port 0 take any free one")
 
 
-def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
+def _handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 30
 
@@ -97,8 +97,8 @@ def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
                 return self._send(HTTPStatus.NO_CONTENT, b"", "image/x-icon")
             if path not in ("/", "/index.html", "/data.json"):
                 return self._send(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
-            data, page = source.newest()
-            body, kind = (data, JSON) if path == "/data.json" else (page, HTML)
+            data, html = page.newest()
+            body, kind = (data, JSON) if path == "/data.json" else (html, HTML)
             tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
             if self.headers.get("If-None-Match") == tag:
                 return self._send(HTTPStatus.NOT_MODIFIED, b"", kind, ETag=tag)

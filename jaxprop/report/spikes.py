@@ -73,9 +73,9 @@ def _highest(run: RunData, step: int) -> tuple[int | None, list[tuple[str, float
         times = np.where(median > 0, table[:, at] / median, np.nan)
     order = sorted(np.flatnonzero(known), key=lambda i: -np.nan_to_num(times[i], nan=0.0, posinf=np.inf))
     return int(grid.steps[at]), [
-        (grid.names[i], _plain(table[i, at]), float(median[i]), _plain(times[i])) for i in order[:LAYERS]
+        (grid.names[i], _finite(table[i, at]), float(median[i]), _finite(times[i])) for i in order[:LAYERS]
     ]
 
 
-def _plain(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None

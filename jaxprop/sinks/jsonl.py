@@ -110,14 +110,14 @@ def encode(record: Record) -> str:
       >>> encode({"step": 1, "loss": 0.1 + 0.2, "grad_norm": math.nan})
       '{"step": 1, "loss": 0.30000000000000004, "grad_norm": null}'
     """
-    return json.dumps(_plain(record), allow_nan=False, ensure_ascii=False)
+    return json.dumps(_json_value(record), allow_nan=False, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

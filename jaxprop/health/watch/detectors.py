@@ -1,4 +1,8 @@
-"""Detectors that need only a record's scalars: finiteness, gradient norms, loss, learning rate, outputs. Pure."""
+"""Detectors that need only a record's scalars: finiteness, gradient norms, loss, learning rate, outputs. Pure.
+
+A detector has the `kinds` of symptoms that it reports, the least `detail` of the records that it reads (`lean`, `rows`
+or `full`), and a method `scan` that returns the symptoms in one record.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +62,7 @@ def _trend(step: int) -> Trend:
 class NonFinite:
     """Non-finite loss or gradient; overflows under a loss scale count only after `OVERFLOWS` in a row."""
 
-    cadence: ClassVar[str] = "step"
+    detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("nonfinite",)
     streak: int = 0
     since: int = 0
@@ -112,7 +116,7 @@ class Held:
 class LossLevel:
     """The loss above its slow mean, its lowest level, its noise, or its first values."""
 
-    cadence: ClassVar[str] = "step"
+    detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("loss_rise", "loss_jump", "loss_start")
     means: Means = dataclasses.field(default_factory=Means)
     held: Held = dataclasses.field(default_factory=Held)
@@ -200,7 +204,7 @@ class LossLevel:
 class GradientNorm:
     """The gradient norm, global and of each layer, above its own log-history; and its trend."""
 
-    cadence: ClassVar[str] = "step"
+    detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("gradient_spike", "layer_spike", "gradient_trend")
     all: LogEma = dataclasses.field(default_factory=LogEma)
     layers: LayerEma = dataclasses.field(default_factory=LayerEma)
@@ -271,7 +275,7 @@ class GradientNorm:
 class Rate:
     """A learning rate above every rate at which this run has been stable, which is seen before it does harm."""
 
-    cadence: ClassVar[str] = "step"
+    detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("rate",)
     since: int = 0
 
@@ -288,7 +292,7 @@ class Rate:
 class Output:
     """Output logits that are too large at the start, exceed a limit, approach it, or drift together."""
 
-    cadence: ClassVar[str] = "step"
+    detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("output", "output_trend", "output_drift", "init_output")
     means: Means = dataclasses.field(default_factory=Means)
     trend: Trend = dataclasses.field(default_factory=lambda: _trend(60))

@@ -41,7 +41,7 @@ def worst(values: np.ndarray) -> tuple[int, float]:
 class AdamLag:
     """Gradients that outgrow Adam's second moment, over all layers or in one."""
 
-    cadence: ClassVar[str] = "rows"
+    detail: ClassVar[str] = "rows"
     kinds: ClassVar[tuple[str, ...]] = ("adam_lag",)
     all: float = 1.0
     layers: np.ndarray | None = None
@@ -75,7 +75,7 @@ class AdamLag:
 class Updates:
     """Updates that are too large for the weights or the loss, too small, or exactly zero; and zero gradients."""
 
-    cadence: ClassVar[str] = "rows"
+    detail: ClassVar[str] = "rows"
     kinds: ClassVar[tuple[str, ...]] = ("update_ratio", "overshoot", "frozen", "zero_gradient", "damped")
     ratio: float = 0.0
     count: int = 0
@@ -182,7 +182,7 @@ class Start:
     ||g|| / ||w||. A gradient that explodes through time is large in the recurrent layer and before it, not after it.
     """
 
-    cadence: ClassVar[str] = "rows"
+    detail: ClassVar[str] = "rows"
     kinds: ClassVar[tuple[str, ...]] = ("init", "init_scale", "exploding")
     sums: np.ndarray | None = None
     count: int = 0
@@ -267,7 +267,7 @@ def _depth(names: tuple[str, ...], kinds: tuple[str, ...]) -> list[int]:
 class Depth:
     """Change of the gradient from the last tap to the first, in decades; without taps, over one family of layers."""
 
-    cadence: ClassVar[str] = "full"
+    detail: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("vanishing", "exploding", "depth_tilt")
     records: int = 0
     streak: int = 0
@@ -321,7 +321,7 @@ class Depth:
 class Activations:
     """Dead units, saturation and attention, by tap."""
 
-    cadence: ClassVar[str] = "full"
+    detail: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("dead", "saturated", "attention", "entropy")
     streaks: dict[str, int] = dataclasses.field(default_factory=dict)
     since: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -378,7 +378,7 @@ class Activations:
 class Numbers:
     """Gradients and updates lost to the number format, and second moments below Adam's epsilon."""
 
-    cadence: ClassVar[str] = "full"
+    detail: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("flushed", "swallowed", "tiny_second_moment")
     tiny: int = 0
     swallowing: int = 0

@@ -83,10 +83,10 @@ class Watch:
         trail.start = trail.start or step
         if follow(r, trail):
             self._grace(step, SENSITIVE)
-        due = {"step", *(["rows"] if r.rows is not None else []), *(["full"] if r.tiny is not None else [])}
+        measured = {"lean", *(["rows"] if r.rows is not None else []), *(["full"] if r.tiny is not None else [])}
         found: list[Symptom] = []
         for detector in self._detectors:
-            if detector.cadence in due:
+            if detector.detail in measured:
                 symptoms = detector.scan(r, trail, self.config)
                 found += symptoms
                 self._clear(step, detector.kinds, {symptom.kind for symptom in symptoms})
