@@ -29,7 +29,7 @@ SHORT = {
     "output_drift": "output logits drift",
     "flushed": "gradients too small for float16",
     "swallowed": "updates too small to count",
-    "tiny_second_moment": "Adam's epsilon outweighs its second moment",
+    "tiny_second_moment": "Adam's epsilon dominates its second moment",
     "frozen": "a layer does not move",
     "init": "a layer starts out of proportion",
     "init_scale": "first weights out of scale",
@@ -59,7 +59,7 @@ ENDED = {
     "diverged": "diverged",
     "failed": "failed",
     "running": "still being written",
-    "unfinished": "without a summary: still running on another machine, or killed",
+    "unfinished": "without a summary: still running elsewhere, or killed",
 }
 TELLING = 0.05  # decades by which a layer must differ from the others to be listed
 

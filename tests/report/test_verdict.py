@@ -74,7 +74,7 @@ def test_facts(tmp_path):
     metrics = [*train_records(), {"step": 101, "split": "train", "loss": None, "skips": 3}]
     facts = judge(read(tmp_path, alerts=[ADVICE, ALERT, ACTION], metrics=metrics, finding=FINDING)).facts
     assert facts == [
-        ("what", "The gradient norm stands above its own history (z): 12, the limit is 4.5"),
+        ("what", "The gradient norm is far above its own history (z-score): 12, the limit is 4.5"),
         ("when", "step 60, first sign at step 55"),
         ("where", "layers/1/dense"),
         ("why", "likely rate_too_high: the learning rate is too high"),

@@ -7,33 +7,33 @@ from typing import Any, NamedTuple
 TITLES = {
     "nonfinite": "loss or gradient is not finite",
     "zero_gradient": "the gradient is exactly zero in nearly every parameter",
-    "gradient_spike": "the gradient norm stands above its own history (z)",
-    "layer_spike": "one layer's gradient norm stands above its own history (z)",
-    "gradient_trend": "the gradient norm grows towards ten times its level (steps left)",
+    "gradient_spike": "the gradient norm is far above its own history (z-score)",
+    "layer_spike": "the gradient norm of one layer is far above its own history (z-score)",
+    "gradient_trend": "the gradient norm is growing towards ten times its usual level (steps left)",
     "loss_rise": "the loss rises above its slow mean (fast mean / slow mean)",
-    "loss_jump": "the loss jumps out of its own noise (standard deviations)",
-    "loss_start": "the loss rises from where it started (times the first losses)",
-    "rate": "the learning rate is above all that this run has been stable at (times)",
+    "loss_jump": "the loss jumps beyond its own noise (standard deviations)",
+    "loss_start": "the loss rises above its first values (ratio)",
+    "rate": "the learning rate is above every rate at which this run has been stable (ratio)",
     "adam_lag": "gradients outgrow Adam's second moment (lag)",
-    "overshoot": "updates are too large for the loss they should lower (||dw|| ||g|| / loss)",
+    "overshoot": "updates are too large for the loss (||dw|| ||g|| / loss)",
     "update_ratio": "updates are large relative to the weights (||dw|| / ||w||)",
-    "damped": "Adam's epsilon holds its updates far below the learning rate (rms / rate)",
+    "damped": "Adam's epsilon keeps its updates far below the learning rate (rms / rate)",
     "vanishing": "gradients vanish towards the input (decades over the depth)",
     "exploding": "gradients explode towards the input (decades over the depth)",
     "depth_tilt": "gradients of an attention stack are larger near the head at the start (decades over the depth)",
-    "dead": "units are dead (share)",
-    "saturated": "activations are saturated (share)",
+    "dead": "units are dead (fraction)",
+    "saturated": "activations are saturated (fraction)",
     "attention": "attention logits grow (largest)",
     "entropy": "attention collapses onto single keys (entropy / log keys)",
     "output": "the output logits grow (largest)",
     "output_trend": "the output logits grow towards their limit (steps left)",
-    "output_drift": "all output logits drift together, which the softmax does not feel (rise of logsumexp)",
-    "flushed": "gradients fall below what float16 holds (share)",
-    "swallowed": "updates are too small to change the parameters (share)",
-    "tiny_second_moment": "Adam's epsilon outweighs its second moment (share)",
-    "frozen": "the layer does not move while others do (records)",
-    "init": "the layer starts out of proportion to the others (decades of ||g|| / ||w||)",
-    "init_scale": "the layer's first weights are far from 1 / sqrt(inputs) (decades)",
+    "output_drift": "all output logits drift together, which leaves the softmax unchanged (rise of logsumexp)",
+    "flushed": "gradients are too small for float16 (fraction)",
+    "swallowed": "updates are too small to change the parameters (fraction)",
+    "tiny_second_moment": "Adam's epsilon dominates its second moment (fraction)",
+    "frozen": "the layer is not updated while others are (records)",
+    "init": "||g|| / ||w|| of the layer differs from that of the others at the start (decades)",
+    "init_scale": "the layer's initial weights are far from 1 / sqrt(inputs) (decades)",
     "init_output": "the first outputs are far too large (largest logit)",
 }
 
@@ -54,7 +54,7 @@ class Alert(NamedTuple):
 
     Example:
       >>> Alert(7, "dead", "layers/0", "advice", 0.62, 0.5, 1, {}, "dead_relu", "model.activation=gelu").message
-      'layers/0: units are dead (share): 0.62 against 0.5; likely dead_relu: try model.activation=gelu'
+      'layers/0: units are dead (fraction): 0.62 against 0.5; likely dead_relu: try model.activation=gelu'
     """
 
     step: int
