@@ -9,7 +9,7 @@ from jaxprop.errors import EXIT_DONE
 
 def configs() -> int:
     """List the packaged configs."""
-    from jaxprop.config.find import packaged, read
+    from jaxprop.config.locate import packaged, read
 
     for name, path in packaged().items():
         print("\n  ".join([name, *opening(read(path))]))

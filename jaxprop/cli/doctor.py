@@ -22,7 +22,7 @@ def doctor(json: JsonOption = False) -> int:
         print_json(found.as_dict(), indent=2)
     else:
         _print(found)
-    return EXIT_RUNTIME if any(finding.severity == "broken" for finding in found.findings) else EXIT_DONE
+    return EXIT_RUNTIME if any(notice.severity == "broken" for notice in found.notices) else EXIT_DONE
 
 
 def _print(found: Diagnosis) -> None:
@@ -34,7 +34,7 @@ def _print(found: Diagnosis) -> None:
     show(["platform", "devices", "count", "memory of each"], devices, right=[2, 3])
     extras = [(name, "installed" if e.installed else f"not installed: {e.install}") for name, e in found.extras.items()]
     show(["extra", ""], extras)
-    for finding in found.findings:
-        print(f"{finding.severity}: {finding.what}\n  {finding.fix}")
-    if not any(finding.severity == "broken" for finding in found.findings):
+    for notice in found.notices:
+        print(f"{notice.severity}: {notice.what}\n  {notice.fix}")
+    if not any(notice.severity == "broken" for notice in found.notices):
         print("nothing is broken")

@@ -46,8 +46,8 @@ def run_folder(run_or_config: str, run: Path | None) -> Path:
       UsageError: two folders are given.
       ConfigError: there is no such config.
     """
-    from jaxprop.config.find import SUFFIXES, find
     from jaxprop.config.load import load
+    from jaxprop.config.locate import SUFFIXES, locate
 
     path = Path(run_or_config).expanduser()
     if path.is_dir():
@@ -55,7 +55,7 @@ def run_folder(run_or_config: str, run: Path | None) -> Path:
             raise UsageError(f"{path} is a folder and --run {run} another; give one of them")
         return path
     if run is not None:
-        find(run_or_config)
+        locate(run_or_config)
         return run
     if path.name == "config.yaml" and (path.parent / "checkpoints").is_dir():
         return path.parent

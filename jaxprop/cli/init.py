@@ -17,7 +17,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="overwrite PATH")] = False,
 ) -> int:
     """Copy a commented config to start from."""
-    from jaxprop.config.find import packaged
+    from jaxprop.config.locate import packaged
 
     if task is not None:
         if path is not None:
@@ -35,7 +35,7 @@ def init(
 
 
 def _of_task(task: str) -> str:
-    from jaxprop.config.find import packaged, read
+    from jaxprop.config.locate import packaged, read
     from jaxprop.config.yaml_loader import parse
 
     tasks: dict[str, str] = {}
@@ -56,7 +56,7 @@ def _target(name: str, path: Path | None) -> Path:
 
 def _text(source: Path, folder: Path) -> str:
     """The config's text with the comment for editors pointing at the schema from its new place."""
-    from jaxprop.config.find import read, schema_comment
+    from jaxprop.config.locate import read, schema_comment
 
     lines = [line for line in read(source).splitlines() if "yaml-language-server" not in line]
     return "\n".join([schema_comment(folder), *lines]) + "\n"

@@ -36,7 +36,7 @@ def report(
     from jaxprop.report.compare import labels
     from jaxprop.report.page import render, target, write
     from jaxprop.report.payload import payload
-    from jaxprop.report.serve import Source, open_server
+    from jaxprop.report.serve import LivePage, open_server
     from jaxprop.report.terminal import summaries
 
     readers = _readers(runs)
@@ -50,11 +50,11 @@ def report(
             write(path, render(payload(read, names)))
             print(f"report: {path}")
         return EXIT_DONE
-    source = Source(
+    page = LivePage(
         lambda: tuple(reader.signature() for reader in readers),
         lambda: payload([reader.read() for reader in readers], names),
     )
-    with open_server(source, port) as server:
+    with open_server(page, port) as server:
         print(f"report: http://127.0.0.1:{server.server_port}/  (Ctrl-C stops)", flush=True)
         try:
             server.serve_forever()

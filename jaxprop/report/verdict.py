@@ -1,4 +1,4 @@
-"""What a run's records come to, in words: what, when, which layer, why, and the line to change. Pure."""
+"""The verdict on a run, in words: what happened, when, in which layer, why, and which line to change. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHORT = {
     "output_drift": "output logits drift",
     "flushed": "gradients too small for float16",
     "swallowed": "updates too small to count",
-    "tiny_second_moment": "Adam's epsilon outweighs its second moment",
+    "tiny_second_moment": "Adam's epsilon dominates its second moment",
     "frozen": "a layer does not move",
     "init": "a layer starts out of proportion",
     "init_scale": "first weights out of scale",
@@ -38,40 +38,40 @@ SHORT = {
 }
 CAUSES = {
     "rate_too_high": "the learning rate is too high",
-    "no_warmup": "the learning rate starts at its full height, without warmup",
+    "no_warmup": "the learning rate starts at its full value, without warmup",
     "vanishing": "the activations pass too little of the gradient back",
     "exploding_recurrence": "the recurrent weights amplify the gradient from step to step",
-    "post_norm": "normalization after the residual sum makes gradients uneven at the start; warmup is missing",
+    "post_norm": "normalization after the residual sum makes the first gradients uneven, and there is no warmup",
     "no_loss_scaling": "the loss scale is too small for float16",
     "bad_batch": "one bad batch of data",
-    "nan_batch": "a batch with values that are not finite, or that the model turns into such",
+    "nan_batch": "a batch with values that are not finite, or that become so in the model",
     "label_shift": "the data or their labels have changed",
-    "dead_relu": "relu units that no example activates any more",
+    "dead_relu": "relu units that no example activates anymore",
     "adam_eps": "Adam's epsilon is too large for these gradients",
-    "logit_drift": "nothing holds the logits down",
+    "logit_drift": "nothing in the loss limits the logits",
     "frozen_layer": "the layer gets no update",
     "bad_init": "the initial weights are out of scale",
-    "unstable": "training is unstable, for no cause that stands out",
+    "unstable": "training is unstable without a clear cause",
 }
 ENDED: dict[str, str] = {
     Status.COMPLETED: "completed",
     Status.STOPPED_EARLY: "stopped early",
-    Status.INTERRUPTED: "interrupted; the same command goes on from there",
+    Status.INTERRUPTED: "interrupted; the same command resumes it",
     Status.DIVERGED: "diverged",
     Status.FAILED: "failed",
     Status.RUNNING: "still being written",
-    Status.UNFINISHED: "without a summary: still being written elsewhere, or killed",
+    Status.UNFINISHED: "without a summary: still running elsewhere, or killed",
 }
-TELLING = 0.05  # decades off the other layers below which a layer is like them
+TELLING = 0.05  # decades by which a layer must differ from the others to be listed
 
 
 class Verdict(NamedTuple):
-    """What the report says first.
+    """The summary at the top of a report.
 
     Args:
       tone: `good`, `watch` (advice), `bad`, or `open` for a run that has not ended.
       headline: one sentence.
-      facts: a label and its text, in the order to read.
+      facts: labels and their texts.
       worst: up to five layers with the reason, the worst first.
     """
 
@@ -85,7 +85,7 @@ def judge(run: RunData) -> Verdict:
     """Returns the verdict on a run.
 
     Args:
-      run: what it has recorded.
+      run: the contents of its folder.
     """
     main = main_alert(run)
     if not run.train and not run.evaluation:
@@ -158,7 +158,7 @@ def _without_alert(run: RunData) -> str:
         return f"No alert, but loss or gradient were not finite at step {broken:,}; the run {_ended(run)}."
     how = "" if run.status == Status.COMPLETED else f" ({ENDED.get(run.status, run.status)})"
     if not _is_watched(run):
-        return f"{steps} steps, and nobody watched: health.watch is false{how}."
+        return f"{steps} steps without the watch, since health.watch is false{how}."
     return f"Healthy: {steps} steps without an alert{how}."
 
 
@@ -212,7 +212,7 @@ def _alert_facts(run: RunData, main: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _done(action: dict[str, Any]) -> str:
     step, said = whole(action.get("step")) or 0, text(action.get("message"), text(action.get("action"), "an action"))
-    return f"step {step:,}: {said.partition(': ')[0]}"  # what follows is the alert's own message
+    return f"step {step:,}: {said.partition(': ')[0]}"  # the alert's own message follows the colon
 
 
 def _status(run: RunData) -> str:
@@ -231,7 +231,7 @@ def _error(run: RunData) -> str:
 
 
 def origin(finding: dict[str, Any]) -> str:
-    """Returns where the first value that is not finite came from, as far as a finding tells.
+    """Returns where the first value that is not finite came from, as far as a finding says.
 
     Example:
       >>> origin({"primitive": "log", "layer": "head", "file": "m.py", "line": 3, "phase": "forward", "step": 7})
@@ -260,12 +260,12 @@ def _capital(sentence: str) -> str:
 def worst_layers(run: RunData, count: int = 5) -> list[tuple[str, str]]:
     """Returns the layers to look at first, each with the reason.
 
-    Layers with alerts come first, those to act on before the others; then layers whose gradient was not finite; then
-    those whose gradient is farthest from the others' in its median over the run.
+    Layers with alerts come first, those of severity act before the others; then layers whose gradient was not finite;
+    then layers whose median gradient over the run differs most from that of the other layers.
 
     Args:
-      run: what it has recorded.
-      count: the most there may be.
+      run: the contents of its folder.
+      count: largest number of layers.
     """
     found: dict[str, str] = {}
     for alert in sorted(run.alerts, key=lambda alert: alert.get("severity") != "act"):
@@ -311,6 +311,6 @@ def _outliers(run: RunData) -> list[tuple[str, str]]:
 
 
 def gradient_signal(run: RunData) -> str | None:
-    """Returns the signal that compares layers' gradients: by RMS where rows have it, else by norm."""
+    """Returns the signal by which gradients of layers are compared: the RMS if rows have it, otherwise the norm."""
     values = {} if run.layers is None else run.layers.values
     return next((name for name in ("grad_rms", "grad_norm") if name in values), None)

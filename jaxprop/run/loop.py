@@ -9,7 +9,7 @@ import jax
 
 from jaxprop import data
 from jaxprop.checkpoint import Checkpoints, Restored
-from jaxprop.config.dump import plain
+from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
 from jaxprop.core import trees
 from jaxprop.core.measurements import Measurements
@@ -235,7 +235,7 @@ class Loop:
             "pace": self._pace.state(),
             "evaluated": evaluated,
         }
-        self._checkpoints.save(self.step, self.state, stream=stream, config=plain(self._config), metrics=metrics)
+        self._checkpoints.save(self.step, self.state, stream=stream, config=to_builtins(self._config), metrics=metrics)
         self.clock.resume()
 
 

@@ -86,7 +86,7 @@ def test_nothing_is_written_and_nothing_is_coloured(jaxprop, package):
         (["digits", "model.hiden=[4]"], "error: override 'model.hiden=[4]': model.hiden: unknown key; did you mean"),
         (
             ["digits", "data.batch_size=5000"],
-            "error: override 'data.batch_size=5000': data.batch_size: 5000 is more than the",
+            "error: override 'data.batch_size=5000': data.batch_size: 5000 is larger than the",
         ),
     ],
 )

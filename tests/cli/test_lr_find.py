@@ -66,7 +66,7 @@ def test_a_runs_folder_is_left_alone(jaxprop, found):
     Path("taken/checkpoints").mkdir(parents=True)
     ran = jaxprop("lr-find", "digits", "--run", "taken")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: taken holds a run's checkpoints")
+    assert ran.err.startswith("error: taken holds the checkpoints of a run")
     assert not Path("taken/lr_find.json").exists()
 
 

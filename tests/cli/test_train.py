@@ -141,7 +141,7 @@ BAD = {
     ),
     "NaN in the data": (arrays("train", inputs=NAN), ["small.yaml"], 1, r"train\.npz:inputs\[0, 0\] is nan.*repair"),
     "lengths that disagree": (
-        arrays("train", labels=np.arange(5) % 2), ["small.yaml"], 1, "8 records but .* has 5; the first axes",
+        arrays("train", labels=np.arange(5) % 2), ["small.yaml"], 1, "8 examples but .* has 5; the first axes",
     ),
     "shapes that disagree": (
         arrays("test", inputs=np.zeros((8, 2), np.float32)), ["small.yaml"], 1, "train and test must agree",

@@ -169,7 +169,10 @@ def test_a_run_that_is_killed_while_it_is_watched(tmp_path):
 
 
 NOTHING = {
-    "no metrics": (remove("metrics.jsonl"), "has no metrics.jsonl: the run has not begun to log, or sinks.jsonl is"),
+    "no metrics": (
+        remove("metrics.jsonl"),
+        "has no metrics.jsonl: the run has not logged anything yet, or sinks.jsonl is",
+    ),
     "empty metrics": (overwrite("metrics.jsonl", ""), "has an empty metrics.jsonl; the first record is written after"),
     "damaged metrics": (
         overwrite("metrics.jsonl", "a\nb\n"),

@@ -93,7 +93,7 @@ def test_the_loss_falls_by_about_what_the_gradient_promises():
 
 def test_what_differs_from_the_run_is_said(found):
     notes = found["warmup, frozen head"].notes
-    assert notes[0] == "run.accumulate is 2, and the batch is taken as one here"
+    assert notes[0] == "run.accumulate is 2, but this step uses the batch as a whole"
     assert notes[1].startswith("the schedule's rate is 0 up to step 1, so this is step 2")
     assert found["warmup, frozen head"].step == 2
     assert found["cnn, sgd, no clip"].clip is None
