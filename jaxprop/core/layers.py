@@ -114,26 +114,27 @@ def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees
     """
     columns = [jax.tree.leaves(tree, is_leaf=lambda x: x is None) for tree in trees_]
     sums, rows = [], []
-    for members in _bunches(columns, SUMMED_ALONE):
-        arrays = [_blocks(groups, column, members, SUMMED_ALONE) for column in columns]
+    for members in _bunches(columns):
+        arrays = [_blocks(groups, column, members) for column in columns]
         sums.append(_line_sums([t.astype(jnp.float32) for t in terms(*arrays)]))
-        rows += _rows_of(groups, columns[0], members, SUMMED_ALONE)
+        rows += _rows_of(groups, columns[0], members)
     found = jnp.stack([jnp.concatenate(of_term) for of_term in zip(*sums, strict=True)])
     return _by_row(found, rows, len(groups.names))
 
 
 def _line_sums(terms: Sequence[jax.Array]) -> Sequence[jax.Array]:
-    """Sums `[parts, m]` over m. Several terms in one pass, so that what they are made of is computed once and never
+    """Sums `[parts, ...]` over all axes but the first. Several terms in one pass, so that what they are made of is computed once and never
     written to memory: on CPU each array that has to exist costs more than the sum."""
+    axes = tuple(range(1, terms[0].ndim))
     if len(terms) == 1:
-        return [lax.reduce_sum(terms[0], [1])]
+        return [lax.reduce_sum(terms[0], axes)]
 
     def add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         return tuple(x + y for x, y in zip(a, b, strict=True))
 
     # Measurements are not differentiated, and a reduction of several operands could not be.
     constant = tuple(lax.stop_gradient(term) for term in terms)
-    return lax.reduce(constant, tuple(jnp.zeros((), term.dtype) for term in terms), add, (1,))
+    return lax.reduce(constant, tuple(jnp.zeros((), term.dtype) for term in terms), add, axes)
 
 
 def _by_row(
@@ -157,14 +158,14 @@ def _by_row(
     return _by_row(reduce(padded[:, table], -1), [row for row, _ in pieces], count, reduce)
 
 
-def _bunches(columns: Sequence[Sequence[Any]], alone: int) -> list[list[int]]:
+def _bunches(columns: Sequence[Sequence[Any]]) -> list[list[int]]:
     """Indices of leaves to reduce together: small ones of the same dtypes, by the chunk, and every other leaf alone."""
     bunches: list[list[int]] = []
     filling: dict[Any, tuple[int, list[int]]] = {}
     for i, leaves in enumerate(zip(*columns, strict=True)):
         if any(leaf is None for leaf in leaves):
             continue
-        if leaves[0].size >= alone:
+        if _is_alone(leaves[0]):
             bunches.append([i])
             continue
         dtypes = tuple(leaf.dtype for leaf in leaves)
@@ -177,30 +178,37 @@ def _bunches(columns: Sequence[Sequence[Any]], alone: int) -> list[list[int]]:
     return bunches or [[]]
 
 
-def _blocks(groups: Groups, leaves: Sequence[Any], members: Sequence[int], alone: int) -> jax.Array:
-    """A bunch as `[parts, m]`, each part of one row: a large leaf row by row, small ones in blocks, filled up."""
-    counts = [len(groups.rows[i]) for i in members]
-    # Functions of lax, as every leaf of every model comes by here while a step is traced.
-    flat = [lax.reshape(leaves[i], (n, leaves[i].size // max(n, 1))) for i, n in zip(members, counts, strict=True)]
-    if len(flat) == 1 and flat[0].size >= alone:
-        return flat[0]
+def _is_alone(leaf: jax.Array) -> bool:
+    """Whether a leaf is reduced by itself: it is large, or its sharding is part of its type and would be lost."""
+    return leaf.size >= SUMMED_ALONE or any(axis is not None for axis in jax.typeof(leaf).sharding.spec)
+
+
+def _blocks(groups: Groups, leaves: Sequence[Any], members: Sequence[int]) -> jax.Array:
+    """A bunch as `[parts, ...]`, each part of one row: a leaf that is alone row by row, small ones in filled blocks."""
+    if len(members) == 1 and _is_alone(leaves[members[0]]):
+        leaf, labels = leaves[members[0]], groups.rows[members[0]]
+        stacked = leaf.ndim > 0 and len(labels) == leaf.shape[0] and len(set(labels)) == len(labels) > 1
+        return leaf if stacked else lax.expand_dims(leaf, (0,))
     pieces = []
-    for x in flat:
+    # Functions of lax, as every leaf of every model comes by here while a step is traced.
+    for i in members:
+        n = len(groups.rows[i])
+        x = lax.reshape(leaves[i], (n, leaves[i].size // max(n, 1)))
         excess = -x.shape[1] % BLOCK
-        filled = [x, lax.full((len(x), excess), 0, x.dtype)] if excess else [x]
-        pieces += filled if len(x) == 1 else [lax.concatenate(filled, 1)]
+        filled = [x, lax.full((n, excess), 0, x.dtype)] if excess else [x]
+        pieces += filled if n == 1 else [lax.concatenate(filled, 1)]
     if not pieces:
         return jnp.zeros((0, BLOCK), jnp.float32)
     joined = lax.concatenate([lax.reshape(piece, (piece.size,)) for piece in pieces], 0)
     return lax.reshape(joined, (joined.size // BLOCK, BLOCK))
 
 
-def _rows_of(groups: Groups, leaves: Sequence[Any], members: Sequence[int], alone: int) -> list[int]:
+def _rows_of(groups: Groups, leaves: Sequence[Any], members: Sequence[int]) -> list[int]:
     """The row of each part of `_blocks`."""
     rows = []
     for i in members:
         size = leaves[i].size // max(len(groups.rows[i]), 1)
-        rows += [row for row in groups.rows[i] for _ in range(1 if leaves[i].size >= alone else -(-size // BLOCK))]
+        rows += [row for row in groups.rows[i] for _ in range(1 if _is_alone(leaves[i]) else -(-size // BLOCK))]
     return rows
 
 
@@ -275,11 +283,11 @@ def norms(groups: Groups, tree: PyTree) -> Norms:
       Blue, A Portable Fortran Program to Find the Euclidean Norm of a Vector, 1978.
     """
     leaves = [jnp.abs(x) if jnp.iscomplexobj(x) else x for x in jax.tree.leaves(tree)]
-    bunches = _bunches([leaves], SUMMED_ALONE)
-    rows = [row for members in bunches for row in _rows_of(groups, leaves, members, SUMMED_ALONE)]
+    bunches = _bunches([leaves])
+    rows = [row for members in bunches for row in _rows_of(groups, leaves, members)]
     if not rows:
         return Norms(jnp.zeros(0, jnp.float32), jnp.float32(0), jnp.array(True))
-    lines = [_blocks(groups, leaves, members, SUMMED_ALONE) for members in bunches]
+    lines = [_blocks(groups, leaves, members) for members in bunches]
     parts, finite = lax.platform_dependent(lines, cpu=_part_norms_by_branch, default=_part_norms_in_one_pass)
     found = _root_of_squares(parts, rows, len(groups.names))
     return Norms(found, _root_of_squares(found, [0] * len(found), 1)[0], finite)
@@ -294,7 +302,7 @@ def _root_of_squares(values: jax.Array, rows: Sequence[int], count: int) -> jax.
 
 def _part_norms_by_branch(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     dtype = jnp.result_type(*[wide(jnp.zeros((), x.dtype)).dtype for x in lines])
-    sums = jnp.concatenate([lax.reduce_sum(square(x), [1]).astype(dtype) for x in lines])
+    sums = jnp.concatenate([_line_sums([square(x)])[0].astype(dtype) for x in lines])
 
     def plain(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
         del lines
@@ -304,10 +312,11 @@ def _part_norms_by_branch(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]
         tiny = jnp.finfo(dtype).tiny
         most, rest = [], []
         for x in map(wide, lines):
-            largest = jnp.max(jnp.abs(x), 1)
-            ratio = x / jnp.maximum(largest, tiny)[:, None].astype(x.dtype)
+            largest = jnp.max(jnp.abs(x), tuple(range(1, x.ndim)))
+            scale = jnp.maximum(largest, tiny).astype(x.dtype)
+            ratio = x / lax.expand_dims(scale, tuple(range(1, x.ndim)))
             most.append(largest.astype(dtype))
-            rest.append(lax.reduce_sum(jnp.square(ratio), [1]).astype(dtype))
+            rest.append(_line_sums([jnp.square(ratio)])[0].astype(dtype))
         largest = jnp.concatenate(most)
         # A maximum may pass over NaN, a sum does not.
         finite = (sums == sums) & (largest < jnp.inf)

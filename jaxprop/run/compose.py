@@ -19,10 +19,7 @@ from jaxprop.parallel.placement import place_batch
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import make_eval_step
-from jaxprop.train.state import init_state
 from jaxprop.types import PyTree, Source, Sums, TrainState
-
-NO_SQUARES = ("adabelief", "adamax", "adamaxw", "yogi")  # their `nu` is no mean of squared gradients
 
 
 class Experiment(NamedTuple):
@@ -84,10 +81,7 @@ def compose(config: Config) -> Experiment:
     def init(seed: int) -> TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
         params, extras = init_model(params_key, example)
-        return init_state(
-            params, optimizer.tx, key=run_key, extras=extras, precision=precision,
-            ema_decay=config.run.ema_decay, scaling=scaling, mesh=mesh, health=signals,
-        )  # fmt: skip
+        return step.init(params, key=run_key, extras=extras)
 
     step = make_train_step(
         task.objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
@@ -116,17 +110,16 @@ def signals_of(config: Config) -> Signals:
     Example:
       >>> from jaxprop.config.build import build
       >>> sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
-      >>> sections |= {"optimizer": {"name": "adam", "lr": 0.1, "b2": 0.99}, "run": {"epochs": 1}}
+      >>> sections |= {"optimizer": {"name": "adam", "lr": 0.1}, "run": {"epochs": 1}}
       >>> made = signals_of(build(sections | {"health": {"on_alert": ["clip", "stop"]}}))
-      >>> made.b2, made.spikes, made.respond
-      (0.99, 'clip', True)
+      >>> made.spikes, made.respond
+      ('clip', True)
     """
     health, arguments, usual = config.health, config.optimizer.arguments(), Signals()
     responses = health.responses
     return Signals(
         taps=health.taps,
         curvature=health.curvature,
-        b2=None if config.optimizer.name in NO_SQUARES else arguments.get("b2") or usual.b2,
         eps=arguments.get("eps") or usual.eps,
         spikes=next((name for name in ("skip", "clip") if name in responses), None),
         respond=bool({"clip", "cut_lr", "rollback"} & set(responses)),

@@ -22,7 +22,7 @@ def evaluate(
 
     Args:
       experiment: with `test`, the split.
-      state: its `ema` is evaluated if there is one, else its `params`.
+      state: evaluated by the moving averages that it keeps, else by its parameters.
       clock: books the first call as compiling.
       stop: asks for an early end.
 
@@ -34,13 +34,13 @@ def evaluate(
     size = config.data.eval_batch_size or config.data.batch_size
     if mesh is not None:
         size = -(-size // mesh.size) * mesh.size  # what is added is padding, and masked
-    params = state.params if isinstance(state.ema, tuple) and not state.ema else state.ema
+    params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
     totals: dict[str, np.ndarray] = {}
     for i, batch in enumerate(data.one_pass(experiment.test, size, config.run.eval_batches)):
         if stop is not None and stop.received is not None:
             return None
         placed = batch if mesh is None else place_batch(batch, mesh)
-        call = (params, state.extras, placed)
+        call = (params, extras, placed)
         sums = clock.compiled(experiment.evaluate, *call) if i == 0 and clock else experiment.evaluate(*call)
         for name, pair in jax.device_get(sums).items():
             # float64 on the host: adding thousands of batches in float32 would lose the last digits

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxprop.core.measurements import Measurements
 from jaxprop.run.clock import Clock, timed
-from jaxprop.run.pace import Pace, rows_seconds
+from jaxprop.run.pace import Pace
 from jaxprop.train.compiled import TrainStep
 from jaxprop.types import TrainState
 
@@ -59,7 +59,7 @@ class Stepper:
         (state, measurements), seconds = timed(self._step, state, batch, variant.detail)
         if self._pace.book(variant.detail, seconds):
             self._clock.pause()
-            note(self._pace.choose(rows_seconds(state)))
+            note(self._pace.choose())
             self._clock.resume()
         return state, measurements
 

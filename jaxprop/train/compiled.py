@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+from jax.core import Tracer
 from jax.sharding import Mesh
 
 from jaxprop.core.layers import group_layers
@@ -44,6 +45,7 @@ class TrainStep:
         self._flushes = needs_scaling(recipe.policy)
         variant = variants(recipe, steps_per_call)
         self._compiled = {detail: jax.jit(variant(detail), donate_argnums=0, **jit_options) for detail in DETAILS}
+        self._traced = {detail: jax.jit(variant(detail)) for detail in DETAILS}
         self._calls = 0
         self._layers: tuple[str, ...] | None = None
 
@@ -93,7 +95,9 @@ class TrainStep:
         Raises:
           UsageError: for an unknown detail.
         """
-        state, measurements = self._compiled[self._detail(detail)](state, batch)
+        # Where a step is part of something larger that is differentiated, what is donated would still be needed.
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch)))
+        state, measurements = (self._traced if traced else self._compiled)[self._detail(detail)](state, batch)
         self._calls += 1
         if measurements.layout.layers:
             self._layers = measurements.layout.layers

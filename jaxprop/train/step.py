@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprop.core import layers, measurements, taps
+from jaxprop.core.jaxprs.scans import uses
 from jaxprop.core.layers import Norms
 from jaxprop.core.measurements import Measurements, join
 from jaxprop.core.precision import LossScale, Policy, Scaling, needs_scaling, next_loss_scale, promoting
@@ -31,11 +32,10 @@ from jaxprop.health.signals.settings import Signals
 from jaxprop.train import gradients
 from jaxprop.train.gradients import Backward, Forward
 from jaxprop.train.state import averaged
-from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
+from jaxprop.train.trainable import Trainable, merge, moved, split, trainable_mask
 from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
 
-# What the step can tell an optimizer, by the names that optax's transformations take them under.
-EXTRA_ARGUMENTS = ("value", "grad", "value_fn", "grad_fn", "obj_fn")
+FUNCTIONS = ("grad_fn", "obj_fn")  # what a line search, which takes `value_fn`, refuses to be given besides
 
 
 class Recipe(NamedTuple):
@@ -80,7 +80,7 @@ def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> 
     problem = Problem(recipe, state, batch, key)
     plan = make_plan(problem, detail)
     forward, back = problem.gradient(problem.trained, plan)
-    norms = layers.norms(plan.groups, back.params)
+    norms = layers.norms(plan.groups, problem.counted(back.params))
     finite = jnp.isfinite(forward.loss) & norms.finite
     decision = guard.decide(recipe.signals, norms.total.astype(jnp.float32), finite, state.health)
     take = decision.take | (not recipe.skip_nonfinite)
@@ -102,11 +102,19 @@ class Problem:
         self.recipe, self.state, self.batch, self.key = recipe, state, batch, key
         self._mask = trainable_mask(recipe.trainable, state.params)
         self.trained = split(state.params, self._mask)
+        self.moves = moved(
+            lambda grads, opt_state, trained: call_update(self, None, grads, opt_state, trained),
+            self.trained, state.opt_state, self.trained,
+        )  # fmt: skip
         self.scale = loss_scale(state)
         if needs_scaling(recipe.policy) != (self.scale is not None):
             raise UsageError(
                 "the state was made for another precision than the step's; make it with step.init(params, key=key)"
             )
+
+    def counted(self, trained: PyTree) -> PyTree:
+        """What of a tree like the trained parameters the optimizer moves: the rest is no part of any measurement."""
+        return split(trained, self.moves)
 
     def merged(self, trained: PyTree) -> PyTree:
         """All parameters, with these for the trained ones."""
@@ -148,11 +156,13 @@ def make_plan(problem: Problem, detail: str) -> Plan:
     """Finds layers and taps by tracing the loss once: abstractly, so nothing is computed."""
     recipe, trained = problem.recipe, problem.trained
     if detail == "lean" or recipe.signals is None:
-        return Plan(Signals(), "lean", layers.group_layers(trained))
+        return Plan(Signals(), "lean", layers.group_layers(problem.counted(trained)))
     # Without taps, and so in no context of its own, this leaves jit's cache warm for the gradient's trace.
     seeks_taps = detail != "rows" and recipe.signals.taps and recipe.gradient is None
     found, jaxpr = taps.find(problem.loss, trained) if seeks_taps else ((), jax.make_jaxpr(problem.loss)(trained))
-    return Plan(recipe.signals, detail, layers.find_groups(jaxpr, trained), found, recipe.clip)
+    first_uses = uses(jaxpr, len(jax.tree.leaves(trained)))
+    counted = [use for use, keep in zip(first_uses, problem.moves, strict=True) if keep]
+    return Plan(recipe.signals, detail, layers.group_layers(problem.counted(trained), counted), found, recipe.clip)
 
 
 def propose(
@@ -160,20 +170,27 @@ def propose(
 ) -> tuple[PyTree, PyTree]:
     """The optimizer's update of the trained parameters, at the rate that responses leave, and its next state."""
     recipe, state = problem.recipe, problem.state
+    updates, opt_state = call_update(problem, forward, grads, opt_state, trained)
+    health = follow_rate(recipe.signals, learning_rate(recipe.schedule, state, opt_state), state.health)
+    return gradients.multiply(updates, lr_scale(recipe.signals, health)), opt_state
+
+
+def call_update(
+    problem: Problem, forward: Forward | None, grads: PyTree, opt_state: PyTree, trained: PyTree
+) -> tuple[PyTree, PyTree]:
+    """The optimizer's own update, told what it takes of loss, gradient and their functions."""
 
     def value_fn(trained: PyTree, *_: Any, **__: Any) -> jax.Array:
         return problem.loss(trained)
 
     extra = {
-        "value": forward.loss,
+        "value": jnp.float32(0) if forward is None else forward.loss,
         "grad": grads,
         "value_fn": value_fn,
         "obj_fn": value_fn,
         "grad_fn": lambda trained, *_, **__: problem.gradient(trained)[1].params,
     }
-    updates, opt_state = call_with_taken(promoting(recipe.tx.update), (grads, opt_state, trained), extra)
-    health = follow_rate(recipe.signals, learning_rate(recipe.schedule, state, opt_state), state.health)
-    return gradients.multiply(updates, lr_scale(recipe.signals, health)), opt_state
+    return call_with_taken(promoting(problem.recipe.tx.update), (grads, opt_state, trained), extra)
 
 
 def call_with_taken(function: Callable[..., Any], args: tuple[Any, ...], extra: dict[str, Any]) -> Any:
@@ -186,10 +203,11 @@ def call_with_taken(function: Callable[..., Any], args: tuple[Any, ...], extra: 
         try:
             return function(*args, **extra)
         except TypeError as error:
-            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            if refused is None or refused[1] not in extra:
+            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error), re.IGNORECASE)
+            names = [refused[1]] if refused else [name for name in FUNCTIONS if "not consumed by" in str(error)]
+            if not any(name in extra for name in names):
                 raise
-            del extra[refused[1]]
+            extra = {name: value for name, value in extra.items() if name not in names}
 
 
 def update(problem: Problem, forward: Forward, grads: PyTree, held: Held) -> Held:
@@ -236,7 +254,13 @@ def measured(
 
     def read(grads: PyTree, opt_state: PyTree, trained: PyTree) -> Seen:
         return measure_update(
-            plan, lambda g, s: propose(problem, forward, g, s, trained), grads, opt_state, trained, norm
+            plan,
+            lambda g, s: propose(problem, forward, g, s, trained),
+            grads,
+            opt_state,
+            trained,
+            norm,
+            problem.counted,
         )
 
     shapes = jax.eval_shape(read, grads, opt_state, trained)

@@ -8,8 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import JaxprEqn
 
 from jaxprop.core import trees
+from jaxprop.core.jaxprs.evaluate import run
+from jaxprop.core.jaxprs.walk import body_of, is_call
 from jaxprop.errors import UsageError
 from jaxprop.types import PyTree
 
@@ -54,12 +57,46 @@ def _wanted(trainable: Trainable, params: PyTree, paths: list[str]) -> list[Any]
         return [re.fullmatch(trainable, path) is not None for path in paths]
     if callable(trainable):
         return [trainable(path) for path in paths]
-    if jax.tree.structure(trainable) != jax.tree.structure(params):
+    expected, got = (str(jax.tree.structure(tree)) for tree in (params, trainable))
+    if expected != got:
         raise UsageError(
-            f"expected trainable to have the structure of the parameters, {jax.tree.structure(params)}, got "
-            f"{jax.tree.structure(trainable)}; a path pattern such as 'head/.*' does not need one"
+            f"expected trainable to have the structure of the parameters, {expected}, got {got}; a path pattern such "
+            "as 'head/.*' does not need one"
         )
     return jax.tree.leaves(trainable)
+
+
+def moved(
+    update: Callable[[PyTree, PyTree, PyTree], Any], grads: PyTree, opt_state: PyTree, params: PyTree
+) -> list[bool]:
+    """Says for every leaf of the parameters whether the optimizer moves it: its update is not constant.
+
+    `optax.set_to_zero` in a partition freezes parameters by an update of zeros, which depends on nothing.
+
+    Args:
+      update: `(grads, opt_state, params) -> (updates, opt_state)`.
+      grads, opt_state, params: what it is given, or their shapes.
+
+    Returns:
+      One boolean a leaf.
+
+    Example:
+      >>> import optax
+      >>> tx = optax.partition({"on": optax.sgd(0.1), "off": optax.set_to_zero()}, {"a": "on", "b": "off"})
+      >>> params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+      >>> moved(tx.update, params, tx.init(params), params)
+      [True, False]
+    """
+    shapes = jax.eval_shape(lambda *args: args, grads, opt_state, params)
+    traced = jax.make_jaxpr(lambda *args: update(*args)[0])(*shapes)
+    return run(traced, [True] * len(jax.tree.leaves(shapes)), _depends, lambda _: False)
+
+
+def _depends(equation: JaxprEqn, inputs: list[bool]) -> list[bool]:
+    body = body_of(equation) if is_call(equation) else None
+    if body is not None:
+        return run(body, inputs, _depends, lambda _: False)
+    return [any(inputs)] * len(equation.outvars)
 
 
 def split(params: PyTree, mask: list[bool]) -> PyTree:

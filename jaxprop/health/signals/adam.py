@@ -37,7 +37,12 @@ class Moments(NamedTuple):
 
 
 def moments(
-    update: Callable[[PyTree, PyTree], PyTree], grads: PyTree, before: PyTree, after: PyTree, params: PyTree
+    update: Callable[[PyTree, PyTree], PyTree],
+    grads: PyTree,
+    before: PyTree,
+    after: PyTree,
+    params: PyTree,
+    decay: float | None = None,
 ) -> Moments | None:
     """Finds the second moments in an optax state, what a NamedTuple with `count`, `mu` and `nu` calls `nu`, and its b2.
 
@@ -49,6 +54,7 @@ def moments(
       grads: the gradient.
       before, after: the optimizer's state around one update.
       params: the parameters.
+      decay: b2, where it is known otherwise.
 
     Returns:
       The moments, or None where the optimizer keeps none.
@@ -67,13 +73,13 @@ def moments(
     if not any(fits):
         return None
     first = next(path for path, fit in zip(paths, fits, strict=True) if fit)
-    decay = _decay(update, grads, before, old[first].index)
-    if decay is None:
+    found = _decay(update, grads, before, old[first].place) if decay is None else decay
+    if found is None:
         return None
     return Moments(
         [old[path].array if fit else None for path, fit in zip(paths, fits, strict=True)],
         [new[path].array if fit else None for path, fit in zip(paths, fits, strict=True)],
-        decay,
+        found,
         new[first].count,
     )
 
@@ -83,7 +89,7 @@ class _Moment(NamedTuple):
 
     array: Any
     count: Any
-    index: int
+    place: int
 
 
 def _second_moments(state: PyTree) -> dict[str, _Moment]:
@@ -112,7 +118,8 @@ def _decay(update: Callable, grads: PyTree, state: PyTree, index: int) -> Any:
     """b2 in the update of leaf `index` of the state, where that is `b2 nu + (1 - b2) x`; else None."""
     traced = jax.make_jaxpr(update)(grads, state)
     inputs = jax.tree.leaves((grads, state))
-    made = run(traced, [_Made("input", i) for i in range(len(inputs))], _follow, _number)[index]
+    values: list[Any] = [_Made("input", i) for i in range(len(inputs))]
+    made = run(traced, values, _follow, _number)[index]
     old = _Made("input", len(inputs) - len(jax.tree.leaves(state)) + index)
     if not (isinstance(made, _Made) and made.by in ("add", "add_any")):
         return None
@@ -129,9 +136,9 @@ def _decay(update: Callable, grads: PyTree, state: PyTree, index: int) -> Any:
 
 
 def _follow(equation: Any, inputs: list[Any]) -> list[Any]:
-    name = equation.primitive.name
-    if is_call(equation):
-        return run(body_of(equation), inputs, _follow, _number)
+    name, body = equation.primitive.name, body_of(equation) if is_call(equation) else None
+    if body is not None:
+        return run(body, inputs, _follow, _number)
     if name in HANDED_ON:
         return [inputs[0]]
     return [_Made(name, inputs)] * len(equation.outvars)

@@ -63,7 +63,7 @@ class Seen(NamedTuple):
 
 def measure_update(
     plan: Plan, propose: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], grads: PyTree, opt_state: PyTree,
-    params: PyTree, norm: jax.Array,
+    params: PyTree, norm: jax.Array, counted: Callable[[PyTree], PyTree],
 ) -> Seen:  # fmt: skip
     """Measures what an update would do, while the state before it is still there.
 
@@ -73,13 +73,14 @@ def measure_update(
       grads: what the optimizer is given.
       opt_state, params: before the update.
       norm: global norm of `grads`.
+      counted: takes what is measured out of a tree like the parameters.
 
     Returns:
       Rows, and the norm that is left after clipping.
     """
     updates, after = propose(grads, opt_state)
-    rows = update_rows(plan.groups, params, updates, grads)
-    adam = moments(lambda g, s: propose(g, s)[1], grads, opt_state, after, params)
+    rows = update_rows(plan.groups, counted(params), counted(updates), counted(grads))
+    adam = moments(lambda g, s: propose(g, s)[1], grads, opt_state, after, counted(params), plan.settings.b2)
     if adam is not None:
         rows |= adam_rows(plan.groups, adam, plan.settings.eps)
     clipped = None

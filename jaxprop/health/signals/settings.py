@@ -21,7 +21,7 @@ class Signals(NamedTuple):
       taps: measure tapped activations.
       curvature: measure the curvature along the gradient and the largest eigenvalue of the Hessian: two
         Hessian-vector products in every full record, and a copy of the parameters in the state.
-      eps: of Adam, for `adam_lag` and `tiny_second_moment`; its b2 is read off the optimizer.
+      b2, eps: of Adam, for `adam_lag` and `tiny_second_moment`; without one, b2 is read off the optimizer.
       spikes: None, or what to do with a gradient norm far above its own history: `"clip"` it there, or `"skip"` it.
       respond: take updates at `min(lr_scale, rate_limit / rate_peak)` of the rate and clip gradients to `grad_limit`,
         all of `state.health`.
@@ -32,6 +32,7 @@ class Signals(NamedTuple):
     flush_every: int = 100
     taps: bool = True
     curvature: bool = False
+    b2: float | None = None
     eps: float = 1e-8
     spikes: str | None = None
     respond: bool = False
