@@ -202,7 +202,7 @@ def make_train_step(
       precision: `"float32"`, `"bfloat16"`, `"float16"` (with a dynamic loss scale), or a `Policy`.
       accumulate: microbatches K that the batch `[B, ...]` is split into, B a multiple of K.
       steps_per_call: with S > 1 the batch is `[S, B, ...]` and one call takes S steps.
-      health: measure the gradient norm of every layer in each step, and all signals in each twentieth; or `Signals` to
+      health: measure the gradient norm of every layer in each step, and all signals in each fiftieth; or `Signals` to
         say when.
       ema_decay: d of a moving average of parameters and batch statistics, `ema <- d ema + (1 - d) params`, that warms
         up: d is at most `(1 + t) / (10 + t)` after t updates. `step.eval_params(state)` returns it.

@@ -28,7 +28,7 @@ class Signals(NamedTuple):
     """
 
     every: int = 1
-    rare_every: int = 20
+    rare_every: int = 50
     flush_every: int = 100
     taps: bool = True
     curvature: bool = False
@@ -66,7 +66,7 @@ def settings(health: bool | Signals) -> Signals | None:
 
     Example:
       >>> settings(True).rare_every, settings(False)
-      (20, None)
+      (50, None)
     """
     signals = health if isinstance(health, Signals) else Signals() if health else None
     if signals is None:
