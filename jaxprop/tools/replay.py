@@ -125,8 +125,8 @@ def _state(box: Box, experiment: compose.Experiment) -> TrainState:
     needed = next(data.one_pass(experiment.sources["train"], 1))
     fresh = experiment.init(experiment.config.run.seed)
     try:
-        leaves.check_fit(box.about["leaves"], fresh, str(box.folder))
-        state = leaves.unpack(box.arrays, box.key_impls, fresh)
+        places = leaves.check_fit(box.about["leaves"], fresh, str(box.folder))
+        state = leaves.unpack(box.arrays, box.key_impls, fresh, places)
         leaves.check_fit(box.about["leaves"], state, str(box.folder))
         fits = needed.keys() == box.batch.keys() and all(
             box.batch[name].shape[1:] == array.shape[1:] for name, array in needed.items()
