@@ -36,12 +36,14 @@ class Spec(NamedTuple):
     """What a built-in model must know of the data before it can be built.
 
     Args:
-      inputs: shape and dtype of `batch["inputs"]` for one example, without the leading B.
-      outputs: number of classes, of vocabulary entries, or of regression targets.
+      batch: a `jax.ShapeDtypeStruct` for every array of a batch, by key, of one example: without the leading axis B,
+        which is not the model's. It may nest as the batch does.
+      sizes: named sizes: `classes` or `targets` where an example has one answer, `vocabulary` where inputs are tokens.
+        With a vocabulary alone every token has an answer, the next token.
     """
 
-    inputs: jax.ShapeDtypeStruct
-    outputs: int
+    batch: Mapping[str, PyTree]
+    sizes: Mapping[str, int]
 
 
 class Model(NamedTuple):

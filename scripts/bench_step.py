@@ -70,9 +70,9 @@ def language_model(tokens: int, steps: int, vocabulary: int = 256) -> Case:
     from jaxprop.types import Spec
 
     length = 256
-    model = models.build(
+    model = models.make_model(
         Transformer(name="transformer", layers=6, width=256, heads=8),
-        Spec(jax.ShapeDtypeStruct((length,), jnp.int32), vocabulary),
+        Spec({"inputs": jax.ShapeDtypeStruct((length,), jnp.int32)}, {"vocabulary": vocabulary}),
     )
     rng = np.random.default_rng(0)
     data = rng.integers(0, vocabulary, (tokens // length, length + 1)).astype(np.int32)

@@ -134,6 +134,26 @@ def next_loss_scale(state: LossScale, finite: jax.Array, scaling: Scaling) -> Lo
     return LossScale(scale, jnp.where(grow, 0, good_steps))
 
 
+def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """Returns the dtype that sums and statistics of a dtype are taken in: float64 of float64, else float32.
+
+    Example:
+      >>> wide_dtype(jnp.bfloat16).name
+      'float32'
+    """
+    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """Returns an array in the dtype that its sums are taken in; see `wide_dtype`.
+
+    Example:
+      >>> wide(jnp.ones(2, jnp.float16)).dtype.name
+      'float32'
+    """
+    return x.astype(wide_dtype(x.dtype))
+
+
 def cast_floating(tree: PyTree, dtype: DTypeLike) -> PyTree:
     """Casts the floating-point leaves of a pytree and leaves the others as they are.
 

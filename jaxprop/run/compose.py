@@ -55,13 +55,13 @@ def compose(config: Config) -> Composed:
       JaxpropError: the data, the model, the optimizer and the devices do not fit together.
     """
     sources = data.open_sources(config.data, config.task.name)
-    task = tasks.build(config, sources)
+    task = tasks.make_task(config, sources)
     _check_batch_size(config, sources["train"])
     stream = open_stream(config, sources["train"])
     total = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
     mesh, precision, scaling, health = _mesh(config), config.precision.policy, _scaling(config), settings(config)
     params, extras, run_key = _initialized(config, task, sources["train"])
-    optimizer = optimizers.build(config.optimizer, steps=total, params=params)
+    optimizer = optimizers.make_optimizer(config.optimizer, steps=total, params=params)
     train_step = make_train_step(
         task.objective, optimizer.tx, precision, config.run.accumulate, config.run.steps_per_call, health,
         ema_decay=config.run.ema_decay, schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh,

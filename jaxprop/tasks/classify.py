@@ -24,7 +24,7 @@ def classify(config: Config, sources: Mapping[str, Source]) -> Task:
       The task; its reference is the accuracy of always answering the most frequent training class.
     """
     train = sources["train"]
-    bound = bind(config, train, train.info["classes"], softmax_cross_entropy, {"accuracy": accuracy})
+    bound = bind(config, train, softmax_cross_entropy, {"accuracy": accuracy})
     return Task(*bound, reference=_majority(sources))
 
 

@@ -17,13 +17,13 @@ def language(config: Config, sources: Mapping[str, Source]) -> Task:
 
     Args:
       config: the run's configuration.
-      sources: `train`, and `test` to evaluate on; `info["vocab"]` is the number of tokens.
+      sources: `train`, and `test` to evaluate on; `info["vocabulary"]` is the number of tokens.
 
     Returns:
       The task; its reference is the loss of a unigram model, counted on train and measured on test.
     """
     train = sources["train"]
-    bound = bind(config, train, train.info["vocab"], softmax_cross_entropy, {"accuracy": accuracy})
+    bound = bind(config, train, softmax_cross_entropy, {"accuracy": accuracy})
     unigram = train.info.get("unigram_nats")
     return Task(*bound, derived=_perplexity, reference={} if unigram is None else {"unigram_loss": unigram})
 

@@ -23,4 +23,4 @@ def multilabel(config: Config, sources: Mapping[str, Source]) -> Task:
     """
     train = sources["train"]
     measured = {"accuracy": multilabel_accuracy}
-    return Task(*bind(config, train, train.info["classes"], sigmoid_cross_entropy, measured))
+    return Task(*bind(config, train, sigmoid_cross_entropy, measured))

@@ -23,4 +23,4 @@ def regress(config: Config, sources: Mapping[str, Source]) -> Task:
     """
     train = sources["train"]
     measured = {"mean_absolute_error": mean_absolute_error}
-    return Task(*bind(config, train, train.info["targets"], squared_error, measured))
+    return Task(*bind(config, train, squared_error, measured))

@@ -10,9 +10,12 @@ import numpy as np
 
 from jaxprop import models
 from jaxprop.config.schema.config import Config
-from jaxprop.losses import build
+from jaxprop.losses import make_loss
 from jaxprop.train.objective import loss_from
 from jaxprop.types import Loss, Metric, Model, Objective, Source, Spec
+
+
+SIZES = ("classes", "targets", "vocabulary")  # what a source may say in `info` and a model may need
 
 
 def nothing_derived(_: Mapping[str, float]) -> dict[str, float]:
@@ -38,23 +41,24 @@ class Task(NamedTuple):
     reference: Mapping[str, float] = {}
 
 
-def bind(
-    config: Config, train: Source, outputs: int, loss: Loss, metrics: Mapping[str, Metric]
-) -> tuple[Model, Objective, Spec]:
+def bind(config: Config, train: Source, loss: Loss, metrics: Mapping[str, Metric]) -> tuple[Model, Objective, Spec]:
     """Builds the model for the data's shapes and binds it to a loss and metrics.
 
     Args:
       config: the run's configuration; its `task.loss` goes before `loss`.
-      train: the training split; one record of it is read.
-      outputs: classes, vocabulary entries, or targets.
+      train: the training split; one record of it is read, and the sizes its `info` names.
       loss: the task's usual loss.
       metrics: what is measured, by name.
 
     Returns:
       The model, the objective, and the spec the model was built for.
     """
-    example = train.take(np.zeros(1, np.int64))["inputs"]
-    spec = Spec(jax.ShapeDtypeStruct(example.shape[1:], example.dtype), outputs)
-    model = models.build(config.model, spec)
-    chosen = loss if config.task.loss is None else build(config.task.loss)
+    example = train.take(np.zeros(1, np.int64))
+    spec = Spec(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), example), _sizes(train))
+    model = models.make_model(config.model, spec)
+    chosen = loss if config.task.loss is None else make_loss(config.task.loss)
     return model, loss_from(model, chosen, metrics), spec
+
+
+def _sizes(train: Source) -> dict[str, int]:
+    return {name: train.info[name] for name in SIZES if name in train.info}

@@ -9,12 +9,12 @@ from jaxprop.config.schema import task
 from jaxprop.config.schema.model import Mlp
 from jaxprop.core.precision import policy
 from jaxprop.errors import ShapeError
-from jaxprop.losses import LOSSES, build
+from jaxprop.losses import LOSSES, make_loss
 from jaxprop.losses.huber import huber
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.losses.squared import squared_error
 from jaxprop.metrics.accuracy import accuracy
-from jaxprop.models import build as build_model
+from jaxprop.models import make_model
 from jaxprop.models import from_functions
 from jaxprop.train.objective import loss_from
 from jaxprop.types import Spec
@@ -87,7 +87,7 @@ CASES = {
 def test_equation(case):
     section, outputs, batch, reference = CASES[case]
     for dtype, rtol in ((jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)):
-        per_example, weight = build(section)(jnp.asarray(outputs, dtype), batch)
+        per_example, weight = make_loss(section)(jnp.asarray(outputs, dtype), batch)
         assert per_example.dtype == weight.dtype == jnp.float32
         np.testing.assert_allclose(per_example, reference(outputs, batch), rtol=rtol)
         np.testing.assert_array_equal(weight, batch["weight"])
@@ -96,7 +96,7 @@ def test_equation(case):
 @pytest.mark.parametrize("case", list(CASES))
 def test_gradient(x64, case):
     section, outputs, batch, _ = CASES[case]
-    loss = build(section)
+    loss = make_loss(section)
     check(lambda outputs, _: jnp.vdot(*loss(outputs, batch)), jnp.asarray(outputs))
 
 
@@ -232,8 +232,8 @@ def test_a_loss_that_returns_something_else(returned):
 
 
 def test_two_layers_against_the_backward_pass_by_hand(x64):
-    spec = Spec(jax.ShapeDtypeStruct((3,), jnp.float32), 4)
-    model = build_model(Mlp(name="mlp", hidden=(5,), activation="tanh"), spec)
+    spec = Spec({"inputs": jax.ShapeDtypeStruct((3,), jnp.float32)}, {"classes": 4})
+    model = make_model(Mlp(name="mlp", hidden=(5,), activation="tanh"), spec)
     rng = np.random.default_rng(2)
     w1, b1, w2, b2 = (rng.normal(size=s) for s in ((3, 5), (5,), (5, 4), (4,)))
     params = {"layers": {0: {"dense": {"kernel": w1, "bias": b1}}}, "head": {"kernel": w2, "bias": b2}}

@@ -20,7 +20,9 @@ def test_every_task_of_a_config_is_built():
 def test_the_spec_is_of_one_record(bound):
     images = np.zeros((6, 4, 4, 2), np.float64), np.arange(6) % 2
     _, _, task = bound("classify", images, model={"name": "cnn", "channels": [2], "hidden": []})
-    assert (task.spec.inputs.shape, task.spec.inputs.dtype, task.spec.outputs) == ((4, 4, 2), np.float32, 2)
+    assert task.spec.sizes == {"classes": 2}
+    shapes = {key: (value.shape, value.dtype) for key, value in task.spec.batch.items()}
+    assert shapes == {"inputs": ((4, 4, 2), np.float32), "labels": ((), np.int32)}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +32,7 @@ def test_the_spec_is_of_one_record(bound):
 def test_a_loss_of_the_config_goes_before_the_usual_one(bound, monkeypatch, loss, expected):
     """A model that always answers 3 where 0 is right."""
     three = Model(init=None, apply=lambda params, extras, batch, *, key, train: (batch["labels"] + 3.0, extras))
-    monkeypatch.setattr(models, "build", lambda section, spec: three)
+    monkeypatch.setattr(models, "make_model", lambda section, spec: three)
     zeros = np.zeros((4, 1), np.float32)
     _, sources, task = bound("regress", (zeros, zeros), task={"name": "regress", "loss": loss})
     batch = sources["train"].take(np.arange(4))
