@@ -13,7 +13,7 @@ from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.losses.squared import squared_error
 from jaxprop.types import Loss
 
-__all__ = ["LOSSES", "make_loss", "huber", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error"]
+__all__ = ["LOSSES", "huber", "make_loss", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error"]
 
 LOSSES: dict[str, Callable[..., PerExample]] = {
     "softmax_cross_entropy": softmax_cross_entropy,

@@ -18,7 +18,7 @@ from jaxprop.models.rnn import Rnn
 from jaxprop.models.transformer import Transformer
 from jaxprop.types import Batch, Model, Spec
 
-__all__ = ["MODELS", "make_model", "from_equinox", "from_functions", "from_linen", "from_nnx"]
+__all__ = ["MODELS", "from_equinox", "from_functions", "from_linen", "from_nnx", "make_model"]
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": Mlp, "cnn": Cnn, "rnn": Rnn, "transformer": Transformer}
 

@@ -159,6 +159,8 @@ class BatchNorm(nnx.Module):
         if self.use_running_average:
             mean, var = self.mean[...].astype(dtype), self.var[...].astype(dtype)
         else:
+            if weight is not None:  # a select, and before the products of the gradient: 0 x NaN is NaN
+                x = jnp.where((weight != 0).reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
             mean, var = _moments(x.astype(dtype), weight)
             self._remember(mean, var, weight)
         scale = jax.lax.rsqrt(var + self.epsilon) * self.scale[...].astype(dtype)
@@ -166,7 +168,7 @@ class BatchNorm(nnx.Module):
 
     def _remember(self, mean: jax.Array, var: jax.Array, weight: jax.Array | None) -> None:
         # a microbatch of nothing but padding has no statistics to remember
-        share = 1 - self.momentum if weight is None else jnp.where(jnp.any(weight > 0), 1 - self.momentum, 0.0)
+        share = 1 - self.momentum if weight is None else jnp.where(jnp.any(weight != 0), 1 - self.momentum, 0.0)
         for average, value in ((self.mean, mean), (self.var, var)):
             old = average[...]
             average[...] = old + jnp.asarray(share, old.dtype) * (value.astype(old.dtype) - old)
@@ -206,7 +208,7 @@ def _moments(x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Arr
     axes = tuple(range(x.ndim - 1))
     if weight is None:
         return x.mean(axes), x.var(axes)
-    real = (weight > 0).astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    real = (weight != 0).astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
     share = real / (jnp.maximum(real.sum(), 1) * (x[0, ..., 0].size))
     mean = (share * x).sum(axes)
     return mean, (share * jnp.square(x - mean)).sum(axes)

@@ -19,9 +19,9 @@ from jaxprop.parallel.placement import place_batch
 from jaxprop.run.pace import settings
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import make_train_step
-from jaxprop.train.eval_step import make_eval_step
+from jaxprop.train.eval_step import EvalStep, make_eval_step
 from jaxprop.train.state import init_state
-from jaxprop.types import Batch, PyTree, Source, Sums, TrainState
+from jaxprop.types import Batch, PyTree, Source, TrainState
 
 
 class Composed(NamedTuple):
@@ -138,7 +138,7 @@ class Experiment(NamedTuple):
     Args:
       config: the configuration.
       step: the compiled train step.
-      evaluate: the compiled eval step, `(params, extras, batch) -> {name: (sum, count)}`.
+      evaluate: the compiled eval step, `(params, extras, batch) -> {name: total}`, and how its totals are finished.
       stream: training batches.
       test: the split to evaluate on, or None.
       derived: metrics of an evaluation -> further figures that follow from them.
@@ -148,7 +148,7 @@ class Experiment(NamedTuple):
 
     config: Config
     step: Step
-    evaluate: Callable[[PyTree, PyTree, Mapping[str, Any]], Sums]
+    evaluate: EvalStep
     stream: data.Stream
     test: Source | None
     derived: Callable[[Mapping[str, float]], dict[str, float]]

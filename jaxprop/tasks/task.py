@@ -14,7 +14,6 @@ from jaxprop.losses import make_loss
 from jaxprop.train.objective import loss_from
 from jaxprop.types import Loss, Metric, Model, Objective, Source, Spec
 
-
 SIZES = ("classes", "targets", "vocabulary")  # what a source may say in `info` and a model may need
 
 

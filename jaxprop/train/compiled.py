@@ -16,7 +16,7 @@ from jaxprop.errors import UsageError, one_of
 from jaxprop.health.signals.settings import DETAILS, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
-from jaxprop.train.objective import LossFn, as_objective
+from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.train.step import Recipe, variants
 from jaxprop.types import Batch, Objective, Schedule, TrainState
 
@@ -101,6 +101,8 @@ def make_train_step(
     schedule: Schedule | None = None,
     clip: float | optax.GradientTransformation | None = None,
     scaling: Scaling | None = None,
+    cast: Cast = None,
+    stateful: bool = False,
     mesh: Mesh | None = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
@@ -111,7 +113,7 @@ def make_train_step(
     over all examples i of the batch. Where L or g is not finite, params, extras, opt_state and EMA stay as they were.
 
     Args:
-      loss_fn: `(params, batch, key) -> loss` or `(loss, aux)`, the batch's mean and a dict of scalars to report;
+      loss_fn: `(params, batch, key) -> loss` or `(loss, aux)`, the batch's mean and numbers to report;
         `aux["weight"]`, if there, is the sum of weights of that mean. Or `jaxprop.loss_from(model, loss)`.
       tx: any optax transformation.
       precision: `"float32"`, `"bfloat16"`, `"float16"` (with a dynamic loss scale), or a `Policy`.
@@ -122,6 +124,8 @@ def make_train_step(
       schedule: learning rate by count of updates, for `m.learning_rate` only; `tx` already applies it.
       clip: what `tx` clips first, for `m.clipped_norm` only: the bound of `clip_by_global_norm`, or a transformation.
       scaling: constants of the dynamic loss scale.
+      cast: keys of the batch that a plain loss function computes with, cast to the compute dtype; no other is rounded.
+      stateful: the plain loss function is `(params, extras, batch, key) -> (loss, (extras, aux))`.
       mesh: from `jaxprop.make_mesh`; the batch is split over its devices.
       compiler_options: passed to XLA.
 
@@ -143,7 +147,8 @@ def make_train_step(
     Reference: Rumelhart, Hinton, Williams, Learning representations by back-propagating errors, Nature 323, 1986.
     """
     check_counts(accumulate=accumulate, steps_per_call=steps_per_call)
-    objective, update = as_objective(loss_fn), promoting(optax.with_extra_args_support(tx).update)
+    objective = as_objective(loss_fn, cast, stateful=stateful)
+    update = promoting(optax.with_extra_args_support(tx).update)
     policy, scaling, settings = policy_of(precision), scaling or Scaling(), settings_of(health)
     recipe = Recipe(objective, update, policy, accumulate, settings, ema_decay, schedule, scaling, clip)
     options = jit_options(mesh, steps_per_call, compiler_options)

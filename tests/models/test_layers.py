@@ -70,3 +70,17 @@ def test_an_initializer_has_the_spread_its_name_says(name):
     given = {"normal": 0.02, "truncated": 0.02 * 0.88, "zeros": 0}
     expected = fans[family] ** -0.5 if family in fans else given[family]
     assert float(kernel.std()) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_batch_statistics_leave_out_whatever_an_example_of_weight_0_holds(bad):
+    x, weight = RNG.normal(size=(4, 3)).astype(np.float32), np.array([1, 0, 2, 0.5], np.float32)
+
+    def through(x):
+        norm = BatchNorm(3)
+        y = jnp.sum(jnp.sin(norm(x, weight)[weight != 0]))
+        return y, (norm.mean[...], norm.var[...])
+
+    expected = jax.value_and_grad(through, has_aux=True)(jnp.asarray(x))
+    found = jax.value_and_grad(through, has_aux=True)(jnp.asarray(x).at[1].set(bad))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)

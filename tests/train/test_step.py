@@ -192,7 +192,7 @@ def test_small_gradients_survive_float16_only_with_the_scale():
         scaling = precision.Scaling(initial=initial)
         _, _, (m,) = run(
             loss_fn, optax.sgd(1.0), [{"x": np.full(4, 1e-2, np.float32)}],
-            params={"w": np.float32(1)}, prec="float16", scaling=scaling,
+            params={"w": np.float32(1)}, prec="float16", scaling=scaling, cast=("x",),
         )  # fmt: skip
         assert (float(m.grad_norm) > 0) == alive
 
@@ -426,8 +426,8 @@ ERRORS = {
         r"got shape \(16,\)",
     ),
     "aux not a scalar": (
-        lambda: run(lambda p, b, k: (mean_loss(p, b, k), {"each": b["weight"]}), optax.sgd(1.0), [make_batch()]),
-        "each returned by loss_fn to be a scalar",
+        lambda: run(lambda p, b, k: (mean_loss(p, b, k), {"weight": b["weight"]}), optax.sgd(1.0), [make_batch()]),
+        r"expected aux\['weight'\] to be a scalar",
     ),
     "batch not a multiple": (
         lambda: run(mean_loss, optax.sgd(1.0), [make_batch(size=6)], accumulate=4),
