@@ -39,7 +39,7 @@ def test_batch_norm_of_padding_only_remembers_nothing_and_stays_finite():
 
 
 def test_layer_norm_equals_flax():
-    x = jnp.asarray(RNG.normal(2.0, 3.0, (6, 4)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(2.0, 3.0, (6, 4)), jnp.float32)
     np.testing.assert_allclose(LayerNorm(4)(x), nnx.LayerNorm(4, rngs=nnx.Rngs(0))(x), atol=1e-5)
 
 

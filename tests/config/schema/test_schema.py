@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from jaxprop.config.schema import data, model, run, task
 from jaxprop.config.schema.model import Mlp
 from jaxprop.config.schema.run import Health
-from jaxprop.config.schema.task import TASK_LOSSES, TASK_METRICS, Task
+from jaxprop.config.schema.task import Task, usual_loss
+from jaxprop.config.tasks import TASK_TABLE
 
 SECTIONS = {name: found for module in (data, model, run, task) for name, found in vars(module).items()}
 
@@ -59,9 +60,10 @@ def test_one_response_or_a_list_of_them(on_alert, responses):
     assert Health(on_alert=on_alert).responses == responses
 
 
-def test_the_tables_of_tasks_name_every_task():
-    names = set(Task.model_fields["name"].annotation.__args__)
-    assert set(TASK_LOSSES) == set(TASK_METRICS) == names
-    for name, losses in TASK_LOSSES.items():
-        for loss in losses:
+def test_a_config_may_name_every_task_of_the_table_with_every_loss_of_its():
+    for name, entry in TASK_TABLE.items():
+        assert usual_loss(name).name == entry.losses[0]
+        for loss in entry.losses:
             Task.model_validate({"name": name, "loss": {"name": loss}})
+    with pytest.raises(ValidationError):
+        Task.model_validate({"name": "dance"})
