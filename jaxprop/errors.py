@@ -52,12 +52,19 @@ class RunFolderError(JaxpropError):
 
 
 class MissingExtraError(JaxpropError):
-    """An optional dependency is needed but not installed."""
+    """An optional dependency is needed but not installed.
 
-    def __init__(self, package: str, extra: str, what: str):
+    Args:
+      package: the package as it is imported.
+      what: what needs it.
+      install: what pip calls it, where that is another name, such as `pillow` for `PIL`.
+    """
+
+    def __init__(self, package: str, what: str, install: str | None = None):
+        # The dependency itself: the index's own "jaxprop" is an unrelated project, so an extra of it installs nothing.
         super().__init__(
             f"{what} needs the package {package!r}, which is not installed; "
-            f"install it with: pip install 'jaxprop[{extra}]'"
+            f"install it with: pip install {install or package}"
         )
 
 

@@ -115,20 +115,47 @@ class Objective(NamedTuple):
     cast: tuple[str, ...] | bool = ()
 
 
+class HealthState(NamedTuple):
+    """What the step's own guards remember.
+
+    Args:
+      skips: steps not taken since the state was made, int32 scalar.
+      lr_scale: factor that responses put on the learning rate, float32 scalar.
+      grad_limit: norm that responses clip gradients to; the largest float32 where there is none.
+      rate_limit: what the schedule's highest rate is scaled to; the largest float32 where there is none.
+      rate_peak: highest rate the schedule has asked for since that limit was set.
+      spikes: history of the spike guard.
+      direction: of the power iteration, shaped like the trained parameters where curvature is measured; else `()`.
+    """
+
+    skips: Any
+    lr_scale: Any
+    grad_limit: Any
+    rate_limit: Any
+    rate_peak: Any
+    spikes: PyTree
+    direction: PyTree = ()
+
+
+class Average(NamedTuple):
+    """Exponential moving averages, in float32 or wider: of the trained parameters, and of the floats in extras."""
+
+    params: PyTree
+    extras: PyTree
+
+
 class TrainState(NamedTuple):
     """Everything a resume needs and nothing else; a pytree that stays on the device.
 
     Args:
       step: number of train steps taken, int32 scalar; skipped steps count.
-      params: trainable parameters, any pytree.
+      params: parameters, any pytree; what of them is not trained is carried along.
       extras: what the model carries besides parameters (batch statistics), any pytree.
       opt_state: the optax state.
       key: the run's base PRNG key; a step uses `fold_in(key, step)`.
       loss_scale: dynamic loss scale (`jaxprop.core.precision.LossScale`) or `()` where none is used.
-      health: what the step's own guards remember: `skips` (int32), the responses' `lr_scale`, `grad_limit`,
-        `rate_limit` and the schedule's `rate_peak` since that was set (float32), the history of the spike guard, and
-        the direction of the power iteration where curvature is on.
-      ema: exponential moving average of `params`, or `()` where none is kept.
+      health: what the step's own guards remember.
+      ema: moving averages of the trained parameters and of extras, or `()` where none is kept.
     """
 
     step: Any
@@ -137,5 +164,5 @@ class TrainState(NamedTuple):
     opt_state: PyTree
     key: Any
     loss_scale: PyTree
-    health: PyTree
-    ema: PyTree
+    health: HealthState
+    ema: Average | tuple[()]

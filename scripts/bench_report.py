@@ -25,6 +25,7 @@ import numpy as np
 from jaxprop.report.page import render, write
 from jaxprop.report.payload import payload
 from jaxprop.report.read import Reader
+from jaxprop.run.status import Status
 
 EVERY_EVAL = 100
 
@@ -78,7 +79,7 @@ def make(folder: Path, steps: int, layers: int) -> None:
         "message": "a spike",
     }
     (folder / "alerts.jsonl").write_text(json.dumps(alert) + "\n")
-    (folder / "summary.json").write_text(json.dumps({"status": "completed", "step": steps}))
+    (folder / "summary.json").write_text(json.dumps({"status": Status.COMPLETED, "step": steps}))
 
 
 def drawn(page_file: Path, loads: int) -> list[float]:

@@ -1,11 +1,14 @@
-"""Cost of the jaxprop train step against the same optax step written by hand.
+"""Cost of the jaxprop train step against gradient and optimizer by hand, over one grid of models and sizes.
 
-    python scripts/bench_step.py [--pairs N] [--case NAME ...]
+    python scripts/bench_step.py [--rounds N] [--case NAME ...] [--compile N]
 
-Both sides share the loss, the optimizer (global-norm clipping and AdamW) and the data, and live in one process.
-Runs alternate A B B A; what is reported is the median of the pairwise ratios with its quartiles, an A/A pair
-(the hand-written step against itself) for the noise, and the peak memory the compiler plans for each. What gradient
-health adds to it is what `bench_health.py` measures.
+Both sides share the loss, AdamW and the data, and live in one process; by hand there are no norms and no guard. A round
+takes by hand, by hand again (the A/A pair), `health=False`, a step as most are (gradient norms of every layer) and one
+that measures everything, in this order and back. Reported is the median over rounds of the ratio to by hand, with its
+quartiles. "As it comes" weighs the last two as a run of 200 steps with the library's defaults takes them. Beside it
+stand the peak memory that the compiler plans, to that of by hand, and with `--compile` the time from the first call to
+the end of the second, with empty caches. `cpu` figures are CPU seconds of the process: they hardly change with the
+machine's load.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import itertools
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +27,10 @@ import numpy as np
 import optax
 
 import jaxprop
-from jaxprop.losses.softmax import softmax_cross_entropy
-from jaxprop.train.objective import loss_from
+from jaxprop.health import Signals
+
+TX = optax.adamw(1e-4)
+STEPS = 200  # of the run that "as it comes" stands for
 
 
 class Case(NamedTuple):
@@ -37,14 +42,19 @@ class Case(NamedTuple):
     steps: int
 
 
+def _dense(rng: np.random.Generator, *shape: int) -> jax.Array:
+    return jnp.asarray(rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape), jnp.float32)
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
 def mlp(batch_size: int, sizes: list[int], steps: int) -> Case:
     """Multi-layer perceptron with random inputs and labels; random, so that nothing decays to denormals."""
     rng = np.random.default_rng(0)
     params = {
-        f"dense_{i}": {
-            "kernel": jnp.asarray(rng.normal(0, (2 / n) ** 0.5, (n, m)), jnp.float32),
-            "bias": jnp.zeros(m, jnp.float32),
-        }
+        f"dense_{i}": {"kernel": _dense(rng, n, m), "bias": jnp.zeros(m, jnp.float32)}
         for i, (n, m) in enumerate(itertools.pairwise(sizes))
     }
 
@@ -53,7 +63,7 @@ def mlp(batch_size: int, sizes: list[int], steps: int) -> Case:
         for i in range(len(sizes) - 1):
             x = x @ params[f"dense_{i}"]["kernel"] + params[f"dense_{i}"]["bias"]
             x = jax.nn.relu(x) if i < len(sizes) - 2 else x
-        return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(x, batch["labels"]))
+        return _cross_entropy(x, batch["labels"])
 
     batch = {
         "inputs": rng.normal(size=(batch_size, sizes[0])).astype(np.float32),
@@ -62,45 +72,144 @@ def mlp(batch_size: int, sizes: list[int], steps: int) -> Case:
     return Case(loss_fn, params, batch, steps)
 
 
-def language_model(tokens: int, steps: int, vocabulary: int = 256) -> Case:
-    """The built-in transformer, 6 layers of width 256, on random tokens."""
-    from jaxprop import models
-    from jaxprop.config.schema.model import Transformer
-    from jaxprop.core.precision import policy
-    from jaxprop.types import Spec
+def _conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    length = 256
-    model = models.make_model(
-        Transformer(name="transformer", layers=6, width=256, heads=8),
-        Spec({"inputs": jax.ShapeDtypeStruct((length,), jnp.int32)}, {"vocabulary": vocabulary}),
-    )
+
+def cnn(batch_size: int, steps: int) -> Case:
+    """Three convolutions 32, 64, 128 on images of 32 x 32, pooled between, and a dense layer."""
     rng = np.random.default_rng(0)
-    data = rng.integers(0, vocabulary, (tokens // length, length + 1)).astype(np.int32)
-    batch = {"inputs": data[:, :-1], "labels": data[:, 1:]}
-    params, extras = model.init(jax.random.key(0), batch)
-    objective = loss_from(model, softmax_cross_entropy)
+    widths = [3, 32, 64, 128]
+    params = {f"conv_{i}": {"kernel": _dense(rng, 3, 3, n, m)} for i, (n, m) in enumerate(itertools.pairwise(widths))}
+    params["head"] = {"kernel": _dense(rng, 4 * 4 * 128, 10), "bias": jnp.zeros(10, jnp.float32)}
 
-    def loss_fn(params, batch, key):
-        return objective.mean_loss(params, extras, batch, key, policy("float32"))[0]
+    def loss_fn(params, batch, _key):
+        x = batch["inputs"]
+        for i in range(3):
+            x = jax.nn.relu(_conv(x, params[f"conv_{i}"]["kernel"]))
+            x = x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).max((2, 4))
+        return _cross_entropy(
+            x.reshape(len(x), -1) @ params["head"]["kernel"] + params["head"]["bias"], batch["labels"]
+        )
 
+    batch = {
+        "inputs": rng.normal(size=(batch_size, 32, 32, 3)).astype(np.float32),
+        "labels": rng.integers(0, 10, batch_size).astype(np.int32),
+    }
     return Case(loss_fn, params, batch, steps)
 
 
+def resnet(batch_size: int, steps: int, blocks: int = 33) -> Case:
+    """Residual blocks of two convolutions with scale and shift, about 200 leaves, on images of 16 x 16."""
+    rng = np.random.default_rng(0)
+    width = 32
+    params = {"stem": {"kernel": _dense(rng, 3, 3, 3, width)}}
+    for i in range(blocks):
+        params[f"block_{i}"] = {
+            name: {"kernel": _dense(rng, 3, 3, width, width) * 0.1, "scale": jnp.ones(width), "shift": jnp.zeros(width)}
+            for name in ("a", "b")
+        }
+    params["head"] = {"kernel": _dense(rng, width, 10)}
+
+    def layer(x, p):
+        x = _conv(x, p["kernel"])
+        x = (x - x.mean((0, 1, 2))) * jax.lax.rsqrt(x.var((0, 1, 2)) + 1e-5)
+        return x * p["scale"] + p["shift"]
+
+    def loss_fn(params, batch, _key):
+        x = _conv(batch["inputs"], params["stem"]["kernel"])
+        for i in range(blocks):
+            block = params[f"block_{i}"]
+            x = x + layer(jax.nn.relu(layer(x, block["a"])), block["b"])
+        return _cross_entropy(x.mean((1, 2)) @ params["head"]["kernel"], batch["labels"])
+
+    batch = {
+        "inputs": rng.normal(size=(batch_size, 16, 16, 3)).astype(np.float32),
+        "labels": rng.integers(0, 10, batch_size).astype(np.int32),
+    }
+    return Case(loss_fn, params, batch, steps)
+
+
+def lstm(batch_size: int, length: int, steps: int, width: int = 256) -> Case:
+    """One LSTM layer over a sequence of 80 features, scanned, classified at its end."""
+    rng = np.random.default_rng(0)
+    params = {
+        "cell": {"w": _dense(rng, 80, 4 * width), "u": _dense(rng, width, 4 * width), "b": jnp.zeros(4 * width)},
+        "head": {"kernel": _dense(rng, width, 10)},
+    }
+
+    def loss_fn(params, batch, _key):
+        cell = params["cell"]
+        inputs = jnp.swapaxes(batch["inputs"] @ cell["w"] + cell["b"], 0, 1)
+
+        def turn(carry, x):
+            h, c = carry
+            i, f, g, o = jnp.split(x + h @ cell["u"], 4, -1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
+
+        zero = jnp.zeros((batch["inputs"].shape[0], width))
+        (h, _), _ = jax.lax.scan(turn, (zero, zero), inputs)
+        return _cross_entropy(h @ params["head"]["kernel"], batch["labels"])
+
+    batch = {
+        "inputs": rng.normal(size=(batch_size, length, 80)).astype(np.float32),
+        "labels": rng.integers(0, 10, batch_size).astype(np.int32),
+    }
+    return Case(loss_fn, params, batch, steps)
+
+
+def language_model(tokens: int, steps: int, vocabulary: int = 1280, length: int = 256) -> Case:
+    """Decoder-only transformer, 6 layers of width 256, about 5M parameters, on random tokens."""
+    rng = np.random.default_rng(0)
+    width, heads = 256, 8
+    params = {"embed": {"w": _dense(rng, vocabulary, width)}}
+    for i in range(6):
+        params[f"block_{i}"] = {
+            "qkv": {"w": _dense(rng, width, 3 * width)}, "out": {"w": _dense(rng, width, width)},
+            "up": {"w": _dense(rng, width, 4 * width)}, "down": {"w": _dense(rng, 4 * width, width)},
+            "norm": {"a": jnp.ones(width), "b": jnp.ones(width)},
+        }  # fmt: skip
+
+    def norm(x, scale):
+        return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6) * scale
+
+    def loss_fn(params, batch, _key):
+        x = params["embed"]["w"][batch["inputs"]]
+        b, t, _ = x.shape
+        for i in range(6):
+            p = params[f"block_{i}"]
+            q, k, v = jnp.split((norm(x, p["norm"]["a"]) @ p["qkv"]["w"]).reshape(b, t, heads, -1), 3, -1)
+            x = x + jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(b, t, -1) @ p["out"]["w"]
+            x = x + jax.nn.gelu(norm(x, p["norm"]["b"]) @ p["up"]["w"]) @ p["down"]["w"]
+        return _cross_entropy(x @ params["embed"]["w"].T, batch["labels"])
+
+    data = rng.integers(0, vocabulary, (tokens // length, length + 1)).astype(np.int32)
+    return Case(loss_fn, params, {"inputs": data[:, :-1], "labels": data[:, 1:]}, steps)
+
+
+WIDE = [1024] * 7
 CASES: dict[str, Callable[[], Case]] = {
-    "MLP, batch 4096": lambda: mlp(4096, [784, 1024, 1024, 10], 1),
-    "transformer LM, 4096 tokens": lambda: language_model(4096, 1),
+    "MLP 6 x 1024, batch 64": lambda: mlp(64, WIDE, 8),
+    "MLP 6 x 1024, batch 256": lambda: mlp(256, WIDE, 4),
+    "MLP 6 x 1024, batch 2048": lambda: mlp(2048, WIDE, 1),
+    "CNN 32-64-128, batch 64": lambda: cnn(64, 2),
+    "LM 5M, 1,024 tokens": lambda: language_model(1024, 1),
+    "LM 5M, 4,096 tokens": lambda: language_model(4096, 1),
+    "LSTM 256, 100 steps, batch 32": lambda: lstm(32, 100, 2),
+    "ResNet-like, 200 leaves, batch 16": lambda: resnet(16, 1),
     "tiny MLP, batch 64": lambda: mlp(64, [64, 128, 128, 10], 200),
 }
 
 
-def by_hand(case: Case, tx: optax.GradientTransformation, steps_per_call: int = 1) -> Callable:
+def by_hand(case: Case, steps_per_call: int = 1) -> Callable:
     """The step as one would write it with optax: gradient, update, apply; donated."""
 
     def step(carry, batch):
         params, opt_state, count = carry
         key = jax.random.fold_in(jax.random.key(0), count)
         loss, grads = jax.value_and_grad(case.loss_fn)(params, batch, key)
-        updates, opt_state = tx.update(grads, opt_state, params)
+        updates, opt_state = TX.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, count + 1), loss
 
     body = step if steps_per_call == 1 else lambda carry, batches: jax.lax.scan(step, carry, batches)
@@ -108,84 +217,136 @@ def by_hand(case: Case, tx: optax.GradientTransformation, steps_per_call: int = 
 
 
 class Runner:
-    """One side of a comparison: its compiled step, its state, and a timing of `steps` steps."""
+    """One side of a comparison: its compiled step, its state, and a timing of several calls."""
 
-    def __init__(self, step: Callable, state: Any, batch: Any, calls: int):
-        self.step, self.state, self.batch, self.calls = step, state, batch, calls
+    def __init__(self, step: Callable, lower: Callable, state: Any, batch: Any, calls: int):
+        self.step, self.lower, self.state, self.batch, self.calls = step, lower, state, batch, calls
         self.time()
 
-    def time(self) -> float:
-        """Seconds for the calls, until the whole state is ready."""
-        start = time.perf_counter()
+    def time(self) -> tuple[float, float]:
+        """Wall and CPU seconds of the calls, until the whole state is ready."""
+        wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(self.calls):
             self.state, out = self.step(self.state, self.batch)
         jax.block_until_ready((self.state, out))
-        return time.perf_counter() - start
+        return time.perf_counter() - wall, time.process_time() - cpu
 
     def peak_bytes(self) -> int:
         """Peak memory the compiler plans: arguments, outputs and temporaries, less what is donated."""
-        stats = self.step.lower(self.state, self.batch).compile().memory_analysis()
+        stats = self.lower(self.state, self.batch).compile().memory_analysis()
         size = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
         return size - stats.alias_size_in_bytes
 
 
-def sides(case: Case, steps_per_call: int = 1) -> tuple[Runner, Runner, Runner]:
-    """jaxprop, by hand, and by hand once more for the noise."""
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
+def sides(case: Case, steps_per_call: int) -> dict[str, Runner]:
+    """By hand twice, and the variants of the step."""
     batch = case.batch
     if steps_per_call > 1:
         batch = {name: np.stack([x] * steps_per_call) for name, x in batch.items()}
     calls = max(1, case.steps // steps_per_call)
 
     def hand() -> Runner:
-        params = jax.tree.map(jnp.copy, case.params)
-        return Runner(by_hand(case, tx, steps_per_call), (params, tx.init(params), jnp.int32(0)), batch, calls)
+        params, step = jax.tree.map(jnp.copy, case.params), by_hand(case, steps_per_call)
+        return Runner(step, step.lower, (params, TX.init(params), jnp.int32(0)), batch, calls)
 
-    step = jaxprop.make_train_step(case.loss_fn, tx, steps_per_call=steps_per_call, health=False)
-    state = jaxprop.init_state(case.params, tx, key=jax.random.key(0))
-    return Runner(step, state, batch, calls), hand(), hand()
+    def ours(health: bool, detail: str) -> Runner:
+        step = jaxprop.make_train_step(case.loss_fn, TX, steps_per_call=steps_per_call, health=health)
+        return Runner(
+            lambda state, batch: step(state, batch, detail), lambda state, batch: step.lower(state, batch, detail),
+            step.init(case.params, key=jax.random.key(0)), batch, calls,
+        )  # fmt: skip
 
-
-def compare(a: Runner, b: Runner, pairs: int) -> tuple[float, float, float, float, float]:
-    """Median ratio a/b over ABBA quadruples with its quartiles, and both medians in seconds."""
-    ratios, times_a, times_b = [], [], []
-    for _ in range(pairs):
-        a1, b1, b2, a2 = a.time(), b.time(), b.time(), a.time()
-        ratios.append((a1 + a2) / (b1 + b2))
-        times_a.append((a1 + a2) / 2)
-        times_b.append((b1 + b2) / 2)
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return middle, low, high, statistics.median(times_a), statistics.median(times_b)
+    return {
+        "hand": hand(), "again": hand(), "lean": ours(False, "lean"), "rows": ours(True, "rows"),
+        "full": ours(True, "full"),
+    }  # fmt: skip
 
 
-def report(name: str, case: Case, pairs: int, steps_per_call: int = 1) -> None:
-    """Prints one row of the table."""
-    ours, hand, again = sides(case, steps_per_call)
-    ratio, low, high, ours_s, hand_s = compare(ours, hand, pairs)
-    noise, noise_low, noise_high, *_ = compare(again, hand, pairs)
-    memory = ours.peak_bytes() / hand.peak_bytes()
-    calls = ours.calls * steps_per_call
-    print(
-        f"| {name} | {hand_s / calls * 1e3:.3f} | {ours_s / calls * 1e3:.3f} | {ratio:.3f} ({low:.3f}-{high:.3f}) "
-        f"| {noise:.3f} ({noise_low:.3f}-{noise_high:.3f}) | {memory:.3f} |",
-        flush=True,
-    )
+def rounds(runners: dict[str, Runner], count: int) -> Iterator[dict[str, tuple[float, float]]]:
+    """Yields for each round the wall and CPU seconds of every side, there and back."""
+    names = list(runners)
+    for _ in range(count):
+        found = dict.fromkeys(names, (0.0, 0.0))
+        for name in [*names, *reversed(names)]:
+            wall, cpu = runners[name].time()
+            found[name] = found[name][0] + wall / 2, found[name][1] + cpu / 2
+        yield found
+
+
+def as_it_comes(seconds: dict[str, float], steps_per_call: int) -> float:
+    """Seconds of a timing as a run of 200 steps has them on average: most with rows, the rare ones with everything."""
+    calls = STEPS // steps_per_call
+    details = [Signals().detail(i * steps_per_call + 1, (i + 1) * steps_per_call) for i in range(calls)]
+    rare = sum(detail in ("full", "flush") for detail in details)
+    return ((calls - rare) * seconds["rows"] + rare * seconds["full"]) / calls
+
+
+def _spread(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.3f} ({low:.3f}-{high:.3f})"
+
+
+def report(name: str, case: Case, count: int, steps_per_call: int = 1) -> None:
+    """Prints one row of the table for wall time, and one for CPU time."""
+    runners = sides(case, steps_per_call)
+    found = list(rounds(runners, count))
+    peaks = {side: runner.peak_bytes() / runners["hand"].peak_bytes() for side, runner in runners.items()}
+    steps = runners["hand"].calls * steps_per_call
+    for kind, label in ((0, ""), (1, ", cpu")):
+        seconds = [{side: times[kind] for side, times in one.items()} for one in found]
+        ratios = {side: [one[side] / one["hand"] for one in seconds] for side in ("again", "lean", "full")}
+        ratios["comes"] = [as_it_comes(one, steps_per_call) / one["hand"] for one in seconds]
+        hand = statistics.median(one["hand"] for one in seconds) / steps * 1e3
+        columns = " | ".join(_spread(ratios[side]) for side in ("lean", "comes", "full", "again"))
+        memory = f"{peaks['lean']:.2f}, {peaks['rows']:.2f}, {peaks['full']:.2f}"
+        print(f"| {name}{label} | {hand:.3f} | {columns} | {memory} |", flush=True)
+
+
+def compile_seconds(case: Case, health: bool | None) -> float:
+    """Seconds from the first call to the end of the second, with empty caches; None is by hand."""
+    jax.clear_caches()
+    params = jax.tree.map(jnp.copy, case.params)
+    if health is None:
+        step, state = by_hand(case), (params, TX.init(params), jnp.int32(0))
+    else:
+        step = jaxprop.make_train_step(case.loss_fn, TX, health=health)
+        state = step.init(params, key=jax.random.key(0))
+    jax.block_until_ready(state)
+    start = time.perf_counter()
+    for _ in range(2):
+        state, out = step(state, case.batch)
+        jax.block_until_ready((state, out))
+    return time.perf_counter() - start
+
+
+def report_compile(name: str, case: Case, count: int) -> None:
+    """Prints one row of the table of compile times."""
+    found = [[compile_seconds(case, health) for health in (None, False, True)] for _ in range(count)]
+    hand = statistics.median(row[0] for row in found)
+    lean, usual = ([row[i] / row[0] for row in found] for i in (1, 2))
+    print(f"| {name} | {hand:.2f} | {statistics.median(lean):.2f} | {statistics.median(usual):.2f} |", flush=True)
 
 
 def main() -> None:
-    """Runs the chosen cases and prints a Markdown table."""
+    """Runs the chosen cases and prints Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=15, help="ABBA quadruples a case")
+    parser.add_argument("--rounds", type=int, default=11, help="rounds a case")
     parser.add_argument("--case", action="append", choices=[*CASES], help="only this case; may be repeated")
+    parser.add_argument("--compile", type=int, default=0, metavar="N", help="measure compile time N times instead")
     args = parser.parse_args()
     device = jax.devices()[0]
     print(f"jax {jax.__version__}, optax {optax.__version__}, {device.device_kind}, {platform.machine()}\n")
-    print("| step | by hand, ms | jaxprop, ms | ratio (quartiles) | A/A | peak memory ratio |")
-    print("|---|---|---|---|---|---|")
+    if args.compile:
+        print("| step | by hand, s | health=False | as it comes |\n|---|---|---|---|")
+        for name in args.case or CASES:
+            report_compile(name, CASES[name](), args.compile)
+        return
+    print("| step | by hand, ms | health=False | as it comes | a record of everything | A/A | peak memory |")
+    print("|---|---|---|---|---|---|---|")
     for name in args.case or CASES:
-        report(name, CASES[name](), args.pairs)
+        report(name, CASES[name](), args.rounds)
         if name.startswith("tiny"):
-            report(f"{name}, steps_per_call 20", CASES[name](), args.pairs, steps_per_call=20)
+            report(f"{name}, steps_per_call 20", CASES[name](), args.rounds, steps_per_call=20)
 
 
 if __name__ == "__main__":

@@ -59,16 +59,17 @@ class Bench:
 
     def __init__(self, over):
         self.config = build(merged(BASE, over))
-        self.composed = compose.compose(self.config)
+        self.experiment = compose.compose(self.config)
+        self.state = self.experiment.init(self.config.run.seed)
 
     def loop(self, folder, stop, **changes):
         """A loop at its start, as a new process would make it but for the compiled functions."""
-        stream = compose.open_stream(self.config, self.composed.sources["train"])
-        experiment = self.composed.experiment._replace(**{"stream": stream, **changes})
+        stream = compose.open_stream(self.config, self.experiment.sources["train"])
+        experiment = self.experiment._replace(**{"stream": stream, **changes})
         section = experiment.config.checkpoint
         checkpoints = Checkpoints(folder / "checkpoints", keep=section.keep, best="loss")
         recorder = Recorder(folder, experiment.config)
-        return Loop(experiment, copied(self.composed.state), checkpoints, stop, recorder), checkpoints
+        return Loop(experiment, copied(self.state), checkpoints, stop, recorder), checkpoints
 
     def train(self, folder, stop_at=None, sink=None, stop=None, **changes):
         """Runs to the end, or to the step the stop is asked for at; resumes what the folder holds."""
@@ -122,7 +123,7 @@ class Poisoned:
     """The bench's stream with the inputs of some batches multiplied, by their number from 0, resumed or not."""
 
     def __init__(self, bench, bad, factor=np.nan):
-        self._stream = compose.open_stream(bench.config, bench.composed.sources["train"])
+        self._stream = compose.open_stream(bench.config, bench.experiment.sources["train"])
         self._bad, self._factor = bad, np.float32(factor)
         self.batches_per_epoch, self.state, self.restore = (
             self._stream.batches_per_epoch, self._stream.state, self._stream.restore,

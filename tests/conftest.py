@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import signal
 
 # Nearly all the time of a test is XLA compiling a tiny program, so compile quickly instead of well: a fifth of the
 # CPU time for a train step. The flags come first, so that XLA_FLAGS from outside has the last word.
@@ -29,6 +30,19 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def default_signals():
+    """SIGINT and SIGTERM do for one test, and for the processes it starts, what they do at a terminal.
+
+    A shell starts a background job with SIGINT ignored, and a child keeps what its parent ignores.
+    """
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed from Python
 
 
 _compiled: list[float] = []

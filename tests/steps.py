@@ -80,6 +80,19 @@ def run(loss_fn, tx, batches, *, extras=None, ema_decay=None, prec="float32", sc
     return train, state, records
 
 
+def one_step(loss_fn=mean_loss, tx=None, detail="full", params=None, batch=None, **options):
+    tx = optax.sgd(0.1) if tx is None else tx
+    kept = {n: options[n] for n in ("precision", "scaling") if n in options}
+    state = jaxprop.init_state(make_params() if params is None else params, tx, key=jax.random.key(0), **kept)
+    step = jaxprop.make_train_step(loss_fn, tx, **options)
+    return step(state, make_batch() if batch is None else batch, detail)[1].host()
+
+
+def entries(tree):
+    """All entries of each layer, float64."""
+    return [np.concatenate([np.asarray(x, np.float64).ravel() for x in layer.values()]) for layer in tree.values()]
+
+
 def assert_same_bits(a, b):
     left, right = jax.tree.leaves(a), jax.tree.leaves(b)
     assert len(left) == len(right)

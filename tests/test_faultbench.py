@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.timeout(400)  # whole runs of training
+
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 

@@ -20,12 +20,16 @@ def test_help(script):
     assert ran.stdout.startswith("usage: ")
 
 
-@pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("bench_step", SCRIPTS[0].parent / "bench_step.py")
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS[0].parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return loaded("bench_step")
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=lambda n: f"steps_per_call {n}")
@@ -79,3 +83,44 @@ def test_a_row_of_the_table_has_a_cell_a_column(bench, capsys):
     with jax.numpy_dtype_promotion("standard"):
         bench.report("tiny", bench.mlp(8, [4, 5, 3], 2), 2)
     assert len(capsys.readouterr().out.split("|")) == 2 + 6
+
+
+# -- how long the path is -------------------------------------------------------------------------
+
+SOURCE = '''"""A module."""
+
+# A comment.
+import os
+
+
+def f():
+    """Of two
+    lines."""
+    return os, """no
+    docstring"""  # counted
+'''
+
+
+def test_lines_of_code_are_neither_blank_nor_comments_nor_docstrings():
+    assert loaded("count_path").code_lines(SOURCE) == 4
+
+
+def test_the_path_is_not_counted_where_the_package_is_imported_already(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jaxprop", object())
+    with pytest.raises(RuntimeError, match="in a process of its own"):
+        loaded("count_path").count()
+
+
+def test_a_new_count_replaces_the_old_one_and_nothing_else(monkeypatch, tmp_path):
+    script = loaded("count_path")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    guide = tmp_path / "CONTRIBUTING.md"
+    guide.write_text(f"# Guide\n\n{script.HEADING}\n\nWords.\n\n| old |\n|---|\n\n## Next\n\n| kept |\n")
+    frames = [script.Frame("a.py", 3, "f"), script.Frame("b.py", 9, "g")]
+    counted = script.Count(frames, {"a.py": 1000, "b.py": 2, "c.py": 3})
+    for _ in range(2):
+        script.write(counted)
+        told = guide.read_text()
+        assert told == f"# Guide\n\n{script.HEADING}\n\nWords.\n\n{script.table(counted)}\n\n## Next\n\n| kept |\n"
+    assert "| every file that has run, imports included | 3 | 1,005 |" in told
+    assert "| files of the 2 frames on the stack | 2 | 1,002 |" in told

@@ -1,10 +1,10 @@
-"""Checkpoints: the whole train state, the data stream's state and the config, saved behind the run's back.
+"""Checkpoints: the whole train state, the data stream's state and the config, saved in the background.
 
 A folder of checkpoints holds
 
     <step>/state/           the leaves of the `TrainState`, by number (Orbax)
-    <step>/run/run.json     path, shape and dtype of every leaf; stream, config and metrics
-    todelete/               checkpoints on their way out: renamed first, so that no listed step is ever half deleted
+    <step>/run/run.json     the manifest: path, shape and dtype of every leaf; stream, config and metrics
+    todelete/               checkpoints being deleted: they are moved here first, so that no listed step is incomplete
 """
 
 from jaxprop.checkpoint.checkpoints import Checkpoints, Restored

@@ -45,15 +45,15 @@ class Restored(NamedTuple):
 class Checkpoints:
     """Saves and restores the checkpoints of one run; keeps the newest ones and the best one.
 
-    Saving is asynchronous and atomic: a process killed at any moment leaves every listed step whole. Nothing in the
-    folder changes before the first `save`, so that a finished or running run can be opened to read from.
+    Saving is asynchronous and atomic: if the process is killed, every listed step is still complete. Nothing in the
+    folder changes before the first `save`, so that a finished run, or one in progress, can be opened for reading.
 
     Args:
-      folder: where the checkpoints lie, one folder a step; made at the first save.
-      keep: number of newest checkpoints to keep, besides the best and `pinned`. One more may lie there until the next
+      folder: the folder of the checkpoints, with one folder for each step; it is created by the first save.
+      keep: number of newest checkpoints to keep, besides the best and `pinned`. There may be one more until the next
         save.
       best: the metric whose best checkpoint is kept, or None.
-      mode: whether the smallest or the largest value of `best` wins; of equals, the earliest.
+      mode: whether the smallest or the largest value of `best` is the best one; among equals, it is the earliest.
 
     Raises:
       CheckpointError: `folder` is not a folder; on leaving the context, the save in the background failed.
@@ -77,13 +77,13 @@ class Checkpoints:
         self._keep, self._metric, self._mode = keep, best, mode
         self._checkpointer: Any = None
         self._saving: int | None = None  # the step last handed to the background
-        self.pinned: frozenset[int] = frozenset()  # steps that are kept whatever newer ones there are
+        self.pinned: frozenset[int] = frozenset()  # steps that are never removed
         if self.folder.exists() and not self.folder.is_dir():
             raise CheckpointError(f"expected a folder for checkpoints at {self.folder}, got a file; move it away")
 
     def steps(self) -> list[int]:
-        """Returns the steps with a complete checkpoint, ascending; other folders are passed over."""
-        return list(files.read_records(self.folder))
+        """Returns the steps with a complete checkpoint, ascending; other folders are ignored."""
+        return list(files.read_manifests(self.folder))
 
     def latest(self) -> int | None:
         """Returns the newest step with a complete checkpoint, or None."""
@@ -92,8 +92,8 @@ class Checkpoints:
     def best(self) -> int | None:
         """Returns the step with the best finite value of the metric, or None where none was saved."""
         values = {
-            step: (record["metrics"] or {}).get(self._metric, math.nan)
-            for step, record in files.read_records(self.folder).items()
+            step: (manifest["metrics"] or {}).get(self._metric, math.nan)
+            for step, manifest in files.read_manifests(self.folder).items()
         }
         sign = 1 if self._mode == "min" else -1
         finite = [(sign * value, step) for step, value in values.items() if math.isfinite(value)]
@@ -108,20 +108,20 @@ class Checkpoints:
         config: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> bool:
-        """Starts saving a checkpoint and returns once the state is copied to the host: it may be donated at once.
+        """Starts saving a checkpoint and returns once the state is copied to the host, so that it may be donated.
 
-        A step that already has a complete checkpoint is left as it is; to take other steps from an older one,
-        `clear(after=...)` first.
+        A step that already has a complete checkpoint is not written again; to repeat steps after an older checkpoint,
+        call `clear(after=...)` first.
 
         Args:
           step: number of steps taken.
           state: the train state, any pytree of arrays.
-          stream: the data stream's state, of what JSON can hold.
-          config: the run's config, of what JSON can hold.
+          stream: the data stream's state, as JSON values.
+          config: the run's config, as JSON values.
           metrics: evaluation metrics at this step, for choosing the best.
 
         Returns:
-          Whether this step is now being saved; False where it already was.
+          Whether the step is being saved; False if it already has a complete checkpoint.
 
         Raises:
           CheckpointError: the folder cannot be written, or the save before this one failed.
@@ -140,7 +140,7 @@ class Checkpoints:
         return True
 
     def wait(self) -> None:
-        """Waits for the save in the background, then removes what is no longer to be kept.
+        """Waits for the save in the background, then removes checkpoints that are no longer kept.
 
         Raises:
           CheckpointError: that save failed.
@@ -152,7 +152,7 @@ class Checkpoints:
                 self._empty_trash()
 
     def clear(self, after: int = -1) -> None:
-        """Removes the checkpoints of all steps later than `after`; of every step if not given."""
+        """Removes the checkpoints of all steps later than `after`, by default of every step."""
         self._finish()
         for step in self.steps():
             if step > after:
@@ -160,7 +160,7 @@ class Checkpoints:
         self._empty_trash()
 
     def close(self) -> None:
-        """Waits for the save in the background and lets go of the writer.
+        """Waits for the save in the background and closes the writer.
 
         Raises:
           CheckpointError: that save failed.
@@ -181,7 +181,8 @@ class Checkpoints:
         try:
             self.close()
         except CheckpointError as failed:
-            # An interrupt prints no notes, so there the failed save takes over; else the first error stays in front.
+            # The first error stays in front, with the failed save as a note. No notes are shown for an interrupt, so
+            # there the failed save is raised instead.
             if not isinstance(error, Exception):
                 raise
             error.add_note(str(failed))
@@ -191,7 +192,7 @@ class Checkpoints:
 
         Args:
           abstract_state: a state of this run's structure, shapes and dtypes; arrays or `jax.ShapeDtypeStruct`s.
-            A leaf goes where the abstract leaf is committed to, and else to the default device.
+            A leaf is put on the devices that its abstract leaf is committed to, or else on the default device.
           step: the step to restore, `"best"`, or None for the newest.
 
         Returns:
@@ -201,24 +202,24 @@ class Checkpoints:
           CheckpointError: no such step, a state that does not fit, or files that cannot be read.
         """
         self._finish()
-        records = files.read_records(self.folder)
-        chosen = self.best() if step == "best" else max(records, default=None) if step is None else step
+        manifests = files.read_manifests(self.folder)
+        chosen = self.best() if step == "best" else max(manifests, default=None) if step is None else step
         if chosen is None:
             return None
-        if chosen not in records:
-            raise files.no_such_step(self.folder, chosen, list(records))
-        record, path = records[chosen], self.folder / str(chosen)
-        leaves.check_fit(record["leaves"], abstract_state, str(path))
+        if chosen not in manifests:
+            raise files.no_such_step(self.folder, chosen, list(manifests))
+        manifest, path = manifests[chosen], self.folder / str(chosen)
+        leaves.check_fit(manifest["leaves"], abstract_state, str(path))
         try:
             arrays = _read_arrays(path, abstract_state)
         except Exception as error:
-            older = [s for s in records if s < chosen]
+            older = [s for s in manifests if s < chosen]
             before = f"step {older[-1]}" if older else "the start"
             raise CheckpointError(
                 f"the checkpoint {path} is damaged ({files.reason(error)}); remove it to go on from {before}"
             ) from error
-        state = leaves.unpack(arrays, record["key_impls"], abstract_state)
-        return Restored(chosen, state, record["stream"], record["config"], record["metrics"])
+        state = leaves.unpack(arrays, manifest["key_impls"], abstract_state)
+        return Restored(chosen, state, manifest["stream"], manifest["config"], manifest["metrics"])
 
     def _finish(self) -> int | None:
         """Waits for the save in the background and returns its step, or None where there was none."""
@@ -234,23 +235,23 @@ class Checkpoints:
         if self._checkpointer is None:
             ocp = _import_orbax()
             handler = ocp.CompositeCheckpointHandler(
-                state=ocp.PyTreeCheckpointHandler(), run=ocp.JsonCheckpointHandler(filename=files.RECORD)
+                state=ocp.PyTreeCheckpointHandler(), run=ocp.JsonCheckpointHandler(filename=files.MANIFEST)
             )
-            # Emptying the trash rides along in the background: deleting a large checkpoint takes seconds.
+            # The trash is emptied in the background too, because deleting a large checkpoint takes seconds.
             options = ocp.options.AsyncOptions(post_finalization_callback=self._empty_trash)
             self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
         return self._checkpointer
 
     def _make_room(self, step: int) -> None:
-        """Readies the folder for a save: nothing is being written now, so whatever is unfinished is a leftover."""
+        """Prepares the folder for a save and removes unfinished checkpoints, as nothing else is being written now."""
         if jax.process_index() != 0:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)  # arrays of a failed save may still be coming
+            shutil.rmtree(leftover, ignore_errors=True)  # a failed save may still be writing arrays
         self._retire()
         path = self.folder / str(step)
-        if path.exists():  # not a checkpoint of ours, so it is moved and not deleted
+        if path.exists():  # not a checkpoint of this run, so it is renamed instead of deleted
             path.rename(self.folder / f"{step}.not-a-checkpoint-{time.time_ns()}")
 
     def _retire(self) -> None:
@@ -280,7 +281,7 @@ def _read_arrays(path: Path, abstract_state: TrainState) -> dict[str, Any]:
 def _restore_args(ocp: Any, abstract: Any) -> Any:
     sharding = getattr(abstract, "sharding", None)
     if sharding is None or not getattr(abstract, "committed", True):
-        # An uncommitted array follows the arrays it meets; a sharding would tie it to one device.
+        # An uncommitted array moves to the device of the arrays it is used with; a sharding would commit it to one.
         return ocp.RestoreArgs(restore_type=np.ndarray)
     return ocp.ArrayRestoreArgs(sharding=sharding)
 
@@ -296,9 +297,9 @@ def _import_orbax() -> Any:
     return ocp
 
 
-# Whatever fails is raised as a `CheckpointError`. What Orbax and TensorStore print besides only repeats it: their log
-# has the traceback, every array still under way when the first one fails reports a closed event loop, and asyncio tells
-# of those that failed after it, whenever they are collected.
+# Every failure is raised as a `CheckpointError`, and what Orbax, TensorStore and asyncio print besides only repeats it:
+# the traceback, a "closed event loop" for each array that was being written when the first one failed, and a warning
+# for each array that failed after it.
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""The folder of checkpoints as files: which steps are complete, and what was recorded with them."""
+"""The files of a checkpoint folder: which steps are complete, and the manifest saved with each."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 from jaxprop.errors import CheckpointError
 
-RECORD = "run.json"
+MANIFEST = "run.json"
 
 
-def read_records(folder: Path) -> dict[int, dict[str, Any]]:
-    """Returns what was recorded with every complete checkpoint, by ascending step; other folders are passed over.
+def read_manifests(folder: Path) -> dict[int, dict[str, Any]]:
+    """Returns the manifest of every complete checkpoint, by ascending step; other folders are ignored.
 
     Args:
       folder: the folder of checkpoints; it need not exist.
@@ -25,25 +25,25 @@ def read_records(folder: Path) -> dict[int, dict[str, Any]]:
       The contents of each step's `run.json`.
 
     Example:
-      >>> read_records(Path("runs/nowhere/checkpoints"))
+      >>> read_manifests(Path("runs/nowhere/checkpoints"))
       {}
     """
     if not folder.is_dir():
         return {}
     names = [p.name for p in folder.iterdir() if p.name.isdecimal() and str(int(p.name)) == p.name]
-    records = {int(name): _read_record(folder / name) for name in names}
-    return {step: record for step, record in sorted(records.items()) if record is not None}
+    manifests = {int(name): _read_manifest(folder / name) for name in names}
+    return {step: manifest for step, manifest in sorted(manifests.items()) if manifest is not None}
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
-    """Orbax stamps the commit time last, and only then renames the folder to its final name."""
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """Returns the manifest of a complete checkpoint: Orbax writes the commit time last, just before the final name."""
     try:
         stamp = json.loads((path / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
-        record = json.loads((path / "run" / RECORD).read_text(encoding="utf-8"))
+        manifest = json.loads((path / "run" / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     committed = isinstance(stamp, dict) and stamp.get("commit_timestamp_nsecs") is not None
-    return record if committed and isinstance(record, dict) else None
+    return manifest if committed and isinstance(manifest, dict) else None
 
 
 def stored_config(folder: str | Path, step: int | None = None) -> dict[str, Any]:
@@ -64,12 +64,12 @@ def stored_config(folder: str | Path, step: int | None = None) -> dict[str, Any]
       Traceback (most recent call last):
       jaxprop.errors.CheckpointError: there is no checkpoint in runs/nowhere/checkpoints; train the run first
     """
-    records = read_records(Path(folder))
-    if not records:
+    manifests = read_manifests(Path(folder))
+    if not manifests:
         raise CheckpointError(f"there is no checkpoint in {folder}; train the run first")
-    if step is not None and step not in records:
-        raise no_such_step(folder, step, list(records))
-    return records[max(records) if step is None else step]["config"]
+    if step is not None and step not in manifests:
+        raise no_such_step(folder, step, list(manifests))
+    return manifests[max(manifests) if step is None else step]["config"]
 
 
 def no_such_step(folder: str | Path, step: int, saved: list[int]) -> CheckpointError:
@@ -78,8 +78,8 @@ def no_such_step(folder: str | Path, step: int, saved: list[int]) -> CheckpointE
     return CheckpointError(f"there is no checkpoint of step {step} in {folder}; saved steps: {known}")
 
 
-def plain_json(record: dict[str, Any]) -> dict[str, Any]:
-    """Copies through JSON, so that nothing the caller goes on changing reaches a save in the background.
+def plain_json(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Returns a copy made through JSON, which later changes by the caller cannot affect while it is being saved.
 
     Raises:
       CheckpointError: a value is not JSON.
@@ -89,7 +89,7 @@ def plain_json(record: dict[str, Any]) -> dict[str, Any]:
       {'sizes': [1, 2]}
     """
     try:
-        return json.loads(json.dumps(record))
+        return json.loads(json.dumps(manifest))
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the stream's state, the config and the metrics must be plain JSON values: {error}"
@@ -98,7 +98,7 @@ def plain_json(record: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def reporting(step: int, folder: Path) -> Iterator[None]:
-    """Turns whatever goes wrong while saving `step` into one `CheckpointError` with the fix."""
+    """Turns any error while saving `step` into one `CheckpointError` that contains the fix."""
     try:
         yield
     except CheckpointError:
@@ -111,7 +111,7 @@ def reporting(step: int, folder: Path) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Returns why, in a few words: the system's where a long message ends in its code, else the first line.
+    """Returns the cause of an error in a few words: the text of an operating-system code in it, or its first line.
 
     Example:
       >>> reason(ValueError("Error writing 5/0.0 in database at ... [os_error_code='28']"))

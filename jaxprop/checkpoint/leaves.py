@@ -1,6 +1,6 @@
-"""A train state as numbered leaves and back.
+"""Conversion of a train state to numbered leaves and back.
 
-Leaves are stored by number and not by name because names can collide: `{"a.b": x}` and `{"a": {"b": y}}` would.
+Leaves are stored by number because their names can collide, as those of `{"a.b": x}` and `{"a": {"b": y}}` do.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _SHOWN = 3  # leaves named in an error about a state that does not fit
 
 
 def pack(state: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits a state into arrays that can be written and a manifest of all its leaves.
+    """Splits a state into the arrays to be written and a manifest of all its leaves.
 
     Args:
       state: any pytree of arrays, typed PRNG keys and Python numbers.
 
     Returns:
-      The arrays by their leaf's number, without those of size zero, which cannot be written; and
+      The arrays by leaf number, without those of size zero, which cannot be written; and
       `{"leaves": [[path, "float32[8,16]"], ...], "key_impls": {number: name of the key's generator}}`.
 
     Example:
@@ -47,11 +47,11 @@ def pack(state: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def unpack(arrays: Mapping[str, Any], key_impls: Mapping[str, str], abstract_state: PyTree) -> PyTree:
-    """Puts arrays back into the structure of `abstract_state`: the inverse of `pack`.
+    """Restores the structure of `abstract_state` from arrays: the inverse of `pack`.
 
     Args:
-      arrays: arrays by their leaf's number, as `pack` gave them.
-      key_impls: names of the PRNG keys' generators by their leaf's number, from the manifest.
+      arrays: arrays by leaf number, as returned by `pack`.
+      key_impls: names of the PRNG keys' generators by leaf number, from the manifest.
       abstract_state: a pytree of the same structure, shapes and dtypes; its values are not used.
 
     Returns:
@@ -90,10 +90,10 @@ def describe(state: PyTree) -> list[list[str]]:
 
 
 def check_fit(saved: list[list[str]], abstract_state: PyTree, where: str) -> None:
-    """Refuses a checkpoint whose leaves are not those of the state it is to be restored into.
+    """Raises an error if the leaves of a checkpoint differ from those of the state to restore it into.
 
     Args:
-      saved: the manifest's leaves, as `describe` gives them.
+      saved: the manifest's leaves, as returned by `describe`.
       abstract_state: the state to restore into.
       where: the checkpoint, for the message.
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     # pydantic looks through every installed distribution for plugins, which takes as long as all else here
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from jaxprop.cli.commands import app
+    from jaxprop.cli.app import app
 
     try:
         app(args=arguments, prog_name="jaxprop")

@@ -1,38 +1,49 @@
-"""The application, `train`, and what every signature is made of; what a command does is imported when it runs.
+"""The table of commands, and the application made from it.
 
-The modules in `COMMANDS` may import jax at their top: `--help` and usage errors never reach them.
+A command is one function in a file of its own: its signature and docstring are the command's options and help, and it
+returns the exit code. `--help` imports all of these files, so they import jax and other large packages only inside
+their functions.
 """
 
 from __future__ import annotations
 
-import importlib
-import re
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from jaxprop.errors import UsageError
+from jaxprop.cli.configs import configs
+from jaxprop.cli.doctor import doctor
+from jaxprop.cli.eval import evaluate
+from jaxprop.cli.explain import explain
+from jaxprop.cli.gradcheck import gradcheck
+from jaxprop.cli.info import info
+from jaxprop.cli.init import init
+from jaxprop.cli.lesson import lesson
+from jaxprop.cli.lr_find import lr_find
+from jaxprop.cli.replay import replay
+from jaxprop.cli.report import report
+from jaxprop.cli.schema import schema
+from jaxprop.cli.train import train
+from jaxprop.cli.validate import validate
 from jaxprop.version import __version__
 
-# command -> the function that runs it, which takes the arguments below and returns an exit code
-COMMANDS = {
-    "train": "jaxprop.cli.train:train",
-    "eval": "jaxprop.cli.eval:evaluate",
-    "report": "jaxprop.cli.report:report",
-    "replay": "jaxprop.cli.replay:replay",
-    "lesson": "jaxprop.cli.lesson:lesson",
-    "validate": "jaxprop.cli.validate:validate",
-    "schema": "jaxprop.cli.schema:schema",
-    "configs": "jaxprop.cli.configs:configs",
-    "init": "jaxprop.cli.init:init",
-    "info": "jaxprop.cli.info:info",
-    "gradcheck": "jaxprop.cli.gradcheck:gradcheck",
-    "explain": "jaxprop.cli.explain:explain",
-    "lr-find": "jaxprop.cli.lr_find:lr_find",
-    "doctor": "jaxprop.cli.doctor:doctor",
+COMMANDS: dict[str, Callable[..., int]] = {
+    "train": train,
+    "eval": evaluate,
+    "report": report,
+    "replay": replay,
+    "lesson": lesson,
+    "validate": validate,
+    "schema": schema,
+    "configs": configs,
+    "init": init,
+    "info": info,
+    "gradcheck": gradcheck,
+    "explain": explain,
+    "lr-find": lr_find,
+    "doctor": doctor,
 }
-OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 app = typer.Typer(
     name="jaxprop",
@@ -42,13 +53,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich would double the time of --help
     pretty_exceptions_enable=False,
 )
-
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged config's name")]
-OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="overrides, such as optimizer.lr=3e-4")
-]
-RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="the run's folder; default: runs/NAME")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def _version(wanted: bool) -> None:
@@ -57,7 +63,12 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+def _leave(code: int, **_: Any) -> None:
+    """Takes what a command returns; typer would end with 0 whatever it is."""
+    raise typer.Exit(code)
+
+
+@app.callback(result_callback=_leave)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
@@ -67,34 +78,3 @@ def _root(
     ] = False,
 ) -> None:
     """Declares what stands before a command; `main` has acted on --verbose already."""
-
-
-@app.command()
-def train(
-    config: ConfigArgument,
-    overrides: OverridesArgument = None,
-    run: RunOption = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming what DIR holds")] = False,
-    json: JsonOption = False,
-) -> None:
-    """Train, or resume, the run a config describes."""
-    config, changes = split(config, overrides)
-    call("train", config=config, overrides=changes, run=run, fresh=fresh, json=json)
-
-
-def call(command: str, **arguments: Any) -> None:
-    """Imports a command, runs it, and leaves with its exit code."""
-    module, _, function = COMMANDS[command].partition(":")
-    code = getattr(importlib.import_module(module), function)(**arguments)
-    raise typer.Exit(code)
-
-
-def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...]]:
-    """Tells the config from the overrides, which may stand before it."""
-    words = [config, *(overrides or [])]
-    names = [word for word in words if not OVERRIDE.match(word)]
-    if len(names) == 1:
-        return names[0], tuple(word for word in words if OVERRIDE.match(word))
-    if not names:
-        raise UsageError(f"no config is named, only overrides; write it first: CONFIG {words[0]}")
-    raise UsageError(f"expected key=value after the config {names[0]!r}, got {names[1]!r}")

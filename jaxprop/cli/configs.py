@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from jaxprop.config.find import packaged, read
 from jaxprop.errors import EXIT_DONE
 
 
 def configs() -> int:
-    """Prints every packaged config's name and the comment it opens with: its command, time and result."""
+    """List the packaged configs."""
+    from jaxprop.config.locate import packaged, read
+
     for name, path in packaged().items():
-        print("\n  ".join([name, *opening(path)]))
+        print("\n  ".join([name, *opening(read(path))]))
     return EXIT_DONE
 
 
-def opening(path: Path) -> Iterator[str]:
-    """Returns the lines of the comment a config opens with, without the one for editors."""
-    for line in read(path).splitlines():
+def opening(text: str) -> Iterator[str]:
+    """Returns the lines of the comment a config opens with, its command, time and result, without the one for editors.
+
+    Example:
+      >>> list(opening("# yaml-language-server: ...\\n# jaxprop train digits_mlp\\ntask: {name: classify}"))
+      ['jaxprop train digits_mlp']
+    """
+    for line in text.splitlines():
         if not line.startswith("#"):
             return
         if "yaml-language-server" not in line:

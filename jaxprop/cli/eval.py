@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from jaxprop.config.find import SUFFIXES, find
-from jaxprop.config.load import load
+import typer
+
+from jaxprop.cli.arguments import JsonOption, OverridesArgument, RunOption, split
+from jaxprop.cli.output import print_json
 from jaxprop.errors import EXIT_DONE, UsageError
 
 
-def evaluate(run_or_config: str, overrides: Sequence[str], run: Path | None, best: bool, json: bool) -> int:
-    """Evaluates a checkpoint and prints its metrics; returns the exit code."""
+def evaluate(
+    config: Annotated[str, typer.Argument(metavar="RUN|CONFIG", help="a run's folder, or a config")],
+    overrides: OverridesArgument = None,
+    run: RunOption = None,
+    best: Annotated[bool, typer.Option("--best", help="the best checkpoint instead of the newest")] = False,
+    json: JsonOption = False,
+) -> int:
+    """Evaluate a run's checkpoint on the test split."""
+    run_or_config, changes = split(config, overrides)
     folder = run_folder(run_or_config, run)
     # Only now, so that a name written wrong is told before jax has loaded.
     from jaxprop.sinks import print_summary
-    from jaxprop.sinks.jsonl import encode
     from jaxprop.tools.eval import evaluate_run
 
-    result = evaluate_run(folder, overrides, best=best)
+    result = evaluate_run(folder, changes, best=best)
     if json:
-        print(encode(result))
+        print_json(result)
     else:
         print_summary(result)
         print(f"run folder: {folder}")
@@ -38,13 +46,16 @@ def run_folder(run_or_config: str, run: Path | None) -> Path:
       UsageError: two folders are given.
       ConfigError: there is no such config.
     """
+    from jaxprop.config.load import load
+    from jaxprop.config.locate import SUFFIXES, locate
+
     path = Path(run_or_config).expanduser()
     if path.is_dir():
         if run is not None:
             raise UsageError(f"{path} is a folder and --run {run} another; give one of them")
         return path
     if run is not None:
-        find(run_or_config)
+        locate(run_or_config)
         return run
     if path.name == "config.yaml" and (path.parent / "checkpoints").is_dir():
         return path.parent

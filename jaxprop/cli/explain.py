@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from jaxprop.cli.tables import plain, show
-from jaxprop.config.load import load
+import typer
+
+from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.output import print_json
+from jaxprop.cli.tables import shorten, show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
 
 if TYPE_CHECKING:
@@ -15,17 +17,26 @@ if TYPE_CHECKING:
 WORST = 6  # checks that are shown
 
 
-def explain(config: str, overrides: Sequence[str], layer_limit: int, json: bool) -> int:
-    """Prints one step, stage by stage; returns the exit code."""
-    loaded = load(config, overrides)
+def explain(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    layer_limit: Annotated[int, typer.Option("--layer-limit", min=1, help="rows a table shows at most")] = 30,
+    json: JsonOption = False,
+) -> int:
+    """Show one training step, layer by layer: forward, loss, backward, update.
+
+    The figures are checked against the step that trains. Exit code 1 if they disagree beyond rounding.
+    """
+    config, changes = split(config, overrides)
+    from jaxprop.config.load import load
+
+    loaded = load(config, changes)
     # Only now, so that a mistake in the file is told before jax has loaded.
     from jaxprop.tools.explain import explain as take_apart
 
     found = take_apart(loaded.config)
     if json:
-        from jaxprop.sinks.jsonl import encode
-
-        print(encode(plain(found)))
+        print_json(found)
     else:
         _print(found, layer_limit)
     return EXIT_DONE if found.ok else EXIT_RUNTIME
@@ -45,7 +56,7 @@ def _print(found: Explanation, limit: int) -> None:
 
 def _forward(found: Explanation, limit: int) -> None:
     _title("1. Forward", "Each layer turns the one before it into new numbers, a_k = f_k(a_(k-1); w_k).")
-    rows, more = _shortened(found.layers, limit)
+    rows, more = shorten(found.layers, limit - limit // 2, limit // 2)
     headers = ["activation", "shape", "mean", "std", "RMS", "dead units", "saturated"]
     show(headers, map(_activation, rows), right=[2, 3, 4, 5, 6])
     _more(more, "activations")
@@ -68,12 +79,12 @@ def _loss(found: Explanation) -> None:
 def _backward(found: Explanation, limit: int) -> None:
     _title("3. Backward", "The chain rule, from the loss down: dL/da_(k-1) = (da_k/da_(k-1))^T dL/da_k. Each layer")
     print("multiplies the gradient that it is handed by its own slope; `times` is by how much its size changed.")
-    rows, more = _shortened(found.layers[::-1], limit)
+    rows, more = shorten(found.layers[::-1], limit - limit // 2, limit // 2)
     cells = [(row.name, f"{row.grad_rms:.4g}", "" if row.ratio is None else f"{row.ratio:.3g}") for row in rows]
     show(["activation", "RMS of dL/da", "times"], cells, right=[1, 2])
     _more(more, "activations")
     print("On the way every weight gets its share, dL/dw_k = (da_k/dw_k)^T dL/da_k:")
-    params, more = _shortened(found.parameters, limit)
+    params, more = shorten(found.parameters, limit - limit // 2, limit // 2)
     headers = ["parameter", "shape", "norm", "gradient norm", "gradient RMS", "update norm", "update/norm"]
     show(headers, map(_parameter, params), right=[2, 3, 4, 5, 6])
     _more(more, "parameters")
@@ -155,14 +166,6 @@ def _figure(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
-
-
-def _shortened(rows: Sequence, limit: int) -> tuple[Sequence, int]:
-    """The rows at both ends where there are more than the limit, and how many are left out."""
-    if len(rows) <= limit:
-        return rows, 0
-    first = -(-limit // 2)
-    return [*rows[:first], *rows[len(rows) - (limit - first) :]], len(rows) - limit
 
 
 def _more(count: int, what: str) -> None:

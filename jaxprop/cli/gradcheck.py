@@ -8,11 +8,14 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from jaxprop.cli.arguments import JsonOption, OverridesArgument, split
 from jaxprop.cli.modules import named
-from jaxprop.cli.tables import plain, show
-from jaxprop.config.load import load
+from jaxprop.cli.output import print_json
+from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError
 
 if TYPE_CHECKING:
@@ -24,21 +27,34 @@ PACKAGES = re.compile(r"/[^\s()]*/site-packages/")
 NEEDS = "give it a function without arguments that returns (loss_fn, params, batch, key)"
 
 
-def gradcheck(target: str, overrides: Sequence[str], examples: int, entries: int, json: bool) -> int:
-    """Prints what agrees and what does not; returns the exit code."""
+def gradcheck(
+    target: Annotated[str, typer.Argument(metavar="CONFIG|MODULE:FUNCTION", help="a config, or a loss of your own")],
+    overrides: OverridesArgument = None,
+    examples: Annotated[int, typer.Option("--examples", min=1, help="examples of a config's batch to check on")] = 4,
+    entries: Annotated[int, typer.Option("--entries", min=1, help="entries to check of each parameter")] = 4,
+    json: JsonOption = False,
+) -> int:
+    """Check gradients against differences and forward mode.
+
+    In float64, entry by entry, and each custom_vjp and custom_jvp against its own function. FUNCTION takes nothing and
+    returns (loss_fn, params, batch, key); or it is the loss_fn(params, batch, key) itself, and example() in the same
+    module returns (params, batch, key). Exit code 1 if anything disagrees.
+    """
+    target, changes = split(target, overrides)
+    from jaxprop.config.load import load
+
     started = time.perf_counter()
-    report = _of_function(target, overrides, entries) if FUNCTION.fullmatch(target) else None
-    if report is None:
-        loaded = load(target, overrides)
+    if FUNCTION.fullmatch(target):
+        report = _of_function(target, changes, entries)
+    else:
+        loaded = load(target, changes)
         # Only now, so that a mistake in the file is told before jax has loaded.
         from jaxprop.tools.gradcheck.configured import check_config
 
         report = check_config(loaded.config, examples=examples, entries=entries)
     seconds = time.perf_counter() - started
     if json:
-        from jaxprop.sinks.jsonl import encode
-
-        print(encode({**plain(report), "worst": plain(report.worst), "seconds": seconds}))
+        print_json({**report._asdict(), "worst": report.worst, "seconds": seconds})
     else:
         _print(report, seconds)
     return EXIT_DONE if report.ok else EXIT_RUNTIME

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from jaxprop.cli.arguments import ConfigArgument, OverridesArgument, split
 from jaxprop.cli.tables import show, size
-from jaxprop.config.load import load
 from jaxprop.errors import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 UNKNOWN = "not told by this backend"
 
 
-def info(config: str, overrides: Sequence[str]) -> int:
-    """Prints layers, sizes, the cost of a train step, devices and data; returns the exit code."""
-    loaded = load(config, overrides)
+def info(config: ConfigArgument, overrides: OverridesArgument = None) -> int:
+    """Show a model's layers, shapes, parameters, FLOPs and memory."""
+    config, changes = split(config, overrides)
+    from jaxprop.config.load import load
+
+    loaded = load(config, changes)
     # Only now, so that a mistake in the file is told before jax has loaded.
     from jaxprop.tools.info import describe
 
     found = describe(loaded.config)
     total = ("total", "", "", f"{found.parameters:,}")
-    devices = [(d.platform, d.kind, str(d.number), _bytes(d.memory_bytes)) for d in found.devices]
+    devices = [(d.platform, d.kind, str(d.number), size(d.memory_bytes, UNKNOWN)) for d in found.devices]
     data = [(_words(name), f"{count:,}") for name, count in found.data.items()]
     reference = [(_words(name), f"{value:.4g}") for name, value in found.reference.items()]
     show(["layer", "shapes", "dtype", "parameters"], [*map(_layer, found.layers), total], right=[3])
@@ -50,13 +53,9 @@ def _state(found: Description) -> Iterator[tuple[str, str]]:
 def _cost(cost: Cost) -> Iterator[tuple[str, str]]:
     flops = UNKNOWN if cost.flops is None else f"{'at least ' if cost.loops else ''}{cost.flops:,.0f}"
     yield f"floating-point operations{' (loops counted once)' if cost.loops else ''}", flops
-    yield "state and batch, each device", _bytes(cost.argument_bytes)
-    yield "temporaries, each device", _bytes(cost.temporary_bytes)
-    yield "all memory, each device", _bytes(cost.peak_bytes)
-
-
-def _bytes(count: int | None) -> str:
-    return UNKNOWN if count is None else size(count)
+    yield "state and batch, each device", size(cost.argument_bytes, UNKNOWN)
+    yield "temporaries, each device", size(cost.temporary_bytes, UNKNOWN)
+    yield "all memory, each device", size(cost.peak_bytes, UNKNOWN)
 
 
 def _words(name: str) -> str:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from jaxprop.config.find import packaged, read, schema_comment
-from jaxprop.config.yaml_loader import parse
+import typer
+
 from jaxprop.errors import EXIT_DONE, UsageError, one_of
 
 
-def init(name: str | None, path: Path | None, task: str | None, force: bool) -> int:
-    """Copies a packaged config.
+def init(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="a packaged config")] = None,
+    path: Annotated[Path | None, typer.Argument(metavar="PATH", help="the new file; default: NAME.yaml")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="take the first packaged config of this task")] = None,
+    force: Annotated[bool, typer.Option("--force", help="overwrite PATH")] = False,
+) -> int:
+    """Copy a commented config to start from."""
+    from jaxprop.config.locate import packaged
 
-    Args:
-      name: a packaged config; with `task` and no `path`, the path.
-      path: the new file, or a folder for it; default: the config's name in the working directory.
-      task: a task's name: takes the first packaged config of it.
-      force: overwrite a file that exists.
-
-    Returns:
-      The exit code.
-
-    Raises:
-      UsageError: there is no such config, or the file exists or cannot be written.
-    """
     if task is not None:
         if path is not None:
             raise UsageError("give NAME or --task, not both")
+        # With --task the one word that is left is the path.
         name, path = _of_task(task), None if name is None else Path(name)
     if name is None:
         raise UsageError(f"name a packaged config: jaxprop init {'|'.join(packaged())}")
@@ -39,6 +35,9 @@ def init(name: str | None, path: Path | None, task: str | None, force: bool) -> 
 
 
 def _of_task(task: str) -> str:
+    from jaxprop.config.locate import packaged, read
+    from jaxprop.config.yaml_loader import parse
+
     tasks: dict[str, str] = {}
     for name, path in packaged().items():
         section = parse(read(path), str(path)).value.get("task") or {}
@@ -57,6 +56,8 @@ def _target(name: str, path: Path | None) -> Path:
 
 def _text(source: Path, folder: Path) -> str:
     """The config's text with the comment for editors pointing at the schema from its new place."""
+    from jaxprop.config.locate import read, schema_comment
+
     lines = [line for line in read(source).splitlines() if "yaml-language-server" not in line]
     return "\n".join([schema_comment(folder), *lines]) + "\n"
 

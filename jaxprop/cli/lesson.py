@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from jaxprop.cli.arguments import JsonOption
+from jaxprop.cli.output import print_json
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
-from jaxprop.sinks.jsonl import encode
-from jaxprop.tools import lesson as lessons
-from jaxprop.tools.lesson import LESSONS, Taught
+
+if TYPE_CHECKING:
+    from jaxprop.tools.lesson import Taught
 
 
-def lesson(name: str | None, run: Path | None, seeds: int, fresh: bool, json: bool) -> int:
-    """Teaches a lesson, or lists them all; returns 1 where what it claims has not been found."""
+def lesson(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="a lesson; without one, they are listed")] = None,
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="default: runs/lessons/NAME")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="runs of each variant")] = 3,
+    fresh: Annotated[bool, typer.Option("--fresh", help="repeat runs that are complete, too")] = False,
+    json: JsonOption = False,
+) -> int:
+    """Run a lesson's variants and print what they show."""
+    from jaxprop.tools.lesson import LESSONS, teach
+
     if name is None:
         show(["lesson", "question"], [(name, lesson.question) for name, lesson in LESSONS.items()])
         return EXIT_DONE
     folder = run if run is not None else Path("runs") / "lessons" / name
-    taught = lessons.teach(name, folder, seeds=seeds, fresh=fresh)
+    taught = teach(name, folder, seeds=seeds, fresh=fresh)
     if json:
-        print(encode({"lesson": name, "figures": taught.measured, "holds": taught.held}))
+        print_json({"lesson": name, "figures": taught.measured, "holds": taught.held})
     else:
         _print(taught)
     return EXIT_DONE if all(taught.held) else EXIT_RUNTIME

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from jaxprop.config.load import load
+import typer
+
+from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.output import print_json
 from jaxprop.errors import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -17,21 +20,30 @@ BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 75  # columns of the curve
 
 
-def lr_find(config: str, overrides: Sequence[str], run: Path | None, json: bool) -> int:
-    """Sweeps, writes the curve and prints it; returns the exit code."""
-    loaded = load(config, overrides)
+def lr_find(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="where the curve goes; default: runs/NAME-lr-find")
+    ] = None,
+    json: JsonOption = False,
+) -> int:
+    """Find a learning rate: a sweep over rates, its curve, and a suggestion with its reason."""
+    config, changes = split(config, overrides)
+    from jaxprop.config.load import load
+
+    loaded = load(config, changes)
     folder = run if run is not None else Path("runs") / f"{loaded.name}-lr-find"
     # Only now, so that a mistake in the file is told before jax has loaded.
-    from jaxprop.sinks.jsonl import encode
-    from jaxprop.tools import lr_find as module
+    from jaxprop.tools.lr_find import check_folder, find_rate, write
 
-    module.check_folder(folder)
-    found = module.find_rate(loaded.config)
-    module.write(found, loaded.config, folder)
+    check_folder(folder)
+    found = find_rate(loaded.config)
+    write(found, loaded.config, folder)
     if json:
-        print(encode(found._asdict()))
+        print_json(found)
     else:
-        _print(found, config, overrides, folder)
+        _print(found, config, changes, folder)
     return EXIT_DONE
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from jaxprop.config.schema_json import schema_text
 from jaxprop.errors import EXIT_DONE
 
 
 def schema() -> int:
-    """Prints the text of `configs/schema.json`."""
+    """Print the JSON Schema of configs, for editors."""
+    from jaxprop.config.schema_json import schema_text
+
     print(schema_text(), end="")
     return EXIT_DONE

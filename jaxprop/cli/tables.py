@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypeVar
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+T = TypeVar("T")
 
 _WIDE = 1000  # columns where nobody's window is to be fitted: a pipe or a file
 
@@ -26,6 +23,12 @@ def show(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
       >>> show(["layer", "parameters"], [("head", "10")])  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
       ─...layer parameters ─...head 10 ─...
     """
+    # Only now: `--help` imports this file, and rich would double its time.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.HORIZONTALS)
     for i, header in enumerate(headers):
         table.add_column(header, justify="right" if i in right else "left", overflow="fold")
@@ -35,13 +38,19 @@ def show(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
         Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
-def size(count: int | float) -> str:
+def size(count: int | float | None, unknown: str = "unknown") -> str:
     """Returns bytes in the unit that reads best.
+
+    Args:
+      count: of bytes; None where it is not known.
+      unknown: what is returned then.
 
     Example:
       >>> size(512), size(3 * 2**20)
       ('512 B', '3.0 MiB')
     """
+    if count is None:
+        return unknown
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -49,19 +58,17 @@ def size(count: int | float) -> str:
     return f"{count:.1f} TiB"
 
 
-def plain(value: Any) -> Any:
-    """Returns NamedTuples, at any depth, as the dicts that JSON shows them as.
+def shorten(rows: Sequence[T], first: int, last: int = 0) -> tuple[list[T], int]:
+    """Returns the rows at both ends, and how many between them are left out.
+
+    Args:
+      rows: all of them.
+      first: rows to keep at the start.
+      last: rows to keep at the end.
 
     Example:
-      >>> from typing import NamedTuple
-      >>> class Pair(NamedTuple):
-      ...     a: int
-      ...     b: tuple
-      >>> plain([Pair(1, (2, 3))])
-      [{'a': 1, 'b': [2, 3]}]
+      >>> shorten("abcdef", 2, 1), shorten("abc", 2, 1)
+      ((['a', 'b', 'f'], 3), (['a', 'b', 'c'], 0))
     """
-    if hasattr(value, "_asdict"):
-        return {name: plain(item) for name, item in value._asdict().items()}
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+    left_out = max(len(rows) - first - last, 0)
+    return [*rows[:first], *rows[first + left_out :]], left_out

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import json as json_format
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from jaxprop.config.load import load
-from jaxprop.run.interrupt import leaving_at_once
+import typer
+
+from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, RunOption, split
+from jaxprop.cli.output import print_json
 
 
-def train(config: str, overrides: Sequence[str], run: Path | None, fresh: bool, json: bool) -> int:
-    """Trains, or resumes, and prints the result; returns the exit code."""
-    loaded = load(config, overrides)
+def train(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    run: RunOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming what DIR holds")] = False,
+    json: JsonOption = False,
+) -> int:
+    """Train, or resume, the run a config describes."""
+    config, changes = split(config, overrides)
+    from jaxprop.config.load import load
+    from jaxprop.run.interrupt import leaving_at_once
+
+    loaded = load(config, changes)
     with leaving_at_once():
         # Only now, so that a mistake in the file is told before jax has loaded.
         from jaxprop.run import train as runs
@@ -22,8 +32,7 @@ def train(config: str, overrides: Sequence[str], run: Path | None, fresh: bool, 
     folder = run if run is not None else Path("runs") / loaded.name
     outcome = runs.train(loaded.config, folder, fresh=fresh)
     if json:
-        json_format.dump(outcome.summary, sys.stdout, indent=2)
-        print()
+        print_json(outcome.summary, indent=2)
     else:
         print_summary(outcome.summary)
         print(f"run folder: {folder}")

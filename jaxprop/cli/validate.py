@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jaxprop.config.load import load
+from jaxprop.cli.arguments import ConfigArgument, OverridesArgument, split
 from jaxprop.errors import EXIT_DONE
 
 
-def validate(config: str, overrides: Sequence[str]) -> int:
-    """Prints one line on a valid config; raises a `ConfigError` with all problems of any other."""
-    loaded = load(config, overrides)
+def validate(config: ConfigArgument, overrides: OverridesArgument = None) -> int:
+    """Check a config and list everything that is wrong with it."""
+    config, changes = split(config, overrides)
+    from jaxprop.config.load import load
+
+    loaded = load(config, changes)  # raises an error with all problems
     found = loaded.config
     length = f"{found.run.epochs} epochs" if found.run.epochs else f"{found.run.steps} steps"
     what = f"{found.task.name} {found.data.name} with {found.model.name}, {found.optimizer.name}, {length}"

@@ -1,5 +1,5 @@
-"""Strict YAML files read into frozen configurations. Nothing below this package imports jax.
+"""Strict YAML files read into frozen configurations. Nothing in this package imports jax.
 
-`load.load` reads a file, `build.build` takes a plain mapping, `dump.dump` writes one back.
-This module stays empty so that listing the packaged configs does not import pydantic.
+`load.load` reads a file, `build.build` takes a plain mapping, and `dump.dump` writes a configuration as YAML.
+This module is empty so that listing the packaged configs does not import pydantic.
 """

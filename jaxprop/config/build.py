@@ -1,4 +1,4 @@
-"""A plain mapping to a checked `Config`, with every problem reported at once."""
+"""Builds a checked `Config` from a plain mapping, and reports every problem at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxprop.errors import ConfigError
 
 
 def build(mapping: Mapping[str, Any]) -> Config:
-    """Validates a mapping, such as one from a sweep or a notebook.
+    """Validates a mapping, such as one made by a sweep or in a notebook.
 
     Args:
       mapping: sections by name; plain dicts, lists and scalars.
@@ -24,7 +24,7 @@ def build(mapping: Mapping[str, Any]) -> Config:
       The configuration with every default filled in.
 
     Raises:
-      ConfigError: every problem there is, one line each.
+      ConfigError: all problems, one line each.
 
     Example:
       >>> config = build({
@@ -38,14 +38,14 @@ def build(mapping: Mapping[str, Any]) -> Config:
 
 
 def build_tree(tree: Tree, problems: Sequence[str] = ()) -> Config:
-    """Validates a tree; its origins stand in the problems.
+    """Validates a tree, whose origins tell the user where each problem is.
 
     Args:
       tree: the configuration's raw values.
-      problems: found before, reported together with those found here.
+      problems: problems found earlier, to be reported together with those found here.
 
     Raises:
-      ConfigError: every problem there is, one line each.
+      ConfigError: all problems, one line each.
     """
     if not isinstance(tree.value, Mapping):
         sections = ", ".join(Config.model_fields)

@@ -1,4 +1,4 @@
-"""What one section cannot say about another: checks that need the whole configuration."""
+"""Checks that need more than one section of a configuration."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ DIGITS_TRAIN = 1437  # 80 % of the 1,797 digits, by class
 
 
 class Problem(NamedTuple):
-    """Where a configuration contradicts itself, and the sentence that says how to mend it."""
+    """The path of a contradiction in a configuration, and the sentence that says how to resolve it."""
 
     path: Path
     what: str
 
 
 def check(config: Config) -> list[Problem]:
-    """Returns every contradiction between a configuration's keys that can be seen without the data.
+    """Returns every contradiction between keys of a configuration that can be found without reading the data.
 
     Args:
-      config: a configuration whose keys are each valid by themselves.
+      config: a configuration in which each key is valid by itself.
 
     Returns:
-      Problems in a fixed order; empty where there is none.
+      The problems in a fixed order.
 
     Example:
       >>> from jaxprop.config.schema.data import Digits
@@ -49,7 +49,7 @@ def check(config: Config) -> list[Problem]:
 
 
 def known_steps(config: Config) -> int | None:
-    """Returns the run's train steps where the configuration alone settles them, else None."""
+    """Returns the number of train steps if it follows from the configuration alone, otherwise None."""
     if config.run.epochs is None or config.data.name != "digits":
         return config.run.steps
     size = config.data.batch_size
@@ -58,7 +58,7 @@ def known_steps(config: Config) -> int | None:
 
 
 def has_test_split(config: Config) -> bool:
-    """Returns whether there is data to evaluate on."""
+    """Returns whether there are data to evaluate on."""
     data = config.data
     return not isinstance(data, Arrays) or any((data.test, data.test_inputs, data.test_labels))
 
@@ -97,7 +97,7 @@ def _schedule(config: Config) -> Iterator[Problem]:
 
 
 def _rhythm(config: Config) -> Iterator[Problem]:
-    """A call of the compiled step takes all its steps before anything else can happen."""
+    """Nothing can happen between the steps of one call, so intervals must be multiples of `steps_per_call`."""
     per_call = config.run.steps_per_call
     counts: dict[Path, int | None] = {
         ("run", "steps"): config.run.steps,
@@ -114,7 +114,7 @@ def _batches(config: Config) -> Iterator[Problem]:
     size, parts = config.data.batch_size, config.run.accumulate
     path = ("data", "batch_size")
     if config.data.name == "digits" and size > DIGITS_TRAIN:
-        yield Problem(path, f"{size} is more than the {DIGITS_TRAIN} training examples there are")
+        yield Problem(path, f"{size} is larger than the data set, which has {DIGITS_TRAIN} training examples")
     if size % parts:
         yield Problem(path, f"expected a multiple of run.accumulate ({parts}), got {size}")
     devices = config.parallel.devices or 1
@@ -165,18 +165,18 @@ def _responses(config: Config) -> Iterator[Problem]:
     listed = (health.on_alert,) if isinstance(health.on_alert, str) else health.on_alert
     twice = [name for i, name in enumerate(listed) if name in listed[:i]]
     if twice:
-        yield Problem(path, f"{twice[0]} is listed twice; remove one, the last action repeats by itself")
+        yield Problem(path, f"{twice[0]} is listed twice; remove one, since the last action is repeated anyway")
     elif "log" in listed and len(listed) > 1:
-        yield Problem(path, "log stands alone, since every alert is logged whatever else is done; remove it here")
+        yield Problem(path, "log cannot be combined with other actions, since every alert is logged anyway; remove it")
     elif "skip" in listed and "clip" in listed:
-        yield Problem(path, "skip and clip are two guards against the same spikes; remove one")
+        yield Problem(path, "skip and clip both guard against spikes of the gradient; remove one")
     elif "stop" in listed[:-1]:
         after = listed[listed.index("stop") + 1]
         yield Problem(path, f"{after} comes after stop, which ends the run; put stop last")
     if "rollback" in listed and not config.checkpoint.enabled:
-        yield Problem(path, "rollback needs checkpoints to go back to; remove it, or set checkpoint.enabled: true")
+        yield Problem(path, "rollback needs checkpoints; remove it, or set checkpoint.enabled: true")
     if not health.watch and (acting := [name for name in listed if name not in ("log", "skip", "clip")]):
-        yield Problem(path, f"{acting[0]} needs the alerts of the watch; remove it, or set health.watch: true")
+        yield Problem(path, f"{acting[0]} acts on alerts, but the watch is off; remove it, or set health.watch: true")
 
 
 def _attention(config: Config) -> Iterator[Problem]:
@@ -186,7 +186,7 @@ def _attention(config: Config) -> Iterator[Problem]:
     if model.width % model.heads:
         yield Problem(("model", "width"), f"expected a multiple of heads ({model.heads}), got {model.width}")
     elif model.positions == "rope" and (model.width // model.heads) % 2:
-        what = f"rope turns pairs of features: expected an even width / heads, got {model.width // model.heads}"
+        what = f"rope rotates pairs of features: expected an even width / heads, got {model.width // model.heads}"
         yield Problem(("model", "width"), what)
 
 

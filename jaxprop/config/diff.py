@@ -1,4 +1,4 @@
-"""What changed between two configurations, and whether it changes what a run computes."""
+"""Differences between two configurations, and whether they change what a run computes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxprop.config.dump import plain
+from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Path, dotted
 
-# A run may be continued with these changed. Everything else is taken to alter the mathematics.
+# A run may be continued with these changed. Every other key is assumed to change what it computes.
 HARMLESS: tuple[Path, ...] = (
     ("sinks",),
     ("checkpoint",),
@@ -22,7 +22,7 @@ HARMLESS: tuple[Path, ...] = (
     ("data", "test"),
     ("data", "test_inputs"),
     ("data", "test_labels"),
-    # what is measured and what is done about it: the train state is of one structure whatever they are
+    # measurements and responses; the structure of the train state does not depend on them
     *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
     ("health", "blackboxes"),
 )
@@ -30,7 +30,7 @@ LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
 
 
 class Change(NamedTuple):
-    """One value that differs; `...` stands for a key that one side does not have."""
+    """A value that differs; `...` stands for a key that is absent on one side."""
 
     path: Path
     old: Any
@@ -57,21 +57,21 @@ def diff(old: Config, new: Config) -> list[Change]:
       >>> [str(change) for change in diff(old, new)]
       ['run.epochs: 1 -> 2']
     """
-    return list(_differences(plain(old), plain(new), ()))
+    return list(_differences(to_builtins(old), to_builtins(new), ()))
 
 
 def mathematical(old: Config, new: Config) -> list[Change]:
-    """Returns the changes that alter what a run computes: a run is not continued across them.
+    """Returns the changes that alter what a run computes, so that the run cannot be continued.
 
-    Sinks, checkpoints, the rhythm of logging and evaluation, and prefetching change nothing. The
-    run's length changes something only where the schedule depends on the step.
+    Sinks, checkpoints, intervals of logging and evaluation, and prefetching do not alter it. The length of the run
+    does only if the schedule depends on the step.
 
     Args:
-      old: the configuration a run was started with.
-      new: the one it would be continued with.
+      old: the configuration that the run was started with.
+      new: the configuration to continue it with.
 
     Returns:
-      A part of `diff(old, new)`; empty where the run may be continued.
+      A part of `diff(old, new)`; empty if the run can be continued.
     """
     constant = old.optimizer.schedule.name == new.optimizer.schedule.name == "constant"
     harmless = HARMLESS + LENGTH if constant else HARMLESS

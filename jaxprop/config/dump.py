@@ -1,4 +1,4 @@
-"""A configuration back to YAML that loads to an equal one."""
+"""Writes a configuration as YAML that loads to an equal configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from jaxprop.config.find import schema_comment
+from jaxprop.config.locate import schema_comment
 from jaxprop.config.schema.config import Config
 from jaxprop.config.yaml_loader import BOOL, FLOAT, INT, NULL
 
@@ -19,10 +19,10 @@ def dump(config: Config, folder: Path | None = None) -> str:
 
     Args:
       config: the configuration.
-      folder: where the file will stand, for the comment that points editors at the schema.
+      folder: the folder of the file, for the comment that tells editors where the schema is.
 
     Returns:
-      The text of a file: every key with its value, keys that are unset and optional left out.
+      The text of the file, with every key except unset optional ones.
 
     Example:
       >>> from jaxprop.config.build import build
@@ -34,28 +34,28 @@ def dump(config: Config, folder: Path | None = None) -> str:
       task: {name: classify}
     """
     body = yaml.dump(
-        plain(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
+        to_builtins(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
     )
     return f"{schema_comment(folder)}\n{body}"
 
 
-def plain(value: Any) -> Any:
-    """Returns a section as the dicts, lists and scalars that YAML has; unset optional keys are left out."""
+def to_builtins(value: Any) -> Any:
+    """Converts a section to dicts, lists and scalars, as YAML and JSON have them, without unset optional keys."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         names = sorted(fields, key=lambda name: name != "name")
         values = {name: getattr(value, name) for name in names}
-        return {name: plain(v) for name, v in values.items() if v is not None or fields[name].default is not None}
+        return {name: to_builtins(v) for name, v in values.items() if v is not None or fields[name].default is not None}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_builtins(item) for item in value]
     return value
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `yaml_loader` would read as something else, by the same expressions."""
+    """Quotes strings that `yaml_loader` would read as another type, using the same expressions."""
 
 
 _Dumper.yaml_implicit_resolvers = {}
 for _kind, _pattern in {"null": NULL, "bool": BOOL, "int": INT, "float": FLOAT}.items():
-    # anchored, since PyYAML matches a prefix
+    # anchored, because PyYAML accepts a match of a prefix
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern.pattern + r"\Z"), None)

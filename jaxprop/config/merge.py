@@ -1,4 +1,4 @@
-"""A configuration laid over the one it inherits from: files over their base, overrides over files."""
+"""Merges a file over the file that it inherits from, and overrides over files."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from jaxprop.config.tree import Path, Tree
 from jaxprop.config.yaml_loader import parse_value
 from jaxprop.errors import ConfigError
 
-# Setting one of these drops the other where it is inherited: a run has one length.
+# Setting one of these drops the other if it is inherited, because a run has only one length.
 EXCLUSIVE: dict[Path, str] = {("run", "steps"): "epochs", ("run", "epochs"): "steps"}
 
 
 def merge(old: Tree, new: Tree) -> Tree:
-    """Lays one tree over another.
+    """Merges one tree over another.
 
-    Mappings merge key by key; anything else replaces what was there. Where `new` changes a `name` that
-    chooses a class (`model.name`, `optimizer.name`, ...), the inherited keys that the new class does not know
-    are dropped, and those that it knows stay. `run.steps` drops an inherited `run.epochs`, and
-    the reverse. Items of a list are reached by number: `{"groups": {"0": {"lr_scale": 2}}}`.
+    Mappings are merged key by key; any other value replaces the inherited one. If `new` changes a `name` that
+    chooses a class (`model.name`, `optimizer.name`, ...), only the inherited keys that the new class has are
+    kept. `run.steps` drops an inherited `run.epochs`, and vice versa. Items of a list are addressed by index:
+    `{"groups": {"0": {"lr_scale": 2}}}`.
 
     Args:
-      old: what is inherited.
-      new: what is laid over it.
+      old: the inherited tree.
+      new: the tree that takes precedence.
 
     Returns:
       The merged tree; each value keeps its origin.
@@ -54,7 +54,7 @@ def _holds(value: Any, path: str) -> bool:
 
 
 def _merge(old: Any, new: Any, place: Place | None, path: Path, source: Tree) -> Any:
-    """Merges plainly, dropping nothing, where the place is unknown: so are overrides merged with each other."""
+    """Merges two values; where `place` is None, as for overrides among themselves, no inherited key is dropped."""
     if not isinstance(new, dict):
         return new
     if isinstance(old, list) and new and all(_is_index(key) for key in new):
@@ -98,7 +98,7 @@ def _kept(old: dict, new: dict, place: Place | None, path: Path) -> dict:
 
 
 def overrides_tree(overrides: Sequence[str]) -> tuple[Tree, list[str]]:
-    """Reads `key=value` overrides into one tree, in which a later override wins.
+    """Reads `key=value` overrides into one tree; a later override takes precedence.
 
     Args:
       overrides: such as `optimizer.lr=3e-4` or `model.hidden=[64, 64]`.
@@ -127,7 +127,7 @@ def _override(text: str) -> Tree:
     if not equals or not all(keys):
         raise ConfigError(f"{origin}: expected key=value, such as optimizer.lr=3e-4")
     if keys[0] == "base":
-        raise ConfigError(f"{origin}: a base can be set in a file only; put 'base: other.yaml' there")
+        raise ConfigError(f"{origin}: base can only be set in a file; write 'base: other.yaml' there")
     inner = parse_value(written, origin)
     value = inner.value
     for part in reversed(keys):

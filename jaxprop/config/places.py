@@ -1,4 +1,4 @@
-"""What the configuration's classes allow at a path, given the names chosen along it."""
+"""The types that the configuration's classes allow at a path, given the names chosen along it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jaxprop.config.tree import Path
 
 
 class Choices(NamedTuple):
-    """The classes that a mapping's `name` chooses among.
+    """The classes among which a mapping's `name` chooses.
 
     Args:
-      names: every name there is.
+      names: all names.
       model: name -> class.
-      tagged: whether pydantic puts the chosen name into an error's location.
+      tagged: whether pydantic adds the chosen name to the location of an error.
     """
 
     names: tuple[str, ...]
@@ -28,13 +28,13 @@ class Choices(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The type that may stand at one path: an annotation and its metadata."""
+    """The type allowed at one path: an annotation and its metadata."""
 
     annotation: Any
     metadata: Sequence[Any] = ()
 
     def choices(self) -> Choices | None:
-        """Returns the classes to choose among by `name`, or None where there is no choice."""
+        """Returns the classes to choose from by `name`, or None if there is no choice."""
         for mark in self.metadata:
             if isinstance(mark, ByName):
                 return Choices(tuple(mark.names), mark.model, tagged=False)
@@ -46,7 +46,7 @@ class Place(NamedTuple):
         return Choices(tuple(named), named.__getitem__, tagged=True) if len(models) > 1 else None
 
     def model(self, value: Any) -> type[BaseModel] | None:
-        """Returns the class that reads `value` here, or None where `value` chooses none."""
+        """Returns the class that validates `value` here, or None if `value` chooses none."""
         if choices := self.choices():
             name = value.get("name") if isinstance(value, Mapping) else None
             return choices.model(name) if isinstance(name, str) and name in choices.names else None
@@ -54,7 +54,7 @@ class Place(NamedTuple):
         return models[0] if len(models) == 1 else None
 
     def child(self, value: Any, key: str | int) -> Place | None:
-        """Returns the place of one key or item of `value`, or None where nothing is known of it."""
+        """Returns the place of a key or item of `value`, or None if it is unknown."""
         model = self.model(value)
         if model is not None:
             field = model.model_fields.get(str(key))
@@ -82,7 +82,7 @@ ROOT = Place(Config)
 
 
 def at(path: Path, value: Any) -> tuple[Place | None, Any]:
-    """Returns the place at a path of a configuration's raw value, and the value that stands there.
+    """Returns the place at a path of a configuration's raw value, and the value there.
 
     Example:
       >>> place, value = at(("model",), {"model": {"name": "mlp", "hidden": [8]}})
@@ -97,7 +97,7 @@ def at(path: Path, value: Any) -> tuple[Place | None, Any]:
 
 
 def item(value: Any, key: str | int) -> Any:
-    """Returns `value[key]` of a dict or list, or None where it has no such item."""
+    """Returns `value[key]` of a dict or list, or None if there is no such item."""
     if isinstance(value, Mapping):
         return value.get(key)
     inside = isinstance(value, list) and isinstance(key, int) and key < len(value)

@@ -1,4 +1,4 @@
-"""pydantic's errors as sentences for a person: where, the dotted path, what, and what was meant."""
+"""Turns pydantic's errors into sentences: the file and line, the dotted path, the problem and the likely fix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from jaxprop.config.places import ROOT, Place, at, item
 from jaxprop.config.schema.optimizer import RENAMED
 from jaxprop.config.tree import Path, Tree, dotted
-from jaxprop.config.yaml_loader import plain
+from jaxprop.config.yaml_loader import scalar
 from jaxprop.errors import did_you_mean, one_of
 
 # What was expected, by the type of pydantic's error; {…} is filled from its context.
@@ -35,21 +35,21 @@ EXPECTED = {
     "too_short": "at least {min_length} items",
     "too_long": "at most {max_length} items",
 }
-MANY = 12  # names listed at most where a name is missing
+MANY = 12  # largest number of names listed in a message
 
 
 class Fault(NamedTuple):
-    """One of pydantic's errors at its place in the configuration.
+    """One of pydantic's errors and its place in the configuration.
 
     Args:
-      path: keys and items only; pydantic's own location also names the alternatives it tried.
-      group: path of the value whose alternatives were tried, or None: their errors are one problem.
-      detail: pydantic's error.
+      path: keys and items only; pydantic's own location also contains the alternatives that it tried.
+      group: path of the value whose alternatives were tried, or None; errors of one group are one problem.
+      error: pydantic's error.
     """
 
     path: Path
     group: Path | None
-    detail: ErrorDetails
+    error: ErrorDetails
 
 
 def sentences(error: ValidationError, tree: Tree) -> list[str]:
@@ -62,7 +62,7 @@ def sentences(error: ValidationError, tree: Tree) -> list[str]:
     Returns:
       Lines `origin: dotted.path: what`, in the order of the configuration's classes.
     """
-    faults = [_locate(detail, tree.value) for detail in error.errors(include_url=False)]
+    faults = [_fault(one, tree.value) for one in error.errors(include_url=False)]
     lines = []
     for group, members in _grouped(faults):
         path = max((fault.path for fault in members), key=len) if group is not None else members[0].path
@@ -79,18 +79,18 @@ def _grouped(faults: Iterable[Fault]) -> list[tuple[Path | None, list[Fault]]]:
     return list(groups.values())
 
 
-def _locate(detail: ErrorDetails, value: Any) -> Fault:
+def _fault(error: ErrorDetails, value: Any) -> Fault:
     """Walks pydantic's location down the raw value, dropping tags and the names of alternatives."""
     place: Place | None = ROOT
     path: Path = ()
     group: Path | None = None
     tag_next = False
-    for i, part in enumerate(detail["loc"]):
-        last = i == len(detail["loc"]) - 1
+    for i, part in enumerate(error["loc"]):
+        last = i == len(error["loc"]) - 1
         if tag_next:
             tag_next = False
             continue
-        if not _holds(value, part) and not (last and detail["type"] == "missing"):
+        if not _holds(value, part) and not (last and error["type"] == "missing"):
             group = path
             continue
         place = place.child(value, part) if place else None
@@ -98,7 +98,7 @@ def _locate(detail: ErrorDetails, value: Any) -> Fault:
         path = (*path, part)
         choices = place.choices() if place else None
         tag_next = choices is not None and choices.tagged
-    return Fault(path, group, detail)
+    return Fault(path, group, error)
 
 
 def _holds(value: Any, part: str | int) -> bool:
@@ -108,7 +108,7 @@ def _holds(value: Any, part: str | int) -> bool:
 
 
 def _line(faults: list[Fault], tree: Tree) -> str:
-    path, kind = faults[0].path, faults[0].detail["type"]
+    path, kind = faults[0].path, faults[0].error["type"]
     if kind == "missing":
         return _missing(path, tree)
     if kind == "union_tag_not_found":
@@ -119,31 +119,31 @@ def _line(faults: list[Fault], tree: Tree) -> str:
         return _unknown_name(path, tree)
     if kind == "invalid_key":
         return tree.problem(path, f"a key must be text, got {path[-1]!r}")
-    phrases = [_expected(fault.detail) for fault in faults]
+    phrases = [_expected(fault.error) for fault in faults]
     if all(phrases):
-        got = faults[0].detail["input"]
+        got = faults[0].error["input"]
         what = " or ".join(dict.fromkeys(phrase for phrase in phrases if phrase))
-        hint = _optional(path, tree) if got is None else _hint(got, faults[0].detail)
+        hint = _optional(path, tree) if got is None else _hint(got, faults[0].error)
         return tree.problem(path, f"expected {what}, got {shown(got)}{hint}")
-    return tree.problem(_blamed(path, tree), _message(faults[0].detail))
+    return tree.problem(_blamed(path, tree), _message(faults[0].error))
 
 
 def _blamed(path: Path, tree: Tree) -> Path:
-    """A section whose name chooses nothing is refused for its name."""
+    """Returns the path of the section's `name` if that is unknown, otherwise the path itself."""
     place, value = at(path, tree.value)
     choices = place.choices() if place else None
     return (*path, "name") if choices and item(value, "name") not in choices.names else path
 
 
-def _expected(detail: ErrorDetails) -> str | None:
-    context = {key: f"{value:g}" if isinstance(value, float) else value for key, value in detail.get("ctx", {}).items()}
-    phrase = EXPECTED.get(detail["type"])
+def _expected(error: ErrorDetails) -> str | None:
+    context = {key: f"{value:g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()}
+    phrase = EXPECTED.get(error["type"])
     return phrase.format(**context) if phrase else None
 
 
-def _message(detail: ErrorDetails) -> str:
-    """A validator's own sentence, or pydantic's for an error that has none here."""
-    text = detail["msg"].removeprefix("Value error, ")
+def _message(error: ErrorDetails) -> str:
+    """Returns the message of a validator, or pydantic's own for an error that is not in `EXPECTED`."""
+    text = error["msg"].removeprefix("Value error, ")
     return text.replace("Input should be", "expected", 1) if text.startswith("Input should be") else text
 
 
@@ -178,7 +178,7 @@ def _unknown_name(path: Path, tree: Tree) -> str:
 
 
 def _meant(path: Path, value: Any) -> str:
-    """The nearest key of the same mapping, else the section that knows the key, else all keys."""
+    """Suggests the most similar key of the same mapping, otherwise the section that has the key, or lists all keys."""
     place, parent = at(path[:-1], value)
     model = place.model(parent) if place else None
     known = list(model.model_fields) if model else []
@@ -202,7 +202,7 @@ def _elsewhere(key: str, value: Any) -> Path | None:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as a person would name it in a sentence.
+    """Returns a value as it is shown in a message.
 
     Example:
       >>> shown(True), shown(None), shown("seven"), shown([1])
@@ -216,16 +216,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _hint(value: Any, detail: ErrorDetails) -> str:
-    kind = detail["type"]
+def _hint(value: Any, error: ErrorDetails) -> str:
+    kind = error["type"]
     if kind in ("int_type", "int_from_float") and isinstance(value, float) and value.is_integer():
         return f"; write {int(value)}"
-    if kind in ("int_type", "float_type") and isinstance(value, str) and type(plain(value)) in (int, float):
+    if kind in ("int_type", "float_type") and isinstance(value, str) and type(scalar(value)) in (int, float):
         return "; remove the quotes"
     if kind == "bool_type" and str(value).lower() in ("yes", "on", "no", "off"):
         return f"; write {'true' if str(value).lower() in ('yes', 'on') else 'false'}"
     if kind == "literal_error" and isinstance(value, str):
-        known = [name.strip("' ") for name in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        known = [name.strip("' ") for name in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return did_you_mean(value, known)
     return ""
 

@@ -14,11 +14,11 @@ BASE = {"type": "string", "description": "a config to inherit from: a path relat
 def json_schema() -> dict[str, Any]:
     """Returns the JSON Schema (draft 2020-12) of a config file.
 
-    A file with a `base` may leave out any key, so only the names of its sections can be checked without
+    A file with a `base` may leave out any key, so that only the names of its sections can be checked without
     reading the base.
 
     Returns:
-      The schema, of JSON types.
+      The schema, as JSON values.
 
     Example:
       >>> json_schema()["else"]["required"]

@@ -1,4 +1,4 @@
-"""Plain nested values that remember where each was written, so that every error can say so."""
+"""Nested values that remember the file and line of each value, so that errors can name them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ class Tree(NamedTuple):
 
     Args:
       value: nested dicts, lists and scalars.
-      origins: for the dotted path of every value in it, where that value was written: `file:line`, or
-        `override 'key=value'`.
+      origins: dotted path -> where that value was written, `file:line` or `override 'key=value'`.
     """
 
     value: Any
     origins: dict[str, str]
 
     def origin(self, path: Path) -> str:
-        """Returns where the value at a path was written; for an absent one, its nearest relative.
+        """Returns where the value at a path was written; if it is absent, that of a value inside or around it.
 
         Example:
           >>> Tree({"run": {"seed": 1}}, {"": "a.yaml:1", "run.seed": "a.yaml:2"}).origin(("run",))
@@ -45,5 +44,5 @@ class Tree(NamedTuple):
         return self.origin(path[:-1]) if path else ""
 
     def problem(self, path: Path, what: str) -> str:
-        """Returns one line of a `ConfigError`: where, the dotted path, and what is wrong."""
+        """Returns one line of a `ConfigError`: the origin, the dotted path, and what is wrong."""
         return ": ".join(part for part in (self.origin(path), dotted(path), what) if part)

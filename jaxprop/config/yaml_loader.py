@@ -1,6 +1,6 @@
-"""The scalars of YAML 1.2's core schema: PyYAML's own are those of YAML 1.1.
+"""Reads YAML with the scalars of YAML 1.2's core schema, and with the line of every value.
 
-There `1e-3` is text, `no` is false, `010` is 8 and `12:30:45` is 45045.
+PyYAML itself follows YAML 1.1, in which `1e-3` is text, `no` is false, `010` is 8 and `12:30:45` is 45045.
 
 Reference:
   YAML 1.2.2, section 10.3.2, https://yaml.org/spec/1.2.2/#1032-tag-resolution
@@ -16,26 +16,29 @@ import yaml
 from jaxprop.config.tree import Path, Tree, dotted
 from jaxprop.errors import ConfigError
 
+Where = Callable[[int], str]  # 1-based line -> where a value was written
+
 NULL = re.compile(r"(?:null|Null|NULL|~|)")
 BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)")
 INT = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)")
 FLOAT = re.compile(
     r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
 )
-MAX_DIGITS = 400  # more than any float64 has; Python refuses to read integers of 4300
+MAX_DIGITS = 400  # more than any float64 has; Python refuses to read integers of more than 4300
+MAX_VALUES = 20_000  # with aliases expanded, because a few lines of nested aliases can expand to gigabytes
 
 
-def plain(text: str) -> str | int | float | bool | None:
+def scalar(text: str) -> str | int | float | bool | None:
     """Returns the value of an unquoted YAML scalar.
 
     Args:
       text: the scalar as written.
 
     Returns:
-      None, a bool, an int, a float, or else the text itself.
+      None, a bool, an int, a float, or the text itself.
 
     Example:
-      >>> [plain(text) for text in ("1e-3", "010", "0o10", "no", "12:30:45", "~")]
+      >>> [scalar(text) for text in ("1e-3", "010", "0o10", "no", "12:30:45", "~")]
       [0.001, 10, 8, 'no', '12:30:45', None]
 
     Reference:
@@ -56,10 +59,6 @@ def plain(text: str) -> str | int | float | bool | None:
     return text
 
 
-MAX_VALUES = 20_000  # after aliases are expanded: a few lines of aliases to aliases can grow to gigabytes
-Where = Callable[[int], str]  # 1-based line -> where a value was written
-
-
 def parse(text: str, file: str) -> Tree:
     """Reads the text of one YAML file.
 
@@ -68,11 +67,11 @@ def parse(text: str, file: str) -> Tree:
       file: its name in messages.
 
     Returns:
-      Its value with the origin `file:line` of every key and item.
+      Its value, with the origin `file:line` of every key and item.
 
     Raises:
-      ConfigError: the text is not YAML, or uses what a config may not: tags, merge keys, several
-        documents, keys written twice, aliases without end.
+      ConfigError: the text is not YAML, or uses a feature that a config may not: tags, merge keys, several
+        documents, duplicate keys, recursive aliases.
 
     Example:
       >>> parse("run:\\n  seed: 0o10\\n", "a.yaml").value
@@ -85,11 +84,11 @@ def parse_value(text: str, origin: str) -> Tree:
     """Reads the value of an override, such as `3e-4`, `[64, 64]` or `{name: linear}`.
 
     Args:
-      text: what stands after the `=`.
+      text: the text after the `=`.
       origin: where it was written, for messages.
 
     Returns:
-      The value, all of it from that origin.
+      The value, in which everything has that origin.
 
     Raises:
       ConfigError: as `parse`.
@@ -114,7 +113,7 @@ def _parse(text: str, where: Where, whole: str) -> Tree:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(
-            f"{where(line)}: the control character {chr(error.character)!r} may not stand in YAML"
+            f"{where(line)}: the control character {chr(error.character)!r} is not allowed in YAML; remove it"
         ) from None
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -122,11 +121,11 @@ def _parse(text: str, where: Where, whole: str) -> Tree:
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """Valid YAML that a config may not use."""
+    """The error for valid YAML that is not allowed in a config."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML up to the node graph; values are read from the nodes by `_Reader`."""
+    """PyYAML's loader, used only up to the node graph; `_Reader` reads the values from the nodes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
@@ -148,7 +147,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 
 
 class _Reader:
-    """Walks the node graph once, collecting values, origins and problems."""
+    """Walks the node graph once and collects values, origins and problems."""
 
     def __init__(self, where: Where):
         self.where = where
@@ -162,7 +161,7 @@ class _Reader:
         if self.count > MAX_VALUES:
             raise self.refuse(node, f"more than {MAX_VALUES} values after expanding aliases (*name)")
         if isinstance(node, yaml.ScalarNode):
-            return plain(node.value) if node.style is None else node.value
+            return scalar(node.value) if node.style is None else node.value
         if id(node) in self.open:
             raise self.refuse(node, "an alias (*name) refers to the value that contains it")
         self.open.add(id(node))

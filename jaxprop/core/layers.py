@@ -10,20 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import ClosedJaxpr
 
 from jaxprop.core import trees
-from jaxprop.core.jaxprs.scans import scan_lengths
+from jaxprop.core.jaxprs.scans import Use, uses
+from jaxprop.core.precision import wide
 from jaxprop.types import PyTree
 
 # A kernel costs more to compile than to run, so small leaves are copied into blocks that are reduced together. The CPU
 # has the sums of larger ones from a library, which costs nothing to compile; what counts entries it has to compile.
 BLOCK = 1024
 SUMMED_ALONE = 4096
-COUNTED_ALONE = 2**20 + 1
-NEVER_ALONE = 2**62
 CHUNK = 2**22  # entries that are copied at a time
+SMALLEST_SQUARE = 1e-30  # of a sum of squares that has lost nothing to underflow
 WIDTH = 32  # values of a row that are added up at a time
-CODE = 2.0 * BLOCK  # of an entry that is not finite; above all the zeros there can be in a block
 
 
 class Groups(NamedTuple):
@@ -43,12 +43,13 @@ class Groups(NamedTuple):
     rows: tuple[tuple[int, ...], ...]
 
 
-def group_layers(params: PyTree, stacked: Sequence[int | None] | None = None) -> Groups:
+def group_layers(params: PyTree, uses: Sequence[Use] | None = None) -> Groups:
     """Groups the leaves of the parameters into layers: a layer is the node that holds the leaf.
 
     Args:
       params: arrays, or their shapes.
-      stacked: for every leaf the number of layers stacked on its first axis, or None where it is one layer's.
+      uses: of every leaf by the loss, for the order of the forward pass and the layers stacked on a leaf's first axis;
+        without them layers come in the order of the leaves.
 
     Returns:
       The groups; layer i of a stack `blocks` is called `blocks[i]`.
@@ -56,55 +57,52 @@ def group_layers(params: PyTree, stacked: Sequence[int | None] | None = None) ->
     Example:
       >>> group_layers({"head": {"bias": jnp.ones(2), "kernel": jnp.ones((3, 2))}}).sizes
       (8,)
-      >>> group_layers({"blocks": {"w": jnp.ones((2, 3))}}, [2]).names
+      >>> group_layers({"blocks": {"w": jnp.ones((2, 3))}}, [Use(at=0, rows=2)]).names
       ('blocks[0]', 'blocks[1]')
     """
     names, owners = trees.layer_names(params)
     leaves = jax.tree.leaves(params)
-    counts = [None] * len(leaves) if stacked is None else stacked
-    index: dict[str, int] = {}
-    sizes: list[int] = []
-    fans: list[tuple[int, int]] = []
-    rows = []
-    for leaf, owner, count in zip(leaves, owners, counts, strict=True):
-        labels = [names[owner]] if count is None else [f"{names[owner]}[{i}]" for i in range(count)]
-        shape = leaf.shape if count is None else leaf.shape[1:]
+    known = [Use()] * len(leaves) if uses is None else uses
+    first: dict[str, tuple[float, int, int]] = {}  # place of a layer's first use
+    sizes: dict[str, int] = {}
+    fans: dict[str, tuple[int, int]] = {}
+    labels = []
+    for leaf, owner, use in zip(leaves, owners, known, strict=True):
+        labels.append([names[owner]] if use.rows is None else [f"{names[owner]}[{i}]" for i in range(use.rows)])
+        shape = leaf.shape if use.rows is None else leaf.shape[1:]
         fan = (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (0, 0)
-        for label in labels:
-            if label not in index:
-                index[label] = len(sizes)
-                sizes.append(0)
-                fans.append(fan)
-            at = index[label]
-            sizes[at] += math.prod(shape)
-            fans[at] = max(fan, fans[at], key=math.prod)
-        rows.append(tuple(index[label] for label in labels))
-    return Groups(tuple(index), tuple(sizes), tuple(fans), tuple(rows))
+        for i, label in enumerate(labels[-1]):
+            place = (math.inf if use.at is None else use.at, i, use.inside)
+            first[label] = min(place, first.get(label, place))
+            sizes[label] = sizes.get(label, 0) + math.prod(shape)
+            fans[label] = max(fan, fans.get(label, fan), key=math.prod)
+    ordered = sorted(first, key=lambda label: first[label])
+    row = {label: i for i, label in enumerate(ordered)}
+    rows = tuple(tuple(row[label] for label in of_leaf) for of_leaf in labels)
+    return Groups(tuple(ordered), tuple(sizes[x] for x in ordered), tuple(fans[x] for x in ordered), rows)
 
 
-def find_groups(jaxpr: Any, params: PyTree) -> Groups:
-    """Groups the parameters of a traced loss whose first arguments they are; stacks that a scan runs over, row by row.
+def find_groups(jaxpr: ClosedJaxpr, params: PyTree) -> Groups:
+    """Groups the parameters of a traced loss whose first arguments they are: forward order, stacks row by row.
 
     Example:
       >>> jaxpr = jax.make_jaxpr(lambda w: jax.lax.scan(lambda c, w: (c * w, None), 1.0, w)[0])(jnp.ones(3))
       >>> find_groups(jaxpr, jnp.ones(3)).names
       ('params[0]', 'params[1]', 'params[2]')
     """
-    return group_layers(params, scan_lengths(jaxpr, len(jax.tree.leaves(params))))
+    return group_layers(params, uses(jaxpr, len(jax.tree.leaves(params))))
 
 
-def row_sums(
-    groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees_: PyTree, fill: float = 0.0
-) -> jax.Array:
+def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees_: PyTree) -> jax.Array:
     """Sums functions of corresponding leaves over each layer, accumulated in float32.
 
     s_l = sum over the leaves i of layer l and their entries e of t(x_ie, y_ie, ...)
 
     Args:
       groups: the layers.
-      terms: maps arrays, one of each tree, to a tuple of arrays of that shape, entry by entry.
+      terms: maps arrays, one of each tree, to a tuple of arrays of that shape, entry by entry; entries of 0 in every
+        tree to 0, since short leaves are filled up with them.
       *trees_: pytrees shaped like the parameters, or lists of their leaves; None for a leaf left out.
-      fill: an entry, the same in every tree, whose terms are all 0.
 
     Returns:
       float32 `[terms, L]`.
@@ -114,25 +112,38 @@ def row_sums(
       >>> row_sums(group_layers(params), lambda w: (w**2,), params).tolist()
       [[8.0]]
     """
-    sums, rows = _part_sums(groups, terms, trees_, fill)
-    return _by_row(sums, rows, len(groups.names))
-
-
-def _part_sums(
-    groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], trees_: Sequence[PyTree], fill: float = 0.0
-) -> tuple[jax.Array, list[int]]:
-    """Sums over parts of layers, `[terms, parts]`, and the row of each part."""
     columns = [jax.tree.leaves(tree, is_leaf=lambda x: x is None) for tree in trees_]
     sums, rows = [], []
-    for members in _bunches(columns, SUMMED_ALONE):
-        arrays = [_blocks(groups, column, members, fill, SUMMED_ALONE) for column in columns]
-        sums.append([lax.reduce_sum(t.astype(jnp.float32), [1]) for t in terms(*arrays)])
-        rows += _rows_of(groups, columns[0], members, SUMMED_ALONE)
-    return jnp.stack([jnp.concatenate(of_term) for of_term in zip(*sums, strict=True)]), rows
+    for members in _bunches(columns):
+        arrays = [_blocks(groups, column, members) for column in columns]
+        sums.append(_line_sums([t.astype(jnp.float32) for t in terms(*arrays)]))
+        rows += _rows_of(groups, columns[0], members)
+    found = jnp.stack([jnp.concatenate(of_term) for of_term in zip(*sums, strict=True)])
+    return _by_row(found, rows, len(groups.names))
 
 
-def _by_row(values: jax.Array, rows: Sequence[int], count: int) -> jax.Array:
-    """Adds up the values `[n, parts]` of each row, `[n, count]`; by gathers, as a scatter's order may vary."""
+def _line_sums(terms: Sequence[jax.Array]) -> Sequence[jax.Array]:
+    """Sums `[parts, ...]` over all axes but the first. Several terms in one pass, so that what they are made of is computed once and never
+    written to memory: on CPU each array that has to exist costs more than the sum."""
+    axes = tuple(range(1, terms[0].ndim))
+    if len(terms) == 1:
+        return [lax.reduce_sum(terms[0], axes)]
+
+    def add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return tuple(x + y for x, y in zip(a, b, strict=True))
+
+    # Measurements are not differentiated, and a reduction of several operands could not be.
+    constant = tuple(lax.stop_gradient(term) for term in terms)
+    return lax.reduce(constant, tuple(jnp.zeros((), term.dtype) for term in terms), add, axes)
+
+
+def _by_row(
+    values: jax.Array, rows: Sequence[int], count: int, reduce: Callable[..., jax.Array] = jnp.sum
+) -> jax.Array:
+    """Adds up, or reduces otherwise, the values `[n, parts]` of each row, `[n, count]`.
+
+    By gathers, since the order in which a scatter adds may vary. Values are 0 or more where the largest is looked for.
+    """
     if list(rows) == list(range(count)):
         return values
     places: list[list[int]] = [[] for _ in range(count)]
@@ -144,17 +155,17 @@ def _by_row(values: jax.Array, rows: Sequence[int], count: int) -> jax.Array:
     # What a row has too few of is taken from a zero that is put behind the values.
     table = np.array([piece + [len(rows)] * (most - len(piece)) for _, piece in pieces], np.int32)
     padded = jnp.concatenate([values, jnp.zeros_like(values, shape=(len(values), 1))], 1)
-    return _by_row(jnp.sum(padded[:, table], -1), [row for row, _ in pieces], count)
+    return _by_row(reduce(padded[:, table], -1), [row for row, _ in pieces], count, reduce)
 
 
-def _bunches(columns: Sequence[Sequence[Any]], alone: int) -> list[list[int]]:
+def _bunches(columns: Sequence[Sequence[Any]]) -> list[list[int]]:
     """Indices of leaves to reduce together: small ones of the same dtypes, by the chunk, and every other leaf alone."""
     bunches: list[list[int]] = []
     filling: dict[Any, tuple[int, list[int]]] = {}
     for i, leaves in enumerate(zip(*columns, strict=True)):
         if any(leaf is None for leaf in leaves):
             continue
-        if leaves[0].size >= alone:
+        if _is_alone(leaves[0]):
             bunches.append([i])
             continue
         dtypes = tuple(leaf.dtype for leaf in leaves)
@@ -167,86 +178,164 @@ def _bunches(columns: Sequence[Sequence[Any]], alone: int) -> list[list[int]]:
     return bunches or [[]]
 
 
-def _blocks(groups: Groups, leaves: Sequence[Any], members: Sequence[int], fill: float, alone: int) -> jax.Array:
-    """A bunch as `[parts, m]`, each part of one row: a large leaf row by row, small ones in blocks, filled up."""
-    counts = [len(groups.rows[i]) for i in members]
-    # Functions of lax, as every leaf of every model comes by here while a step is traced.
-    flat = [lax.reshape(leaves[i], (n, leaves[i].size // max(n, 1))) for i, n in zip(members, counts, strict=True)]
-    if len(flat) == 1 and flat[0].size >= alone:
-        return flat[0]
+def _is_alone(leaf: jax.Array) -> bool:
+    """Whether a leaf is reduced by itself: it is large, or its sharding is part of its type and would be lost."""
+    return leaf.size >= SUMMED_ALONE or any(axis is not None for axis in jax.typeof(leaf).sharding.spec)
+
+
+def _blocks(groups: Groups, leaves: Sequence[Any], members: Sequence[int]) -> jax.Array:
+    """A bunch as `[parts, ...]`, each part of one row: a leaf that is alone row by row, small ones in filled blocks."""
+    if len(members) == 1 and _is_alone(leaves[members[0]]):
+        leaf, labels = leaves[members[0]], groups.rows[members[0]]
+        stacked = leaf.ndim > 0 and len(labels) == leaf.shape[0] and len(set(labels)) == len(labels) > 1
+        return leaf if stacked else lax.expand_dims(leaf, (0,))
     pieces = []
-    for x in flat:
+    # Functions of lax, as every leaf of every model comes by here while a step is traced.
+    for i in members:
+        n = len(groups.rows[i])
+        x = lax.reshape(leaves[i], (n, leaves[i].size // max(n, 1)))
         excess = -x.shape[1] % BLOCK
-        filled = [x, lax.full((len(x), excess), fill, x.dtype)] if excess else [x]
-        pieces += filled if len(x) == 1 else [lax.concatenate(filled, 1)]
+        filled = [x, lax.full((n, excess), 0, x.dtype)] if excess else [x]
+        pieces += filled if n == 1 else [lax.concatenate(filled, 1)]
     if not pieces:
         return jnp.zeros((0, BLOCK), jnp.float32)
     joined = lax.concatenate([lax.reshape(piece, (piece.size,)) for piece in pieces], 0)
     return lax.reshape(joined, (joined.size // BLOCK, BLOCK))
 
 
-def _rows_of(groups: Groups, leaves: Sequence[Any], members: Sequence[int], alone: int) -> list[int]:
+def _rows_of(groups: Groups, leaves: Sequence[Any], members: Sequence[int]) -> list[int]:
     """The row of each part of `_blocks`."""
     rows = []
     for i in members:
         size = leaves[i].size // max(len(groups.rows[i]), 1)
-        rows += [row for row in groups.rows[i] for _ in range(1 if leaves[i].size >= alone else -(-size // BLOCK))]
+        rows += [row for row in groups.rows[i] for _ in range(1 if _is_alone(leaves[i]) else -(-size // BLOCK))]
     return rows
 
 
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.float32)
+# -- norms --------------------------------------------------------------------------------------
 
 
-def squares(groups: Groups, *trees_: PyTree) -> jax.Array:
-    """Sum of squares of each layer, float32 `[trees, L]`.
+class Norms(NamedTuple):
+    """Norms of a tree.
+
+    Args:
+      layers: L2 norm of each layer, `[L]`.
+      total: global L2 norm.
+      finite: whether every entry is finite, boolean scalar.
+    """
+
+    layers: jax.Array
+    total: jax.Array
+    finite: jax.Array
+
+
+def squares(groups: Groups, tree: PyTree) -> jax.Array:
+    """Sum of squares of each layer, float32 `[L]`.
 
     Example:
       >>> params = {"w": jnp.full(3, 2.0)}
       >>> squares(group_layers(params), params).tolist()
-      [[12.0]]
+      [12.0]
     """
-    return row_sums(groups, _squared, *trees_)
+    return row_sums(groups, lambda x: (square(x),), tree)[0]
+
+
+def square(x: jax.Array) -> jax.Array:
+    """`|x|^2`, in float32 or wider, also of complex numbers."""
+    if jnp.iscomplexobj(x):
+        return jnp.square(wide(x.real)) + jnp.square(wide(x.imag))
+    return jnp.square(wide(x))
 
 
 def norm(tree: PyTree) -> jax.Array:
-    """Global L2 norm of a tree, a float32 scalar.
+    """Global L2 norm of a tree, a scalar in float32 or wider.
 
     Example:
       >>> norm({"w": jnp.ones((2, 2)), "b": jnp.zeros(3)}).item()
       2.0
     """
-    return jnp.sqrt(jnp.sum(_part_sums(group_layers(tree), _squared, [tree])[0]))
+    return norms(group_layers(tree), tree).total
 
 
-def _squared(*leaves: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(jnp.square(_wide(x)) for x in leaves)
+def norms(groups: Groups, tree: PyTree) -> Norms:
+    """L2 norm of each layer and of all, right wherever the entries are finite.
 
+        ||x|| = sqrt(sum x^2) where that neither overflows nor underflows, else m sqrt(sum (x / m)^2), m = max |x|
 
-def gradient_counts(groups: Groups, grads: PyTree) -> jax.Array:
-    """Number of gradient entries that are not finite, and share that is exactly 0, float32 `[2, L]`.
+    The plain sum of squares is infinite from entries of 2e19 on and 0 below 1e-23. On CPU the other form is a branch
+    that is hardly ever taken, so it costs nothing. On an accelerator a branch would make the host wait; there the sums
+    at three scales come out of one pass.
 
     Args:
       groups: the layers.
-      grads: the gradient.
+      tree: arrays in the structure of the parameters.
 
     Returns:
-      Counts and shares.
+      The norms; a layer with an entry that is not finite has a norm that is not finite.
 
     Example:
-      >>> grads = {"w": jnp.array([3.0, 0.0, jnp.inf, 4.0])}
-      >>> gradient_counts(group_layers(grads), grads).tolist()
-      [[1.0], [0.25]]
+      >>> tree = {"a": jnp.array([3e30, 4e30]), "b": jnp.array([3e-30, 4e-30])}
+      >>> found = norms(group_layers(tree), tree)
+      >>> [f"{x:.1e}" for x in found.layers.tolist()], bool(found.finite)
+      (['5.0e+30', '5.0e-30'], True)
+
+    Reference:
+      Blue, A Portable Fortran Program to Find the Euclidean Norm of a Vector, 1978.
     """
-    leaves, parts, rows = jax.tree.leaves(grads), [], []
-    for members in _bunches([leaves], COUNTED_ALONE):
-        # Blocks for large leaves too. Both counts are in one sum over a block: float32 holds it to the last digit, and
-        # a second kernel would be felt in the time to compile.
-        blocks = _blocks(groups, leaves, members, 1.0, NEVER_ALONE)
-        code = jnp.where(jnp.abs(blocks) < jnp.inf, jnp.where(blocks == 0, 1.0, 0.0), CODE).astype(jnp.float32)
-        parts.append(jnp.sum(code, 1))
-        rows += _rows_of(groups, leaves, members, NEVER_ALONE)
-    code = jnp.concatenate(parts)
-    nonfinite = jnp.floor(code / CODE)
-    counts = _by_row(jnp.stack([nonfinite, code - CODE * nonfinite]), rows, len(groups.names))
-    return counts / np.array([[1] * len(groups.sizes), groups.sizes], np.float32)
+    leaves = [jnp.abs(x) if jnp.iscomplexobj(x) else x for x in jax.tree.leaves(tree)]
+    bunches = _bunches([leaves])
+    rows = [row for members in bunches for row in _rows_of(groups, leaves, members)]
+    if not rows:
+        return Norms(jnp.zeros(0, jnp.float32), jnp.float32(0), jnp.array(True))
+    lines = [_blocks(groups, leaves, members) for members in bunches]
+    parts, finite = lax.platform_dependent(lines, cpu=_part_norms_by_branch, default=_part_norms_in_one_pass)
+    found = _root_of_squares(parts, rows, len(groups.names))
+    return Norms(found, _root_of_squares(found, [0] * len(found), 1)[0], finite)
+
+
+def _root_of_squares(values: jax.Array, rows: Sequence[int], count: int) -> jax.Array:
+    """`sqrt(sum v^2)` over the values of each row, scaled by the largest."""
+    largest = _by_row(values[None], rows, count, jnp.max)[0]
+    scale = jnp.where((largest > 0) & (largest < jnp.inf), largest, jnp.ones_like(largest))
+    return scale * jnp.sqrt(_by_row(jnp.square(values / scale[np.asarray(rows)])[None], rows, count)[0])
+
+
+def _part_norms_by_branch(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    dtype = jnp.result_type(*[wide(jnp.zeros((), x.dtype)).dtype for x in lines])
+    sums = jnp.concatenate([_line_sums([square(x)])[0].astype(dtype) for x in lines])
+
+    def plain(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        del lines
+        return jnp.sqrt(sums), jnp.array(True)
+
+    def scaled(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        tiny = jnp.finfo(dtype).tiny
+        most, rest = [], []
+        for x in map(wide, lines):
+            largest = jnp.max(jnp.abs(x), tuple(range(1, x.ndim)))
+            scale = jnp.maximum(largest, tiny).astype(x.dtype)
+            ratio = x / lax.expand_dims(scale, tuple(range(1, x.ndim)))
+            most.append(largest.astype(dtype))
+            rest.append(_line_sums([jnp.square(ratio)])[0].astype(dtype))
+        largest = jnp.concatenate(most)
+        # A maximum may pass over NaN, a sum does not.
+        finite = (sums == sums) & (largest < jnp.inf)
+        return jnp.where(finite, largest * jnp.sqrt(jnp.concatenate(rest)), sums), jnp.all(finite)
+
+    ordinary = jnp.all((sums < jnp.inf) & (sums > SMALLEST_SQUARE))
+    return lax.cond(ordinary, plain, scaled, lines)
+
+
+def _part_norms_in_one_pass(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    dtype = jnp.result_type(*[wide(jnp.zeros((), x.dtype)).dtype for x in lines])
+    factor = 2.0 ** (jnp.finfo(dtype).maxexp * 5 // 8)
+    found = []
+    for x in map(wide, lines):
+        scales = [jnp.asarray(scale, x.dtype) for scale in (1.0, 1 / factor, factor)]
+        found.append([s.astype(dtype) for s in _line_sums([jnp.square(x * scale) for scale in scales])])
+    plain, shrunk, grown = (jnp.concatenate(of_scale) for of_scale in zip(*found, strict=True))
+    finite = jnp.isfinite(shrunk)
+    small = jnp.sqrt(jnp.where(plain > SMALLEST_SQUARE, plain, 0)) + jnp.where(
+        plain > SMALLEST_SQUARE, 0, jnp.sqrt(grown) / factor
+    )
+    return jnp.where(jnp.isfinite(plain), small, jnp.where(finite, jnp.sqrt(shrunk) * factor, plain)), jnp.all(finite)

@@ -17,14 +17,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
 
-from jaxprop.core.measurements import OUTPUT_SIGNALS, TAP_COLUMNS
+from jaxprop.core.jaxprs.walk import RULES, VJP_RULE, body_of, equations_and_callers
+from jaxprop.core.measurements import NOT_APPLICABLE, OUTPUT_SIGNALS, TAP_COLUMNS
 from jaxprop.errors import UsageError, one_of
 from jaxprop.types import Batch, PyTree, Sums
 
 KINDS = ("", "relu", "tanh", "sigmoid", "attention", "output")
 # What a sink's gradient holds; sums over calls, so that scan iterations and microbatches add up.
 SUMS = ("calls", "elements", "squares", "abs_max", "saturated", "grad_squares", "attention_max", "attention_entropy")
+LARGEST = ("abs_max", "attention_max")  # of these
 SATURATED = 0.97
 SUBSET = 16  # queries of a sequence whose attention is looked at
 
@@ -206,7 +209,7 @@ def find(function: Callable[..., Any], *args: Any) -> tuple[tuple[Tap, ...], Any
     found: dict[str, Tap] = {}
     with contextlib.suppress(NotImplementedError, TypeError), _collecting(_Collector(found, None)):
         jaxpr = jax.make_jaxpr(function)(*args)
-        if not _own_rules(jaxpr.jaxpr):
+        if not _own_rules(jaxpr):
             return tuple(found.values()), jaxpr
     jaxpr = jax.make_jaxpr(function)(*args)  # what fails without taps too is told as it is
     warnings.warn(
@@ -217,17 +220,12 @@ def find(function: Callable[..., Any], *args: Any) -> tuple[tuple[Tap, ...], Any
     return (), jaxpr
 
 
-def _own_rules(jaxpr: Any, depth: int = 0) -> bool:
+def _own_rules(jaxpr: ClosedJaxpr) -> bool:
     """Whether a tap lies inside a function that has its own derivative; a tap itself is one."""
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        if name == "custom_lin":  # what jax.jvp leaves of a custom_vjp
-            return True
-        inside = depth + name.startswith(("custom_jvp", "custom_vjp"))
-        if inside > 1 and equation.params.get("name") == "_here":
-            return True
-        bodies = [getattr(body, "jaxpr", body) for body in jax.tree.leaves(list(equation.params.values()))]
-        if any(_own_rules(body, inside) for body in bodies if hasattr(body, "eqns")):
+    for equation, callers in equations_and_callers(jaxpr):
+        rules = sum(caller.primitive.name in RULES for caller in callers)
+        # `custom_lin` is what jax.jvp leaves of a custom_vjp.
+        if equation.primitive.name == "custom_lin" or (rules > 1 and equation.params.get("name") == "_here"):
             return True
     return False
 
@@ -239,10 +237,8 @@ def is_tap(equation: Any) -> bool:
       >>> [is_tap(equation) for equation in find(lambda x: jnp.sin(tap(x, "a")), jnp.ones(3))[1].eqns]
       [True, False]
     """
-    if equation.primitive.name != "custom_vjp_call":
-        return False
-    inside = equation.params["call_jaxpr"].jaxpr.eqns
-    return [inner.params.get("name") for inner in inside] == ["_here"]
+    body = body_of(equation) if equation.primitive.name == VJP_RULE else None
+    return body is not None and [inner.params.get("name") for inner in body.eqns] == ["_here"]
 
 
 @contextlib.contextmanager
@@ -256,7 +252,7 @@ def filling(sinks: dict[str, Any]) -> Iterator[None]:
       ...     with filling(sinks):
       ...         return loss()
       >>> taps, _ = find(loss)
-      >>> columns(taps, jax.grad(filled)(zero_sinks(taps)))[1].tolist()
+      >>> columns(taps, jax.grad(filled)(zero_sinks(taps)))["rms"].tolist()
       [2.0]
     """
     # With nothing to fill, a context of its own would only keep jit from finding what it has traced before.
@@ -306,46 +302,62 @@ def rescaled(sinks: PyTree, factor: Any) -> PyTree:
     return {name: scale(sink) for name, sink in sinks.items()}
 
 
-def columns(taps: Sequence[Tap], sinks: PyTree) -> jax.Array:
-    """Turns the sums in sinks into what `m.taps` holds, float32 `[len(TAP_COLUMNS), T]`, T rows of all taps.
+def columns(taps: Sequence[Tap], sinks: PyTree) -> dict[str, jax.Array]:
+    """Turns the sums in sinks into what `m.taps` holds, `{name: [T]}` in float32, T rows of all taps.
 
     Args:
       taps: as found.
       sinks: gradients of `zero_sinks(taps)`.
 
     Returns:
-      One row a column of `TAP_COLUMNS`; NaN where a tap does not measure it, or lies on no path to the loss.
+      One array for each name of `TAP_COLUMNS`; -1 where a tap lies on no path to the loss.
 
     Example:
-      >>> columns((), {}).shape
-      (7, 0)
+      >>> sorted(columns((), {}))[0]
+      'abs_max'
     """
     if not taps:
-        return jnp.zeros((len(TAP_COLUMNS), 0), jnp.float32)
+        return dict.fromkeys(TAP_COLUMNS, jnp.zeros(0, jnp.float32))
     sums = jnp.concatenate([sinks[tap.name]["sums"] for tap in taps])  # [T, sums]
     value = dict(zip(SUMS, sums.T, strict=True))
-    nan = jnp.float32(jnp.nan)
-    kinds = [tap.kind for tap in taps for _ in tap.labels]
-
-    def only(names: tuple[str, ...], values: jax.Array) -> jax.Array:
-        return jnp.where(jnp.asarray([kind in names for kind in kinds]), values, nan)
-
-    dead = [jnp.mean(sinks[t.name]["units"] == 0, 1, dtype=jnp.float32) if t.units else _no(t) for t in taps]
-    calls, elements = value["calls"], value["elements"]
+    dead = [jnp.sum(sinks[t.name]["units"] == 0, 1, dtype=jnp.float32) / max(t.units, 1) for t in taps]
+    # Where nothing was measured both are 0.
+    calls, elements = jnp.maximum(value["calls"], 1), jnp.maximum(value["elements"], 1)
     found = {
         "grad_rms": jnp.sqrt(value["grad_squares"] / elements),
         "rms": jnp.sqrt(value["squares"] / elements),
         "abs_max": value["abs_max"] / calls,
         "dead": jnp.concatenate(dead),
-        "saturated": only(("tanh", "sigmoid"), value["saturated"] / elements),
-        "attention_max": only(("attention",), value["attention_max"] / calls),
-        "attention_entropy": only(("attention",), value["attention_entropy"] / calls),
+        "saturated": value["saturated"] / elements,
+        "attention_max": value["attention_max"] / calls,
+        "attention_entropy": value["attention_entropy"] / calls,
     }
-    return jnp.stack([jnp.where(calls > 0, found[name], nan) for name in TAP_COLUMNS])
+    return {name: jnp.where(value["calls"] > 0, found[name], NOT_APPLICABLE) for name in TAP_COLUMNS}
 
 
-def _no(tap: Tap) -> jax.Array:
-    return jnp.full(len(tap.labels), jnp.nan, jnp.float32)
+def merged(sinks: PyTree, others: PyTree) -> PyTree:
+    """Joins what two microbatches have collected: sums are added, of the largest values the larger one is kept.
+
+    The largest values are means over the uses of a tap, so they are kept as the mean of one microbatch times all uses.
+
+    Example:
+      >>> sink = zero_sinks((Tap("a", "", 0),))
+      >>> at = SUMS.index("abs_max"), SUMS.index("calls")
+      >>> one, other = (jax.tree.map(lambda x: x.at[..., at].set(jnp.array(v)), sink) for v in ([3.0, 1.0], [5.0, 1.0]))
+      >>> (columns((Tap("a", "", 0),), merged(one, other))["abs_max"]).tolist()
+      [5.0]
+    """
+    calls = SUMS.index("calls")
+
+    def join(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        sums = a["sums"] + b["sums"]
+        for name in LARGEST:
+            at = SUMS.index(name)
+            means = [x["sums"][:, at] / jnp.maximum(x["sums"][:, calls], 1) for x in (a, b)]
+            sums = sums.at[:, at].set(jnp.maximum(*means) * sums[:, calls])
+        return {"sums": sums, "units": a["units"] + b["units"]}
+
+    return {name: join(sinks[name], others[name]) for name in sinks}
 
 
 # -- the identity that measures -----------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Data: a source gives records by index; a stream gives seeded, resumable batches of them."""
+"""Data: a source gives examples by index; a stream gives seeded, resumable batches of them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ SOURCES: dict[str, Callable[[Any, str], dict[str, Source]]] = {
 
 
 def open_sources(section: DataSection, task: str) -> dict[str, Source]:
-    """Opens the data a config's `data` section names, checked for one task.
+    """Opens the data that a config's `data` section names, and checks that they fit a task.
 
     Args:
       section: a `data` section, such as `jaxprop.config.schema.data.Digits(name="digits")`.
       task: the task's name; the labels' dtype, shape and range depend on it.
 
     Returns:
-      One source a split: `"train"`, and `"test"` where the data has one.
+      One source for each split: `"train"`, and `"test"` if there is one.
 
     Raises:
-      ConfigError: the task cannot learn from this data.
-      DataError: the data is missing, damaged, or does not fit the task.
+      ConfigError: the task cannot use this kind of data.
+      DataError: the data are missing, damaged, or do not fit the task.
 
     Example:
       >>> from jaxprop.config.schema.data import Digits

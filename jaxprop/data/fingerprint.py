@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-# SHA-256 reads about half a GiB a second, so larger memory-mapped files are sampled.
+# SHA-256 takes about two seconds per GiB, so larger memory-mapped files are sampled.
 _FULL_HASH_BYTES = 64 * 2**20
 _SAMPLED_BLOCKS = 64
 _BLOCK_BYTES = 64 * 2**10
@@ -15,12 +15,12 @@ _BLOCK_BYTES = 64 * 2**10
 def fingerprint(*parts: str | np.ndarray) -> str:
     """Returns a SHA-256 over strings and arrays: dtype, shape, memory order and contents.
 
-    Arrays in memory, and memory-mapped ones up to 64 MiB, are hashed whole. Of a larger memory-mapped
-    array 64 blocks of 64 KiB are hashed, evenly spaced from the first byte to the last: a file of
-    another size, another dtype or rewritten throughout is noticed, a few edited records may not be.
+    Arrays in memory, and memory-mapped ones up to 64 MiB, are hashed completely. Of a larger memory-mapped
+    array only 64 blocks of 64 KiB are hashed, evenly spaced from the first byte to the last. This detects a
+    changed size or dtype and a rewritten file, but may miss a few edited examples.
 
     Args:
-      parts: what the data consists of, in a fixed order.
+      parts: the strings and arrays that the data consist of, in a fixed order.
 
     Returns:
       64 hex digits.
@@ -42,7 +42,7 @@ def fingerprint(*parts: str | np.ndarray) -> str:
 
 
 def _blocks(array: np.ndarray) -> list[memoryview]:
-    # Order "K" makes this a view of contiguous arrays of either order: a mapped file is not read here.
+    # With order "K", `ravel` returns a view for both C and Fortran order, so a mapped file is not read here.
     content = array.ravel(order="K").view(np.uint8).data
     if not isinstance(array, np.memmap) or content.nbytes <= _FULL_HASH_BYTES:
         return [content]

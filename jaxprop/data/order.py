@@ -8,11 +8,12 @@ import numpy as np
 def permutation(length: int, *seeds: int) -> np.ndarray:
     """Returns a random permutation of `0..length-1` that depends on `length` and `seeds` only.
 
-    Random bits are put above each index and sorted. NumPy promises that a bit generator's raw stream
-    never changes, but not that of `Generator.permutation`, on which a resume could not stand.
+    Each index gets random bits in front, and the results are sorted. NumPy guarantees that the raw stream of a
+    bit generator never changes, but gives no such guarantee for `Generator.permutation`, so a resumed run could
+    not rely on that.
 
     Args:
-      length: how many indices.
+      length: number of indices.
       seeds: non-negative integers, such as the run's seed and the epoch.
 
     Returns:

@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Resumable(Protocol):
-    """An iterator of batches that knows where it stands; `jaxprop.data.Stream` is one."""
+    """An iterator of batches whose position can be saved, such as `jaxprop.data.Stream`."""
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
 
@@ -29,12 +29,12 @@ def prefetch(
     """Prepares batches ahead of their use; see `Prefetch`.
 
     Args:
-      stream: where the batches come from; not to be touched by others until the prefetch is closed.
-      depth: groups prepared ahead; 0 prepares each when it is asked for, without a thread.
-      place: puts a batch, or a group stacked on a new leading axis, on the device. It runs in the
+      stream: the batches; nothing else may use the stream until the prefetch is closed.
+      depth: number of groups prepared ahead; 0 prepares each one on demand, without a thread.
+      place: copies a batch, or a group stacked on a new leading axis, to the device. It runs in the
         background thread, where no mesh or default device of the caller's context is set.
-      group: 1 gives single batches; an int S > 1 always stacks S batches; an iterable of sizes stacks
-        as many as each says and ends with it, so that a run of 10 steps by 4 is `[4, 4, 2]`.
+      group: 1 yields single batches; an int S > 1 stacks S batches each time; an iterable gives the size of
+        each group and the number of groups, such as `[4, 4, 2]` for 10 steps in calls of at most 4.
 
     Returns:
       An iterator and context manager of `(placed, state)`.
@@ -56,12 +56,12 @@ def prefetch(
 
 
 class Prefetch:
-    """An iterator of `(placed, state)`, where `state` is the stream's right after that group.
+    """An iterator of `(placed, state)`, where `state` is the state of the stream just after that group.
 
-    A checkpoint made after using a group saves the state that came with it: what was prepared ahead but
-    never used is read again on resume. At most `depth` groups are held besides the one in use. An
-    exception of the thread is raised by the `next()` that would have given the group. After the end, an
-    exception or `close()` the iterator is exhausted.
+    A checkpoint made after using a group saves the state that came with it, so that batches which were prepared
+    but not used are read again by a resumed run. At most `depth` groups are held besides the one in use. An
+    exception in the thread is raised by the `next()` that would have returned the group. The iterator is
+    exhausted after its last group, an exception, or `close()`.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Prefetch:
             self._closer: Callable[[], Any] = groups.close
             return
         worker = _Worker(queue.SimpleQueue(), threading.Semaphore(depth), threading.Event())
-        # The thread refers to the worker but not to self, so a Prefetch that is dropped is still collected.
+        # The thread refers to the worker but not to self, so a Prefetch that is no longer used is still collected.
         thread = threading.Thread(target=worker.run, args=(groups,), name="jaxprop-prefetch", daemon=True)
         self._items = worker.receive()
         self._closer = weakref.finalize(self, worker.stop, thread)
@@ -100,7 +100,7 @@ class Prefetch:
         self.close()
 
     def close(self) -> None:
-        """Stops the thread and waits until it has ended. May be called again."""
+        """Stops the thread and waits until it has ended. A second call does nothing."""
         self._closer()
         self._items = iter(())
 
@@ -115,7 +115,7 @@ class _Worker(NamedTuple):
     stopping: threading.Event
 
     def run(self, groups: Iterator[tuple[Any, dict[str, Any]]]) -> None:
-        """Fills `ready`, taking a slot before each group; the thread's body."""
+        """Runs in the thread: fills `ready`, acquiring a slot before each group."""
         try:
             while self.slots.acquire() and not self.stopping.is_set():
                 item = next(groups, None)
@@ -123,11 +123,11 @@ class _Worker(NamedTuple):
                     break
                 self.ready.put(item)
             self.ready.put(_End(None))
-        except BaseException as error:  # whatever it is, the consumer must see it instead of waiting
+        except BaseException as error:  # of any kind, because the consumer would otherwise wait forever
             self.ready.put(_End(error))
 
     def receive(self) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """Yields what `run` prepares, giving the slot back when the group is handed over."""
+        """Yields the groups that `run` prepares, and releases the slot of each."""
         while True:
             item = self.ready.get()
             if isinstance(item, _End):
@@ -138,10 +138,10 @@ class _Worker(NamedTuple):
             yield item
 
     def stop(self, thread: threading.Thread) -> None:
-        """Ends the thread: it is either preparing a group or waiting for a slot, and looks after both."""
+        """Ends the thread, which checks `stopping` after each group and whenever it gets a slot."""
         self.stopping.set()
         self.slots.release()
-        # A collection that happens in the thread itself may be what calls this.
+        # Garbage collection may call this in the thread itself, which cannot join itself.
         if thread is not threading.current_thread():
             thread.join()
 

@@ -11,27 +11,27 @@ from jaxprop.data.order import permutation
 from jaxprop.errors import DataError
 from jaxprop.types import Source
 
-# What must not have changed for a saved position to mean the same records.
+# A saved position stands for the same examples only if none of these has changed.
 _IDENTITY = ("seed", "batch_size", "length", "shuffle", "drop_last", "fingerprint")
 
 
 class Stream:
     """An endless iterator of batches that can be resumed at the exact next batch.
 
-    The order of an epoch depends on the seed and the epoch's number only, so that a state is two small
-    numbers. Every record comes once an epoch; the last partial batch is filled up by repeating its own
-    records with weight 0, so that all batches have one shape.
+    The order of an epoch depends only on the seed and the epoch's number, so that a position is two small
+    numbers. Every example occurs once in an epoch. The last partial batch is padded by repeating its own
+    examples with weight 0, so that all batches have the same shape.
 
     Args:
-      source: the records.
-      batch_size: B, records in a batch.
+      source: the examples.
+      batch_size: B, number of examples in a batch.
       seed: non-negative integer.
-      shuffle: whether an epoch is a new permutation, or the records in order.
-      drop_last: whether an epoch's last partial batch is left out instead of filled up.
-      start: how many batches to skip, over epochs.
+      shuffle: whether each epoch has a new random order; otherwise the examples come in their own order.
+      drop_last: whether the last partial batch of an epoch is dropped instead of padded.
+      start: number of batches to skip; it may exceed an epoch.
 
     Raises:
-      DataError: `drop_last` leaves no batch at all.
+      DataError: `drop_last` leaves no batch.
 
     Example:
       >>> x = np.arange(5, dtype=np.float32)
@@ -55,7 +55,7 @@ class Stream:
         self.batches_per_epoch = source.length // batch_size if drop_last else -(-source.length // batch_size)
         if self.batches_per_epoch == 0:
             raise DataError(
-                f"a batch of {batch_size} is larger than the {source.length} records, and with drop_last no batch "
+                f"a batch of {batch_size} is larger than the {source.length} examples, and with drop_last no batch "
                 f"is left; set data.batch_size to at most {source.length}, or data.drop_last: false"
             )
         self._source = source
@@ -83,11 +83,11 @@ class Stream:
         return batch
 
     def state(self) -> dict[str, Any]:
-        """Returns where the stream stands and what it reads, as values JSON can hold.
+        """Returns the position of the stream and what identifies it, as JSON values.
 
         Returns:
-          `epoch` (epochs completed) and `position` (batches taken of the next one), besides what
-          identifies the stream: seed, batch_size, length, shuffle, drop_last, fingerprint.
+          `epoch` (number of completed epochs), `position` (number of batches taken from the current one), and
+          the identity of the stream: seed, batch_size, length, shuffle, drop_last, fingerprint.
 
         Example:
           >>> Stream(Source(5, lambda i: {"inputs": i}, {}, "f00d"), batch_size=2, seed=7, start=4).state()
@@ -98,13 +98,13 @@ class Stream:
         return {"epoch": self.epoch, "position": self.position, **self._identity()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Moves the stream to a saved state: the next batch is the one that was next then.
+        """Moves the stream to a saved position, so that it continues with the same next batch.
 
         Args:
-          state: what `state()` returned, perhaps in another process.
+          state: the value returned by `state()`, possibly in another process.
 
         Raises:
-          DataError: the state is of another seed, batch size, order or data, or is damaged.
+          DataError: the state is damaged, or belongs to another seed, batch size, order or data set.
 
         Example:
           >>> source = Source(5, lambda i: {"inputs": i}, {}, "f00d")
@@ -145,15 +145,15 @@ class Stream:
 
 
 def one_pass(source: Source, batch_size: int, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
-    """Yields every record once and in order, for evaluation.
+    """Yields every example once and in order, for evaluation.
 
     Args:
-      source: the records.
-      batch_size: B; the last partial batch is filled up with records of weight 0.
-      limit: at most this many batches; None: all.
+      source: the examples.
+      batch_size: B; the last partial batch is padded with examples of weight 0.
+      limit: largest number of batches, or None for all.
 
     Yields:
-      Batches of one shape, with `weight` float32 `[B]`.
+      Batches of the same shape, with `weight` float32 `[B]`.
 
     Example:
       >>> batches = one_pass(Source(3, lambda i: {"inputs": i}, {}, ""), batch_size=2)
@@ -170,8 +170,8 @@ def _gather(source: Source, indices: np.ndarray, batch_size: int) -> dict[str, n
     if indices.size < batch_size:
         weight[indices.size :] = 0
         indices = np.resize(indices, batch_size)
-    records = source.take(indices)
-    return {**records, "weight": weight * records["weight"] if "weight" in records else weight}
+    examples = source.take(indices)
+    return {**examples, "weight": weight * examples["weight"] if "weight" in examples else weight}
 
 
 def _is_count(value: object) -> bool:

@@ -1,1 +1,1 @@
-"""Several devices: the mesh, and what goes where on it."""
+"""Training on several devices: the mesh, shardings, and placement of arrays."""

@@ -17,13 +17,13 @@ def make_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh of one axis, `data`, over local devices.
 
     Args:
-      devices: how many of the local devices, or which; all of them if not given.
+      devices: the number of local devices, or the devices themselves; by default all local devices.
 
     Returns:
       The mesh.
 
     Raises:
-      UsageError: if more devices are asked for than there are.
+      UsageError: the number is below 1, or above that of the local devices.
 
     Example:
       >>> make_mesh(1).axis_names
@@ -41,5 +41,5 @@ def make_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
         chosen = local[:devices]
     elif devices is not None:
         chosen = list(devices)
-    # Auto axes: the compiler partitions the step; explicit axes would put shardings into every type.
+    # With an auto axis the compiler partitions the step; an explicit axis would make shardings part of every type.
     return Mesh(np.array(chosen), (DATA_AXIS,), axis_types=(AxisType.Auto,))

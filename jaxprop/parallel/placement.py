@@ -1,4 +1,4 @@
-"""Arrays put onto a mesh."""
+"""Placement of batches and states on a mesh."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def place_batch(batch: Batch, mesh: Mesh, steps_per_call: int = 1) -> dict[str, 
       The same batch as device arrays.
 
     Raises:
-      ShapeError: if B is not a multiple of the number of devices.
+      ShapeError: B is not a multiple of the number of devices.
 
     Example:
       >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Several runs side by side: what came of each, and in which keys of their configs they differ. Pure."""
+"""Comparison of several runs: their results, and the keys in which their configs differ. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprop.report.fields import nested, text
+from jaxprop.report.fields import nested
 from jaxprop.report.read import RunData, Series
 from jaxprop.report.verdict import ENDED, worst_layers
 
-# What a run is told to do comes first, what it writes and keeps last.
+# The order in which differing keys are listed, the most important sections first.
 SECTIONS = ("model", "optimizer", "data", "task", "precision", "run", "parallel", "health", "checkpoint", "sinks")
 MOST_KEYS = 24
 NO_VALUE = "-"
@@ -24,11 +24,11 @@ class Comparison(NamedTuple):
     """Several runs side by side.
 
     Args:
-      headers: of the table.
-      rows: one a run.
-      keys: keys of the configs that differ, the most telling first, with each run's value.
-      more: how many further keys differ.
-      note: a sentence where the runs' layers differ, else empty.
+      headers: headers of the table.
+      rows: lines of the table, one for each run.
+      keys: keys whose values differ between the configs, the most important first, with each run's value.
+      more: number of further keys that differ.
+      note: a sentence if the runs have different layers, otherwise empty.
     """
 
     headers: list[str]
@@ -39,10 +39,10 @@ class Comparison(NamedTuple):
 
 
 def labels(paths: Sequence[tuple[str, str]]) -> list[str]:
-    """Returns a name for each run that tells it from the others.
+    """Returns a unique name for each run.
 
     Args:
-      paths: the name of each run's folder and of the folder that holds it.
+      paths: the name of each run's folder, and of its parent folder.
 
     Example:
       >>> labels([("a", "x"), ("b", "x"), ("a", "y"), ("a", "y")])
@@ -54,11 +54,11 @@ def labels(paths: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def compare(runs: Sequence[RunData], names: Sequence[str]) -> Comparison:
-    """Puts runs side by side.
+    """Compares runs.
 
     Args:
-      runs: two or more.
-      names: what to call them.
+      runs: two or more runs.
+      names: their names.
     """
     metrics = list(dict.fromkeys(name for run in runs for name in run.evaluation))
     metrics.sort(key=lambda name: name != "loss")
@@ -124,8 +124,3 @@ def _note(runs: Sequence[RunData]) -> str:
         "These runs have different layers: their curves are compared, and their depth profiles by relative position, "
         "from 0 at the input to 1 at the output."
     )
-
-
-def same_model(runs: Sequence[RunData]) -> bool:
-    """Returns whether all runs that recorded layers recorded the same ones."""
-    return not text(_note(runs))

@@ -1,11 +1,11 @@
-"""Values out of files that anyone may have written: of the type expected, or a default. Pure."""
+"""Values from files that anyone may have written: of the expected type, or a default. Pure."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-LARGEST_STEP = 2**53  # beyond it the page's numbers are no longer whole
+LARGEST_STEP = 2**53  # larger integers are not exact in JavaScript
 
 
 def number(value: Any) -> float | None:
@@ -36,7 +36,7 @@ def whole(value: Any) -> int | None:
 
 
 def text(value: Any, default: str = "") -> str:
-    """Returns a string as it is, and the default for anything else.
+    """Returns a string unchanged, and the default for anything else.
 
     Example:
       >>> text("head"), text(None, "no layer")
@@ -46,7 +46,7 @@ def text(value: Any, default: str = "") -> str:
 
 
 def numbers(value: Any) -> list[float | None]:
-    """Returns a list's numbers with None for what is none; of anything but a list, an empty list.
+    """Returns the items of a list, with None for those that are not finite numbers; an empty list for anything else.
 
     Example:
       >>> numbers([1, "a", None, 2.5]), numbers("abc")
@@ -56,7 +56,7 @@ def numbers(value: Any) -> list[float | None]:
 
 
 def nested(tree: Any, *keys: str) -> Any:
-    """Returns what stands under a path of keys, or None.
+    """Returns the value at a path of keys, or None.
 
     Example:
       >>> nested({"data": {"batch_size": 64}}, "data", "batch_size"), nested({"data": 3}, "data", "name")
@@ -67,11 +67,11 @@ def nested(tree: Any, *keys: str) -> Any:
     return tree
 
 
-def plainly(value: str, longest: int = 200) -> str:
-    """Returns a text for a terminal: one line, without characters that would steer it, and not without end.
+def printable(value: str, longest: int = 200) -> str:
+    """Returns a text that is safe for a terminal: one line of limited length, without control characters.
 
     Example:
-      >>> plainly("a\\x1b[31mb\\n")
+      >>> printable("a\\x1b[31mb\\n")
       'a?[31mb?'
     """
     shown = "".join(character if character.isprintable() else "?" for character in value)

@@ -1,4 +1,4 @@
-"""Rows of `layers.jsonl` as tables of layers by steps, filled block by block. Pure."""
+"""Rows of `layers.jsonl` as arrays of layers by steps. Pure."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from jaxprop.report.fields import LARGEST_STEP, number
 
-# The signals that are drawn. NaN and infinities are null in the file, and infinite here; NaN here is what is missing.
+# The signals that are drawn. NaN and infinities are null in the file and become infinite here; NaN means missing.
 LAYER_SIGNALS = ("grad_rms", "grad_norm", "update_ratio")
 TAP_SIGNALS = ("grad_rms", "rms", "dead", "saturated")
-# A row leaves out what is NaN, for these never because they do not apply.
+# Rows leave out signals that are NaN. For those that every row has, a missing value therefore means NaN.
 ALWAYS = {"layer": (), "tap": ("grad_rms", "rms")}
 _ABSENT = -1.0  # no signal is negative
 
 
 class Grid(NamedTuple):
-    """Signals of L layers, or taps, at S steps.
+    """Signals of L layers or taps at S steps.
 
     Args:
-      names: of the layers, in the order of the forward pass where it is known.
+      names: names of the layers, in the order of the forward pass if it is known.
       steps: int64 `[S]`, ascending.
-      values: a signal's name -> float32 `[L, S]`; NaN where there is no row, infinite where it was not finite.
+      values: signal -> float32 `[L, S]`; NaN where there is no row, infinite where the value was not finite.
     """
 
     names: tuple[str, ...]
@@ -31,15 +31,15 @@ class Grid(NamedTuple):
     values: dict[str, np.ndarray]
 
 
-class Rows:
-    """Collects rows of one kind.
+class RowBuffer:
+    """Collects rows of layers, or rows of taps.
 
     Args:
-      key: `layer` or `tap`, which names the row.
-      signals: those to keep.
+      key: `layer` or `tap`, the key that holds a row's name.
+      signals: the signals to keep.
 
     Example:
-      >>> rows = Rows("layer", ["grad_norm"])
+      >>> rows = RowBuffer("layer", ["grad_norm"])
       >>> rows.add([{"step": 5, "layer": "head", "grad_norm": 2.0}, {"step": 6, "layer": "head", "grad_norm": None}])
       0
       >>> grid = rows.grid()
@@ -52,9 +52,9 @@ class Rows:
         self._names: dict[str, int] = {}
         self._blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def add(self, records: Iterable[dict[str, Any]]) -> int:
-        """Takes in records that have the key; returns how many of them are no rows."""
-        given = [record for record in records if self._key in record]
+    def add(self, lines: Iterable[dict[str, Any]]) -> int:
+        """Takes in the lines that have the key; returns how many of them are not valid rows."""
+        given = [line for line in lines if self._key in line]
         rows = [row for row in given if type(row.get("step")) is int and type(row[self._key]) is str]
         rows = [row for row in rows if 0 <= row["step"] < LARGEST_STEP]
         if rows:
@@ -79,10 +79,10 @@ class Rows:
         return column
 
     def grid(self, order: Sequence[str] = ()) -> Grid | None:
-        """Returns all rows as a table, or None where there is none.
+        """Returns all rows as a grid, or None if there are none.
 
         Args:
-          order: names in the order wanted; others follow in the order they came.
+          order: names in the desired order; others follow in the order of their first row.
         """
         if not self._blocks:
             return None
@@ -96,12 +96,12 @@ class Rows:
         values = {}
         for signal, column_cells in zip(self._signals, cells, strict=True):
             table = np.full((len(names), len(steps)), np.nan, np.float32)
-            table[row, column] = column_cells  # of a step written twice, the later row
+            table[row, column] = column_cells  # if a step was written twice, the later row counts
             if not np.isnan(table).all():
                 values[signal] = table
         return Grid(tuple(names), steps, values)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names in the order they came."""
+        """Names in the order of their first row."""
         return tuple(self._names)

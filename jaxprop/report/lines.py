@@ -1,4 +1,4 @@
-"""JSONL files that may grow, be cut, or be damaged while they are read."""
+"""Reads JSONL files that may grow, be truncated or be damaged while they are read."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from pydantic_core import from_json
 
 BLOCK = 4 << 20  # bytes parsed at a time
-MARK = 64  # bytes before the place reached that must still be there
+MARK = 64  # bytes before the current position that must be unchanged at the next reading
 
 
 class Tail:
-    """What has been read of one file, so that the next reading takes in only what has been added.
+    """The position up to which a file has been read, so that the next reading takes in only what was added.
 
-    A line without its end is left for the next time: whoever writes the file may be in the middle of it. A file
-    that was replaced or cut, as at a rollback, is read again from its start.
+    An incomplete last line is left for the next reading, since it may still be being written. A file that was
+    replaced or truncated, as by a rollback, is read again from its start.
 
     Args:
       path: the file; it need not exist.
@@ -35,17 +35,17 @@ class Tail:
 
     def __init__(self, path: Path):
         self.path = path
-        self.damaged = 0  # lines that are no JSON object
-        self.cut = False  # whether the last line has no end
+        self.damaged = 0  # number of lines that are not JSON objects
+        self.cut = False  # whether the last line is incomplete
         self._place = 0
         self._mark = b""
         self._identity: tuple[int, int] | None = None
 
     def more(self) -> tuple[bool, Iterator[list[dict[str, Any]]]]:
-        """Returns whether the file begins anew, and the records added since, block by block.
+        """Returns whether the file is read from its start again, and the lines added since, in blocks.
 
         Raises:
-          OSError: the file is there and cannot be read.
+          OSError: the file exists and cannot be read.
         """
         again = not self._continues()
         if again:
@@ -83,17 +83,19 @@ class Tail:
     def _parsed(self, whole: bytes) -> list[dict[str, Any]]:
         lines = [line for line in whole.split(b"\n") if line.strip()]
         try:
-            records = from_json(b"[" + b",".join(lines) + b"]")  # a block at a time; three times as fast as `json`
-            if len(records) != len(lines):  # a damaged line may still make sense together with its neighbours
+            parsed = from_json(
+                b"[" + b",".join(lines) + b"]"
+            )  # parsed as one list, which is three times as fast as `json`
+            if len(parsed) != len(lines):  # damaged lines can be valid when joined with others
                 raise ValueError
         except (ValueError, RecursionError):
-            records = [_record(line) for line in lines]
-        kept = [record for record in records if type(record) is dict]
+            parsed = [_loaded(line) for line in lines]
+        kept = [item for item in parsed if type(item) is dict]
         self.damaged += len(lines) - len(kept)
         return kept
 
 
-def _record(line: bytes) -> Any:
+def _loaded(line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

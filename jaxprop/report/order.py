@@ -1,4 +1,4 @@
-"""Layers in the order of the forward pass, found from their names and from the taps, which are in it. Pure."""
+"""Sorts layers into the order of the forward pass, by their names and by the order of the taps. Pure."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ FIRST = re.compile(r"(^|[/_.])(embed\w*|wte|wpe|tokens?|positions?|pos_\w+|stem|
 FINAL = re.compile(r"(^|[/_.])(final\w*|norm_out|out_norm|ln_f)([/_.]|$)", re.I)
 HEAD = re.compile(r"(^|[/_.])(head|lm_head|logits|outputs?|unembed\w*|classifier)([/_.]|$)", re.I)
 
-# Inside one place: what projects in comes before what projects out.
+# Within a block: input projections come before output projections.
 INWARD = re.compile(r"(^|[/_.])(qkv|query|key|value|[qkv]_proj|in_proj|up|gate|fc1|wi)([/_.]|$)", re.I)
 OUTWARD = re.compile(r"(^|[/_.])(out|out_proj|o_proj|down|fc2|wo)([/_.]|$)", re.I)
 BEFORE = re.compile(r"_(norm|ln|layer_norm)$", re.I)
 
 
 def forward_order(layers: Sequence[str], taps: Sequence[str]) -> list[str]:
-    """Orders layers as the data pass through them.
+    """Sorts layers into the order of the forward pass.
 
-    A layer that shares its path with a tap, as `layers/0/dense` with `layers/0`, stands where the tap does. Of the
-    others, embeddings come first, heads last, and the rest after the name before them, with numbers as numbers.
+    A layer whose path contains a tap's, as `layers/0/dense` contains `layers/0`, has the position of the tap. Of the
+    others, embeddings come first, heads come last, and the rest follow the preceding name in natural order.
 
     Args:
-      layers: names of layers, in any order.
+      layers: names of layers in any order.
       taps: names of taps, in the order of the forward pass.
 
     Example:
@@ -54,7 +54,7 @@ def forward_order(layers: Sequence[str], taps: Sequence[str]) -> list[str]:
 
 
 def _tap_of(name: str, place: dict[str, int]) -> int | None:
-    """The tap at this layer or above it; else the first one inside it."""
+    """The position of the tap at this layer or around it, or else of the first one inside it."""
     parts = name.split("/")
     for end in range(len(parts), 0, -1):
         found = place.get("/".join(parts[:end]))

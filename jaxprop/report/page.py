@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, which asks the network for nothing."""
+"""The page: one self-contained HTML file, which loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from jaxprop.errors import UsageError
 SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "curves.js", "maps.js", "page.js")
 STYLES = ("uplot/uPlot.min.css", "page.css")
 SUFFIXES = (".html", ".htm")
-# What may begin a tag or a character reference; U+2028 and the like are escaped with all else that is not ASCII.
+# Characters that may begin a tag or a character reference. `json.dumps` already escapes all that are not ASCII.
 ESCAPED = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
 
 
 def render(data: dict[str, Any], live: bool = False) -> str:
     """Returns the page as the text of one HTML file.
 
-    Scripts and styles are allowed by their hashes alone, so that no text of a run's files can become one.
+    Only scripts and styles with known hashes are allowed, so that no text from a run's files can be executed.
 
     Args:
-      data: what `payload` returns.
-      live: the page asks its own server for newer data.
+      data: the value returned by `payload`.
+      live: whether the page fetches newer data from its own server.
 
     Returns:
-      The text.
+      The text of the file.
     """
     scripts = [asset(name) for name in SCRIPTS]
     styles = [asset(name) for name in STYLES]
@@ -71,7 +71,7 @@ def _hashes(texts: list[str]) -> str:
 
 
 def encode(data: Any) -> str:
-    """Returns JSON that may stand inside a script element.
+    """Returns JSON that is safe inside a script element.
 
     Example:
       >>> encode({"name": "</script>"})
@@ -84,11 +84,11 @@ def target(out: Path | None, folder: Path) -> Path:
     """Returns the file to write.
 
     Args:
-      out: what was asked for, a file or a folder; None: `report.html` in the run's folder.
-      folder: of the first run.
+      out: the requested file or folder; by default `report.html` in the run's folder.
+      folder: the folder of the first run.
 
     Raises:
-      UsageError: it is no HTML file, so that it may be one of the run's own.
+      UsageError: the name is not that of an HTML file, so that it may be one of the run's own files.
     """
     path = folder / "report.html" if out is None else out / "report.html" if out.is_dir() else out
     if path.suffix.lower() not in SUFFIXES:
@@ -97,7 +97,7 @@ def target(out: Path | None, folder: Path) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes the page whole or not at all.
+    """Writes the page atomically.
 
     Raises:
       UsageError: it cannot be written.

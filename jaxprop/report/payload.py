@@ -1,4 +1,4 @@
-"""All that the page draws, as one tree of JSON values. Pure."""
+"""The data that the page draws, as one tree of JSON values. Pure."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from jaxprop.report.read import RunData, Series
 from jaxprop.report.reduce import BINS, decimate, heat_map
 from jaxprop.report.spikes import spikes
 from jaxprop.report.verdict import gradient_signal, judge, short
+from jaxprop.run.status import OPEN
 
 CURVES = ("loss", "grad_norm", "lr", "loss_scale")
-ALERTS = 200  # of a run; more are counted
-PATH = 60  # operations of a NaN's path
-SMOOTH = 0.9  # decay of the means whose ratio is the noise scale
-FEWER = 3  # runs from which on curves share their points
+ALERTS = 200  # largest number of alerts shown of a run; the rest are counted
+PATH = 60  # largest number of operations shown of a NaN's path
+SMOOTH = 0.9  # decay of the moving averages whose ratio is the noise scale
+FEWER = 3  # with more runs than this, each curve has fewer points
 
 
 def payload(runs: Sequence[RunData], names: Sequence[str]) -> dict[str, Any]:
-    """Returns what the page draws.
+    """Returns the data that the page draws.
 
     Args:
-      runs: one or more.
-      names: what to call them.
+      runs: one or more runs.
+      names: their names.
 
     Returns:
       Dicts, lists, strings, finite numbers and None.
@@ -44,12 +45,12 @@ def payload(runs: Sequence[RunData], names: Sequence[str]) -> dict[str, Any]:
 
 
 def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
-    """Returns what the page draws of one run.
+    """Returns the data that the page draws of one run.
 
     Args:
-      run: what it has recorded.
-      name: what to call it.
-      bins: of each curve.
+      run: the run.
+      name: its name.
+      bins: number of bins of each curve.
     """
     verdict = judge(run)
     found, more = spikes(run)
@@ -57,7 +58,7 @@ def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
         "name": name,
         "status": run.status,
         "step": run.last_step,
-        "live": run.status in ("running", "unfinished"),
+        "live": run.status in OPEN,
         "verdict": verdict._asdict(),
         "notes": list(run.notes),
         "alerts": [_alert(alert) for alert in run.alerts[:ALERTS]],
@@ -86,9 +87,9 @@ def _curves(run: RunData) -> dict[str, Series]:
 
 
 def noise_scale(run: RunData) -> Series | None:
-    """Returns the gradient noise scale, tr(S) / |G|^2 in examples, of running means; None where it is not measured.
+    """Returns the gradient noise scale, tr(S) / |G|^2 in examples, or None if it is not measured.
 
-    The two estimates are far noisier than their means, and the squared norm may even come out negative.
+    Both terms are moving averages, because single estimates are noisy and that of |G|^2 may be negative.
 
     Reference:
       McCandlish et al., An Empirical Model of Large-Batch Training, 2018, appendix A.1.

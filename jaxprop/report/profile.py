@@ -1,4 +1,4 @@
-"""Gradients and activations against depth, at the steps that matter. Pure."""
+"""Profiles of gradients and activations over depth, at a few selected steps. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from jaxprop.report.verdict import gradient_signal, main_alert
 
 
 class Line(NamedTuple):
-    """One step's values: `label` of the moment, the step, a value a layer, and the rows that are not finite."""
+    """The values of one step.
+
+    Args:
+      label: why the step is shown, such as `start` or `first alert`.
+      step: its number.
+      values: one for each layer; None where it is not finite or missing.
+      broken: indices of the layers whose value is not finite.
+    """
 
     label: str
     step: int
@@ -23,12 +30,12 @@ class Line(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """One signal against depth.
+    """One signal over depth.
 
     Args:
-      title, unit: of the picture.
-      names: in the order of the forward pass.
-      lines: one a moment.
+      title, unit: title of the diagram, and unit of its values.
+      names: names of the layers in the order of the forward pass.
+      lines: one for each step shown.
     """
 
     title: str
@@ -38,7 +45,7 @@ class Profile(NamedTuple):
 
 
 def profiles(run: RunData) -> list[Profile]:
-    """Returns the profiles of a run: of the parameters' gradient, and of every tap's gradient and activation."""
+    """Returns the profiles of a run: gradients of the layers, and gradients and activations of the taps."""
     signal = gradient_signal(run)
     drawn: list[tuple[Grid | None, str | None, str, str]] = [
         (run.layers, signal, "Gradient of the parameters", "RMS" if signal == "grad_rms" else "L2 norm"),
@@ -58,14 +65,14 @@ def profiles(run: RunData) -> list[Profile]:
 
 
 def moments(run: RunData, steps: np.ndarray) -> list[tuple[str, int]]:
-    """Returns which of the recorded steps to show: the start, then the last good one and the first alert, or the end.
+    """Chooses the steps to show: the start, the last good step and the first alert, or start, middle and end.
 
     Args:
-      run: what it has recorded.
+      run: the run.
       steps: `[n]`, the steps with rows, ascending.
 
     Returns:
-      A label and an index into `steps` each, none of them twice.
+      For each a label and an index into `steps`, without duplicates.
     """
     main = main_alert(run)
     step = None if main is None else whole(main.get("step"))

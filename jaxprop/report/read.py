@@ -1,4 +1,4 @@
-"""A run's folder, read: what it holds as columns, and what of it could not be read as notes."""
+"""Reads a run's folder into arrays, with a note on everything that cannot be read."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ import numpy as np
 from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import JaxpropError, RunFolderError
 from jaxprop.report.fields import number, numbers, text, whole
-from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, Rows
+from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, RowBuffer
 from jaxprop.report.lines import Tail
 from jaxprop.report.order import forward_order
 from jaxprop.run.folder import find_run
+from jaxprop.run.status import OPEN, Status
 
 FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json")
 NO_COLUMN = ("step", "split")
 
 
 class Series(NamedTuple):
-    """One number over the steps: int64 `[n]`, ascending, and float64 `[n]`, NaN where it was not finite."""
+    """One value over the steps: steps int64 `[n]`, ascending, and values float64 `[n]`, NaN if not finite."""
 
     step: np.ndarray
     value: np.ndarray
 
 
 class RunData(NamedTuple):
-    """What a run has recorded.
+    """The contents of a run's folder.
 
     Args:
-      name: of the folder.
+      name: name of the folder.
       config: the resolved configuration, or an empty dict.
-      train, evaluation: a column of `metrics.jsonl` -> its values.
-      layers, taps: tables of `layers.jsonl`, or None where there is nothing of the kind.
-      alerts, actions: lines of `alerts.jsonl`, in the order they were written.
-      summary: what `summary.json` holds, or None.
+      train, evaluation: name of a value in the records of `metrics.jsonl` -> its series.
+      layers, taps: rows of `layers.jsonl`, or None if there are none.
+      alerts, actions: lines of `alerts.jsonl`, by step.
+      summary: contents of `summary.json`, or None.
       findings: `finding.json` of each black box, by step.
-      lr_find: what a search for the learning rate left, or None.
-      status: the summary's; `running` where a process holds the folder, `unfinished` where none is known to.
+      lr_find: contents of `lr_find.json`, or None.
+      status: the summary's status; without one, `running` if a process holds the folder, otherwise `unfinished`.
       notes: sentences on what could not be read.
     """
 
@@ -62,19 +63,19 @@ class RunData(NamedTuple):
 
     @property
     def last_step(self) -> int:
-        """The last step that anything is recorded of."""
+        """The last step that has a record."""
         columns = [series.step for series in (*self.train.values(), *self.evaluation.values()) if len(series.step)]
         return max((int(step[-1]) for step in columns), default=0)
 
 
 class Reader:
-    """Reads a run's folder, and reads it again with little to do when it has grown.
+    """Reads a run's folder; a second reading takes in only what has been added.
 
     Args:
       folder: the run's folder.
 
     Raises:
-      UsageError: this is no run's folder.
+      UsageError: this is not the folder of a run.
 
     Example:
       >>> import tempfile
@@ -95,7 +96,7 @@ class Reader:
         self._events: list[dict[str, Any]] = []
 
     def signature(self) -> tuple[tuple[str, int, int], ...]:
-        """Returns what changes when any file of the report does, or its writer is gone: names, times and sizes."""
+        """Returns names, times and sizes of the files, and whether a process holds the folder, to detect changes."""
         paths = [self.folder / name for name in (*FILES, ".lock")]
         paths += sorted(self.folder.glob("blackbox/*/finding.json"))
         found = []
@@ -106,11 +107,11 @@ class Reader:
                 continue
             found.append((path.name, stat.st_mtime_ns, stat.st_size))
         # A process that is killed changes no file.
-        held = not (self.folder / "summary.json").exists() and _status(self.folder, None) == "running"
+        held = not (self.folder / "summary.json").exists() and _status(self.folder, None) == Status.RUNNING
         return (*found, ("held", int(held), 0))
 
     def read(self) -> RunData:
-        """Returns what the folder holds now.
+        """Returns the current contents of the folder.
 
         Raises:
           RunFolderError: nothing has been recorded yet, or a file cannot be read.
@@ -160,12 +161,12 @@ class Reader:
             self._misfits += self._rows.add(block) + self._taps.add(block)
 
     def _reset_layers(self) -> None:
-        self._rows, self._taps, self._misfits = Rows("layer", LAYER_SIGNALS), Rows("tap", TAP_SIGNALS), 0
+        self._rows, self._taps, self._misfits = RowBuffer("layer", LAYER_SIGNALS), RowBuffer("tap", TAP_SIGNALS), 0
 
     def _nothing(self) -> JaxpropError:
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
-            why = "has no metrics.jsonl: the run has not begun to log, or sinks.jsonl is false in its config"
+            why = "has no metrics.jsonl: the run has not logged anything yet, or sinks.jsonl is false in its config"
         elif self._metrics.damaged:
             why = f"has a metrics.jsonl without one record that can be read ({self._metrics.damaged} damaged lines)"
         else:
@@ -179,7 +180,7 @@ def _columns(records: list[dict[str, Any]], split: str) -> dict[str, Series]:
     names = dict.fromkeys(name for step in steps for name in newest[step] if name not in NO_COLUMN)
     found = {}
     for name in names:
-        # null is a number that was not finite; a text or a list is none at all
+        # null stands for a number that was not finite; texts and lists are ignored
         kept = [step for step in steps if name in newest[step] and isinstance(newest[step][name], int | float | None)]
         if kept:
             cells = (number(newest[step][name]) for step in kept)
@@ -192,7 +193,7 @@ def _damage(tail: Tail, status: str, misfits: int) -> Iterator[str]:
     count = tail.damaged + misfits
     if count:
         yield f"{count:,} damaged {'line' if count == 1 else 'lines'} of {tail.path.name} left out"
-    if tail.cut and status not in ("running", "unfinished"):
+    if tail.cut and status not in OPEN:
         yield f"the last line of {tail.path.name} is cut short and left out"
 
 
@@ -203,14 +204,14 @@ def _status(folder: Path, summary: dict[str, Any] | None) -> str:
         try:
             owner = json.loads((folder / name).read_text(encoding="utf-8"))
             if owner["host"] != socket.gethostname() or os.name == "nt":
-                return "running"  # nobody can tell; on Windows, asking the process would stop it
+                return Status.RUNNING  # nobody can tell; on Windows, asking the process would stop it
             os.kill(int(owner["pid"]), 0)
         except PermissionError:
-            return "running"  # somebody else's process
+            return Status.RUNNING  # somebody else's process
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue
-        return "running"
-    return "unfinished"
+        return Status.RUNNING
+    return Status.UNFINISHED
 
 
 def _config(path: Path, notes: list[str]) -> dict[str, Any]:

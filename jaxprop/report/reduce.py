@@ -1,20 +1,20 @@
-"""Long columns made short enough to draw, without losing a spike: decimated curves, binned and quantised maps. Pure."""
+"""Reduces curves and grids to a size that can be drawn, without losing spikes. Pure."""
 
 from __future__ import annotations
 
 import base64
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprop.report.grid import Grid
 
-BINS = 1000  # of a curve; each keeps two points
-COLUMNS = 400  # of a map
-RANGES = 200  # stretches of values that are not finite
-# A map's colours span so many decades at most, of which so many are below the median; what is beyond takes the last.
+BINS = 1000  # bins of a curve, each of which keeps two points
+COLUMNS = 400  # largest number of columns of a map
+RANGES = 200  # largest number of ranges of values that are not finite
+# The colours of a map span at most DECADES, of which at most LOWER are below the median; other values are clipped.
 DECADES, LOWER = 12.0, 4.0
-# A map's bytes: what a cell holds, and from LOWEST to HIGHEST its value on the scale.
+# Codes of the cells of a map; those from LOWEST to HIGHEST are values on the scale.
 MISSING, ZERO, LOWEST, HIGHEST, NOT_FINITE = 0, 1, 2, 254, 255
 
 
@@ -24,7 +24,7 @@ class Curve(NamedTuple):
     Args:
       step: ascending.
       value: None where it is not finite.
-      gaps: first and last step of each stretch of values that are not finite.
+      gaps: first and last step of each range of values that are not finite.
     """
 
     step: list[int]
@@ -36,12 +36,12 @@ class Map(NamedTuple):
     """A map of layers by steps to draw.
 
     Args:
-      names: of the rows.
-      first, last: steps of each column.
+      names: names of the layers.
+      first, last: first and last step of each column.
       codes: `[L, C]` bytes in base64: 0 missing, 1 zero, 2 to 254 on the scale, 255 not finite.
       scale: `log` or `linear`.
       low, high: values of the codes 2 and 254.
-      below, above: whether there are values beyond the two.
+      below, above: whether there are values below `low` and above `high`.
     """
 
     names: list[str]
@@ -56,12 +56,12 @@ class Map(NamedTuple):
 
 
 def decimate(step: np.ndarray, value: np.ndarray, bins: int = BINS) -> Curve:
-    """Keeps the lowest and the highest value of each bin, and where a curve begins, ends and breaks off.
+    """Keeps the lowest and the highest value of each bin, the first and last point, and the start of each gap.
 
     Args:
       step: `[n]`, ascending.
       value: `[n]`, NaN or infinite where it was not finite.
-      bins: how many bins of equally many points.
+      bins: number of bins, which hold equally many points.
 
     Example:
       >>> value = np.zeros(10_000)
@@ -87,14 +87,14 @@ def decimate(step: np.ndarray, value: np.ndarray, bins: int = BINS) -> Curve:
 def _gaps(step: np.ndarray, finite: np.ndarray) -> list[list[int]]:
     edges = np.flatnonzero(np.diff(np.concatenate([[True], finite, [True]]).astype(np.int8)))
     pairs = [[int(step[a]), int(step[b - 1])] for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    if len(pairs) > RANGES:  # neighbours are joined, so that none is lost
+    if len(pairs) > RANGES:  # neighbouring gaps are joined, so that none is lost
         groups = np.array_split(np.arange(len(pairs)), RANGES)
         pairs = [[pairs[group[0]][0], pairs[group[-1]][1]] for group in groups]
     return pairs
 
 
 def rounded(values: np.ndarray, digits: int = 5) -> list[float | None]:
-    """Returns numbers with as many digits as a picture can show, None for what is not finite.
+    """Rounds numbers to the digits that a diagram can show; None for values that are not finite.
 
     Example:
       >>> rounded(np.array([1.23456789, np.nan, 2e-9]))
@@ -107,16 +107,16 @@ def rounded(values: np.ndarray, digits: int = 5) -> list[float | None]:
 
 
 def heat_map(grid: Grid, signal: str, scale: str = "log", columns: int = COLUMNS) -> Map | None:
-    """Bins a signal's table over the steps and turns it to bytes; a column holds the largest of its steps.
+    """Bins a signal over the steps and quantises it to bytes; a column holds the largest value of its steps.
 
     Args:
-      grid: the table.
-      signal: which of its signals.
-      scale: `log`, or `linear` for shares from 0 to 1.
-      columns: the most there may be.
+      grid: the grid.
+      signal: a signal of the grid.
+      scale: `log`, or `linear` for fractions from 0 to 1.
+      columns: largest number of columns.
 
     Returns:
-      The map without rows that have nothing to show, or None where no row has.
+      The map, without layers that have no values, or None if no layer has any.
 
     Example:
       >>> grid = Grid(("a",), np.array([1, 2, 3]), {"grad_rms": np.array([[1e-3, np.inf, 1.0]], np.float32)})
@@ -134,7 +134,7 @@ def heat_map(grid: Grid, signal: str, scale: str = "log", columns: int = COLUMNS
         return None
     parts = np.array_split(np.arange(len(steps)), min(columns, len(steps)))
     starts = [part[0] for part in parts]
-    cells = np.fmax.reduceat(table, starts, axis=1)  # NaN only where all are missing; infinite where any is
+    cells = np.fmax.reduceat(table, starts, axis=1)  # NaN only if all are missing; infinite if any is
     codes, low, high, below, above = _quantised(cells.astype(np.float64), scale)
     return Map(
         [name for name, keep in zip(grid.names, shown, strict=True) if keep],
@@ -159,7 +159,7 @@ def _quantised(cells: np.ndarray, scale: str) -> tuple[np.ndarray, float, float,
 
 
 def _span(logs: np.ndarray) -> tuple[float, float, bool, bool]:
-    """The decades that the colours stand for, and whether there are values below and above."""
+    """The range of the colours in decades, and whether there are values below and above it."""
     if not len(logs):
         return -1.0, 0.0, False, False
     least, most = float(logs.min()), float(logs.max())
@@ -170,8 +170,3 @@ def _span(logs: np.ndarray) -> tuple[float, float, bool, bool]:
         bottom = min(max(least, float(np.median(logs)) - LOWER), most - DECADES)
         top = bottom + DECADES
     return bottom, top, least < bottom - 1e-6, most > top + 1e-6
-
-
-def as_json(value: NamedTuple | None) -> dict[str, Any] | None:
-    """Returns a NamedTuple as a dict, None as it is."""
-    return None if value is None else value._asdict()

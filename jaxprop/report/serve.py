@@ -1,4 +1,4 @@
-"""The page of runs that are still being written, served to this machine alone."""
+"""Serves the page of runs that are in progress, to this machine only."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from jaxprop.report.page import encode, render
 
 HOST = "127.0.0.1"
 PORT = 8765
-TRIED = 20  # ports from the default one on
+TRIED = 20  # number of ports tried, from the default one on
 NAMES = ("127.0.0.1", "localhost")
 HTML, JSON = "text/html; charset=utf-8", "application/json; charset=utf-8"
 
 
-class Source:
-    """The page and its data, made anew when a file of the runs has changed.
+class LivePage:
+    """The page and its data, which are updated when a file of the runs has changed.
 
     Args:
-      signature: what changes when a file does.
-      data: makes what the page draws.
+      signature: returns a value that changes with the files.
+      data: returns the data that the page draws.
 
     Example:
-      >>> source = Source(lambda: 1, lambda: {"title": "a", "runs": [], "compare": None})
-      >>> source.newest()[0]
+      >>> page = LivePage(lambda: 1, lambda: {"title": "a", "runs": [], "compare": None})
+      >>> page.newest()[0]
       b'{"title":"a","runs":[],"compare":null}'
     """
 
@@ -40,7 +40,7 @@ class Source:
         self._made = self._make()
 
     def newest(self) -> tuple[bytes, bytes]:
-        """Returns the data as JSON, and the page; the last ones while a run that began anew has nothing to show."""
+        """Returns the data as JSON, and the page; the previous ones while a restarted run has no records yet."""
         with self._lock:
             now = self._signature()
             if now != self._seen:
@@ -53,27 +53,27 @@ class Source:
         return encode(data).encode(), render(data, live=True).encode("utf-8", "replace")
 
 
-def open_server(source: Source, port: int | None = None) -> ThreadingHTTPServer:
-    """Returns a server that listens on this machine's own address; `serve_forever` starts it.
+def open_server(page: LivePage, port: int | None = None) -> ThreadingHTTPServer:
+    """Returns a server on the loopback address; `serve_forever` starts it.
 
     Args:
-      source: what to serve.
-      port: of the address; 0 for any, None for 8765 or the next free one.
+      page: the page and its data.
+      port: the port; 0 for any free one, None for 8765 or the next free one.
 
     Raises:
-      UsageError: the port is taken, or may not be used.
+      UsageError: the port is taken or not allowed.
     """
     ports = range(PORT, PORT + TRIED) if port is None else [port]
     for candidate in ports:
         try:
-            return ThreadingHTTPServer((HOST, candidate), _handler(source))
+            return ThreadingHTTPServer((HOST, candidate), _handler(page))
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or str(error)
     which = f"port {port}" if port is not None else f"every port from {PORT} to {PORT + TRIED - 1}"
     raise UsageError(f"{which} on {HOST} cannot be used ({why}); let --port 0 take any free one")
 
 
-def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
+def _handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 30
 
@@ -89,7 +89,7 @@ def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
         do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
 
         def _answer(self) -> None:
-            # A page of another site may have its own name resolve to this address; its requests carry that name.
+            # Protects against DNS rebinding: another site may resolve its name to this address and read the data.
             if self.headers.get("Host", "").lower().partition(":")[0] not in NAMES:
                 return self._send(HTTPStatus.FORBIDDEN, b"only localhost and 127.0.0.1\n", "text/plain")
             path = self.path.partition("?")[0]
@@ -97,8 +97,8 @@ def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
                 return self._send(HTTPStatus.NO_CONTENT, b"", "image/x-icon")
             if path not in ("/", "/index.html", "/data.json"):
                 return self._send(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
-            data, page = source.newest()
-            body, kind = (data, JSON) if path == "/data.json" else (page, HTML)
+            data, html = page.newest()
+            body, kind = (data, JSON) if path == "/data.json" else (html, HTML)
             tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
             if self.headers.get("If-None-Match") == tag:
                 return self._send(HTTPStatus.NOT_MODIFIED, b"", kind, ETag=tag)
@@ -117,6 +117,6 @@ def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Keeps the console for the run."""
+            """Logs nothing, because the console shows the run."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""What happened around a spike: the steps about it, and the layers that stand highest above their own median. Pure."""
+"""Spikes: the curves around each, and the layers that are farthest above their own median. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxprop.report.reduce import decimate
 from jaxprop.report.verdict import short
 
 KINDS = ("gradient_spike", "layer_spike", "loss_jump")
-WINDOW = 50  # steps before and after
+WINDOW = 50  # steps shown before and after a spike
 MOST = 10
 LAYERS = 5
 
@@ -21,10 +21,11 @@ class Spike(NamedTuple):
     """One spike.
 
     Args:
-      step, title: of its alert.
+      step: the step of its alert.
+      title: kind and layer of its alert.
       curves: `loss` and `grad_norm` in the window.
-      at: step of the rows the layers are compared in, or None where none is in the window.
-      layers: name, gradient norm (None where it is not finite), its median over the run, how many times above it.
+      at: the step whose rows are compared, or None if the window has no rows.
+      layers: name, gradient norm (None if not finite), its median over the run, and the ratio of the two.
     """
 
     step: int
@@ -35,7 +36,7 @@ class Spike(NamedTuple):
 
 
 def spikes(run: RunData) -> tuple[list[Spike], int]:
-    """Returns the run's spikes, at most ten, and how many more there are."""
+    """Returns the first spikes of a run, at most `MOST`, and the number of the others."""
     alerts = [alert for alert in run.alerts if alert.get("kind") in KINDS and whole(alert.get("step")) is not None]
     return [_spike(run, alert) for alert in alerts[:MOST]], max(len(alerts) - MOST, 0)
 
@@ -72,9 +73,9 @@ def _highest(run: RunData, step: int) -> tuple[int | None, list[tuple[str, float
         times = np.where(median > 0, table[:, at] / median, np.nan)
     order = sorted(np.flatnonzero(known), key=lambda i: -np.nan_to_num(times[i], nan=0.0, posinf=np.inf))
     return int(grid.steps[at]), [
-        (grid.names[i], _plain(table[i, at]), float(median[i]), _plain(times[i])) for i in order[:LAYERS]
+        (grid.names[i], _finite(table[i, at]), float(median[i]), _finite(times[i])) for i in order[:LAYERS]
     ]
 
 
-def _plain(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None

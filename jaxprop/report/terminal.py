@@ -1,4 +1,4 @@
-"""The report in a terminal: sparklines, the layers to look at, the verdict. Pure."""
+"""The report as text for a terminal: verdict, sparklines and conspicuous layers. Pure."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxprop.report.fields import plainly
+from jaxprop.report.fields import printable
 from jaxprop.report.read import RunData, Series
 from jaxprop.report.verdict import judge
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-PLAIN = "_.-:=+*#"  # where the terminal has no blocks
+PLAIN = "_.-:=+*#"  # for terminals without block characters
 WIDTH = 60
-DECADES = 2.0  # from which on a sparkline is logarithmic
+DECADES = 2.0  # range of values from which a sparkline is logarithmic
 
 
 def summarize(run: RunData, name: str, plain: bool = False) -> str:
     """Returns a run's report as lines of text.
 
     Args:
-      run: what it has recorded.
-      name: what to call it.
-      plain: ASCII alone.
+      run: the run.
+      name: its name.
+      plain: whether to use only ASCII.
 
     Returns:
-      Lines without one that ends the last.
+      The lines, without a newline at the end.
     """
     verdict = judge(run)
-    lines = [f"{plainly(name)}: {plainly(verdict.headline, 400)}"]
+    lines = [f"{printable(name)}: {printable(verdict.headline, 400)}"]
     for label, said in verdict.facts:
-        lines += textwrap.wrap(plainly(said, 600), 108, initial_indent=f"  {label:<8} ", subsequent_indent=" " * 11)
+        lines += textwrap.wrap(printable(said, 600), 108, initial_indent=f"  {label:<8} ", subsequent_indent=" " * 11)
     lines += _curves(run, plain)
     if verdict.worst:
         lines.append("  layers to look at first" if verdict.tone in ("watch", "bad") else "  layers that differ most")
         width = min(max(len(layer) for layer, _ in verdict.worst), 40)
-        lines += [f"    {plainly(layer, 40):<{width}}  {plainly(reason)}" for layer, reason in verdict.worst]
-    lines += [f"  note: {plainly(note)}" for note in run.notes]
+        lines += [f"    {printable(layer, 40):<{width}}  {printable(reason)}" for layer, reason in verdict.worst]
+    lines += [f"  note: {printable(note)}" for note in run.notes]
     text = "\n".join(lines)
     return text.encode("ascii", "replace").decode() if plain else text
 

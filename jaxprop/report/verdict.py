@@ -1,4 +1,4 @@
-"""What a run's records come to, in words: what, when, which layer, why, and the line to change. Pure."""
+"""The verdict on a run, in words: what happened, when, in which layer, why, and which line to change. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxprop.health.watch.alerts import TITLES
 from jaxprop.report.fields import nested, number, text, whole
 from jaxprop.report.read import RunData
+from jaxprop.run.status import OPEN, Status
 
 SHORT = {
     "nonfinite": "loss or gradient not finite",
@@ -29,7 +30,7 @@ SHORT = {
     "output_drift": "output logits drift",
     "flushed": "gradients too small for float16",
     "swallowed": "updates too small to count",
-    "tiny_second_moment": "Adam's epsilon outweighs its second moment",
+    "tiny_second_moment": "Adam's epsilon dominates its second moment",
     "frozen": "a layer does not move",
     "init": "a layer starts out of proportion",
     "init_scale": "first weights out of scale",
@@ -37,40 +38,40 @@ SHORT = {
 }
 CAUSES = {
     "rate_too_high": "the learning rate is too high",
-    "no_warmup": "the learning rate starts at its full height, without warmup",
+    "no_warmup": "the learning rate starts at its full value, without warmup",
     "vanishing": "the activations pass too little of the gradient back",
     "exploding_recurrence": "the recurrent weights amplify the gradient from step to step",
-    "post_norm": "normalization after the residual sum makes gradients uneven at the start; warmup is missing",
+    "post_norm": "normalization after the residual sum makes the first gradients uneven, and there is no warmup",
     "no_loss_scaling": "the loss scale is too small for float16",
     "bad_batch": "one bad batch of data",
-    "nan_batch": "a batch with values that are not finite, or that the model turns into such",
+    "nan_batch": "a batch with values that are not finite, or that become so in the model",
     "label_shift": "the data or their labels have changed",
-    "dead_relu": "relu units that no example activates any more",
+    "dead_relu": "relu units that no example activates anymore",
     "adam_eps": "Adam's epsilon is too large for these gradients",
-    "logit_drift": "nothing holds the logits down",
+    "logit_drift": "nothing in the loss limits the logits",
     "frozen_layer": "the layer gets no update",
     "bad_init": "the initial weights are out of scale",
-    "unstable": "training is unstable, for no cause that stands out",
+    "unstable": "training is unstable without a clear cause",
 }
-ENDED = {
-    "completed": "completed",
-    "stopped_early": "stopped early",
-    "interrupted": "interrupted; the same command goes on from there",
-    "diverged": "diverged",
-    "failed": "failed",
-    "running": "still being written",
-    "unfinished": "without a summary: still being written elsewhere, or killed",
+ENDED: dict[str, str] = {
+    Status.COMPLETED: "completed",
+    Status.STOPPED_EARLY: "stopped early",
+    Status.INTERRUPTED: "interrupted; the same command resumes it",
+    Status.DIVERGED: "diverged",
+    Status.FAILED: "failed",
+    Status.RUNNING: "still being written",
+    Status.UNFINISHED: "without a summary: still running elsewhere, or killed",
 }
-TELLING = 0.05  # decades off the other layers below which a layer is like them
+TELLING = 0.05  # decades by which a layer must differ from the others to be listed
 
 
 class Verdict(NamedTuple):
-    """What the report says first.
+    """The summary at the top of a report.
 
     Args:
       tone: `good`, `watch` (advice), `bad`, or `open` for a run that has not ended.
       headline: one sentence.
-      facts: a label and its text, in the order to read.
+      facts: labels and their texts.
       worst: up to five layers with the reason, the worst first.
     """
 
@@ -84,7 +85,7 @@ def judge(run: RunData) -> Verdict:
     """Returns the verdict on a run.
 
     Args:
-      run: what it has recorded.
+      run: the contents of its folder.
     """
     main = main_alert(run)
     if not run.train and not run.evaluation:
@@ -94,11 +95,15 @@ def judge(run: RunData) -> Verdict:
 
 
 def _tone(run: RunData, main: dict[str, Any] | None) -> str:
-    if run.status in ("diverged", "failed") or run.findings or (main is not None and main.get("severity") == "act"):
+    if (
+        run.status in (Status.DIVERGED, Status.FAILED)
+        or run.findings
+        or (main is not None and main.get("severity") == "act")
+    ):
         return "bad"
     if main is not None or _broken_at(run) is not None:
         return "watch"
-    return "open" if run.status in ("running", "unfinished") or not _is_watched(run) else "good"
+    return "open" if run.status in OPEN or not _is_watched(run) else "good"
 
 
 def _is_watched(run: RunData) -> bool:
@@ -133,17 +138,17 @@ def _headline(run: RunData, main: dict[str, Any] | None) -> str:
     layer = text(main.get("layer"))
     where = f" in {layer}" if layer else ""
     what = _capital(f"{short(text(main.get('kind'), 'alert'))}{where} at step {whole(main.get('step')) or 0:,}")
-    if run.status == "running":
+    if run.status == Status.RUNNING:
         return f"{what}; still being written, step {run.last_step:,} so far."
-    if run.status == "unfinished":
+    if run.status == Status.UNFINISHED:
         return f"{what}; the run has not ended, or was killed, at step {run.last_step:,}."
     return f"{what}; the run {_ended(run)}."
 
 
 def _without_alert(run: RunData) -> str:
     steps, broken, error = f"{run.last_step:,}", _broken_at(run), _error(run)
-    if run.status in ("running", "unfinished"):
-        how = "is still being written" if run.status == "running" else "has not ended, or was killed"
+    if run.status in OPEN:
+        how = "is still being written" if run.status == Status.RUNNING else "has not ended, or was killed"
         return f"No alert up to step {steps}; the run {how}."
     if error:
         return f"{_capital(run.status)} at step {steps}: {error}"
@@ -151,16 +156,20 @@ def _without_alert(run: RunData) -> str:
         return f"A value that is not finite, at step {whole(run.findings[0].get('step')) or 0:,}."
     if broken is not None:
         return f"No alert, but loss or gradient were not finite at step {broken:,}; the run {_ended(run)}."
-    how = "" if run.status == "completed" else f" ({ENDED.get(run.status, run.status)})"
+    how = "" if run.status == Status.COMPLETED else f" ({ENDED.get(run.status, run.status)})"
     if not _is_watched(run):
-        return f"{steps} steps, and nobody watched: health.watch is false{how}."
+        return f"{steps} steps without the watch, since health.watch is false{how}."
     return f"Healthy: {steps} steps without an alert{how}."
 
 
 def _ended(run: RunData) -> str:
-    known = {"completed": "completed all the same", "interrupted": "was interrupted", "stopped_early": "stopped early"}
+    known: dict[str, str] = {
+        Status.COMPLETED: "completed all the same",
+        Status.INTERRUPTED: "was interrupted",
+        Status.STOPPED_EARLY: "stopped early",
+    }
     how = known.get(run.status, run.status)
-    return f"{how} at step {run.last_step:,}" if run.status != "completed" else how
+    return f"{how} at step {run.last_step:,}" if run.status != Status.COMPLETED else how
 
 
 def _facts(run: RunData, main: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -203,7 +212,7 @@ def _alert_facts(run: RunData, main: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _done(action: dict[str, Any]) -> str:
     step, said = whole(action.get("step")) or 0, text(action.get("message"), text(action.get("action"), "an action"))
-    return f"step {step:,}: {said.partition(': ')[0]}"  # what follows is the alert's own message
+    return f"step {step:,}: {said.partition(': ')[0]}"  # the alert's own message follows the colon
 
 
 def _status(run: RunData) -> str:
@@ -222,7 +231,7 @@ def _error(run: RunData) -> str:
 
 
 def origin(finding: dict[str, Any]) -> str:
-    """Returns where the first value that is not finite came from, as far as a finding tells.
+    """Returns where the first value that is not finite came from, as far as a finding says.
 
     Example:
       >>> origin({"primitive": "log", "layer": "head", "file": "m.py", "line": 3, "phase": "forward", "step": 7})
@@ -251,12 +260,12 @@ def _capital(sentence: str) -> str:
 def worst_layers(run: RunData, count: int = 5) -> list[tuple[str, str]]:
     """Returns the layers to look at first, each with the reason.
 
-    Layers with alerts come first, those to act on before the others; then layers whose gradient was not finite; then
-    those whose gradient is farthest from the others' in its median over the run.
+    Layers with alerts come first, those of severity act before the others; then layers whose gradient was not finite;
+    then layers whose median gradient over the run differs most from that of the other layers.
 
     Args:
-      run: what it has recorded.
-      count: the most there may be.
+      run: the contents of its folder.
+      count: largest number of layers.
     """
     found: dict[str, str] = {}
     for alert in sorted(run.alerts, key=lambda alert: alert.get("severity") != "act"):
@@ -302,6 +311,6 @@ def _outliers(run: RunData) -> list[tuple[str, str]]:
 
 
 def gradient_signal(run: RunData) -> str | None:
-    """Returns the signal that compares layers' gradients: by RMS where rows have it, else by norm."""
+    """Returns the signal by which gradients of layers are compared: the RMS if rows have it, otherwise the norm."""
     values = {} if run.layers is None else run.layers.values
     return next((name for name in ("grad_rms", "grad_norm") if name in values), None)

@@ -118,7 +118,7 @@ class Recorder:
         last, _, batch = held
         if self._config.run.steps_per_call > 1:
             batch = {name: array[step - last - 1] for name, array in batch.items()}
-        updates = (now - step) - (int(state.health["skips"]) - int(m.skips))  # steps that are skipped make none
+        updates = (now - step) - (int(state.health.skips) - int(m.skips))  # steps that are skipped make none
         try:
             self._write(step, state, batch, updates)
         except OSError as error:  # the run is worth more than its black box

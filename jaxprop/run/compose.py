@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,85 +11,87 @@ from jax.sharding import Mesh
 
 from jaxprop import data, tasks
 from jaxprop.config.schema.config import Config
-from jaxprop.core.measurements import Measurements
 from jaxprop.core.precision import Scaling
 from jaxprop.errors import ConfigError
+from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.mesh import make_mesh
 from jaxprop.parallel.placement import place_batch
-from jaxprop.run.pace import settings
 from jaxprop.train import optimizers
-from jaxprop.train.compiled import make_train_step
+from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
-from jaxprop.train.state import init_state
-from jaxprop.types import Batch, PyTree, Source, TrainState
+from jaxprop.types import Source, TrainState
 
 
-class Composed(NamedTuple):
-    """A configuration built: what the loop needs, and what only a report or a summary does.
+class Experiment(NamedTuple):
+    """Everything a configuration stands for, built and ready to step.
+
+    It holds no state: whoever trains calls `init`, since the step donates the state that it is given.
 
     Args:
-      experiment: ready to step.
-      state: the state before the first step.
-      task: data, model, loss and metrics bound together.
-      optimizer: the update rule with its schedule.
+      config: the configuration.
+      task: model, loss and metrics bound together.
       sources: the data's splits.
+      stream: training batches.
+      test: the split to evaluate on, or None.
+      optimizer: the update rule with its schedule.
+      init: `seed -> state` before the first step, with the parameters and the random stream of that seed.
+      step: the compiled train step.
+      evaluate: the compiled eval step, `(params, extras, batch) -> {name: total}`, and how its totals are finished.
+      mesh: the devices, or None for a single one.
+      total_steps: steps the run takes from start to end.
     """
 
-    experiment: Experiment
-    state: TrainState
+    config: Config
     task: tasks.Task
-    optimizer: optimizers.Optimizer
     sources: Mapping[str, Source]
+    stream: data.Stream
+    test: Source | None
+    optimizer: optimizers.Optimizer
+    init: Callable[[int], TrainState]
+    step: TrainStep
+    evaluate: EvalStep
+    mesh: Mesh | None
+    total_steps: int
 
 
-def compose(config: Config) -> Composed:
+def compose(config: Config) -> Experiment:
     """Builds everything a configuration names.
 
     Args:
       config: the configuration.
 
     Returns:
-      The experiment, its initial state and their parts.
+      The experiment.
 
     Raises:
       JaxpropError: the data, the model, the optimizer and the devices do not fit together.
     """
     sources = data.open_sources(config.data, config.task.name)
+    train = sources["train"]
     task = tasks.make_task(config, sources)
-    _check_batch_size(config, sources["train"])
-    stream = open_stream(config, sources["train"])
-    total = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
-    mesh, precision, scaling, health = _mesh(config), config.precision.policy, _scaling(config), settings(config)
-    params, extras, run_key = _initialized(config, task, sources["train"])
-    optimizer = optimizers.make_optimizer(config.optimizer, steps=total, params=params)
-    train_step = make_train_step(
-        task.objective, optimizer.tx, precision, config.run.accumulate, config.run.steps_per_call, health,
-        ema_decay=config.run.ema_decay, schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh,
+    _check_batch_size(config, train)
+    stream = open_stream(config, train)
+    total_steps = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
+    mesh, precision, signals = _mesh(config), config.precision.policy, signals_of(config)
+    scaling = Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
+    init_model, example = jax.jit(task.model.init), next(data.one_pass(train, 2))
+    shapes, _ = init_model.eval_shape(jax.random.key(0), example)
+    optimizer = optimizers.make_optimizer(config.optimizer, steps=total_steps, params=shapes)
+
+    def init(seed: int) -> TrainState:
+        params_key, run_key = jax.random.split(jax.random.key(seed))
+        params, extras = init_model(params_key, example)
+        return step.init(params, key=run_key, extras=extras)
+
+    step = make_train_step(
+        task.objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
+        steps_per_call=config.run.steps_per_call, health=signals, ema_decay=config.run.ema_decay,
+        schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh,
     )  # fmt: skip
-    state = _state(config, params, extras, run_key, optimizer, mesh)
-    evaluate = make_eval_step(task.objective, precision, mesh=mesh)
-    experiment = Experiment(config, train_step, evaluate, stream, sources.get("test"), task.derived, mesh, total)
-    return Composed(experiment, state, task, optimizer, sources)
-
-
-def start(config: Config, composed: Composed) -> TrainState:
-    """Returns a state before the first step, of what is composed; with another `run.seed`, another one."""
-    initialized = _initialized(config, composed.task, composed.sources["train"])
-    return _state(config, *initialized, composed.optimizer, composed.experiment.mesh)
-
-
-def _initialized(config: Config, task: tasks.Task, train: Source) -> tuple[PyTree, PyTree, jax.Array]:
-    params_key, run_key = jax.random.split(jax.random.key(config.run.seed))
-    params, extras = jax.jit(task.model.init)(params_key, next(data.one_pass(train, 2)))
-    return params, extras, run_key
-
-
-def _state(
-    config: Config, params: PyTree, extras: PyTree, key: jax.Array, optimizer: optimizers.Optimizer, mesh: Mesh | None
-) -> TrainState:
-    return init_state(
-        params, optimizer.tx, key=key, extras=extras, precision=config.precision.policy,
-        ema_decay=config.run.ema_decay, scaling=_scaling(config), mesh=mesh, health=settings(config),
+    return Experiment(
+        config=config, task=task, sources=sources, stream=stream, test=sources.get("test"), optimizer=optimizer,
+        init=init, step=step, evaluate=make_eval_step(task.objective, precision, mesh=mesh), mesh=mesh,
+        total_steps=total_steps,
     )  # fmt: skip
 
 
@@ -97,6 +99,31 @@ def open_stream(config: Config, train: Source) -> data.Stream:
     """Returns the stream of training batches, at its start."""
     section = config.data
     return data.Stream(train, section.batch_size, config.run.seed, shuffle=section.shuffle, drop_last=section.drop_last)
+
+
+def signals_of(config: Config) -> Signals:
+    """Returns what a configuration asks of the step itself; how often it is asked for is the pace's.
+
+    Args:
+      config: the configuration.
+
+    Example:
+      >>> from jaxprop.config.build import build
+      >>> sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
+      >>> sections |= {"optimizer": {"name": "adam", "lr": 0.1}, "run": {"epochs": 1}}
+      >>> made = signals_of(build(sections | {"health": {"on_alert": ["clip", "stop"]}}))
+      >>> made.spikes, made.respond
+      ('clip', True)
+    """
+    health, arguments, usual = config.health, config.optimizer.arguments(), Signals()
+    responses = health.responses
+    return Signals(
+        taps=health.taps,
+        curvature=health.curvature,
+        eps=arguments.get("eps") or usual.eps,
+        spikes=next((name for name in ("skip", "clip") if name in responses), None),
+        respond=bool({"clip", "cut_lr", "rollback"} & set(responses)),
+    )
 
 
 def _mesh(config: Config) -> Mesh | None:
@@ -110,56 +137,12 @@ def _mesh(config: Config) -> Mesh | None:
     return mesh if mesh.size > 1 else None
 
 
-def _scaling(config: Config) -> Scaling:
-    return Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
-
-
 def _check_batch_size(config: Config, train: Source) -> None:
     if config.data.batch_size > train.length:
         raise ConfigError(
             f"data.batch_size: {config.data.batch_size} is more than the {train.length} training examples there are; "
             f"use at most {train.length}"
         )
-
-
-class Step(Protocol):
-    """The compiled train step; `jaxprop.train.compiled.TrainStep` is one."""
-
-    def __call__(
-        self, state: TrainState, batch: Batch, detail: str | None = None, /
-    ) -> tuple[TrainState, Measurements]: ...
-
-    def lower(self, state: TrainState, batch: Batch, detail: str = "rows", /) -> Any: ...
-
-
-class Experiment(NamedTuple):
-    """Everything a configuration stands for, built and ready to step.
-
-    Args:
-      config: the configuration.
-      step: the compiled train step.
-      evaluate: the compiled eval step, `(params, extras, batch) -> {name: total}`, and how its totals are finished.
-      stream: training batches.
-      test: the split to evaluate on, or None.
-      derived: metrics of an evaluation -> further figures that follow from them.
-      mesh: the devices, or None for a single one.
-      total_steps: steps the run takes from start to end.
-    """
-
-    config: Config
-    step: Step
-    evaluate: EvalStep
-    stream: data.Stream
-    test: Source | None
-    derived: Callable[[Mapping[str, float]], dict[str, float]]
-    mesh: Mesh | None
-    total_steps: int
-
-
-class Stop(Protocol):
-    """What tells the loop to save and leave; `jaxprop.run.interrupt.Interrupts` is one."""
-
-    received: Any
 
 
 def place(experiment: Experiment, batch: dict[str, np.ndarray]) -> tuple[Any, float]:

@@ -8,18 +8,19 @@ from jaxprop import data
 from jaxprop.metrics.totals import add_up, finished
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run.clock import Clock
-from jaxprop.run.compose import Experiment, Stop
+from jaxprop.run.compose import Experiment
+from jaxprop.run.interrupt import Interrupts
 from jaxprop.types import TrainState
 
 
 def evaluate(
-    experiment: Experiment, state: TrainState, clock: Clock | None = None, stop: Stop | None = None
+    experiment: Experiment, state: TrainState, clock: Clock | None = None, stop: Interrupts | None = None
 ) -> dict[str, float] | None:
     """Evaluates a state on the test split: exact, padding left out.
 
     Args:
       experiment: with `test`, the split.
-      state: its `ema` is evaluated if there is one, else its `params`.
+      state: evaluated by the moving averages that it keeps, else by its parameters.
       clock: books the first call as compiling.
       stop: asks for an early end.
 
@@ -31,14 +32,14 @@ def evaluate(
     size = config.data.eval_batch_size or config.data.batch_size
     if mesh is not None:
         size = -(-size // mesh.size) * mesh.size  # what is added is padding, and masked
-    params = state.params if isinstance(state.ema, tuple) and not state.ema else state.ema
+    params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
     totals: dict[str, Any] = {}
     for i, batch in enumerate(data.one_pass(experiment.test, size, config.run.eval_batches)):
         if stop is not None and stop.received is not None:
             return None
         placed = batch if mesh is None else place_batch(batch, mesh)
-        call = (params, state.extras, placed)
+        call = (params, extras, placed)
         sums = clock.compiled(experiment.evaluate, *call) if i == 0 and clock else experiment.evaluate(*call)
         add_up(totals, sums)
     figures = finished(totals, experiment.evaluate.metrics)
-    return figures | experiment.derived(figures)
+    return figures | experiment.task.derived(figures)

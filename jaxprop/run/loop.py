@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Protocol
 
 import jax
 
 from jaxprop import data
 from jaxprop.checkpoint import Checkpoints, Restored
-from jaxprop.config.dump import plain
+from jaxprop.config.dump import to_builtins
+from jaxprop.config.schema.config import Config
 from jaxprop.core import trees
 from jaxprop.core.measurements import Measurements
 from jaxprop.errors import CheckpointError
@@ -19,22 +18,19 @@ from jaxprop.health.respond.levers import tighten
 from jaxprop.health.respond.points import point_interval
 from jaxprop.health.respond.responder import Responder
 from jaxprop.health.watch.watch import Watch
+from jaxprop.run.blackbox import Recorder
 from jaxprop.run.cadence import rhythm_of
-from jaxprop.run.clock import Clock, timed
-from jaxprop.run.compose import Experiment, Stop, place
+from jaxprop.run.clock import Clock
+from jaxprop.run.compose import Experiment, place
 from jaxprop.run.evaluate import evaluate
-from jaxprop.run.pace import Pace, rows_seconds
+from jaxprop.run.interrupt import Interrupts
+from jaxprop.run.pace import Pace
 from jaxprop.run.records import layer_rows, train_record
+from jaxprop.run.status import Status
+from jaxprop.run.stepper import Stepper
+from jaxprop.run.unread import Unread
 from jaxprop.sinks import Sink
-from jaxprop.types import TrainState
-
-
-class Recorder(Protocol):
-    """Keeps what a failing step was given; `jaxprop.run.blackbox.Recorder` is one."""
-
-    def take(self, step: int, size: int, batch: Any) -> None: ...
-
-    def read(self, step: int, m: Measurements, state: TrainState, now: int) -> str | None: ...
+from jaxprop.types import PyTree, TrainState
 
 
 class Loop:
@@ -49,7 +45,7 @@ class Loop:
     """
 
     def __init__(
-        self, experiment: Experiment, state: TrainState, checkpoints: Checkpoints, stop: Stop, recorder: Recorder
+        self, experiment: Experiment, state: TrainState, checkpoints: Checkpoints, stop: Interrupts, recorder: Recorder
     ):
         self._experiment, self._config = experiment, experiment.config
         self._checkpoints, self._stop, self._recorder = checkpoints, stop, recorder
@@ -57,21 +53,16 @@ class Loop:
         self.step = 0
         self.clock = Clock()
         self.metrics: dict[str, float] = {}  # of the newest evaluation
-        self.status = "completed"
+        self.status = Status.COMPLETED  # unless something else becomes of it
         self._stream_state = experiment.stream.state()
-        self._pending: deque[tuple[int, Measurements]] = deque()
+        self._unread = Unread()
         self._owes_evaluation = False  # one that a stop cut short
-        self._went_back = False  # after the newest call
-        self._called: set[str] = set()
-        health, per_call = self._config.health, self._config.run.steps_per_call
-        total, epoch = experiment.total_steps, experiment.stream.batches_per_epoch
-        self._rhythm = rhythm_of(self._config, total, epoch, experiment.test is not None)
-        self._pace = Pace(health, per_call, scaled=self._config.precision.policy == "float16")
-        self._responder = Responder(
-            health.responses, Watch(trees.layer_names(state.params)[0]) if health.watch else None, tries=health.tries,
-            max_skips=health.max_skips, per_call=per_call, total_steps=total,
-            point_every=point_interval(self._config.checkpoint.every_steps, per_call),
-        )  # fmt: skip
+        self._has_evaluated = False  # and so has compiled the eval step
+        config, total, per_call = self._config, experiment.total_steps, self._config.run.steps_per_call
+        self._rhythm = rhythm_of(config, total, experiment.stream.batches_per_epoch, experiment.test is not None)
+        self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
+        self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call)
+        self._responder = _responder(config, total, state.params)
 
     @property
     def diagnosis(self) -> str | None:
@@ -114,105 +105,74 @@ class Loop:
         self.state, self.step, self.metrics = restored.state, restored.step, dict(restored.stream["metrics"])
         return restored
 
-    def run(self, sink: Sink) -> str:
-        """Takes the steps that are left; returns `completed`, `interrupted` or `diverged`."""
+    def run(self, sink: Sink) -> Status:
+        """Takes the steps that are left; returns how the run ended: completed, interrupted or diverged."""
         if self._owes_evaluation and self._evaluate(sink) is None:
-            return "interrupted"
+            return Status.INTERRUPTED
         if self.step < self._experiment.total_steps and self._stop.received is not None:
-            return "interrupted"  # before compiling, which may take minutes; what there was is saved already
+            return Status.INTERRUPTED  # before compiling, which may take minutes; what there was is saved already
         if self.step == 0 and self._responder.is_point(0):
             self._save(None, evaluated=True)
-        self._take_all(sink)
-        while self._went_back and self.status == "completed":
+        while self._take_calls(sink):
             # The data are not gone back in: those that come next are others.
             self._experiment.stream.restore(self._stream_state)
-            self._take_all(sink)
-        self._drain(sink, 0)
+        self._read(sink, keep=0)
         return self.status
 
-    def _take_all(self, sink: Sink) -> None:
-        """Takes calls up to the run's end, to a stop, or until the run has gone back."""
-        self._went_back = False
+    def _take_calls(self, sink: Sink) -> bool:
+        """Takes calls up to the run's end, or to a stop; returns early, and True, where the run has gone back."""
         sizes = self._rhythm.call_sizes(self.step)
         group: int | Iterable[int] = 1 if self._rhythm.per_call == 1 else self._rhythm.call_sizes(self.step)
         placing = partial(place, self._experiment)
         with data.prefetch(self._experiment.stream, self._config.data.prefetch, placing, group) as batches:
             self.clock.resume()
             for size, ((batch, examples), stream_state) in zip(sizes, batches, strict=False):
-                self._take(batch, size, examples, sink)
+                self.state, measurements = self._stepper.take(
+                    self.state, batch, first=self.step + 1, size=size, examples=examples, note=sink.note
+                )
+                self.step += size
                 self._stream_state = stream_state
-                self._after_call(sink)
-                if self._went_back or self.status != "completed":
+                self._recorder.take(self.step, size, batch)
+                self._unread.add(self.step, measurements)
+                sink.progress(self.step)
+                if self._after_call(sink):
+                    return True
+                if self.status != Status.COMPLETED:
                     break
+        return False
 
-    def _take(self, batch: Any, size: int, examples: float, sink: Sink) -> None:
-        """One call of the compiled step; its measurements are read later."""
-        step, detail = self._experiment.step, self._pace.detail(self.step + 1, self.step + size)
-        if not self._was_called(f"train {size} {detail}"):
-            before = self.clock.compile_seconds
-            self.state, measurements = self.clock.compiled(step, self.state, batch, detail)
-            variant = " (all signals)" if detail in ("full", "flush") else ""
-            sink.note(f"compiled in {self.clock.compile_seconds - before:.1f} s{variant}")
-        else:
-            self.clock.examples += examples
-            if self._pace.measuring and size == self._rhythm.per_call:
-                (self.state, measurements), seconds = timed(step, self.state, batch, detail)
-                self._set_pace(detail, seconds, sink)
-            else:
-                self.state, measurements = step(self.state, batch, detail)
-        self.step += size
-        self._recorder.take(self.step, size, batch)
-        if isinstance(measurements.packed, jax.Array):
-            measurements.packed.copy_to_host_async()
-        self._pending.append((self.step, measurements))
-        sink.progress(self.step)
-
-    def _set_pace(self, detail: str, seconds: float, sink: Sink) -> None:
-        """Chooses how often to measure what, once the run's own calls have shown what that costs."""
-        if self._pace.book(detail, seconds):
-            self.clock.pause()
-            sink.note(self._pace.choose(rows_seconds(self.state)))
-            self.clock.resume()
-
-    def _was_called(self, function: str) -> bool:
-        """Whether a compiled function has been called before; its first call compiles it."""
-        before = function in self._called
-        self._called.add(function)
-        return before
-
-    def _after_call(self, sink: Sink) -> None:
-        """What is due at this step: reading measurements, evaluating, saving, leaving."""
+    def _after_call(self, sink: Sink) -> bool:
+        """Reads, responds, evaluates, saves and leaves, as is due at this step; returns whether the run went back."""
         last = self.step == self._rhythm.total
         leaving = self._stop.received is not None
         evaluating, due = self._rhythm.evaluates(self.step), self._rhythm.saves(self.step)
         saving = self._config.checkpoint.enabled and (leaving or due or self._responder.is_point(self.step))
         # One call stays unread, so that the device never waits for the host. Before anything that waits anyway,
         # or leaves, all are read: a record of this step must be out before the step is saved.
-        self._drain(sink, 0 if evaluating or saving or leaving or last else 1)
-        self._respond(sink)
-        if self._went_back or self.status == "diverged":
-            return
+        self._read(sink, keep=0 if evaluating or saving or leaving or last else 1)
+        if self._respond(sink):
+            return True
+        if self.status == Status.DIVERGED:
+            return False
         metrics = self._evaluate(sink) if evaluating else None
         cut_short = evaluating and metrics is None
         if saving:
             self._save(metrics, evaluated=not cut_short)
         # A request that came during an evaluation is met at once too: evaluations are saved.
         if cut_short or ((leaving or (evaluating and self._stop.received is not None)) and not last):
-            self.status = "interrupted"
+            self.status = Status.INTERRUPTED
+        return False
 
-    def _drain(self, sink: Sink, keep: int) -> None:
-        while len(self._pending) > keep:
-            last_step, measurements = self._pending.popleft()
-            host = measurements.host()
-            records = [host] if host.packed.ndim == 1 else [host.at(i) for i in range(len(host.packed))]
-            for i, record in enumerate(records):
-                self._read(last_step - len(records) + 1 + i, record, sink)
+    def _read(self, sink: Sink, keep: int) -> None:
+        """Reads the measurements of all but the newest `keep` calls."""
+        for step, m in self._unread.read(keep):
+            self._read_step(step, m, sink)
 
-    def _read(self, step: int, m: Measurements, sink: Sink) -> None:
+    def _read_step(self, step: int, m: Measurements, sink: Sink) -> None:
         for line in self._responder.read(step, m):
             sink.alert(line)
         if self.diagnosis is not None:
-            self.status = "diverged"  # whatever later steps of the same reading say
+            self.status = Status.DIVERGED  # whatever later steps of the same reading say
         note = self._recorder.read(step, m, self.state, self.step)
         if note is not None:
             sink.note(note)
@@ -223,20 +183,22 @@ class Loop:
         if rows:
             sink.layers(rows)
 
-    def _respond(self, sink: Sink) -> None:
-        """Carries out what the alerts have led to and is due."""
+    def _respond(self, sink: Sink) -> bool:
+        """Carries out what the alerts have led to and is due; returns whether the run went back."""
         actions = self._responder.due(self.step)
         if not actions:
-            return
+            return False
         back = [action.to for action in actions if action.to is not None]
-        if back and self.status == "completed":
-            self._drain(sink, 0)  # what is read before going back must not depend on what else made the loop wait
+        if back and self.status == Status.COMPLETED:
+            self._read(sink, keep=0)  # what is read before going back must not depend on what else made the loop wait
         if self.diagnosis is not None:
-            self.status = "diverged"
+            self.status = Status.DIVERGED
         elif back:
             self._go_back(back[-1], sink)
+            return True
         else:
             self.state = tighten(self.state, self._responder.levers)
+        return False
 
     def _go_back(self, to: int, sink: Sink) -> None:
         """Takes up an earlier state, tightened as far as it has come, and goes on with the data that come next."""
@@ -247,14 +209,14 @@ class Loop:
         sink.rewind(to)
         self._responder.went_back(to, restored.stream["health"])
         self.state = tighten(self.state, self._responder.levers)
-        self._went_back = True
         sink.progress(to)
         self.clock.resume()
 
     def _evaluate(self, sink: Sink) -> dict[str, float] | None:
         """Evaluates and writes the record; None where a stop cuts it short, which may not have time to wait."""
         self.clock.pause()
-        clock = None if self._was_called("evaluate") else self.clock
+        clock = None if self._has_evaluated else self.clock
+        self._has_evaluated = True
         metrics = evaluate(self._experiment, self.state, clock, self._stop)
         self._owes_evaluation = metrics is None
         if metrics is not None:
@@ -273,8 +235,17 @@ class Loop:
             "pace": self._pace.state(),
             "evaluated": evaluated,
         }
-        self._checkpoints.save(self.step, self.state, stream=stream, config=plain(self._config), metrics=metrics)
+        self._checkpoints.save(self.step, self.state, stream=stream, config=to_builtins(self._config), metrics=metrics)
         self.clock.resume()
+
+
+def _responder(config: Config, total_steps: int, params: PyTree) -> Responder:
+    health, per_call = config.health, config.run.steps_per_call
+    return Responder(
+        health.responses, Watch(trees.layer_names(params)[0]) if health.watch else None, tries=health.tries,
+        max_skips=health.max_skips, per_call=per_call, total_steps=total_steps,
+        point_every=point_interval(config.checkpoint.every_steps, per_call),
+    )  # fmt: skip
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:

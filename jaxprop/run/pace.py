@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
-import jax
-
-from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.run import Health
-from jaxprop.core import layers
-from jaxprop.health.signals import adam
 from jaxprop.health.signals.settings import Signals
-from jaxprop.run.clock import seconds_a_call
-from jaxprop.types import TrainState
 
 ROWS_EVERY, RARE_EVERY = 1, 10  # until more is known
 INTERVALS = (10, 20, 50, 100)  # between records of all signals, to choose from
-B2, EPS = 0.999, 1e-8  # Adam's defaults
-NO_SQUARES = ("adabelief", "adamax", "adamaxw", "yogi")  # their `nu` is no mean of squared gradients
 NEVER = 2**31 - 1
 FULL_CALLS, ROW_CALLS = 4, 20  # calls of each kind that are timed, once compiled
 
@@ -84,32 +74,25 @@ class Pace:
         enough_full = self._section.rare_every != "auto" or len(self._seconds["full"]) >= FULL_CALLS
         return enough_full and len(self._seconds["rows"]) >= ROW_CALLS
 
-    def choose(self, rows_seconds: float) -> str:
+    def choose(self) -> str:
         """Makes the choice, and returns it as a line for a person.
-
-        Args:
-          rows_seconds: what the rows of one step take.
 
         Example:
           >>> pace = Pace(Health())
           >>> _ = [pace.book("full", 0.0118) for _ in range(4)], [pace.book("rows", 0.010) for _ in range(20)]
-          >>> pace.choose(5e-5)
-          'health: layer rows every step, all signals every 20 steps (1.4 % of a step)'
+          >>> pace.choose()
+          'health: gradient norms of the layers every step, all signals every 20 steps (0.9 % of the time)'
         """
         budget, fixed = self._section.budget, self._section.rare_every
         call = statistics.median(self._seconds["rows"])
-        lean = max(call / self._per_call - rows_seconds, rows_seconds)  # a step, without rows
-        rows = rows_seconds / lean
-        often = rows <= budget
-        full = statistics.median(self._seconds["full"] or [call]) - (call if often else self._per_call * lean)
-        extra = max(full, 0.0) / lean
+        extra = max(statistics.median(self._seconds["full"] or [call]) - call, 0.0) * self._per_call / call
         shortest = next((n for n in INTERVALS if extra / max(n, self._per_call) <= budget), INTERVALS[-1])
         rare = shortest if fixed == "auto" else fixed
-        self._choice = self._every(1 if often else rare, rare)
+        self._choice = self._every(ROWS_EVERY, rare)
         self.measuring = False
-        share = (rows if often else 0.0) + extra / max(rare, self._per_call)
-        with_rows = "layer rows every step, " if often else "layer rows with "
-        return f"health: {with_rows}all signals every {rare} steps ({100 * share:.2g} % of a step)"
+        share = 100 * extra / max(rare, self._per_call)
+        how_often = f"every step, all signals every {rare} steps ({share:.2g} % of the time)"
+        return f"health: gradient norms of the layers {how_often}"
 
     def state(self) -> list[int] | None:
         """Returns the choice, or None where none has been made by measuring."""
@@ -123,58 +106,3 @@ class Pace:
             fixed = self._section.rare_every
             self._choice = self._every(every, rare if fixed == "auto" else fixed)
             self.measuring = False
-
-
-def settings(config: Config) -> Signals:
-    """Returns what a configuration asks of the step itself; how often it is asked for is the pace's.
-
-    Args:
-      config: the configuration.
-
-    Example:
-      >>> from jaxprop.config.build import build
-      >>> sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
-      >>> sections |= {"optimizer": {"name": "adam", "lr": 0.1, "b2": 0.99}, "run": {"epochs": 1}}
-      >>> made = settings(build(sections | {"health": {"on_alert": ["clip", "stop"]}}))
-      >>> made.b2, made.spikes, made.respond
-      (0.99, 'clip', True)
-    """
-    health, arguments = config.health, config.optimizer.arguments()
-    responses = health.responses
-    return Signals(
-        taps=health.taps,
-        curvature=health.curvature,
-        b2=None if config.optimizer.name in NO_SQUARES else float(arguments.get("b2") or B2),
-        eps=float(arguments.get("eps") or EPS),
-        spikes=next((name for name in ("skip", "clip") if name in responses), None),
-        respond=bool({"clip", "cut_lr", "rollback"} & set(responses)),
-    )
-
-
-def rows_seconds(state: TrainState) -> float:
-    """Returns the time that a row for every layer takes, by itself and less that of an empty call.
-
-    Two variants of the whole step differ by less than either varies from one call to the next.
-
-    Args:
-      state: a train state; it is only read.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> rows_seconds(TrainState(0, {"w": jnp.ones(4)}, {}, (), None, (), {}, ())) >= 0
-      True
-    """
-    groups = layers.group_layers(state.params)
-
-    def rows(params: Any, updates: Any, grads: Any, opt_state: Any) -> Any:
-        found = adam.moments(opt_state, opt_state, params)
-        lag = () if found is None else adam.adam_lag(groups, found, B2, EPS)
-        norms = layers.squares(groups, params), layers.squares(groups, updates)
-        return *norms, layers.gradient_counts(groups, grads), lag
-
-    def empty(leaves: Any) -> Any:
-        return leaves[0].ravel()[:1]
-
-    nothing = seconds_a_call(jax.jit(empty), jax.tree.leaves((state.params, state.opt_state)))
-    # The same tree thrice, but read from memory each time, as the step's own three are.
-    return max(seconds_a_call(jax.jit(rows), *[state.params] * 3, state.opt_state) - nothing, 0.0)

@@ -1,4 +1,10 @@
-"""What of a step's measurements is logged: a record of the step, rows of its layers and taps."""
+"""What is logged of a step's measurements.
+
+A *record* is what one step reports: `Measurements` in memory, and a line of `metrics.jsonl`. A *row* holds the values
+of one layer or of one tap in a record, and is a line of `layers.jsonl`. The *detail* of a step is how much it
+measures: `lean` (scalars only), `rows` (also the signals of every layer), `full` (all signals, those of the taps
+too) or `flush` (also the share of gradients that float16 would flush to zero).
+"""
 
 from __future__ import annotations
 

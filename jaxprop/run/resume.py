@@ -12,6 +12,7 @@ from jaxprop.config.load import load
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import CheckpointError, UsageError
 from jaxprop.run.folder import read_summary
+from jaxprop.run.status import Status
 
 
 def finished(config: Config, folder: Path) -> dict[str, Any] | None:
@@ -21,7 +22,7 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
       UsageError: the folder holds a run that cannot be continued with this configuration.
     """
     summary = read_summary(folder)
-    completed = summary is not None and summary.get("status") == "completed"
+    completed = summary is not None and summary.get("status") == Status.COMPLETED
     checkpoints = folder / "checkpoints"
     saved = checkpoints.is_dir() and bool(Checkpoints(checkpoints).steps())
     if saved:

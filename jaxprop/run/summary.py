@@ -8,39 +8,27 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jaxprop.core import trees
 from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, RunFolderError
-from jaxprop.run.clock import Clock
 from jaxprop.run.folder import versions, write_summary
 from jaxprop.run.interrupt import EXIT_CODES
+from jaxprop.run.loop import Loop
+from jaxprop.run.status import Status
 from jaxprop.sinks.jsonl import encode
-from jaxprop.types import TrainState
 
 
-class Ended(Protocol):
-    """What a run leaves; `jaxprop.run.loop.Loop` is one."""
-
-    step: int
-    state: TrainState
-    metrics: dict[str, float]
-    clock: Clock
-
-    @property
-    def diagnosis(self) -> str | None: ...
-
-
-def last_words(status: str, run: Ended, saved: bool) -> str:
+def last_words(status: Status, run: Loop, saved: bool) -> str:
     """What to tell a person whose run ended early, and what to do next."""
-    if status == "diverged":
+    if status == Status.DIVERGED:
         return f"diverged: {run.diagnosis}"
     if not saved:
         return f"interrupted after step {run.step} and not saved, since checkpoint.enabled is false"
     return f"interrupted after step {run.step}; the same command goes on from there"
 
 
-def summary(status: str, run: Ended, reference: Mapping[str, float], started: float) -> dict[str, Any]:
+def summary(status: Status, run: Loop, reference: Mapping[str, float], started: float) -> dict[str, Any]:
     """Returns what `summary.json` holds.
 
     Args:
@@ -50,7 +38,7 @@ def summary(status: str, run: Ended, reference: Mapping[str, float], started: fl
       started: the time it began, by `time.perf_counter`.
     """
     clock = run.clock
-    diverged = {"error": run.diagnosis} if status == "diverged" else {}
+    diverged = {"error": run.diagnosis} if status == Status.DIVERGED else {}
     figures = {
         "status": status,
         **diverged,
@@ -66,23 +54,23 @@ def summary(status: str, run: Ended, reference: Mapping[str, float], started: fl
     return json.loads(encode(figures))  # what is not finite is null, in the file and out of `--json`
 
 
-def sum_up_failure(error: Exception, run: Ended, reference: Mapping[str, float], started: float, folder: Path) -> None:
+def sum_up_failure(error: Exception, run: Loop, reference: Mapping[str, float], started: float, folder: Path) -> None:
     """Writes the summary of a run that failed, unless it got no further than an earlier one's."""
     # Removed when training begins: a run that got no further leaves what an earlier one wrote.
     if (folder / "summary.json").exists():
         return
-    failed = summary("failed", run, reference, started)
+    failed = summary(Status.FAILED, run, reference, started)
     with contextlib.suppress(RunFolderError):  # of a full disk the first error says enough
         write_summary(folder, {**failed, "error": f"{type(error).__name__}: {error}"})
 
 
-def exit_code(status: str, received: signal.Signals | None) -> int:
+def exit_code(status: Status, received: signal.Signals | None) -> int:
     """Returns the process's exit code: 0 done, 3 diverged, 75 or 130 after a signal.
 
     Example:
-      >>> exit_code("completed", None), exit_code("diverged", None), exit_code("interrupted", signal.SIGINT)
-      (0, 3, 130)
+      >>> exit_code(Status.COMPLETED, None), exit_code(Status.INTERRUPTED, signal.SIGINT)
+      (0, 130)
     """
-    if status == "interrupted" and received is not None:
+    if status == Status.INTERRUPTED and received is not None:
         return EXIT_CODES[received]
-    return EXIT_DIVERGED if status == "diverged" else EXIT_DONE
+    return EXIT_DIVERGED if status == Status.DIVERGED else EXIT_DONE

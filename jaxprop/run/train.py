@@ -15,15 +15,17 @@ from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.dump import dump
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import EXIT_DONE
-from jaxprop.run import resume as resuming
-from jaxprop.run import summary as ending
 from jaxprop.run.blackbox import Recorder
-from jaxprop.run.compose import Composed, compose
+from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.folder import write_summary, write_text
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
+from jaxprop.run.resume import finished, refuse_unreadable, resume_note
+from jaxprop.run.status import Status
+from jaxprop.run.summary import exit_code, last_words, sum_up_failure, summary
 from jaxprop.sinks import open_sinks
+from jaxprop.types import TrainState
 
 
 class Outcome(NamedTuple):
@@ -52,36 +54,39 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
     folder = Path(folder)
     started = time.perf_counter()
     with hold(folder), Interrupts() as interrupts:
-        finished = None if fresh else resuming.finished(config, folder)
-        composed = compose(config)
-        if finished is not None and finished["step"] == composed.experiment.total_steps:
-            print(resuming.resume_note(finished["step"], finished["step"]), file=sys.stderr)
-            return Outcome(finished, EXIT_DONE)
+        before = None if fresh else finished(config, folder)
+        experiment = compose(config)
+        if before is not None and before["step"] == experiment.total_steps:
+            print(resume_note(before["step"], before["step"]), file=sys.stderr)
+            return Outcome(before, EXIT_DONE)
         checkpoints = _open_checkpoints(config, folder)
-        loop = Loop(composed.experiment, composed.state, checkpoints, interrupts, Recorder(folder, config))
+        # Nobody but the loop holds the state: its first step donates it.
+        loop = Loop(experiment, experiment.init(config.run.seed), checkpoints, interrupts, Recorder(folder, config))
         try:
             with checkpoints:
-                status = _run(loop, composed, checkpoints, folder, fresh, quiet)
+                status = _run(loop, experiment, checkpoints, folder, fresh, quiet)
         except Exception as error:
-            ending.sum_up_failure(error, loop, composed.task.reference, started, folder)
+            sum_up_failure(error, loop, experiment.task.reference, started, folder)
             raise
         # Written once the last save is known to be whole.
-        summary = ending.summary(status, loop, composed.task.reference, started)
-        write_summary(folder, summary)
-    if status != "completed":
-        print(ending.last_words(status, loop, config.checkpoint.enabled), file=sys.stderr)
-    return Outcome(summary, ending.exit_code(status, interrupts.received))
+        figures = summary(status, loop, experiment.task.reference, started)
+        write_summary(folder, figures)
+    if status != Status.COMPLETED:
+        print(last_words(status, loop, config.checkpoint.enabled), file=sys.stderr)
+    return Outcome(figures, exit_code(status, interrupts.received))
 
 
-def _run(loop: Loop, composed: Composed, checkpoints: Checkpoints, folder: Path, fresh: bool, quiet: bool) -> str:
+def _run(
+    loop: Loop, experiment: Experiment, checkpoints: Checkpoints, folder: Path, fresh: bool, quiet: bool
+) -> Status:
     """Resumes or starts over, and runs; returns how the run ended."""
     if fresh:
-        _trace(composed)
+        _trace(experiment, loop.state)
     resumed_from = None if fresh else loop.resume()
     if resumed_from is None and not fresh:
-        resuming.refuse_unreadable(folder / "checkpoints")
-    write_text(folder / "config.yaml", dump(composed.experiment.config, folder))
-    section, total = composed.experiment.config.sinks, composed.experiment.total_steps
+        refuse_unreadable(folder / "checkpoints")
+    write_text(folder / "config.yaml", dump(experiment.config, folder))
+    section, total = experiment.config.sinks, experiment.total_steps
     sinks = open_sinks(
         section, folder, total_steps=total, start_step=resumed_from, alerts=loop.alert_lines, quiet=quiet
     )
@@ -91,17 +96,17 @@ def _run(loop: Loop, composed: Composed, checkpoints: Checkpoints, folder: Path,
             shutil.rmtree(folder / "blackbox", ignore_errors=True)
         (folder / "summary.json").unlink(missing_ok=True)  # of an earlier end that this run goes beyond
         if resumed_from is not None:
-            sink.note(resuming.resume_note(resumed_from, total))
+            sink.note(resume_note(resumed_from, total))
         return loop.run(sink)
 
 
-def _trace(composed: Composed) -> None:
+def _trace(experiment: Experiment, state: TrainState) -> None:
     """Traces the train step, so that what cannot be trained is known before anything is removed for it."""
-    config, sources = composed.experiment.config, composed.sources
-    batch = next(data.one_pass(sources["train"], config.data.batch_size))
+    config = experiment.config
+    batch = next(data.one_pass(experiment.sources["train"], config.data.batch_size))
     if config.run.steps_per_call > 1:
         batch = {name: values[None] for name, values in batch.items()}
-    composed.experiment.step.lower(composed.state, batch)
+    experiment.step.lower(state, batch)
 
 
 def _open_checkpoints(config: Config, folder: Path) -> Checkpoints:

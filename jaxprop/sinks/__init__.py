@@ -1,4 +1,4 @@
-"""Where a run's records go: the console, JSONL files, TensorBoard; several at once. Imports no jax."""
+"""Destinations of a run's records and rows: the console, JSONL files and TensorBoard. Imports no jax."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def open_sinks(
     alerts: int | None = None,
     quiet: bool = False,
 ) -> Sink:
-    """Opens the sinks a config asks for, as one.
+    """Opens the sinks that a config asks for, and combines them into one.
 
-    Records of steps later than `start_step` are dropped from files already there: the run takes those steps again.
+    Existing files lose their records of steps after `start_step`, because the run takes those steps again.
 
     Args:
       section: the config's `sinks`.
       folder: the run's folder.
-      total_steps: steps the run will have taken at its end.
-      start_step: the step a resumed run goes on from; None for a new run, which empties the files.
-      alerts: lines of `alerts.jsonl` that a resumed run keeps; None goes by the step there too.
-      quiet: leave the console out.
+      total_steps: number of steps taken at the end of the run.
+      start_step: the step that a resumed run continues from; None for a new run, which empties the files.
+      alerts: number of lines of `alerts.jsonl` that a resumed run keeps; None decides by the step there too.
+      quiet: whether to leave the console out.
 
     Returns:
-      One sink; close it on every way out.
+      One sink, which the caller must close.
 
     Raises:
       RunFolderError: a file in `folder` cannot be written.

@@ -1,4 +1,4 @@
-"""Records for a person: a progress bar on a terminal, plain lines elsewhere, and the table of results."""
+"""The console: a progress bar on a terminal, plain lines elsewhere, and the table of results."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from jaxprop.sinks.sink import Record, Sink
 
 _REDRAW_SECONDS = 0.1
 _LABELS = {"grad_norm": "grad", "examples_per_second": "examples/s"}
-_FOR_FILES = ("output_max", "noise_trace", "noise_signal", "curvature", "sharpness")  # not for a line
+_FOR_FILES = ("output_max", "noise_trace", "noise_signal", "curvature", "sharpness")  # not shown on the console
 _COSTS = ("parameters", "examples", "seconds", "compile_seconds", "examples_per_second")
 
 
 class LastingConsole(Console):
-    """A console whose reader may leave, as in `jaxprop train ... 2>&1 | head`: it falls silent and the run goes on."""
+    """A console that survives a closed pipe, as in `jaxprop train ... 2>&1 | head`: it prints nothing more."""
 
     def on_broken_pipe(self) -> None:
-        """Rich would end the process here, and with it hours of training."""
+        """Overrides rich, which would end the process, and so the training."""
         self.quiet = True
 
 
 def open_console(total_steps: int, *, start_step: int = 0, console: Console | None = None) -> Sink:
-    """Opens the console: a progress bar where it is a terminal, else one plain line a record. All on stderr.
+    """Opens the console: a progress bar if stderr is a terminal, otherwise one plain line for each record.
 
-    The bar's clock starts with the first step reported, so that compiling is not in its estimate of the time left.
+    The bar's clock starts at the first reported step, so that compiling does not count in the remaining time.
 
     Args:
-      total_steps: steps the run will have taken at its end.
-      start_step: steps taken before, by a resumed run.
-      console: where to; default: stderr, a terminal or not. Colours follow `NO_COLOR`.
+      total_steps: number of steps taken at the end of the run.
+      start_step: number of steps that a resumed run has already taken.
+      console: a rich console; by default one on stderr. Colours follow `NO_COLOR`.
 
     Returns:
       A sink.
@@ -47,7 +47,7 @@ def open_console(total_steps: int, *, start_step: int = 0, console: Console | No
       >>> sink.write({"step": 50, "split": "train", "loss": 0.25, "lr": 1e-3, "examples_per_second": 5120.0})
       step 50/100  train  loss 0.25  lr 0.001  examples/s 5,120
     """
-    # Told outright, because rich takes FORCE_COLOR for a terminal and would draw a bar into a log file.
+    # `force_terminal` is set because rich takes FORCE_COLOR for a terminal, and would draw a bar into a log file.
     console = console or LastingConsole(stderr=True, force_terminal=sys.stderr.isatty())
     if console.is_terminal and not console.is_dumb_terminal:
         return _open_bar(console, total_steps, start_step)
@@ -103,11 +103,13 @@ def _open_bar(console: Console, total_steps: int, start_step: int) -> Sink:
 
 
 def summary_table(summary: Record) -> Table:
-    """Returns the table of results of a run, the loss first and each reference figure beside its metric.
+    """Returns the table of a run's results, with the loss first and each reference figure beside its metric.
+
+    A reference belongs to the metric that its name ends in, as `unigram_loss` belongs to `loss`; any other reference
+    has a line of its own.
 
     Args:
-      summary: what `summary.json` holds; rows of absent keys are left out. The reference `unigram_loss` stands
-        beside the metric `loss`, one that no metric is named after in a row of its own.
+      summary: the contents of `summary.json`; absent keys are left out.
 
     Returns:
       A rich table.
@@ -144,7 +146,7 @@ def print_summary(summary: Record) -> None:
     """Prints the table of results on stdout.
 
     Args:
-      summary: what `summary.json` holds.
+      summary: the contents of `summary.json`.
 
     Example:
       >>> print_summary({"status": "completed", "step": 100})  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE

@@ -1,4 +1,4 @@
-"""Records as JSON, one a line: `metrics.jsonl`, `layers.jsonl` and `alerts.jsonl` of a run's folder."""
+"""JSON Lines files of a run's folder: `metrics.jsonl`, `layers.jsonl` and `alerts.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from jaxprop.sinks.sink import Record, Sink
 def open_jsonl(folder: str | Path, *, start_step: int | None = None, alerts: int | None = None) -> Sink:
     """Opens a run's JSONL files for appending.
 
-    Every call ends in a flush, so that a killed process loses at most the line it was writing.
+    Every call flushes the file, so that a killed process loses at most the line it was writing.
 
     Args:
       folder: the run's folder.
-      start_step: later records already there are dropped; None drops all of them.
-      alerts: lines of `alerts.jsonl` to keep instead. A run that goes back to an earlier step keeps the alerts it went
-        back for, so that their steps do not tell which of them are to come again.
+      start_step: records and rows of later steps are dropped from existing files; None drops all of them.
+      alerts: number of lines of `alerts.jsonl` to keep, whatever their steps. After a rollback the file holds alerts of
+        later steps that must stay, so that the step cannot decide there.
 
     Returns:
       A sink.
@@ -64,7 +64,7 @@ def open_jsonl(folder: str | Path, *, start_step: int | None = None, alerts: int
 
 
 class _Appended:
-    """A file of records, cut when it is opened and appended to since."""
+    """A JSONL file that is truncated when it is opened, and then appended to."""
 
     def __init__(self, path: Path, start_step: int | None, lines: int | None):
         self._path = path
@@ -101,37 +101,37 @@ class _Appended:
 
 
 def encode(record: Record) -> str:
-    """Returns a record as one line of strict JSON: NaN and infinities become null, every float keeps all its bits.
+    """Returns a record as one line of strict JSON: NaN and infinities become null, and every float keeps all its bits.
 
     Args:
-      record: strings, numbers (of Python or scalars of NumPy and jax), lists and dicts.
+      record: strings, numbers (Python numbers, or scalars of NumPy and jax), lists and dicts.
 
     Example:
       >>> encode({"step": 1, "loss": 0.1 + 0.2, "grad_norm": math.nan})
       '{"step": 1, "loss": 0.30000000000000004, "grad_norm": null}'
     """
-    return json.dumps(_plain(record), allow_nan=False, ensure_ascii=False)
+    return json.dumps(_json_value(record), allow_nan=False, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def truncate_after(path: str | Path, step: int | None, lines: int | None = None) -> None:
-    """Drops the records of later steps from a JSONL file, and any line cut short by a kill.
+    """Drops the lines of later steps from a JSONL file, and an incomplete last line.
 
-    The file is replaced in one move, so that a kill leaves the old one or the new one.
+    The file is replaced atomically, so that a killed process leaves either the old or the new one.
 
     Args:
       path: the file; it need not exist.
       step: the last step to keep; None empties the file.
-      lines: how many lines to keep, whatever their steps; None goes by the step.
+      lines: number of lines to keep, whatever their steps; None decides by `step`.
 
     Example:
       >>> import tempfile
@@ -147,7 +147,7 @@ def truncate_after(path: str | Path, step: int | None, lines: int | None = None)
         return
     last = math.inf if lines is not None else step
     new = path.with_name(path.name + ".new")
-    with open(path, "rb") as old, open(new, "wb") as kept:  # bytes: a kill can cut a character in half
+    with open(path, "rb") as old, open(new, "wb") as kept:  # as bytes, since the last character may be incomplete
         kept.writelines(line for line in itertools.islice(old, lines) if last is not None and _is_kept(line, last))
     os.replace(new, path)
 

@@ -1,4 +1,4 @@
-"""What a sink is: a few functions that records are handed to."""
+"""A sink: functions that receive a run's records, rows and alerts."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ Record = Mapping[str, Any]
 
 
 def _nothing(*_: Any) -> None:
-    """What a sink does with what it has no place for."""
+    """The default of every field: ignores its argument."""
 
 
 class Sink(NamedTuple):
-    """A destination of records, as functions; a sink leaves out what it has no place for.
+    """A destination of records, as functions; each field is optional.
 
     Args:
-      write: takes `{"step", "split": "train" | "eval", "loss", ...}`, one a log interval and one an evaluation.
+      write: takes a record `{"step", "split": "train" | "eval", "loss", ...}`, one for each log interval and one for
+        each evaluation.
       layers: takes the rows of one log interval, `{"step", "layer", "grad_norm", ...}`.
-      alert: takes `{"step", "kind", "layer", "severity", "value", "threshold", "message", ...}`, an alert when it
-        starts, or an action taken on one.
-      rewind: takes a step that the run has gone back to: later records and rows are dropped, alerts stay.
-      progress: takes the number of steps done; cheap enough for every step.
-      note: takes a line for a person, such as the compile time.
-      close: writes out what is pending; the sink is not used after it.
+      alert: takes `{"step", "kind", "layer", "severity", "value", "threshold", "message", ...}`, when an alert starts
+        or an action is taken.
+      rewind: takes the step that the run has gone back to; later records and rows are dropped, alerts are kept.
+      progress: takes the number of steps done; it is called at every step.
+      note: takes a line of text for the user, such as the compile time.
+      close: writes everything that is pending; the sink is not used afterwards.
 
     Example:
       >>> seen = []
@@ -45,9 +46,9 @@ class Sink(NamedTuple):
 
 
 def fan_out(sinks: Sequence[Sink]) -> Sink:
-    """Joins several sinks into one that hands everything to each, in order.
+    """Combines several sinks into one that calls each of them in order.
 
-    Closing closes them all, even when one of them fails.
+    Closing it closes all of them, even if one of them fails.
 
     Args:
       sinks: any number of sinks.

@@ -18,8 +18,8 @@ def open_tensorboard(folder: str | Path, *, start_step: int | None = None) -> Si
     """Opens a folder of TensorBoard events: `train/loss`, `eval/accuracy`, `layers/<layer>/grad_norm`, ...
 
     Args:
-      folder: where the event files lie; a resumed run adds one.
-      start_step: TensorBoard hides what earlier files hold of later steps; None hides all of it.
+      folder: the folder of the event files; a resumed run adds a file.
+      start_step: TensorBoard hides what earlier files hold of later steps; None hides everything in them.
 
     Returns:
       A sink.
@@ -54,11 +54,11 @@ def open_tensorboard(folder: str | Path, *, start_step: int | None = None) -> Si
 
 
 def _writer(folder: str | Path, first_step: int) -> Any:
-    """A new file of events, before whose steps the earlier files count."""
-    from tensorboardX import SummaryWriter  # here, because it takes a quarter of a second that most runs need not pay
+    """Opens a new event file that replaces the earlier ones from `first_step` on."""
+    from tensorboardX import SummaryWriter  # imported here because it takes a quarter of a second
 
     try:
-        # By itself the file's name has the second only, and a run resumed within it would overwrite the first file.
+        # The default file name has a resolution of one second, so a run resumed within it would overwrite the file.
         suffix = f".{time.time_ns()}"
         return SummaryWriter(
             logdir=str(folder), purge_step=first_step, flush_secs=_FLUSH_SECONDS, filename_suffix=suffix

@@ -1,6 +1,6 @@
-"""What this machine and this Python offer a run, and what stands in its way.
+"""What this machine and this Python offer to a run, and what keeps runs from working.
 
-Imports no jax: that may be what is broken.
+This module does not import jax, because jax may be what is broken.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Any, Literal, NamedTuple
 from jaxprop.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pydantic")
-VARIABLES = {  # set in the environment, they change what every run does
-    "JAX_PLATFORMS": "jax uses these platforms only",
-    "JAX_ENABLE_X64": "arrays are of 64 bits, and slow on accelerators",
-    "JAX_DISABLE_JIT": "nothing is compiled, and everything slow",
-    "JAX_DEBUG_NANS": "every step waits for its check",
+VARIABLES = {  # environment variables that change every run
+    "JAX_PLATFORMS": "jax uses only these platforms",
+    "JAX_ENABLE_X64": "arrays have 64-bit types, which are slow on accelerators",
+    "JAX_DISABLE_JIT": "nothing is compiled, so everything is slow",
+    "JAX_DEBUG_NANS": "every step waits for a check of its results",
     "XLA_FLAGS": "the compiler's settings are changed",
 }
-# extra -> what it is for, and the file by which the system shows that there is one
+# extra -> the hardware it is for, and a device file that exists where that hardware does
 ACCELERATORS = {"cuda13": ("an NVIDIA GPU", "/dev/nvidia0"), "tpu": ("a TPU", "/dev/accel0")}
 LITTLE_DISK = 1 << 30
-# In a process of its own: a wrong XLA flag or a broken driver ends the process it is met in.
+# This runs in a separate process, because a wrong XLA flag or a broken driver ends the process that starts jax.
 PROBE = """
 import json, jax
 memory = lambda device: (device.memory_stats() or {}).get("bytes_limit")
@@ -43,8 +43,8 @@ PROBE_SECONDS = 120
 LOG_PREFIX = re.compile(r"^[A-Z]\d{4} [\d:.]+ +\d+ \S+\] ")  # level, date, time, thread, source line
 
 
-class Finding(NamedTuple):
-    """Something to know: `broken` keeps runs from working, a `note` does not."""
+class Notice(NamedTuple):
+    """Something to tell the user, and how to change it: `broken` keeps runs from working, a `note` does not."""
 
     severity: Literal["broken", "note"]
     what: str
@@ -75,27 +75,33 @@ class Diagnosis(NamedTuple):
       devices: `platform`, `kind`, `count` and `memory_bytes` of each kind of local device.
       host: `system`, `cores` this process may use, `memory_bytes`, `available_bytes`; None where unknown.
       extras: name -> whether it is installed, and how to.
-      findings: what is broken first.
+      notices: the broken things first, then the notes.
     """
 
     versions: dict[str, str | None]
     devices: list[dict[str, Any]]
     host: dict[str, Any]
     extras: dict[str, Extra]
-    findings: list[Finding]
+    notices: list[Notice]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain dicts and lists, for JSON."""
-        extras = {name: extra._asdict() for name, extra in self.extras.items()}
-        return {**self._asdict(), "extras": extras, "findings": [finding._asdict() for finding in self.findings]}
+        return {
+            "versions": self.versions,
+            "devices": self.devices,
+            "host": self.host,
+            "extras": {name: extra._asdict() for name, extra in self.extras.items()},
+            # Scripts read this key from `doctor --json`.
+            "findings": [notice._asdict() for notice in self.notices],
+        }
 
 
 def diagnose(folder: str | os.PathLike[str] = ".", environment: Mapping[str, str] = os.environ) -> Diagnosis:
-    """Looks at this Python, its packages, the devices and the host; asks nothing of the network.
+    """Inspects this Python, its packages, the devices and the host, without using the network.
 
     Args:
       folder: where runs are to be written.
-      environment: variables to take note of, and to look for devices with.
+      environment: environment variables to report on, and to start jax with.
 
     Returns:
       The diagnosis.
@@ -103,12 +109,12 @@ def diagnose(folder: str | os.PathLike[str] = ".", environment: Mapping[str, str
     required = requirements("jaxprop")
     devices, failure = probe_devices(environment)
     extras = find_extras(required)
-    findings = [
-        *_package_findings(required),
-        *([Finding("broken", f"jax cannot start: {failure}", _start_fix(environment))] if failure else []),
-        *_folder_findings(Path(folder)),
-        *([] if failure else _accelerator_findings(devices, extras, environment)),
-        *_notes(environment),
+    notices = [
+        *_package_notices(required),
+        *([Notice("broken", f"jax cannot start: {failure}", _start_fix(environment))] if failure else []),
+        *_folder_notices(Path(folder)),
+        *([] if failure else _accelerator_notices(devices, extras, environment)),
+        *_variable_notices(environment),
     ]
     versions = {"python": platform.python_version(), "jaxprop": __version__}
     return Diagnosis(
@@ -116,7 +122,7 @@ def diagnose(folder: str | os.PathLike[str] = ".", environment: Mapping[str, str
         devices=devices,
         host=find_host(),
         extras=extras,
-        findings=sorted(findings, key=lambda finding: finding.severity != "broken"),
+        notices=sorted(notices, key=lambda notice: notice.severity != "broken"),
     )
 
 
@@ -137,7 +143,7 @@ def version_of(name: str) -> str | None:
 
 
 def requirements(name: str) -> list[Requirement]:
-    """Returns what an installed distribution requires; nothing for one that is not installed."""
+    """Returns the requirements of an installed distribution; an empty list if it is not installed."""
     try:
         lines = importlib.metadata.requires(name) or []
     except importlib.metadata.PackageNotFoundError:
@@ -174,13 +180,13 @@ def find_extras(required: list[Requirement]) -> dict[str, Extra]:
 
 
 def _is_installed(requirement: Requirement) -> bool:
-    """Whether it is there with its own extras; a package of these counts by its name alone."""
+    """Whether a package and those of its own extras are installed, at whatever version."""
     inner = [r for r in requirements(requirement.name) if r.of_extra and r.of_extra in requirement.extras]
     return all(version_of(name) is not None for name in (requirement.name, *(r.name for r in inner)))
 
 
 def install_line(extra: str) -> str:
-    """Returns the command that adds an extra to this very Python, from wherever `jaxprop` itself was installed."""
+    """Returns the command that installs an extra into this Python, from where `jaxprop` itself was installed."""
     try:
         text = importlib.metadata.distribution("jaxprop").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
@@ -196,18 +202,18 @@ def _pip(*arguments: str) -> str:
     return shlex.join([sys.executable, "-m", "pip", "install", *arguments])
 
 
-def _package_findings(required: list[Requirement]) -> Iterator[Finding]:
+def _package_notices(required: list[Requirement]) -> Iterator[Notice]:
     if not required:
-        yield Finding("note", "jaxprop runs from its source and is not installed", "install it for its extras")
+        yield Notice("note", "jaxprop runs from its source and is not installed", "install it to use its extras")
     for requirement in required:
         name, minimum, version = requirement.name, requirement.minimum, version_of(requirement.name)
         if requirement.of_extra or (version is not None and _numbers(version) >= _numbers(minimum)):
             continue
         is_what = "is not installed" if version is None else f"{version} is too old, at least {minimum} is needed"
-        yield Finding("broken", f"{name} {is_what}", _pip(f"{name}>={minimum}" if minimum else name))
+        yield Notice("broken", f"{name} {is_what}", _pip(f"{name}>={minimum}" if minimum else name))
     if importlib.util.find_spec("tensorboard") is None:
-        yield Finding(
-            "note", "TensorBoard is not installed, to view what sinks.tensorboard writes", _pip("tensorboard")
+        yield Notice(
+            "note", "TensorBoard, which shows what sinks.tensorboard writes, is not installed", _pip("tensorboard")
         )
 
 
@@ -219,13 +225,13 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def probe_devices(environment: Mapping[str, str]) -> tuple[list[dict[str, Any]], str]:
-    """Starts jax in a process of its own.
+    """Starts jax in a separate process and lists its local devices.
 
     Args:
-      environment: that process's.
+      environment: environment variables of that process.
 
     Returns:
-      The local devices by kind, and an empty string; or nothing, and why jax did not start.
+      The local devices by kind and an empty string, or an empty list and the reason why jax did not start.
     """
     quiet = {**environment, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     try:
@@ -247,15 +253,15 @@ def _start_fix(environment: Mapping[str, str]) -> str:
     return f"unset {' '.join(suspects)}" if suspects else _pip("--upgrade", "jax", "jaxlib")
 
 
-def _accelerator_findings(
+def _accelerator_notices(
     devices: list[dict[str, Any]], extras: Mapping[str, Extra], environment: Mapping[str, str]
-) -> Iterator[Finding]:
+) -> Iterator[Notice]:
     if environment.get("JAX_PLATFORMS") or any(device["platform"] != "cpu" for device in devices):
         return
     for extra, (what, path) in ACCELERATORS.items():
         if Path(path).exists():
             fix = extras[extra].install if extra in extras else install_line(extra)
-            yield Finding("note", f"this machine has {what}, and jax uses the CPU only", fix)
+            yield Notice("note", f"this machine has {what}, but jax uses only the CPU", fix)
 
 
 # -- host ---------------------------------------------------------------------------------------
@@ -288,17 +294,17 @@ def _memory_by_sysconf() -> dict[str, int]:
     return {"MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")}
 
 
-def _folder_findings(folder: Path) -> Iterator[Finding]:
+def _folder_notices(folder: Path) -> Iterator[Notice]:
     target = folder / "runs" if (folder / "runs").exists() else folder
     if not os.access(target, os.W_OK | os.X_OK):
-        what = f"the folder {target.absolute()} cannot be written to, so a run cannot be saved in it"
-        yield Finding("broken", what, "go to another folder, or give one with --run DIR")
+        what = f"the folder {target.absolute()} is not writable, so no run can be saved in it"
+        yield Notice("broken", what, "change to another folder, or choose one with --run DIR")
     elif (free := shutil.disk_usage(target).free) < LITTLE_DISK:
         what = f"the disk of {target.absolute()} has only {free / 2**20:.0f} MiB left"
-        yield Finding("note", what, "free some, or choose another with --run DIR")
+        yield Notice("note", what, "free some space, or choose a folder on another disk with --run DIR")
 
 
-def _notes(environment: Mapping[str, str]) -> Iterator[Finding]:
+def _variable_notices(environment: Mapping[str, str]) -> Iterator[Notice]:
     for name, effect in VARIABLES.items():
         if value := environment.get(name):
-            yield Finding("note", f"{name}={value} is set: {effect}", f"unset {name}, if you did not mean it")
+            yield Notice("note", f"{name}={value} is set: {effect}", f"unset {name}, unless this is intended")

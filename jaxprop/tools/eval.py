@@ -1,4 +1,4 @@
-"""A run's checkpoint, evaluated again: reads its folder and writes nothing there."""
+"""Evaluates a checkpoint of a run, without writing to its folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jaxprop.checkpoint import Checkpoints, Restored, stored_config
 from jaxprop.config.build import build, build_tree
 from jaxprop.config.diff import mathematical
-from jaxprop.config.dump import plain
+from jaxprop.config.dump import to_builtins
 from jaxprop.config.merge import merge, overrides_tree
 from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Path as Keys
@@ -23,7 +23,7 @@ from jaxprop.run.evaluate import evaluate
 from jaxprop.run.folder import find_run
 from jaxprop.types import TrainState
 
-# May be overridden here although a run is not continued across them: what is evaluated on, and where.
+# Overrides of these are allowed although they alter a run: the devices and the test data of an evaluation.
 EVALUATION_ONLY: tuple[Keys, ...] = (("parallel",), ("data", "test"), ("data", "test_inputs"), ("data", "test_labels"))
 
 
@@ -32,44 +32,45 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint on the test split, with the config saved in the checkpoint.
 
-    The run may be training meanwhile: its lock is not asked for.
+    The run may be training at the same time, since its lock is not taken.
 
     Args:
       folder: the run's folder.
-      overrides: `key=value`; only such as leave the model and its training as they are.
-      best: the best checkpoint instead of the newest.
+      overrides: `key=value`, for keys that do not alter the model or its training.
+      best: whether to evaluate the best checkpoint instead of the newest.
 
     Returns:
-      `step` of the checkpoint, `metrics`, `reference` figures, `parameters`, `examples` in the test split, `seconds`.
+      `run` (the folder), `step` of the checkpoint, `metrics`, `reference` figures, `parameters`, `examples` in the
+      test split, and `seconds`.
 
     Raises:
-      UsageError: this is no run's folder, an override alters the run, or there is no test split.
-      CheckpointError: nothing has been saved yet, or it cannot be read.
+      UsageError: this is not the folder of a run, an override alters the run, or there is no test split.
+      CheckpointError: there is no checkpoint yet, or it cannot be read.
     """
     started = time.perf_counter()
     path = _checkpoints_of(Path(folder))
     config = _overridden(build(stored_config(path)), overrides)
-    composed = compose(config)
-    if composed.experiment.test is None:
+    experiment = compose(config)
+    if experiment.test is None:
         raise UsageError(
             f"the data of {folder} have no test split to evaluate on; add the override data.test=FILE.npz"
             if config.data.name == "arrays"
             else f"the data of {folder} have no test split to evaluate on"
         )
-    restored = _restore(path, config, composed.state, "best" if best else None)
+    restored = _restore(path, config, experiment.init(config.run.seed), "best" if best else None)
     return {
         "run": str(folder),
         "step": restored.step,
-        "metrics": evaluate(composed.experiment, restored.state),
-        "reference": dict(composed.task.reference),
+        "metrics": evaluate(experiment, restored.state),
+        "reference": dict(experiment.task.reference),
         "parameters": trees.count(restored.state.params),
-        "examples": composed.experiment.test.length,
+        "examples": experiment.test.length,
         "seconds": time.perf_counter() - started,
     }
 
 
 def _checkpoints_of(folder: Path) -> Path:
-    """The folder of a run's checkpoints, with at least one in it."""
+    """Returns the folder of a run's checkpoints, if there is at least one."""
     checkpoints = folder / "checkpoints"
     if not checkpoints.is_dir():
         find_run(folder)
@@ -83,13 +84,13 @@ def _checkpoints_of(folder: Path) -> Path:
 
 def _overridden(stored: Config, overrides: Sequence[str]) -> Config:
     patch, problems = overrides_tree(overrides)
-    config = build_tree(merge(Tree(plain(stored), {}), patch), problems)
+    config = build_tree(merge(Tree(to_builtins(stored), {}), patch), problems)
     changes = [c for c in mathematical(stored, config) if not any(c.path[: len(p)] == p for p in EVALUATION_ONLY)]
     if changes:
         lines = "".join(f"\n  {change}" for change in changes)
         raise UsageError(
-            f"an evaluation takes the run as it was trained, and these overrides would alter it:{lines}\n"
-            "leave them out; such as data.eval_batch_size and run.eval_batches may be set"
+            f"a run is evaluated as it was trained, and these overrides would alter it:{lines}\n"
+            "remove them; keys such as data.eval_batch_size and run.eval_batches may be set"
         )
     return config
 
@@ -103,12 +104,12 @@ def _restore(path: Path, config: Config, abstract: TrainState, step: Literal["be
         except CheckpointError:
             if checkpoints.steps() == before:
                 raise
-            # The run is training, and has replaced what was being read.
+            # The run is still training and has removed the checkpoint while it was being read.
             restored = checkpoints.restore(abstract, step)
     if restored is None:
         metric = section.best or "loss"
         raise CheckpointError(
-            f"no checkpoint in {path} was saved with a finite {metric} of an evaluation, so none is the best; "
-            "leave --best out for the newest"
+            f"no checkpoint in {path} was saved with a finite {metric} from an evaluation, so there is no best one; "
+            "leave --best out to evaluate the newest"
         )
     return restored

@@ -1,7 +1,7 @@
-"""One training step taken apart: forward, loss, backward, clipping, update, and the loss after it.
+"""Explains one training step: forward pass, loss, backward pass, clipping, update, and the loss afterwards.
 
-Everything here is computed a second time, by plain `jax.value_and_grad` and optax, and compared with what the step that
-trains says of itself. No sink of a tap is involved: what reaches an activation is the gradient of a zero added to it.
+Everything is computed again with plain `jax.value_and_grad` and optax, and compared with the record of the train step.
+The gradient of an activation does not come from the taps: it is the gradient of a zero that is added to the activation.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from jaxprop.errors import UsageError
 from jaxprop.run import compose
 from jaxprop.types import Batch, Objective, PyTree, TrainState
 
-EXAMPLES = 6
-LATEST = 1000  # the first step whose rate is not 0 is looked for among so many
+EXAMPLES = 6  # largest number of examples shown
+LATEST = 1000  # number of steps in which a learning rate above 0 is searched for
 
 
 class Example(NamedTuple):
-    """One example of the batch: its label if that is one number, its loss, its weight in the batch's mean."""
+    """One example of the batch: its label if that is one number, its loss, and its weight in the batch's mean."""
 
     label: float | None
     loss: float
@@ -37,17 +37,17 @@ class Example(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One tapped activation, in the order of the forward pass; None for what is not known of it.
+    """One tapped activation; unknown values are None.
 
     Args:
-      name, kind: of the tap.
-      shape: of the activation, the batch first; None inside a scan.
-      mean, std: over all of its entries; None inside a scan.
+      name, kind: name and kind of the tap.
+      shape: shape of the activation, with the batch axis first; None inside a scan.
+      mean, std: mean and standard deviation of its entries; None inside a scan.
       rms: root mean square of its entries.
-      dead: share of units that are <= 0 on every example; of relu taps.
-      saturated: share of saturated values; of tanh and sigmoid taps.
+      dead: fraction of units that are <= 0 on every example, for relu taps.
+      saturated: fraction of saturated values, for tanh and sigmoid taps.
       grad_rms: root mean square of dL/d(activation).
-      ratio: of that to the next layer's towards the loss.
+      ratio: `grad_rms` over that of the next layer towards the loss.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Layer(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """One parameter: its norm, its gradient, and the update it gets."""
+    """One parameter: its norm, its gradient and its update."""
 
     path: str
     shape: tuple[int, ...]
@@ -75,14 +75,14 @@ class Parameter(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """What clipping does to the norm of the whole gradient."""
+    """The global gradient norm before and after clipping."""
 
     before: float
     after: float
 
 
 class Followed(NamedTuple):
-    """One weight through the update: the one with the largest gradient."""
+    """The weight with the largest gradient, followed through the update."""
 
     path: str
     place: tuple[int, ...]
@@ -94,7 +94,7 @@ class Followed(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One figure, computed here and by the step that trains; `difference` is relative to the larger."""
+    """One figure as computed here and by the train step; `difference` is relative to the larger of the two."""
 
     name: str
     here: float
@@ -107,19 +107,20 @@ class Explanation(NamedTuple):
     """What `explain` returns.
 
     Args:
-      ok: all checks agree.
+      ok: whether all checks agree.
       step: number of the step, from 1.
-      examples: of the batch, the first few; `batch_size` of all.
-      loss, weight: the batch's weighted mean, and the sum of its weights.
-      layers, parameters: in order.
-      clip: None where nothing is clipped.
-      learning_rate: of this step; None where the optimizer does not tell.
+      examples: the first few examples of the batch.
+      batch_size: number of examples in the batch.
+      loss, weight: weighted mean of the loss over the batch, and the sum of the weights.
+      layers, parameters: layers in the order of the forward pass, and parameters in the order of their paths.
+      clip: gradient norms before and after clipping; None without clipping.
+      learning_rate: learning rate of this step; None if the optimizer does not report it.
       followed: one weight through the update.
-      expected: change of the loss that the gradient promises, g . dw.
-      loss_after: on the same batch with the new parameters.
-      tolerance: relative, half the digits of the type that is computed in.
-      checks: against the step that trains.
-      notes: where this differs from the run, one sentence each.
+      expected: first-order change of the loss, g . dw.
+      loss_after: loss on the same batch with the new parameters.
+      tolerance: largest relative difference of a check, the square root of the compute type's epsilon.
+      checks: comparisons with the train step.
+      notes: differences from the run, one sentence each.
     """
 
     ok: bool
@@ -141,13 +142,13 @@ class Explanation(NamedTuple):
 
 
 def explain(config: Config) -> Explanation:
-    """Takes one training step of a configuration apart; nothing is written.
+    """Explains one training step of a configuration, without writing any file.
 
     Args:
       config: the configuration.
 
     Returns:
-      The first step whose learning rate is not 0.
+      The explanation of the first step whose learning rate is not 0.
 
     Raises:
       JaxpropError: the configuration cannot be built.
@@ -156,22 +157,22 @@ def explain(config: Config) -> Explanation:
     Reference: Rumelhart, Hinton, Williams, Learning representations by back-propagating errors, Nature 323, 1986.
     """
     single, notes = _single(config)
-    composed = compose.compose(single)
-    state, batch = composed.state, next(composed.experiment.stream)
-    first = next((n for n in range(LATEST) if float(composed.optimizer.schedule(n)) > 0), 0)
+    experiment = compose.compose(single)
+    state, batch = experiment.init(single.run.seed), next(experiment.stream)
+    first = next((n for n in range(LATEST) if float(experiment.optimizer.schedule(n)) > 0), 0)
     for _ in range(first):
-        state, _ = composed.experiment.step(state, batch, "lean")
-        batch = next(composed.experiment.stream)
+        state, _ = experiment.step(state, batch, "lean")
+        batch = next(experiment.stream)
     if first:
         notes.append(f"the schedule's rate is 0 up to step {first}, so this is step {first + 1}")
-    plain = _by_hand(composed, state, batch)
+    plain = _by_hand(experiment, state, batch)
     if not (math.isfinite(plain.loss) and math.isfinite(_norm(plain.grads))):
         raise UsageError(
-            "the loss or its gradient is not finite in this step, so there is nothing to follow; train with "
-            "optimizer.lr lowered, or check the data"
+            "the loss or its gradient is not finite in this step, so it cannot be explained; lower optimizer.lr, "
+            "or check the data"
         )
     before = jax.tree.map(np.asarray, state.params)
-    after, m = composed.experiment.step(state, batch, "full")
+    after, m = experiment.step(state, batch, "full")
     measured = m.host()
     tolerance = float(jnp.finfo(policy(config.precision.policy).compute).eps) ** 0.5
     checks = _checks(plain, before, after, measured, tolerance)
@@ -185,10 +186,10 @@ def explain(config: Config) -> Explanation:
 
 
 def _single(config: Config) -> tuple[Config, list[str]]:
-    """The configuration with one whole batch a step on one device, and what that changes."""
+    """The configuration with one device and without accumulation, and notes on what that changes."""
     notes = []
     if config.run.accumulate > 1:
-        notes.append(f"run.accumulate is {config.run.accumulate}, and the batch is taken as one here")
+        notes.append(f"run.accumulate is {config.run.accumulate}, but this step uses the batch as a whole")
     run = config.run.model_copy(update={"accumulate": 1, "steps_per_call": 1})
     parallel = config.parallel.model_copy(update={"devices": 1})
     health = config.health.model_copy(update={"layers": True, "taps": True, "curvature": False})
@@ -199,14 +200,14 @@ def _single(config: Config) -> tuple[Config, list[str]]:
 
 
 class Activation(NamedTuple):
-    """A tapped array and the gradient that reaches it; None for both inside a scan."""
+    """A tapped array and its gradient; both are None inside a scan."""
 
     value: np.ndarray | None
     grad: np.ndarray | None
 
 
 class ByHand(NamedTuple):
-    """A step by plain autodiff and optax."""
+    """A step computed with plain autodiff and optax."""
 
     loss: float
     weight: float
@@ -221,9 +222,9 @@ class ByHand(NamedTuple):
     loss_after: float
 
 
-def _by_hand(composed: compose.Composed, state: TrainState, batch: Batch) -> ByHand:
-    objective, optimizer = composed.task.objective, composed.optimizer
-    dtypes = policy(composed.experiment.config.precision.policy)
+def _by_hand(experiment: compose.Experiment, state: TrainState, batch: Batch) -> ByHand:
+    objective, optimizer = experiment.task.objective, experiment.optimizer
+    dtypes = policy(experiment.config.precision.policy)
     key = jax.random.fold_in(state.key, state.step)
 
     def loss_fn(params: PyTree, weight: jax.Array) -> tuple[jax.Array, Any]:
@@ -233,7 +234,7 @@ def _by_hand(composed: compose.Composed, state: TrainState, batch: Batch) -> ByH
     scale = state.loss_scale.scale if needs_scaling(dtypes) else 1.0
     (loss, weight), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(state.params, batch["weight"])
     if needs_scaling(dtypes):
-        # Without the step's own scale float16 would flush gradients that the step has.
+        # Without the step's loss scale, float16 would flush gradients to zero that the step does not lose.
         grads = jax.jit(jax.grad(lambda params: loss_fn(params, batch["weight"])[0] * scale))(state.params)
         grads = jax.tree.map(lambda g: g / scale, grads)
     tapped, activations = _activations(objective, state, batch, key, dtypes)
@@ -258,7 +259,7 @@ def _clipped(clip: Any, grads: PyTree, params: PyTree) -> PyTree:
 
 
 def _examples(loss_fn: Callable, params: PyTree, batch: Batch, loss: float, weight: float) -> tuple[Example, ...]:
-    """The loss of single examples, by how the mean answers to their weights.
+    """The losses of single examples, from the derivatives of the mean with respect to their weights.
 
     L = sum_i w_i n_i l_i / W,   dL/dw_i = n_i (l_i - L) / W,   dW/dw_i = n_i
     """
@@ -274,7 +275,7 @@ def _examples(loss_fn: Callable, params: PyTree, batch: Batch, loss: float, weig
 def _activations(
     objective: Objective, state: TrainState, batch: Batch, key: jax.Array, dtypes: Any
 ) -> tuple[tuple[taps.Tap, ...], tuple[Activation, ...]]:
-    """Every tapped array, and dL/d(array): the gradient of a zero that is added to it."""
+    """Every tapped array, and dL/d(array), which is the gradient of a zero that is added to the array."""
 
     def loss_fn(params: PyTree) -> jax.Array:
         return objective.mean_loss(params, state.extras, batch, key, dtypes)[0]
@@ -282,7 +283,7 @@ def _activations(
     tapped, traced = taps.find(loss_fn, state.params)
     places = [equation for equation in walk.equations(traced.jaxpr) if taps.is_tap(equation)]
     outside = {id(equation): i for i, equation in enumerate(places) if _is_outside(traced.jaxpr, equation)}
-    if len(places) != len(tapped):  # a name used several times: no array is that tap alone
+    if len(places) != len(tapped):  # several arrays share a tap's name
         return tapped, (Activation(None, None),) * len(tapped)
     avals: list[Any] = [places[i].outvars[0].aval for i in outside.values()]
     zeros = [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
@@ -292,12 +293,12 @@ def _activations(
 
         def pass_on(equation: Any, args: list[Any]) -> Any:
             if id(equation) not in outside:
-                return evaluate.as_it_is(equation, args)
+                return evaluate.bind(equation, args)
             seen.append(args[0])
             return [args[0] + added[len(seen) - 1]]
 
         leaves = jax.tree.leaves(state.params)
-        loss = evaluate.evaluate(traced.jaxpr, traced.consts, leaves, {"custom_vjp_call": pass_on})[0]
+        loss = evaluate.evaluate(traced, leaves, {walk.VJP_RULE: pass_on})[0]
         return loss, seen
 
     grads, values = jax.jit(jax.grad(perturbed, has_aux=True))(zeros)
@@ -307,7 +308,7 @@ def _activations(
 
 
 def _is_outside(jaxpr: Any, equation: Any) -> bool:
-    """Whether an equation lies in no loop, so that it stands for one array."""
+    """Whether an equation is outside all loops and branches, so that it stands for one array."""
     loops = (outer for outer in walk.equations(jaxpr) if outer.primitive.name in ("scan", "while", "cond"))
     bodies = [body for outer in loops for body in walk.bodies(outer)]
     return not any(inner is equation for body in bodies for inner in walk.equations(body))
@@ -385,10 +386,10 @@ def _checks(plain: ByHand, before: PyTree, after: TrainState, m: Measurements, t
     for what, (tree, theirs) in columns.items():
         leaves = jax.tree.leaves(tree)
         for i, name in enumerate(names):
-            own = _norm([leaf for leaf, row in zip(leaves, owner, strict=True) if row == i])
+            own = _norm([leaf for leaf, layer in zip(leaves, owner, strict=True) if layer == i])
             found.append((f"{what} of {name}", own, theirs[i]))
     found += _tap_figures(plain, m)
-    # Where a layer's gradient is nothing but rounding, so is what an optimizer that divides by its size makes of it.
+    # A layer's gradient may be pure rounding error, and an optimizer that normalizes it makes a large update of that.
     floor = {"gradient norm": _norm(plain.grads), "update norm": _norm(plain.updates)}
     checks = [
         _compare(name, here, float(step), tolerance, floor.get(name.split(" of ")[0], 0.0))
@@ -416,14 +417,14 @@ def _compare(name: str, here: float, step: float, tolerance: float, floor: float
 
 
 def _new_params(plain: ByHand, before: PyTree, after: TrainState, tolerance: float) -> Check:
-    """New parameters entry by entry, against the size of the update, where the gradient is more than rounding."""
+    """Compares new parameters entry by entry, relative to the update, where the gradient exceeds rounding errors."""
     worst, here, step = 0.0, 0.0, 0.0
     trees_ = (before, plain.grads, plain.params, after.params)
     for old, grad, own, theirs in zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in trees_), strict=True):
         size = np.sqrt(np.mean(np.square(grad, dtype=np.float64))) if grad.size else 0.0
         counts = np.abs(grad) > tolerance * size
         change = float(np.abs(own.astype(np.float64) - old).max(initial=0.0))
-        # One unit in the last place of the parameter is as near as two sums may be.
+        # Two correct sums may differ by one unit in the last place of the parameter.
         room = np.spacing(np.abs(old).astype(old.dtype)).astype(np.float64)
         apart = np.where(counts, np.maximum(np.abs(own.astype(np.float64) - theirs) - room, 0), 0)
         if change and apart.size and float(apart.max()) / change > worst:

@@ -1,4 +1,4 @@
-"""What a configuration builds, measured without training: layers, sizes, the cost of one train step."""
+"""Describes what a configuration builds, without training: layers, sizes, and the cost of one train step."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from jaxprop.config.schema.config import Config
 from jaxprop.core import trees
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run import compose
-from jaxprop.types import PyTree
+from jaxprop.types import PyTree, TrainState
 
 
 class Layer(NamedTuple):
-    """The parameters of one layer, grouped as the rows of a run's `layers.jsonl` are.
+    """The parameters of one layer, grouped as in the rows of a run's `layers.jsonl`.
 
     Args:
       name: the layer's path.
-      shapes: name of each parameter in it -> its shape.
-      dtypes: of its parameters, each once.
+      shapes: name of each of its parameters -> shape.
+      dtypes: the distinct dtypes of its parameters.
       parameters: number of scalars.
     """
 
@@ -34,14 +34,14 @@ class Layer(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """XLA's account of one train step; None where the backend gives none.
+    """The cost of one train step as XLA reports it; None if the backend does not report it.
 
     Args:
-      flops: floating-point operations of the whole batch, over all devices and microbatches.
-      loops: the model has loops, whose body XLA counts once: the true number is above `flops`.
-      argument_bytes: the state and the batch, on each device; the next state takes the old one's place.
-      temporary_bytes: what the step needs besides, on each device.
-      peak_bytes: all of it together.
+      flops: floating-point operations for the whole batch, over all devices and microbatches.
+      loops: whether the model has loops; XLA counts their body once, so that the true number exceeds `flops`.
+      argument_bytes: size of the state and the batch on each device; the new state reuses the memory of the old one.
+      temporary_bytes: further memory that the step needs on each device.
+      peak_bytes: the total on each device.
     """
 
     flops: float | None
@@ -52,7 +52,7 @@ class Cost(NamedTuple):
 
 
 class Device(NamedTuple):
-    """Devices of one kind; `memory_bytes` is of each, None where unknown."""
+    """Devices of one kind; `memory_bytes` is the memory of each, or None if unknown."""
 
     platform: str
     kind: str
@@ -64,14 +64,14 @@ class Description(NamedTuple):
     """What `jaxprop info` shows.
 
     Args:
-      layers: in the order of their first parameter.
+      layers: the layers in the order of their first parameter.
       parameters: number of scalars in all layers.
-      frozen: how many of them the optimizer leaves as they are.
-      bytes: `params`, `opt_state`, `ema`, `extras` -> the bytes they take.
-      cost: of one train step.
-      devices: those the run uses.
-      data: number of train and test examples, batches an epoch, steps of the run, and the like.
-      reference: figures of a trivial predictor on the test split.
+      frozen: number of those that the optimizer does not update.
+      bytes: `params`, `opt_state`, `ema`, `extras` -> their size in bytes.
+      cost: cost of one train step.
+      devices: the devices that the run uses.
+      data: numbers of train and test examples, batch size, batches per epoch, and steps of the run.
+      reference: metrics of a trivial predictor on the test split.
     """
 
     layers: tuple[Layer, ...]
@@ -85,7 +85,7 @@ class Description(NamedTuple):
 
 
 def describe(config: Config) -> Description:
-    """Builds what a configuration names, compiles its train step, and measures both; nothing is written.
+    """Builds the model and data of a configuration and compiles its train step, without writing any file.
 
     Args:
       config: the configuration.
@@ -97,20 +97,20 @@ def describe(config: Config) -> Description:
       JaxpropError: the data, the model, the optimizer and the devices do not fit together.
     """
     single = _with_run(config, steps_per_call=1)  # the cost of one step, not of one call
-    composed = compose.compose(single)
-    state = composed.state
-    scales = composed.optimizer.lr_scales
+    experiment = compose.compose(single)
+    state = experiment.init(single.run.seed)
+    scales = experiment.optimizer.lr_scales
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(state.params)]
-    mesh = composed.experiment.mesh
+    mesh = experiment.mesh
     return Description(
         layers=tuple(describe_layers(state.params)),
         parameters=sum(sizes),
         frozen=sum(size for size, scale in zip(sizes, scales, strict=True) if scale == 0),
         bytes={name: trees.size_bytes(getattr(state, name)) for name in ("params", "opt_state", "ema", "extras")},
-        cost=_cost(single, composed),
+        cost=_cost(experiment, state),
         devices=describe_devices(list(mesh.devices.flat) if mesh else jax.local_devices()[:1]),
-        data=_data(config, composed),
-        reference=composed.task.reference,
+        data=_data(config, experiment),
+        reference=experiment.task.reference,
     )
 
 
@@ -121,17 +121,17 @@ def describe_layers(params: PyTree) -> list[Layer]:
       params: any pytree of arrays.
 
     Returns:
-      One entry a layer.
+      One entry for each layer.
 
     Example:
       >>> import jax.numpy as jnp
       >>> [(layer.name, layer.shapes, layer.parameters) for layer in describe_layers({"head": {"bias": jnp.zeros(3)}})]
       [('head', {'bias': (3,)}, 3)]
     """
-    names, rows = trees.layer_names(params)
+    names, owners = trees.layer_names(params)
     members: list[dict[str, Any]] = [{} for _ in names]
-    for path, leaf, row in zip(trees.leaf_paths(params), jax.tree.leaves(params), rows, strict=True):
-        members[row][path.rpartition("/")[2]] = leaf
+    for path, leaf, owner in zip(trees.leaf_paths(params), jax.tree.leaves(params), owners, strict=True):
+        members[owner][path.rpartition("/")[2]] = leaf
     return [
         Layer(
             name,
@@ -163,15 +163,14 @@ def _with_run(config: Config, **changes: Any) -> Config:
     return config.model_copy(update={"run": config.run.model_copy(update=changes)})
 
 
-def _cost(config: Config, composed: compose.Composed) -> Cost:
-    batch = _batch(composed)
-    lowered = composed.experiment.step.lower(composed.state, batch)
+def _cost(experiment: compose.Experiment, state: TrainState) -> Cost:
+    config, batch = experiment.config, _batch(experiment)
+    lowered = experiment.step.lower(state, batch)
     memory = lowered.compile().memory_analysis()
     # Operations are counted on the step without accumulation: the loop over microbatches would be counted once.
-    whole = composed if config.run.accumulate == 1 else compose.compose(_with_run(config, accumulate=1))
-    counted = (lowered if whole is composed else whole.experiment.step.lower(whole.state, batch)).cost_analysis()
-    # Not "while": the step guards its own update with one, of one turn.
-    program = str(jax.make_jaxpr(whole.experiment.step)(whole.state, batch))
+    whole = experiment if config.run.accumulate == 1 else compose.compose(_with_run(config, accumulate=1))
+    counted = (lowered if whole is experiment else whole.step.lower(state, batch)).cost_analysis()
+    program = str(jax.make_jaxpr(whole.step)(state, batch))
     flops, loops = (counted or {}).get("flops"), re.search(r"\bscan\[", program) is not None
     if memory is None:
         return Cost(flops, loops, None, None, None)
@@ -181,16 +180,16 @@ def _cost(config: Config, composed: compose.Composed) -> Cost:
     )
 
 
-def _batch(composed: compose.Composed) -> Any:
-    batch, mesh = next(composed.experiment.stream), composed.experiment.mesh
+def _batch(experiment: compose.Experiment) -> Any:
+    batch, mesh = next(experiment.stream), experiment.mesh
     return batch if mesh is None else place_batch(batch, mesh)
 
 
-def _data(config: Config, composed: compose.Composed) -> dict[str, int]:
-    per_epoch = composed.experiment.stream.batches_per_epoch
-    sizes = {f"{split}_examples": source.length for split, source in composed.sources.items()}
+def _data(config: Config, experiment: compose.Experiment) -> dict[str, int]:
+    per_epoch = experiment.stream.batches_per_epoch
+    sizes = {f"{split}_examples": source.length for split, source in experiment.sources.items()}
     return sizes | {
         "batch_size": config.data.batch_size,
         "batches_per_epoch": per_epoch,
-        "total_steps": composed.experiment.total_steps,
+        "total_steps": experiment.total_steps,
     }

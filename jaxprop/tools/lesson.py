@@ -1,4 +1,4 @@
-"""Lessons: a packaged config each, run in several variants over several seeds, and what the runs then show."""
+"""Lessons: packaged configs that are run in several variants and with several seeds, and compared."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 from jaxprop.config.load import load
 from jaxprop.errors import UsageError, one_of
+from jaxprop.run.status import Status
 from jaxprop.run.train import train
 
-FIRST_STEPS = 50  # over which a run's beginning is judged
+FIRST_STEPS = 50  # steps that count as the beginning of a run
 
 
 class Run(NamedTuple):
-    """What a run has left: its summary, its records of training, and its rows of layers."""
+    """The results of a run: its summary, its records, and its rows of layers."""
 
     summary: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]
@@ -33,12 +34,12 @@ class Lesson(NamedTuple):
     """One lesson.
 
     Args:
-      question: that it answers.
-      variants: what is compared, and the overrides that make each.
-      figures: what is measured of each run.
-      claim: what the figures are to show.
-      holds: whether those of one seed do, by variant.
-      look: where to see it in the report.
+      question: the question that it answers.
+      variants: name of each variant -> the overrides that define it.
+      figures: name of each figure -> the function that computes it from a run.
+      claim: the statement that the figures should confirm.
+      holds: whether the claim holds for the figures of one seed, given by variant.
+      look: where the report shows it.
     """
 
     question: str
@@ -50,7 +51,7 @@ class Lesson(NamedTuple):
 
 
 class Taught(NamedTuple):
-    """A lesson's outcome: every run's figures, the seeds for which its claim holds, and its runs' folders."""
+    """The outcome of a lesson: the figures of every run, for which seeds the claim holds, and the runs' folders."""
 
     lesson: Lesson
     measured: Measured
@@ -59,13 +60,13 @@ class Taught(NamedTuple):
 
 
 def teach(name: str, folder: Path, *, seeds: int = 3, fresh: bool = False) -> Taught:
-    """Runs a lesson: each variant with each seed, in a folder of its own; a run that is complete is not repeated.
+    """Runs each variant of a lesson with each seed, in a separate folder; completed runs are not repeated.
 
     Args:
-      name: one of `LESSONS`.
-      folder: for the runs.
-      seeds: how many.
-      fresh: repeat the runs that are complete, too.
+      name: a key of `LESSONS`.
+      folder: the folder for the runs.
+      seeds: number of seeds.
+      fresh: whether to repeat completed runs too.
 
     Raises:
       UsageError: there is no such lesson, or fewer than one seed.
@@ -81,15 +82,17 @@ def teach(name: str, folder: Path, *, seeds: int = 3, fresh: bool = False) -> Ta
             path = folder / f"{label}-{seed}"
             config = load(f"lessons/{name}", (*overrides, f"run.seed={seed}")).config
             outcome = train(config, path, fresh=fresh, quiet=True)
-            run = Run(outcome.summary, list(read(path / "metrics.jsonl")), list(read(path / "layers.jsonl")))
+            run = Run(
+                outcome.summary, list(_read_jsonl(path / "metrics.jsonl")), list(_read_jsonl(path / "layers.jsonl"))
+            )
             measured[label].append({figure: measure(run) for figure, measure in lesson.figures.items()})
             folders.append(path)
     held = [lesson.holds({label: runs[seed] for label, runs in measured.items()}) for seed in range(seeds)]
     return Taught(lesson, measured, held, folders)
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the records of a file of a run's folder."""
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the lines of a JSONL file."""
     with open(path, encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
@@ -98,7 +101,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def first_over_last(run: Run) -> float:
-    """Gradient norm of the first hidden layer over that of the last, median of the first steps."""
+    """Gradient norm of the first hidden layer over that of the last; median over the first steps."""
     names = [n for n in dict.fromkeys(row.get("layer") for row in run.rows) if n and n.startswith("layers/")]
     norms = [
         [row["grad_norm"] for row in run.rows if row.get("layer") == name and row["step"] <= FIRST_STEPS]
@@ -114,30 +117,30 @@ def largest_gradient(run: Run) -> float:
 
 
 def steps_skipped(run: Run) -> float:
-    """Steps whose loss or gradient was not finite."""
+    """Number of steps whose loss or gradient was not finite."""
     return float(max((record.get("skips", 0) for record in _training(run)), default=0))
 
 
-def update_ratio(run: Run) -> float:
-    """||dw|| / ||w||, median over layers and the first steps."""
+def median_update_ratio(run: Run) -> float:
+    """||dw|| / ||w||; median over the layers and the first steps."""
     ratios = [row.get("update_ratio") for row in run.rows if "layer" in row and row["step"] <= FIRST_STEPS]
     return statistics.median([ratio for ratio in ratios if ratio is not None] or [math.nan])
 
 
 def last_loss(run: Run) -> float:
-    """Loss on the test split at the end; infinite where the run has diverged."""
+    """Loss on the test split at the end; infinite if the run has diverged."""
     loss = run.summary["metrics"].get("loss")
-    return math.inf if loss is None or run.summary["status"] == "diverged" else loss
+    return math.inf if loss is None or run.summary["status"] == Status.DIVERGED else loss
 
 
 def settled_loss(run: Run) -> float:
-    """Training loss, mean of the last fifth of the records."""
+    """Training loss; mean over the last fifth of the records."""
     losses = [math.inf if record["loss"] is None else record["loss"] for record in _training(run)]
     return statistics.fmean(losses[-max(1, len(losses) // 5) :]) if losses else math.nan
 
 
 def accuracy(run: Run) -> float:
-    """Share of the test split that is classified rightly; 0 where the run has diverged."""
+    """Accuracy on the test split; 0 if the run has diverged."""
     return run.summary["metrics"].get("accuracy") or 0.0
 
 
@@ -175,10 +178,10 @@ def _settles(runs: Mapping[str, Figures]) -> bool:
 
 LESSONS = {
     "vanishing": Lesson(
-        "Why do deep networks train with relu and gelu, and hardly with sigmoid?",
+        "Why do deep networks train well with relu and gelu, and badly with sigmoid?",
         {name: (f"model.activation={name}",) for name in ("sigmoid", "relu", "gelu")},
         {"first / last gradient": first_over_last, "accuracy": accuracy},
-        "behind eight sigmoids less than a thousandth of the gradient is left; behind relu and gelu over a hundredth",
+        "after eight sigmoid layers less than 1/1000 of the gradient is left; with relu and gelu, more than 1/100",
         _vanishes,
         "the depth profile, and the heat map of gradient RMS: the lower layers of the sigmoid run stay dark",
     ),
@@ -186,19 +189,19 @@ LESSONS = {
         "Why are the gradients of recurrent networks clipped?",
         {"unclipped": (), "clipped": ("optimizer.grad_clip={norm: 1.0}",)},
         {"largest gradient": largest_gradient, "steps skipped": steps_skipped, "test loss": last_loss},
-        "over 128 steps of time the gradient explodes and the run is lost; clipped to norm 1 the same run learns",
+        "over 128 time steps the gradient explodes and the run fails; with clipping to norm 1, the same run learns",
         _explodes,
         "the gradient norm, on its logarithmic axis, and the first alerts",
     ),
     "rates": Lesson(
-        "How does one see that a learning rate is too low, or too high?",
+        "How does one see that a learning rate is too low or too high?",
         {
             "too low": ("optimizer.lr=1e-4",),
             "right": ("optimizer.lr=5e-2",),
             "too high": ("optimizer.lr=3.0",),
         },
-        {"update ratio": update_ratio, "test loss": last_loss, "accuracy": accuracy},
-        "steps below a ten-thousandth of the weights lead nowhere, and neither do such that leap over the minimum",
+        {"update ratio": median_update_ratio, "test loss": last_loss, "accuracy": accuracy},
+        "updates that are too small for the weights do not learn, and neither do updates that overshoot the minimum",
         _needs_the_right_rate,
         "the loss, the heat map of the update ratio (about 1e-3 to 1e-2 is healthy), and the alerts of the first steps",
     ),
@@ -210,10 +213,10 @@ LESSONS = {
             "rmsprop": ("optimizer.name=rmsprop", "optimizer.lr=1e-3"),
             "adam": ("optimizer.name=adam", "optimizer.lr=3e-3"),
         },
-        {"test loss": last_loss, "update ratio": update_ratio},
-        "on a small transformer each gets further in 200 steps than the one before",
+        {"test loss": last_loss, "update ratio": median_update_ratio},
+        "on a small transformer, each reaches a lower loss in 200 steps than the one before",
         _order_of_optimizers,
-        "the loss, and the heat map of the update ratio: Adam gives every layer steps of its own size",
+        "the loss, and the heat map of the update ratio: Adam scales the updates of every layer separately",
     ),
     "schedule": Lesson(
         "What does a schedule add to a good learning rate?",
@@ -222,8 +225,8 @@ LESSONS = {
             "warmup and cosine": ("optimizer.schedule={name: warmup_cosine, warmup_steps: 30}",),
         },
         {"last training losses": settled_loss, "test loss": last_loss, "accuracy": accuracy},
-        "from the same peak, a rate that comes down ends at less than a third of the constant one's training loss",
+        "a rate that decays from the same peak ends at less than a third of the training loss of a constant rate",
         _settles,
-        "the loss: with a constant rate it goes on bouncing, with the rate it comes down",
+        "the loss: with a constant rate it keeps fluctuating, and with a decaying rate it settles",
     ),
 }

@@ -21,26 +21,26 @@ from jaxprop.sinks.jsonl import encode
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 150
 WINDOW = 15  # steps over which a slope is taken, 0.7 decades
 SMOOTHING = 0.8  # of the moving average of losses
-SMOOTHED_NOISE = ((1 - SMOOTHING) / (1 + SMOOTHING) / 2) ** 0.5  # of a mean of two averages, as a share of a loss's
-SURE = 5.0  # standard errors that make a slope one
-LOST = 0.5  # share of what the loss had fallen by that ends the sweep once it is given back
-FIRST = 10  # steps that show where the loss begins
-AGREE = 2.0  # factor within which two sweeps say the same
+SMOOTHED_NOISE = ((1 - SMOOTHING) / (1 + SMOOTHING) / 2) ** 0.5  # noise of `smooth`'s mean over that of a loss
+SURE = 5.0  # standard errors by which a slope or a rise must differ from zero
+LOST = 0.5  # rise of the loss that ends a sweep, as a share of what it had fallen by
+FIRST = 10  # steps whose mean is the loss at the start
+AGREE = 2.0  # factor within which two sweeps agree
 
 
-class Verdict(NamedTuple):
-    """What one sweep says.
+class Suggestion(NamedTuple):
+    """The learning rate that one sweep suggests, and what it follows from.
 
     Args:
-      suggested: halfway, in decades, between the two rates below; None where the loss does not fall.
+      rate: the geometric mean of `fastest` and `best`; None where the loss does not fall.
       fastest: rate at which the loss falls fastest; None where it does not fall.
-      slope: of the loss there, by decade of the rate.
+      slope: slope of the loss at `fastest`, per decade of the rate.
       error: standard error of the slope.
-      best: rate from which on the loss is lowest, but for its noise; None where nothing falls.
+      best: smallest rate at which the loss is as low as it gets, up to its noise; None where it does not fall.
       diverged: rate at which the sweep ended because its loss rose; None where it went to the end.
     """
 
-    suggested: float | None
+    rate: float | None
     fastest: float | None
     slope: float
     error: float
@@ -49,23 +49,23 @@ class Verdict(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """Losses of one sweep, and what they say."""
+    """The rates and losses of one sweep, and the rate that it suggests."""
 
     lr: tuple[float, ...]
     loss: tuple[float, ...]
     smoothed: tuple[float, ...]
-    verdict: Verdict
+    suggestion: Suggestion
 
 
 class Found(NamedTuple):
     """What `find_rate` returns.
 
     Args:
-      lr, loss, smoothed: of the sweep that the suggestion is of.
-      suggested: the rate; None where the curve gives none.
-      why: in a sentence or two.
-      flat: the loss neither falls nor rises anywhere.
-      sweeps: what each sweep suggests.
+      lr, loss, smoothed: rates and losses of the sweep whose suggestion is nearest the median.
+      suggested: the median of the sweeps' suggestions; None where most of them give none.
+      why: the reason, in a sentence or two.
+      flat: whether the loss neither falls nor rises anywhere.
+      sweeps: the rate that each sweep suggests.
     """
 
     lr: tuple[float, ...]
@@ -82,16 +82,17 @@ def find_rate(config: Config, *, lowest: float = LOWEST, highest: float = HIGHES
 
         lr_i = lowest (highest / lowest)^(i / (steps - 1))
 
-    The suggestion lies halfway, in decades, between the rate at which the loss falls fastest and the one from which on
-    it is lowest. Below the first, steps are shorter than they could be; from the second on they overshoot as much as
-    they gain. The first is too low where a loss has an easy part that any rate learns (how frequent each word is, say),
-    the second too high for a whole run, and a wrong rate costs much the same a decade to either side.
-    Two sweeps with different seeds; where they do not agree within a factor of two, a third, and the median.
+    The suggestion is the geometric mean of two rates: the one at which the loss falls fastest, and the smallest one at
+    which it is lowest. Below the first, steps are shorter than they could be; above the second, they overshoot as much
+    as they gain. The first alone is too low where part of the loss is easy to learn at any rate (such as how frequent
+    each word is), and the second alone is too high for a whole run; a rate that is a decade too high or too low costs
+    about the same. Two sweeps are made with different seeds; if they differ by more than a factor of two, a third one
+    follows and the median is taken.
 
     Args:
-      config: the configuration; its schedule is replaced, and its moving average left out.
-      lowest, highest: rates at both ends.
-      steps: of a sweep that does not diverge.
+      config: the configuration; its schedule is replaced, and no moving average of the parameters is kept.
+      lowest, highest: the first and the last rate.
+      steps: length of a sweep that does not diverge.
 
     Returns:
       The curve and the suggestion.
@@ -105,27 +106,27 @@ def find_rate(config: Config, *, lowest: float = LOWEST, highest: float = HIGHES
     """
     if config.optimizer.lr is None:
         raise UsageError(
-            f"the optimizer {config.optimizer.name} chooses its rate itself, so there is none to look for; name "
-            "another with optimizer.name"
+            f"the optimizer {config.optimizer.name} chooses its learning rate itself, so there is none to search for; "
+            "set optimizer.name to another optimizer"
         )
-    composed = compose.compose(_sweeping(config, lowest, highest, steps))
-    sweeps = [sweep(composed, seed) for seed in range(2)]
-    first, second = (found.verdict.suggested for found in sweeps)
+    experiment = compose.compose(_sweeping(config, lowest, highest, steps))
+    sweeps = [sweep(experiment, seed) for seed in range(2)]
+    first, second = (found.suggestion.rate for found in sweeps)
     if (first is None) != (second is None) or (first and second and not 1 / AGREE <= first / second <= AGREE):
-        sweeps.append(sweep(composed, 2))
+        sweeps.append(sweep(experiment, 2))
     return conclude(sweeps)
 
 
 def _sweeping(config: Config, lowest: float, highest: float, steps: int) -> Config:
-    """The configuration with the schedule of a sweep, and nothing that is not part of it."""
+    """The configuration with the schedule of a sweep, and without what a sweep does not need."""
     section, growth = config.optimizer, highest / lowest
-    # A schedule of a config only ever falls, so this one is made past its check.
+    # The checks of a config refuse an exponential schedule that grows, so they are bypassed here.
     schedule = sections.Exponential.model_construct(
         name="exponential", decay_rate=growth, decay_steps=steps - 1, staircase=False, end_scale=growth
     )
     changes = {"lr": lowest, "schedule": schedule}
     second = getattr(section, "adam_learning_rate", None)
-    if second is not None and section.lr:  # muon's rate for what is no matrix keeps its proportion
+    if second is not None and section.lr:  # muon's rate for other parameters than matrices
         changes["adam_learning_rate"] = second * lowest / section.lr
     run = {"steps": steps, "epochs": None, "ema_decay": None, "steps_per_call": 1}
     return config.model_copy(
@@ -137,36 +138,36 @@ def _sweeping(config: Config, lowest: float, highest: float, steps: int) -> Conf
     )
 
 
-def sweep(composed: compose.Composed, seed: int) -> Sweep:
+def sweep(experiment: compose.Experiment, seed: int) -> Sweep:
     """Takes the steps of one sweep, up to where its loss has clearly risen.
 
     Args:
-      composed: a configuration whose schedule is the sweep's.
+      experiment: of a configuration whose schedule is the sweep's.
       seed: added to the run's own; of the parameters, the data's order and dropout.
 
     Returns:
-      The losses, and what they say.
+      The losses, and the rate that they suggest.
     """
-    config, step = composed.experiment.config, composed.experiment.step
+    config, step = experiment.config, experiment.step
     own = config.model_copy(update={"run": config.run.model_copy(update={"seed": config.run.seed + seed})})
-    state, stream = compose.start(own, composed), compose.open_stream(own, composed.sources["train"])
+    state, stream = experiment.init(own.run.seed), compose.open_stream(own, experiment.sources["train"])
     rates: list[float] = []
     losses: list[float] = []
-    for _ in range(composed.experiment.total_steps):
-        state, m = step(state, place(composed.experiment, next(stream))[0], "lean")
+    for _ in range(experiment.total_steps):
+        state, m = step(state, place(experiment, next(stream))[0], "lean")
         measured = m.host()
         rates.append(float(measured.learning_rate))
         losses.append(float(measured.loss))
         if is_over(losses):
             break
-    return Sweep(tuple(rates), tuple(losses), tuple(smooth(losses).tolist()), judge(rates, losses))
+    return Sweep(tuple(rates), tuple(losses), tuple(smooth(losses).tolist()), suggest(rates, losses))
 
 
 # -- the curve --------------------------------------------------------------------------------------
 
 
 def smooth(losses: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Moving average of losses in both directions, so that it lags behind in neither; bias-corrected.
+    """Mean of a forward and a backward moving average of the losses, so that their lags cancel; bias-corrected.
 
         s_i = b s_(i-1) + (1 - b) l_i,   s_i / (1 - b^(i+1))
 
@@ -190,9 +191,9 @@ def _average(values: np.ndarray) -> np.ndarray:
 
 
 def is_over(losses: Sequence[float]) -> bool:
-    """Whether a sweep has clearly diverged: a loss that is not finite, or half of what it had fallen by given back.
+    """Whether a sweep has clearly diverged: its loss is not finite, or has risen by half of what it had fallen before.
 
-    Where it has not fallen, whether it has risen far above its own noise.
+    A loss that has not fallen must rise by `SURE` times its noise instead.
 
     Example:
       >>> is_over([2.0] * 20), is_over([2.0] * 20 + [float("nan")])
@@ -209,25 +210,27 @@ def is_over(losses: Sequence[float]) -> bool:
     return now - lowest > max(LOST * (first - lowest), SURE * noise)
 
 
-def judge(rates: Sequence[float], losses: Sequence[float]) -> Verdict:
-    """Says where the loss falls fastest, by straight lines through a window of steps, and where it is lowest.
+def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
+    """Suggests a rate, from where the loss falls fastest and where it is lowest.
+
+    The slope is that of a straight line fitted to each window of `WINDOW` steps.
 
     Args:
-      rates: rising.
-      losses: one a rate; the last may be infinite or NaN.
+      rates: increasing.
+      losses: one for each rate; the last may be infinite or NaN.
 
     Returns:
-      The verdict; a slope that its own error may explain is none.
+      The suggestion; slopes within `SURE` standard errors of zero do not count.
 
     Example:
       >>> rates = np.geomspace(1e-6, 10, 150)
       >>> losses = 2 - 1.5 / (1 + (1e-3 / rates) ** 2) + np.random.default_rng(0).normal(0, 0.05, 150)
-      >>> 3e-4 < judge(rates, losses).suggested < 1e-2
+      >>> 3e-4 < suggest(rates, losses).rate < 1e-2
       True
     """
     over = rates[-1] if is_over(losses) else None
     known = [(math.log10(rate), loss) for rate, loss in zip(rates, losses, strict=True) if math.isfinite(loss)]
-    none = Verdict(None, None, 0.0, 0.0, None, over)
+    none = Suggestion(None, None, 0.0, 0.0, None, over)
     if len(known) < WINDOW:
         return none
     x, y = np.asarray(known).T
@@ -238,11 +241,11 @@ def judge(rates: Sequence[float], losses: Sequence[float]) -> Verdict:
         return none
     slope, error, i = min(falling)
     fastest, lowest = float(np.mean(x[i : i + WINDOW])), float(x[best])
-    return Verdict(10 ** ((fastest + lowest) / 2), 10**fastest, slope, error, 10**lowest, over)
+    return Suggestion(10 ** ((fastest + lowest) / 2), 10**fastest, slope, error, 10**lowest, over)
 
 
 def _floor(losses: np.ndarray) -> int:
-    """Where the smoothed loss first is as low as it gets, within one standard error: of a flat floor, the low end.
+    """The first index at which the smoothed loss is within one standard error of its minimum.
 
     Reference: Breiman et al., Classification and Regression Trees, 1984, section 3.4.3 (the one-standard-error rule).
     """
@@ -254,18 +257,18 @@ def _floor(losses: np.ndarray) -> int:
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Slope of the straight line through points, and its standard error."""
+    """Slope of the least-squares line through points, and its standard error."""
     centred = x - x.mean()
     square = float(centred @ centred)
     slope = float(centred @ y) / square
     rest = y - y.mean() - slope * centred
-    # A perfect line has no error, but the losses are float32.
+    # An exact line would have an error of 0, but the losses are rounded to float32.
     variance = float(rest @ rest) / (len(x) - 2) + (1e-6 * float(np.abs(y).max())) ** 2
     return slope, (variance / square) ** 0.5
 
 
 def conclude(sweeps: Sequence[Sweep]) -> Found:
-    """Puts the sweeps together: the median of what they suggest, and why.
+    """Combines the sweeps: the median of the rates that they suggest, and the reason for it.
 
     Args:
       sweeps: two or three.
@@ -273,47 +276,47 @@ def conclude(sweeps: Sequence[Sweep]) -> Found:
     Returns:
       What was found.
     """
-    suggested = [found.verdict.suggested for found in sweeps]
+    suggested = [found.suggestion.rate for found in sweeps]
     some = sorted(rate for rate in suggested if rate is not None)
     if 2 * len(some) <= len(sweeps):
         first = sweeps[0]
-        diverged = any(found.verdict.diverged is not None for found in sweeps)
+        diverged = any(found.suggestion.diverged is not None for found in sweeps)
         return Found(first.lr, first.loss, first.smoothed, None, _why_not(sweeps), not diverged, tuple(suggested))
     rate = math.exp(float(np.median(np.log(some))))
-    shown = min((found for found in sweeps if found.verdict.suggested), key=lambda s: abs(math.log(_rate(s) / rate)))
+    shown = min((found for found in sweeps if found.suggestion.rate), key=lambda s: abs(math.log(_rate(s) / rate)))
     rounded = float(f"{rate:.2g}")
     return Found(shown.lr, shown.loss, shown.smoothed, rounded, _why(shown, some), False, tuple(suggested))
 
 
 def _rate(found: Sweep) -> float:
-    return found.verdict.suggested or math.nan
+    return found.suggestion.rate or math.nan
 
 
 def _why(shown: Sweep, some: Sequence[float]) -> str:
-    verdict = shown.verdict
+    suggestion = shown.suggestion
     end = (
-        f"the sweep ended at {verdict.diverged:.2g}, where the loss had risen"
-        if verdict.diverged is not None
+        f"the sweep ended at {suggestion.diverged:.2g}, where the loss had risen"
+        if suggestion.diverged is not None
         else "no rate of the sweep made it diverge"
     )
-    slope = f"{-verdict.slope:.2g} a decade of the rate, standard error {verdict.error:.1g}"
+    slope = f"{-suggestion.slope:.2g} a decade of the rate, standard error {suggestion.error:.1g}"
     return (
-        f"it lies halfway between where the loss falls fastest and where it is lowest: in the curve shown at "
-        f"{verdict.fastest:.2g} ({slope}) and {verdict.best:.2g}; {end}; {len(some)} sweeps say "
+        f"it is the geometric mean of the rates at which the loss falls fastest and is lowest, in the curve shown "
+        f"{suggestion.fastest:.2g} ({slope}) and {suggestion.best:.2g}; {end}; {len(some)} sweeps say "
         f"{', '.join(f'{rate:.2g}' for rate in some)}"
     )
 
 
 def _why_not(sweeps: Sequence[Sweep]) -> str:
-    diverged = [found.verdict.diverged for found in sweeps if found.verdict.diverged is not None]
+    diverged = [found.suggestion.diverged for found in sweeps if found.suggestion.diverged is not None]
     if diverged:
         return (
-            f"the loss never falls beyond its noise, and then rises: the sweeps ended at {min(diverged):.2g}; look "
-            "for a fault in the model or the data, with jaxprop gradcheck, before the rate"
+            f"the loss never falls by more than its noise, and then rises: the sweeps ended at {min(diverged):.2g}; "
+            "before changing the rate, look for a fault in the model or the data with jaxprop gradcheck"
         )
     return (
-        "the loss is flat: at no rate does it fall, or rise, by more than its noise; a larger data.batch_size makes it "
-        "less noisy, and jaxprop explain shows whether gradients reach the parameters"
+        "the loss is flat: it neither falls nor rises by more than its noise at any rate; a larger data.batch_size "
+        "makes it less noisy, and jaxprop explain shows whether gradients reach the parameters"
     )
 
 
@@ -324,7 +327,8 @@ def check_folder(folder: Path) -> None:
     """Raises UsageError where a folder holds a run, and RunFolderError where it cannot be made."""
     if (folder / "checkpoints").exists():
         raise UsageError(
-            f"{folder} holds a run's checkpoints, and a sweep does not mix with them; use --run DIR for another"
+            f"{folder} holds the checkpoints of a run, so a sweep is not written there; choose another folder with "
+            "--run DIR"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -333,12 +337,12 @@ def check_folder(folder: Path) -> None:
 
 
 def write(found: Found, config: Config, folder: Path) -> None:
-    """Writes `lr_find.json` and the `config.yaml` it is of.
+    """Writes `lr_find.json` and the `config.yaml` that it belongs to.
 
     Args:
-      found: what to write.
+      found: the result.
       config: the configuration as it was given.
-      folder: where.
+      folder: the folder to write to; it exists.
     """
     write_text(folder / "config.yaml", dump(config, folder))
     write_text(folder / "lr_find.json", encode(found._asdict()) + "\n")

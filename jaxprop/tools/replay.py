@@ -13,7 +13,7 @@ from jaxprop import data
 from jaxprop.checkpoint import leaves
 from jaxprop.config.load import load
 from jaxprop.core.layers import norm
-from jaxprop.core.precision import LossScale, policy
+from jaxprop.core.precision import policy
 from jaxprop.core.trees import layer_names
 from jaxprop.errors import CheckpointError, RunFolderError, UsageError
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
@@ -22,6 +22,7 @@ from jaxprop.run.blackbox import Box, boxes, changed_sources, read_box
 from jaxprop.run.folder import find_run, read_summary, versions, write_text
 from jaxprop.sinks.jsonl import encode
 from jaxprop.train.gradients import microbatches, value_and_grad
+from jaxprop.train.step import loss_scale
 from jaxprop.types import Objective, TrainState
 
 NOTED = ("jax", "jaxlib", "flax", "optax")
@@ -102,10 +103,10 @@ def replay(folder: Path) -> Replayed:
       JaxpropError: the box cannot be read, or its run not be built again.
     """
     box = read_box(folder)
-    composed = compose.compose(load(box.folder / "config.yaml").config)
-    state = _state(box, composed)
+    experiment = compose.compose(load(box.folder / "config.yaml").config)
+    state = _state(box, experiment)
     finding = None
-    for part in parts(composed, state, box):
+    for part in parts(experiment, state, box):
         found = find_nonfinite(part.loss_fn, part.params, part.batch, part.key)
         if found is None:
             continue
@@ -116,15 +117,16 @@ def replay(folder: Path) -> Replayed:
             finding = finding._replace(examples=(*finding.examples, *examples))
     if finding is not None:
         finding = finding._replace(examples=tuple(sorted(finding.examples)))
-    return Replayed(box.step, finding or _in_all(composed, state, box), tuple(_differences(box)))
+    return Replayed(box.step, finding or _in_all(experiment, state, box), tuple(_differences(box)))
 
 
-def _state(box: Box, composed: compose.Composed) -> TrainState:
+def _state(box: Box, experiment: compose.Experiment) -> TrainState:
     """The box's state, if it is one of its own config's."""
-    needed = next(data.one_pass(composed.sources["train"], 1))
+    needed = next(data.one_pass(experiment.sources["train"], 1))
+    fresh = experiment.init(experiment.config.run.seed)
     try:
-        leaves.check_fit(box.about["leaves"], composed.state, str(box.folder))
-        state = leaves.unpack(box.arrays, box.key_impls, composed.state)
+        leaves.check_fit(box.about["leaves"], fresh, str(box.folder))
+        state = leaves.unpack(box.arrays, box.key_impls, fresh)
         leaves.check_fit(box.about["leaves"], state, str(box.folder))
         fits = needed.keys() == box.batch.keys() and all(
             box.batch[name].shape[1:] == array.shape[1:] for name, array in needed.items()
@@ -154,11 +156,11 @@ class Part(NamedTuple):
     stride: int
 
 
-def parts(composed: compose.Composed, state: TrainState, box: Box) -> Iterator[Part]:
+def parts(experiment: compose.Experiment, state: TrainState, box: Box) -> Iterator[Part]:
     """Yields what a step differentiates, microbatch by microbatch."""
-    config, objective = composed.experiment.config, composed.task.objective
-    count, batch = config.run.accumulate, _batch(box)
-    key, scale, computes = _key(state, box), _scale(state), policy(config.precision.policy)
+    config, objective = experiment.config, experiment.task.objective
+    count, batch = config.run.accumulate, jax.tree.map(jnp.asarray, box.batch)
+    key, scale, computes = _key(state, box), loss_scale(state), policy(config.precision.policy)
     if count == 1:
         yield Part(scaled(objective, state.extras, computes, scale), state.params, batch, key, 0, 1)
         return
@@ -169,18 +171,18 @@ def parts(composed: compose.Composed, state: TrainState, box: Box) -> Iterator[P
         extras = objective.mean_loss(state.params, extras, one, its_key, computes)[1][1]
 
 
-def _in_all(composed: compose.Composed, state: TrainState, box: Box) -> Finding | None:
+def _in_all(experiment: compose.Experiment, state: TrainState, box: Box) -> Finding | None:
     """What is not finite of the step as a whole although each of its parts is: a sum of them, or the norm."""
-    config = composed.experiment.config
+    config = experiment.config
 
     def step(params: Any, batch: Any) -> tuple[Any, Any]:
         forward, back = value_and_grad(
-            composed.task.objective, policy(config.precision.policy), config.run.accumulate, _scale(state),
+            experiment.task.objective, policy(config.precision.policy), config.run.accumulate, loss_scale(state),
             params, state.extras, batch, _key(state, box),
         )  # fmt: skip
         return forward.loss, back.params
 
-    loss, grads = jax.jit(step)(state.params, _batch(box))
+    loss, grads = jax.jit(step)(state.params, jax.tree.map(jnp.asarray, box.batch))
     sums = bool(jnp.isfinite(loss)) and all(bool(jnp.isfinite(grad).all()) for grad in jax.tree.leaves(grads))
     if sums and bool(jnp.isfinite(norm(grads))):
         return None
@@ -193,16 +195,8 @@ def _in_all(composed: compose.Composed, state: TrainState, box: Box) -> Finding 
     )
 
 
-def _batch(box: Box) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(array) for name, array in box.batch.items()}
-
-
 def _key(state: TrainState, box: Box) -> jax.Array:
     return jax.random.fold_in(state.key, box.step - 1)  # a step is numbered by the state it leaves
-
-
-def _scale(state: TrainState) -> jax.Array | None:
-    return state.loss_scale.scale if isinstance(state.loss_scale, LossScale) else None
 
 
 def scaled(objective: Objective, extras: Any, computes: Any, scale: Any) -> Callable[..., jax.Array]:

@@ -6,19 +6,25 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+import optax.contrib
+from jax.core import Tracer
 from jax.sharding import Mesh
 
+from jaxprop.core.layers import group_layers
 from jaxprop.core.measurements import Measurements
-from jaxprop.core.precision import Policy, Scaling, needs_scaling, promoting
+from jaxprop.core.precision import Policy, Scaling, needs_scaling
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import UsageError, one_of
 from jaxprop.health.signals.settings import DETAILS, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
 from jaxprop.train.objective import Cast, LossFn, as_objective
+from jaxprop.train.state import init_state
 from jaxprop.train.step import Recipe, variants
-from jaxprop.types import Batch, Objective, Schedule, TrainState
+from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
+from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
 
 
 class TrainStep:
@@ -28,25 +34,52 @@ class TrainStep:
     donate keyword arguments. What is measured rarely is a second program, compiled when it is first due.
 
     Args:
-      variant: `detail -> (state, batch) -> (state, Measurements)`, what to compile.
-      settings: when a step measures how much; None for nothing but the scalars.
-      flushes: whether the step computes in float16, so that there is something to flush.
+      recipe: what the step closes over.
       steps_per_call: steps that one call takes.
+      mesh: the devices, or None for a single one.
       jit_options: of `jax.jit`.
     """
 
-    def __init__(
-        self,
-        variant: Callable[[str], Callable],
-        settings: Signals | None,
-        flushes: bool,
-        steps_per_call: int,
-        jit_options: dict[str, Any],
-    ):
+    def __init__(self, recipe: Recipe, steps_per_call: int, mesh: Mesh | None, jit_options: dict[str, Any]):
+        self._recipe, self._steps_per_call, self._mesh = recipe, steps_per_call, mesh
+        self._flushes = needs_scaling(recipe.policy)
+        variant = variants(recipe, steps_per_call)
         self._compiled = {detail: jax.jit(variant(detail), donate_argnums=0, **jit_options) for detail in DETAILS}
-        self._settings, self._flushes, self._steps_per_call = settings, flushes, steps_per_call
+        self._traced = {detail: jax.jit(variant(detail)) for detail in DETAILS}
         self._calls = 0
         self._layers: tuple[str, ...] | None = None
+
+    def init(self, params: PyTree, *, key: jax.Array, extras: PyTree = None) -> TrainState:
+        """Returns the state before the first step.
+
+        Precision, averages, loss scale, devices and health are the step's own, so that the state fits it.
+
+        Args:
+          params: any pytree of arrays. They are copied: donation never takes the caller's.
+          key: PRNG key of the run, `jax.random.key(seed)`.
+          extras: what the model carries besides parameters; none by default.
+
+        Returns:
+          The train state.
+
+        Raises:
+          UsageError: a leaf of `params` is no array, or `key` is no PRNG key.
+
+        Example:
+          >>> import jaxprop, optax, jax.numpy as jnp
+          >>> step = jaxprop.make_train_step(lambda params, batch, key: params["w"] ** 2, optax.sgd(0.1))
+          >>> step.init({"w": jnp.ones(())}, key=jax.random.key(0)).params["w"].item(), step.layer_names
+          (1.0, ('w',))
+        """
+        recipe = self._recipe
+        state = init_state(
+            params, recipe.tx, key=key, extras=extras, precision=recipe.policy, ema_decay=recipe.ema_decay,
+            scaling=recipe.scaling, mesh=self._mesh, health=recipe.signals or False, trainable=recipe.trainable,
+        )  # fmt: skip
+        if self._layers is None:
+            trained = split(state.params, trainable_mask(recipe.trainable, state.params))
+            self._layers = group_layers(trained).names
+        return state
 
     def __call__(
         self, state: TrainState, batch: Batch, detail: str | None = None, /
@@ -55,34 +88,83 @@ class TrainStep:
 
         Args:
           state, batch: the state, which is donated, and the batch.
-          detail: how much to measure: `"lean"` (loss, gradient norm), `"rows"` (every layer too), `"full"` (everything)
-            or `"flush"` (what float16 would flush, too); by default what the settings say for this object's n-th call.
+          detail: how much to measure: `"lean"` (loss, gradient norm), `"rows"` (that of every layer too), `"full"`
+            (everything) or `"flush"` (what float16 would flush, too); by default what the settings say for this
+            object's n-th call.
 
         Raises:
           UsageError: for an unknown detail.
         """
-        state, measurements = self._compiled[self._detail(detail)](state, batch)
+        # Where a step is part of something larger that is differentiated, what is donated would still be needed.
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch)))
+        state, measurements = (self._traced if traced else self._compiled)[self._detail(detail)](state, batch)
         self._calls += 1
-        if measurements.layout.layers or self._settings is None:
+        if measurements.layout.layers:
             self._layers = measurements.layout.layers
         return state, measurements
 
     def _detail(self, detail: str | None) -> str:
-        if self._settings is None:
+        if self._recipe.signals is None:
             return "lean"
         if detail is None:
             first = self._calls * self._steps_per_call + 1
-            detail = self._settings.detail(first, first + self._steps_per_call - 1)
+            detail = self._recipe.signals.detail(first, first + self._steps_per_call - 1)
         if detail not in self._compiled:
             raise UsageError(one_of(detail, DETAILS, "detail"))
         return "full" if detail == "flush" and not self._flushes else detail
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """Names of the L layers, in the order of `m.layers`; known once a step has measured them."""
+        """Names of the L layers, in the order of `m.layers`; known once the step has its state.
+
+        Before the first call they are in the order of the parameters. The call traces the loss, after which they are in
+        the order of the forward pass, with one row for every layer that a scan runs over.
+        """
         if self._layers is None:
-            raise UsageError("layer_names is known after the step's first call; call step(state, batch) first")
+            raise UsageError("layer_names is known once the step has its state; call step.init(params, key=key) first")
         return self._layers
+
+    def eval_params(self, state: TrainState) -> PyTree:
+        """Returns the parameters to evaluate with: their moving average, or what schedule-free training asks for.
+
+        Args:
+          state: of this step.
+
+        Example:
+          >>> import jaxprop, optax, jax.numpy as jnp
+          >>> step = jaxprop.make_train_step(lambda p, b, key: p["w"] ** 2, optax.sgd(0.1), ema_decay=0.9)
+          >>> step.eval_params(step.init({"w": jnp.ones(())}, key=jax.random.key(0)))["w"].item()
+          1.0
+
+        Reference:
+          Defazio et al., The Road Less Scheduled, 2024. https://arxiv.org/abs/2405.15682
+        """
+        mask = trainable_mask(self._recipe.trainable, state.params)
+        trained = split(state.params, mask)
+        if isinstance(state.ema, Average):
+            averaged = jax.tree.map(lambda new, old: new.astype(old.dtype), state.ema.params, trained)
+        else:
+            free = optax.contrib.ScheduleFreeState
+            found = [
+                x
+                for x in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, free))
+                if isinstance(x, free)
+            ]
+            averaged = optax.contrib.schedule_free_eval_params(found[0], trained) if found else trained
+        return merge(averaged, state.params, mask)
+
+    def eval_extras(self, state: TrainState) -> PyTree:
+        """Returns the extras to evaluate with: the moving average of the floats among them where one is kept.
+
+        Args:
+          state: of this step.
+        """
+        if not isinstance(state.ema, Average):
+            return state.extras
+        floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(state.extras)]
+        kept = split(state.extras, floats)
+        averaged = jax.tree.map(lambda new, old: new.astype(old.dtype), state.ema.extras, kept)
+        return merge(averaged, state.extras, floats)
 
     def lower(self, state: TrainState, batch: Batch, detail: str = "rows", /) -> Any:
         """Traces the step without running it; `.compile()` gives its memory and cost analysis."""
@@ -104,6 +186,9 @@ def make_train_step(
     cast: Cast = None,
     stateful: bool = False,
     mesh: Mesh | None = None,
+    trainable: Trainable = None,
+    gradient: Callable[..., Any] | None = None,
+    skip_nonfinite: bool = True,
     compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
     """Returns one pure, jitted, donated train step.
@@ -119,14 +204,24 @@ def make_train_step(
       precision: `"float32"`, `"bfloat16"`, `"float16"` (with a dynamic loss scale), or a `Policy`.
       accumulate: microbatches K that the batch `[B, ...]` is split into, B a multiple of K.
       steps_per_call: with S > 1 the batch is `[S, B, ...]` and one call takes S steps.
-      health: measure every layer in each step, and activations and more in each tenth; or `Signals` to say when.
-      ema_decay: d of a moving average of the parameters, `ema <- d ema + (1 - d) params`.
+      health: measure the gradient norm of every layer in each step, and all signals in each fiftieth; or `Signals` to
+        say when.
+      ema_decay: d of a moving average of parameters and batch statistics, `ema <- d ema + (1 - d) params`, that warms
+        up: d is at most `(1 + t) / (10 + t)` after t updates. `step.eval_params(state)` returns it.
       schedule: learning rate by count of updates, for `m.learning_rate` only; `tx` already applies it.
       clip: what `tx` clips first, for `m.clipped_norm` only: the bound of `clip_by_global_norm`, or a transformation.
       scaling: constants of the dynamic loss scale.
       cast: keys of the batch that a plain loss function computes with, cast to the compute dtype; no other is rounded.
       stateful: the plain loss function is `(params, extras, batch, key) -> (loss, (extras, aux))`.
       mesh: from `jaxprop.make_mesh`; the batch is split over its devices.
+      trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a
+        function of the path, or a tree of booleans. The others are carried along: they have no gradient, no row among
+        the layers and no state in the optimizer.
+      gradient: in place of `jax.value_and_grad`, for example to clip the gradient of each example. It is given
+        `loss(params, batch, key) -> (loss, aux)` and returns a function of the same arguments that returns
+        `((loss, aux), grads)`, as `jax.value_and_grad(loss, has_aux=True)` does. Taps are not measured then.
+      skip_nonfinite: leave the state as it is where loss or gradient is not finite; False hands such gradients to `tx`,
+        as `optax.zero_nans` and `optax.apply_if_finite` want them.
       compiler_options: passed to XLA.
 
     Returns:
@@ -139,7 +234,7 @@ def make_train_step(
       >>> import jaxprop, jax, jax.numpy as jnp, optax
       >>> loss_fn = lambda params, batch, key: jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
       >>> step = jaxprop.make_train_step(loss_fn, optax.sgd(0.1))
-      >>> state = jaxprop.init_state({"w": jnp.zeros(2)}, optax.sgd(0.1), key=jax.random.key(0))
+      >>> state = step.init({"w": jnp.zeros(2)}, key=jax.random.key(0))
       >>> state, m = step(state, {"x": jnp.eye(2), "y": jnp.ones(2)})
       >>> round(float(m.loss), 3), step.layer_names
       (1.0, ('w',))
@@ -147,12 +242,21 @@ def make_train_step(
     Reference: Rumelhart, Hinton, Williams, Learning representations by back-propagating errors, Nature 323, 1986.
     """
     check_counts(accumulate=accumulate, steps_per_call=steps_per_call)
-    objective = as_objective(loss_fn, cast, stateful=stateful)
-    update = promoting(optax.with_extra_args_support(tx).update)
-    policy, scaling, settings = policy_of(precision), scaling or Scaling(), settings_of(health)
-    recipe = Recipe(objective, update, policy, accumulate, settings, ema_decay, schedule, scaling, clip)
-    options = jit_options(mesh, steps_per_call, compiler_options)
-    return TrainStep(variants(recipe, steps_per_call), settings, needs_scaling(policy), steps_per_call, options)
+    recipe = Recipe(
+        objective=as_objective(loss_fn, cast, stateful=stateful),
+        tx=tx,
+        policy=policy_of(precision),
+        accumulate=accumulate,
+        signals=settings_of(health),
+        ema_decay=ema_decay,
+        schedule=schedule,
+        scaling=scaling or Scaling(),
+        clip=clip,
+        trainable=trainable,
+        gradient=gradient,
+        skip_nonfinite=skip_nonfinite,
+    )
+    return TrainStep(recipe, steps_per_call, mesh, jit_options(mesh, steps_per_call, compiler_options))
 
 
 def check_counts(**counts: int) -> None:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprop.core import taps, trees
+from jaxprop.core import layers, taps, trees
+from jaxprop.core.measurements import OUTPUT_SIGNALS
+from jaxprop.core.precision import wide
 from jaxprop.core.taps import Tap
 from jaxprop.errors import ShapeError
 from jaxprop.types import Batch, Objective, PyTree, Sums
@@ -49,6 +51,7 @@ def value_and_grad(
     key: jax.Array,
     tapped: Sequence[Tap] = (),
     noise: bool = False,
+    transform: Callable[..., Any] | None = None,
 ) -> tuple[Forward, Backward]:
     """Loss and gradient of the whole batch: scaled, accumulated over microbatches, unscaled.
 
@@ -66,11 +69,11 @@ def value_and_grad(
       params, extras, batch, key: what it is differentiated at.
       tapped: taps to measure, as `taps.find` found them.
       noise: add up the microbatches' squared gradient norms.
+      transform: in place of `jax.value_and_grad`, see `make_train_step`; it measures no taps.
 
     Returns:
       Mean loss and metrics; gradients and what the taps measured.
     """
-    check_batch(batch, accumulate)
 
     def scaled_loss(params, sinks, extras, batch, key):
         with taps.filling(sinks):
@@ -78,7 +81,16 @@ def value_and_grad(
         scaled = loss if scale is None else loss * scale.astype(loss.dtype)
         return scaled, Forward(loss, weight, extras, sums)
 
-    differentiate = jax.grad(scaled_loss, argnums=(0, 1), has_aux=True)
+    def differentiate(params: PyTree, sinks: PyTree, extras: PyTree, batch: Batch, key: jax.Array) -> Any:
+        if transform is None:
+            return jax.grad(scaled_loss, argnums=(0, 1), has_aux=True)(params, sinks, extras, batch, key)
+
+        def loss(params: PyTree, batch: Batch, key: jax.Array) -> Any:
+            return scaled_loss(params, sinks, extras, batch, key)
+
+        (_, forward), grads = transform(loss)(params, batch, key)
+        return (grads, sinks), forward
+
     sinks = taps.zero_sinks(tapped)
     if accumulate == 1:
         (grads, sinks), forward = differentiate(params, sinks, extras, batch, key)
@@ -87,8 +99,7 @@ def value_and_grad(
 
     def weighted(extras, batch, k):
         (grads, filled), forward = differentiate(params, sinks, extras, batch, jax.random.fold_in(key, k))
-        squares = [jnp.sum(jnp.square(_wide(g))) for g in jax.tree.leaves(grads)] if noise else []
-        square = sum(squares, jnp.float32(0))
+        square = jnp.square(layers.norm(grads)) if noise else jnp.float32(0)
         loss, square, *grads = weigh([forward.loss, square, *jax.tree.leaves(grads)], forward.weight)
         filled = taps.rescaled(filled, forward.weight)
         filled = jax.tree.map(lambda x: jnp.where(forward.weight > 0, x, 0), filled)
@@ -105,8 +116,10 @@ def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) 
     def add(carry, batch_and_k):
         back, total = carry
         new, forward = weighted(total.extras, *batch_and_k)
-        added = jax.tree.map(jnp.add, total._replace(extras=()), forward._replace(extras=()))
-        return (jax.tree.map(jnp.add, back, new), added._replace(extras=forward.extras)), None
+        sums = {name: combine(name, pair, forward.sums[name]) for name, pair in total.sums.items()}
+        added = Forward(total.loss + forward.loss, total.weight + forward.weight, forward.extras, sums)
+        params, square = jax.tree.map(jnp.add, (back.params, back.micro_square), (new.params, new.micro_square))
+        return (Backward(params, taps.merged(back.sinks, new.sinks), square), added), None
 
     count = jax.tree.leaves(batches)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], batches)
@@ -121,9 +134,16 @@ def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) 
     return total._replace(loss=total.loss / weight.astype(total.loss.dtype)), back
 
 
+def combine(name: str, total: Any, new: Any) -> Any:
+    """Joins a metric of microbatches: sums add up; of the largest output the larger one is kept."""
+    if name == OUTPUT_SIGNALS[0]:
+        return jnp.maximum(total[0], new[0]), jnp.maximum(total[1], new[1])
+    return jax.tree.map(jnp.add, total, new)
+
+
 def weigh(values: list[jax.Array], weight: jax.Array) -> list[jax.Array]:
     """Multiplies by a microbatch's weight, in float32; nothing, even of NaN, is left of one that is all padding."""
-    return [jnp.where(weight > 0, _wide(x) * weight, 0) for x in values]
+    return [jnp.where(weight > 0, wide(x) * weight, 0) for x in values]
 
 
 def microbatches(batch: Batch, count: int) -> Batch:
@@ -136,29 +156,32 @@ def microbatches(batch: Batch, count: int) -> Batch:
 
 def divide(grads: PyTree, divisor: jax.Array | None) -> PyTree:
     """Divides every leaf by a scalar; by nothing where it is None."""
-    return grads if divisor is None else jax.tree.map(lambda g: (_wide(g) / divisor).astype(g.dtype), grads)
+    return grads if divisor is None else jax.tree.map(lambda g: (wide(g) / divisor).astype(g.dtype), grads)
 
 
 def multiply(grads: PyTree, factor: jax.Array | None) -> PyTree:
     """Multiplies every leaf by a scalar; by nothing where it is None."""
-    return grads if factor is None else jax.tree.map(lambda g: (_wide(g) * factor).astype(g.dtype), grads)
+    return grads if factor is None else jax.tree.map(lambda g: (wide(g) * factor).astype(g.dtype), grads)
 
 
 def check_batch(batch: Batch, accumulate: int) -> None:
-    """Raises ShapeError, while tracing, where the batch cannot be split as asked."""
+    """Raises ShapeError, while tracing, where the batch cannot be split into microbatches as asked.
+
+    With a single one nothing is split, and a batch may be anything: a graph, a scalar, nothing at all.
+    """
+    if accumulate == 1:
+        return
     paths = dict(zip(trees.leaf_paths(batch), jax.tree.leaves(batch), strict=True))
     sizes = {path: jnp.shape(leaf)[:1] for path, leaf in paths.items()}
     if not sizes or len(set(sizes.values())) > 1 or () in sizes.values():
-        found = ", ".join(f"{path} {jnp.shape(leaf)}" for path, leaf in paths.items())
-        raise ShapeError(f"expected every array of the batch to share its first axis, the examples; got {found}")
+        found = ", ".join(f"{path} {jnp.shape(leaf)}" for path, leaf in paths.items()) or "no array"
+        raise ShapeError(
+            f"accumulate={accumulate} splits the batch along the first axis of its arrays, so they have to share it; "
+            f"got {found}"
+        )
     size = next(iter(sizes.values()))[0]
     if size % accumulate:
         raise ShapeError(
             f"expected a batch size that is a multiple of accumulate={accumulate}, got {size}; "
             f"use a batch of {-(-size // accumulate) * accumulate}"
         )
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    # A weight times a loss scale is beyond float16, where a gradient divided by it would silently be 0.
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)

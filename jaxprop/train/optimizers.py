@@ -182,7 +182,7 @@ def _call(section: sections.Optimizer, steps: int, **changed: Any) -> optax.Grad
     arguments = {**section.arguments(), **changed}
     if arguments.get("adam_learning_rate") is not None:  # muon's second rate follows the schedule too
         arguments["adam_learning_rate"] = make_schedule(section.schedule, arguments["adam_learning_rate"], steps)
-    function = reduce(getattr, section.row["function"].split(".")[1:], optax)
+    function = reduce(getattr, section.entry["function"].split(".")[1:], optax)
     return function(learning_rate=_rate(section, steps), **arguments)
 
 
@@ -190,15 +190,15 @@ def _decaying(
     section: sections.Optimizer, steps: int, params: PyTree, groups: Sequence[sections.Group | None]
 ) -> optax.GradientTransformation:
     """Returns the optimizer with each leaf's weight decay: plain, masked, or one instance a value."""
-    names = [name for name in (section.row["decay"], "adam_weight_decay") if name in section.row["arguments"]]
+    names = [name for name in (section.entry["decay"], "adam_weight_decay") if name in section.entry["arguments"]]
     own = [getattr(section, name) or 0.0 for name in names]
     decays = _leaf_decays(section, params, groups)
     if not any(own):
         decays = [value or None for value in decays]  # to decay by nothing is the optimizer's own way
     if not any(value is not None for value in decays):
         return _call(section, steps)
-    if section.row["mask"] and set(decays) == {None, 0.0} and not any(own[1:]):
-        return _call(section, steps, **{section.row["mask"]: _like(params, [value is None for value in decays])})
+    if section.entry["mask"] and set(decays) == {None, 0.0} and not any(own[1:]):
+        return _call(section, steps, **{section.entry["mask"]: _like(params, [value is None for value in decays])})
     if section.name in ONE_STEP_SIZE:
         raise ConfigError(
             f"optimizer: {section.name} measures one step size over all parameters, so their weight decay cannot "

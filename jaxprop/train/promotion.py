@@ -50,7 +50,7 @@ def widening_paths(function: Callable[[PyTree, PyTree], Any], params: PyTree, ba
         some = [leaf if i in kept else cast_floating(leaf, dtype) for i, leaf in enumerate(leaves)]
         shapes = jax.tree.map(_shape, (params, jax.tree.unflatten(treedef, some)))
         traced = jax.make_jaxpr(function)(*shapes).jaxpr
-        products = sum(_is_wide_product(equation, dtype) for equation in equations(traced, into_rules=True))
+        products = sum(_is_wide_product(equation, dtype) for equation in equations(traced))
         return products + _widened(traced, traced.invars[: len(jax.tree.leaves(params))])
 
     try:
@@ -96,5 +96,5 @@ def _widened(jaxpr: Jaxpr, params: Iterable[Any]) -> int:
             found += is_wider(after, before.dtype)
         for body in bodies(equation):
             if any(given) and len(body.invars) == len(given):
-                found += _widened(body, [var for var, ours in zip(body.invars, given, strict=True) if ours])
+                found += _widened(body.jaxpr, [var for var, ours in zip(body.invars, given, strict=True) if ours])
     return found

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from jaxprop.core import trees
-from jaxprop.core.precision import Policy, Scaling, cast_floating, init_loss_scale, needs_scaling, promoting
+from jaxprop.core.precision import Policy, Scaling, cast_floating, init_loss_scale, needs_scaling, promoting, wide
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import UsageError
 from jaxprop.health.signals import curvature
-from jaxprop.health.signals.guard import init_history
+from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.placement import replicate
-from jaxprop.types import PyTree, TrainState
+from jaxprop.train.trainable import Trainable, split, trainable_mask
+from jaxprop.types import Average, PyTree, TrainState
 
 
 def init_state(
@@ -29,21 +32,25 @@ def init_state(
     scaling: Scaling | None = None,
     mesh: Mesh | None = None,
     health: bool | Signals = True,
+    trainable: Trainable = None,
 ) -> TrainState:
-    """Returns the state before the first step. Arrays are copied, so donation never takes the caller's.
+    """Returns the state before the first step: the long form of `step.init`, which needs nothing said twice.
+
+    Arrays are copied, so donation never takes the caller's.
 
     Args:
-      params: any pytree of floating-point arrays; cast to the policy's parameter dtype.
+      params: any pytree of arrays; those of floating point are cast to the policy's parameter dtype, integers and
+        booleans are carried along untrained.
       tx: the optax transformation given to `make_train_step`.
       key: PRNG key of the run, `jax.random.key(seed)`.
       extras: what the model carries besides parameters; none by default.
-      precision, ema_decay, scaling, mesh, health: as given to `make_train_step`.
+      precision, ema_decay, scaling, mesh, health, trainable: as given to `make_train_step`.
 
     Returns:
       The train state.
 
     Raises:
-      UsageError: if a leaf of `params` is not a floating-point array.
+      UsageError: a leaf of `params` is no array, or `key` is no PRNG key.
 
     Example:
       >>> import jaxprop, jax, jax.numpy as jnp, optax
@@ -51,46 +58,62 @@ def init_state(
       0
     """
     policy = policy_of(precision)
-    params = jax.tree.map(jnp.asarray, params)
-    _check_floating(params)
-    params = _fresh(cast_floating(params, policy.param))
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+    _check_arrays(params)
+    params = _fresh(cast_floating(jax.tree.map(_as_array, params), policy.param))
+    extras = _fresh({} if extras is None else extras)
+    key = _prng_key(key)
+    trained = split(params, trainable_mask(trainable, params))
+    direction: PyTree = ()
+    if isinstance(health, Signals) and health.curvature:
+        direction = curvature.init_direction(trained, jax.random.fold_in(key, 2**32 - 1))
     state = TrainState(
         step=jnp.int32(0),
         params=params,
-        extras=_fresh({} if extras is None else extras),
-        opt_state=_fresh(promoting(tx.init)(params)),
+        extras=extras,
+        opt_state=_fresh(promoting(tx.init)(trained)),
         key=jax.random.clone(key),
         loss_scale=init_loss_scale(scaling or Scaling()) if needs_scaling(policy) else (),
-        health=_init_health(params, key, health),
-        ema=_fresh(params) if ema_decay is not None else (),
+        health=init_health(direction),
+        ema=Average(_fresh(averaged(trained)), _fresh(averaged(extras))) if ema_decay is not None else (),
     )
     return state if mesh is None else replicate(state, mesh)
 
 
-def _init_health(params: PyTree, key: jax.Array, health: bool | Signals) -> dict[str, PyTree]:
-    # The same for every response, so that a run can be continued with another one.
-    state = {
-        "skips": jnp.int32(0),
-        "lr_scale": jnp.float32(1),
-        "grad_limit": jnp.float32(jnp.inf),
-        "rate_limit": jnp.float32(jnp.inf),
-        "rate_peak": jnp.float32(0),
-        "spikes": init_history(),
-    }
-    if isinstance(health, Signals) and health.curvature:
-        state["direction"] = curvature.init_direction(params, jax.random.fold_in(key, 2**32 - 1))
-    return state
+def averaged(tree: PyTree) -> PyTree:
+    """Returns the floats of a tree in the dtype that they are averaged in, float32 or wider; None for other leaves.
+
+    In bfloat16 `d ema + (1 - d) w` would round back to `ema`.
+
+    Example:
+      >>> averaged({"mean": jnp.ones(1, jnp.bfloat16), "count": jnp.int32(3)})["mean"].dtype.name
+      'float32'
+    """
+    return jax.tree.map(lambda x: wide(x) if jnp.issubdtype(x.dtype, jnp.floating) else None, tree)
 
 
-def _check_floating(params: PyTree) -> None:
+def _check_arrays(params: PyTree) -> None:
     for path, leaf in zip(trees.leaf_paths(params), jax.tree.leaves(params), strict=True):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        try:
+            jnp.asarray(leaf)
+        except (TypeError, ValueError):
             raise UsageError(
-                f"expected floating-point parameters, got {path} of dtype {leaf.dtype}; "
-                "pass what is not trained as extras, or close over it"
-            )
+                f"expected arrays as parameters, got {type(leaf).__name__} at {path}; of an Equinox module pass "
+                "eqx.filter(module, eqx.is_array), and close over the rest"
+            ) from None
+
+
+def _as_array(leaf: Any) -> jax.Array:
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+
+
+def _prng_key(key: Any) -> jax.Array:
+    if not hasattr(key, "dtype"):
+        raise UsageError(f"expected key to be a PRNG key, got {key!r}; use jax.random.key({key!r})")
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if key.dtype != jnp.uint32:
+        raise UsageError(f"expected key to be a PRNG key, got an array of {key.dtype}; use jax.random.key(seed)")
+    return jax.random.wrap_key_data(key)
 
 
 def _fresh(tree: PyTree) -> PyTree:

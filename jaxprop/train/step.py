@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprop.core import layers, taps
-from jaxprop.core.layers import find_groups, group_layers
+from jaxprop.core import layers, measurements, taps
+from jaxprop.core.jaxprs.scans import uses
+from jaxprop.core.layers import Norms
 from jaxprop.core.measurements import Measurements, join
-from jaxprop.core.precision import LossScale, Policy, Scaling, needs_scaling, next_loss_scale
+from jaxprop.core.precision import LossScale, Policy, Scaling, needs_scaling, next_loss_scale, promoting
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import ShapeError, UsageError
-from jaxprop.health.signals import guard, rate
-from jaxprop.health.signals.measure import Facts, Plan, measure, measure_update
-from jaxprop.health.signals.rate import learning_rate
+from jaxprop.health.signals import guard
+from jaxprop.health.signals.guard import Decision
+from jaxprop.health.signals.measure import (
+    Plan,
+    Seen,
+    extra_signals,
+    measure_update,
+    rare_scalars,
+    tap_rows,
+)
+from jaxprop.health.signals.rate import follow_rate, learning_rate, lr_scale
 from jaxprop.health.signals.settings import Signals
 from jaxprop.train import gradients
 from jaxprop.train.gradients import Backward, Forward
-from jaxprop.types import Batch, Objective, PyTree, Schedule, TrainState
+from jaxprop.train.state import averaged
+from jaxprop.train.trainable import Trainable, merge, moved, split, trainable_mask
+from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
+
+FUNCTIONS = ("grad_fn", "obj_fn")  # what a line search, which takes `value_fn`, refuses to be given besides
 
 
 class Recipe(NamedTuple):
     """What one train step closes over; see `make_train_step` for each."""
 
     objective: Objective
-    update: Callable[..., tuple[PyTree, PyTree]]
+    tx: optax.GradientTransformation
     policy: Policy
-    accumulate: int
-    signals: Signals | None
-    ema_decay: float | None
-    schedule: Schedule | None
-    scaling: Scaling
-    clip: float | optax.GradientTransformation | None
+    accumulate: int = 1
+    signals: Signals | None = None
+    ema_decay: float | None = None
+    schedule: Schedule | None = None
+    scaling: Scaling = Scaling()
+    clip: float | optax.GradientTransformation | None = None
+    trainable: Trainable = None
+    gradient: Callable[..., Any] | None = None
+    skip_nonfinite: bool = True
 
     @property
     def guarded(self) -> bool:
@@ -44,138 +60,309 @@ class Recipe(NamedTuple):
         return self.signals is not None and self.signals.guarded
 
 
+class Held(NamedTuple):
+    """What of the state an update changes: the trained parameters, and what goes with them."""
+
+    params: PyTree
+    extras: PyTree
+    opt_state: PyTree
+    ema: Average | tuple[()]
+    rate_peak: jax.Array
+
+
 def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> tuple[TrainState, Measurements]:
-    """One step of training in arithmetic order: gradient, guard, update, measure. Pure; `make_train_step` jits it."""
-    key = jax.random.fold_in(state.key, state.step)
-    check_state(recipe, state)
-    plan = make_plan(recipe, detail, state, batch, key)
-    gradient = differentiate(recipe, state, batch, key)
-    forward, back = gradient(state.params, loss_scale(state), plan)
-    norm = layers.norm(back.params)
-    finite = jnp.isfinite(forward.loss) & jnp.isfinite(norm)
-    verdict = guard.verdict(recipe.signals, norm, finite, state.health)
-    grads = gradients.multiply(back.params, verdict.factor) if recipe.guarded else back.params
+    """One step of training in arithmetic order: gradient, norms, guard, update, record. Pure.
 
-    def update(forward: Forward, grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState, jax.Array]:
-        updates, opt_state = recipe.update(grads, state.opt_state, state.params, value=forward.loss)
-        health = rate.follow_rate(recipe.signals, recipe.schedule, state, opt_state)
-        updates = gradients.multiply(updates, rate.lr_scale(recipe.signals, health))
-        params = optax.apply_updates(state.params, updates)
-        ema = moving_average(recipe.ema_decay, state.ema, params)
-        inside = measure_update(plan, grads, updates, state.params, (state.opt_state, opt_state))
-        kept = {"params": params, "extras": forward.extras, "opt_state": opt_state, "ema": ema, "health": health}
-        return updates, state._replace(**kept), inside
-
-    # Under jit the update is traced once for all the forms that keep_if gives it.
-    updates, kept, inside = keep_if(verdict.take, partial(jax.jit(update, inline=True), forward), grads, state)
-    kept = count_step(kept, finite, verdict, recipe.scaling)
-    scalars = report(recipe, state, kept, forward, norm, finite, verdict)
-    facts = Facts(
-        scalars, forward.sums, back.params, back.sinks, back.micro_square, kept.params, updates, inside, verdict.take,
-        jax.tree.leaves(batch)[0].shape[0], recipe.accumulate, loss_scale(state),
-        lambda params, precision=None: gradient(params, None, None, precision)[1].params, state.params,
-    )  # fmt: skip
-    health, measurements = measure(plan, facts, kept.health)
-    return kept._replace(health=health), measurements
-
-
-def make_plan(recipe: Recipe, detail: str, state: TrainState, batch: Batch, key: jax.Array) -> Plan:
-    """Finds layers and taps by tracing the loss once: abstractly, so nothing is computed."""
-    if detail == "lean" or recipe.signals is None:
-        return Plan(Signals(), "lean", group_layers(state.params))
+    To follow a step, `measured` may be passed over: it changes nothing.
+    """
     gradients.check_batch(batch, recipe.accumulate)
-    micro = jax.tree.map(lambda x: x[: x.shape[0] // recipe.accumulate], batch)
+    key = jax.random.fold_in(state.key, state.step)
+    problem = Problem(recipe, state, batch, key)
+    plan = make_plan(problem, detail)
+    forward, back = problem.gradient(problem.trained, plan)
+    norms = layers.norms(plan.groups, problem.counted(back.params))
+    finite = jnp.isfinite(forward.loss) & norms.finite
+    decision = guard.decide(recipe.signals, norms.total.astype(jnp.float32), finite, state.health)
+    take = decision.take | (not recipe.skip_nonfinite)
+    grads = gradients.multiply(back.params, decision.factor) if recipe.guarded else back.params
 
-    def loss(params: PyTree) -> jax.Array:
-        return recipe.objective.mean_loss(params, state.extras, micro, key, recipe.policy)[0]
+    seen, take = measured(plan, problem, forward, grads, norms.total * decision.factor, take)
+    held = Held(problem.trained, state.extras, state.opt_state, state.ema, state.health.rate_peak)
+    held = keep_if(take, lambda grads, held: update(problem, forward, grads, held), grads, held)
 
-    # Without taps, and so in no context of its own, this leaves jit's cache warm for the gradient's trace.
-    seeks_taps = detail != "rows" and recipe.signals.taps
-    tapped, jaxpr = taps.find(loss, state.params) if seeks_taps else ((), jax.make_jaxpr(loss)(state.params))
-    return Plan(recipe.signals, detail, find_groups(jaxpr, state.params), tapped, recipe.clip)
+    after = count_step(state, held, finite, take, decision, recipe.scaling)
+    after = after._replace(params=problem.merged(held.params))
+    return report(plan, problem, after, forward, back, norms, seen, finite, decision)
 
 
-def differentiate(recipe: Recipe, state: TrainState, batch: Batch, key: jax.Array) -> Callable[..., Any]:
-    """The backward pass of this step's loss, `(params, scale, plan, precision) -> (Forward, Backward)`."""
+class Problem:
+    """A step's loss as a function of the trained parameters alone, at this step's state, batch and key."""
+
+    def __init__(self, recipe: Recipe, state: TrainState, batch: Batch, key: jax.Array):
+        self.recipe, self.state, self.batch, self.key = recipe, state, batch, key
+        self._mask = trainable_mask(recipe.trainable, state.params)
+        self.trained = split(state.params, self._mask)
+        self.moves = moved(
+            lambda grads, opt_state, trained: call_update(self, None, grads, opt_state, trained),
+            self.trained, state.opt_state, self.trained,
+        )  # fmt: skip
+        self.scale = loss_scale(state)
+        if needs_scaling(recipe.policy) != (self.scale is not None):
+            raise UsageError(
+                "the state was made for another precision than the step's; make it with step.init(params, key=key)"
+            )
+
+    def counted(self, trained: PyTree) -> PyTree:
+        """What of a tree like the trained parameters the optimizer moves: the rest is no part of any measurement."""
+        return split(trained, self.moves)
+
+    def merged(self, trained: PyTree) -> PyTree:
+        """All parameters, with these for the trained ones."""
+        return merge(trained, self.state.params, self._mask)
+
+    def objective(self) -> Objective:
+        """The objective as a function of the trained parameters."""
+        mean_loss = self.recipe.objective.mean_loss
+        return self.recipe.objective._replace(mean_loss=lambda trained, *rest: mean_loss(self.merged(trained), *rest))
 
     def gradient(
-        params: PyTree, scale: jax.Array | None, plan: Plan | None, precision: str | None = None
+        self, trained: PyTree, plan: Plan | None = None, precision: str | None = None
     ) -> tuple[Forward, Backward]:
-        policy = recipe.policy if precision is None else policy_of(precision)
-        tapped, noise = (plan.tapped, plan.rare) if plan is not None else ((), False)
+        """Loss and gradient; with a plan scaled and measured, else plain, at a precision by name or the step's."""
+        recipe = self.recipe
         return gradients.value_and_grad(
-            recipe.objective, policy, recipe.accumulate, scale, params, state.extras, batch, key, tapped, noise
+            self.objective(),
+            recipe.policy if precision is None else policy_of(precision),
+            recipe.accumulate,
+            self.scale if plan is not None else None,
+            trained,
+            self.state.extras,
+            self.batch,
+            self.key,
+            plan.tapped if plan is not None else (),
+            plan is not None and plan.rare,
+            recipe.gradient,
         )
 
-    return gradient
+    def loss(self, trained: PyTree) -> jax.Array:
+        """The mean loss of the first microbatch."""
+        micro, parts = self.batch, self.recipe.accumulate
+        if parts > 1:
+            micro = jax.tree.map(lambda x: x[: x.shape[0] // parts], micro)
+        return self.objective().mean_loss(trained, self.state.extras, micro, self.key, self.recipe.policy)[0]
 
 
-def keep_if(
-    take: jax.Array, update: Callable[..., tuple[PyTree, TrainState, jax.Array]], grads: PyTree, state: TrainState
-) -> tuple[PyTree, TrainState, jax.Array]:
+def make_plan(problem: Problem, detail: str) -> Plan:
+    """Finds layers and taps by tracing the loss once: abstractly, so nothing is computed."""
+    recipe, trained = problem.recipe, problem.trained
+    if detail == "lean" or recipe.signals is None:
+        return Plan(Signals(), "lean", layers.group_layers(problem.counted(trained)))
+    # Without taps, and so in no context of its own, this leaves jit's cache warm for the gradient's trace.
+    seeks_taps = detail != "rows" and recipe.signals.taps and recipe.gradient is None
+    found, jaxpr = taps.find(problem.loss, trained) if seeks_taps else ((), jax.make_jaxpr(problem.loss)(trained))
+    first_uses = uses(jaxpr, len(jax.tree.leaves(trained)))
+    counted = [use for use, keep in zip(first_uses, problem.moves, strict=True) if keep]
+    return Plan(recipe.signals, detail, layers.group_layers(problem.counted(trained), counted), found, recipe.clip)
+
+
+def propose(
+    problem: Problem, forward: Forward, grads: PyTree, opt_state: PyTree, trained: PyTree
+) -> tuple[PyTree, PyTree]:
+    """The optimizer's update of the trained parameters, at the rate that responses leave, and its next state."""
+    recipe, state = problem.recipe, problem.state
+    updates, opt_state = call_update(problem, forward, grads, opt_state, trained)
+    health = follow_rate(recipe.signals, learning_rate(recipe.schedule, state, opt_state), state.health)
+    return gradients.multiply(updates, lr_scale(recipe.signals, health)), opt_state
+
+
+def call_update(
+    problem: Problem, forward: Forward | None, grads: PyTree, opt_state: PyTree, trained: PyTree
+) -> tuple[PyTree, PyTree]:
+    """The optimizer's own update, told what it takes of loss, gradient and their functions."""
+
+    def value_fn(trained: PyTree, *_: Any, **__: Any) -> jax.Array:
+        return problem.loss(trained)
+
+    extra = {
+        "value": jnp.float32(0) if forward is None else forward.loss,
+        "grad": grads,
+        "value_fn": value_fn,
+        "obj_fn": value_fn,
+        "grad_fn": lambda trained, *_, **__: problem.gradient(trained)[1].params,
+    }
+    return call_with_taken(promoting(problem.recipe.tx.update), (grads, opt_state, trained), extra)
+
+
+def call_with_taken(function: Callable[..., Any], args: tuple[Any, ...], extra: dict[str, Any]) -> Any:
+    """Calls a function with those of the extra arguments that it takes.
+
+    A chain of transformations passes on all it is given, so no signature tells what its members take.
+    """
+    extra = dict(extra)
+    while True:
+        try:
+            return function(*args, **extra)
+        except TypeError as error:
+            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error), re.IGNORECASE)
+            names = [refused[1]] if refused else [name for name in FUNCTIONS if "not consumed by" in str(error)]
+            if not any(name in extra for name in names):
+                raise
+            extra = {name: value for name, value in extra.items() if name not in names}
+
+
+def update(problem: Problem, forward: Forward, grads: PyTree, held: Held) -> Held:
+    """The state after an update that is taken."""
+    recipe, state = problem.recipe, problem.state
+    updates, opt_state = propose(problem, forward, grads, held.opt_state, held.params)
+    params = optax.apply_updates(held.params, updates)
+    health = follow_rate(recipe.signals, learning_rate(recipe.schedule, state, opt_state), state.health)
+    ema = moving_average(recipe.ema_decay, held.ema, params, forward.extras, state.step - state.health.skips)
+    return Held(params, forward.extras, opt_state, ema, health.rate_peak)
+
+
+def keep_if(take: jax.Array, change: Callable[[PyTree, Held], Held], grads: PyTree, held: Held) -> Held:
     """The update, or the old state exactly where the step is not taken: 0 x NaN would be NaN.
 
-    Both forms keep the old state bit for bit. Accelerators fuse a select into the update's own kernels, where a
-    branch would make the host wait for the predicate. The CPU compiler keeps old and new state side by side for a
-    select, and a branch may not write over what it is given; a loop of one turn or none may, and puts updates where
-    the gradients were: the peak memory of the step without a guard.
+    On an accelerator a select is fused into the update's own kernels, where a branch would make the host wait for its
+    predicate. On CPU a select keeps old and new state side by side, and each array that exists besides costs more time
+    than the arithmetic; a branch that hands over nothing but the state writes the new one over the old one.
     """
 
-    measured = jax.eval_shape(update, grads, state)[2]
-    nothing = jnp.zeros(measured.shape, measured.dtype)
+    def typed(grads: PyTree, held: Held) -> Held:
+        return _typed_like(change(grads, held), held)
 
-    def by_loop(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState, jax.Array]:
-        def turn(carry: Any) -> Any:
-            return jnp.zeros_like(carry[0]), *_typed_like(update(*carry[1:3]), carry[1:])
+    def by_branch(take: jax.Array, grads: PyTree, held: Held) -> Held:
+        return jax.lax.cond(take, typed, lambda _, held: held, grads, held)
 
-        return jax.lax.while_loop(lambda carry: carry[0], turn, (take, grads, state, nothing))[1:]
+    def by_select(take: jax.Array, grads: PyTree, held: Held) -> Held:
+        return jax.tree.map(lambda new, old: jax.lax.select(take, new, old), typed(grads, held), held)
 
-    def by_select(grads: PyTree, state: TrainState) -> tuple[PyTree, TrainState, jax.Array]:
-        updates, new, measured = update(grads, state)
-        kept = jax.tree.map(partial(jax.lax.select, take), _typed_like(new, state), state)
-        return _typed_like(updates, grads), kept, jnp.where(take, measured, nothing)
-
-    return jax.lax.platform_dependent(grads, state, cpu=by_loop, default=by_select)
+    return jax.lax.platform_dependent(take, grads, held, cpu=by_branch, default=by_select)
 
 
-def count_step(state: TrainState, finite: jax.Array, verdict: guard.Verdict, scaling: Scaling) -> TrainState:
-    """Counts the step, and the skip if it was one, and adapts the loss scale."""
-    scale, skips = state.loss_scale, state.health["skips"] + (~verdict.take).astype(jnp.int32)
+def measured(
+    plan: Plan, problem: Problem, forward: Forward, grads: PyTree, norm: jax.Array, take: jax.Array
+) -> tuple[Seen | None, jax.Array]:
+    """What the update is going to do, where the record holds that, and the predicate `take` that it is taken by.
+
+    The update is computed once more for it, in reductions that write none of it to memory. On CPU the update then
+    waits for them, through its predicate: so the state is written over in place, after it has been read.
+    """
+    if not plan.rare:
+        return None, take
+    trained, opt_state = jax.lax.stop_gradient((problem.trained, problem.state.opt_state))
+
+    def read(grads: PyTree, opt_state: PyTree, trained: PyTree) -> Seen:
+        return measure_update(
+            plan,
+            lambda g, s: propose(problem, forward, g, s, trained),
+            grads,
+            opt_state,
+            trained,
+            norm,
+            problem.counted,
+        )
+
+    shapes = jax.eval_shape(read, grads, opt_state, trained)
+
+    def nothing(*_: PyTree) -> Seen:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def by_branch(take: jax.Array, *operands: PyTree) -> tuple[Seen, jax.Array]:
+        seen = jax.lax.cond(take, read, nothing, *operands)
+        some = seen.layers["param_norm"].sum()
+        return seen, take & ((some >= 0) | (some != some))
+
+    def by_select(take: jax.Array, *operands: PyTree) -> tuple[Seen, jax.Array]:
+        return jax.tree.map(lambda x, zero: jnp.where(take, x, zero), read(*operands), nothing()), take
+
+    operands = (jax.lax.stop_gradient(grads), opt_state, trained)
+    return jax.lax.platform_dependent(take, *operands, cpu=by_branch, default=by_select)
+
+
+def count_step(
+    state: TrainState, held: Held, finite: jax.Array, take: jax.Array, decision: Decision, scaling: Scaling
+) -> TrainState:
+    """The next state: counts the step, and the skip if it was one, and adapts the loss scale."""
+    scale = state.loss_scale
+    health = state.health._replace(
+        skips=state.health.skips + (~take).astype(jnp.int32), spikes=decision.history, rate_peak=held.rate_peak
+    )
     return state._replace(
         step=state.step + 1,
+        extras=held.extras,
+        opt_state=held.opt_state,
+        ema=held.ema,
         loss_scale=next_loss_scale(scale, finite, scaling) if isinstance(scale, LossScale) else scale,
-        health={**state.health, "skips": skips, "spikes": verdict.history},
+        health=health,
     )
 
 
-def moving_average(decay: float | None, ema: PyTree, params: PyTree) -> PyTree:
-    """Exponential moving average, `d ema + (1 - d) params`; `()` where none is kept."""
-    return ema if decay is None else optax.incremental_update(params, ema, 1.0 - decay)
+def moving_average(
+    decay: float | None, ema: Average | tuple[()], params: PyTree, extras: PyTree, count: jax.Array
+) -> Average | tuple[()]:
+    """Exponential moving averages, `d ema + (1 - d) x`, d = min(decay, (1 + t) / (10 + t)) after t updates.
+
+    The warm-up lets the average follow while the parameters still move fast: otherwise it would stay near the first
+    weights for `1 / (1 - decay)` updates.
+    """
+    if decay is None or not isinstance(ema, Average):
+        return ema
+    t = count.astype(jnp.float32)
+    share = 1 - jnp.minimum(jnp.float32(decay), (1 + t) / (10 + t))
+
+    def average(new: jax.Array, old: jax.Array) -> jax.Array:
+        return old + share.astype(old.dtype) * (new.astype(old.dtype) - old)
+
+    return Average(
+        jax.tree.map(average, averaged(params), ema.params), jax.tree.map(average, averaged(extras), ema.extras)
+    )
 
 
 def report(
-    recipe: Recipe,
-    state: TrainState,
-    kept: TrainState,
+    plan: Plan,
+    problem: Problem,
+    after: TrainState,
     forward: Forward,
-    norm: jax.Array,
+    back: Backward,
+    norms: Norms,
+    seen: Seen | None,
     finite: jax.Array,
-    verdict: guard.Verdict,
-) -> dict[str, Any]:
-    """The scalars that every record holds."""
-    scale = loss_scale(state)
-    return {
+    decision: Decision,
+) -> tuple[TrainState, Measurements]:
+    """The next state, whose direction of the power iteration moves on where it is measured, and the step's record."""
+    recipe = problem.recipe
+    rate = learning_rate(recipe.schedule, problem.state, after.opt_state)
+    factor = lr_scale(recipe.signals, after.health)
+    scalars = {
         "loss": forward.loss,
         "weight": forward.weight,
-        "grad_norm": norm,
-        "learning_rate": learning_rate(
-            recipe.schedule, state, kept.opt_state, rate.lr_scale(recipe.signals, kept.health)
-        ),
-        "loss_scale": 1.0 if scale is None else scale,
+        "grad_norm": norms.total,
+        "loss_scale": 1.0 if problem.scale is None else problem.scale,
         "skipped": ~finite,
-        "skips": kept.health["skips"],
-        "guard": verdict.factor,
+        "skips": after.health.skips,
+        "guard": decision.factor,
     }
+    if rate is not None:
+        scalars["learning_rate"] = rate if factor is None else rate * factor
+    if not plan.rows:
+        return after, measurements.pack(forward.sums, scalars)
+    rows = {"grad_norm": norms.layers}
+    if seen is None:
+        return after, measurements.pack(forward.sums, scalars, rows, layout=plan.layout)
+    direction, found, found_rows = extra_signals(
+        plan,
+        lambda trained, precision=None: problem.gradient(trained, precision=precision)[1].params,
+        problem.trained,
+        back.params,
+        problem.scale,
+        problem.state.health.direction,
+    )
+    scalars |= found | measurements.outputs(forward.sums)
+    scalars |= rare_scalars(seen, norms.total, back.micro_square, problem.batch, recipe.accumulate)
+    rows |= seen.layers | found_rows
+    after = after._replace(health=after.health._replace(direction=direction))
+    return after, measurements.pack(forward.sums, scalars, rows, tap_rows(plan, back.sinks), plan.layout)
 
 
 def loss_scale(state: TrainState) -> jax.Array | None:
@@ -183,20 +370,16 @@ def loss_scale(state: TrainState) -> jax.Array | None:
     return state.loss_scale.scale if isinstance(state.loss_scale, LossScale) else None
 
 
-def check_state(recipe: Recipe, state: TrainState) -> None:
-    """Raises UsageError, while tracing, where the state was made for another step."""
-    if needs_scaling(recipe.policy) != isinstance(state.loss_scale, LossScale):
-        raise UsageError("the state's loss scale is not this step's; give init_state the same precision= as the step")
-    if (recipe.ema_decay is None) != (isinstance(state.ema, tuple) and not state.ema):
-        raise UsageError(
-            "the state's moving average is not this step's; give init_state the same ema_decay= as the step"
-        )
-
-
 def variants(recipe: Recipe, steps_per_call: int) -> Callable[[str], Callable]:
     """The function to compile for each detail."""
-    one = partial(partial, train_step, recipe)
-    return one if steps_per_call == 1 else partial(partial, several_steps, one, steps_per_call)
+
+    def one(detail: str) -> Callable:
+        return lambda state, batch: train_step(recipe, detail, state, batch)
+
+    def several(detail: str) -> Callable:
+        return lambda state, batches: several_steps(one, steps_per_call, detail, state, batches)
+
+    return one if steps_per_call == 1 else several
 
 
 def several_steps(
@@ -223,6 +406,6 @@ def several_steps(
 def _typed_like(tree: PyTree, like: PyTree) -> PyTree:
     # Also drops weak types: what is carried on has to keep its type to the letter.
     def cast(x: jax.Array, old: jax.Array) -> jax.Array:
-        return x if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, old.dtype)
+        return x if jnp.issubdtype(old.dtype, jax.dtypes.extended) else jax.lax.convert_element_type(x, old.dtype)
 
     return jax.tree.map(cast, tree, like)

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.errors import CheckpointError
 from jaxprop.types import TrainState
+from tests.processes import started
 
 TX = optax.adamw(1e-3)
 
@@ -397,7 +398,7 @@ def test_kill_9_leaves_every_listed_step_whole(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(TRAINER), str(tmp_path / "checkpoints")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
     for kill in range(3):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        with started(command, stdout=subprocess.PIPE, env=environment) as process:
             lines = [process.stdout.readline() for _ in range(4 + kill)]
             time.sleep(0.013 * kill)
             process.send_signal(signal.SIGKILL)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 
 from jaxprop.cli import main
-from jaxprop.config import find
+from jaxprop.config import locate
 
 DIGITS = """\
 # yaml-language-server: $schema=schema.json
@@ -45,7 +45,7 @@ def package(tmp_path, monkeypatch):
     (folder / "digits.yaml").write_text(DIGITS)
     (folder / "lm.yaml").write_text(LM)
     (folder / "schema.json").write_text("{}")
-    monkeypatch.setattr(find, "packaged_folder", lambda: folder)
+    monkeypatch.setattr(locate, "packaged_folder", lambda: folder)
     monkeypatch.chdir(work)
     return folder
 

@@ -1,91 +1,57 @@
-"""Arguments as the commands' functions receive them."""
+"""The table of commands: complete, in the order of `--help`, and light to import."""
 
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from jaxprop.cli import app, commands
+from jaxprop.cli import app
 
-TRAIN = {"config": "c.yaml", "overrides": (), "run": None, "fresh": False, "json": False}
-EVAL = {"run_or_config": "runs/a", "overrides": (), "run": None, "best": False, "json": False}
-REPORT = {"runs": [Path("a")], "out": None, "serve": False, "port": None, "html": True}
-LESSON = {"name": None, "run": None, "seeds": 3, "fresh": False, "json": False}
-INIT = {"name": None, "path": None, "task": None, "force": False}
-
-TABLE = [
-    ("train c.yaml", "train", TRAIN),
-    (
-        "train c.yaml optimizer.lr=1 --run x data.batch_size=2",
-        "train",
-        TRAIN | {"overrides": ("optimizer.lr=1", "data.batch_size=2"), "run": Path("x")},
-    ),
-    ("train --json --fresh a.b=1 c.yaml", "train", TRAIN | {"overrides": ("a.b=1",), "fresh": True, "json": True}),
-    ("train runs/lr=1/config.yaml a=-1", "train", TRAIN | {"config": "runs/lr=1/config.yaml", "overrides": ("a=-1",)}),
-    ("eval runs/a --best --json data.x=1", "eval", EVAL | {"best": True, "json": True, "overrides": ("data.x=1",)}),
-    ("eval runs/a --run other", "eval", EVAL | {"run": Path("other")}),
-    ("report a", "report", REPORT),
-    ("report a b --out x.html", "report", REPORT | {"runs": [Path("a"), Path("b")], "out": Path("x.html")}),
-    ("report --serve --port 0 a", "report", REPORT | {"serve": True, "port": 0}),
-    ("report a --no-html", "report", REPORT | {"html": False}),
-    ("info c.yaml a=1", "info", {"config": "c.yaml", "overrides": ("a=1",)}),
-    (
-        "gradcheck a.b:c --json --entries 3",
-        "gradcheck",
-        {"target": "a.b:c", "overrides": (), "examples": 4, "entries": 3, "json": True},
-    ),
-    (
-        "gradcheck c.yaml a=1",
-        "gradcheck",
-        {"target": "c.yaml", "overrides": ("a=1",), "examples": 4, "entries": 4, "json": False},
-    ),
-    (
-        "explain c.yaml a=1 --layer-limit 5",
-        "explain",
-        {"config": "c.yaml", "overrides": ("a=1",), "layer_limit": 5, "json": False},
-    ),
-    (
-        "lr-find c.yaml --run x a=1",
-        "lr-find",
-        {"config": "c.yaml", "overrides": ("a=1",), "run": Path("x"), "json": False},
-    ),
-    ("doctor --json", "doctor", {"json": True}),
-    ("replay runs/a", "replay", {"run": Path("runs/a"), "step": None, "json": False}),
-    ("replay runs/a --step 7 --json", "replay", {"run": Path("runs/a"), "step": 7, "json": True}),
-    ("lesson", "lesson", LESSON),
-    (
-        "lesson rates --seeds 1 --run x --fresh",
-        "lesson",
-        LESSON | {"name": "rates", "seeds": 1, "run": Path("x"), "fresh": True},
-    ),
-    ("validate c.yaml", "validate", {"config": "c.yaml", "overrides": ()}),
-    ("init", "init", INIT),
-    ("init a b.yaml --force", "init", INIT | {"name": "a", "path": Path("b.yaml"), "force": True}),
-    ("init --task language", "init", INIT | {"task": "language"}),
-    ("schema", "schema", {}),
-    ("configs", "configs", {}),
-]
+FOLDER = Path(app.__file__).parent
+HELPERS = {"__init__", "app", "arguments", "modules", "output", "tables"}
+HEAVY = ("jax", "flax", "optax", "numpy", "pydantic", "yaml", "rich", "sklearn")
 
 
-@pytest.mark.parametrize(("line", "command", "arguments"), TABLE, ids=[row[0] for row in TABLE])
-def test_arguments(jaxprop, monkeypatch, line, command, arguments):
-    calls = []
-
-    class Module:
-        def __init__(self, name):
-            self.name = name
-
-        def __getattr__(self, function):
-            def call(**given):
-                calls.append((f"{self.name}:{function}", given))
-                return 3
-
-            return call
-
-    monkeypatch.setattr(app.importlib, "import_module", Module)
-    assert jaxprop(*line.split()).code == 3
-    assert calls == [(app.COMMANDS[command], arguments)]
+def test_every_file_is_a_command_of_its_name():
+    files = {path.stem for path in FOLDER.glob("*.py")} - HELPERS
+    assert {name: function.__module__ for name, function in app.COMMANDS.items()} == {
+        file.replace("_", "-"): f"jaxprop.cli.{file}" for file in files
+    }
 
 
-def test_every_command_is_in_the_table():
-    names = {command.name or command.callback.__name__ for command in commands.app.registered_commands}
-    assert names == set(app.COMMANDS)
+def test_help_lists_the_commands_in_the_order_of_the_table(jaxprop):
+    listed = jaxprop("--help").out.partition("Commands:\n")[2]
+    assert re.findall(r"^  ([\w-]+)  +\S", listed, re.MULTILINE) == list(app.COMMANDS)
+
+
+@pytest.mark.parametrize("command", app.COMMANDS)
+def test_help_of_a_command_is_its_docstring_and_explains_every_option(jaxprop, command):
+    ran = jaxprop(command, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    shown = " ".join(ran.out.split())
+    assert " ".join(app.COMMANDS[command].__doc__.split()) in shown
+    for parameter in get_command(app.app).commands[command].params:
+        assert parameter.help in shown
+        assert parameter.help
+
+
+def test_importing_the_table_imports_nothing_else_of_the_package_and_nothing_heavy():
+    code = (
+        "import json, sys; import jaxprop.cli.app;"
+        f"print(json.dumps([[m for m in {HEAVY} if m in sys.modules],"
+        " sorted({m.split('.')[1] for m in sys.modules if m.startswith('jaxprop.')})]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=FOLDER.parent.parent)
+    assert json.loads(ran.stdout) == [[], ["cli", "errors", "version"]]
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 75])
+def test_what_a_command_returns_is_the_exit_code(jaxprop, monkeypatch, code):
+    from jaxprop.run import train as runner
+
+    monkeypatch.setattr(runner, "train", lambda *_, **__: runner.Outcome({"step": 1}, code))
+    assert jaxprop("train", "digits").code == code

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from jaxprop.cli import app
+from jaxprop import cli
 from jaxprop.errors import CheckpointError, ConfigError, UsageError
+from jaxprop.tools import doctor as tool
 
 LIGHT = {
     "--help": ["--help"],
@@ -47,10 +48,10 @@ def test_light_commands_import_nothing_heavy(package, arguments):
 )
 @pytest.mark.parametrize("flag", [[], ["-v"]])
 def test_errors_are_one_sentence_and_an_exit_code(jaxprop, monkeypatch, error, code, text, flag):
-    def raises(**arguments):
+    def raises():
         raise error
 
-    monkeypatch.setattr(app.importlib, "import_module", lambda name: type("M", (), {"doctor": staticmethod(raises)}))
+    monkeypatch.setattr(tool, "diagnose", raises)
     ran = jaxprop("doctor", *flag)
     assert ran.code == code
     assert ran.out == ""
@@ -111,5 +112,5 @@ def test_a_reader_that_leaves_is_no_error(command):
 
 def environment():
     """This environment with the package on the path, wherever the test runs."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(app.__file__)))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(cli.__file__)))
     return os.environ | {"PYTHONPATH": root}

@@ -5,6 +5,6 @@ def test_names_and_what_each_says_of_itself(jaxprop):
 
 
 def test_the_packaged_folder_of_a_checkout_is_the_one_beside_the_package():
-    from jaxprop.config.find import packaged_folder
+    from jaxprop.config.locate import packaged_folder
 
     assert (packaged_folder() / "schema.json").is_file()

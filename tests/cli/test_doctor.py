@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from jaxprop.cli import doctor as module
-from jaxprop.tools.doctor import Diagnosis, Extra, Finding
+from jaxprop.tools import doctor as module
+from jaxprop.tools.doctor import Diagnosis, Extra, Notice
 
 WELL = Diagnosis(
     versions={"python": "3.11.7", "jax": "0.10.2", "flax": None},
     devices=[{"platform": "gpu", "kind": "NVIDIA H200", "memory_bytes": 140 << 30, "count": 2}],
     host={"system": "Linux x86_64", "cores": 16, "memory_bytes": 128 << 30, "available_bytes": None},
     extras={"equinox": Extra(True, "pip e"), "tpu": Extra(False, "pip install 'jaxprop[tpu]'")},
-    findings=[Finding("note", "TensorBoard is not installed", "pip install tensorboard")],
+    notices=[Notice("note", "TensorBoard is not installed", "pip install tensorboard")],
 )
-ILL = WELL._replace(findings=[Finding("broken", "flax is not installed", "pip install flax"), *WELL.findings])
+ILL = WELL._replace(notices=[Notice("broken", "flax is not installed", "pip install flax"), *WELL.notices])
 
 
 @pytest.mark.parametrize(("found", "code"), [(WELL, 0), (ILL, 1)])
@@ -24,7 +24,7 @@ def test_json_and_exit_code(jaxprop, monkeypatch, found, code):
     assert (ran.code, ran.err) == (code, "")
     told = json.loads(ran.out)
     assert told["extras"]["tpu"] == {"installed": False, "install": "pip install 'jaxprop[tpu]'"}
-    assert [finding["severity"] for finding in told["findings"]] == [finding.severity for finding in found.findings]
+    assert [notice["severity"] for notice in told["findings"]] == [notice.severity for notice in found.notices]
     assert (told["versions"], told["devices"], told["host"]) == (found.versions, found.devices, found.host)
 
 

@@ -25,6 +25,7 @@ def test_stages_in_order(found):
     assert max(map(len, found.out.splitlines())) <= 120
     assert "figures agree with the train step: the largest relative difference is " in found.out
     assert "||g|| = " in found.out
+    assert "not shown" not in found.out
 
 
 def test_json(jaxprop):

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from jaxprop.tools.gradcheck import Report
+
 LOSSES = """
 import jax
 import jax.numpy as jnp
@@ -81,6 +83,26 @@ def test_a_config(jaxprop):
     ran = jaxprop("gradcheck", "digits", "model.hidden=[3]", "--entries", "1", "--examples", "2")
     assert (ran.code, ran.err) == (0, "")
     assert "layers/0/dense/kernel" in ran.out
+
+
+def test_options_of_a_config(jaxprop, monkeypatch):
+    from jaxprop.tools.gradcheck import configured
+
+    calls = []
+
+    def check_config(config, **options):
+        calls.append((config.model.hidden, options))
+        return Report(True, 1.0, (), (), (), (), (), ())
+
+    monkeypatch.setattr(configured, "check_config", check_config)
+    jaxprop("gradcheck", "digits", "model.hidden=[3]")
+    jaxprop("gradcheck", "digits", "model.hidden=[3]", "--examples", "2", "--entries", "5")
+    assert calls == [((3,), {"examples": 4, "entries": 4}), ((3,), {"examples": 2, "entries": 5})]
+
+
+def test_options_of_a_function(jaxprop, module):
+    ran = jaxprop("gradcheck", f"{module}:right", "--entries", "1", "--json")
+    assert [leaf["checked"] for leaf in json.loads(ran.out)["leaves"]] == [1]
 
 
 BAD = [

@@ -56,6 +56,13 @@ def test_tables(jaxprop, monkeypatch):
     ]
 
 
+def test_overrides(jaxprop, monkeypatch):
+    configs = []
+    monkeypatch.setattr(module, "describe", lambda config: configs.append(config) or SOME)
+    assert jaxprop("info", "model.hidden=[7]", "digits").code == 0
+    assert [config.model.hidden for config in configs] == [(7,)]
+
+
 def test_what_a_backend_does_not_tell(jaxprop, monkeypatch):
     shown = rows(jaxprop, monkeypatch, UNTOLD)
     assert "floating-point operations not told by this backend" in shown
@@ -79,7 +86,7 @@ def test_nothing_is_written_and_nothing_is_coloured(jaxprop, package):
         (["digits", "model.hiden=[4]"], "error: override 'model.hiden=[4]': model.hiden: unknown key; did you mean"),
         (
             ["digits", "data.batch_size=5000"],
-            "error: override 'data.batch_size=5000': data.batch_size: 5000 is more than the",
+            "error: override 'data.batch_size=5000': data.batch_size: 5000 is larger than the",
         ),
     ],
 )

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from jaxprop.config.load import load
@@ -17,9 +19,8 @@ from jaxprop.config.load import load
 def test_a_copy_that_loads_and_keeps_its_comments(jaxprop, package, arguments, file, task):
     ran = jaxprop("init", *arguments)
     assert (ran.code, ran.out) == (0, f"wrote {file}; next: jaxprop train {file}\n")
-    loaded = load(file)
-    assert loaded.config.task.name == task
-    lines = loaded.text.splitlines()
+    assert load(file).config.task.name == task
+    lines = Path(file).read_text().splitlines()
     assert lines[0] == f"# yaml-language-server: $schema={package}/schema.json"
     assert lines[1:] == (package / ("lm.yaml" if task == "language" else "digits.yaml")).read_text().splitlines()[1:]
 

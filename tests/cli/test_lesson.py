@@ -49,6 +49,12 @@ def test_json(jaxprop, monkeypatch):
     assert set(found["figures"]) == set(LESSONS["rates"].variants)
 
 
+def test_options(jaxprop, monkeypatch):
+    calls = answering(monkeypatch, [True])
+    jaxprop("lesson", "rates", "--seeds", "1", "--run", "x", "--fresh")
+    assert calls == [("rates", Path("x"), 1, True)]
+
+
 def test_the_list(jaxprop):
     out = jaxprop("lesson").out
     assert all(name in out for name in LESSONS)

@@ -19,15 +19,18 @@ def found(monkeypatch):
     """What the sweep is to say."""
 
     def say(found):
-        monkeypatch.setattr(module, "find_rate", lambda config: found)
+        configs = []
+        monkeypatch.setattr(module, "find_rate", lambda config: configs.append(config) or found)
+        return configs
 
     return say
 
 
 def test_a_suggestion(jaxprop, found):
-    found(FOUND)
+    configs = found(FOUND)
     ran = jaxprop("lr-find", "digits", "model.hidden=[4]", "optimizer.lr=3")
     assert (ran.code, ran.err) == (0, "")
+    assert [config.model.hidden for config in configs] == [(4,)]
     curve, mark, *rest = ran.out.splitlines()
     assert (curve[0], curve[-1]) == ("█", "▁")
     assert 0.4 < mark.index("^") / len(curve) < 0.7
@@ -63,7 +66,7 @@ def test_a_runs_folder_is_left_alone(jaxprop, found):
     Path("taken/checkpoints").mkdir(parents=True)
     ran = jaxprop("lr-find", "digits", "--run", "taken")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: taken holds a run's checkpoints")
+    assert ran.err.startswith("error: taken holds the checkpoints of a run")
     assert not Path("taken/lr_find.json").exists()
 
 

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from jaxprop.cli import replay as command
 from jaxprop.health.nonfinite.find import Finding, Hop
+from jaxprop.tools import replay as tool
 from jaxprop.tools.replay import Replayed
 
 HOPS = (Hop("forward", "log", "head", "/home/me/model.py", 7, 3, 1200), Hop("backward", "mul", None, None, None, 1, 1))
@@ -15,7 +15,9 @@ FOUND = Finding(
 
 
 def answering(monkeypatch, replayed):
-    monkeypatch.setattr(command, "replay_run", lambda run, step: replayed)
+    calls = []
+    monkeypatch.setattr(tool, "replay_run", lambda run, step: calls.append((run, step)) or replayed)
+    return calls
 
 
 def test_the_sentence_the_way_and_the_parameters(jaxprop, monkeypatch):
@@ -43,9 +45,11 @@ def test_json(jaxprop, monkeypatch):
 
 
 def test_a_step_that_is_finite_this_time(jaxprop, monkeypatch):
-    answering(monkeypatch, Replayed(12, None, ()))
+    calls = answering(monkeypatch, Replayed(12, None, ()))
     ran = jaxprop("replay", "runs/a")
     assert (ran.code, ran.out) == (0, "step 12: loss and gradients are finite this time\n")
+    assert jaxprop("replay", "runs/a", "--step", "7").out == ran.out
+    assert calls == [(Path("runs/a"), None), (Path("runs/a"), 7)]
 
 
 def test_no_such_run(jaxprop):

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxprop.errors import UsageError
+from jaxprop.report import serve
+from tests.processes import started
 from tests.report.runs import ALERT, make_run, rows
 
 
@@ -34,6 +37,16 @@ def test_no_page(jaxprop):
     make_run("runs/a")
     assert "report:" not in jaxprop("report", "runs/a", "--no-html").out
     assert not list(Path("runs").rglob("*.html"))
+
+
+@pytest.mark.parametrize(("options", "port"), [([], None), (["--port", "0"], 0), (["--port", "9000"], 9000)])
+def test_the_server_gets_the_port(jaxprop, monkeypatch, options, port):
+    def open_server(source, port):
+        raise UsageError(f"asked for {port}")
+
+    monkeypatch.setattr(serve, "open_server", open_server)
+    make_run("runs/a")
+    assert jaxprop("report", "runs/a", "--serve", *options).err == f"error: asked for {port}\n"
 
 
 REFUSED = [
@@ -65,18 +78,16 @@ def test_one_sentence_and_nothing_lost(jaxprop, line, code, sentence):
     assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_the_server_stops_on_ctrl_c_with_exit_code_0(tmp_path):
     folder = make_run(tmp_path / "a")
     command = [sys.executable, "-m", "jaxprop", "report", str(folder), "--serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        line = server.stdout.readline()
-        try:
-            url = line.split()[1]
-            assert url.startswith("http://127.0.0.1:")
-            with urllib.request.urlopen(url + "data.json", timeout=10) as answer:
-                assert answer.status == 200
-        finally:
-            server.send_signal(signal.SIGINT)
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        url = server.stdout.readline().split()[1]
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url + "data.json", timeout=10) as answer:
+            assert answer.status == 200
+        server.send_signal(signal.SIGINT)
         assert server.wait(timeout=20) == 0
         assert (server.stdout.read(), server.stderr.read()) == ("stopped\n", "")
     assert not (folder / "report.html").exists()

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from jaxprop.cli.tables import show, size
+from jaxprop.cli.tables import shorten, show, size
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,19 @@ from jaxprop.cli.tables import show, size
 )
 def test_sizes(count, text):
     assert size(count) == text
+
+
+def test_a_size_that_is_not_known():
+    assert size(None) == "unknown"
+    assert size(None, "untold") == "untold"
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "kept", "left_out"),
+    [(2, 2, [0, 1, 4, 5], 2), (2, 1, [0, 1, 5], 3), (2, 0, [0, 1], 4), (3, 3, [*range(6)], 0), (9, 9, [*range(6)], 0)],
+)
+def test_both_ends_of_long_tables(first, last, kept, left_out):
+    assert shorten(range(6), first, last) == (kept, left_out)
 
 
 def test_a_pipe_gets_whole_lines_and_a_terminal_its_width(capsys, monkeypatch):

@@ -101,7 +101,7 @@ def test_overrides(overrides, value):
         ("lr", "override 'lr': expected key=value, such as optimizer.lr=3e-4"),
         ("=1", "override '=1': expected key=value"),
         ("a..b=1", "override 'a..b=1': expected key=value"),
-        ("base=x.yaml", "override 'base=x.yaml': a base can be set in a file only"),
+        ("base=x.yaml", "override 'base=x.yaml': base can only be set in a file"),
         ("a=[1", "override 'a=[1': not valid YAML"),
         ("a=!!python/name:os.system", "override 'a=!!python/name:os.system': the tag"),
         ("a={b: 1, b: 2}", "override 'a={b: 1, b: 2}': b: written twice"),

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from jaxprop.config.find import packaged, packaged_folder, schema_comment
 from jaxprop.config.load import load
+from jaxprop.config.locate import packaged, packaged_folder, schema_comment
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.optax_table import OPTIMIZERS
 from jaxprop.config.schema_json import json_schema, schema_text

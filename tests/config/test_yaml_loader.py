@@ -1,11 +1,33 @@
+import math
+
 import pytest
 
-from jaxprop.config.yaml_loader import parse, parse_value
+from jaxprop.config.yaml_loader import parse, parse_value, scalar
 from jaxprop.errors import ConfigError
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
 )
+SCALARS = {
+    "": None, "~": None, "null": None, "NULL": None, "nULL": "nULL",
+    "true": True, "False": False, "TRUE": True, "no": "no", "on": "on", "yes": "yes", "y": "y", "off": "off",
+    "0": 0, "-7": -7, "+7": 7, "010": 10, "0o10": 8, "0x1F": 31, "1_000": "1_000", "0b1": "0b1", "- 1": "- 1",
+    "1e-3": 1e-3, "1E5": 1e5, "1.": 1.0, ".5": 0.5, "-.5e1": -5.0, "1e": "1e", "e5": "e5", ".": ".", "1.2.3": "1.2.3",
+    "12:30:45": "12:30:45", "2001-01-01": "2001-01-01", ".inf": math.inf, "-.INF": -math.inf,
+    "inf": "inf", "nan": "nan",
+    "1" * 5000: "1" * 5000, "\u0663": "\u0663", "7\n": "7\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), SCALARS.items(), ids=lambda x: repr(x)[:20])
+def test_unquoted_scalars_are_those_of_yaml_1_2(text, value):
+    assert scalar(text) == value
+    assert type(scalar(text)) is type(value)
+
+
+@pytest.mark.parametrize("text", [".nan", ".NaN", ".NAN"])
+def test_nan_scalars(text):
+    assert math.isnan(scalar(text))
 
 
 def test_values_are_plain_python_with_the_line_of_each():
@@ -50,7 +72,7 @@ def test_number_keys_are_kept_for_the_sections_to_refuse():
         ("true: 1\n", "f:1: a key must be text, got true"),
         ("1.5: 1\n", "f:1: a key must be text, got 1.5"),
         ("a:\n  [1, 2]: 3\n", "f:2: a: a key must be text, got a list or mapping"),
-        ("a: \x07\n", "f:1: the control character '\\x07' may not stand in YAML"),
+        ("a: \x07\n", "f:1: the control character '\\x07' is not allowed in YAML"),
         ("[" * 1200, "nested too deeply"),
         ("%YAML 9.9\n---\na: 1\n", "f:1: not valid YAML"),
     ],
@@ -77,3 +99,25 @@ def test_values_of_overrides(text, value):
     tree = parse_value(text, "override")
     assert tree.value == value
     assert set(tree.origins.values()) == {"override"}
+
+
+TABLE = {
+    "": None, "~": None, "null": None, "NULL": None, "nULL": "nULL",
+    "true": True, "False": False, "TRUE": True, "no": "no", "on": "on", "yes": "yes", "y": "y", "off": "off",
+    "0": 0, "-7": -7, "+7": 7, "010": 10, "0o10": 8, "0x1F": 31, "1_000": "1_000", "0b1": "0b1", "- 1": "- 1",
+    "1e-3": 1e-3, "1E5": 1e5, "1.": 1.0, ".5": 0.5, "-.5e1": -5.0, "1e": "1e", "e5": "e5", ".": ".", "1.2.3": "1.2.3",
+    "12:30:45": "12:30:45", "2001-01-01": "2001-01-01", ".inf": math.inf, "-.INF": -math.inf,
+    "inf": "inf", "nan": "nan",
+    "1" * 5000: "1" * 5000, "\u0663": "\u0663", "7\n": "7\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), TABLE.items(), ids=lambda x: repr(x)[:20])
+def test_plain_scalars_are_those_of_yaml_1_2(text, value):
+    assert scalar(text) == value
+    assert type(scalar(text)) is type(value)
+
+
+@pytest.mark.parametrize("text", [".nan", ".NaN", ".NAN"])
+def test_nan(text):
+    assert math.isnan(scalar(text))

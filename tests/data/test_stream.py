@@ -12,7 +12,7 @@ from jaxprop.types import Source
 
 
 def counting(length, fingerprint="f00d"):
-    """Records that are their own index, so that a batch shows which records it holds."""
+    """Examples that are their own index, so that a batch shows which examples it holds."""
     content = np.arange(length, dtype=np.int32)
     return Source(length, lambda indices: {"inputs": content[indices]}, {}, fingerprint)
 
@@ -22,7 +22,7 @@ def take(stream, count):
 
 
 def real(batches):
-    """The records of weight 1, in order."""
+    """The examples of weight 1, in order."""
     return np.concatenate([batch["inputs"][batch["weight"] == 1] for batch in batches])
 
 
@@ -38,7 +38,7 @@ SIZES = [(1, 1), (1, 4), (10, 5), (10, 3), (10, 10), (10, 64), (97, 16)]
 
 @pytest.mark.parametrize(("length", "batch_size"), SIZES)
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_every_epoch_holds_every_record_once(length, batch_size, shuffle):
+def test_every_epoch_holds_every_example_once(length, batch_size, shuffle):
     stream = Stream(counting(length), batch_size, seed=5, shuffle=shuffle)
     orders = []
     for epoch in range(3):
@@ -55,7 +55,7 @@ def test_every_epoch_holds_every_record_once(length, batch_size, shuffle):
 
 
 @pytest.mark.parametrize(("length", "batch_size"), SIZES)
-def test_padding_repeats_the_batchs_own_records_with_weight_zero(length, batch_size):
+def test_padding_repeats_the_batchs_own_examples_with_weight_zero(length, batch_size):
     stream = Stream(counting(length), batch_size, seed=5)
     *full, last = take(stream, stream.batches_per_epoch)
     assert all((batch["weight"] == 1).all() for batch in full)
@@ -64,7 +64,7 @@ def test_padding_repeats_the_batchs_own_records_with_weight_zero(length, batch_s
     assert np.array_equal(last["inputs"], np.resize(last["inputs"][:remainder], batch_size))
 
 
-def test_drop_last_leaves_the_partial_batch_out_but_other_records_each_epoch():
+def test_drop_last_leaves_the_partial_batch_out_but_other_examples_each_epoch():
     stream = Stream(counting(10), 3, seed=5, drop_last=True)
     assert stream.batches_per_epoch == 3
     left_out = set()
@@ -79,7 +79,7 @@ def test_drop_last_leaves_the_partial_batch_out_but_other_records_each_epoch():
 
 
 def test_drop_last_that_drops_everything_is_an_error():
-    with pytest.raises(DataError, match=r"batch of 64 .* 10 records.*data\.batch_size to at most 10"):
+    with pytest.raises(DataError, match=r"batch of 64 .* 10 examples.*data\.batch_size to at most 10"):
         Stream(counting(10), 64, seed=0, drop_last=True)
 
 
@@ -194,14 +194,14 @@ def test_a_state_that_lacks_something_is_refused_by_name():
 
 
 @pytest.mark.parametrize(("length", "batch_size"), SIZES)
-def test_an_evaluation_sees_every_record_exactly_once_and_in_order(length, batch_size):
+def test_an_evaluation_sees_every_example_exactly_once_and_in_order(length, batch_size):
     batches = list(one_pass(counting(length), batch_size))
     assert len(batches) == -(-length // batch_size)
     assert all(batch["inputs"].shape == batch["weight"].shape == (batch_size,) for batch in batches)
     assert np.array_equal(real(batches), np.arange(length))
 
 
-@pytest.mark.parametrize(("limit", "records"), [(1, 3), (3, 9), (4, 10), (5, 10), (None, 10)])
-def test_an_evaluation_can_be_limited(limit, records):
+@pytest.mark.parametrize(("limit", "examples"), [(1, 3), (3, 9), (4, 10), (5, 10), (None, 10)])
+def test_an_evaluation_can_be_limited(limit, examples):
     batches = list(one_pass(counting(10), 3, limit))
-    assert np.array_equal(real(batches), np.arange(records))
+    assert np.array_equal(real(batches), np.arange(examples))

@@ -18,7 +18,7 @@ health: {layers: true}
 ALERT = {
     "step": 60, "kind": "gradient_spike", "layer": "layers/1/dense", "severity": "act", "value": 12.0, "threshold": 4.5,
     "since": 55, "evidence": {}, "cause": "rate_too_high", "fix": "optimizer.lr=0.01",
-    "message": "layers/1/dense: the gradient norm stands above its own history (z): 12 against 4.5",
+    "message": "layers/1/dense: the gradient norm is far above its own history (z-score): 12 against 4.5",
 }  # fmt: skip
 ACTION = {
     "step": 60, "kind": "action", "action": "cut_lr", "layer": "layers/1/dense", "severity": "act", "value": 0.5,

@@ -9,7 +9,7 @@ from jaxprop.report.compare import labels
 from jaxprop.report.page import render
 from jaxprop.report.payload import payload
 from jaxprop.report.read import Reader
-from jaxprop.report.serve import Source, open_server
+from jaxprop.report.serve import LivePage, open_server
 from tests.report.runs import (
     ACTION,
     ALERT,
@@ -274,7 +274,7 @@ def test_a_search_for_the_rate_alone(tmp_path, visit):
 def test_a_live_page_follows_its_run_and_keeps_its_zoom(tmp_path, visit):
     folder = make_run(tmp_path / "a", ended=None)
     reader = Reader(folder)
-    source = Source(reader.signature, lambda: payload([reader.read()], ["a"]))
+    source = LivePage(reader.signature, lambda: payload([reader.read()], ["a"]))
     with open_server(source, 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxprop.report.fields import nested, number, numbers, plainly, text, whole
+from jaxprop.report.fields import nested, number, numbers, printable, text, whole
 
 ODD = [None, "1", [], {}, True, float("nan"), float("inf"), 10**400]
 
@@ -25,5 +25,5 @@ def test_what_is_one():
 
 
 def test_a_name_cannot_steer_the_terminal():
-    assert plainly("\x1b]0;title\x07\r\nname\u202e") == "?]0;title???name?"
-    assert plainly("x" * 300, 10) == "x" * 9 + "…"
+    assert printable("\x1b]0;title\x07\r\nname\u202e") == "?]0;title???name?"
+    assert printable("x" * 300, 10) == "x" * 9 + "…"

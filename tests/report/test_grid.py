@@ -1,9 +1,9 @@
-"""Rows as tables of layers by steps."""
+"""RowBuffer as tables of layers by steps."""
 
 import numpy as np
 import pytest
 
-from jaxprop.report.grid import Rows
+from jaxprop.report.grid import RowBuffer
 
 
 def row(step, layer, **cells):
@@ -11,7 +11,7 @@ def row(step, layer, **cells):
 
 
 def test_missing_and_not_finite_are_told_apart():
-    rows = Rows("layer", ["grad_norm", "update_ratio"])
+    rows = RowBuffer("layer", ["grad_norm", "update_ratio"])
     assert rows.add([row(1, "a", grad_norm=1.0), row(2, "a", grad_norm=None), row(2, "b", grad_norm=float("nan"))]) == 0
     grid = rows.grid()
     np.testing.assert_array_equal(grid.values["grad_norm"], [[1, np.inf], [np.nan, np.inf]])
@@ -19,7 +19,7 @@ def test_missing_and_not_finite_are_told_apart():
 
 
 def test_what_a_tap_leaves_out_was_not_finite_unless_it_may_not_apply():
-    rows = Rows("tap", ["rms", "dead"])
+    rows = RowBuffer("tap", ["rms", "dead"])
     rows.add([{"step": 1, "tap": "a", "dead": 0.5}, {"step": 1, "tap": "b", "rms": 2.0}])
     values = rows.grid().values
     np.testing.assert_array_equal(values["rms"], [[np.inf], [2]])
@@ -27,7 +27,7 @@ def test_what_a_tap_leaves_out_was_not_finite_unless_it_may_not_apply():
 
 
 def test_blocks_steps_and_rows_in_any_order():
-    rows = Rows("layer", ["grad_norm"])
+    rows = RowBuffer("layer", ["grad_norm"])
     rows.add([row(9, "b", grad_norm=9.0)])
     rows.add([row(3, "a", grad_norm=3.0), row(9, "b", grad_norm=10.0), {"step": 3, "tap": "t"}])
     for _ in range(2):  # and once more, as a live page does
@@ -43,17 +43,17 @@ BAD = [row("5", "a"), row(-1, "a"), row(True, "a"), row(2**60, "a"), row(5, None
 
 @pytest.mark.parametrize("bad", BAD, ids=repr)
 def test_what_is_no_row_is_counted(bad):
-    rows = Rows("layer", ["grad_norm"])
+    rows = RowBuffer("layer", ["grad_norm"])
     assert rows.add([bad, row(1, "a", grad_norm=1.0)]) == 1
     assert rows.grid().values["grad_norm"].tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize("cell", ["x", [1], {"a": 1}, 10**400, 1e300], ids=lambda cell: repr(cell)[:8])
 def test_a_cell_that_is_no_float32_is_not_finite(cell):
-    rows = Rows("layer", ["grad_norm"])
+    rows = RowBuffer("layer", ["grad_norm"])
     rows.add([row(1, "a", grad_norm=cell), row(1, "b", grad_norm=2.0)])
     assert rows.grid().values["grad_norm"].tolist() == [[np.inf], [2.0]]
 
 
 def test_nothing():
-    assert Rows("layer", ["grad_norm"]).grid() is None
+    assert RowBuffer("layer", ["grad_norm"]).grid() is None

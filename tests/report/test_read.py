@@ -11,6 +11,7 @@ import pytest
 
 from jaxprop.errors import JaxpropError, RunFolderError
 from jaxprop.report.read import Reader
+from tests.processes import started
 from tests.report.runs import ACTION, ALERT, FINDING, LAYERS, LR_FIND, TAPS, lines, make_run, rows, train_records
 
 
@@ -157,7 +158,7 @@ def test_who_holds_the_folder(tmp_path, owner, status):
 
 def test_a_run_that_is_killed_while_it_is_watched(tmp_path):
     folder = make_run(tmp_path / "a", ended=None)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as writer:
+    with started([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as writer:
         (folder / ".lock").write_text(json.dumps({"pid": writer.pid, "host": socket.gethostname()}))
         reader = Reader(folder)
         before = reader.signature()
@@ -168,7 +169,10 @@ def test_a_run_that_is_killed_while_it_is_watched(tmp_path):
 
 
 NOTHING = {
-    "no metrics": (remove("metrics.jsonl"), "has no metrics.jsonl: the run has not begun to log, or sinks.jsonl is"),
+    "no metrics": (
+        remove("metrics.jsonl"),
+        "has no metrics.jsonl: the run has not logged anything yet, or sinks.jsonl is",
+    ),
     "empty metrics": (overwrite("metrics.jsonl", ""), "has an empty metrics.jsonl; the first record is written after"),
     "damaged metrics": (
         overwrite("metrics.jsonl", "a\nb\n"),

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from jaxprop.errors import RunFolderError, UsageError
-from jaxprop.report.serve import PORT, Source, open_server
+from jaxprop.report.serve import PORT, LivePage, open_server
 
 DATA = {"title": "a", "runs": [], "compare": None}
 
@@ -30,7 +30,7 @@ class Counted:
 @contextlib.contextmanager
 def running(source, port=0):
     with open_server(source, port) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
             yield server.server_port
@@ -60,7 +60,7 @@ def counted():
 
 @pytest.fixture
 def port(counted):
-    with running(Source(lambda: counted.version, counted.data)) as port:
+    with running(LivePage(lambda: counted.version, counted.data)) as port:
         yield port
 
 
@@ -120,12 +120,12 @@ def test_queries_and_icons(port):
 
 
 def test_it_listens_on_this_machine_alone(counted):
-    with open_server(Source(lambda: 1, counted.data), 0) as server:
+    with open_server(LivePage(lambda: 1, counted.data), 0) as server:
         assert server.server_address[0] == "127.0.0.1"
 
 
 def test_a_port_that_is_taken(counted):
-    source = Source(lambda: 1, counted.data)
+    source = LivePage(lambda: 1, counted.data)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         held.listen()
@@ -137,6 +137,6 @@ def test_a_port_that_is_taken(counted):
 
 
 def test_the_next_port_where_the_default_is_taken(counted):
-    source = Source(lambda: 1, counted.data)
+    source = LivePage(lambda: 1, counted.data)
     with open_server(source) as first, open_server(source) as second:
         assert PORT <= first.server_port < second.server_port

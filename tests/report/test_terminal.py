@@ -45,7 +45,7 @@ def test_a_run_in_lines(tmp_path):
     run = Reader(make_run(tmp_path / "a", alerts=[ALERT, ACTION])).read()._replace(notes=("one thing is missing",))
     lines = summarize(run, "a").splitlines()
     assert lines[0] == "a: Gradient spike in layers/1/dense at step 60; the run completed all the same."
-    assert lines[1] == "  what     The gradient norm stands above its own history (z): 12, the limit is 4.5"
+    assert lines[1] == "  what     The gradient norm is far above its own history (z-score): 12, the limit is 4.5"
     assert "  fix      optimizer.lr=0.01" in lines
     assert any(line.startswith("  loss     █") and line.endswith("  0.502 to 2") for line in lines)
     assert "    layers/1/dense  gradient spike at step 60" in lines

@@ -25,7 +25,7 @@ def test_every_kind_cause_and_status_has_its_words():
 HEADLINES = [
     ({}, "good", "Healthy: 100 steps without an alert."),
     ({"ended": "stopped_early"}, "good", "Healthy: 100 steps without an alert (stopped early)."),
-    ({"config": "health: {watch: false}"}, "open", "100 steps, and nobody watched: health.watch is false."),
+    ({"config": "health: {watch: false}"}, "open", "100 steps without the watch, since health.watch is false."),
     (
         {"metrics": [*train_records(5), {"step": 6, "split": "train", "loss": None}]},
         "watch",
@@ -74,7 +74,7 @@ def test_facts(tmp_path):
     metrics = [*train_records(), {"step": 101, "split": "train", "loss": None, "skips": 3}]
     facts = judge(read(tmp_path, alerts=[ADVICE, ALERT, ACTION], metrics=metrics, finding=FINDING)).facts
     assert facts == [
-        ("what", "The gradient norm stands above its own history (z): 12, the limit is 4.5"),
+        ("what", "The gradient norm is far above its own history (z-score): 12, the limit is 4.5"),
         ("when", "step 60, first sign at step 55"),
         ("where", "layers/1/dense"),
         ("why", "likely rate_too_high: the learning rate is too high"),

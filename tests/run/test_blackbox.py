@@ -156,4 +156,4 @@ def test_sources_that_have_changed_are_known(copy):
 
 def test_the_state_has_every_leaf_to_the_bit(copy, bench):
     stored = load_file(copy / "state.safetensors")
-    assert len(stored) == len([leaf for leaf in jax.tree.leaves(bench.composed.state) if np.size(leaf)])
+    assert len(stored) == len([leaf for leaf in jax.tree.leaves(bench.state) if np.size(leaf)])

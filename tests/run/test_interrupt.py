@@ -13,6 +13,9 @@ import pytest
 
 import jaxprop
 from jaxprop.run.interrupt import EXIT_CODES, Interrupts, leaving_at_once
+from tests.processes import started
+
+pytestmark = pytest.mark.usefixtures("default_signals")
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 
@@ -109,23 +112,18 @@ def test_the_second_signal_leaves_at_once_even_while_no_byte_code_runs(first, se
         sys.exit(9)
     """
     root = os.path.dirname(os.path.dirname(jaxprop.__file__))
-    child = subprocess.Popen(
+    with started(
         [sys.executable, "-c", textwrap.dedent(code)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         env=os.environ | {"PYTHONPATH": root},
-    )
-    try:
+    ) as child:
         assert child.stdout.readline() == "ready\n"
         child.send_signal(first)
         assert child.stderr.readline().startswith(first.name)
         assert child.poll() is None
         child.send_signal(second)
         assert child.wait(timeout=20) == EXIT_CODES[second]
-    finally:
-        child.kill()
-        child.communicate()
 
 
 @pytest.mark.parametrize("number", BOTH)

@@ -12,6 +12,7 @@ import pytest
 from jaxprop.errors import RunFolderError
 from jaxprop.run import lock
 from jaxprop.run.lock import hold
+from tests.processes import started
 
 HOLDER = """
 import sys
@@ -23,13 +24,12 @@ with hold(sys.argv[1]):
 
 
 @pytest.fixture
-def holder(tmp_path):
+def holder(tmp_path, default_signals):
     """Another process that holds `tmp_path` until its stdin closes."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == "held\n"
         yield process
-        process.kill()
 
 
 def test_another_process_is_named(tmp_path, holder):

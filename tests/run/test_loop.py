@@ -60,7 +60,7 @@ def test_the_whole_run_is_what_the_cases_mean_it_to_be(whole):
     name, bench, expected = whole
     train = [record for record in expected.metrics if record["split"] == "train"]
     evals = [record["step"] for record in expected.metrics if record["split"] == "eval"]
-    total = bench.composed.experiment.total_steps
+    total = bench.experiment.total_steps
     assert evals == [*range(4, total, 4), total]
     assert train[-1]["step"] == total
     assert len({record["lr"] for record in train}) > 2  # a schedule
@@ -201,9 +201,8 @@ def test_an_error_of_the_data_reaches_the_caller(tiny, tmp_path):
     def take(indices):
         raise OSError("the disk is gone")
 
-    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None))
-    source = tiny.composed.sources["train"]._replace(take=take)
-    loop._experiment = loop._experiment._replace(stream=open_stream(tiny.config, source))
+    stream = open_stream(tiny.config, tiny.experiment.sources["train"]._replace(take=take))
+    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), stream=stream)
     with checkpoints, pytest.raises(OSError, match="the disk is gone"):
         loop.run(Sink())
 
@@ -222,8 +221,8 @@ def test_an_error_of_the_data_reaches_the_caller(tiny, tmp_path):
 )
 def test_skips_in_a_row_diverge(tiny, tmp_path, bad, status, step):
     config = with_config(tiny, health={"max_skips": 3}, checkpoint={"every_steps": 100})
-    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config)
-    loop._experiment = loop._experiment._replace(stream=Poisoned(tiny, bad))
+    stream = Poisoned(tiny, bad)
+    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config, stream=stream)
     seen = []
     with checkpoints:
         assert loop.run(Sink(write=seen.append)) == status
@@ -240,8 +239,7 @@ def test_skips_in_a_row_are_counted_across_a_resume(tiny, tmp_path):
     def leg(bad, stop_at):
         stop = SimpleNamespace(received=None)
         sink = Sink(progress=lambda step: setattr(stop, "received", signal.SIGINT if step == stop_at else None))
-        loop, checkpoints = tiny.loop(tmp_path, stop, config=config)
-        loop._experiment = loop._experiment._replace(stream=Poisoned(tiny, bad))
+        loop, checkpoints = tiny.loop(tmp_path, stop, config=config, stream=Poisoned(tiny, bad))
         with checkpoints:
             loop.resume()
             return loop.run(sink), loop.step
@@ -256,8 +254,8 @@ def test_skips_in_a_row_are_counted_across_a_resume(tiny, tmp_path):
 
 def test_evaluation_is_an_exact_mean_over_the_split(tiny):
     """With batches that do not divide the split, against one batch that holds all of it."""
-    experiment = tiny.composed.experiment
-    state = copied(tiny.composed.state)
+    experiment = tiny.experiment
+    state = copied(tiny.state)
     sizes = (7, 100, experiment.test.length)
     results = [
         evaluate(experiment._replace(config=with_config(tiny, data={"eval_batch_size": size})), state) for size in sizes
@@ -268,22 +266,23 @@ def test_evaluation_is_an_exact_mean_over_the_split(tiny):
 
 
 def test_evaluates_the_average_where_one_is_kept(tiny):
-    state = copied(tiny.composed.state)
+    state = copied(tiny.state)
     other = state._replace(ema=jax.tree.map(jnp.zeros_like, state.params))
-    result = evaluate(tiny.composed.experiment, other)
+    result = evaluate(tiny.experiment, other)
     assert result["loss"] == pytest.approx(np.log(10), rel=1e-6)
-    assert evaluate(tiny.composed.experiment, state._replace(ema=()))["loss"] == pytest.approx(
-        evaluate(tiny.composed.experiment, state)["loss"], rel=1e-6
+    assert evaluate(tiny.experiment, state._replace(ema=()))["loss"] == pytest.approx(
+        evaluate(tiny.experiment, state)["loss"], rel=1e-6
     )
 
 
 def test_derived_figures_and_limited_batches(tiny):
-    experiment: Experiment = tiny.composed.experiment._replace(
-        config=with_config(tiny, run={"eval_batches": 1}), derived=lambda means: {"twice": 2 * means["loss"]}
+    experiment: Experiment = tiny.experiment._replace(
+        config=with_config(tiny, run={"eval_batches": 1}),
+        task=tiny.experiment.task._replace(derived=lambda means: {"twice": 2 * means["loss"]}),
     )
-    result = evaluate(experiment, copied(tiny.composed.state))
+    result = evaluate(experiment, copied(tiny.state))
     first: Source = experiment.test._replace(length=100)
-    assert result == evaluate(experiment._replace(test=first), copied(tiny.composed.state))
+    assert result == evaluate(experiment._replace(test=first), copied(tiny.state))
     assert result["twice"] == 2 * result["loss"]
 
 

@@ -61,8 +61,8 @@ def by_four():
 @pytest.fixture(autouse=True)
 def watch(monkeypatch):
     monkeypatch.setattr("jaxprop.run.loop.Watch", LossWatch)
-    monkeypatch.setattr("jaxprop.health.respond.responder.PATIENCE", 4)
-    monkeypatch.setattr("jaxprop.health.respond.responder.WAIT", 0)
+    monkeypatch.setattr("jaxprop.health.respond.fault.PATIENCE", 4)
+    monkeypatch.setattr("jaxprop.health.respond.ladder.WAIT", 0)
 
 
 def listed(bench, *actions, **health):

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxprop.config.build import build
 from jaxprop.config.schema.run import Health
-from jaxprop.run.pace import Pace, rows_seconds, settings
+from jaxprop.run.pace import Pace, rows_seconds
 from jaxprop.train.state import init_state
 
 
@@ -121,10 +120,3 @@ def test_rows_take_some_time_and_leave_the_state(tx):
     state = init_state({"a": jnp.ones((512, 512)), "b": jnp.ones(3)}, tx, key=jax.random.key(0))
     assert 0 <= rows_seconds(state) < 1
     assert state.params["a"].sum().item() == 512 * 512
-
-
-@pytest.mark.parametrize(("optimizer", "b2"), [("adam", 0.999), ("yogi", None), ("adamaxw", None), ("sgd", 0.999)])
-def test_only_a_mean_of_squares_is_taken_for_adams_second_moment(optimizer, b2):
-    sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
-    config = build(sections | {"optimizer": {"name": optimizer, "lr": 0.1}, "run": {"epochs": 1}})
-    assert settings(config).b2 == b2

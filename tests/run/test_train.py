@@ -328,11 +328,6 @@ def test_a_save_that_fails_is_an_error_and_a_failed_run(sections, tmp_path, monk
     assert summary["error"].startswith("CheckpointError: the checkpoint of step 6 could not be written")
 
 
-def test_devices_that_do_not_divide_the_batch(sections):
-    with pytest.raises(ConfigError, match=r"microbatch of 4 cannot be divided over the 8 devices .* a multiple of 16"):
-        compose(changed(sections, parallel={"devices": None}, run={"accumulate": 2}))
-
-
 # -- divergence -----------------------------------------------------------------------------------
 
 
@@ -425,6 +420,8 @@ LEGS = [
 ]
 
 
+@pytest.mark.timeout(400)  # five processes that import jax and compile
+@pytest.mark.usefixtures("default_signals")
 def test_signals_stop_a_process_and_the_run_stays_the_same(sections, tmp_path):
     config = changed(
         sections,
@@ -464,7 +461,7 @@ def timeless(folder):
 
 def restored(config, folder):
     """The bytes of a folder's newest parameters and their average."""
-    state = compose(config).state
+    state = compose(config).init(config.run.seed)
     state = checkpoint.Checkpoints(folder / "checkpoints").restore(state).state
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))]
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from jaxprop.sinks import console as console_module
 from jaxprop.sinks.console import open_console, print_summary, summary_table
+from tests.processes import started
 
 TRAIN = {"step": 50, "split": "train", "loss": 0.25, "grad_norm": 1.5, "lr": 1e-3, "examples_per_second": 5120.4}
 EVAL = {"step": 50, "split": "eval", "loss": 0.5, "accuracy": 0.98765}
@@ -199,10 +200,10 @@ def test_a_reader_that_leaves_does_not_end_the_run():
         "    sink.write({'step': step, 'split': 'train', 'loss': 0.5})\n"
         "print('done')"
     )
-    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert run.stderr.readline().startswith("step 0/")
-    run.stderr.close()
-    out = run.stdout.read()
-    run.stdout.close()
-    run.wait(60)
+    command = [sys.executable, "-c", program]
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stderr.readline().startswith("step 0/")
+        run.stderr.close()
+        out = run.stdout.read()
+        run.wait(60)
     assert out == "done\n"

@@ -11,6 +11,7 @@ import pytest
 
 from jaxprop.errors import RunFolderError
 from jaxprop.sinks.jsonl import encode, open_jsonl, truncate_after
+from tests.processes import started
 
 
 def strict(line):
@@ -152,7 +153,7 @@ sys.stdin.read()
 
 def test_a_killed_process_loses_nothing_it_has_written(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == "written\n"
         process.send_signal(signal.SIGKILL)
     assert [record["step"] for record in read(tmp_path / "metrics.jsonl")] == list(range(1, 100))

@@ -51,11 +51,11 @@ def learn():
     """Returns a function: configuration -> the metrics on the test split before and after its steps."""
 
     def train(config):
-        composed = compose(config)
-        experiment, state = composed.experiment, composed.state
+        experiment = compose(config)
+        state = experiment.init(config.run.seed)
         before = evaluate(experiment, state)
         for _ in range(experiment.total_steps):
             state, _ = experiment.step(state, next(experiment.stream))
-        return Learned(composed.task, before, evaluate(experiment, state))
+        return Learned(experiment.task, before, evaluate(experiment, state))
 
     return train

@@ -39,7 +39,7 @@ def machine(monkeypatch):
 
 
 def found(folder, **environment):
-    return [tuple(finding) for finding in diagnose(folder, environment).findings]
+    return [tuple(notice) for notice in diagnose(folder, environment).notices]
 
 
 def test_nothing_is_wrong(machine, tmp_path):
@@ -49,7 +49,7 @@ def test_nothing_is_wrong(machine, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("installed", "finding"),
+    ("installed", "notice"),
     [
         ({"flax": None}, ("broken", "flax is not installed", f"{PIP} 'flax>=0.12'")),
         ({"flax": "0.9.3"}, ("broken", "flax 0.9.3 is too old, at least 0.12 is needed", f"{PIP} 'flax>=0.12'")),
@@ -57,11 +57,11 @@ def test_nothing_is_wrong(machine, tmp_path):
         ({"flax": "1.0"}, None),
     ],
 )
-def test_packages_a_run_needs(machine, tmp_path, installed, finding):
+def test_packages_a_run_needs(machine, tmp_path, installed, notice):
     machine.update(installed)
     for name in [name for name, version in machine.items() if version is None]:
         del machine[name]
-    assert found(tmp_path) == ([finding] if finding else [])
+    assert found(tmp_path) == ([notice] if notice else [])
 
 
 def test_extras_count_with_the_packages_of_their_own_extras(machine):
@@ -94,41 +94,45 @@ def test_the_line_that_installs_an_extra(monkeypatch, direct_url, line):
 @pytest.mark.parametrize(
     ("environment", "severity", "what"),
     [
-        ({"JAX_PLATFORMS": "cpu"}, "note", "JAX_PLATFORMS=cpu is set: jax uses these platforms only"),
+        ({"JAX_PLATFORMS": "cpu"}, "note", "JAX_PLATFORMS=cpu is set: jax uses only these platforms"),
         ({"XLA_FLAGS": "--x"}, "note", "XLA_FLAGS=--x is set: the compiler's settings are changed"),
-        ({"JAX_DISABLE_JIT": "1"}, "note", "JAX_DISABLE_JIT=1 is set: nothing is compiled, and everything slow"),
+        ({"JAX_DISABLE_JIT": "1"}, "note", "JAX_DISABLE_JIT=1 is set: nothing is compiled, so everything is slow"),
     ],
 )
 def test_variables_that_change_every_run(machine, tmp_path, environment, severity, what):
     assert found(tmp_path, **environment) == [
-        (severity, what, f"unset {next(iter(environment))}, if you did not mean it")
+        (severity, what, f"unset {next(iter(environment))}, unless this is intended")
     ]
 
 
 def test_a_gpu_that_jax_does_not_use(machine, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ACCELERATORS", {"cuda13": ("an NVIDIA GPU", tmp_path), "tpu": ("a TPU", "/no/tpu")})
     fix = install_line("cuda13")
-    assert list(module._accelerator_findings([{"platform": "cpu"}], {}, {})) == [
-        ("note", "this machine has an NVIDIA GPU, and jax uses the CPU only", fix)
+    assert list(module._accelerator_notices([{"platform": "cpu"}], {}, {})) == [
+        ("note", "this machine has an NVIDIA GPU, but jax uses only the CPU", fix)
     ]
-    assert list(module._accelerator_findings([{"platform": "gpu"}], {}, {})) == []
-    assert list(module._accelerator_findings([{"platform": "cpu"}], {}, {"JAX_PLATFORMS": "cpu"})) == []
+    assert list(module._accelerator_notices([{"platform": "gpu"}], {}, {})) == []
+    assert list(module._accelerator_notices([{"platform": "cpu"}], {}, {"JAX_PLATFORMS": "cpu"})) == []
 
 
 def test_folders_that_no_run_can_be_saved_in(machine, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 5 << 20))
     assert found(tmp_path) == [
-        ("note", f"the disk of {tmp_path} has only 5 MiB left", "free some, or choose another with --run DIR")
+        (
+            "note",
+            f"the disk of {tmp_path} has only 5 MiB left",
+            "free some space, or choose a folder on another disk with --run DIR",
+        )
     ]
     (tmp_path / "runs").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "runs")
     (severity, what, _), *_ = found(tmp_path)
-    assert (severity, what.startswith(f"the folder {tmp_path / 'runs'} cannot be written to")) == ("broken", True)
+    assert (severity, what.startswith(f"the folder {tmp_path / 'runs'} is not writable")) == ("broken", True)
 
 
 def test_what_is_broken_comes_first(machine, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "probe_devices", lambda environment: ([], "no libtpu"))
-    (first, *_), (second, *_) = (finding[:2] for finding in found(tmp_path, JAX_PLATFORMS="tpu"))
+    (first, *_), (second, *_) = (notice[:2] for notice in found(tmp_path, JAX_PLATFORMS="tpu"))
     assert (first, second) == ("broken", "note")
     assert found(tmp_path, JAX_PLATFORMS="tpu")[0] == ("broken", "jax cannot start: no libtpu", "unset JAX_PLATFORMS")
     assert found(tmp_path)[0][2] == f"{PIP} --upgrade jax jaxlib"
@@ -167,5 +171,5 @@ def test_a_source_tree_that_is_not_installed(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "requirements", lambda name: [])
     monkeypatch.setattr(module, "probe_devices", lambda environment: ([], ""))
     seen = diagnose(tmp_path, {})
-    assert "jaxprop runs from its source and is not installed" in [finding.what for finding in seen.findings]
+    assert "jaxprop runs from its source and is not installed" in [notice.what for notice in seen.notices]
     assert (seen.versions["jaxprop"], seen.extras) == (jaxprop.__version__, {})

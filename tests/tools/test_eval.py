@@ -139,7 +139,9 @@ def test_no_checkpoint_is_the_best_without_an_evaluation(home, tmp_path):
     state = {"w": np.ones(2, np.float32)}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(4, state, stream={}, config={})
-    with pytest.raises(CheckpointError, match="finite loss of an evaluation, so none is the best; leave --best out"):
+    with pytest.raises(
+        CheckpointError, match="finite loss from an evaluation, so there is no best one; leave --best out"
+    ):
         evaluation._restore(tmp_path, config(home), state, "best")
 
 

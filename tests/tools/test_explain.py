@@ -11,6 +11,8 @@ from jaxprop.tools import explain as module
 from jaxprop.tools.explain import explain
 from tests.benches import merged
 
+pytestmark = pytest.mark.timeout(400)  # the fixtures train, and compile many programs
+
 BASE = {
     "task": {"name": "classify"},
     "data": {"name": "digits", "batch_size": 16},
@@ -73,11 +75,11 @@ def test_one_weight_is_followed(found):
 
 def test_losses_of_single_examples_are_those_of_batches_of_one():
     config = build(merged(BASE, {"model": {"dropout": 0.0, "batch_norm": False}, "parallel": {"devices": 1}}))
-    step, composed = explain(config), compose(config)
-    batch = next(composed.experiment.stream)
+    step, experiment = explain(config), compose(config)
+    batch, state = next(experiment.stream), experiment.init(config.run.seed)
     for i, example in enumerate(step.examples):
         one = {name: values[i : i + 1] for name, values in batch.items()}
-        loss, _ = composed.experiment.evaluate(composed.state.params, composed.state.extras, one)["loss"]
+        loss, _ = experiment.evaluate(state.params, state.extras, one)["loss"]
         assert example.loss == pytest.approx(float(loss), rel=1e-4)
         assert example.label == one["labels"][0]
 
@@ -91,7 +93,7 @@ def test_the_loss_falls_by_about_what_the_gradient_promises():
 
 def test_what_differs_from_the_run_is_said(found):
     notes = found["warmup, frozen head"].notes
-    assert notes[0] == "run.accumulate is 2, and the batch is taken as one here"
+    assert notes[0] == "run.accumulate is 2, but this step uses the batch as a whole"
     assert notes[1].startswith("the schedule's rate is 0 up to step 1, so this is step 2")
     assert found["warmup, frozen head"].step == 2
     assert found["cnn, sgd, no clip"].clip is None
@@ -104,8 +106,8 @@ def test_a_train_step_that_computes_something_else_is_found(monkeypatch, what):
     whole = module.compose.compose
 
     def crooked(config):
-        composed = whole(config)
-        step = composed.experiment.step
+        experiment = whole(config)
+        step = experiment.step
 
         def altered(state, batch, detail):
             state, m = step(state, batch, detail)
@@ -115,7 +117,7 @@ def test_a_train_step_that_computes_something_else_is_found(monkeypatch, what):
             at = {"loss": 0, "grad_norm": 2}[what]
             return state, type(m)(m.packed.at[at].multiply(1.01), m.layout)
 
-        return composed._replace(experiment=composed.experiment._replace(step=altered))
+        return experiment._replace(step=altered)
 
     monkeypatch.setattr(module.compose, "compose", crooked)
     found = explain(build(BASE))
@@ -129,9 +131,10 @@ def test_a_step_that_is_not_finite_is_told(monkeypatch):
     whole = module.compose.compose
 
     def broken(config):
-        composed = whole(config)
-        state = composed.state._replace(params=jax.tree.map(lambda x: x * np.nan, composed.state.params))
-        return composed._replace(state=state)
+        experiment = whole(config)
+        state = experiment.init(config.run.seed)
+        state = state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
+        return experiment._replace(init=lambda seed: state)
 
     monkeypatch.setattr(module.compose, "compose", broken)
     with pytest.raises(UsageError, match="the loss or its gradient is not finite in this step"):

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from jaxprop.config.find import packaged
 from jaxprop.config.load import load
+from jaxprop.config.locate import packaged
 from jaxprop.errors import UsageError
 from jaxprop.tools import lesson as lessons
 from jaxprop.tools.lesson import LESSONS, Lesson, Run, teach
@@ -43,7 +43,7 @@ def test_largest_gradient_and_skips():
 
 def test_update_ratio_is_of_the_first_steps():
     rows = [row(1, "a", update_ratio=0.1), row(2, "a", update_ratio=0.3), row(90, "a", update_ratio=9.0), row(3, "a")]
-    assert lessons.update_ratio(run(rows=rows)) == pytest.approx(0.2)
+    assert lessons.median_update_ratio(run(rows=rows)) == pytest.approx(0.2)
 
 
 def test_the_loss_that_a_run_has_settled_at():
@@ -87,7 +87,7 @@ def small(monkeypatch):
     tiny = ("run.epochs=1", "run.eval_every=23", "model.hidden=[8]", "health.every=5")
     lesson = Lesson(
         "?", {"slow": (*tiny, "optimizer.lr=1e-6"), "fast": (*tiny, "optimizer.lr=0.1")},
-        {"test loss": lessons.last_loss, "update ratio": lessons.update_ratio},
+        {"test loss": lessons.last_loss, "update ratio": lessons.median_update_ratio},
         "a claim", lambda runs: runs["fast"]["test loss"] < runs["slow"]["test loss"], "the loss",
     )  # fmt: skip
     monkeypatch.setitem(LESSONS, "rates", lesson)

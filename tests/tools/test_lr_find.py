@@ -1,4 +1,4 @@
-"""Curves of every shape judged, and sweeps of the run's own model and optimizer."""
+"""What curves of every shape suggest, and sweeps of the run's own model and optimizer."""
 
 import math
 
@@ -8,7 +8,7 @@ import pytest
 from jaxprop.config.build import build
 from jaxprop.errors import RunFolderError, UsageError
 from jaxprop.run.compose import compose
-from jaxprop.tools.lr_find import Sweep, check_folder, conclude, find_rate, is_over, judge, smooth, sweep, write
+from jaxprop.tools.lr_find import Sweep, check_folder, conclude, find_rate, is_over, smooth, suggest, sweep, write
 from tests.benches import merged
 
 RATES = np.geomspace(1e-6, 10, 150)
@@ -36,18 +36,18 @@ def swept(losses):
     """What a sweep leaves of a curve: it ends where it has diverged."""
     end = next((n for n in range(1, len(losses) + 1) if is_over(losses[:n])), len(losses))
     rates, losses = RATES[:end].tolist(), losses[:end]
-    return Sweep(tuple(rates), tuple(losses), tuple(smooth(losses)), judge(rates, losses))
+    return Sweep(tuple(rates), tuple(losses), tuple(smooth(losses)), suggest(rates, losses))
 
 
 @pytest.mark.parametrize("lowest", [1e-4, 1e-2, 0.3])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_valley_is_judged_by_its_slope_and_its_floor(lowest, seed):
-    verdict = swept(noisy(valley(lowest), seed)).verdict
-    assert 0.004 * lowest < verdict.fastest < 0.9 * lowest
-    assert 0.4 * lowest < verdict.best < 4 * lowest
-    assert verdict.fastest < verdict.suggested < verdict.best
-    assert verdict.diverged > lowest
-    assert verdict.slope == pytest.approx(-0.5, abs=0.25)
+def test_a_valley_suggests_a_rate_between_its_slope_and_its_floor(lowest, seed):
+    suggestion = swept(noisy(valley(lowest), seed)).suggestion
+    assert 0.004 * lowest < suggestion.fastest < 0.9 * lowest
+    assert 0.4 * lowest < suggestion.best < 4 * lowest
+    assert suggestion.fastest < suggestion.rate < suggestion.best
+    assert suggestion.diverged > lowest
+    assert suggestion.slope == pytest.approx(-0.5, abs=0.25)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -62,25 +62,25 @@ def test_a_loss_that_only_rises_has_no_suggestion_and_is_not_flat():
     found = conclude([swept(noisy(2 + 50 * RATES**0.5, seed)) for seed in (0, 1)])
     assert found.suggested is None
     assert not found.flat
-    assert found.why.startswith("the loss never falls beyond its noise, and then rises")
+    assert found.why.startswith("the loss never falls by more than its noise, and then rises")
     assert len(found.lr) < 150
 
 
 def test_a_loss_that_is_not_finite_ends_a_sweep():
     for losses in ([math.nan], [2.0] * 30 + [math.inf]):
         assert is_over(losses)
-        assert judge(RATES[: len(losses)].tolist(), losses).suggested is None
+        assert suggest(RATES[: len(losses)].tolist(), losses).rate is None
     falling = [*noisy(valley(0.1))[:100], math.nan]
-    verdict = judge(RATES[:101].tolist(), falling)
-    assert verdict.suggested is not None
-    assert verdict.diverged == pytest.approx(RATES[100])
+    suggestion = suggest(RATES[:101].tolist(), falling)
+    assert suggestion.rate is not None
+    assert suggestion.diverged == pytest.approx(RATES[100])
     assert np.isfinite(smooth(falling)).all()
 
 
 def test_a_curve_that_never_diverges_goes_to_the_end():
     found = swept(noisy(3 - np.clip(np.log10(RATES) + 4, 0, 3)))
     assert len(found.lr) == 150
-    assert found.verdict.diverged is None
+    assert found.suggestion.diverged is None
 
 
 def test_smoothing_lags_behind_in_neither_direction():
@@ -93,11 +93,11 @@ def test_the_median_of_three_and_a_minority_that_sees_nothing():
     rates = [1e-3, 1e-2, 2e-2]
     sweeps = [swept(noisy(valley(rate), seed)) for seed, rate in enumerate(rates)]
     found = conclude(sweeps)
-    assert found.suggested == pytest.approx(sorted(one.verdict.suggested for one in sweeps)[1], rel=0.05)
+    assert found.suggested == pytest.approx(sorted(one.suggestion.rate for one in sweeps)[1], rel=0.05)
     assert found.lr in [one.lr for one in sweeps]
     assert "3 sweeps say" in found.why
     flat = swept(noisy(np.full(150, 2.0)))
-    assert conclude([sweeps[1], flat, sweeps[1]]).suggested == pytest.approx(sweeps[1].verdict.suggested, rel=0.05)
+    assert conclude([sweeps[1], flat, sweeps[1]]).suggested == pytest.approx(sweeps[1].suggestion.rate, rel=0.05)
     assert conclude([sweeps[1], flat, flat]).suggested is None
 
 
@@ -112,8 +112,8 @@ def test_a_sweep_takes_the_rates_it_says_and_learns():
 
 
 def test_a_sweep_with_a_seed_is_the_same_again():
-    composed = compose(build(merged(BASE, {"run": {"epochs": None, "steps": 12, "ema_decay": None}})))
-    first, other, again = (sweep(composed, seed) for seed in (0, 1, 0))
+    experiment = compose(build(merged(BASE, {"run": {"epochs": None, "steps": 12, "ema_decay": None}})))
+    first, other, again = (sweep(experiment, seed) for seed in (0, 1, 0))
     assert first == again
     assert first.loss != other.loss
 
@@ -133,13 +133,13 @@ def test_the_second_rate_of_muon_keeps_its_proportion():
 
 
 def test_an_optimizer_that_chooses_its_rate_has_none_to_find():
-    with pytest.raises(UsageError, match="chooses its rate itself, so there is none to look for"):
+    with pytest.raises(UsageError, match="chooses its learning rate itself, so there is none to search for"):
         find_rate(build(merged(BASE, {"optimizer": {"name": "adafactor", "lr": None}})))
 
 
 def test_a_runs_folder_is_left_alone(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UsageError, match="holds a run's checkpoints, and a sweep does not mix with them"):
+    with pytest.raises(UsageError, match="holds the checkpoints of a run, so a sweep is not written there"):
         check_folder(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot be made"):

@@ -21,6 +21,8 @@ from jaxprop.tools import replay as replays
 from jaxprop.tools.replay import parts, replay, replay_run
 from tests.benches import Bench, Poisoned
 
+pytestmark = pytest.mark.timeout(400)  # the fixtures train, and some tests start another Python
+
 BAD = (4, 5, 17)
 
 
@@ -74,12 +76,12 @@ def test_the_parts_are_what_the_step_computes(bench, tmp_path):
     box = read_box(boxes(tmp_path)[0])
     stream = Poisoned(bench, set())
     batch = [next(stream) for _ in range(4)][3]
-    state = leaves.unpack(box.arrays, box.key_impls, bench.composed.state)
-    got = list(parts(bench.composed, state, box._replace(batch=batch)))
+    state = leaves.unpack(box.arrays, box.key_impls, bench.state)
+    got = list(parts(bench.experiment, state, box._replace(batch=batch)))
     losses = [part.loss_fn(part.params, part.batch, part.key) for part in got]
     weights = [float(part.batch["weight"].sum()) for part in got]
     state = state._replace(step=np.int32(box.step - 1))
-    _, measured = bench.composed.experiment.step(jax.device_put(state), batch, "lean")
+    _, measured = bench.experiment.step(jax.device_put(state), batch, "lean")
     assert float(measured.loss) == pytest.approx(float(np.average(losses, weights=weights)), rel=1e-6)
 
 
@@ -144,8 +146,8 @@ MODELS = {
 def test_a_healthy_step_of_every_model_has_nothing_to_find(name):
     over = {"run": {"steps": 5, "accumulate": 1, "eval_every": 5}, "optimizer": {"name": "sgd", "lr": 0.1}}
     bench = Bench(MODELS[name] | over)
-    objective, state = bench.composed.task.objective, bench.composed.state
-    batch = next(data.one_pass(bench.composed.sources["train"], 8))
+    objective, state = bench.experiment.task.objective, bench.state
+    batch = next(data.one_pass(bench.experiment.sources["train"], 8))
     loss_fn = replays.scaled(objective, state.extras, policy("float32"), None)
     assert find_nonfinite(loss_fn, state.params, batch, state.key) is None
     broken = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(np.nan), state.params)

@@ -1,1 +1,1 @@
-"""The configuration's sections as frozen pydantic models, one file a section. Imports no jax."""
+"""The configuration's sections as frozen pydantic models, one file for each section. Imports no jax."""

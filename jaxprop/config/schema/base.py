@@ -1,4 +1,4 @@
-"""What every section of the configuration is built from. Imports no jax."""
+"""Base class and field types of the configuration's sections. Imports no jax."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NonNegative = Annotated[int, Field(ge=0, le=MAX_INT)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-# YAML has lists only; a frozen config holds tuples, so this one conversion is allowed.
+# YAML has only lists and a frozen config holds tuples, so strictness is lifted for this conversion.
 Sizes = Annotated[tuple[Positive, ...], Strict(False)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -20,5 +20,5 @@ Text = Annotated[str, Field(min_length=1)]
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are strict, instances are frozen."""
 
-    # defer_build: a section is built with the one configuration that holds it, not once more by itself
+    # defer_build: otherwise each section's validator would be built twice, by itself and as a part of `Config`
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)

@@ -1,4 +1,4 @@
-"""The whole configuration. Apart from `schema`, whose sections the optimizer's are built on."""
+"""The whole configuration: every section under its name. Imports no jax."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ S = TypeVar("S", bound=Section)
 
 
 def _defaults(section: type[S]) -> Callable[[], S]:
-    """Made when a config is: an instance made at import would build its validator then, which takes longer."""
+    """Returns a factory; a default made at import would already build the section's validator, which is slow."""
     return lambda: section.model_validate({})
 
 
 class Config(Section):
-    """One run. Every top-level key names the module that reads it."""
+    """The configuration of one run."""
 
     task: Task = Field(description="what is learned")
     data: Data = Field(description="what it is learned from")
@@ -33,7 +33,7 @@ class Config(Section):
     parallel: Parallel = Field(default_factory=_defaults(Parallel), description="devices")
     health: Health = Field(default_factory=_defaults(Health), description="signals measured inside the step")
     checkpoint: Checkpoint = Field(
-        default_factory=_defaults(Checkpoint), description="when the run is saved, and what is kept"
+        default_factory=_defaults(Checkpoint), description="when the run is saved, and which checkpoints are kept"
     )
-    sinks: Sinks = Field(default_factory=_defaults(Sinks), description="where records go")
-    run: Run = Field(description="length, seed and rhythm")
+    sinks: Sinks = Field(default_factory=_defaults(Sinks), description="destinations of records")
+    run: Run = Field(description="length, seed and intervals")

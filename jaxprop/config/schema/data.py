@@ -1,4 +1,4 @@
-"""The section `data`: what is learned from. Imports no jax."""
+"""The section `data`: a data source and how it is batched. Imports no jax."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from jaxprop.config.schema.base import NonNegative, Positive, Section, Text
 
 
 class DataSection(Section):
-    """What every data source shares."""
+    """The keys that every data source has."""
 
-    batch_size: Positive = Field(64, description="examples a train step sees, all microbatches and devices together")
+    batch_size: Positive = Field(64, description="examples in a train step, over all microbatches and devices")
     eval_batch_size: Positive | None = Field(None, description="default: batch_size")
     shuffle: bool = Field(True, description="a new order every epoch, from run.seed")
-    drop_last: bool = Field(False, description="training: drop an epoch's partial batch, not pad it")
+    drop_last: bool = Field(False, description="drop the last partial batch of a training epoch instead of padding it")
     prefetch: NonNegative = Field(2, description="batches prepared ahead in the background; 0 turns it off")
 
 

@@ -41,12 +41,12 @@ class Cnn(Section):
 
 
 class Rnn(Section):
-    """Recurrent network over a sequence; one output a step for tokens, else from the last step."""
+    """Recurrent network over a sequence; one output per step for tokens, otherwise one from the last step."""
 
     name: Literal["rnn"]
     cell: Literal["elman", "gru", "lstm"] = Field("lstm", description="kind of recurrence")
     width: Positive = Field(128, description="units of the hidden state, and of token embeddings")
-    layers: Positive = Field(1, description="recurrent layers, one over the other")
+    layers: Positive = Field(1, description="number of stacked recurrent layers")
     activation: Activation = Field("tanh", description="of the candidate state")
     init: Init = Field("glorot_uniform", description="of the kernels on inputs; biases start at zero")
     recurrent_init: Init = Field("orthogonal", description="of the kernels on the hidden state")
@@ -61,8 +61,8 @@ class Transformer(Section):
     width: Positive = Field(128, description="model dimension D, a multiple of heads")
     heads: Positive = Field(4, description="attention heads")
     ff_multiple: Positive = Field(4, description="width of the feed-forward layer in units of D")
-    positions: Literal["rope", "learned"] = Field("rope", description="how a token knows its place")
-    tie_embeddings: bool = Field(True, description="use the token embedding as the output layer too")
+    positions: Literal["rope", "learned"] = Field("rope", description="encoding of a token's position")
+    tie_embeddings: bool = Field(True, description="also use the token embedding as the output layer")
     activation: Activation = Field("gelu", description="of the feed-forward layers")
     init: Init = Field("truncated_normal", description="of kernels and embeddings; biases start at zero")
     dropout: Fraction = Field(0.0, description="share of activations dropped in training")

@@ -1,4 +1,4 @@
-"""The optimizer section: an optax optimizer by its name, its schedule, clipping, masks and groups. Imports no jax."""
+"""The section `optimizer`: an optax optimizer, its schedule, clipping, masks and groups. Imports no jax."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 from jaxprop.config.schema.base import Fraction, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section
 from jaxprop.config.schema.optax_table import LEFT_OUT, OPTIMIZERS
 
-# What optax calls a key that this section calls otherwise, for a loader's "did you mean".
+# optax's name of a key -> its name in this section, for "did you mean" in messages.
 RENAMED = {"learning_rate": "lr", "mask": "decay_mask", "weight_decay_mask": "decay_mask"}
 
 
-# A group's lr_scale multiplies the update, which is its learning rate for every other optimizer.
+# A group's lr_scale multiplies the update, which equals scaling the learning rate except for these optimizers.
 NOT_PROPORTIONAL = frozenset({"cocob", "fromage", "madgrad"})
 
 
@@ -51,12 +51,12 @@ def _with_ref(model: type[Section]) -> core_schema.CoreSchema:
 
 
 class ByName:
-    """Marks a field whose `name` chooses its model; errors name the field without naming the choice.
+    """Marks a field whose `name` chooses its model; the location of an error does not contain the chosen name.
 
     Args:
-      names: every name there is.
-      model: name -> pydantic model; called for the chosen name only, so that the others cost nothing.
-      refused: names that are known but cannot be used, and why.
+      names: all names.
+      model: name -> pydantic model; called only for the chosen name, so that the others are not built.
+      refused: known names that cannot be used -> the reason.
     """
 
     def __init__(self, names: Sequence[str], model: Callable[[str], type[Section]], refused: Mapping[str, str]):
@@ -66,11 +66,11 @@ class ByName:
         return core_schema.no_info_plain_validator_function(self.validate)
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
-        # With a ref, a choice stands once under $defs, however many places share it.
+        # With a ref, each model occurs only once under $defs, even if several places use it.
         return handler(core_schema.union_schema([_with_ref(self.model(name)) for name in self.names]))
 
     def validate(self, value: Any) -> Section:
-        """Returns the model that `value["name"]` chooses; raises what pydantic raises for a tagged union."""
+        """Validates with the model that `value["name"]` chooses; raises the same errors as a tagged union."""
         if isinstance(value, Section) and getattr(value, "name", None) in self.names:
             return value
         if not isinstance(value, Mapping):
@@ -97,7 +97,7 @@ Warmup = Annotated[NonNegative, Field(description="steps from start_scale * lr u
 
 
 class Schedule(Section):
-    """What every schedule shares: the rate is `lr` times a shape over the updates made so far."""
+    """The keys that every schedule has; the rate is `lr` times a function of the number of updates so far."""
 
     name: str
 
@@ -242,7 +242,7 @@ class GradClip(Section):
 
 
 class Group(Section):
-    """What is different for the parameters whose path matches; the first group that matches wins."""
+    """Settings for the parameters whose path matches; the first group that matches applies."""
 
     match: Pattern = Field(description="regular expression of the whole path, such as 'head/.*'")
     lr_scale: PositiveFloat = Field(1.0, description="multiplies the learning rate")
@@ -280,9 +280,9 @@ DecayMask = Annotated[
 
 
 class Optimizer(Section):
-    """What every optimizer shares; `optimizer_model(name)` adds the arguments of one optax optimizer."""
+    """The keys that every optimizer has; `optimizer_model(name)` adds the arguments of one optax optimizer."""
 
-    row: ClassVar[dict[str, Any]]
+    entry: ClassVar[dict[str, Any]]
 
     name: str
     lr: float | None
@@ -298,12 +298,12 @@ class Optimizer(Section):
           >>> optimizer_model("sgd")(name="sgd", lr=0.1).arguments()
           {'momentum': None, 'nesterov': False, 'accumulator_dtype': None}
         """
-        return {key: getattr(self, key) for key in self.row["arguments"]}
+        return {key: getattr(self, key) for key in self.entry["arguments"]}
 
     @field_validator("decay_mask")
     @classmethod
     def _decays(cls, mask: Any) -> Any:
-        if cls.row["decay"] is None and mask != "all":
+        if cls.entry["decay"] is None and mask != "all":
             raise _problem(f"{cls.__name__} has no weight decay to mask; remove decay_mask")
         return mask
 
@@ -311,7 +311,7 @@ class Optimizer(Section):
     @classmethod
     def _groups_apply(cls, groups: tuple[Group, ...]) -> tuple[Group, ...]:
         for group in groups:
-            if cls.row["decay"] is None and group.weight_decay is not None:
+            if cls.entry["decay"] is None and group.weight_decay is not None:
                 raise _problem(
                     f"{cls.__name__} has no weight decay; remove weight_decay from the group {group.match!r}"
                 )
@@ -327,7 +327,7 @@ class Optimizer(Section):
         arguments = self.arguments()
         if self.lr is None and not isinstance(self.schedule, Constant):
             raise _problem(f"the schedule {self.schedule.name} shapes a learning rate, but there is none; give lr")
-        if not self.row["scheduled"] and not isinstance(self.schedule, Constant):
+        if not self.entry["scheduled"] and not isinstance(self.schedule, Constant):
             raise _problem(f"optax's {self.name} takes one learning rate and no schedule; remove schedule")
         if arguments.get("nesterov") and arguments.get("momentum", 0.0) is None:
             raise _problem("nesterov: true does nothing without momentum; give momentum, such as 0.9")
@@ -346,7 +346,7 @@ KINDS: dict[str, Any] = {
 
 
 def _field(kind: str | tuple[str, ...], default: Any) -> tuple[Any, Any]:
-    """Returns the annotation and the default of one argument of the table."""
+    """Returns the annotation and the default of one argument in the table."""
     if isinstance(kind, tuple):
         return Literal[kind], default
     if kind in ("floats", "fractions"):
@@ -359,23 +359,23 @@ def _field(kind: str | tuple[str, ...], default: Any) -> tuple[Any, Any]:
 
 @cache
 def optimizer_model(name: str) -> type[Optimizer]:
-    """Returns the pydantic model of one optax optimizer, made from `optax_table`.
+    """Returns the pydantic model of one optax optimizer, built from `optax_table`.
 
     Args:
       name: a key of `OPTIMIZERS`.
 
     Returns:
-      A subclass of `Optimizer` with one field for each argument.
+      A subclass of `Optimizer` with a field for each argument.
 
     Example:
       >>> optimizer_model("adamw")(name="adamw", lr=1e-3, b1=0.8).arguments()["b1"]
       0.8
     """
-    row = OPTIMIZERS[name]
-    fields: dict[str, Any] = {key: _field(kind, default) for key, (kind, default) in row["arguments"].items()}
-    fields |= {"name": (Literal[name], ...), "lr": _field(*row["lr"])}
-    model = create_model(name, __base__=Optimizer, __doc__=row["about"], **fields)
-    model.row = row
+    entry = OPTIMIZERS[name]
+    fields: dict[str, Any] = {key: _field(kind, default) for key, (kind, default) in entry["arguments"].items()}
+    fields |= {"name": (Literal[name], ...), "lr": _field(*entry["lr"])}
+    model = create_model(name, __base__=Optimizer, __doc__=entry["about"], **fields)
+    model.entry = entry
     return model
 
 
@@ -388,14 +388,14 @@ class OptimizerByName(ByName):
 
 
 def _optimizer_json(name: str, shared: dict[str, Any]) -> dict[str, Any]:
-    row = OPTIMIZERS[name]
-    own = {key: _argument_json(*argument) for key, argument in {"lr": row["lr"], **row["arguments"]}.items()}
+    entry = OPTIMIZERS[name]
+    own = {key: _argument_json(*argument) for key, argument in {"lr": entry["lr"], **entry["arguments"]}.items()}
     return {
         **shared,
         "title": name,
-        "description": row["about"],
+        "description": entry["about"],
         "properties": {**shared["properties"], "name": {"const": name, "type": "string"}, **own},
-        "required": ["name", "lr"] if row["lr"][1] is ... else ["name"],
+        "required": ["name", "lr"] if entry["lr"][1] is ... else ["name"],
     }
 
 

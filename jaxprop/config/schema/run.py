@@ -20,7 +20,7 @@ class Precision(Section):
 
 
 class Parallel(Section):
-    """Devices a step runs on."""
+    """The devices that a step runs on."""
 
     devices: Positive | None = Field(None, description="how many local devices; default: all")
 
@@ -29,51 +29,55 @@ Response = Literal["log", "skip", "clip", "cut_lr", "rollback", "stop"]
 
 
 class Health(Section):
-    """Signals measured inside the step, the watch over them, and what it may do."""
+    """Signals measured inside the step, the watch that raises alerts on them, and the responses to alerts."""
 
-    layers: bool = Field(True, description="signals of every layer: norms, update ratio, Adam lag, ...")
+    layers: bool = Field(True, description="measure signals of every layer: norms, update ratio, Adam lag, ...")
     every: Literal["auto"] | Positive = Field(
-        "auto", description="steps between the rows of the layers; auto: as often as the budget allows"
+        "auto",
+        description="steps between records with rows (signals of every layer); auto: as often as the budget allows",
     )
     rare_every: Literal["auto"] | Positive = Field(
-        "auto", description="steps between records of all signals; auto: by the budget, or 10 where `every` is a number"
+        "auto",
+        description="steps between full records (all signals); auto: by the budget, or 10 if `every` is a number",
     )
     budget: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.01, description="share of a step's time that auto may spend on each of the two"
+        0.01, description="fraction of a step's time that auto may spend on each of the two"
     )
-    taps: bool = Field(True, description="signals of the tapped activations, with all signals")
+    taps: bool = Field(True, description="measure the tapped activations in full records")
     curvature: bool = Field(
-        False, description="curvature along the gradient and the largest eigenvalue, with all signals"
+        False, description="measure curvature along the gradient and the largest Hessian eigenvalue in full records"
     )
-    watch: bool = Field(True, description="look for early signs of trouble and write them to alerts.jsonl")
+    watch: bool = Field(True, description="watch for early signs of trouble and write alerts to alerts.jsonl")
     on_alert: Response | Annotated[tuple[Response, ...], Strict(False), Field(min_length=1)] = Field(
         "log",
-        description="what is done about an alert to act on, in the order given; skip and clip also act inside the step",
+        description="responses to alerts of severity act, in this order; skip and clip also act inside the step",
     )
-    tries: Positive = Field(3, description="rollbacks a run may take")
-    max_skips: Positive = Field(25, description="non-finite steps in a row after which the run counts as diverged")
+    tries: Positive = Field(3, description="largest number of rollbacks in a run")
+    max_skips: Positive = Field(25, description="consecutive non-finite steps after which the run has diverged")
 
-    blackboxes: Annotated[int, Field(ge=0)] = Field(3, description="failing steps that a run keeps, to be replayed")
+    blackboxes: Annotated[int, Field(ge=0)] = Field(3, description="largest number of failing steps saved for replay")
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """What `on_alert` lists; `log`, which is always done, left out."""
+        """The actions in `on_alert`, without `log`, which is always done."""
         listed = (self.on_alert,) if isinstance(self.on_alert, str) else self.on_alert
         return tuple(name for name in listed if name != "log")
 
 
 class Checkpoint(Section):
-    """When the run is saved and what is kept."""
+    """When the run is saved, and which checkpoints are kept."""
 
-    enabled: bool = Field(True, description="save at all; without it a run cannot be resumed")
+    enabled: bool = Field(True, description="save checkpoints; without them a run cannot be resumed")
     every_steps: Positive | None = Field(None, description="default: at every evaluation")
-    keep: Positive = Field(2, description="newest checkpoints kept, besides the best")
+    keep: Positive = Field(2, description="number of newest checkpoints kept, besides the best")
     best: Text | None = Field(None, description="evaluation metric to keep the best of; default: loss")
-    mode: Literal["min", "max"] = Field("min", description="whether the smallest or largest `best` wins")
+    mode: Literal["min", "max"] = Field(
+        "min", description="whether the smallest or the largest value of `best` is the best"
+    )
 
 
 class Sinks(Section):
-    """Where records go. Several at once."""
+    """Destinations of records; any number may be on."""
 
     console: bool = Field(True, description="progress on the terminal")
     jsonl: bool = Field(True, description="metrics.jsonl, layers.jsonl and alerts.jsonl in the run's folder")
@@ -81,16 +85,16 @@ class Sinks(Section):
 
 
 class Run(Section):
-    """Length, seed and rhythm of the run, and what the step does besides one update."""
+    """Length, seed and intervals of the run, and how its steps are taken."""
 
     steps: Positive | None = Field(None, description="train steps; give this or epochs")
     epochs: Positive | None = Field(None, description="passes over the training data; give this or steps")
-    seed: NonNegative = Field(0, description="of the initial parameters, the order of the data, and dropout")
-    log_every: Positive = Field(50, description="steps between records")
-    eval_every: Positive | None = Field(None, description="steps between evaluations; default: an epoch, and the end")
-    eval_batches: Positive | None = Field(None, description="evaluate on at most this many batches; default: all")
-    accumulate: Positive = Field(1, description="microbatches one update is accumulated over")
-    steps_per_call: Positive = Field(1, description="steps taken in one call of the compiled step")
+    seed: NonNegative = Field(0, description="seed of the initial parameters, the order of the data, and dropout")
+    log_every: Positive = Field(50, description="steps between logged records")
+    eval_every: Positive | None = Field(None, description="steps between evaluations; default: each epoch, and the end")
+    eval_batches: Positive | None = Field(None, description="largest number of batches in an evaluation; default: all")
+    accumulate: Positive = Field(1, description="number of microbatches over which a gradient is accumulated")
+    steps_per_call: Positive = Field(1, description="number of steps in one call of the compiled step")
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="keep and evaluate an exponential moving average of the parameters"
     )

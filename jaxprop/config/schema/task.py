@@ -1,4 +1,4 @@
-"""The section `task`: what is learned, and by which loss. Imports no jax."""
+"""The section `task`: the task and its loss. Imports no jax."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class SoftmaxCrossEntropy(Section):
     """Softmax cross-entropy for classes or tokens."""
 
     name: Literal["softmax_cross_entropy"] = "softmax_cross_entropy"
-    label_smoothing: Fraction = Field(0.0, description="share of the target spread evenly over all classes")
+    label_smoothing: Fraction = Field(0.0, description="fraction of the target that is spread evenly over all classes")
     z_loss: NonNegativeFloat = Field(0.0, description="weight of logsumexp(logits)^2")
 
 
 class SigmoidCrossEntropy(Section):
-    """Independent binary cross-entropies, for labels that may hold together."""
+    """Independent binary cross-entropies, for labels that do not exclude each other."""
 
     name: Literal["sigmoid_cross_entropy"]
     label_smoothing: Fraction = Field(0.0, description="how far the targets 0 and 1 are moved towards 0.5")
@@ -48,7 +48,7 @@ else:
 
 
 class Task(Section):
-    """What is learned: binds data, model, loss and metrics."""
+    """The task, which binds data, model, loss and metrics."""
 
     name: TaskName = Field(description="; ".join(f"{name}: {entry.summary}" for name, entry in TASK_TABLE.items()))
     loss: LossSection | None = Field(None, description="default: the task's usual loss")

@@ -2,72 +2,133 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from jaxprop.core.jaxprs.walk import INLINED, RULES, _open, bodies, body_of, equations, scan_parts
+from jaxprop.core.jaxprs.walk import CALLS, RULES, bodies, body_of, equations, scan_parts
 
+V = TypeVar("V")
 Replacement = Callable[[JaxprEqn, list[Any]], Sequence[Any]]
 
 
-def evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], replace: Mapping[str, Replacement]) -> list[Any]:
+def run(
+    traced: ClosedJaxpr,
+    args: Sequence[V],
+    apply: Callable[[JaxprEqn, list[V]], Sequence[V]],
+    constant: Callable[[Any], V],
+) -> list[V]:
+    """Runs the equations of a jaxpr in order, on whatever stands for the values of its variables.
+
+    Args:
+      traced: what to run.
+      args: one for each of its inputs.
+      apply: `(equation, inputs) -> outputs`.
+      constant: turns a literal or a constant of the jaxpr into such a value.
+
+    Returns:
+      Its outputs.
+
+    Example:
+      >>> traced = jax.make_jaxpr(lambda x: x * 2 + x)(1.0)
+      >>> run(traced, ["x"], lambda equation, inputs: ["(" + f" {equation.primitive} ".join(inputs) + ")"], str)
+      ['((x mul 2.0) add x)']
+    """
+    jaxpr = traced.jaxpr
+    values = dict(zip(jaxpr.constvars, map(constant, traced.consts), strict=True))
+    values.update(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> V:
+        return constant(atom.val) if isinstance(atom, Literal) else values[atom]
+
+    for equation, last_used in zip(jaxpr.eqns, _last_uses(jaxpr), strict=True):
+        outputs = apply(equation, [read(atom) for atom in equation.invars])
+        values.update(zip(equation.outvars, outputs, strict=True))
+        for variable in last_used:  # arrays that nothing reads any more need not be held in memory
+            values.pop(variable, None)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+@functools.lru_cache(maxsize=64)  # the body of a loop that is run turn by turn is run as often
+def _last_uses(jaxpr: Jaxpr) -> list[list[Var]]:
+    """For every equation the variables that nothing reads after it."""
+    last: dict[Var, int] = {}
+    for i, equation in enumerate(jaxpr.eqns):
+        last |= {atom: i for atom in [*equation.invars, *equation.outvars] if isinstance(atom, Var)}
+    kept = {atom for atom in jaxpr.outvars if isinstance(atom, Var)}
+    found: list[list[Var]] = [[] for _ in jaxpr.eqns]
+    for variable, i in last.items():
+        if variable not in kept:
+            found[i].append(variable)
+    return found
+
+
+def bind(equation: JaxprEqn, args: Sequence[Any]) -> list[Any]:
+    """Applies an equation's primitive to arrays, in the context that it was traced in.
+
+    Example:
+      >>> traced = jax.make_jaxpr(jax.numpy.sin)(0.0)
+      >>> bind(traced.eqns[0], [0.0])[0].item()
+      0.0
+    """
+    primitive = equation.primitive
+    with equation.ctx.manager:
+        outputs = primitive.bind(*args, **primitive.get_bind_params(equation.params))
+    return list(outputs) if primitive.multiple_results else [outputs]
+
+
+def evaluate(traced: ClosedJaxpr, args: Sequence[Any], replace: Mapping[str, Replacement]) -> list[Any]:
     """Evaluates a jaxpr with some primitives replaced, by name, also inside jit, remat, scan, while and cond.
 
     Args:
-      jaxpr: what to evaluate.
-      consts, args: values of its constants and arguments.
-      replace: name of a primitive -> `(equation, arguments) -> results`.
+      traced: what to evaluate.
+      args: its inputs.
+      replace: name of a primitive -> `(equation, inputs) -> outputs`.
 
     Returns:
-      Its results.
+      Its outputs.
 
     Example:
       >>> import jax.numpy as jnp
       >>> traced = jax.make_jaxpr(jax.jit(lambda x: jnp.sin(x) + 1))(0.0)
-      >>> evaluate(traced.jaxpr, traced.consts, [2.0], {"sin": lambda equation, args: [3 * args[0]]})[0].item()
+      >>> evaluate(traced, [2.0], {"sin": lambda equation, args: [3 * args[0]]})[0].item()
       7.0
     """
-    values: dict[Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-    for equation in jaxpr.eqns:
-        given = [atom.val if isinstance(atom, Literal) else values[atom] for atom in equation.invars]
-        results = _one(equation, given, replace)
-        values.update(zip(equation.outvars, results, strict=True))
-    return [atom.val if isinstance(atom, Literal) else values[atom] for atom in jaxpr.outvars]
+    return run(traced, args, lambda equation, inputs: _apply(equation, inputs, replace), lambda value: value)
 
 
-def as_it_is(equation: JaxprEqn, args: Sequence[Any]) -> list[Any]:
-    """Evaluates one equation, with its own rules.
+def inline(equation: JaxprEqn, args: Sequence[Any], replace: Mapping[str, Replacement]) -> list[Any]:
+    """Evaluates the function that a call or a custom rule stands for.
 
     Example:
-      >>> traced = jax.make_jaxpr(jax.numpy.sin)(0.0)
-      >>> as_it_is(traced.eqns[0], [0.0])[0].item()
-      0.0
+      >>> traced = jax.make_jaxpr(jax.nn.relu)(0.0)
+      >>> inline(traced.eqns[0], [2.0], {})[0].item()
+      2.0
     """
-    primitive = equation.primitive
-    results = primitive.bind(*args, **primitive.get_bind_params(equation.params))
-    return results if primitive.multiple_results else [results]
+    body = body_of(equation)
+    assert body is not None, equation.primitive.name
+    return evaluate(body, args, replace)
 
 
 def without_rules(equation: JaxprEqn, args: Sequence[Any]) -> list[Any]:
     """Evaluates the function of a custom rule, and those inside of it, without the rules."""
-    body = body_of(equation)
-    return evaluate(body.jaxpr, body.consts, args, STRIPPED)
+    return inline(equation, args, STRIPPED)
 
 
 STRIPPED: dict[str, Replacement] = dict.fromkeys(RULES, without_rules)
 
 
-def _one(equation: JaxprEqn, args: list[Any], replace: Mapping[str, Replacement]) -> Sequence[Any]:
+def _apply(equation: JaxprEqn, args: list[Any], replace: Mapping[str, Replacement]) -> Sequence[Any]:
     name, params = equation.primitive.name, equation.params
     if name in replace:
         return replace[name](equation, args)
-    if not any(inner.primitive.name in replace for body in bodies(equation) for inner in equations(body)):
-        return as_it_is(equation, args)
-    if name in INLINED:
-        return evaluate(*_open(params.get("jaxpr", params.get("call_jaxpr"))), args, replace)
+    if not any(inner.primitive.name in replace for body in bodies(equation) for inner in equations(body, skip=RULES)):
+        return bind(equation, args)
+    if name in CALLS:
+        return inline(equation, args, replace)
     if name == "scan":
         return _scan(equation, args, replace)
     if name == "while":
@@ -75,11 +136,11 @@ def _one(equation: JaxprEqn, args: list[Any], replace: Mapping[str, Replacement]
     if name == "cond":
         branches = [_function(branch, replace) for branch in params["branches"]]
         return jax.lax.switch(args[0], branches, *args[1:])
-    return as_it_is(equation, args)
+    return bind(equation, args)
 
 
-def _function(closed: ClosedJaxpr, replace: Mapping[str, Replacement]) -> Callable[..., list[Any]]:
-    return lambda *args: evaluate(closed.jaxpr, closed.consts, args, replace)
+def _function(traced: ClosedJaxpr, replace: Mapping[str, Replacement]) -> Callable[..., list[Any]]:
+    return lambda *args: evaluate(traced, args, replace)
 
 
 def _scan(equation: JaxprEqn, args: list[Any], replace: Mapping[str, Replacement]) -> list[Any]:

@@ -7,13 +7,16 @@ import sysconfig
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import Jaxpr, JaxprEqn
+
+from jaxprop.core.jaxprs.walk import body_of
 
 # Whoever calls these wants their own line, not the library's.
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "equinox", "haiku", "numpy", "orbax", "jaxtyping", "einops")
 _STANDARD = sysconfig.get_path("stdlib")
 _HERE = __file__.replace("\\", "/").rpartition("/core/")[0] + "/"
-_JAX = jax.__file__.rpartition("/")[0]
-_PLACE = re.compile(r"^(?P<name>.*) at (?P<place>.*:\d+)$", re.DOTALL)
+_CUSTOM_DERIVATIVES = f"{jax.__file__.rpartition('/')[0]}/_src/custom_derivatives"
+_PLACE = re.compile(r"^(?P<function>.*) at (?P<file>.*):(?P<line>\d+)$", re.DOTALL)
 _MODELS = ("models/", "losses/", "metrics/")  # what of this package is the network itself
 
 
@@ -24,11 +27,16 @@ class Site(NamedTuple):
     line: int | None
     function: str | None
 
+    @property
+    def place(self) -> str:
+        """`file:line`, or an empty string where there is none."""
+        return "" if self.file is None else f"{self.file}:{self.line}"
+
 
 NOWHERE = Site(None, None, None)
 
 
-def site_of(equation: Any) -> Site:
+def site_of(equation: JaxprEqn) -> Site:
     """Returns the innermost line of an equation's traceback that belongs to no library.
 
     Args:
@@ -40,7 +48,7 @@ def site_of(equation: Any) -> Site:
       >>> site_of(equation).function
       '<lambda>'
     """
-    traceback = equation.source_info.traceback
+    traceback: Any = equation.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():
         if is_written(frame.file_name):
             return Site(frame.file_name, frame.line_num, frame.function_name.rpartition("<locals>.")[2])
@@ -65,7 +73,7 @@ def is_written(file: str) -> bool:
     return not file.startswith(_STANDARD)
 
 
-def is_library_function(jaxpr: Any) -> bool:
+def is_library_function(jaxpr: Jaxpr) -> bool:
     """Whether a library wrote the function that a jaxpr was traced from.
 
     jit keeps the trace of `jnp.where` and the like for the whole process, with the line of whoever called it first.
@@ -99,40 +107,29 @@ def is_backward(stack: str) -> bool:
     return "transpose(" in stack and "rematted_computation" not in stack
 
 
-def call_place(equation: Any) -> str:
-    """Returns `file:line` of the innermost call outside jax itself that an equation comes from, or an empty string.
+def rule_site(equation: JaxprEqn) -> Site:
+    """Returns where the rule of a `custom_vjp` or `custom_jvp` call is written: its backward pass, or its jvp.
+
+    Unlike `site_of` this may be a line of a library, since the rule is what is looked for, and not who calls it.
 
     Example:
-      >>> call_place(jax.make_jaxpr(lambda x: 2 * x)(0.0).eqns[0])
-      '<doctest jaxprop.core.jaxprs.sites.call_place[0]>:1'
-    """
-    traceback = equation.source_info.traceback
-    frames = traceback.frames if traceback is not None else ()
-    own = (f for f in frames if not f.file_name.startswith(_JAX))
-    return next((f"{f.file_name}:{f.line_num}" for f in own), "")
-
-
-def rule_place(equation: Any) -> str:
-    """Returns `file:line` of the rule of a `custom_vjp` or `custom_jvp` call: its backward pass, or its jvp.
-
-    Example:
-      >>> traced = jax.make_jaxpr(jax.nn.relu)(0.0)
-      >>> rule = next(e for e in traced.jaxpr.eqns[0].params["jaxpr"].eqns) if traced.eqns[0].params.get("jaxpr") else (
-      ...     traced.eqns[0])
-      >>> rule_place(rule).rpartition(":")[2].isdigit()
-      True
+      >>> square = jax.custom_vjp(lambda x: x * x)
+      >>> def backward(x, g):
+      ...     return (2 * x * g,)
+      >>> square.defvjp(lambda x: (x * x, x), backward)
+      >>> rule_site(jax.make_jaxpr(square)(1.0).eqns[0]).function
+      'backward'
     """
     # What jax wraps a rule in knows the rule's place, and so does the function it stands for.
-    params = equation.params
-    known = [params.get("bwd"), params.get("jvp_jaxpr_fun"), params["call_jaxpr"].jaxpr]
+    known = [equation.params.get("bwd"), equation.params.get("jvp_jaxpr_fun"), _ruled(equation)]
     for holder in known:
         match = _PLACE.match(getattr(getattr(holder, "debug_info", None), "func_src_info", None) or "")
-        if match and not match["place"].startswith(f"{_JAX}/_src/custom_derivatives"):
-            return match["place"]
-    return call_place(equation)
+        if match and not match["file"].startswith(_CUSTOM_DERIVATIVES):
+            return Site(match["file"], int(match["line"]), match["function"].rpartition(".")[2])
+    return site_of(equation)
 
 
-def rule_name(equation: Any) -> str:
+def rule_name(equation: JaxprEqn) -> str:
     """Returns the name of the function that a custom rule stands for.
 
     Example:
@@ -141,5 +138,11 @@ def rule_name(equation: Any) -> str:
       >>> rule_name(jax.make_jaxpr(square)(1.0).eqns[0])
       '<lambda>'
     """
-    info = getattr(equation.params["call_jaxpr"].jaxpr, "debug_info", None)
+    info = getattr(_ruled(equation), "debug_info", None)
     return str(equation.params.get("name") or getattr(info, "func_name", None) or "a function")
+
+
+def _ruled(equation: JaxprEqn) -> Jaxpr | None:
+    """The function that a custom rule stands for."""
+    body = body_of(equation)
+    return None if body is None else body.jaxpr

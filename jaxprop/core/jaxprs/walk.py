@@ -2,46 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
-RULES = ("custom_jvp_call", "custom_vjp_call")
+# Primitives that run a function on exactly their own inputs. The name of remat differs between versions of jax.
+CALLS = ("call", "checkpoint", "closed_call", "jit", "remat", "remat2")
+VJP_RULE = "custom_vjp_call"
+RULES = ("custom_jvp_call", VJP_RULE)  # these run one too, but differentiate it by a rule of its own
+LOOPS = ("scan", "while")
 STOP = "stop_gradient"
-INLINED = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
+# Under which parameter of an equation the function that it runs lies.
+BODIES = ("jaxpr", "call_jaxpr")
 
 
-def body_of(equation: JaxprEqn) -> ClosedJaxpr:
-    """The function that a custom rule stands for."""
-    return equation.params["call_jaxpr"]
+def closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+    """Returns a jaxpr with its constants, of which an open one has none.
+
+    Example:
+      >>> traced = jax.make_jaxpr(jnp.sin)(0.0)
+      >>> closed(traced) is traced, len(closed(traced.jaxpr).consts)
+      (True, 0)
+    """
+    return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
 
 
-def equations(jaxpr: Jaxpr, into_rules: bool = False, into_while: bool = True) -> Iterator[JaxprEqn]:
-    """Every equation that `evaluate` comes by, at whatever depth."""
-    for equation in jaxpr.eqns:
-        yield equation
-        name = equation.primitive.name
-        if (name in RULES and not into_rules) or (name == "while" and not into_while):
-            continue
-        for body in bodies(equation):
-            yield from equations(body, into_rules, into_while)
+def bodies(equation: JaxprEqn) -> list[ClosedJaxpr]:
+    """Returns every function inside an equation: of a loop, a branch, a call.
 
-
-def bodies(equation: JaxprEqn) -> list[Jaxpr]:
-    """The functions inside an equation: of a loop, a branch, a jit."""
+    Example:
+      >>> traced = jax.make_jaxpr(lambda x: jax.lax.cond(x > 0, jnp.sin, jnp.cos, x))(0.0)
+      >>> [body.eqns[0].primitive.name for body in bodies(traced.eqns[-1])]
+      ['cos', 'sin']
+    """
     params = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr))
-    return [_open(body)[0] for body in params if isinstance(body, ClosedJaxpr | Jaxpr)]
+    return [closed(body) for body in params if isinstance(body, ClosedJaxpr | Jaxpr)]
 
 
-def _open(body: Any) -> tuple[Jaxpr, Sequence[Any]]:
-    return (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, ())
+def body_of(equation: JaxprEqn) -> ClosedJaxpr | None:
+    """Returns the function that a call, a custom rule or a scan runs; None for equations that run none or several.
+
+    Example:
+      >>> traced = jax.make_jaxpr(jax.jit(jnp.sin))(0.0)
+      >>> body_of(traced.eqns[0]).eqns[0].primitive.name
+      'sin'
+    """
+    return next((closed(equation.params[name]) for name in BODIES if name in equation.params), None)
+
+
+def is_call(equation: JaxprEqn) -> bool:
+    """Whether an equation does nothing but run a function on its own inputs.
+
+    Example:
+      >>> is_call(jax.make_jaxpr(jax.jit(jnp.sin))(0.0).eqns[0]), is_call(jax.make_jaxpr(jnp.sin)(0.0).eqns[0])
+      (True, False)
+    """
+    return equation.primitive.name in CALLS or equation.primitive.name in RULES
+
+
+def equations(jaxpr: Jaxpr | ClosedJaxpr, skip: Collection[str] = ()) -> Iterator[JaxprEqn]:
+    """Yields every equation of a jaxpr and of those inside it, in the order in which they are written.
+
+    Args:
+      jaxpr: where to begin.
+      skip: names of primitives that are yielded, but not looked into.
+
+    Example:
+      >>> traced = jax.make_jaxpr(jax.jit(lambda x: jnp.sin(x) * 2))(1.0)
+      >>> [equation.primitive.name for equation in equations(traced)]
+      ['jit', 'sin', 'mul']
+      >>> [equation.primitive.name for equation in equations(traced, skip=["jit"])]
+      ['jit']
+    """
+    return (equation for equation, _ in equations_and_callers(jaxpr, skip))
+
+
+def equations_and_callers(
+    jaxpr: Jaxpr | ClosedJaxpr, skip: Collection[str] = (), callers: tuple[JaxprEqn, ...] = ()
+) -> Iterator[tuple[JaxprEqn, tuple[JaxprEqn, ...]]]:
+    """Yields what `equations` does, each with the equations that it lies in, the outermost first.
+
+    Example:
+      >>> traced = jax.make_jaxpr(jax.jit(lambda x: jnp.sin(x)))(1.0)
+      >>> [[caller.primitive.name for caller in callers] for _, callers in equations_and_callers(traced)]
+      [[], ['jit']]
+    """
+    for equation in jaxpr.eqns:
+        yield equation, callers
+        if equation.primitive.name not in skip:
+            for body in bodies(equation):
+                yield from equations_and_callers(body, skip, (*callers, equation))
 
 
 def scan_parts(equation: JaxprEqn) -> tuple[int, int]:
-    """How many of a scan's inputs are held constant, and how many are carried; the rest it runs over.
+    """Returns how many of a scan's inputs are held constant, and how many are carried; the rest it runs over.
 
     Example:
       >>> run = lambda w, xs: jax.lax.scan(lambda c, x: (c * w + x, c), 0.0, xs)
@@ -59,16 +116,16 @@ def _axes(atom: Any) -> int:
     return len(atom.aval.shape)
 
 
-def narrowest(jaxpr: Jaxpr) -> float:
-    """Machine epsilon of the narrowest floating-point type on the way to a function's results.
+def narrowest(jaxpr: Jaxpr | ClosedJaxpr) -> float:
+    """Returns the machine epsilon of the narrowest floating-point type on the way to a function's results.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> with jax.enable_x64(True):
       ...     traced = jax.make_jaxpr(lambda x: (x.astype(jnp.float32), x)[1] * 2)(jnp.ones(1, jnp.float64))
-      ...     narrowest(traced.jaxpr)
+      ...     narrowest(traced)
       2.220446049250313e-16
     """
+    jaxpr = closed(jaxpr).jaxpr
     needed = {atom for atom in jaxpr.outvars if isinstance(atom, Var)}
     found = [float(jnp.finfo(jnp.float64).eps)]
     for equation in reversed(jaxpr.eqns):

@@ -27,7 +27,7 @@ _UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib
 
 
 class _Named(NamedTuple):
-    """An array and what to call it in a message, such as `train.npz:labels`."""
+    """An array and its name in messages, such as `train.npz:labels`."""
 
     name: str
     values: np.ndarray
@@ -39,11 +39,10 @@ class _Split(NamedTuple):
 
 
 def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
-    """Opens and checks arrays from files; `.npy` files are memory-mapped, `.npz` ones read.
+    """Opens and checks arrays from files; `.npy` files are memory-mapped, `.npz` files are read into memory.
 
-    Values are used as they are, cast to float32 (labels of classes to int32) batch by batch. Inputs that are integers
-    `[N, T]`, none of them negative, may be tokens: they stay integers, int32, and `info["vocabulary"]` is the largest
-    plus one.
+    Values are not scaled. Each batch is cast to float32, and class labels to int32. Inputs that are integers `[N, T]`,
+    none of them negative, may be tokens: they stay integers, int32, and `info["vocabulary"]` is the largest plus one.
 
     Args:
       section: the config's `data` section; paths are relative to the current directory.
@@ -51,12 +50,12 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
         or `"regress"` (finite numbers `[N]` or `[N, K]`).
 
     Returns:
-      `train`, and `test` where the section names one, of inputs float32 `[B, ...]` or int32 `[B, T]` and labels
-      int32 `[B]` or float32 `[B, K]`; regression targets `[N]` become `[B, 1]`. `info` holds `classes` (of
-      multilabel: K) or, of regress, `targets` (K), and `vocabulary` where inputs may be tokens.
+      `train`, and `test` if the section names one. Batches have inputs float32 `[B, ...]` or int32 `[B, T]` and labels
+      int32 `[B]` or float32 `[B, K]`; regression targets `[N]` become `[B, 1]`. `info` holds `classes` (K for
+      multilabel), or `targets` (K) for regress, and `vocabulary` where inputs may be tokens.
 
     Raises:
-      ConfigError: the section names no training data, or names it twice.
+      ConfigError: the section names no training data, or names them twice.
       DataError: a file is missing or unreadable, or its arrays do not fit each other or the task.
 
     Example:
@@ -76,7 +75,7 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
     test = _load(section, "test")
     splits = {"train": train} if test is None else {"train": train, "test": test}
     for split in splits.values():
-        _check_records(split)
+        _check_examples(split)
         _LABEL_CHECKS[task](split.labels)
     if test is not None:
         _check_same_shape(train.inputs, test.inputs)
@@ -135,7 +134,7 @@ def _find(path: str, expected: str) -> Path:
     if not file.is_file():
         raise DataError(f"{path}: expected a {expected} file, got a directory")
     with file.open("rb") as content:
-        # By content: a name can lie, and np.load takes any other file for a pickle.
+        # The format is told by the content: the name may be wrong, and np.load takes any other file for a pickle.
         found = _FORMATS.get(content.read(2))
     if found is None:
         raise DataError(f"{path}: {_DAMAGED}")
@@ -149,7 +148,7 @@ def _find(path: str, expected: str) -> Path:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Turns what NumPy raises for a file it cannot read into a `DataError`."""
+    """Turns the errors that NumPy raises for unreadable files into a `DataError`."""
     try:
         yield
     except DataError:
@@ -159,7 +158,7 @@ def _reading(name: str) -> Iterator[None]:
             raise DataError(f"{name}: cannot be read: {error.strerror}") from error
         if "object" in str(error).lower():
             raise DataError(
-                f"{name}: holds Python objects (dtype object), which are never unpickled; "
+                f"{name}: holds Python objects (dtype object), which jaxprop never unpickles; "
                 "save numbers instead, as np.asarray(values, np.float32)"
             ) from error
         raise DataError(f"{name}: {_DAMAGED}") from error
@@ -168,18 +167,18 @@ def _reading(name: str) -> Iterator[None]:
 # -- checking -------------------------------------------------------------------------------------
 
 
-def _check_records(split: _Split) -> None:
+def _check_examples(split: _Split) -> None:
     for name, values in split:
         if values.dtype.kind not in _NUMBERS:
             raise DataError(f"{name}: expected real numbers, got dtype {values.dtype}; save it as float32 or integers")
         if values.size == 0:
-            raise DataError(f"{name}: is empty (shape {values.shape}); expected at least one record")
+            raise DataError(f"{name}: is empty (shape {values.shape}); expected at least one example")
         if values.ndim == 0:
-            raise DataError(f"{name}: expected one record an entry of the first axis, got a single number")
+            raise DataError(f"{name}: expected one example for each entry of the first axis, got a single number")
     inputs, labels = split
     if len(inputs.values) != len(labels.values):
         raise DataError(
-            f"{inputs.name} has {len(inputs.values)} records but {labels.name} has {len(labels.values)}; "
+            f"{inputs.name} has {len(inputs.values)} examples but {labels.name} has {len(labels.values)}; "
             "the first axes must agree"
         )
     _check_finite(inputs)
@@ -196,14 +195,18 @@ def _check_finite(array: _Named) -> None:
 
     at = _first(values, not_finite)
     if at is not None:
-        raise DataError(f"{_item(name, at)} is {values[at]}, which is not a finite float32; drop or repair that record")
+        raise DataError(
+            f"{_item(name, at)} is {values[at]}, which is not a finite float32; drop or repair that example"
+        )
 
 
 def _check_class_labels(labels: _Named) -> None:
     name, values = labels
     if values.ndim != 1:
         fix = "labels.argmax(-1) for one-hot rows, labels.reshape(-1) for a column"
-        raise DataError(f"{name}: expected one integer a record, shape [N], got shape {values.shape}; save {fix}")
+        raise DataError(
+            f"{name}: expected one integer for each example, shape [N], got shape {values.shape}; save {fix}"
+        )
     if values.dtype.kind not in _INTEGERS:
         raise DataError(
             f"{name}: expected integer classes, got dtype {values.dtype}; "
@@ -211,7 +214,7 @@ def _check_class_labels(labels: _Named) -> None:
         )
     at = _first(values, lambda chunk: chunk < 0)
     if at is not None:
-        raise DataError(f"{_item(name, at)} is {values[at]}, but classes count from 0; correct or drop that record")
+        raise DataError(f"{_item(name, at)} is {values[at]}, but classes count from 0; correct or drop that example")
 
 
 def _check_multilabel(labels: _Named) -> None:
@@ -242,7 +245,7 @@ _LABEL_CHECKS: dict[str, Callable[[_Named], None]] = {
 def _check_same_shape(train: _Named, test: _Named) -> None:
     if train.values.shape[1:] != test.values.shape[1:]:
         raise DataError(
-            f"{test.name} holds records of shape {test.values.shape[1:]}, but {train.name} of shape "
+            f"{test.name} holds examples of shape {test.values.shape[1:]}, but {train.name} of shape "
             f"{train.values.shape[1:]}; train and test must agree"
         )
 
@@ -290,7 +293,7 @@ def _vocabulary(splits: dict[str, _Split]) -> dict[str, int]:
 
 
 def _first(values: np.ndarray, is_bad: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
-    """Returns the index of the first value that is bad, in row-major order."""
+    """Returns the index of the first value for which `is_bad` holds, in row-major order."""
     for start, chunk in _chunks(values):
         bad = is_bad(chunk)
         if bad.any():
@@ -314,7 +317,7 @@ def _item(name: str, index: tuple[int, ...]) -> str:
 
 def _source(split: _Split, task: str, info: dict[str, int]) -> Source:
     digest = fingerprint("arrays", task, split.inputs.values, split.labels.values)
-    # As plain arrays: indexing a memmap would make every batch one.
+    # Indexing a memmap gives another memmap, so the batches are taken from plain arrays.
     inputs, labels = np.asarray(split.inputs.values), np.asarray(split.labels.values)
     label_dtype = np.int32 if task == "classify" else np.float32
     input_dtype = np.int32 if "vocabulary" in info else np.float32

@@ -15,16 +15,16 @@ from jaxprop.types import Source
 
 _CLASSES = 10
 _BRIGHTEST = 16.0
-# One split for everybody: changing the run's seed must not move examples between train and test.
+# The split is the same for every run: the run's seed must not move examples between train and test.
 _SPLIT_SEED = 0
 _TEST_FRACTION = 0.2
 
 
 def open_digits() -> dict[str, Source]:
-    """Opens the digits, split 80/20 with every class in proportion.
+    """Opens the digits, split 80/20 with the same proportion of every class.
 
     Returns:
-      `train` (1,437 records) and `test` (360) of inputs float32 `[B, 8, 8, 1]` in 0..1 (ink) and
+      `train` (1,437 examples) and `test` (360) of inputs float32 `[B, 8, 8, 1]` in 0..1 (ink) and
       labels int32 `[B]`.
 
     Raises:
@@ -45,9 +45,9 @@ def open_digits() -> dict[str, Source]:
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Reads the images out of the installed scikit-learn without importing it.
+    """Reads the images from the installed scikit-learn without importing it.
 
-    Importing `sklearn.datasets` takes about two seconds, reading its file ten milliseconds.
+    Importing `sklearn.datasets` takes about two seconds, but reading the file takes ten milliseconds.
 
     Returns:
       Pixels float64 `[1797, 64]` in 0..16 and labels int32 `[1797]`.
@@ -77,17 +77,17 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def stratified_split(labels: np.ndarray, test_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits records so that every class has its share of the test set, to within one record.
+    """Splits examples so that the test set has the same fraction of every class, to within one example.
 
-    The shares are rounded by largest remainder, so that the test set has `ceil(test_fraction N)` records.
+    The counts are rounded by the largest-remainder method, so that the test set has `ceil(test_fraction N)` examples.
 
     Args:
       labels: int `[N]`.
-      test_fraction: share of the records that go to the test set.
+      test_fraction: fraction of the examples in the test set.
       seed: non-negative integer.
 
     Returns:
-      Sorted indices of the train and of the test records, disjoint, together `0..N-1`.
+      Sorted indices of the train examples and of the test examples; together they are `0..N-1`.
 
     Example:
       >>> train, test = stratified_split(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)

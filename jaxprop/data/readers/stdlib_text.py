@@ -1,4 +1,4 @@
-"""The running Python's own standard library as text: real bytes on every machine, no download."""
+"""The standard library of the running Python as text: real data on every machine, without a download."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from jaxprop.errors import DataError
 from jaxprop.types import Source
 
 _VOCAB = 256
-# One split for everybody: changing the run's seed must not move files between train and test. Of 0 to 5, 1 gives
-# the test set its share of bytes as well as of files; others put the one file that is a twelfth of all text in it.
+# The split is the same for every run: the run's seed must not move files between train and test. Of the seeds 0 to 5,
+# only 1 gives the test set its fraction of the bytes as well as of the files: one file is a twelfth of all text.
 _SPLIT_SEED = 1
 _SUFFIXES = (".py", ".txt", ".rst", ".html")
-# Other people's packages, tests (odd encodings, generated data), and what the build wrote for one machine.
+# Third-party packages, tests (unusual encodings, generated data), and files that a build writes for one machine.
 _OTHER_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib-dynload"}
 _MACHINE_FOLDER_PREFIX = "config-"
 _MACHINE_FILE_PREFIXES = ("_sysconfigdata", "sitecustomize", "usercustomize")
-# A hundred character tables made by one script, near copies of each other: a split by file would leak.
+# A hundred nearly identical character tables made by one script; a split by file would leak them into the test set.
 _GENERATED_FOLDERS = {"encodings"}
-# Stands between files: no text file holds it, so a model can learn where a file begins.
+# The byte between files: it occurs in no text file, so a model can learn where a file begins.
 _SEPARATOR = 0
 _COUNT_BLOCK = 2**20
 
@@ -40,20 +40,19 @@ class _Text(NamedTuple):
 def open_stdlib_text(section: StdlibText, root: Path | None = None) -> dict[str, Source]:
     """Opens the standard library's source and documentation text as windows of bytes, split by file.
 
-    A file goes to the test set if a hash of its path falls below `test_fraction`, and the files of a split
-    follow each other in the order of that hash, a zero byte after each. Window i holds bytes `iT..iT+T`
-    and predicts the last T of them, so that every byte but the first is predicted once; the last window is
-    filled up with zeros of `mask` 0.
+    A file belongs to the test set if a hash of its path is below `test_fraction`. The files of a split are
+    concatenated in the order of that hash, each followed by a zero byte. Window i holds the bytes `iT..iT+T`
+    and predicts the last T of them, so that every byte but the first is predicted once. The last window is
+    padded with zeros whose `mask` is 0.
 
     Args:
-      section: the config's `data` section; `max_bytes` caps the training text, and the test text at the
-        same share of it that `test_fraction` gives.
-      root: the folder of the standard library; None: the running Python's.
+      section: the config's `data` section; `max_bytes` limits the training text, and the test text in proportion.
+      root: the folder of the standard library; by default that of the running Python.
 
     Returns:
-      `train` and `test` of inputs and labels int32 `[B, T]` and mask float32 `[B, T]`. `info` holds
-      `vocabulary` (256), `bytes` and `files` of the split, and `unigram_nats`: the cross-entropy of the test
-      bytes under the train bytes' frequencies, in nats/byte.
+      `train` and `test`, with inputs and labels int32 `[B, T]` and mask float32 `[B, T]`. `info` holds
+      `vocabulary` (256), the `bytes` and `files` of the split, and `unigram_nats`: the cross-entropy of the test
+      bytes under the frequencies of the train bytes, in nats/byte.
 
     Raises:
       DataError: the library's sources are not on disk, or a split would be empty.
@@ -89,7 +88,7 @@ def open_stdlib_text(section: StdlibText, root: Path | None = None) -> dict[str,
 def list_files(root: Path) -> list[str]:
     """Lists the source and documentation files of a standard library.
 
-    Packages of others, tests, generated tables and files of one machine's build are left out.
+    Third-party packages, tests, generated tables and files of one machine's build are left out.
 
     Args:
       root: the folder of the standard library.
@@ -126,11 +125,11 @@ def _is_library(folder: str) -> bool:
 
 
 def split_files(files: Iterable[str], test_fraction: float) -> tuple[list[str], list[str]]:
-    """Splits files by a hash of their paths: a file stays where it is when others come or go.
+    """Splits files by a hash of their paths, so that a file stays in its split when other files come or go.
 
     Args:
       files: relative paths.
-      test_fraction: expected share of the files that go to the test set.
+      test_fraction: expected fraction of the files in the test set.
 
     Returns:
       The train files and the test files, each in the order of the hash.
@@ -177,10 +176,11 @@ def _text_of(path: Path) -> bytes:
 
 
 def unigram_nats(train: np.ndarray, test: np.ndarray) -> float:
-    """Returns what a model pays that knows nothing but how often each byte occurs.
+    """Returns the cross-entropy of a model that knows only how often each byte occurs.
 
-    `-1/n sum_i log p(test_i)` with `p(b) = (count_train(b) + 1) / (len(train) + 256)`, over the n test bytes
-    that a window predicts: all but the first.
+        -1/n sum_i log p(test_i),   p(b) = (count_train(b) + 1) / (len(train) + 256)
+
+    The sum is over the n test bytes that the windows predict: all but the first.
 
     Args:
       train: uint8 `[bytes]`.
@@ -198,7 +198,7 @@ def unigram_nats(train: np.ndarray, test: np.ndarray) -> float:
 
 
 def _counts(content: np.ndarray) -> np.ndarray:
-    # By blocks: bincount widens its argument to eight bytes a byte.
+    # In blocks, because bincount converts its argument to eight bytes per value.
     counts = np.zeros(_VOCAB, np.int64)
     for start in range(0, content.size, _COUNT_BLOCK):
         counts += np.bincount(content[start : start + _COUNT_BLOCK], minlength=_VOCAB)
@@ -210,12 +210,12 @@ def _source(text: _Text, length: int, nats: float) -> Source:
     windows = -(-targets // length)
     padded = np.zeros(windows * length + 1, np.uint8)
     padded[: text.content.size] = text.content
-    # A view: [windows, T + 1], each row one byte longer than the step to the next.
-    rows = np.lib.stride_tricks.sliding_window_view(padded, length + 1)[::length]
+    # A view [windows, T + 1]: neighbouring windows share one byte.
+    view = np.lib.stride_tricks.sliding_window_view(padded, length + 1)[::length]
     last_real = targets - (windows - 1) * length
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
-        window = rows[indices]  # [B, T + 1]
+        window = view[indices]  # [B, T + 1]
         mask = np.ones((len(window), length), np.float32)
         mask[indices == windows - 1, last_real:] = 0
         return {"inputs": window[:, :-1].astype(np.int32), "labels": window[:, 1:].astype(np.int32), "mask": mask}

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 
+from jaxprop.core.jaxprs.walk import LOOPS
 from jaxprop.health.nonfinite.interpret import Entry, Interpreter, Value, bad_entries
 from jaxprop.health.nonfinite.loops import Turn, turns
 from jaxprop.health.nonfinite.masks import sources
@@ -35,7 +37,7 @@ class Origin(NamedTuple):
 
 
 class Blame(NamedTuple):
-    """What a walk has found.
+    """What a backtrace has found.
 
     Args:
       origins: in the order of execution.
@@ -48,8 +50,8 @@ class Blame(NamedTuple):
     visited: list[Entry]
 
 
-class Walk:
-    """One walk backwards over a tape; those through loops are walks of their own that share what is found.
+class Backtrace:
+    """One way back over a tape; the ways through the turns of a loop share what is found.
 
     Args:
       tape: as an `Interpreter` wrote it.
@@ -84,7 +86,7 @@ class Walk:
 
     def _through(self, entry: Entry, met: Sequence[Want | None]) -> dict[int, Want]:
         """The wants of an equation's inputs."""
-        if entry.primitive in ("scan", "while"):
+        if entry.primitive in LOOPS:
             before = len(self._origins), len(self._suspects)
             wants = self._through_loop(entry, met)
             if wants or (len(self._origins), len(self._suspects)) != before:
@@ -132,7 +134,9 @@ class Walk:
                 _add(wants, slot, want)
         return wants
 
-    def _through_turn(self, body: Any, turn: Turn, wanted: Sequence[Want | None], exact: bool) -> dict[int, Want]:
+    def _through_turn(
+        self, body: ClosedJaxpr, turn: Turn, wanted: Sequence[Want | None], exact: bool
+    ) -> dict[int, Want]:
         """The wants of one turn's inputs, by position."""
         if not any(want is not None and want.entries.any() for want in wanted):
             return {}
@@ -142,7 +146,7 @@ class Walk:
             return {i: Want(entries, suspects) for i, entries in bad.items()}
         inside = Interpreter(turned_back=any(turn.cotangents))
         arguments = inside.arguments(turn.inputs, turn.owners, turn.cotangents)
-        outputs = inside.run(body.jaxpr, body.consts, arguments, turn.caller)
+        outputs = inside.run(body, arguments, turn.caller)
         wants: dict[int, Want] = {}
         for value, want in zip(outputs, wanted, strict=True):
             if want is not None and value.slot is not None:

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
-from jax.extend import core
 
 from jaxprop.core import trees
+from jaxprop.core.jaxprs.evaluate import bind
 from jaxprop.core.jaxprs.sites import Site, site_of
+from jaxprop.core.jaxprs.walk import LOOPS, bodies, equations, is_call
 from jaxprop.core.layers import find_groups
 from jaxprop.errors import UsageError
-from jaxprop.health.nonfinite.blame import Blame, Origin, Walk
+from jaxprop.health.nonfinite.blame import Backtrace, Blame, Origin
 from jaxprop.health.nonfinite.examples import offending
 from jaxprop.health.nonfinite.interpret import (
     Caller,
@@ -26,12 +27,10 @@ from jaxprop.health.nonfinite.interpret import (
     Owner,
     Value,
     bad_entries,
-    bind,
-    is_call,
     is_finite,
 )
 from jaxprop.health.nonfinite.masks import ELEMENTWISE
-from jaxprop.health.nonfinite.rules import equations, site_in_rule
+from jaxprop.health.nonfinite.rules import site_in_rule
 from jaxprop.types import Batch, PyTree
 
 SHOWN = 24  # steps of a path that are told
@@ -244,9 +243,9 @@ def _examine(loss_fn: Callable[..., Any], params: PyTree, batch: Batch, key: Any
     owners: list[Owner | None] = [Owner(tuple(groups.names[row] for row in rows), None) for rows in groups.rows]
     owners += [None] * (len(arguments) - len(owners))
     values = inside.arguments(arguments, owners)
-    loss, *grads = inside.run(jaxpr.jaxpr, jaxpr.consts, values, Caller())
+    loss, *grads = inside.run(jaxpr, values, Caller())
     forward = not is_finite(loss.array)
-    blame = Walk(inside.tape).from_results([loss] if forward else grads)
+    blame = Backtrace(inside.tape).from_results([loss] if forward else grads)
     phase = "forward" if forward else "backward"
     affected = _affected(params, results[1])
     given = _given(values, params, batch, blame)
@@ -258,11 +257,11 @@ def _examine(loss_fn: Callable[..., Any], params: PyTree, batch: Batch, key: Any
     if not blame.origins:
         return None
     origin = blame.origins[0]
-    loss_jaxpr = jax.make_jaxpr(loss_fn)(params, batch, key).jaxpr
+    loss_jaxpr = jax.make_jaxpr(loss_fn)(params, batch, key)
     site = origin.entry.site
     if origin.entry.backward:
-        site = site_in_rule(origin.entry.equation, site, loss_jaxpr, jaxpr.jaxpr)
-    written = [e.primitive.name for e, _ in equations(loss_jaxpr) if site_of(e) == site and not is_call(e)]
+        site = site_in_rule(origin.entry.equation, site, loss_jaxpr, jaxpr)
+    written = [e.primitive.name for e in equations(loss_jaxpr) if site_of(e) == site and not is_call(e)]
     return _describe(phase, origin, site, blame, written)._replace(affected=affected)
 
 
@@ -320,7 +319,7 @@ def _number(x: Any) -> str:
 def _path(origin: Origin, visited: Sequence[Entry]) -> tuple[Hop, ...]:
     hops: list[Hop] = []
     for entry in visited:
-        if entry.order < origin.entry.order or entry.primitive in ("scan", "while"):
+        if entry.order < origin.entry.order or entry.primitive in LOOPS:
             continue
         output = next(value.array for value in entry.outputs if not is_finite(value.array))
         bad = int(origin.entries.sum()) if entry is origin.entry else int(bad_entries(output).sum())
@@ -356,11 +355,11 @@ DERIVATIVES = {
 
 def _look_inside(entry: Entry) -> str | None:
     """What checkify says of an operation that holds a program of its own and is none of those that are looked into."""
-    if not list(core.jaxprs_in_params(entry.equation.params)):
+    if not bodies(entry.equation):
         return None
     try:
         alone = checkify.checkify(partial(bind, entry.equation), errors=checkify.float_checks)
-        error, _ = alone(*(value.array for value in entry.inputs))
+        error, _ = alone([value.array for value in entry.inputs])
         return error.get()
     except Exception as failure:  # checkify does not know every primitive either
         return f"{entry.primitive} cannot be looked into: {type(failure).__name__}"

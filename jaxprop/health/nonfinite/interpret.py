@@ -6,23 +6,18 @@ whole, and opened later, if what went wrong passes through them: see `jaxprop.he
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 
-from jaxprop.core.jaxprs.scans import BODIES
+from jaxprop.core.jaxprs import evaluate
 from jaxprop.core.jaxprs.sites import NOWHERE, Site, is_backward, is_library_function, scope_of, site_of
+from jaxprop.core.jaxprs.walk import body_of, closed, is_call
 
-# What only calls a jaxpr, with its own inputs; custom derivatives have done their part before a jaxpr is run.
-_CALLS = """
-    call checkpoint closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr jit pjit remat remat2
-"""
-CALLS = frozenset(_CALLS.split())
 Order = tuple[int, ...]  # of execution, a number for each loop that an equation stands in
 
 
@@ -64,7 +59,7 @@ class Entry(NamedTuple):
     """An equation that gave something non-finite, with its operands as it met them."""
 
     order: Order
-    equation: Any
+    equation: JaxprEqn
     site: Site
     scope: str
     backward: bool
@@ -111,44 +106,38 @@ class Interpreter:
         given = zip(arrays, owners, cotangents, strict=True)
         return [Value(array, next(self._slots), owner, cotangent) for array, owner, cotangent in given]
 
-    def run(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Value], caller: Caller) -> list[Value]:
+    def run(self, body: ClosedJaxpr, arguments: Sequence[Value], caller: Caller) -> list[Value]:
         """Runs a jaxpr.
 
         Args:
-          jaxpr: an open one.
-          consts, arguments: its inputs.
+          body: what to run.
+          arguments: its inputs.
           caller: what it was called from.
 
         Returns:
           Its outputs.
         """
-        known = dict(zip(jaxpr.constvars, [Value(const, None, None) for const in consts], strict=True))
-        known |= dict(zip(jaxpr.invars, arguments, strict=True))
 
-        def read(atom: Any) -> Value:
-            return Value(atom.val, None, None) if isinstance(atom, core.Literal) else known[atom]
+        def apply(equation: JaxprEqn, inputs: list[Value]) -> list[Value]:
+            return self._run_equation(equation, inputs, caller)
 
-        for equation, over in zip(jaxpr.eqns, _last_uses(jaxpr), strict=True):
-            outputs = self._run_equation(equation, [read(atom) for atom in equation.invars], caller)
-            known |= dict(zip(equation.outvars, outputs, strict=True))
-            for var in over:
-                known.pop(var, None)
-        return [read(atom) for atom in jaxpr.outvars]
+        return evaluate.run(body, arguments, apply, constant=lambda array: Value(array, None, None))
 
-    def _run_equation(self, equation: Any, inputs: list[Value], caller: Caller) -> list[Value]:
+    def _run_equation(self, equation: JaxprEqn, inputs: list[Value], caller: Caller) -> list[Value]:
         stack = f"{caller.stack}/{equation.source_info.name_stack}"
         called = callee(equation, inputs)
         if called is not None:
             body, arguments = called
             site = caller.site or site_of(equation)
             inner = Caller(caller.order, stack, site if is_library_function(body.jaxpr) else caller.site)
-            return self.run(body.jaxpr, body.consts, arguments, inner)
+            return self.run(body, arguments, inner)
         order, backward = (*caller.order, next(self._orders)), is_backward(stack)
         owner = owner_of(inputs, order[-1])
         # The first equation of the backward pass makes a cotangent of the loss's own, which is a plain 1.
         cotangent = any(value.cotangent for value in inputs) or (backward and not self._turned_back)
         self._turned_back = self._turned_back or backward
-        outputs = [Value(array, next(self._slots), owner, cotangent) for array in bind(equation, *_arrays(inputs))]
+        arrays = evaluate.bind(equation, [value.array for value in inputs])
+        outputs = [Value(array, next(self._slots), owner, cotangent) for array in arrays]
         if not all(is_finite(value.array) for value in outputs):
             site = caller.site or site_of(equation)
             site = site if site != NOWHERE or caller.site is None else caller.site
@@ -157,31 +146,19 @@ class Interpreter:
         return outputs
 
 
-def callee(equation: Any, inputs: Sequence[Value]) -> tuple[Any, Sequence[Value]] | None:
-    """Returns the closed jaxpr that an equation is nothing but a call of, and its inputs, or None."""
+def callee(equation: JaxprEqn, inputs: Sequence[Value]) -> tuple[ClosedJaxpr, Sequence[Value]] | None:
+    """Returns the jaxpr that an equation is nothing but a call of, and its inputs, or None."""
+    params = equation.params
     if equation.primitive.name == "cond":
-        branches = equation.params["branches"]
-        return _closed(branches[int(np.clip(int(inputs[0].array), 0, len(branches) - 1))]), inputs[1:]
+        branches = params["branches"]
+        return closed(branches[int(np.clip(int(inputs[0].array), 0, len(branches) - 1))]), inputs[1:]
     if equation.primitive.name == "custom_linear_solve":
-        matvec, vecmat, solve, _ = equation.params["const_lengths"]
-        before, right = matvec + vecmat, sum(equation.params["const_lengths"])
-        return _closed(equation.params["jaxprs"].solve), [*inputs[before : before + solve], *inputs[right:]]
-    if not is_call(equation):
-        return None
-    return _closed(next(equation.params[name] for name in BODIES if name in equation.params)), inputs
-
-
-def is_call(equation: Any) -> bool:
-    """Whether an equation does nothing but run a jaxpr on its own inputs."""
-    return equation.primitive.name in CALLS
-
-
-def bind(equation: Any, *arrays: Any) -> list[Any]:
-    """Applies an equation's primitive to arrays; returns its outputs."""
-    primitive = equation.primitive
-    with equation.ctx.manager:
-        found = primitive.bind(*arrays, **primitive.get_bind_params(equation.params))
-    return list(found) if primitive.multiple_results else [found]
+        matvec, vecmat, solve, _ = params["const_lengths"]
+        before, right = matvec + vecmat, sum(params["const_lengths"])
+        return closed(params["jaxprs"].solve), [*inputs[before : before + solve], *inputs[right:]]
+    # Custom derivatives have done their part before a jaxpr is run.
+    body = body_of(equation) if is_call(equation) else None
+    return None if body is None else (body, inputs)
 
 
 def is_finite(array: Any) -> bool:
@@ -220,25 +197,3 @@ def owner_of(inputs: Sequence[Value], now: int) -> Owner | None:
         alone = len(fresh) == sum(value.slot is not None for value in inputs)
         return fresh[-1] if alone else fresh[-1]._replace(since=now)
     return max(owners, key=lambda owner: owner.since or 0, default=None)
-
-
-def _arrays(values: Sequence[Value]) -> list[Any]:
-    return [value.array for value in values]
-
-
-def _closed(jaxpr: Any) -> Any:
-    return jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
-
-
-@functools.lru_cache(maxsize=64)  # a loop's body is run once a turn
-def _last_uses(jaxpr: Any) -> list[list[Any]]:
-    """For every equation the variables that nothing reads after it, so that they need not be kept."""
-    last: dict[Any, int] = {}
-    for i, equation in enumerate(jaxpr.eqns):
-        last |= {var: i for var in [*equation.invars, *equation.outvars] if isinstance(var, core.Var)}
-    kept = {var for var in jaxpr.outvars if isinstance(var, core.Var)}
-    over: list[list[Any]] = [[] for _ in jaxpr.eqns]
-    for var, i in last.items():
-        if var not in kept:
-            over[i].append(var)
-    return over

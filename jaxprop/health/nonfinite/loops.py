@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend import core
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxprop.core.jaxprs.walk import scan_parts
 from jaxprop.health.nonfinite.interpret import Caller, Entry, Owner
@@ -37,7 +37,7 @@ class Loop(NamedTuple):
       offset: inputs of the equation before the first that is the body's (a while's condition has its own constants).
     """
 
-    body: Any
+    body: ClosedJaxpr
     turns: list[Turn]
     consts: int
     carry: int
@@ -83,7 +83,7 @@ def _scan(entry: Entry) -> Loop:
     consts, carry = scan_parts(equation)
     arrays = [value.array for value in entry.inputs]
     fixed, carried, scanned = arrays[:consts], arrays[consts : consts + carry], arrays[consts + carry :]
-    turn_body = jax.jit(core.jaxpr_as_fun(body))
+    turn_body = jax.jit(jaxpr_as_fun(body))
     found: list[Turn] = []
     cotangents = [value.cotangent for value in entry.inputs]
     length = equation.params["length"]
@@ -104,8 +104,8 @@ def _while(entry: Entry) -> Loop:
     asked, fixed, carried = arrays[:before], arrays[before : before + consts], arrays[before + consts :]
     owners = [value.owner for value in entry.inputs[before:]]
     cotangents = [value.cotangent for value in entry.inputs[before:]]
-    condition = jax.jit(core.jaxpr_as_fun(params["cond_jaxpr"]))
-    body = jax.jit(core.jaxpr_as_fun(params["body_jaxpr"]))
+    condition = jax.jit(jaxpr_as_fun(params["cond_jaxpr"]))
+    body = jax.jit(jaxpr_as_fun(params["body_jaxpr"]))
     found: list[Turn] = []
     while bool(np.all(condition(*asked, *carried)[0])):
         inputs, count = [*fixed, *carried], len(found)

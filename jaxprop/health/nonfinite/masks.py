@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprop.health.nonfinite.interpret import Entry, bad_entries, bind
+from jaxprop.core.jaxprs.evaluate import bind
+from jaxprop.health.nonfinite.interpret import Entry, bad_entries
 
 # Entry i of the output reads entry i of every input.
 _ELEMENTWISE = """
@@ -75,7 +76,7 @@ def _pulled_back(entry: Entry, wanted: Sequence[np.ndarray | None], positions: l
 
     def operation(*ones: Any) -> Any:
         given = dict(zip(floating, ones, strict=True))
-        return bind(entry.equation, *(given.get(i, array) for i, array in enumerate(arrays)))
+        return bind(entry.equation, [given.get(i, array) for i, array in enumerate(arrays)])
 
     ones = [jnp.ones(jnp.shape(arrays[i]), jnp.result_type(arrays[i])) for i in floating]
     outputs, pull = jax.vjp(operation, *ones)

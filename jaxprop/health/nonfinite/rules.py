@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.extend import core
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from jaxprop.core.jaxprs.sites import NOWHERE, Site, is_backward, site_of
+from jaxprop.core.jaxprs.walk import VJP_RULE, equations, equations_and_callers
 
-RULE = "custom_vjp_call"
 
-
-def site_in_rule(equation: Any, site: Site, loss: Any, gradient: Any) -> Site:
+def site_in_rule(equation: JaxprEqn, site: Site, loss: ClosedJaxpr, gradient: ClosedJaxpr) -> Site:
     """Finds where in a custom backward rule an equation was written, by tracing the rule by itself.
 
     Args:
@@ -25,12 +24,12 @@ def site_in_rule(equation: Any, site: Site, loss: Any, gradient: Any) -> Site:
     Returns:
       The line in the rule; `site` where no rule is called there, or the rule cannot be traced by itself.
     """
-    rule = next((e for e, _ in equations(loss) if e.primitive.name == RULE and site_of(e) == site), None)
+    rule = next((e for e in equations(loss) if e.primitive.name == VJP_RULE and site_of(e) == site), None)
     if rule is None:
         return site
-    here = [e for e, stack in equations(gradient) if is_backward(stack) and _alike(e, equation) and site_of(e) == site]
+    here = [e for e in _backward_equations(gradient) if _alike(e, equation) and site_of(e) == site]
     try:
-        written = [e for e, _ in equations(backward_jaxpr(rule)) if _alike(e, equation)]
+        written = [e for e in equations(backward_jaxpr(rule)) if _alike(e, equation)]
     except Exception:  # of whatever the rule or a later jax does: the line of the call is an answer too
         return site
     at = next((i for i, e in enumerate(here) if e is equation), None)
@@ -40,7 +39,7 @@ def site_in_rule(equation: Any, site: Site, loss: Any, gradient: Any) -> Site:
     return site if found == NOWHERE else found
 
 
-def backward_jaxpr(rule: Any) -> Any:
+def backward_jaxpr(rule: Any) -> ClosedJaxpr:
     """Traces the backward rule of an equation that calls a custom_vjp, in its own lines."""
     params = rule.primitive.get_bind_params(rule.params)
     _, forward, backward = params["subfuns"]
@@ -57,23 +56,14 @@ def backward_jaxpr(rule: Any) -> Any:
         backward.call_wrapped(*arrays)
 
     shapes = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in rule.invars]
-    return jax.make_jaxpr(run)(*jax.eval_shape(residuals, *shapes)).jaxpr
+    return jax.make_jaxpr(run)(*jax.eval_shape(residuals, *shapes))
 
 
-def equations(jaxpr: Any, stack: str = "") -> Iterator[tuple[Any, str]]:
-    """Yields every equation of a jaxpr and of those inside it, with its name stack, in the order they stand in.
-
-    Example:
-      >>> jaxpr = jax.make_jaxpr(jax.jit(lambda x: jax.numpy.sin(x) * 2))(1.0)
-      >>> [equation.primitive.name for equation, _ in equations(jaxpr.jaxpr)]
-      ['jit', 'sin', 'mul']
-    """
-    for equation in jaxpr.eqns:
-        name = f"{stack}/{equation.source_info.name_stack}"
-        yield equation, name
-        for inner in core.jaxprs_in_params(equation.params):
-            yield from equations(inner, name)
+def _backward_equations(gradient: ClosedJaxpr) -> Iterator[JaxprEqn]:
+    for equation, callers in equations_and_callers(gradient):
+        if is_backward("/".join(str(e.source_info.name_stack) for e in (*callers, equation))):
+            yield equation
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _alike(one: JaxprEqn, other: JaxprEqn) -> bool:
     return one.primitive is other.primitive and [v.aval for v in one.outvars] == [v.aval for v in other.outvars]

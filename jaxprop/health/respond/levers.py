@@ -91,6 +91,20 @@ def released(levers: Levers) -> Levers | None:
     return levers._replace(lr_scale=1.0) if levers.lr_scale < 1 else None
 
 
+def change(name: str, old: Levers, new: Levers) -> tuple[float, str]:
+    """Returns the value that an action has set, and what that does, for a person.
+
+    Example:
+      >>> change("cut_lr", Levers(), Levers(lr_scale=0.5))
+      (0.5, 'learning rate x 0.5')
+    """
+    if name == "clip":
+        return new.grad_limit, f"gradient clipped to norm {new.grad_limit:.4g}"
+    if new.rate_limit < old.rate_limit:
+        return new.rate_limit, f"learning rate held at {new.rate_limit:.4g}"
+    return new.lr_scale, f"learning rate x {new.lr_scale / old.lr_scale:.3g}"
+
+
 def tighten(state: TrainState, levers: Levers) -> TrainState:
     """Returns the state with the levers set; its other leaves and every placement stay.
 
@@ -99,9 +113,9 @@ def tighten(state: TrainState, levers: Levers) -> TrainState:
       levers: what to set.
 
     Example:
-      >>> health = dict.fromkeys([*Levers._fields, "rate_peak"], jnp.float32(1))
-      >>> state = TrainState(0, {}, {}, (), None, (), health, ())
-      >>> tighten(state, Levers(lr_scale=0.5)).health["lr_scale"].item()
+      >>> from jaxprop.health.signals.guard import init_health
+      >>> state = TrainState(0, {}, {}, (), None, (), init_health(), ())
+      >>> tighten(state, Levers(lr_scale=0.5)).health.lr_scale.item()
       0.5
     """
 
@@ -109,10 +123,12 @@ def tighten(state: TrainState, levers: Levers) -> TrainState:
         # A committed scalar among uncommitted arrays, or the reverse, would compile the step again.
         return jax.device_put(np.float32(value), old.sharding) if old.committed else jnp.float32(value)
 
-    levels = {name: placed(value, state.health[name]) for name, value in levers._asdict().items()}
-    if state.health["rate_limit"] != levers.rate_limit:
-        levels["rate_peak"] = placed(0.0, state.health["rate_peak"])
-    return state._replace(health={**state.health, **levels})
+    # No limit is the largest float32 in the state, where an infinity would set off jax.debug_infs.
+    values = {name: min(value, float(np.finfo(np.float32).max)) for name, value in levers._asdict().items()}
+    levels = {name: placed(value, getattr(state.health, name)) for name, value in values.items()}
+    if state.health.rate_limit != values["rate_limit"]:
+        levels["rate_peak"] = placed(0.0, state.health.rate_peak)
+    return state._replace(health=state.health._replace(**levels))
 
 
 def _float32(value: float) -> float:

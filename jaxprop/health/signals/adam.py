@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,133 +10,197 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprop.core import trees
-from jaxprop.core.layers import Groups, _wide, row_sums
+from jaxprop.core.jaxprs.evaluate import run
+from jaxprop.core.jaxprs.walk import body_of, is_call
+from jaxprop.core.layers import Groups, row_sums
+from jaxprop.core.measurements import NOT_APPLICABLE
+from jaxprop.core.precision import wide
 from jaxprop.types import PyTree
+
+# What hands on a value, if in another dtype or shape.
+HANDED_ON = ("convert_element_type", "copy", "broadcast_in_dim")
 
 
 class Moments(NamedTuple):
-    """Adam's second moment of every leaf before and after an update, None for a leaf without; and the updates made."""
+    """Adam's second moment of every leaf before and after an update, None for a leaf without.
+
+    Args:
+      before, after: one array or None for each leaf of the parameters.
+      decay: b2 of the optimizer, a number or a scalar array.
+      count: updates made, those after this one included.
+    """
 
     before: list[Any]
     after: list[Any]
+    decay: Any
     count: Any
 
 
-def moments(before: PyTree, after: PyTree, params: PyTree) -> Moments | None:
-    """Finds the second moments in two optax states: what a NamedTuple with `count`, `mu` and `nu` calls `nu`.
+def moments(
+    update: Callable[[PyTree, PyTree], PyTree],
+    grads: PyTree,
+    before: PyTree,
+    after: PyTree,
+    params: PyTree,
+    decay: float | None = None,
+) -> Moments | None:
+    """Finds the second moments in an optax state, what a NamedTuple with `count`, `mu` and `nu` calls `nu`, and its b2.
+
+    b2 is read off the update itself, traced: nu is a moving average of squares where it is computed as
+    `b2 nu + (1 - b2) x`. In AdaBelief, Adamax or Yogi it is computed otherwise, and there is no lag to speak of.
 
     Args:
+      update: `(grads, opt_state) -> new opt_state`.
+      grads: the gradient.
       before, after: the optimizer's state around one update.
       params: the parameters.
+      decay: b2, where it is known otherwise.
 
     Returns:
       The moments, or None where the optimizer keeps none.
 
     Example:
       >>> import optax
-      >>> params, tx = {"w": jnp.ones(2)}, optax.adam(0.1)
+      >>> params, tx = {"w": jnp.ones(2)}, optax.adam(0.1, b2=0.95)
       >>> state = tx.init(params)
-      >>> moments(state, state, params).count.item(), moments((), (), params)
-      (0, None)
+      >>> found = moments(lambda g, s: tx.update(g, s, params)[1], params, state, state, params)
+      >>> round(found.decay, 2), found.count.item()
+      (0.95, 0)
     """
-    old, new = _second_moments(before), _second_moments(after)
     paths, leaves = trees.leaf_paths(params), jax.tree.leaves(params)
-    fits = [path in old and old[path][0].shape == leaf.shape for path, leaf in zip(paths, leaves, strict=True)]
+    old, new = _second_moments(before), _second_moments(after)
+    fits = [path in old and old[path].array.shape == leaf.shape for path, leaf in zip(paths, leaves, strict=True)]
     if not any(fits):
         return None
-    counts = [new[path][1] for path, fit in zip(paths, fits, strict=True) if fit]
+    first = next(path for path, fit in zip(paths, fits, strict=True) if fit)
+    found = _decay(update, grads, before, old[first].place) if decay is None else decay
+    if found is None:
+        return None
     return Moments(
-        [old[path][0] if fit else None for path, fit in zip(paths, fits, strict=True)],
-        [new[path][0] if fit else None for path, fit in zip(paths, fits, strict=True)],
-        counts[0],
+        [old[path].array if fit else None for path, fit in zip(paths, fits, strict=True)],
+        [new[path].array if fit else None for path, fit in zip(paths, fits, strict=True)],
+        found,
+        new[first].count,
     )
 
 
-def _second_moments(state: PyTree) -> dict[str, tuple[jax.Array, jax.Array]]:
+class _Moment(NamedTuple):
+    """A second moment, the updates made, and its place among the leaves of the optimizer's state."""
+
+    array: Any
+    count: Any
+    place: int
+
+
+def _second_moments(state: PyTree) -> dict[str, _Moment]:
     def is_adam(node: Any) -> bool:
         return isinstance(node, tuple) and {"count", "mu", "nu"} <= set(getattr(node, "_fields", ()))
 
-    found = {}
+    found, at = {}, 0
     for node in jax.tree.leaves(state, is_leaf=is_adam):
         if is_adam(node):
-            for path, leaf in zip(trees.leaf_paths(node.nu), jax.tree.leaves(node.nu), strict=True):
-                found[path] = (leaf, node.count)
+            start = at + sum(len(jax.tree.leaves(getattr(node, f))) for f in node._fields[: node._fields.index("nu")])
+            paths = trees.leaf_paths(node.nu)
+            for i, (path, leaf) in enumerate(zip(paths, jax.tree.leaves(node.nu), strict=True)):
+                found[path] = _Moment(leaf, node.count, start + i)
+        at += len(jax.tree.leaves(node))
     return found
 
 
-def adam_lag(groups: Groups, found: Moments, b2: float, eps: float) -> jax.Array:
-    """Lag of Adam's second moment behind the gradient, `[L]`.
+class _Made(NamedTuple):
+    """What a value was made by: a primitive and its operands; or `input` and which one."""
 
-        lag = sqrt(mean(g^2 / max(v, eps^2))),   v = nu / (1 - b2^t)
+    by: str
+    of: Any
+
+
+def _decay(update: Callable, grads: PyTree, state: PyTree, index: int) -> Any:
+    """b2 in the update of leaf `index` of the state, where that is `b2 nu + (1 - b2) x`; else None."""
+    traced = jax.make_jaxpr(update)(grads, state)
+    inputs = jax.tree.leaves((grads, state))
+    values: list[Any] = [_Made("input", i) for i in range(len(inputs))]
+    made = run(traced, values, _follow, _number)[index]
+    old = _Made("input", len(inputs) - len(jax.tree.leaves(state)) + index)
+    if not (isinstance(made, _Made) and made.by in ("add", "add_any")):
+        return None
+    products = [term.of for term in made.of if isinstance(term, _Made) and term.by == "mul"]
+    scaled = next((product for product in products if old in product), None)
+    if len(products) != 2 or scaled is None:
+        return None
+    other = products[1] if products[0] is scaled else products[0]
+    decay = next(factor for factor in scaled if factor != old)
+    if isinstance(decay, _Made):  # in the state, as `inject_hyperparams` keeps it
+        return inputs[decay.of] if decay.by == "input" and jnp.ndim(inputs[decay.of]) == 0 else None
+    complement = any(isinstance(factor, float) and abs(factor + decay - 1) < 1e-5 for factor in other)
+    return decay if complement and 0 < decay < 1 else None
+
+
+def _follow(equation: Any, inputs: list[Any]) -> list[Any]:
+    name, body = equation.primitive.name, body_of(equation) if is_call(equation) else None
+    if body is not None:
+        return run(body, inputs, _follow, _number)
+    if name in HANDED_ON:
+        return [inputs[0]]
+    return [_Made(name, inputs)] * len(equation.outvars)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if jnp.ndim(value) == 0 else None
+
+
+def adam_rows(groups: Groups, found: Moments, eps: float) -> dict[str, jax.Array]:
+    """Lag of Adam's second moment behind the gradient, and share of entries where its epsilon takes over.
+
+        adam_lag = sqrt(mean(g^2 / max(v, eps^2))),   tiny_second_moment = mean(sqrt(v) < 10 eps),   v = nu / (1 - b2^t)
 
     The g^2 that Adam saw, after whatever clipping came before it, is `(nu_t - b2 nu_{t-1}) / (1 - b2)`.
 
     Args:
       groups: the layers.
       found: second moments around an update.
-      b2, eps: Adam's.
+      eps: Adam's.
 
     Returns:
-      float32 `[L]`; NaN for a layer none of whose leaves has a second moment.
+      `{name: [L]}`, float32; -1 for a layer none of whose leaves has a second moment.
 
     Example:
       >>> from jaxprop.core.layers import group_layers
-      >>> params = {"w": jnp.ones(2)}
-      >>> now = Moments([jnp.zeros(2)], [jnp.full(2, 0.001)], jnp.int32(1))
-      >>> round(adam_lag(group_layers(params), now, 0.999, 1e-8).item(), 3)
-      1.0
+      >>> now = Moments([jnp.zeros(2)], [jnp.array([0.001, 0.0])], 0.999, jnp.int32(1))
+      >>> rows = adam_rows(group_layers({"w": jnp.ones(2)}), now, 1e-8)
+      >>> round(rows["adam_lag"].item(), 3), rows["tiny_second_moment"].item()
+      (0.707, 0.5)
 
     Reference:
       Wortsman et al., Small-scale proxies for large-scale Transformer training instabilities, 2023.
       https://arxiv.org/abs/2309.14322 (RMS of the update, g^2 / v)
     """
-    correction = _correction(found, b2)
-    smallest = jnp.maximum(_smallest(eps) * correction, jnp.float32(1e-37))
+    decay = jnp.asarray(found.decay, jnp.float32)
+    correction = 1 - jnp.power(decay, found.count.astype(jnp.float32))
+    smallest = jnp.float32(max(eps, 1e-18) ** 2)  # a square that float32 still holds
+    floor = jnp.maximum(smallest * correction, jnp.float32(1e-37))
 
     def terms(before: jax.Array, after: jax.Array) -> tuple[jax.Array, ...]:
-        # Scalars are left to the end, and b2 is negative: what shared a product or quotient with the optimizer would
-        # have it written to memory, by a kernel for every leaf.
-        return (jnp.maximum(_wide(after) + jnp.float32(-b2) * _wide(before), 0) / jnp.maximum(_wide(after), smallest),)
+        before, after = wide(before), wide(after)
+        seen = jnp.maximum(after - decay.astype(after.dtype) * before, 0)
+        return seen / jnp.maximum(after, floor.astype(after.dtype)), after >= (100 * smallest * correction).astype(
+            after.dtype
+        )
 
-    (lags,) = row_sums(groups, terms, found.before, found.after)
-    return jnp.sqrt(lags * correction / (jnp.float32(1 - b2) * _entries(groups, found.after)))
-
-
-def tiny_second_moment(groups: Groups, found: Moments, b2: float, eps: float) -> jax.Array:
-    """Share of entries where Adam's epsilon takes over, `mean(sqrt(v) < 10 eps)`, `[L]`.
-
-    Args:
-      groups: the layers.
-      found: second moments around an update.
-      b2, eps: Adam's.
-
-    Returns:
-      float32 `[L]`; NaN for a layer none of whose leaves has a second moment.
-
-    Example:
-      >>> from jaxprop.core.layers import group_layers
-      >>> params = {"w": jnp.ones(2)}
-      >>> now = Moments([jnp.zeros(2)], [jnp.array([0.001, 0.0])], jnp.int32(1))
-      >>> tiny_second_moment(group_layers(params), now, 0.999, 1e-8).item()
-      0.5
-    """
-    correction, smallest = _correction(found, b2), _smallest(eps)
-    (tiny,) = row_sums(groups, lambda after: (_wide(after) / correction < 100 * smallest,), found.after, fill=jnp.inf)
-    return tiny / _entries(groups, found.after)
+    lags, ample = row_sums(groups, terms, found.before, found.after)
+    entries = _entries(groups, found.after)
+    known = entries > 0
+    entries = np.maximum(entries, 1)
+    rows = {
+        "adam_lag": jnp.sqrt(lags * correction / ((1 - decay) * entries)),
+        "tiny_second_moment": jnp.maximum(entries - ample, 0) / entries,
+    }
+    return {name: jnp.where(known, row, jnp.float32(NOT_APPLICABLE)) for name, row in rows.items()}
 
 
-def _correction(found: Moments, b2: float) -> jax.Array:
-    return 1 - jnp.power(jnp.float32(b2), found.count.astype(jnp.float32))
-
-
-def _smallest(eps: float) -> jax.Array:
-    return jnp.float32(max(eps, 1e-18) ** 2)  # a square that float32 still holds
-
-
-def _entries(groups: Groups, leaves: list[Any]) -> jax.Array:
-    """Entries of each layer that are in the leaves; NaN where none is."""
+def _entries(groups: Groups, leaves: list[Any]) -> np.ndarray:
+    """Entries of each layer that are in the leaves."""
     counts = np.zeros(len(groups.names), np.float32)
     for leaf, rows in zip(leaves, groups.rows, strict=True):
         if leaf is not None:
             np.add.at(counts, list(rows), leaf.size / len(rows))
-    return jnp.asarray(np.where(counts > 0, counts, np.nan), jnp.float32)
+    return counts

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprop.health.signals.settings import Signals
-from jaxprop.types import PyTree
+from jaxprop.types import HealthState, PyTree
 
 DECAY = 0.98
 ARMED_AFTER = 100  # steps whose norms make a history
@@ -25,8 +25,8 @@ class History(NamedTuple):
     seen: jax.Array
 
 
-class Verdict(NamedTuple):
-    """What the guard says of one gradient.
+class Decision(NamedTuple):
+    """What is done with one gradient.
 
     Args:
       factor: to multiply it by; 0 where the step is skipped for a spike, 1 where it is not finite.
@@ -49,7 +49,28 @@ def init_history() -> History:
     return History(jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
 
-def judge(norm: jax.Array, finite: jax.Array, history: History, spikes: str | None, limit: jax.Array | None) -> Verdict:
+def init_health(direction: PyTree = ()) -> HealthState:
+    """Returns what a step remembers before the first one, the same whatever its settings but for the direction.
+
+    Example:
+      >>> init_health().lr_scale.item()
+      1.0
+    """
+    none = jnp.finfo(jnp.float32).max
+    return HealthState(
+        skips=jnp.int32(0),
+        lr_scale=jnp.float32(1),
+        grad_limit=jnp.float32(none),
+        rate_limit=jnp.float32(none),
+        rate_peak=jnp.float32(0),
+        spikes=init_history(),
+        direction=direction,
+    )
+
+
+def compare(
+    norm: jax.Array, finite: jax.Array, history: History, spikes: str | None, limit: jax.Array | None
+) -> Decision:
     """Compares a gradient's global norm with its history and with a limit.
 
         z = (log norm - mean) / max(sd, 0.02),   factor = min(1, exp(mean + 6 sd) / norm, limit / norm)
@@ -65,13 +86,13 @@ def judge(norm: jax.Array, finite: jax.Array, history: History, spikes: str | No
       limit: a norm to clip to besides, or None.
 
     Returns:
-      The verdict.
+      The decision.
 
     Example:
       >>> steady = History(jnp.float32(0), jnp.float32(0.01), jnp.int32(200))
-      >>> round(judge(jnp.float32(10), jnp.array(True), steady, "clip", None).factor.item(), 3)
+      >>> round(compare(jnp.float32(10), jnp.array(True), steady, "clip", None).factor.item(), 3)
       0.182
-      >>> judge(jnp.float32(10), jnp.array(True), steady, "skip", None).take.item()
+      >>> compare(jnp.float32(10), jnp.array(True), steady, "skip", None).take.item()
       False
 
     Reference:
@@ -90,25 +111,24 @@ def judge(norm: jax.Array, finite: jax.Array, history: History, spikes: str | No
     if limit is not None:
         # A skip stays one; a limit of infinity is none.
         factor = jnp.minimum(factor, jnp.where(norm > limit, limit / norm, jnp.float32(1)))
-    return Verdict(jnp.where(finite, factor, jnp.float32(1)), take, history)
+    return Decision(jnp.where(finite, factor, jnp.float32(1)), take, history)
 
 
-def verdict(settings: Signals | None, norm: jax.Array, finite: jax.Array, health: dict[str, PyTree]) -> Verdict:
-    """What a step's guards say of its gradient: `judge`, as far as its settings ask for it.
+def decide(settings: Signals | None, norm: jax.Array, finite: jax.Array, health: HealthState) -> Decision:
+    """What a step does with its gradient: `compare`, as far as its settings ask for it.
 
     Args:
       settings: of the step; None for no guard but that of finiteness.
-      norm, finite: as in `judge`.
+      norm, finite: as in `compare`.
       health: the state's.
 
     Example:
-      >>> bool(verdict(None, jnp.float32(1), jnp.array(True), {"spikes": init_history()}).take)
+      >>> bool(decide(None, jnp.float32(1), jnp.array(True), init_health()).take)
       True
     """
     if settings is None or not settings.guarded:
-        return Verdict(jnp.float32(1), finite, health["spikes"])
-    limit = health["grad_limit"] if settings.respond else None
-    return judge(norm, finite, health["spikes"], settings.spikes, limit)
+        return Decision(jnp.float32(1), finite, health.spikes)
+    return compare(norm, finite, health.spikes, settings.spikes, health.grad_limit if settings.respond else None)
 
 
 def _remember(value: jax.Array, counts: jax.Array, history: History, scale: jax.Array) -> History:

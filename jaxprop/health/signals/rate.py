@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxprop.core.precision import promoting
 from jaxprop.health.signals.settings import Signals
-from jaxprop.types import PyTree, Schedule, TrainState
+from jaxprop.types import HealthState, PyTree, Schedule, TrainState
 
 
-def learning_rate(schedule: Schedule | None, state: TrainState, opt_state: PyTree, factor: Any) -> Any:
-    """The rate a step uses: the schedule at the count of updates so far, or the one optax keeps, else NaN.
+def learning_rate(schedule: Schedule | None, state: TrainState, opt_state: PyTree) -> jax.Array | None:
+    """The rate that the schedule asks for in a step, or that optax keeps; None where neither tells.
 
     Skipped steps do not advance the optimizer's count, so they are taken off.
 
@@ -22,42 +20,43 @@ def learning_rate(schedule: Schedule | None, state: TrainState, opt_state: PyTre
       schedule: count of updates -> rate, or None.
       state: before the step.
       opt_state: after it.
-      factor: what a response has set the rate to, as a share of the schedule's, or None.
 
     Returns:
-      A scalar.
+      A scalar, before responses.
+
+    Example:
+      >>> from jaxprop.health.signals.guard import init_health
+      >>> state = TrainState(3, {}, {}, (), None, (), init_health(), ())
+      >>> float(learning_rate(lambda count: 0.5 * count, state, ()))
+      1.5
     """
-    factor = jnp.float32(1) if factor is None else factor
     if schedule is not None:
-        return promoting(schedule)(state.step - state.health["skips"]) * factor
+        return jnp.asarray(promoting(schedule)(state.step - state.health.skips), jnp.float32)
     injected = optax.tree_utils.tree_get_all_with_path(
         opt_state, "learning_rate", filtering=lambda _, value: isinstance(value, jax.Array)
     )
-    return injected[0][1] * factor if len(injected) == 1 else jnp.nan
+    return injected[0][1] if len(injected) == 1 else None
 
 
-def follow_rate(
-    settings: Signals | None, schedule: Schedule | None, state: TrainState, opt_state: PyTree
-) -> dict[str, PyTree]:
-    """Returns the state's `health` with the highest rate that the schedule has asked for since a limit was set.
+def follow_rate(settings: Signals | None, rate: jax.Array | None, health: HealthState) -> HealthState:
+    """Returns `health` with the highest rate that the schedule has asked for since a limit was set.
 
     Args:
       settings: of the step; without `respond` nothing is followed.
-      schedule: count of updates -> rate, or None.
-      state, opt_state: before the step, and the optimizer's after it.
+      rate: from `learning_rate`.
+      health: the state's.
 
     Example:
-      >>> state = TrainState(3, {}, {}, (), None, (), {"rate_peak": jnp.float32(0), "skips": 0}, ())
-      >>> follow_rate(Signals(respond=True), lambda count: 0.5 * count, state, ())["rate_peak"].item()
+      >>> from jaxprop.health.signals.guard import init_health
+      >>> follow_rate(Signals(respond=True), jnp.float32(1.5), init_health()).rate_peak.item()
       1.5
     """
-    if settings is None or not settings.respond:
-        return state.health
-    rate = learning_rate(schedule, state, opt_state, None)
-    return {**state.health, "rate_peak": jnp.fmax(state.health["rate_peak"], rate)}
+    if settings is None or not settings.respond or rate is None:
+        return health
+    return health._replace(rate_peak=jnp.fmax(health.rate_peak, rate.astype(jnp.float32)))
 
 
-def lr_scale(settings: Signals | None, health: dict[str, PyTree]) -> jax.Array | None:
+def lr_scale(settings: Signals | None, health: HealthState) -> jax.Array | None:
     """Returns what responses leave of the schedule's rate, as a share of it; None where no response may change it.
 
         min(lr_scale, rate_limit / rate_peak)
@@ -69,10 +68,13 @@ def lr_scale(settings: Signals | None, health: dict[str, PyTree]) -> jax.Array |
       health: the state's.
 
     Example:
-      >>> health = {"lr_scale": 1.0, "rate_limit": 0.5, "rate_peak": 2.0}
+      >>> from jaxprop.health.signals.guard import init_health
+      >>> health = init_health()._replace(rate_limit=jnp.float32(0.5), rate_peak=jnp.float32(2))
       >>> lr_scale(Signals(respond=True), health).item(), lr_scale(Signals(), health)
       (0.25, None)
     """
     if settings is None or not settings.respond:
         return None
-    return jnp.minimum(health["lr_scale"], health["rate_limit"] / health["rate_peak"])
+    # Times what is at most 1, since a limit of the largest float32 over a small peak would be infinite.
+    peak = health.rate_peak
+    return jnp.minimum(health.lr_scale, jnp.where(peak > health.rate_limit, health.rate_limit / peak, jnp.float32(1)))

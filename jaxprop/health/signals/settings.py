@@ -14,26 +14,25 @@ class Signals(NamedTuple):
     """What a train step measures, how often, and how it guards itself.
 
     Args:
-      every: steps between records with a row for every layer.
-      rare_every: steps between records that hold everything, `m.rare` and `m.taps` too.
+      every: steps between records with the gradient norm of every layer.
+      rare_every: steps between records that hold everything: norms of parameters and updates, `m.rare` and `m.taps`.
       flush_every: steps between measurements of what float16 would flush to zero, which take a backward pass in
         float32; used with a loss scale only.
       taps: measure tapped activations.
       curvature: measure the curvature along the gradient and the largest eigenvalue of the Hessian: two
         Hessian-vector products in every full record, and a copy of the parameters in the state.
-      b2, eps: of Adam, for `adam_lag` and `tiny_second_moment`; b2 is None where what the optimizer calls `nu` is
-        not a mean of squared gradients, as in Adamax, Yogi and AdaBelief.
+      b2, eps: of Adam, for `adam_lag` and `tiny_second_moment`; without one, b2 is read off the optimizer.
       spikes: None, or what to do with a gradient norm far above its own history: `"clip"` it there, or `"skip"` it.
       respond: take updates at `min(lr_scale, rate_limit / rate_peak)` of the rate and clip gradients to `grad_limit`,
         all of `state.health`.
     """
 
     every: int = 1
-    rare_every: int = 10
+    rare_every: int = 50
     flush_every: int = 100
     taps: bool = True
     curvature: bool = False
-    b2: float | None = 0.999
+    b2: float | None = None
     eps: float = 1e-8
     spikes: str | None = None
     respond: bool = False
@@ -67,7 +66,7 @@ def settings(health: bool | Signals) -> Signals | None:
 
     Example:
       >>> settings(True).rare_every, settings(False)
-      (10, None)
+      (50, None)
     """
     signals = health if isinstance(health, Signals) else Signals() if health else None
     if signals is None:

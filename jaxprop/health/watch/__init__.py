@@ -1,1 +1,1 @@
-"""Early warning: alerts from a run's measurements."""
+"""Early warning: detectors look for symptoms in a run's records, and the watch turns them into alerts."""

@@ -1,4 +1,4 @@
-"""What the early warning says, and every threshold it goes by. Pure."""
+"""The alerts of the early warning, and its thresholds. Pure."""
 
 from __future__ import annotations
 
@@ -7,54 +7,54 @@ from typing import Any, NamedTuple
 TITLES = {
     "nonfinite": "loss or gradient is not finite",
     "zero_gradient": "the gradient is exactly zero in nearly every parameter",
-    "gradient_spike": "the gradient norm stands above its own history (z)",
-    "layer_spike": "one layer's gradient norm stands above its own history (z)",
-    "gradient_trend": "the gradient norm grows towards ten times its level (steps left)",
+    "gradient_spike": "the gradient norm is far above its own history (z-score)",
+    "layer_spike": "the gradient norm of one layer is far above its own history (z-score)",
+    "gradient_trend": "the gradient norm is growing towards ten times its usual level (steps left)",
     "loss_rise": "the loss rises above its slow mean (fast mean / slow mean)",
-    "loss_jump": "the loss jumps out of its own noise (standard deviations)",
-    "loss_start": "the loss rises from where it started (times the first losses)",
-    "rate": "the learning rate is above all that this run has been stable at (times)",
+    "loss_jump": "the loss jumps beyond its own noise (standard deviations)",
+    "loss_start": "the loss rises above its first values (ratio)",
+    "rate": "the learning rate is above every rate at which this run has been stable (ratio)",
     "adam_lag": "gradients outgrow Adam's second moment (lag)",
-    "overshoot": "updates are too large for the loss they should lower (||dw|| ||g|| / loss)",
+    "overshoot": "updates are too large for the loss (||dw|| ||g|| / loss)",
     "update_ratio": "updates are large relative to the weights (||dw|| / ||w||)",
-    "damped": "Adam's epsilon holds its updates far below the learning rate (rms / rate)",
+    "damped": "Adam's epsilon keeps its updates far below the learning rate (rms / rate)",
     "vanishing": "gradients vanish towards the input (decades over the depth)",
     "exploding": "gradients explode towards the input (decades over the depth)",
     "depth_tilt": "gradients of an attention stack are larger near the head at the start (decades over the depth)",
-    "dead": "units are dead (share)",
-    "saturated": "activations are saturated (share)",
+    "dead": "units are dead (fraction)",
+    "saturated": "activations are saturated (fraction)",
     "attention": "attention logits grow (largest)",
     "entropy": "attention collapses onto single keys (entropy / log keys)",
     "output": "the output logits grow (largest)",
     "output_trend": "the output logits grow towards their limit (steps left)",
-    "output_drift": "all output logits drift together, which the softmax does not feel (rise of logsumexp)",
-    "flushed": "gradients fall below what float16 holds (share)",
-    "swallowed": "updates are too small to change the parameters (share)",
-    "tiny_second_moment": "Adam's epsilon outweighs its second moment (share)",
-    "frozen": "the layer does not move while others do (records)",
-    "init": "the layer starts out of proportion to the others (decades of ||g|| / ||w||)",
-    "init_scale": "the layer's first weights are far from 1 / sqrt(inputs) (decades)",
+    "output_drift": "all output logits drift together, which leaves the softmax unchanged (rise of logsumexp)",
+    "flushed": "gradients are too small for float16 (fraction)",
+    "swallowed": "updates are too small to change the parameters (fraction)",
+    "tiny_second_moment": "Adam's epsilon dominates its second moment (fraction)",
+    "frozen": "the layer is not updated while others are (records)",
+    "init": "||g|| / ||w|| of the layer differs from that of the others at the start (decades)",
+    "init_scale": "the layer's initial weights are far from 1 / sqrt(inputs) (decades)",
     "init_output": "the first outputs are far too large (largest logit)",
 }
 
 
 class Alert(NamedTuple):
-    """One warning, given when it starts.
+    """One warning, given when its symptom starts.
 
     Args:
-      step: when it was given.
-      kind: what was found, a key of `TITLES`.
-      layer: where it is worst, or None where that is not known or not a matter of one layer.
-      severity: `advice`, or `act` where the loss is likely to break.
-      value, threshold: the number found and the one it passed.
-      since: first step of what led to it, so that a rollback goes to before it.
-      evidence: the numbers the cause was chosen by.
-      cause: id of the likeliest cause, one of `jaxprop.health.watch.causes.CAUSES`.
+      step: the step at which it is given.
+      kind: kind of the symptom, a key of `TITLES`.
+      layer: the layer in which the symptom is strongest; None if it is unknown or concerns no single layer.
+      severity: `advice`, or `act` if training is likely to fail.
+      value, threshold: the measured value and the threshold that it exceeds.
+      since: first step of the development that led to it; a rollback goes back to a step before.
+      evidence: the numbers by which the cause was chosen.
+      cause: the most likely cause, a key of `jaxprop.health.watch.causes.CAUSES`.
       fix: the line of the configuration to change.
 
     Example:
       >>> Alert(7, "dead", "layers/0", "advice", 0.62, 0.5, 1, {}, "dead_relu", "model.activation=gelu").message
-      'layers/0: units are dead (share): 0.62 against 0.5; likely dead_relu: try model.activation=gelu'
+      'layers/0: units are dead (fraction): 0.62 against 0.5; likely dead_relu: try model.activation=gelu'
     """
 
     step: int
@@ -70,7 +70,7 @@ class Alert(NamedTuple):
 
     @property
     def message(self) -> str:
-        """One sentence for people: where, what, the number against its threshold, likeliest cause and fix."""
+        """One sentence with the layer, the symptom, its value and threshold, the most likely cause and the fix."""
         where = f"{self.layer}: " if self.layer else ""
         what = f"{TITLES[self.kind]}: {self.value:.3g} against {self.threshold:.3g}"
         return f"{where}{what}; likely {self.cause}: try {self.fix}"
@@ -81,39 +81,45 @@ class Alert(NamedTuple):
 
 
 class WatchConfig(NamedTuple):
-    """Thresholds of the early warning; the defaults are the measured ones.
+    """Thresholds of the early warning; the defaults were calibrated on planted faults and healthy runs.
+
+    A field that ends in `_act` is the threshold of the severity `act`; the field without it is that of `advice`.
 
     Args:
-      alpha, arm, floor, winsor: of the log-EMA histories: decay, finite steps before they count, smallest scale,
-        and how many of their own scales a value may move them.
-      arm_rows: the same as `arm` for what comes with rows only.
-      z, z_act: gradient norm above its history, in scales; z_act also needs no rise of the loss.
-      z_layer: the same of one layer alone.
-      fast, slow: lengths in steps of the two means of the loss.
-      loss_ratio, loss_ratio_act: fast over slow mean; the rise must also be `loss_noise` standard deviations.
-      lowest_ratio, lowest_noise: fast mean over its lowest in the last 200 steps, and by how many deviations.
-      loss_jump, loss_jump_act: losses above the fast mean, in standard deviations; loss_once: one that does not stay.
-      start_ratio: loss above the first five losses while the histories are not armed.
-      rate, rate_act: learning rate over the highest that training has settled at.
-      lag, lag_act: Adam lag over all layers; of one layer alone `lag_layer` times as much.
+      alpha, arm, floor, winsor: of the log-EMA histories: the decay, the number of finite steps before they are used,
+        the smallest scale, and the number of scales at which a new value is clipped.
+      arm_rows: like `arm`, for histories that are updated only by records with rows.
+      z, z_act: z-score of the gradient norm against its history; z_act applies if the loss is above its mean too.
+      z_layer: the same for a single layer.
+      fast, slow: lengths in steps of the two moving averages of the loss.
+      loss_ratio, loss_ratio_act: fast over slow average; the rise must also exceed `loss_noise` standard deviations.
+      lowest_ratio, lowest_noise: fast average over its minimum in the last 200 steps, and the rise in deviations.
+      loss_jump, loss_jump_act: loss above the fast average, in standard deviations.
+      loss_once: the same for a jump that does not last for two more records.
+      start_ratio: loss over the median of the first five losses, while the histories are not armed.
+      rate, rate_act: learning rate over the highest at which training has been stable.
+      lag, lag_act: Adam lag over all layers; for a single layer, `lag_layer` times as much.
       overshoot: `||dw|| ||g|| / loss` in the first `arm` steps.
-      ratio, ratio_act: update ratio, median over layers; needs to persist. ratio_start: in the first `cold` steps.
-      damped: Adam's update over the learning rate in the first step, and damped_later in the two after it.
-      tilt, tilt_act: decades of gradient lost or gained from the last tap to the first.
-      post_norm: decades lost over an attention stack in the first records.
-      dead_long: dead share that must last 20 full records; dead is enough in two.
-      dead, saturated, flushed, swallowed and their act: shares; tiny: share without the entries that never move.
-      saturated_late: instead of saturated after the first `arm` steps, when tanh networks have grown bolder.
-      attention, entropy: largest attention logit; normalized entropy.
+      ratio, ratio_act: average over several records of the median update ratio of the layers.
+      ratio_start: instead of ratio in the first `cold` steps.
+      damped: RMS of Adam's update over the learning rate in the first step; damped_later: in the two records after it.
+      tilt, tilt_act: decades by which the gradient changes from the last tap to the first.
+      post_norm: decades by which it decreases over an attention stack in the first three records.
+      dead, saturated, flushed, swallowed: fractions of units, values, gradients and updates.
+      dead_long: fraction of dead units that must last for 20 full records; `dead` needs two.
+      saturated_late: instead of saturated after the first `arm` steps, as healthy tanh networks saturate with time.
+      tiny: fraction of entries with a tiny second moment, among those that have a gradient at all.
+      attention, entropy: largest attention logit; normalized attention entropy (smaller is worse).
       output, output_act: largest output logit; init_output: the same in the first record.
-      drift: rise of `sqrt(mean logsumexp^2)` over the fitted points of a steady trend.
-      frozen: records in a row without an update.
-      init_large, init_small: decades a layer's first kernel is above or below `1 / sqrt(inputs)`.
-      init: decades a layer's `||g|| / ||w||` is off the median of its like.
-      recurrence: decades a recurrent layer's `||g|| / ||w||` leads over the others in the first three records.
-      horizon: steps left to a limit below which a trend is worth an alert; trend: points it is fitted to.
-      grace: steps after a re-arming in which sensitive thresholds are `grace_factor` times as high.
-      clear: steps without a sign after which an alert is over.
+      drift: rise of `sqrt(mean logsumexp^2)` over the points of a steady trend.
+      frozen: number of consecutive records without an update.
+      init_large, init_small: decades by which a layer's first kernel is above or below `1 / sqrt(inputs)`.
+      init: decades by which `||g|| / ||w||` of a layer differs from the median over the layers.
+      recurrence: decades by which `||g|| / ||w||` of a recurrent layer exceeds the other layers' in three records.
+      horizon: an alert on a trend is given if it reaches its limit within so many steps.
+      trend: number of points that a trend is fitted to.
+      grace: number of steps after re-arming in which sensitive thresholds are multiplied by `grace_factor`.
+      clear: number of steps without the symptom after which an alert is over.
     """
 
     alpha: float = 0.98

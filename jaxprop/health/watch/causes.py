@@ -1,4 +1,4 @@
-"""The likeliest cause of an alert, from all that the watch has seen, and the line to change for it. Pure."""
+"""The most likely cause of a symptom, and the line of the configuration that removes it. Pure."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxprop.health.watch.detectors import Finding
+from jaxprop.health.watch.detectors import Symptom
 from jaxprop.health.watch.reading import RECURRENT, Reading, Trail
 
-RECENT = 400  # steps for which a rise of the rate stays a likely cause
-EARLY = 300  # steps that a missing warmup or a bad start takes to show, at most
+RECENT = 400  # steps for which evidence counts, such as a rise of the rate
+EARLY = 300  # steps within which a missing warmup or a bad initialization shows
 START = ("overshoot", "update_ratio", "loss_start", "adam_lag", "gradient_spike", "layer_spike", "nonfinite")
 SUDDEN = ("gradient_spike", "layer_spike", "loss_jump")
 
 
 class Case(NamedTuple):
-    """What a cause is judged by."""
+    """A symptom and the evidence for its cause."""
 
-    finding: Finding
+    symptom: Symptom
     reading: Reading
     trail: Trail
 
     @property
     def kind(self) -> str:
-        return self.finding.kind
+        return self.symptom.kind
 
     @property
     def age(self) -> int:
@@ -59,7 +59,7 @@ def _recurrence(c: Case) -> bool:
     if not c.trail.recurrent:
         return False
     through_time = c.kind in ("exploding", "saturated") or (c.kind in START and c.seen("recurrence") > 0.6)
-    moved = c.kind in ("gradient_spike", "layer_spike") and bool(RECURRENT.search(c.finding.layer or ""))
+    moved = c.kind in ("gradient_spike", "layer_spike") and bool(RECURRENT.search(c.symptom.layer or ""))
     return through_time or (moved and c.seen("loss_z") < 6)
 
 
@@ -77,7 +77,7 @@ def _killed_by_cold_start(c: Case) -> bool:
 
 
 def _sudden_input(c: Case) -> bool:
-    """One batch: the outputs jumped with the loss, or the loss was back two steps later."""
+    """A single bad batch: the outputs jumped with the loss, or the loss was normal again two steps later."""
     if c.kind not in SUDDEN or not _calm(c):
         return False
     if c.kind == "loss_jump":
@@ -103,7 +103,7 @@ def _start_off(c: Case) -> bool:
     )
 
 
-# The first test that holds names the cause: what was seen directly first, then what only fits the circumstances.
+# The first test that holds names the cause. Causes that are observed directly come before circumstantial ones.
 TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("no_loss_scaling", _no_loss_scaling),
     ("no_warmup", _killed_by_cold_start),
@@ -129,7 +129,7 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
 
 
 def number(x: float) -> str:
-    """Two significant digits, as a configuration would have them.
+    """Returns a number with two significant digits, as it is written in a configuration.
 
     Example:
       >>> number(0.00123), number(34.0)
@@ -174,9 +174,9 @@ CAUSES: dict[str, Callable[[Case], str]] = {
 }
 
 
-def likeliest(finding: Finding, reading: Reading, trail: Trail) -> tuple[str, str, dict[str, float | str]]:
-    """Returns the cause's id, the line of the configuration to change, and the evidence."""
-    case = Case(finding, reading, trail)
+def likeliest(symptom: Symptom, reading: Reading, trail: Trail) -> tuple[str, str, dict[str, float | str]]:
+    """Returns the key of the cause in `CAUSES`, the line of the configuration to change, and the evidence."""
+    case = Case(symptom, reading, trail)
     cause = next((name for name, test in TESTS if test(case)), "unstable")
     evidence: dict[str, float | str] = {
         name: float(f"{value:.4g}")

@@ -1,4 +1,8 @@
-"""Detectors of what every step reports: finiteness, gradient norms, loss, learning rate, outputs. Pure."""
+"""Detectors that need only a record's scalars: finiteness, gradient norms, loss, learning rate, outputs. Pure.
+
+A detector has the `kinds` of symptoms that it reports, the least `detail` of the records that it reads (`lean`, `rows`
+or `full`), and a method `scan` that returns the symptoms in one record.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,16 @@ from jaxprop.health.watch.schedule import rate_rise
 
 QUICK = 0.9  # decay of the histories in a grace period
 EVERY_TREND = 10  # steps between fits of a trend
-STEADY = 0.8  # Kendall's tau above which a trend is one without a doubt
-OVERFLOWS = 8  # non-finite gradients in a row that a loss scale may take to come down
+STEADY = 0.8  # Kendall's tau above which a trend is certain
+OVERFLOWS = 8  # consecutive non-finite gradients that are normal while a loss scale comes down
 
 
-class Finding(NamedTuple):
-    """What a detector holds against a record; `Watch` turns its first one into an alert."""
+class Symptom(NamedTuple):
+    """A sign of trouble that a detector sees in a record; `Watch` gives an alert when it first occurs.
+
+    Args:
+      kind, layer, severity, value, threshold, since: as in `Alert`.
+    """
 
     kind: str
     layer: str | None
@@ -32,7 +40,7 @@ class Finding(NamedTuple):
 
 
 def graded(value: float, advice: float, act: float) -> str | None:
-    """Returns `act`, `advice` or None; NaN is None.
+    """Returns `act`, `advice` or None for a value and its two thresholds; None for NaN.
 
     Example:
       >>> graded(0.6, 0.5, 0.9), graded(float("nan"), 0.5, 0.9)
@@ -42,7 +50,7 @@ def graded(value: float, advice: float, act: float) -> str | None:
 
 
 def strictness(r: Reading, trail: Trail, config: WatchConfig) -> float:
-    """Factor on sensitive thresholds: larger in a grace period."""
+    """Returns the factor on sensitive thresholds, which is larger in a grace period."""
     return config.grace_factor if trail.grace(r.step) else 1.0
 
 
@@ -52,14 +60,14 @@ def _trend(step: int) -> Trend:
 
 @dataclasses.dataclass
 class NonFinite:
-    """Non-finite loss or gradient, in the same step; with a loss scale only once halving it should have helped."""
+    """Non-finite loss or gradient; overflows under a loss scale count only after `OVERFLOWS` in a row."""
 
-    cadence: ClassVar[str] = "step"
+    detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("nonfinite",)
     streak: int = 0
     since: int = 0
 
-    def scan(self, r: Reading, trail: Trail, _: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, _: WatchConfig) -> list[Symptom]:
         if r.finite:
             self.streak = 0
             return []
@@ -70,22 +78,22 @@ class NonFinite:
         if overflow and self.streak <= OVERFLOWS:
             return []
         count = 1.0 if r.rows is None else max(float(np.nansum(r.rows.nonfinite)), 1.0)
-        return [Finding("nonfinite", self._layer(r), "act", count, 0.0, self.since)]
+        return [Symptom("nonfinite", self._layer(r), "act", count, 0.0, self.since)]
 
     def _layer(self, r: Reading) -> str | None:
-        """The layer the backward pass met first: nearest the loss among those with non-finite gradients."""
+        """The layer nearest the loss with non-finite gradients, which the backward pass reached first."""
         if r.rows is None or not r.rows.nonfinite.any():
             return None
         bad = np.flatnonzero(r.rows.nonfinite > 0)
         if len(bad) == len(r.names) and len(bad) > 1 and not math.isfinite(r.loss):
-            return None  # the forward pass broke before any gradient: no layer is told apart
+            return None  # the forward pass failed, so all gradients are non-finite
         order = {r.layer_of_tap(i): i for i in range(len(r.tapped))}
         return r.layer(max(bad.tolist(), key=lambda row: (order.get(r.names[row], -1), row)))
 
 
 @dataclasses.dataclass
 class Held:
-    """A sudden rise that waits for two more records: whether it stays tells a bad batch from a shift of the data."""
+    """A sudden rise, held back for two records: it passes after a bad batch, and stays after a shift of the data."""
 
     since: int = 0
     value: float = 0.0
@@ -93,7 +101,7 @@ class Held:
     stayed: int = 0
 
     def wait(self, step: int, value: float, over: bool, stays: bool) -> bool:
-        """Takes a record in; returns whether the wait for an earlier rise ends with it."""
+        """Takes in a record; returns whether the wait for an earlier rise is over."""
         if not self.since:
             if over:
                 self.since, self.value, self.waited, self.stayed = step, value, 0, 0
@@ -106,9 +114,9 @@ class Held:
 
 @dataclasses.dataclass
 class LossLevel:
-    """The loss above its slow mean or its lowest level, out of its own noise, or above where it started."""
+    """The loss above its slow mean, its lowest level, its noise, or its first values."""
 
-    cadence: ClassVar[str] = "step"
+    detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("loss_rise", "loss_jump", "loss_start")
     means: Means = dataclasses.field(default_factory=Means)
     held: Held = dataclasses.field(default_factory=Held)
@@ -117,7 +125,7 @@ class LossLevel:
     levels: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=20))
     rising: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not r.finite:
             return []
         means, strict = self.means, strictness(r, trail, config)
@@ -133,8 +141,8 @@ class LossLevel:
         trail.note(r.step, loss_ratio=1 + (means.fast - means.slow) / max(abs(means.slow), noise))
         return found + (self._rise(r, trail, config, noise, strict) if armed and r.fed else [])
 
-    def _rise(self, r: Reading, trail: Trail, config: WatchConfig, noise: float, strict: float) -> list[Finding]:
-        """Above the slow mean; or, further, above the lowest of late, which shows in a falling loss sooner."""
+    def _rise(self, r: Reading, trail: Trail, config: WatchConfig, noise: float, strict: float) -> list[Symptom]:
+        """A rise above the slow mean, or above the lowest recent level, which reacts sooner if the loss was falling."""
         means = self.means
         rise = means.fast - means.slow
         self.rising = (self.rising or r.step) if rise > 0 else 0
@@ -143,19 +151,19 @@ class LossLevel:
         severity = graded(over, (config.loss_ratio - 1) * strict, (config.loss_ratio_act - 1) * strict)
         if enough and severity:
             severity = severity if rise > 2 * config.loss_noise * noise else "advice"
-            return [Finding("loss_rise", None, severity, 1 + over, config.loss_ratio, self.rising)]
+            return [Symptom("loss_rise", None, severity, 1 + over, config.loss_ratio, self.rising)]
         lowest = min(self.levels, default=means.fast)
         rise = means.fast - lowest
         ratio = 1 + rise / max(abs(lowest), noise)
         trail.note(r.step, loss_over_lowest=ratio)
         if ratio - 1 > (config.lowest_ratio - 1) * strict and rise > config.lowest_noise * noise * strict:
             at = len(self.levels) - 1 - self.levels.index(lowest)
-            return [Finding("loss_rise", None, "advice", ratio, config.lowest_ratio, r.step - EVERY_TREND * at)]
+            return [Symptom("loss_rise", None, "advice", ratio, config.lowest_ratio, r.step - EVERY_TREND * at)]
         return []
 
-    def _jump(self, r: Reading, trail: Trail, config: WatchConfig, jump: float, strict: float) -> list[Finding]:
+    def _jump(self, r: Reading, trail: Trail, config: WatchConfig, jump: float, strict: float) -> list[Symptom]:
         start = sorted(self.first)[len(self.first) // 2] if self.first else 0.0
-        # Where next to nothing is left of the loss, a wrong example is many times as much and no harm.
+        # When the loss is near zero, a single wrong example multiplies it without doing harm.
         large = r.loss - self.means.fast > max(0.25 * abs(self.means.fast), 0.1 * abs(start))
         over = large and jump > config.loss_jump * strict
         if over and not self.held.since:
@@ -163,7 +171,7 @@ class LossLevel:
             trail.note(r.step, jump=jump, jump_output=trail.get("output_z") if known else 0.0, stayed=-1)
         ended = self.held.wait(r.step, jump, over, jump > config.loss_jump / 2)
         if over and jump > config.loss_jump_act * strict and trail.get("output_z") > config.loss_jump:
-            ended, self.held.since = True, self.held.since or r.step  # inputs far out of range: nothing to wait for
+            ended, self.held.since = True, self.held.since or r.step  # inputs far out of range: no need to wait
         if not ended:
             return []
         since, value, stayed = self.held.since, self.held.value, self.held.stayed
@@ -172,10 +180,10 @@ class LossLevel:
         if stayed < 2 and value < config.loss_once * strict:
             return []
         severity = "act" if value > config.loss_jump_act * strict and stayed else "advice"
-        return [Finding("loss_jump", None, severity, value, config.loss_jump, since)]
+        return [Symptom("loss_jump", None, severity, value, config.loss_jump, since)]
 
-    def _start(self, r: Reading, config: WatchConfig, noise: float) -> list[Finding]:
-        """The first losses, and whether three in a row, at their median, are well above them."""
+    def _start(self, r: Reading, config: WatchConfig, noise: float) -> list[Symptom]:
+        """Whether the median of the last three losses is well above the first losses."""
         if len(self.first) < 5:
             self.first.append(r.loss)
             return []
@@ -185,7 +193,7 @@ class LossLevel:
         over = 1 + (now - base) / max(abs(base), noise)
         if len(self.recent) < 3 or over < config.start_ratio or now < worst + 3 * noise:
             return []
-        return [Finding("loss_start", None, "act" if over > 2 else "advice", over, config.start_ratio, r.step - 2)]
+        return [Symptom("loss_start", None, "act" if over > 2 else "advice", over, config.start_ratio, r.step - 2)]
 
     def rearm(self) -> None:
         self.levels.clear()
@@ -194,9 +202,9 @@ class LossLevel:
 
 @dataclasses.dataclass
 class GradientNorm:
-    """The gradient norm, of all and of each layer, above its own log-history; and its trend."""
+    """The gradient norm, global and of each layer, above its own log-history; and its trend."""
 
-    cadence: ClassVar[str] = "step"
+    detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("gradient_spike", "layer_spike", "gradient_trend")
     all: LogEma = dataclasses.field(default_factory=LogEma)
     layers: LayerEma = dataclasses.field(default_factory=LayerEma)
@@ -205,7 +213,7 @@ class GradientNorm:
     high: int = 0
     left: float = math.inf
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not r.finite:
             return []
         strict, found = strictness(r, trail, config), []
@@ -216,16 +224,16 @@ class GradientNorm:
         if z > config.z * strict:
             broken = trail.get("loss_z") > 5 or trail.get("loss_ratio", 1.0) > config.loss_ratio
             act = (z > config.z_act * strict and trail.get("loss_z") > 2) or broken
-            found.append(Finding("gradient_spike", layer, "act" if act else "advice", z, config.z, self.high))
+            found.append(Symptom("gradient_spike", layer, "act" if act else "advice", z, config.z, self.high))
         elif worst > config.z_layer * strict and rise > 1.0:
-            found.append(Finding("layer_spike", layer, "advice", worst, config.z_layer, r.step))
+            found.append(Symptom("layer_spike", layer, "advice", worst, config.z_layer, r.step))
         found += self._growth(r, trail, config)
         if r.fed:
             self._feed(r, trail, config)
         return found
 
     def _worst(self, r: Reading, config: WatchConfig) -> tuple[str | None, float, float]:
-        """The layer that stands highest above its history, by how many scales, and by how much in log."""
+        """Returns the layer farthest above its history, its z-score, and the rise of its log norm."""
         if r.rows is None or (rise := self.layers.deviation(r.rows.log_grad)) is None:
             return None, 0.0, 0.0
         z = rise / np.maximum(self.layers.scale(config.floor), 0.1)
@@ -233,7 +241,7 @@ class GradientNorm:
         i = int(np.argmax(z))
         return r.layer(i), float(z[i]), float(rise[i])
 
-    def _growth(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def _growth(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if r.step % EVERY_TREND == 0 and self.trend.full:
             slope, now, tau = self.trend.fit()
             grown = now - self.level
@@ -241,7 +249,7 @@ class GradientNorm:
             self.left = max((self.level + math.log(10) - now) / slope, 0.0) if steady else math.inf
         trail.note(r.step, grad_steps_left=self.left)
         if self.left < config.horizon and not trail.grace(r.step):
-            return [Finding("gradient_trend", None, "advice", self.left, config.horizon, self.trend.lowest)]
+            return [Symptom("gradient_trend", None, "advice", self.left, config.horizon, self.trend.lowest)]
         return []
 
     def _feed(self, r: Reading, trail: Trail, config: WatchConfig) -> None:
@@ -250,7 +258,7 @@ class GradientNorm:
         if r.grad_norm > 0:
             y = math.log(r.grad_norm)
             self.trend.feed(r.step, y)
-            # The level is the slow one: what the trend is measured from must not follow it.
+            # The level is a slow mean, because the reference of a trend must not follow the trend.
             share = 1 - QUICK if trail.grace(r.step) or not self.all.armed else 1 / config.slow
             self.level = self.level + share * (y - self.level) if math.isfinite(self.level) else y
         if r.rows is not None:
@@ -265,26 +273,26 @@ class GradientNorm:
 
 @dataclasses.dataclass
 class Rate:
-    """The learning rate above all that this run has been stable at: a fault that shows before it does harm."""
+    """A learning rate above every rate at which this run has been stable, which is seen before it does harm."""
 
-    cadence: ClassVar[str] = "step"
+    detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("rate",)
     since: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         rise = rate_rise(trail, r.step)
         self.since = (self.since or r.step) if rise > 1.01 else 0
         if rise > 1.3:
             trail.note(r.step, rise=rise)
         severity = graded(rise, config.rate, config.rate_act)
-        return [Finding("rate", None, severity, rise, config.rate, self.since)] if severity else []
+        return [Symptom("rate", None, severity, rise, config.rate, self.since)] if severity else []
 
 
 @dataclasses.dataclass
 class Output:
-    """Output logits: too large at the start, past a limit, on the way to it, or drifting all together."""
+    """Output logits that are too large at the start, exceed a limit, approach it, or drift together."""
 
-    cadence: ClassVar[str] = "step"
+    detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("output", "output_trend", "output_drift", "init_output")
     means: Means = dataclasses.field(default_factory=Means)
     trend: Trend = dataclasses.field(default_factory=lambda: _trend(60))
@@ -293,7 +301,7 @@ class Output:
     drift: float = 0.0
     grown: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not (r.finite and math.isfinite(r.output)):
             return []
         means = self.means
@@ -302,10 +310,10 @@ class Output:
         if not math.isfinite(r.logsumexp):
             if r.fed:
                 means.feed(r.output, config.fast, config.slow)
-            return []  # not logits: targets of a regression may be of any size
+            return []  # outputs of a regression, which may have any size
         found = []
         if means.count == 0 and r.step - trail.start <= 2 and r.output > config.init_output:
-            found.append(Finding("init_output", None, "advice", r.output, config.init_output, r.step))
+            found.append(Symptom("init_output", None, "advice", r.output, config.init_output, r.step))
             trail.note(r.step, init_output=r.output)
         if r.fed:
             means.feed(r.output, config.fast, config.slow)
@@ -315,11 +323,11 @@ class Output:
         severity = graded(means.fast, config.output, config.output_act)
         self.grown = (self.grown or r.step) if means.fast > 1.2 * means.slow else 0
         if severity and means.count >= config.fast:
-            found.append(Finding("output", None, severity, means.fast, config.output, self.grown or r.step))
+            found.append(Symptom("output", None, severity, means.fast, config.output, self.grown or r.step))
         elif self._left(r, config) < config.horizon and not trail.grace(r.step):
-            found.append(Finding("output_trend", None, "advice", self.left, config.horizon, self.trend.lowest))
+            found.append(Symptom("output_trend", None, "advice", self.left, config.horizon, self.trend.lowest))
         if self._drift(r) > config.drift:
-            found.append(Finding("output_drift", None, "advice", self.drift, config.drift, self.level.lowest))
+            found.append(Symptom("output_drift", None, "advice", self.drift, config.drift, self.level.lowest))
         trail.note(r.step, output_steps_left=self.left, output_growth=means.fast / max(means.slow, 1e-12))
         return found
 
@@ -331,7 +339,7 @@ class Output:
         return self.left
 
     def _drift(self, r: Reading) -> float:
-        """Rise of sqrt(mean logsumexp^2) over the fitted points; the softmax, and so the loss, does not feel it."""
+        """Rise of sqrt(mean logsumexp^2) over the fitted points; it leaves the softmax, and so the loss, unchanged."""
         if r.step % EVERY_TREND == 5 and self.level.full:
             slope, _, tau = self.level.fit()
             self.drift = slope * (self.level.steps[-1] - self.level.steps[0]) if tau > STEADY else 0.0

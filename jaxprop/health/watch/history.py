@@ -1,4 +1,4 @@
-"""What the early warning remembers: running scales, means and trends, and how they become JSON. Pure."""
+"""Statistics that the early warning keeps: running scales, means and trends, and their JSON encoding. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-MAD = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
+MAD = 1.4826  # ratio of the standard deviation to the median absolute deviation of a normal distribution
 
 
 def median(values: np.ndarray) -> float:
-    """Returns the median of a vector without NaN; for the few values of a record ten times as fast as `np.median`.
+    """Returns the median of a vector without NaN; ten times as fast as `np.median` for short vectors.
 
     Example:
       >>> median(np.array([3.0, 1.0, 2.0])), median(np.array([4.0, 1.0]))
@@ -31,11 +31,11 @@ def _pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass
 class LogEma:
-    """Running mean and scale of `log x`, for z-scores that no outlier can move far.
+    """Running mean and scale of `log x`, for z-scores that are robust to outliers.
 
     z = (log x - mu) / max(sigma, floor);  mu <- a mu + (1 - a) w, w = log x winsorised at `winsor` scales
 
-    Until `arm` values have come, z is 0; then mean and scale start from the median and the median absolute deviation.
+    z is 0 for the first `arm` values; then mean and scale start from their median and median absolute deviation.
 
     Example:
       >>> history = LogEma()
@@ -50,13 +50,13 @@ class LogEma:
     variance: float = 0.0
 
     def z(self, x: float, floor: float) -> float:
-        """Returns how many scales `log x` lies above the mean; 0 while not armed."""
+        """Returns the z-score of `log x`; 0 while not armed."""
         if not self.armed or not x > 0:
             return 0.0
         return (math.log(x) - self.mean) / max(math.sqrt(self.variance), floor)
 
     def feed(self, x: float, alpha: float, arm: int, floor: float, winsor: float) -> None:
-        """Takes a finite value in; one that is not positive has no logarithm and is left out."""
+        """Takes in a finite value; values that are not positive are ignored."""
         if not x > 0:
             return
         y = math.log(x)
@@ -76,14 +76,14 @@ class LogEma:
 
 @dataclasses.dataclass
 class LayerEma:
-    """`LogEma` of one value a layer; layers whose value is 0 or not finite keep what they have."""
+    """`LogEma` of one value per layer; a layer whose value is 0 or not finite is not updated."""
 
     first: list[list[float]] = dataclasses.field(default_factory=list)
     mean: np.ndarray | None = None
     variance: np.ndarray | None = None
 
     def deviation(self, y: np.ndarray) -> np.ndarray | None:
-        """Returns how far each `y = log x` lies above its mean, `[L]`, or None while not armed."""
+        """Returns `y - mean` of each layer for `y = log x`, `[L]`, or None while not armed."""
         return None if self.mean is None else y - self.mean
 
     def scale(self, floor: float) -> np.ndarray:
@@ -91,11 +91,11 @@ class LayerEma:
         return np.maximum(np.sqrt(self.variance), floor)
 
     def feed(self, y: np.ndarray, alpha: float, arm: int, floor: float, winsor: float) -> None:
-        """Takes `y = log x` in, `[L]`; entries that are not finite are left out."""
+        """Takes in `y = log x`, `[L]`; entries that are not finite are ignored."""
         if self.mean is None or self.variance is None:
             self.first.append(y.tolist())
             if len(self.first) >= arm:
-                # a layer that has had no gradient so far keeps a mean of NaN, and no history
+                # the mean of a layer without any gradient so far stays NaN, so that it has no history
                 columns = [column[np.isfinite(column)] for column in np.asarray(self.first).T]
                 self.mean = np.asarray([median(column) if len(column) else math.nan for column in columns])
                 spreads = zip(columns, self.mean, strict=True)
@@ -111,9 +111,9 @@ class LayerEma:
 
 @dataclasses.dataclass
 class Means:
-    """Fast and slow mean of a value, and its noise from successive differences, which a drift does not widen.
+    """Fast and slow moving average of a value, and its noise from successive differences, which ignore a drift.
 
-    Both means are averages of all values until they are as many as the mean is long.
+    Each average is the plain mean of all values while they are fewer than its length.
 
     Example:
       >>> means = Means()
@@ -134,7 +134,7 @@ class Means:
         return math.sqrt(self.squares / 2)
 
     def feed(self, x: float, fast: int, slow: int) -> None:
-        """Takes a finite value in, at most 6 standard deviations off the fast mean once there is a history."""
+        """Takes in a finite value, clipped to 6 standard deviations around the fast mean once there is a history."""
         if self.count >= fast:
             reach = 6 * self.noise + 1e-3 * abs(self.fast)
             x = min(max(x, self.fast - reach), self.fast + reach)
@@ -180,7 +180,7 @@ class Trend:
 
     @property
     def lowest(self) -> int:
-        """Step of the smallest value, where a rise begins."""
+        """Step of the smallest value, at which a rise begins."""
         return self.steps[min(range(len(self.values)), key=self.values.__getitem__)]
 
     def fit(self) -> tuple[float, float, float]:
@@ -193,7 +193,7 @@ class Trend:
 
 
 def encode(value: Any) -> Any:
-    """Turns dataclasses, arrays, deques, dicts and what they hold into JSON values; `decode` brings back every bit.
+    """Converts dataclasses, arrays, deques, dicts and their contents to JSON values; `decode` restores them exactly.
 
     Example:
       >>> decode(None, encode({"x": math.inf, "y": np.arange(2)}))
@@ -217,7 +217,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(into: Any, value: Any) -> Any:
-    """Turns `encode`'s JSON values back; a dataclass is filled in place, into the object given."""
+    """Converts the JSON values of `encode` back; a dataclass is filled in place, in the object `into`."""
     if dataclasses.is_dataclass(into):
         for field in dataclasses.fields(into):
             setattr(into, field.name, decode(getattr(into, field.name), value[field.name]))

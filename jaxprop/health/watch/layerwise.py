@@ -1,4 +1,4 @@
-"""Detectors of what rows and full records report: updates, Adam, depth, activations, precision. Pure."""
+"""Detectors that need rows or full records: updates, Adam, depth, activations, precision. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import ClassVar
 import numpy as np
 
 from jaxprop.health.watch.alerts import WatchConfig
-from jaxprop.health.watch.detectors import Finding, graded, strictness
+from jaxprop.health.watch.detectors import Symptom, graded, strictness
 from jaxprop.health.watch.history import MAD, median
 from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Trail, depth_order
 
-SMALL = 64  # parameters below which a layer's own statistics are too noisy to go by
+SMALL = 64  # number of parameters below which the statistics of a layer are too noisy
 
 
 def weighted(values: np.ndarray, sizes: np.ndarray) -> float:
-    """Mean over the parameters of the layers that have a value; NaN where none has.
+    """Mean weighted by the layers' sizes, over the layers that have a value; NaN if none has.
 
     Example:
       >>> weighted(np.array([1.0, np.nan, 4.0]), np.array([2.0, 9.0, 1.0]))
@@ -31,7 +31,7 @@ def weighted(values: np.ndarray, sizes: np.ndarray) -> float:
 
 
 def worst(values: np.ndarray) -> tuple[int, float]:
-    """Index and value of the largest entry that is a number; NaN where there is none."""
+    """Index and value of the largest finite entry; the value is NaN if there is none."""
     ranked = np.where(np.isfinite(values), values, -math.inf)
     i = int(ranked.argmax()) if len(ranked) else 0
     return (i, float(values[i])) if len(ranked) and ranked[i] > -math.inf else (0, math.nan)
@@ -39,16 +39,16 @@ def worst(values: np.ndarray) -> tuple[int, float]:
 
 @dataclasses.dataclass
 class AdamLag:
-    """Gradients that outgrow Adam's second moment, over all layers and in one."""
+    """Gradients that outgrow Adam's second moment, over all layers or in one."""
 
-    cadence: ClassVar[str] = "rows"
+    detail: ClassVar[str] = "rows"
     kinds: ClassVar[tuple[str, ...]] = ("adam_lag",)
     all: float = 1.0
     layers: np.ndarray | None = None
     count: int = 0
     high: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         assert r.rows is not None
         rows = r.rows
         if not r.fed or not np.isfinite(rows.adam_lag).any():
@@ -68,14 +68,14 @@ class AdamLag:
         severity = graded(value, config.lag * strict, config.lag_act * strict)
         if severity is None:
             return []
-        return [Finding("adam_lag", r.layer(i), severity, value, config.lag, self.high or r.step)]
+        return [Symptom("adam_lag", r.layer(i), severity, value, config.lag, self.high or r.step)]
 
 
 @dataclasses.dataclass
 class Updates:
-    """Updates against weights and loss: too large, exactly zero, or of a gradient that is zero."""
+    """Updates that are too large for the weights or the loss, too small, or exactly zero; and zero gradients."""
 
-    cadence: ClassVar[str] = "rows"
+    detail: ClassVar[str] = "rows"
     kinds: ClassVar[tuple[str, ...]] = ("update_ratio", "overshoot", "frozen", "zero_gradient", "damped")
     ratio: float = 0.0
     count: int = 0
@@ -85,7 +85,7 @@ class Updates:
     zeros: int = 0
     damped: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         assert r.rows is not None
         if not r.fed:
             return []
@@ -93,9 +93,9 @@ class Updates:
             self._ratio(r, trail, config), self._overshoot(r, trail, config), self._damped(r, trail, config),
             *self._still(r, trail, config),
         ]  # fmt: skip
-        return [finding for finding in found if finding is not None]
+        return [symptom for symptom in found if symptom is not None]
 
-    def _ratio(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
+    def _ratio(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
         assert r.rows is not None
         moved = (r.rows.update_norm > 0) & (r.rows.param_norm > 0) & (r.rows.sizes >= SMALL)
         ratio = median(r.rows.ratio[moved]) if moved.any() else 0.0
@@ -113,16 +113,16 @@ class Updates:
         if severity is None:
             return None
         i, _ = worst(np.where(moved, r.rows.ratio, math.nan))
-        return Finding("update_ratio", r.layer(i), severity, self.ratio, limit, self.high or r.step)
+        return Symptom("update_ratio", r.layer(i), severity, self.ratio, limit, self.high or r.step)
 
-    def _damped(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
-        """In Adam's first step every |dw| is the rate, whatever the gradient, unless epsilon is in the way."""
+    def _damped(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
+        """In Adam's first step every |dw| equals the learning rate, unless epsilon dominates."""
         rows = r.rows
         assert rows is not None
         if self.count > 3 or r.step - trail.start > 9 or not r.rate > 0:
             return None
         usable = np.isfinite(rows.adam_lag) & (rows.sizes >= SMALL) & (rows.zero_fraction < 0.9)
-        # Optimizers that scale by the layer's own norm, as LAMB does, have ||dw|| = rate ||w|| and no such rule.
+        # This does not hold for optimizers with ||dw|| = rate ||w||, such as LAMB.
         usable &= np.abs(rows.ratio / r.rate - 1) > 0.05
         if not usable.any():
             return None
@@ -133,10 +133,10 @@ class Updates:
         if not self.damped or (r.step > 1 and self.damped < 2):
             return None
         trail.note(r.step, damped=share)
-        return Finding("damped", None, "advice", share, limit, trail.start)
+        return Symptom("damped", None, "advice", share, limit, trail.start)
 
-    def _overshoot(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
-        """The first-order fall of the loss can be no more than ||dw|| ||g||; far above the loss, it is nonsense."""
+    def _overshoot(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
+        """The first-order decrease of the loss is at most ||dw|| ||g||, which cannot reasonably exceed the loss."""
         if r.step - trail.start > config.arm:
             return None
         value = r.update_norm * r.grad_norm / max(abs(r.loss), 1e-3)
@@ -146,9 +146,9 @@ class Updates:
         assert r.rows is not None
         trail.note(r.step, overshoot=value)
         i, _ = worst(r.rows.log_grad)
-        return Finding("overshoot", r.layer(i), "advice", value, config.overshoot, r.step - 1)
+        return Symptom("overshoot", r.layer(i), "advice", value, config.overshoot, r.step - 1)
 
-    def _still(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def _still(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         rows = r.rows
         assert rows is not None
         if not len(rows.sizes):
@@ -163,31 +163,31 @@ class Updates:
             self.still = np.where(still, self.still + 1, 0)
         found = []
         if self.zeros >= 3:
-            found.append(Finding("zero_gradient", None, "advice", zero, 0.9, r.step - 2))
+            found.append(Symptom("zero_gradient", None, "advice", zero, 0.9, r.step - 2))
         i = int(np.argmax(self.still))
         if self.still[i] >= config.frozen and not still.all():
             trail.note(r.step, frozen_layers=float((self.still >= config.frozen).sum()))
             value = float(self.still[i])
-            found.append(Finding("frozen", r.layer(i), "advice", value, config.frozen, r.step - self.still[i] + 1))
+            found.append(Symptom("frozen", r.layer(i), "advice", value, config.frozen, r.step - self.still[i] + 1))
         return found
 
 
 @dataclasses.dataclass
 class Start:
-    """A layer whose weights are out of scale in the first record with rows, or its gradient to them in the first three.
+    """A layer whose initial weights, or the ratio of gradient to weights, are out of scale.
 
-    A kernel that keeps the scale of what passes through it has an RMS of about 1 / sqrt(inputs). In a network that does
-    not care for the scale of a layer, ||g|| goes as 1 / ||w||: a layer drawn s times too large is off by s^-2 in
-    ||g|| / ||w||, and stands out from its like. A gradient that explodes through time does so in the recurrent layer
-    and before it, not after it.
+    The weights are checked in the first record with rows, the ratio in the first three. A kernel that preserves the
+    scale of its inputs has an RMS of about 1 / sqrt(inputs). In a network that is invariant to the scale of a layer,
+    ||g|| is proportional to 1 / ||w||, so that a layer which starts s times too large differs by s^-2 in
+    ||g|| / ||w||. A gradient that explodes through time is large in the recurrent layer and before it, not after it.
     """
 
-    cadence: ClassVar[str] = "rows"
+    detail: ClassVar[str] = "rows"
     kinds: ClassVar[tuple[str, ...]] = ("init", "init_scale", "exploding")
     sums: np.ndarray | None = None
     count: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         rows = r.rows
         assert rows is not None
         if self.count >= 3 or not r.fed or r.step - trail.start > config.arm:
@@ -213,13 +213,13 @@ class Start:
         trail.note(r.step, init=value)
         if value < max(config.init, 4 * spread):
             return []
-        return [Finding("init", r.layer(i), "advice", value, max(config.init, 4 * spread), trail.start)]
+        return [Symptom("init", r.layer(i), "advice", value, max(config.init, 4 * spread), trail.start)]
 
-    def _scale(self, r: Reading, config: WatchConfig) -> Finding | None:
-        """The kernel furthest from 1 / sqrt(inputs), in decades.
+    def _scale(self, r: Reading, config: WatchConfig) -> Symptom | None:
+        """The kernel whose RMS differs most from 1 / sqrt(inputs), in decades.
 
-        Frameworks disagree on which axis the inputs are, so it is held against the axis that excuses more; an embedding
-        has one input at a time. What the first update may have done is taken off, and a kernel of zeros is meant.
+        Frameworks differ in which axis holds the inputs, so the axis with the smaller deviation is used; an embedding
+        has one input at a time. The possible effect of the first update is subtracted. Zero kernels are intended.
         """
         rows = r.rows
         if rows is None or len(r.fans) != len(rows.sizes):
@@ -234,11 +234,11 @@ class Start:
         for off, limit in ((large, config.init_large), (small, config.init_small)):
             i, value = worst(np.where(usable, off, math.nan))
             if value > limit:
-                return Finding("init_scale", r.layer(i), "advice", value, limit, r.step)
+                return Symptom("init_scale", r.layer(i), "advice", value, limit, r.step)
         return None
 
-    def _through_time(self, r: Reading, trail: Trail, config: WatchConfig) -> Finding | None:
-        """Decades of ||g|| / ||w|| by which a recurrent layer exceeds the least of the others."""
+    def _through_time(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
+        """Decades by which ||g|| / ||w|| of a recurrent layer exceeds the smallest of the other layers."""
         at = [i for i, name in enumerate(r.names) if RECURRENT.search(name)] if trail.recurrent else []
         if self.sums is None or not at or len(at) == len(r.names) or trail.get("init_output"):
             return None
@@ -246,17 +246,17 @@ class Start:
         i, value = worst(np.where(np.isin(np.arange(len(mean)), at), mean, math.nan))
         value -= float(np.delete(mean, at).min())
         trail.note(r.step, recurrence=value)
-        # a lead of many decades destroys the weights with the first update: the first record may be the only one
+        # an excess of many decades destroys the weights in the first update, so it is reported after one record
         limit = config.recurrence if self.count == 3 else 3 * config.recurrence
         if not math.isfinite(value) or value < limit:
             return None
         self.count = 3
-        return Finding("exploding", r.layer(i), "advice", value, limit, trail.start)
+        return Symptom("exploding", r.layer(i), "advice", value, limit, trail.start)
 
 
 @functools.lru_cache(maxsize=16)
 def _depth(names: tuple[str, ...], kinds: tuple[str, ...]) -> list[int]:
-    """Taps to compare over depth: one family where there is one of at least 4, else all that are on the main path."""
+    """Taps to compare over depth: a family of at least 4 layers if there is one, otherwise all on the main path."""
     family = depth_order(names)
     if len(family) >= 4:
         return family
@@ -265,15 +265,15 @@ def _depth(names: tuple[str, ...], kinds: tuple[str, ...]) -> list[int]:
 
 @dataclasses.dataclass
 class Depth:
-    """How the gradient changes from the last tap back to the first, in decades; rows of one family without taps."""
+    """Change of the gradient from the last tap to the first, in decades; without taps, over one family of layers."""
 
-    cadence: ClassVar[str] = "full"
+    detail: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("vanishing", "exploding", "depth_tilt")
     records: int = 0
     streak: int = 0
     since: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not r.fed:
             return []
         labels, values = self._path(r)
@@ -297,11 +297,13 @@ class Depth:
         self.streak = self.streak + 1 if severity else 0
         self.since = (self.since or r.step) if severity else 0
         if severity and self.streak >= 2:
-            severity = "advice" if kind == "vanishing" else severity  # a net that cannot learn does not break either
-            return [Finding(kind, labels(0), severity, abs(tilt), config.tilt, self.since)]
+            severity = (
+                "advice" if kind == "vanishing" else severity
+            )  # vanishing gradients stop learning, but do no damage
+            return [Symptom(kind, labels(0), severity, abs(tilt), config.tilt, self.since)]
         early = trail.attention and self.records <= 3
         if early and tilt > config.post_norm and fit > 0.7:
-            return [Finding("depth_tilt", labels(-1), "advice", tilt, config.post_norm, trail.start)]
+            return [Symptom("depth_tilt", labels(-1), "advice", tilt, config.post_norm, trail.start)]
         return []
 
     def _path(self, r: Reading) -> tuple[Callable[[int], str | None], np.ndarray]:
@@ -319,13 +321,13 @@ class Depth:
 class Activations:
     """Dead units, saturation and attention, by tap."""
 
-    cadence: ClassVar[str] = "full"
+    detail: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("dead", "saturated", "attention", "entropy")
     streaks: dict[str, int] = dataclasses.field(default_factory=dict)
     since: dict[str, int] = dataclasses.field(default_factory=dict)
     first: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         taps = r.taps
         if taps is None or not r.finite:
             return []
@@ -340,7 +342,7 @@ class Activations:
             self._over(r, trail, "attention", taps["attention_max"], config.attention, math.inf, 2),
             self._over(r, trail, "entropy", entropy, -config.entropy, math.inf, 3),
         ]
-        return [finding for finding in found if finding is not None]
+        return [symptom for symptom in found if symptom is not None]
 
     def _over(
         self,
@@ -352,8 +354,8 @@ class Activations:
         act: float,
         persist: int,
         key: str = "",
-    ) -> Finding | None:
-        """A finding once the worst tap is over for `persist` records, or for one where it has grown by half of it."""
+    ) -> Symptom | None:
+        """A symptom if the worst tap exceeds `advice` in `persist` records, one fewer if it has grown by half of it."""
         i, value = worst(values)
         if math.isnan(value):
             return None
@@ -369,19 +371,19 @@ class Activations:
         if self.streaks[key] < persist - grown:
             return None
         severity = "act" if value > act else "advice"
-        return Finding(kind, r.layer_of_tap(i), severity, abs(value), abs(advice), self.since[key])
+        return Symptom(kind, r.layer_of_tap(i), severity, abs(value), abs(advice), self.since[key])
 
 
 @dataclasses.dataclass
 class Numbers:
-    """What the number formats and Adam's epsilon swallow."""
+    """Gradients and updates lost to the number format, and second moments below Adam's epsilon."""
 
-    cadence: ClassVar[str] = "full"
+    detail: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("flushed", "swallowed", "tiny_second_moment")
     tiny: int = 0
     swallowing: int = 0
 
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Finding]:
+    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if r.rows is None or not r.fed:
             return []
         found, rows = [], r.rows
@@ -390,15 +392,15 @@ class Numbers:
             severity = graded(share, config.flushed, config.flushed_act)
             if severity:
                 layer = r.layer(worst(r.flushed)[0])
-                found.append(Finding("flushed", layer, severity, share, config.flushed, r.step))
+                found.append(Symptom("flushed", layer, severity, share, config.flushed, r.step))
         if r.swallowed is not None and math.isfinite(share := weighted(r.swallowed, rows.sizes)):
             trail.note(r.step, swallowed=share)
             self.swallowing = self.swallowing + 1 if share > config.swallowed else 0
             if self.swallowing >= 2:
                 layer = r.layer(worst(r.swallowed)[0])
-                found.append(Finding("swallowed", layer, "advice", share, config.swallowed, r.step))
+                found.append(Symptom("swallowed", layer, "advice", share, config.swallowed, r.step))
         if r.tiny is not None:
-            # Entries that never get a gradient, as of tokens not seen, have no second moment and need none.
+            # Entries without any gradient, such as those of unseen tokens, are excluded: they have no second moment.
             moving = 1 - np.minimum(rows.zero_fraction, 1)
             with np.errstate(divide="ignore", invalid="ignore"):
                 tiny = np.where(moving > 0.01, np.maximum(r.tiny - rows.zero_fraction, 0) / moving, math.nan)
@@ -408,5 +410,5 @@ class Numbers:
                 self.tiny = self.tiny + 1 if share > config.tiny else 0
                 if self.tiny >= 2:
                     layer = r.layer(worst(tiny)[0])
-                    found.append(Finding("tiny_second_moment", layer, "advice", share, config.tiny, r.step))
+                    found.append(Symptom("tiny_second_moment", layer, "advice", share, config.tiny, r.step))
         return found

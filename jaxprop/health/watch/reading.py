@@ -1,4 +1,4 @@
-"""One record as plain numbers, and the running evidence that alerts and their causes are chosen by. Pure."""
+"""A record as plain numbers, and the evidence collected over a run, by which causes are chosen. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECURRENT = re.compile(r"recur|rnn|lstm|gru|elman|(^|[/_.])(cell|u|h2h|hh)($|[/_
 
 
 class Rows(NamedTuple):
-    """What `Layers` holds, float64 `[L]`, with the logarithm of the gradient norm (-inf where it is 0)."""
+    """The rows of a record, one float64 vector `[L]` per signal; `log_grad` is -inf where the gradient is 0."""
 
     grad_norm: np.ndarray
     param_norm: np.ndarray
@@ -39,11 +39,13 @@ class Reading(NamedTuple):
 
     Args:
       step: its step, from 1.
-      loss, grad_norm, weight, rate, scale, output, logsumexp, update_norm, param_norm: scalars; NaN where unknown.
-      finite: loss and gradient norm are finite and the step was not skipped for them.
-      fed: the record may enter histories: finite, and not skipped by the guard either.
-      rows, tiny, swallowed, flushed, taps: `[L]`, `[T]`; None where the record has none.
-      names, fans: of the layers, as in `Layout`; `tapped`: (name, kind) of the taps.
+      loss, grad_norm, weight, rate, scale, output, logsumexp, update_norm, param_norm: scalars; NaN if unknown.
+      finite: whether loss and gradient norm are finite and the step was not skipped as non-finite.
+      fed: whether the record enters the histories: it is finite, and the guard did not skip it either.
+      rows, tiny, swallowed, flushed: `[L]`; None if the record has no such rows.
+      taps: signal -> `[T]`; None if the record has no rows of taps.
+      names, fans: of the layers, as in `Layout`.
+      tapped: (name, kind) of the taps.
     """
 
     step: int
@@ -71,7 +73,7 @@ class Reading(NamedTuple):
         return self.names[index] if index < len(self.names) else None
 
     def layer_of_tap(self, index: int) -> str:
-        """The layer that shares its path with a tap, as `layers/0/dense` with `layers/0`; else the tap itself."""
+        """The layer whose path contains the tap's or is part of it, such as `layers/0/dense` for `layers/0`."""
         tap = self.tapped[index][0]
         for name in self.names:
             if name == tap or name.startswith(tap + "/") or tap.startswith(name + "/"):
@@ -80,12 +82,12 @@ class Reading(NamedTuple):
 
 
 def read(step: int, m: Measurements, layer_names: Sequence[str]) -> Reading:
-    """Turns a record into plain numbers, fetching it once.
+    """Converts a record to plain numbers, with one transfer from the device.
 
     Args:
-      step: the step that made it, from 1.
+      step: its step, from 1.
       m: the record of one step.
-      layer_names: used where the record's layout names other or no layers.
+      layer_names: names of the layers; the record's own are used if their number differs.
 
     Returns:
       The reading.
@@ -101,7 +103,7 @@ def read(step: int, m: Measurements, layer_names: Sequence[str]) -> Reading:
         )
     loss, norm, guard = float(m.loss), float(m.grad_norm), float(m.guard)
     finite = math.isfinite(loss) and math.isfinite(norm) and not float(m.skipped) > 0
-    # A step that the guard skipped is finite; its values are the outliers that histories must not see.
+    # A step skipped by the guard is finite, but its values are outliers that must not enter the histories.
     fed = finite and guard != 0
     names = m.layout.layers if len(m.layout.layers) != len(layer_names) else layer_names
     rare, taps = m.rare, m.taps
@@ -128,9 +130,10 @@ def _rows(m: Measurements) -> Rows:
 
 
 def depth_order(names: Sequence[str]) -> list[int]:
-    """Rows of the largest family of layers that differ in one number, in its order: `blocks/0/mlp`, `blocks/1/mlp`, ...
+    """Returns the indices of the largest family of layers whose names differ in one number, ordered by that number.
 
-    The order of the rows themselves is that of the parameters' names, not of the forward pass.
+    An example is `blocks/0/mlp`, `blocks/1/mlp`, ... The rows themselves are in the order of the parameters' names,
+    which is not that of the forward pass.
 
     Example:
       >>> depth_order(["embed", "layers/1/dense", "layers/10/dense", "layers/2/dense"])
@@ -148,18 +151,22 @@ def depth_order(names: Sequence[str]) -> list[int]:
 
 @dataclasses.dataclass
 class Trail:
-    """What the detectors have last seen, each number by its name, and the story of the learning rate.
+    """The latest evidence of all detectors, and the history of the learning rate.
 
     Args:
-      seen: latest evidence by name, such as `lag`, `dead`, `tilt`; only what a detector has measured.
+      seen: name of a piece of evidence -> its latest value, such as `lag`, `dead` or `tilt`.
       seen_at: the step of each.
-      start: the first step seen.
-      rate: the latest learning rate; first: the first; peak: before it last began to fall or stay.
-      settled: the highest that training has stayed at or come down from; 0 while it has not.
-      risen_at: step of the last rise; jumped_at: of the last jump; level: steps since the last rise.
-      warming: the rate has risen from the start and not stopped.
+      start: the first step.
+      rate: the latest learning rate.
+      first: the first learning rate.
+      peak: the learning rate before it last stopped rising.
+      settled: the highest learning rate at which training has been stable; 0 before there is one.
+      risen_at, jumped_at: step of the last rise, and of the last jump, of the learning rate.
+      level: number of steps since the last rise.
+      warming: whether the learning rate has been rising since the start.
       grace_until: last step of the grace period.
-      weight: of the batches, and weight_off: batches in a row that were of another one.
+      weight: weight of the batches.
+      weight_off: number of consecutive batches with another weight.
       recurrent, attention: whether the model has such layers.
     """
 

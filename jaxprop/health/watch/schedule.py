@@ -1,4 +1,4 @@
-"""Follows learning rate and batch size: when to re-arm, and whether the rate left what the run was stable at. Pure."""
+"""Follows learning rate and batch size: when to re-arm, and whether the rate exceeds the stable ones. Pure."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import math
 
 from jaxprop.health.watch.reading import Reading, Trail
 
-SETTLED_AFTER = 20  # steps without a rise after which a rate counts as one that training has been stable at
-RISE = 1.0005  # smallest rise in one step that is one, in float32
-JUMP = 1.5  # rise in one step that is a restart
-RESTART = 1.6  # a restart comes back to where the rate has been, roughly
-STEADY = 5  # steps that a new batch size must last: the last batch of an epoch is often smaller
+SETTLED_AFTER = 20  # steps without a rise after which training counts as stable at a rate
+RISE = 1.0005  # factor in one step above which the rate rises; smaller ones may be float32 rounding
+JUMP = 1.5  # factor in one step that is a jump, and may be a restart
+RESTART = 1.6  # largest factor over the stable rate at which a jump is a restart
+STEADY = 5  # steps that a new batch size must last, because the last batch of an epoch is often smaller
 
 
 def follow(r: Reading, trail: Trail) -> bool:
-    """Takes a record's learning rate and batch size in, and returns whether the watch is to be re-armed.
+    """Takes in a record's learning rate and batch size, and returns whether the watch must be re-armed.
 
-    Re-armed when a warmup ends, when the rate jumps back up to where it has been (a restart), and when the batch size
-    has changed for good. A rate above all that was stable before is no restart but a reason to alarm.
+    That is the case when a warmup ends, when the rate jumps back to a previous value (a restart), and when the batch
+    size has changed for several steps. A rate above all stable ones is not a restart but a reason for an alert.
 
     Args:
       r: the record.
-      trail: the evidence, changed in place.
+      trail: the evidence, which is changed in place.
 
     Returns:
-      Whether histories should adapt quickly for a while.
+      Whether the histories should adapt quickly for a while.
     """
     return _rate(r, trail) | _weight(r, trail)
 
@@ -68,17 +68,14 @@ def _weight(r: Reading, trail: Trail) -> bool:
     trail.weight_off += 1
     if trail.weight_off < STEADY:
         return False
-    # Twice the batch bears up to twice the rate (linear scaling), so that is no rate out of proportion.
+    # By the linear scaling rule, twice the batch size allows up to twice the learning rate.
     trail.settled *= max(1.0, r.weight / trail.weight)
     trail.weight, trail.weight_off = r.weight, 0
     return True
 
 
 def rate_rise(trail: Trail, step: int) -> float:
-    """How far the rate is above all that training was stable at; 1 where it is not, or no rate is known.
-
-    During a warmup nothing is settled, and the rise is that of a warmup.
-    """
+    """Returns the rate over the highest stable one; 1 if it is below that, is unknown, or is in a warmup."""
     if trail.settled <= 0 or trail.warming or not math.isfinite(trail.rate):
         return 1.0
     return max(trail.rate / trail.settled, 1.0) if step - trail.risen_at < 10 * SETTLED_AFTER else 1.0

@@ -1,4 +1,4 @@
-"""Early warning: records of train steps in, alerts out. Pure; reads NumPy only and never imports jax."""
+"""Early warning: takes in records of train steps and returns alerts. Pure; uses NumPy and never imports jax."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jaxprop.errors import UsageError
 from jaxprop.health.watch.alerts import Alert, WatchConfig
 from jaxprop.health.watch.causes import likeliest
-from jaxprop.health.watch.detectors import Finding, GradientNorm, LossLevel, NonFinite, Output, Rate
+from jaxprop.health.watch.detectors import GradientNorm, LossLevel, NonFinite, Output, Rate, Symptom
 from jaxprop.health.watch.history import decode, encode
 from jaxprop.health.watch.layerwise import Activations, AdamLag, Depth, Numbers, Start, Updates
 from jaxprop.health.watch.reading import RECURRENT, Reading, Trail, read
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Alert", "Watch", "WatchConfig"]
 
-# In this order: later ones read the evidence that earlier ones note.
+# The order matters: later detectors read the evidence that earlier ones note.
 DETECTORS = (Rate, Output, LossLevel, GradientNorm, NonFinite, AdamLag, Start, Depth, Activations, Numbers, Updates)
-# Over as soon as their sign is gone, so that each streak is told; the others linger around their thresholds.
+# Alerts that end with their symptom, so that each streak is reported; others end after `WatchConfig.clear` steps.
 BRIEF = ("nonfinite",)
-# What a new phase of the schedule may bring on anew, and nothing that is built into the model.
+# Alerts that a new phase of the schedule may cause again; those that are properties of the model are not repeated.
 SENSITIVE = (
     "gradient_spike", "layer_spike", "gradient_trend", "loss_rise", "loss_jump", "adam_lag", "output_trend",
     "output_drift",
@@ -32,13 +32,13 @@ SEVERITY = {"advice": 1, "act": 2}
 
 
 class Watch:
-    """Follows a run's records and warns before the loss breaks.
+    """Follows a run's records and warns before training fails.
 
-    An alert is returned when it starts, and once more if advice becomes act; not while it lasts. Values of skipped
-    and of non-finite steps enter no history.
+    An alert is returned when its symptom starts, and once more if its severity rises from advice to act, but not while
+    it lasts. Values of skipped and of non-finite steps do not enter the histories.
 
     Args:
-      layer_names: names of the layers, `step.layer_names`; a record that has others uses its own.
+      layer_names: names of the layers, `step.layer_names`; a record's own names are used if their number differs.
       config: thresholds.
 
     Example:
@@ -69,7 +69,7 @@ class Watch:
         """Takes in the record of one step and returns the alerts that start with it.
 
         Args:
-          step: the step that made it, from 1; steps may be left out.
+          step: the number of the step, from 1; steps may be left out.
           m: its record, on the device or in host memory.
 
         Returns:
@@ -83,27 +83,27 @@ class Watch:
         trail.start = trail.start or step
         if follow(r, trail):
             self._grace(step, SENSITIVE)
-        due = {"step", *(["rows"] if r.rows is not None else []), *(["full"] if r.tiny is not None else [])}
-        found: list[Finding] = []
+        measured = {"lean", *(["rows"] if r.rows is not None else []), *(["full"] if r.tiny is not None else [])}
+        found: list[Symptom] = []
         for detector in self._detectors:
-            if detector.cadence in due:
-                findings = detector.scan(r, trail, self.config)
-                found += findings
-                self._clear(step, detector.kinds, {finding.kind for finding in findings})
-        new = [finding for finding in found if self._starts(step, finding)]
-        new.sort(key=lambda finding: -SEVERITY[finding.severity])
-        return [self._alert(finding, r) for finding in new]
+            if detector.detail in measured:
+                symptoms = detector.scan(r, trail, self.config)
+                found += symptoms
+                self._clear(step, detector.kinds, {symptom.kind for symptom in symptoms})
+        new = [symptom for symptom in found if self._starts(step, symptom)]
+        new.sort(key=lambda symptom: -SEVERITY[symptom.severity])
+        return [self._alert(symptom, r) for symptom in new]
 
     def rearm(self, step: int) -> None:
-        """Ends all lasting alerts and starts a grace period; after a rollback or another response.
+        """Ends all alerts and starts a grace period, as is needed after a rollback or another response.
 
         Args:
-          step: the step the run goes on from.
+          step: the step that the run continues from.
         """
         self._grace(step, tuple(self._lasting))
 
     def state(self) -> dict[str, Any]:
-        """Returns all that the watch remembers as JSON values, from which `restore` continues bit for bit."""
+        """Returns the state of the watch as JSON values, from which `restore` continues exactly."""
         return {
             "trail": encode(self._trail),
             "lasting": encode(self._lasting),
@@ -111,14 +111,16 @@ class Watch:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` returned.
+        """Restores a state that `state` returned.
 
         Raises:
-          UsageError: it comes from a watch with other detectors.
+          UsageError: the state belongs to a watch with other detectors.
         """
         names = {type(d).__name__ for d in self._detectors}
         if state.keys() != {"trail", "lasting", "detectors"} or state["detectors"].keys() != names:
-            raise UsageError("expected what Watch.state() returned, got other keys; start with a new Watch instead")
+            raise UsageError(
+                "expected a state returned by Watch.state(), got other keys; start with a new Watch instead"
+            )
         decode(self._trail, state["trail"])
         self._lasting = decode(None, state["lasting"])
         for detector in self._detectors:
@@ -132,10 +134,10 @@ class Watch:
             if isinstance(detector, GradientNorm | LossLevel | Output):
                 detector.rearm()
 
-    def _starts(self, step: int, finding: Finding) -> bool:
-        severity = SEVERITY[finding.severity]
-        before = self._lasting.get(finding.kind)
-        self._lasting[finding.kind] = [max(severity, before[0] if before else 0), step, 0]
+    def _starts(self, step: int, symptom: Symptom) -> bool:
+        severity = SEVERITY[symptom.severity]
+        before = self._lasting.get(symptom.kind)
+        self._lasting[symptom.kind] = [max(severity, before[0] if before else 0), step, 0]
         return before is None or severity > before[0]
 
     def _clear(self, step: int, kinds: Sequence[str], found: set[str]) -> None:
@@ -147,10 +149,10 @@ class Watch:
             if kind in BRIEF or (misses >= 3 and step - last > self.config.clear):
                 del self._lasting[kind]
 
-    def _alert(self, finding: Finding, r: Reading) -> Alert:
-        cause, fix, evidence = likeliest(finding, r, self._trail)
-        since = int(finding.since) or r.step
+    def _alert(self, symptom: Symptom, r: Reading) -> Alert:
+        cause, fix, evidence = likeliest(symptom, r, self._trail)
+        since = int(symptom.since) or r.step
         return Alert(
-            r.step, finding.kind, finding.layer, finding.severity, float(finding.value), float(finding.threshold),
+            r.step, symptom.kind, symptom.layer, symptom.severity, float(symptom.value), float(symptom.threshold),
             since, evidence, cause, fix,
         )  # fmt: skip

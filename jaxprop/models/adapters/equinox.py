@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -11,23 +12,39 @@ import jax.numpy as jnp
 
 from jaxprop.errors import JaxpropError, MissingExtraError
 from jaxprop.models.adapters.functions import from_functions
-from jaxprop.models.adapters.shared import _as_dict, _expect_callable, _expect_pair, _from_dict, _inputs
+from jaxprop.models.adapters.shared import (
+    as_dict,
+    calling_with,
+    expect_callable,
+    expect_pair,
+    from_dict,
+    inputs_of,
+    mode_arguments,
+    parameters_of,
+)
+from jaxprop.models.adapters.tapping import tapped_equinox
 from jaxprop.types import Batch, Model, PyTree
 
+Call = Callable[[Any, Any, Batch, Any], tuple[Any, Any]]  # (module, state, batch, key) -> (outputs, state)
 
-def from_equinox(module: Any, call: Callable[[Any, Any, Batch, Any], tuple[Any, Any]] | None = None) -> Model:
+
+def from_equinox(module: Any, call: Call | None = None, taps: bool = True) -> Model:
     """Makes a `Model` of an Equinox module, called on one example at a time under `vmap`.
 
-    Floating-point arrays are the params; `eqx.nn.State` and other arrays are extras. By default the
-    module is called as `module(x)` over `batch["inputs"]`, with `state` and a `key` of the example's own
-    if its `__call__` has arguments of these names; the mapped axis is named "batch", the name that
-    `eqx.nn.BatchNorm` reduces over; for bfloat16 it needs its `mode="batch"`. Evaluation runs under
-    `eqx.nn.inference_mode`.
+    Floating-point and complex arrays are the params; `eqx.nn.State` and other arrays are extras. By default the
+    module is called as `module(x)` over `batch["inputs"]`, with these arguments if its `__call__` has them: `state`;
+    `key`, a key for each example; `inference`, `train`, `training`, `is_training`, `deterministic` and
+    `use_running_average`, set to training or evaluation. Attributes called `inference` are set by
+    `eqx.nn.inference_mode`. In evaluation without a key, `key` is None where that is its default, and else constant.
+
+    The mapped axis is called "batch", the name that `eqx.nn.BatchNorm` reduces over; in bfloat16 that layer needs
+    its `mode="batch"`. A state must be the same for all examples, as it is after a reduction over that axis.
 
     Args:
       module: a factory `key -> module` (a class will do), a factory made by `eqx.nn.make_with_state`, or a
         module, whose own arrays `init` then copies.
       call: `(module, state, batch, key) -> (outputs, state)`, for modules called in another way.
+      taps: tap what every sub-module returns; False where the module calls `jaxprop.tap` itself.
 
     Returns:
       A `Model` whose paths are the attributes' names, such as `layers/0/weight`.
@@ -44,6 +61,9 @@ def from_equinox(module: Any, call: Callable[[Any, Any, Batch, Any], tuple[Any, 
       >>> params, extras = model.init(jax.random.key(0), batch)
       >>> leaf_paths(params)
       ['layers/0/bias', 'layers/0/weight', 'layers/1/bias', 'layers/1/weight']
+
+    Reference:
+      https://docs.kidger.site/equinox/api/nn/stateful/
     """
     eqx = _equinox()
     make = _equinox_factory(eqx, module)
@@ -53,22 +73,22 @@ def from_equinox(module: Any, call: Callable[[Any, Any, Batch, Any], tuple[Any, 
     weights, rest = eqx.partition(abstract, _is_inexact)
     buffers, static = eqx.partition(rest, _is_array)
     state_tree = jax.tree.structure(abstract_state)
-    call = _equinox_call if call is None else call
+    run = _equinox_call(eqx, type(abstract)) if call is None else _custom_call(call)
 
     def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         del batch  # an Equinox module knows its shapes
         module, state = make(key)
-        extras = {"buffers": _as_dict(module, buffers), "state": dict(enumerate(jax.tree.leaves(state)))}
-        return _as_dict(module, weights), {name: extra for name, extra in extras.items() if extra}
+        extras = {"buffers": as_dict(module, buffers), "state": dict(enumerate(jax.tree.leaves(state)))}
+        return as_dict(module, weights), {name: extra for name, extra in extras.items() if extra}
 
     def apply(params: PyTree, extras: PyTree, batch: Batch, *, key: Any, train: bool) -> tuple[Any, PyTree]:
-        arrays = _from_dict(params, weights), _from_dict(extras.get("buffers", {}), buffers)
+        arrays = from_dict(params, weights), from_dict(extras.get("buffers", {}), buffers)
         module = eqx.nn.inference_mode(eqx.combine(*arrays, static), value=not train)
         leaves = extras.get("state", {})
         state = jax.tree.unflatten(state_tree, [leaves[i] for i in range(len(leaves))])
-        outputs, state = _expect_pair(
-            call(module, state, batch, key), "call", "(outputs, state)", "return outputs, state"
-        )
+        with tapped_equinox(module) if taps else contextlib.nullcontext(module) as module:
+            returned = run(module, state, batch, key, train)
+        outputs, state = expect_pair(returned, "call", "(outputs, state)", "return outputs, state")
         if not (train and leaves):
             return outputs, extras
         return outputs, {**extras, "state": dict(enumerate(jax.tree.leaves(state)))}
@@ -80,7 +100,7 @@ def _equinox() -> Any:
     try:
         import equinox
     except ModuleNotFoundError as error:
-        raise MissingExtraError("equinox", "equinox", "from_equinox") from error
+        raise MissingExtraError("equinox", "from_equinox") from error
     return equinox
 
 
@@ -89,24 +109,53 @@ def _equinox_factory(eqx: Any, module: Any) -> Callable[[jax.Array], tuple[Any, 
     if isinstance(module, eqx.Module):
         # init's arrays are donated to the train step, so they must not be the user's own
         return eqx.nn.make_with_state(lambda _: jax.tree.map(lambda x: jnp.array(x) if eqx.is_array(x) else x, module))
-    _expect_callable(module, "module", "an equinox.Module or a factory key -> equinox.Module")
+    expect_callable(module, "module", "an equinox.Module or a factory key -> equinox.Module")
+    module = calling_with(module, "key")
     made = eqx.filter_eval_shape(module, jax.random.key(0))
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], eqx.nn.State):
         return module
     return eqx.nn.make_with_state(module)
 
 
-def _equinox_call(module: Any, state: Any, batch: Batch, key: Any) -> tuple[Any, Any]:
-    accepted = inspect.signature(type(module).__call__).parameters
-    inputs = _inputs(batch)
-    keys = None if key is None else jax.random.split(key, jax.tree.leaves(inputs)[0].shape[0])
+def _custom_call(call: Call) -> Callable[..., tuple[Any, Any]]:
+    expect_callable(call, "call", "(module, state, batch, key) -> (outputs, state)")
 
-    def one(x: Any, state: Any, key: Any) -> tuple[Any, Any]:
-        arguments = {"key": key} if "key" in accepted else {}
-        return module(x, state, **arguments) if "state" in accepted else (module(x, **arguments), state)
+    def run(module: Any, state: Any, batch: Batch, key: Any, train: bool) -> tuple[Any, Any]:
+        del train  # the module's attributes tell it
+        return call(module, state, batch, key)
 
-    axes = (0, None, None if keys is None else 0)
-    return jax.vmap(one, in_axes=axes, out_axes=(0, None), axis_name="batch")(inputs, state, keys)
+    return run
+
+
+def _equinox_call(eqx: Any, kind: type) -> Callable[..., tuple[Any, Any]]:
+    """How a module of a class is called by default: `(module, state, batch, key, train) -> (outputs, state)`."""
+    accepted = parameters_of(kind.__call__)
+    needs_key = "key" in accepted and accepted["key"].default is inspect.Parameter.empty
+    # Equinox's own layers read the attribute that inference_mode sets, and some warn about an older argument.
+    own = kind.__module__.startswith(f"{eqx.__name__}.")
+
+    def call(module: Any, state: Any, batch: Batch, key: Any, train: bool) -> tuple[Any, Any]:
+        inputs = inputs_of(batch)
+        modes = {} if own else mode_arguments(kind.__call__, train)
+        key = jax.random.key(0) if key is None and needs_key else key
+        keys = None if key is None else jax.random.split(key, jax.tree.leaves(inputs)[0].shape[0])
+
+        def one(x: Any, state: Any, key: Any) -> tuple[Any, Any]:
+            arguments = {**modes, **({"key": key} if "key" in accepted else {})}
+            return module(x, state=state, **arguments) if "state" in accepted else (module(x, **arguments), state)
+
+        axes = (0, None, None if keys is None else 0)
+        try:
+            return jax.vmap(one, in_axes=axes, out_axes=(0, None), axis_name="batch")(inputs, state, keys)
+        except ValueError as error:
+            if "out_axes is None" not in str(error):
+                raise
+            raise JaxpropError(
+                "the module's state differs from example to example; reduce it over the batch before state.set, "
+                "as jax.lax.pmean(x, 'batch') does, or pass call="
+            ) from error
+
+    return call
 
 
 def _is_array(x: Any) -> bool:

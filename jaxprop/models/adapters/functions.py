@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprop.models.adapters.shared import _expect_callable, _expect_pair, _keep_dtypes
+from jaxprop.models.adapters.shared import expect_callable, expect_pair, keep_dtypes
 from jaxprop.types import Batch, Model, PyTree
 
 
@@ -39,16 +39,16 @@ def from_functions(init: Callable[..., Any], apply: Callable[..., Any]) -> Model
       >>> outputs.shape
       (4, 2)
     """
-    _expect_callable(init, "init", "(key, batch) -> (params, extras)")
-    _expect_callable(apply, "apply", "(params, extras, batch, *, key, train) -> (outputs, extras)")
+    expect_callable(init, "init", "(key, batch) -> (params, extras)")
+    expect_callable(apply, "apply", "(params, extras, batch, *, key, train) -> (outputs, extras)")
 
     def checked_init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
-        params, extras = _expect_pair(init(key, batch), "init", "(params, extras)", "return params, {}")
+        params, extras = expect_pair(init(key, batch), "init", "(params, extras)", "return params, {}")
         return jax.tree.map(jnp.asarray, params), jax.tree.map(jnp.asarray, extras)
 
     def checked_apply(params: PyTree, extras: PyTree, batch: Batch, *, key: Any, train: bool) -> tuple[Any, PyTree]:
         returned = apply(params, extras, batch, key=key, train=train)
-        outputs, new = _expect_pair(returned, "apply", "(outputs, extras)", "return outputs, extras")
-        return outputs, _keep_dtypes(new, extras)
+        outputs, new = expect_pair(returned, "apply", "(outputs, extras)", "return outputs, extras")
+        return outputs, keep_dtypes(new, extras)
 
     return Model(checked_init, checked_apply)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,31 +12,62 @@ from flax import nnx
 
 from jaxprop.errors import JaxpropError
 from jaxprop.models.adapters.functions import from_functions
-from jaxprop.models.adapters.shared import _call_inputs, _expect_callable
+from jaxprop.models.adapters.shared import (
+    calling_with,
+    expect_callable,
+    expect_names,
+    expect_same_leaves,
+    inputs_of,
+    mode_arguments,
+    parameters_of,
+    within_axis,
+)
 from jaxprop.models.adapters.tapping import tapped_nnx
 from jaxprop.types import Batch, Model, PyTree
 
+Call = Callable[[Any, Batch, nnx.Rngs, bool], Any]  # (module, batch, rngs, train) -> outputs
+
+# Folded into a step's key where streams must not meet its draws, which fold in 0, 1, 2, ...
+OWNED, NAMED = 2**31, 2**31 + 1
+
 
 def from_nnx(
-    factory: Callable[[nnx.Rngs], nnx.Module], call: Callable[[Any, Batch], Any] | None = None, taps: bool = True
+    factory: Callable[[nnx.Rngs], nnx.Module],
+    call: Callable[..., Any] | None = None,
+    taps: bool = True,
+    *,
+    rngs: Sequence[str] = (),
+    wrt: Any = nnx.Param,
+    axis_name: str | None = None,
 ) -> Model:
-    """Makes a `Model` of a Flax NNX module; nothing but plain nested dicts crosses jit.
+    """Makes a `Model` of a Flax NNX module; only plain nested dicts cross jit.
 
-    `nnx.Param` variables are the params, every other variable but random state is an extra. Random
-    state is rebuilt from the key of each `apply`, so that dropout depends on that key alone. The mode
-    is set by `module.train()` and `module.eval()`.
+    The variables that `wrt` selects are the params; every other variable except random state and
+    `nnx.Intermediate` is an extra, whatever its type. The mode is set by `module.train()` and `module.eval()`,
+    and by each of the arguments `train`, `training`, `is_training`, `deterministic`, `inference` and
+    `use_running_average` that the module's `__call__` has.
+
+    Random numbers depend on the key of each `apply` alone. Streams that the module owns are rebuilt from it. A
+    `__call__` with an argument `rngs` receives `nnx.Rngs(key)`, with one more stream for each name in `rngs`;
+    streams of other names draw from the first one. Evaluation without a key uses a constant one.
 
     Args:
       factory: `rngs -> nnx.Module`, traced abstractly here and run in `init`.
-      call: `(module, batch) -> outputs`; default `module(batch["inputs"])`.
+      call: `(module, batch) -> outputs`, for modules called in another way; it also receives `rngs` and `train` if it
+        has arguments of these names. The default is `module(batch["inputs"], ...)`.
       taps: tap what every sub-module returns; False where the module calls `jaxprop.tap` itself.
+      rngs: names of random streams that have a key of their own, such as `("dropout", "noise")`.
+      wrt: an NNX filter, as `nnx.Optimizer` takes it; `nnx.LoRAParam` trains these alone, and the other parameters are
+        extras, which keep their dtype under mixed precision.
+      axis_name: name of the mapped axis that the module's layers reduce over, as `nnx.BatchNorm(axis_name=...)` does;
+        a step computes the statistics of its whole batch, over all devices.
 
     Returns:
       A `Model` whose paths are the attributes' names, such as `blocks/0/attn/qkv/kernel`.
 
     Raises:
       JaxpropError: `factory` is not callable, is a module itself, or returns no `nnx.Module` or one that holds
-        plain arrays instead of variables.
+        plain arrays instead of variables; `call` has arguments of other names.
 
     Example:
       >>> from jaxprop.core.trees import leaf_paths
@@ -45,34 +76,90 @@ def from_nnx(
       >>> params, extras = model.init(jax.random.key(0), batch)
       >>> leaf_paths(params), extras
       (['bias', 'kernel'], {})
+
+    Reference:
+      https://flax.readthedocs.io/en/latest/guides/randomness.html
     """
     if isinstance(factory, nnx.Module):
         name = type(factory).__name__
         raise JaxpropError(
             f"expected a factory rngs -> nnx.Module, got a {name}; write from_nnx(lambda rngs: {name}(..., rngs=rngs))"
         )
-    _expect_callable(factory, "factory", "rngs -> nnx.Module")
-    call = _call_inputs if call is None else call
-
+    expect_callable(factory, "factory", "rngs -> nnx.Module")
+    expect_names(rngs, "rngs")
+    factory = calling_with(factory, "rngs")
     abstract = nnx.eval_shape(lambda: _nnx_module(factory, nnx.Rngs(0)))
+    call, takes_rngs = _nnx_call(abstract) if call is None else _custom_call(call)
     abstract.eval()
     eval_graph = nnx.split(abstract)[0]
     abstract.train()
-    graph, _, random, _ = _nnx_split(abstract)
+    graph, _, random, _ = _nnx_split(abstract, wrt)
     graphs = {True: graph, False: eval_graph}
+    draws = takes_rngs or bool(jax.tree.leaves(random))
 
     def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         del batch  # an NNX module knows its shapes
-        _, params, _, extras = _nnx_split(_nnx_module(factory, nnx.Rngs(key)))
+        _, params, _, extras = _nnx_split(_nnx_module(factory, nnx.Rngs(key)), wrt)
         return params, extras
 
     def apply(params: PyTree, extras: PyTree, batch: Batch, *, key: Any, train: bool) -> tuple[Any, PyTree]:
-        module = nnx.merge(graphs[train], params, _random_state(random, key, train), extras)
+        if key is None and train and draws:
+            raise JaxpropError(
+                "this model draws random numbers in training: expected apply(..., key=a PRNG key), got None"
+            )
+        key = jax.random.key(0) if key is None else _typed(key)
+        owned, streams = key, nnx.Rngs()
+        if takes_rngs:  # these draw as nnx.Rngs(key) does, so the module's own streams start elsewhere
+            owned, streams = jax.random.fold_in(key, OWNED), _streams(key, rngs)
+        module = nnx.merge(graphs[train], params, _random_state(random, owned), extras)
         with tapped_nnx(module) if taps else contextlib.nullcontext():
-            outputs = call(module, batch)
-        return outputs, _nnx_split(module)[-1]
+            outputs = call(module, batch, streams, train)
+        new = _nnx_split(module, wrt)[-1]
+        expect_same_leaves(
+            new,
+            extras,
+            who="the module's call",
+            fix="create every variable in __init__; to use a sown value in the loss, return it from call=",
+        )
+        return outputs, new
 
-    return from_functions(init, apply)
+    return from_functions(init, within_axis(apply, axis_name, "from_nnx"))
+
+
+def _nnx_call(module: nnx.Module) -> tuple[Call, bool]:
+    """How a module is called by default, and whether it receives random streams."""
+    function = type(module).__call__
+    takes_rngs = "rngs" in parameters_of(function)
+
+    def call(module: Any, batch: Batch, rngs: nnx.Rngs, train: bool) -> Any:
+        streams = {"rngs": rngs} if takes_rngs else {}
+        return module(inputs_of(batch), **mode_arguments(function, train), **streams)
+
+    return call, takes_rngs
+
+
+def _custom_call(function: Callable[..., Any]) -> tuple[Call, bool]:
+    """The user's `call` with the arguments that it asks for by name, and whether random streams are among them."""
+    expect_callable(function, "call", "(module, batch) -> outputs")
+    named = [name for name in ("rngs", "train") if name in parameters_of(function)]
+    required = [p.name for p in parameters_of(function).values() if p.default is p.empty and p.name not in named]
+    if len(required) > 2:
+        raise JaxpropError(
+            f"expected call to be (module, batch) -> outputs, with further arguments 'rngs' and 'train' only, "
+            f"got the arguments {required + named}; rename them"
+        )
+
+    def call(module: Any, batch: Batch, rngs: nnx.Rngs, train: bool) -> Any:
+        given = {"rngs": rngs, "train": train}
+        return function(module, batch, **{name: given[name] for name in named})
+
+    return call, "rngs" in named
+
+
+def _streams(key: jax.Array, names: Sequence[str]) -> nnx.Rngs:
+    """The default stream has the key itself, each named stream one of its own."""
+    named = jax.random.fold_in(key, NAMED)
+    return nnx.Rngs(key, **{name: jax.random.fold_in(named, i) for i, name in enumerate(names)})
 
 
 def _nnx_module(factory: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
@@ -93,18 +180,15 @@ def _expect_variables(module: nnx.Module) -> None:
         )
 
 
-def _nnx_split(module: nnx.Module) -> tuple[Any, dict, dict, dict]:
-    parts: Any = nnx.split(module, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
+def _nnx_split(module: nnx.Module, wrt: Any) -> tuple[Any, dict, dict, dict]:
+    parts: Any = nnx.split(module, wrt, nnx.RngState, nnx.Intermediate, ...)
     graph, params, random, _, extras = parts
     return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(random), nnx.to_pure_dict(extras)
 
 
-def _random_state(shapes: PyTree, key: Any, train: bool) -> PyTree:
+def _random_state(shapes: PyTree, key: jax.Array) -> PyTree:
     """NNX random state drawn from one key: leaf i gets `fold_in(key, i)`, every counter starts at 0."""
     leaves, treedef = jax.tree.flatten(shapes)
-    if leaves and train and key is None:
-        raise JaxpropError("this model draws random numbers in training: expected apply(..., key=a PRNG key), got None")
-    key = jax.random.key(0) if key is None else _typed(key)
 
     def fresh(index: int, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

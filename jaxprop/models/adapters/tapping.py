@@ -1,8 +1,9 @@
-"""Taps on the output of every sub-module of a Flax model, while a step measures. Pure."""
+"""Taps on the output of every sub-module of a Flax or Equinox model, while a step measures. Pure."""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,14 +24,19 @@ class _Outputs:
     def __init__(self) -> None:
         self._last: list[Any] = []
 
-    def tap(self, output: Any, name: str) -> Any:
-        leaves, treedef = jax.tree.flatten(output)
-        if len(leaves) == len(self._last) and all(x is y for x, y in zip(leaves, self._last, strict=True)):
+    def tap(self, output: Any, name: str, opaque: tuple[type, ...] = ()) -> Any:
+        """Returns an output whose arrays are tapped, except those inside a node of an opaque type."""
+        leaves, treedef = jax.tree.flatten(output, is_leaf=lambda node: isinstance(node, opaque))
+        places = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, opaque)]
+        arrays = [leaves[i] for i in places]
+        if len(arrays) == len(self._last) and all(x is y for x, y in zip(arrays, self._last, strict=True)):
             return output
         kind = "output" if name == ROOT else ""
-        names = [name] if len(leaves) == 1 else [f"{name}/{i}" for i in range(len(leaves))]
-        self._last = [tap(leaf, label, kind) for leaf, label in zip(leaves, names, strict=True)]
-        return jax.tree.unflatten(treedef, self._last)
+        names = [name] if len(arrays) == 1 else [f"{name}/{i}" for i in range(len(arrays))]
+        self._last = [tap(array, label, kind) for array, label in zip(arrays, names, strict=True)]
+        for i, array in zip(places, self._last, strict=True):
+            leaves[i] = array
+        return jax.tree.unflatten(treedef, leaves)
 
 
 @contextlib.contextmanager
@@ -67,8 +73,8 @@ def tapped_linen() -> Iterator[None]:
 def tapped_nnx(module: nnx.Module) -> Iterator[None]:
     """Taps what the `__call__` of every sub-module of an NNX module returns inside, by its path of attributes.
 
-    For the time of the call each sub-module is of a subclass of its class: NNX has no hook on calls, and a method of
-    the class itself would be changed for every model there is.
+    While the context is open, the class of each sub-module is a subclass of its own: NNX has no hook on calls, and a
+    change to the class itself would reach every other model.
 
     Example:
       >>> import jax.numpy as jnp
@@ -105,5 +111,69 @@ def _tapped_class(original: type, outputs: _Outputs) -> type:
     @functools.wraps(call)
     def tapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         return outputs.tap(call(self, *args, **kwargs), getattr(self, _NAME, original.__name__))
+
+    return type(original)(original.__name__, (original,), {"__call__": tapped, "__module__": original.__module__})
+
+
+_equinox_outputs: contextvars.ContextVar[_Outputs | None] = contextvars.ContextVar("equinox_outputs", default=None)
+
+
+@contextlib.contextmanager
+def tapped_equinox(module: Any) -> Iterator[Any]:
+    """Yields a copy of an Equinox module that taps what the `__call__` of every sub-module returns, by its path.
+
+    Each sub-module of the copy is of a subclass of its class, one for each path: a subclass keeps its name through
+    `jax.vmap`, `jax.lax.scan` and `eqx.partition`, which rebuild modules. Sub-modules in static fields stay as they
+    are, and so do a `State` or a module that a call returns. Under `jax.vmap` each example is a call of its own, so
+    that `abs_max` is a mean over the examples.
+
+    Example:
+      >>> import equinox as eqx
+      >>> import jax.numpy as jnp
+      >>> from jaxprop.core.taps import find
+      >>> model = eqx.nn.MLP(4, 2, width_size=3, depth=1, key=jax.random.key(0))
+      >>> def apply(x):
+      ...     with tapped_equinox(model) as tapped:
+      ...         return tapped(x)
+      >>> [tap.name for tap in find(apply, jnp.ones(4))[0]]
+      ['layers/0', 'layers/1']
+    """
+    if not measuring():
+        yield module
+        return
+    import equinox
+
+    token = _equinox_outputs.set(_Outputs())
+    try:
+        yield _tapped_copy(module, (), equinox.Module, (equinox.Module, equinox.nn.State))
+    finally:
+        _equinox_outputs.reset(token)
+
+
+def _tapped_copy(module: Any, path: tuple[Any, ...], base: type, opaque: tuple[type, ...]) -> Any:
+    def inside(node: Any) -> bool:
+        return node is not module and isinstance(node, base)
+
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(module, is_leaf=inside)
+    parts = [_tapped_copy(leaf, (*path, *at), base, opaque) if inside(leaf) else leaf for at, leaf in leaves]
+    copy = jax.tree.unflatten(treedef, parts)
+    if callable(copy):
+        original: Any = type(module)
+        name = "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
+        # The copy is ours alone; a module's own __setattr__ refuses any change.
+        object.__setattr__(copy, "__class__", _tapped_equinox_class(original, name or ROOT, opaque))
+    return copy
+
+
+@functools.cache
+def _tapped_equinox_class(original: Any, name: str, opaque: tuple[type, ...]) -> type:
+    """One class for a name, since jax keeps every class that it knows as a pytree."""
+    call = original.__call__
+
+    @functools.wraps(call)
+    def tapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = call(self, *args, **kwargs)
+        outputs = _equinox_outputs.get()
+        return output if outputs is None else outputs.tap(output, name, opaque)
 
     return type(original)(original.__name__, (original,), {"__call__": tapped, "__module__": original.__module__})

@@ -127,20 +127,20 @@ def _check(
         return Report(False, loss, (), (), (), (), tuple(sentence), ())
     rows = _rows(point, flat, grads, stored, entries, rng)
     noise, grad_noise = _noise(lines, flat, stored[1])
-    eps = narrowest(traced.jaxpr)
+    eps = narrowest(traced)
     evidence = _evidence(lines, point, grads, grad_noise, rows, eps)
     found = _settle(lines, rows, evidence, loss, max(noise, eps * abs(loss)))
     checked = [_entry(point, row, evidence, i, *found[i]) for i, row in enumerate(rows)]
     leaves = tuple(_leaf(point, i, grads, rows, checked) for i in range(len(point.paths)))
     whole = tuple(entry for row, entry in zip(rows, checked, strict=True) if row.leaf is None)
-    sites = rules.find(traced)
-    judged = rules.judge(sites, rules.compare(traced, sites, [flat, *point.rest])) if sites else ()
+    calls = rules.rule_calls(traced)
+    compared = rules.summarize(calls, rules.collect_sums(traced, calls, [flat, *point.rest])) if calls else ()
     wrong = [i for i, entry in enumerate(checked) if not entry.agrees]
-    stopped = stops.find(lines, [rows[i].ray for i in wrong], [checked[i] for i in wrong])
-    problems = (*broken, *sentences.problems(leaves, whole, judged, stopped))
+    stopped = stops.explaining_stops(lines, [rows[i].ray for i in wrong], [checked[i] for i in wrong])
+    problems = (*broken, *sentences.problems(leaves, whole, compared, stopped))
     ok = not problems
     return Report(
-        ok, loss, leaves, whole, judged, stopped, problems, sentences.notes(point, leaves, whole, judged, eps)
+        ok, loss, leaves, whole, compared, stopped, problems, sentences.notes(point, leaves, whole, compared, eps)
     )
 
 
@@ -215,7 +215,7 @@ def _evidence(
     return Evidence(columns[0], forward, *columns[1:])
 
 
-# -- the verdict ------------------------------------------------------------------------------------
+# -- whether they agree -----------------------------------------------------------------------------
 
 
 def _settle(
@@ -239,7 +239,7 @@ def _settle(
         waiting = [i for i in waiting if not (tried[i] and _convinces(known, i, *min(tried[i])))]
         if not waiting:
             break
-    return [_judge(known, i, sorted(tried[i])) for i in range(len(rows))]
+    return [_conclusion(known, i, sorted(tried[i])) for i in range(len(rows))]
 
 
 def _resolved(known: Evidence, i: int, bound: float, value: float) -> bool:
@@ -252,7 +252,7 @@ def _convinces(known: Evidence, i: int, bound: float, value: float) -> bool:
     return _resolved(known, i, bound, value) and abs(value - known.reverse[i]) <= bound
 
 
-def _judge(known: Evidence, i: int, tried: list[tuple[float, float]]) -> tuple[float, float, bool, str]:
+def _conclusion(known: Evidence, i: int, tried: list[tuple[float, float]]) -> tuple[float, float, bool, str]:
     """Two independent pairs of steps have to contradict before anything is called wrong, where there are two."""
     if not tried:
         return float("nan"), float("nan"), True, "kink"

@@ -27,9 +27,9 @@ def check_config(config: Config, *, examples: int = 4, entries: int = 4) -> Repo
       JaxpropError: the configuration cannot be built, or its loss not be differentiated.
     """
     one = config.model_copy(update={"parallel": config.parallel.model_copy(update={"devices": 1})})
-    composed = compose(one)
-    batch = {name: values[:examples] for name, values in next(composed.experiment.stream).items()}
-    state = composed.state
+    experiment = compose(one)
+    batch = {name: values[:examples] for name, values in next(experiment.stream).items()}
+    state = experiment.init(one.run.seed)
     key = jax.random.fold_in(state.key, state.step)
-    objective = composed.task.objective
+    objective = experiment.task.objective
     return gradcheck(objective, state.params, batch, key, extras=state.extras, entries=entries, nudge=NUDGE)

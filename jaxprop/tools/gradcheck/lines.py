@@ -11,8 +11,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from jaxprop.core.jaxprs import evaluate
-from jaxprop.core.jaxprs.sites import call_place
-from jaxprop.core.jaxprs.walk import equations
+from jaxprop.core.jaxprs.sites import site_of
+from jaxprop.core.jaxprs.walk import RULES, equations
 from jaxprop.core.precision import policy
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ShapeError, UsageError
@@ -148,8 +148,7 @@ class Lines:
         self._slopes: dict[str, Any] = {}
 
     def _loss(self, replace: Mapping[str, evaluate.Replacement]) -> Callable[..., jax.Array]:
-        traced = self.traced
-        return lambda flat, rest: evaluate.evaluate(traced.jaxpr, traced.consts, [flat, *rest], replace)[0]
+        return lambda flat, rest: evaluate.evaluate(self.traced, [flat, *rest], replace)[0]
 
     def reverse(self, flat: Any) -> tuple[float, np.ndarray]:
         """Loss and gradient in reverse mode, with the loss's own rules.
@@ -157,13 +156,13 @@ class Lines:
         Raises:
           UsageError: reverse mode does not pass the loss.
         """
-        loops = [e for e in equations(self.traced.jaxpr) if e.primitive.name == "while"]
+        loops = [e for e in equations(self.traced, skip=RULES) if e.primitive.name == "while"]
         try:
             value, grads = self._reverse(flat, self.rest)
         except (NotImplementedError, ValueError, TypeError) as error:
             if loops and "while_loop" in str(error):
                 raise UsageError(
-                    f"reverse mode cannot pass the loop at {call_place(loops[0])}, whose number of turns is traced; "
+                    f"reverse mode cannot pass the loop at {site_of(loops[0]).place}, whose number of turns is traced; "
                     "use jax.lax.scan, or jax.lax.fori_loop with bounds that are Python integers"
                 ) from error
             return with_sentence("differentiated", lambda: self._reverse(flat, self.rest))

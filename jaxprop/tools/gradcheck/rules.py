@@ -1,8 +1,8 @@
 """Every custom rule of a loss against plain autodiff of the function it stands for.
 
 Each call is wrapped in a `custom_vjp` of the check's own that computes both and hands what they differ by out as the
-gradient of a `sink`: through the chain rule itself, so that every turn of a scan is looked at with the values and the
-cotangents that it really meets. That is why all that is collected are sums.
+gradient of a `collector`: through the chain rule itself, so that every turn of a scan is looked at with the values and
+the cotangents that it really meets. That is why all that is collected are sums.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from jaxprop.core.jaxprs import evaluate, walk
-from jaxprop.core.jaxprs.sites import rule_name, rule_place
+from jaxprop.core.jaxprs.sites import rule_name, rule_site
 from jaxprop.tools.gradcheck.report import Rule
 
 # A row an argument: squared norms of the rule's and of autodiff's gradient, their product, and that of the difference.
@@ -25,7 +25,7 @@ SUMS = 4
 NUDGE = 1e-3
 
 
-class Site(NamedTuple):
+class RuleCall(NamedTuple):
     """One call of a custom rule in a traced function."""
 
     equation: JaxprEqn
@@ -33,65 +33,65 @@ class Site(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Rows of its sink: one for the values, and one for each argument."""
+        """Rows of its collector: one for the values, and one for each argument."""
         return 1 + len(self.equation.invars)
 
 
-def find(traced: ClosedJaxpr) -> tuple[Site, ...]:
+def rule_calls(traced: ClosedJaxpr) -> tuple[RuleCall, ...]:
     """Returns every call of a custom rule that reverse mode may come by.
 
     Example:
-      >>> len(find(jax.make_jaxpr(lambda x: jax.nn.relu(jax.nn.relu(x)))(1.0)))
+      >>> len(rule_calls(jax.make_jaxpr(lambda x: jax.nn.relu(jax.nn.relu(x)))(1.0)))
       2
     """
-    # A jaxpr may be shared by several calls: one site then stands for all of them.
-    found = {id(e): e for e in walk.equations(traced.jaxpr, into_while=False) if e.primitive.name in walk.RULES}
-    return tuple(Site(equation, i) for i, equation in enumerate(found.values()))
+    # A jaxpr may be shared by several calls: one equation then stands for all of them.
+    inside = walk.equations(traced, skip=("while", *walk.RULES))
+    found = {id(equation): equation for equation in inside if equation.primitive.name in walk.RULES}
+    return tuple(RuleCall(equation, i) for i, equation in enumerate(found.values()))
 
 
-def compare(traced: ClosedJaxpr, sites: Sequence[Site], args: Sequence[Any]) -> list[np.ndarray]:
-    """Runs the loss once backward and returns what each site's sink has collected.
+def collect_sums(traced: ClosedJaxpr, calls: Sequence[RuleCall], args: Sequence[Any]) -> list[np.ndarray]:
+    """Runs the loss once backward and returns what has been collected at each call.
 
     Args:
       traced: a scalar function; its first argument is what it is differentiated by.
-      sites: as found.
+      calls: as `rule_calls` returns them.
       args: of the function.
 
     Returns:
-      For each site `[1 + arguments, 4]`.
+      For each call `[1 + arguments, 4]`.
     """
-    by_equation = {id(site.equation): site for site in sites if _is_comparable(site)}
+    by_equation = {id(call.equation): call for call in calls if _is_comparable(call)}
 
-    def loss(first: Any, sinks: list[jax.Array], rest: Sequence[Any]) -> jax.Array:
+    def loss(first: Any, collectors: list[jax.Array], rest: Sequence[Any]) -> jax.Array:
         def replaced(equation: JaxprEqn, given: list[Any]) -> Sequence[Any]:
-            site = by_equation.get(id(equation))
-            return evaluate.as_it_is(equation, given) if site is None else _probe(site)(given, sinks[site.number])
+            call = by_equation.get(id(equation))
+            return evaluate.bind(equation, given) if call is None else _probe(call)(given, collectors[call.number])
 
-        replace = dict.fromkeys(walk.RULES, replaced)
-        return evaluate.evaluate(traced.jaxpr, traced.consts, [first, *rest], replace)[0]
+        return evaluate.evaluate(traced, [first, *rest], dict.fromkeys(walk.RULES, replaced))[0]
 
-    sinks = [jnp.zeros((site.rows, SUMS), jnp.float64) for site in sites]
-    return [np.asarray(x) for x in jax.jit(jax.grad(loss, argnums=1))(args[0], sinks, args[1:])]
-
-
-def judge(sites: Sequence[Site], sums: Sequence[np.ndarray]) -> tuple[Rule, ...]:
-    """Turns what was collected into one verdict a rule, over all of its calls."""
-    members: dict[tuple[str, str, str], list[tuple[Site, np.ndarray]]] = {}
-    for site, found in zip(sites, sums, strict=True):
-        kind = site.equation.primitive.name.removesuffix("_call")
-        members.setdefault((rule_name(site.equation), kind, rule_place(site.equation)), []).append((site, found))
-    return tuple(_verdict(*key, calls) for key, calls in members.items())
+    collectors = [jnp.zeros((call.rows, SUMS), jnp.float64) for call in calls]
+    return [np.asarray(x) for x in jax.jit(jax.grad(loss, argnums=1))(args[0], collectors, args[1:])]
 
 
-def _is_comparable(site: Site) -> bool:
+def summarize(calls: Sequence[RuleCall], sums: Sequence[np.ndarray]) -> tuple[Rule, ...]:
+    """Turns what was collected into one row a rule, over all of its calls."""
+    members: dict[tuple[str, str, str], list[tuple[RuleCall, np.ndarray]]] = {}
+    for call, found in zip(calls, sums, strict=True):
+        kind = call.equation.primitive.name.removesuffix("_call")
+        members.setdefault((rule_name(call.equation), kind, rule_site(call.equation).place), []).append((call, found))
+    return tuple(_summary(*key, of_rule) for key, of_rule in members.items())
+
+
+def _is_comparable(call: RuleCall) -> bool:
     """Whether autodiff passes the function of a rule, which a loop of traced length may be the reason for."""
 
     def pulled(args: list[Any]) -> Any:
-        values, pull = jax.vjp(partial(evaluate.without_rules, site.equation), args)
+        values, pull = jax.vjp(partial(evaluate.without_rules, call.equation), args)
         return pull(jax.tree.map(_cotangent, values))
 
     try:
-        jax.eval_shape(pulled, [variable.aval for variable in site.equation.invars])
+        jax.eval_shape(pulled, [variable.aval for variable in call.equation.invars])
     except (NotImplementedError, TypeError, ValueError):
         return False
     return True
@@ -105,17 +105,17 @@ def _cotangent(value: jax.Array) -> Any:
 # -- one call -------------------------------------------------------------------------------------
 
 
-def _probe(site: Site) -> Callable[[list[Any], jax.Array], Sequence[Any]]:
-    plain = partial(evaluate.without_rules, site.equation)
-    ruled = partial(evaluate.as_it_is, site.equation)
+def _probe(call: RuleCall) -> Callable[[list[Any], jax.Array], Sequence[Any]]:
+    plain = partial(evaluate.without_rules, call.equation)
+    ruled = partial(evaluate.bind, call.equation)
 
     @jax.custom_vjp
-    def probe(args: list[Any], sink: jax.Array) -> list[Any]:
-        del sink
+    def probe(args: list[Any], collector: jax.Array) -> list[Any]:
+        del collector
         return plain(args)
 
-    def forward(args: list[Any], sink: jax.Array) -> tuple[list[Any], list[Any]]:
-        del sink
+    def forward(args: list[Any], collector: jax.Array) -> tuple[list[Any], list[Any]]:
+        del collector
         return plain(args), args
 
     def backward(args: list[Any], cotangents: list[Any]) -> tuple[Any, jax.Array]:
@@ -174,11 +174,11 @@ def _sums(rule: Any, plain: Any) -> jax.Array:
     return jnp.stack([jnp.sum(a * a), jnp.sum(b * b), jnp.sum(a * b), jnp.sum(jnp.square(a - b))])
 
 
-# -- the verdict ----------------------------------------------------------------------------------
+# -- of all calls ---------------------------------------------------------------------------------
 
 
-def _verdict(name: str, kind: str, where: str, calls: list[tuple[Site, np.ndarray]]) -> Rule:
-    tolerance = max(_tolerance(site.equation) for site, _ in calls)
+def _summary(name: str, kind: str, where: str, calls: list[tuple[RuleCall, np.ndarray]]) -> Rule:
+    tolerance = max(_tolerance(call.equation) for call, _ in calls)
     compared = any(found[1:, :2].any() for _, found in calls)
     error, says = max(((*_difference(row, i, tolerance),) for _, found in calls for i, row in enumerate(found)))
     agrees = error <= tolerance
@@ -187,7 +187,9 @@ def _verdict(name: str, kind: str, where: str, calls: list[tuple[Site, np.ndarra
 
 def _tolerance(equation: JaxprEqn) -> float:
     """Half the digits of the narrowest floating-point type that the function computes in."""
-    return walk.narrowest(walk.body_of(equation).jaxpr) ** 0.5
+    body = walk.body_of(equation)
+    assert body is not None, equation.primitive.name
+    return walk.narrowest(body) ** 0.5
 
 
 def _difference(row: np.ndarray, i: int, tolerance: float) -> tuple[float, str]:

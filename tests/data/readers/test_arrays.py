@@ -161,7 +161,7 @@ BAD_VALUES = [
     ("classify", X[:, :0], CLASSES, r"is empty \(shape \(6, 0, 2\)\)"),
     ("classify", X, CLASSES[:0], r"is empty \(shape \(0,\)\)"),
     ("classify", np.float32(1), CLASSES, "first axis, got a single number"),
-    ("classify", X, CLASSES[:5], "has 6 records but .* has 5; the first axes must agree"),
+    ("classify", X, CLASSES[:5], "has 6 examples but .* has 5; the first axes must agree"),
     ("classify", X, CLASSES.astype(float), r"expected integer classes, got dtype float64; .*astype\(np.int32\)"),
     ("classify", X, CLASSES.astype(bool), "expected integer classes, got dtype bool"),
     ("classify", X, CLASSES[:, None], r"shape \[N\], got shape \(6, 1\); .*reshape\(-1\)"),
@@ -197,7 +197,7 @@ def test_bad_values_are_refused_with_their_place(opener, chunk, task, inputs, la
             X[:, :1],
             CLASSES,
             None,
-            r"test.npz:inputs holds records of shape \(1, 2\), but train.npz:inputs of .*\(2, 2\)",
+            r"test.npz:inputs holds examples of shape \(1, 2\), but train.npz:inputs of .*\(2, 2\)",
         ),
         (edited(X, (1, 0, 0), np.nan), CLASSES, None, r"test.npz:inputs\[1, 0, 0\] is nan"),
     ],
@@ -213,7 +213,7 @@ def test_the_test_split_must_fit_the_train_split(test_inputs, test_labels, class
 def test_test_labels_must_have_the_train_labels_columns(task, labels):
     npz(labels=labels)
     npz("test.npz", labels=MULTI[:, :2])
-    with pytest.raises(DataError, match=r"test.npz:labels holds records of shape \(2,\)"):
+    with pytest.raises(DataError, match=r"test.npz:labels holds examples of shape \(2,\)"):
         open_arrays(section(train="train.npz", test="test.npz"), task)
 
 

@@ -7,23 +7,13 @@ import optax
 import pytest
 
 import jaxprop
-from jaxprop.core.precision import Policy, Scaling
-from jaxprop.health.signals.settings import Signals
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.losses.squared import squared_error
 from jaxprop.train.objective import loss_from
-from tests.steps import forward, make_batch, make_params, mean_loss
+from tests.steps import forward, make_batch, make_params, mean_loss, one_step
 
 NORMS = ("param_norm", "update_norm", "clipped_norm", "output_max", "output_logsumexp")
 ALWAYS = ("loss", "weight", "grad_norm", "skipped", "skips", "guard", "loss_scale")
-
-
-def one_step(loss_fn=mean_loss, tx=None, detail="full", params=None, batch=None, **options):
-    tx = optax.sgd(0.1) if tx is None else tx
-    kept = {n: options[n] for n in ("precision", "scaling") if n in options}
-    state = jaxprop.init_state(make_params() if params is None else params, tx, key=jax.random.key(0), **kept)
-    step = jaxprop.make_train_step(loss_fn, tx, **options)
-    return step(state, make_batch() if batch is None else batch, detail)[1].host()
 
 
 def model_loss(loss=softmax_cross_entropy):
@@ -121,57 +111,3 @@ def test_frozen_entries_are_zeros_of_the_gradient():
         return mean_loss(frozen, batch, key)
 
     assert one_step(loss_fn).layers.zero_fraction.tolist() == [1, 0]
-
-
-HALF_PARAMS = Policy(jnp.float16, jnp.float16, jnp.float32)
-FLUSHES = {  # precision, initial loss scale, what "flush" measures then
-    "float16": ("float16", 2.0**10, True),
-    "float16, larger scale": ("float16", 2.0**15, True),
-    "float16 parameters": (HALF_PARAMS, 2.0**10, True),
-    "float32": ("float32", None, False),
-}
-
-
-@pytest.mark.parametrize("case", FLUSHES)
-def test_the_flushed_share_is_taken_in_float32(case):
-    precision, scale, measured = FLUSHES[case]
-    sizes = (10.0 ** np.linspace(-14, -2, 64)).astype(np.float32)
-
-    def loss_fn(params, batch, key):
-        return jnp.sum(params["w"].astype(jnp.float32) * batch["weight"] * 0.125)
-
-    batch = {"weight": sizes}
-    options = {"precision": precision} | ({} if scale is None else {"scaling": Scaling(initial=scale)})
-    m = one_step(loss_fn, detail="flush", params={"w": np.ones(64, np.float32)}, batch=batch, **options)
-    expected = np.mean(sizes * 0.125 * (scale or 1) < 2.0**-24) if measured else np.nan
-    np.testing.assert_allclose(m.rare.flushed, [expected], rtol=1e-6)
-    assert np.isnan(one_step(loss_fn, params={"w": np.ones(64, np.float32)}, batch=batch, **options).rare.flushed).all()
-
-
-def test_swallowed_updates_of_the_step_are_those_its_parameters_show():
-    policy = Policy(jnp.bfloat16, jnp.bfloat16, jnp.float32)
-    tx = optax.sgd(3e-3)
-    state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0), precision=policy)
-    before = jax.tree.map(np.asarray, state.params)
-    after, m = jaxprop.make_train_step(mean_loss, tx, policy, cast=("inputs",))(state, make_batch(), "full")
-    for name, share in zip(m.layout.layers, m.rare.swallowed, strict=True):
-        unmoved = [np.asarray(after.params[name][n]) == before[name][n] for n in before[name]]
-        np.testing.assert_allclose(share, np.mean(np.concatenate([x.ravel() for x in unmoved])), rtol=1e-6)
-    assert 0 < m.rare.swallowed[0] < 1
-
-
-def test_the_learning_rate_is_the_schedules_or_the_injected_one():
-    health = Signals(respond=True)
-    injected = optax.inject_hyperparams(optax.sgd)(learning_rate=0.25)
-    assert one_step(tx=injected, detail="lean", health=health).learning_rate == 0.25
-    two = optax.chain(injected, optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
-    assert np.isnan(one_step(tx=two, detail="lean", health=health).learning_rate)
-    assert one_step(schedule=lambda n: 0.75 + n, detail="lean", health=health).learning_rate == 0.75
-
-
-def test_an_optimizer_whose_nu_is_no_mean_of_squares_has_no_lag():
-    tx = optax.adamax(0.1)
-    assert np.isfinite(one_step(tx=tx).layers.adam_lag).all()  # what it would be taken for
-    m = one_step(tx=tx, health=Signals(b2=None))
-    assert np.isnan(m.layers.adam_lag).all()
-    assert np.isnan(m.rare.tiny_second_moment).all()

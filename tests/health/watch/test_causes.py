@@ -1,4 +1,4 @@
-"""What the circumstances make of a finding, and that every line a cause asks for is one the configuration takes."""
+"""What the circumstances make of a symptom, and that every line a cause asks for is one the configuration takes."""
 
 from types import SimpleNamespace
 
@@ -6,14 +6,14 @@ import pytest
 
 from jaxprop.config.load import load
 from jaxprop.health.watch.causes import CAUSES, RECENT, TESTS, likeliest
-from jaxprop.health.watch.detectors import Finding
+from jaxprop.health.watch.detectors import Symptom
 from jaxprop.health.watch.reading import Trail
 
 
 def judge(kind, step=1000, layer=None, scale=1.0, trail=None, **seen):
     trail = Trail(start=1, rate=1e-3, first=1e-5, settled=1e-3) if trail is None else trail
     trail.note(step, **seen)
-    return likeliest(Finding(kind, layer, "act", 1.0, 0.0, step), SimpleNamespace(step=step, scale=scale), trail)
+    return likeliest(Symptom(kind, layer, "act", 1.0, 0.0, step), SimpleNamespace(step=step, scale=scale), trail)
 
 
 CASES = [

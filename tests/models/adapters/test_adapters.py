@@ -197,7 +197,7 @@ def test_equinox_keeps_integer_arrays_out_of_the_params():
 
 def test_equinox_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "equinox", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'jaxprop\[equinox\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install equinox"):
         from_equinox(lambda key: None)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 from jaxprop.tools.gradcheck import rules
 
 
-def judged(function, x):
+def compared(function, x):
     traced = jax.make_jaxpr(lambda x: jnp.sum(function(x)))(x)
-    sites = rules.find(traced)
-    return rules.judge(sites, rules.compare(traced, sites, [x]))
+    calls = rules.rule_calls(traced)
+    return rules.summarize(calls, rules.collect_sums(traced, calls, [x]))
 
 
 def test_a_function_that_autodiff_cannot_pass_is_not_compared():
@@ -20,7 +20,7 @@ def test_a_function_that_autodiff_cannot_pass_is_not_compared():
     planted = jax.custom_vjp(doubled)
     planted.defvjp(lambda x: (doubled(x), doubled(x) / x), lambda factor, g: (g * factor,))
     with jax.enable_x64(True):
-        (rule,) = judged(planted, jnp.ones(3, jnp.float64))
+        (rule,) = compared(planted, jnp.ones(3, jnp.float64))
     assert (rule.compared, rule.agrees) == (False, True)
 
 
@@ -32,18 +32,18 @@ def test_a_rule_wrong_in_one_turn_of_a_scan_only():
         return jax.lax.scan(lambda carry, _: (planted(carry), None), x, None, length=3)[0]
 
     with jax.enable_x64(True):
-        assert judged(function, jnp.asarray([1.1, 1.2], jnp.float64))[0].agrees
-        assert not judged(function, jnp.asarray([1.1, 2.0], jnp.float64))[0].agrees
+        assert compared(function, jnp.asarray([1.1, 1.2], jnp.float64))[0].agrees
+        assert not compared(function, jnp.asarray([1.1, 2.0], jnp.float64))[0].agrees
 
 
 def test_kinks_at_the_point_itself_are_no_difference():
     with jax.enable_x64(True):
-        (rule,) = judged(jax.nn.relu, jnp.zeros(4, jnp.float64))
+        (rule,) = compared(jax.nn.relu, jnp.zeros(4, jnp.float64))
     assert rule.compared
     assert rule.agrees
 
 
-def test_two_calls_of_a_rule_are_one_verdict():
+def test_two_calls_of_a_rule_are_one_row():
     with jax.enable_x64(True):
-        (rule,) = judged(lambda x: jax.nn.relu6(jax.nn.relu6(x) + 1), jnp.asarray(np.linspace(-1, 1, 5)))
+        (rule,) = compared(lambda x: jax.nn.relu6(jax.nn.relu6(x) + 1), jnp.asarray(np.linspace(-1, 1, 5)))
     assert rule.calls == 2

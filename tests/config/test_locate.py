@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from jaxprop.config import find as module
-from jaxprop.config.find import MAX_BYTES, find, packaged, read, schema_comment
+from jaxprop.config import locate as module
+from jaxprop.config.locate import MAX_BYTES, locate, packaged, read, schema_comment
 from jaxprop.errors import ConfigError
 
 
@@ -30,13 +30,13 @@ def folders(tmp_path, monkeypatch):
 def test_names_and_paths(folders):
     package, work = folders
     assert list(packaged()) == ["digits_cnn", "lessons/rates", "lm"]
-    assert find("lessons/rates") == package / "lessons" / "rates.yaml"
-    assert find("digits_cnn") == package / "digits_cnn.yaml"
-    assert find("mine.yaml").resolve() == work / "mine.yaml"
-    assert find(work / "mine.yaml") == work / "mine.yaml"
-    assert find("../mine.yaml", work / "runs").resolve() == work / "mine.yaml"
+    assert locate("lessons/rates") == package / "lessons" / "rates.yaml"
+    assert locate("digits_cnn") == package / "digits_cnn.yaml"
+    assert locate("mine.yaml").resolve() == work / "mine.yaml"
+    assert locate(work / "mine.yaml") == work / "mine.yaml"
+    assert locate("../mine.yaml", work / "runs").resolve() == work / "mine.yaml"
     (work / "plain").write_text("a: 1\n")
-    assert find("plain").resolve() == work / "plain"
+    assert locate("plain").resolve() == work / "plain"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_names_and_paths(folders):
 )
 def test_nothing_there(name, sentence):
     with pytest.raises(ConfigError) as caught:
-        find(name)
+        locate(name)
     assert sentence in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""Where configs are: packaged ones by name, others by path. Imports nothing heavy."""
+"""Locates config files: packaged ones by name, others by path. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ MAX_BYTES = 1_000_000
 
 
 def packaged_folder() -> Path:
-    """Returns the folder of the packaged configs: in an installed package, or in the checkout beside it."""
+    """Returns the folder of the packaged configs, in the installed package or in the source checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "packaged_configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def packaged() -> dict[str, Path]:
-    """Returns the packaged configs, `name -> file`, sorted by name; those in a folder are called `folder/name`."""
+    """Returns the packaged configs, `name -> file`, sorted by name; one in a subfolder is named `folder/name`."""
     folder = packaged_folder()
     files = [*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]
     return dict(sorted((path.relative_to(folder).with_suffix("").as_posix(), path) for path in files))
 
 
 def schema_comment(folder: Path | None = None) -> str:
-    """Returns the line that points an editor's YAML language server at the JSON Schema.
+    """Returns the comment that tells an editor's YAML language server where the JSON Schema is.
 
     Args:
-      folder: where the config will stand. A `schema.json` in it, or in the one above, is named by its relative path,
-        since a config that is committed beside one must not hold the path of a machine.
+      folder: the folder of the config. A `schema.json` in it or in its parent is given by a relative path, because a
+        config that is committed must not contain the path of one machine.
 
     Returns:
       A comment without a newline.
@@ -46,18 +46,18 @@ def schema_comment(folder: Path | None = None) -> str:
     return f"# yaml-language-server: $schema={target}"
 
 
-def find(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
-    """Returns the file that a config's name or path stands for.
+def locate(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
+    """Returns the file of a config that is given by name or path.
 
     Args:
-      name: a path, or the name of a packaged config, without `.yaml`.
-      beside: folder that a relative path starts from; default: the working directory.
+      name: a path, or the name of a packaged config without `.yaml`.
+      beside: the folder that a relative path is relative to; by default the working directory.
 
     Returns:
       A path that exists and is not a directory.
 
     Raises:
-      ConfigError: there is no such config; the sentence names the nearest one there is.
+      ConfigError: there is no such config; the message names the most similar one.
     """
     text = os.fspath(name)
     if not text.strip():
@@ -109,7 +109,7 @@ def _inside(folder: Path) -> str:
 
 
 def _nearest(text: str, path: Path) -> str:
-    """Compares names, not paths: paths in one folder all look alike."""
+    """Compares names instead of paths, because all paths in one folder are similar."""
     if not _is_bare(text) and path.stem in packaged():
         return f"; did you mean the packaged config {path.stem!r}?"
     near = {file.stem: str(file) for file in _yaml_files(path.parent)}

@@ -1,0 +1,46 @@
+"""Arguments and options that several commands take, and how a config is told from its overrides."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxprop.errors import UsageError
+
+OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged config's name")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="overrides, such as optimizer.lr=3e-4")
+]
+RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="the run's folder; default: runs/NAME")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
+
+
+def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...]]:
+    """Separates the config from the overrides, which may stand before it.
+
+    Args:
+      config: the first word after the command, whichever of the two it is.
+      overrides: the words after it.
+
+    Returns:
+      The config, and the overrides in their order.
+
+    Raises:
+      UsageError: no config is named, or more than one.
+
+    Example:
+      >>> split("optimizer.lr=1", ["digits_mlp", "run.seed=2"])
+      ('digits_mlp', ('optimizer.lr=1', 'run.seed=2'))
+    """
+    words = [config, *(overrides or [])]
+    names = [word for word in words if not OVERRIDE.match(word)]
+    if len(names) == 1:
+        return names[0], tuple(word for word in words if OVERRIDE.match(word))
+    if not names:
+        raise UsageError(f"no config is named, only overrides; write it first: CONFIG {words[0]}")
+    raise UsageError(f"expected key=value after the config {names[0]!r}, got {names[1]!r}")

@@ -1,0 +1,38 @@
+"""What `--json` prints. Imports only the standard library: `doctor` answers also where packages are broken."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Prints a value as strict JSON: NamedTuples become objects, NaN and infinities null.
+
+    Args:
+      value: strings, numbers (of Python or scalars of NumPy and jax), lists, tuples, dicts and NamedTuples.
+      indent: spaces a level, as in `summary.json`; None prints one line, as in `metrics.jsonl`.
+
+    Example:
+      >>> from typing import NamedTuple
+      >>> class Pair(NamedTuple):
+      ...     a: int
+      ...     b: tuple
+      >>> print_json([Pair(1, (2, math.nan))])
+      [{"a": 1, "b": [2, null]}]
+    """
+    # Both as the files of a run's folder are written, so that the text is the same, too.
+    print(json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=indent is not None))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

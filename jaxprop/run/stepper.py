@@ -1,0 +1,73 @@
+"""Calls of the compiled step: the first of each variant compiles it, and some of the others are timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxprop.core.measurements import Measurements
+from jaxprop.run.clock import Clock, timed
+from jaxprop.run.pace import Pace
+from jaxprop.train.compiled import TrainStep
+from jaxprop.types import TrainState
+
+
+class Variant(NamedTuple):
+    """What `jit` compiles a program of its own for: the steps in a call, and what they measure."""
+
+    size: int
+    detail: str
+
+
+class Stepper:
+    """Calls the compiled step, and books the time of its calls.
+
+    Args:
+      step: the compiled step.
+      pace: what each call measures; told the time of calls while it is still to choose.
+      clock: compiling and choosing the pace do not count as training.
+      per_call: S, the steps of a whole call; shorter ones say nothing of the pace.
+    """
+
+    def __init__(self, step: TrainStep, pace: Pace, clock: Clock, per_call: int):
+        self._step, self._pace, self._clock, self._per_call = step, pace, clock, per_call
+        self._called: set[Variant] = set()
+
+    def take(
+        self, state: TrainState, batch: Any, *, first: int, size: int, examples: float, note: Callable[[str], None]
+    ) -> tuple[TrainState, Measurements]:
+        """Takes the steps of one call.
+
+        Args:
+          state: before them; donated.
+          batch: on the devices.
+          first: number of the first step, from 1.
+          size: how many steps.
+          examples: in the batch.
+          note: takes a line for a person.
+
+        Returns:
+          The state after them, and their measurements, which may still be under way.
+        """
+        variant = Variant(size, self._pace.detail(first, first + size - 1))
+        if variant not in self._called:
+            self._called.add(variant)
+            return self._compile(state, batch, variant, note)
+        self._clock.examples += examples
+        if not (self._pace.measuring and size == self._per_call):
+            return self._step(state, batch, variant.detail)
+        (state, measurements), seconds = timed(self._step, state, batch, variant.detail)
+        if self._pace.book(variant.detail, seconds):
+            self._clock.pause()
+            note(self._pace.choose())
+            self._clock.resume()
+        return state, measurements
+
+    def _compile(
+        self, state: TrainState, batch: Any, variant: Variant, note: Callable[[str], None]
+    ) -> tuple[TrainState, Measurements]:
+        before = self._clock.compile_seconds
+        out = self._clock.compiled(self._step, state, batch, variant.detail)
+        which = " (all signals)" if variant.detail in ("full", "flush") else ""
+        note(f"compiled in {self._clock.compile_seconds - before:.1f} s{which}")
+        return out

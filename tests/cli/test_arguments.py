@@ -1,0 +1,34 @@
+"""The config among its overrides."""
+
+import pytest
+
+from jaxprop.cli.arguments import split
+from jaxprop.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "overrides"),
+    [
+        ("c.yaml", "c.yaml", ()),
+        ("c.yaml optimizer.lr=1 data.batch_size=2", "c.yaml", ("optimizer.lr=1", "data.batch_size=2")),
+        ("a.b=1 c.yaml d=2", "c.yaml", ("a.b=1", "d=2")),
+        ("runs/lr=1/config.yaml a=-1", "runs/lr=1/config.yaml", ("a=-1",)),
+    ],
+)
+def test_the_config_is_the_word_that_is_no_override(words, config, overrides):
+    first, *rest = words.split()
+    assert split(first, rest or None) == (config, overrides)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("a=1 b=2", "no config is named, only overrides; write it first: CONFIG a=1"),
+        ("a.yaml b.yaml", "expected key=value after the config 'a.yaml', got 'b.yaml'"),
+        ("a.yaml lr", "expected key=value after the config 'a.yaml', got 'lr'"),
+    ],
+)
+def test_one_config_is_needed(words, sentence):
+    first, *rest = words.split()
+    with pytest.raises(UsageError, match=f"^{sentence}$"):
+        split(first, rest)

@@ -1,0 +1,39 @@
+"""Levers: set in the state without moving it, and told in words."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxprop.health.respond.levers import Levers, change, tighten
+from jaxprop.types import TrainState
+
+
+def test_levers_are_set_where_the_state_lies():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    for old in (jnp.float32(1), jax.device_put(jnp.float32(1), whole)):
+        health = dict.fromkeys([*Levers._fields, "rate_peak"], old) | {"skips": jnp.int32(3)}
+        new = tighten(TrainState(0, {}, {}, (), None, (), health, ()), Levers(0.25, rate_limit=2.0)).health
+        values = [new[name].item() for name in ("lr_scale", "grad_limit", "rate_limit", "rate_peak", "skips")]
+        assert values == [0.25, math.inf, 2.0, 0.0, 3]
+        assert (
+            tighten(TrainState(0, {}, {}, (), None, (), health, ()), Levers(0.25, rate_limit=1.0)).health["rate_peak"]
+            == 1.0
+        )  # goes on where the limit stays
+        assert (new["lr_scale"].sharding, new["lr_scale"].committed) == (old.sharding, old.committed)
+        assert (new["lr_scale"].dtype, new["lr_scale"].weak_type) == (jnp.float32, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "value", "what"),
+    [
+        ("clip", Levers(), Levers(grad_limit=1.5), 1.5, "gradient clipped to norm 1.5"),
+        ("cut_lr", Levers(0.5), Levers(0.25), 0.25, "learning rate x 0.5"),
+        ("cut_lr", Levers(0.5), Levers(0.5, rate_limit=0.01), 0.01, "learning rate held at 0.01"),
+        ("release", Levers(0.25, rate_limit=0.01), Levers(1.0, rate_limit=0.01), 1.0, "learning rate x 4"),
+    ],
+)
+def test_a_change_is_told(name, old, new, value, what):
+    assert change(name, old, new) == (value, what)

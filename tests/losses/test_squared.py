@@ -1,0 +1,15 @@
+"""The squared error against its equation."""
+
+import pytest
+
+from tests.losses.cases import check_equation, check_gradient
+
+
+@pytest.mark.parametrize("case", ["squared"])
+def test_equation(case):
+    check_equation(case)
+
+
+@pytest.mark.parametrize("case", ["squared"])
+def test_gradient(x64, case):
+    check_gradient(case)

@@ -1,0 +1,15 @@
+"""How a run ended: the same words in `summary.json`, in the report and in Python."""
+
+import json
+
+from jaxprop.report.verdict import ENDED
+from jaxprop.run.status import OPEN, Status
+
+
+def test_a_status_is_its_word_in_json():
+    assert json.loads(json.dumps({"status": Status.DIVERGED})) == {"status": "diverged"}
+    assert [str(status) for status in Status] == [status.value for status in Status]
+
+
+def test_the_report_has_words_for_every_status():
+    assert set(ENDED) == set(Status) > set(OPEN)
