@@ -186,8 +186,6 @@ def make_train_step(
     cast: Cast = None,
     stateful: bool = False,
     mesh: Mesh | None = None,
-    cast: Cast = None,
-    stateful: bool = False,
     trainable: Trainable = None,
     gradient: Callable[..., Any] | None = None,
     skip_nonfinite: bool = True,
@@ -216,9 +214,6 @@ def make_train_step(
       cast: keys of the batch that a plain loss function computes with, cast to the compute dtype; no other is rounded.
       stateful: the plain loss function is `(params, extras, batch, key) -> (loss, (extras, aux))`.
       mesh: from `jaxprop.make_mesh`; the batch is split over its devices.
-      cast: keys of the batch whose floats a plain loss computes with, cast to the precision's compute dtype. What is not
-        named is not rounded; a float32 input that would widen the computation again is told once, while tracing.
-      stateful: the loss is `(params, extras, batch, key) -> (loss, (extras, aux))`, and `state.extras` follows it.
       trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a
         function of the path, or a tree of booleans. The others are carried along: they have no gradient, no row among
         the layers and no state in the optimizer.
