@@ -16,10 +16,11 @@ from jaxprop.core.layers import group_layers
 from jaxprop.core.measurements import Measurements
 from jaxprop.core.precision import Policy, Scaling, needs_scaling
 from jaxprop.core.precision import policy as policy_of
-from jaxprop.errors import UsageError, one_of
+from jaxprop.errors import JaxpropError, UsageError, one_of
 from jaxprop.health.signals.settings import DETAILS, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
+from jaxprop.train.arguments import check_arguments, mistake
 from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.train.state import init_state
 from jaxprop.train.step import Recipe, variants
@@ -77,8 +78,7 @@ class TrainStep:
             scaling=recipe.scaling, mesh=self._mesh, health=recipe.signals or False, trainable=recipe.trainable,
         )  # fmt: skip
         if self._layers is None:
-            trained = split(state.params, trainable_mask(recipe.trainable, state.params))
-            self._layers = group_layers(trained).names
+            self._layers = group_layers(self._trained(state.params)).names
         return state
 
     def __call__(
@@ -97,11 +97,21 @@ class TrainStep:
         """
         # Where a step is part of something larger that is differentiated, what is donated would still be needed.
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch)))
-        state, measurements = (self._traced if traced else self._compiled)[self._detail(detail)](state, batch)
+        step = (self._traced if traced else self._compiled)[self._detail(detail)]
+        try:
+            state, measurements = step(state, batch)
+        except (AttributeError, TypeError, ValueError) as error:
+            told = mistake(self._recipe.tx, self._trained, state, batch)
+            if told is None or isinstance(error, JaxpropError):
+                raise
+            raise UsageError(told) from error
         self._calls += 1
         if measurements.layout.layers:
             self._layers = measurements.layout.layers
         return state, measurements
+
+    def _trained(self, params: PyTree) -> PyTree:
+        return split(params, trainable_mask(self._recipe.trainable, params))
 
     def _detail(self, detail: str | None) -> str:
         if self._recipe.signals is None:
@@ -241,7 +251,11 @@ def make_train_step(
 
     Reference: Rumelhart, Hinton, Williams, Learning representations by back-propagating errors, Nature 323, 1986.
     """
-    check_counts(accumulate=accumulate, steps_per_call=steps_per_call)
+    check_arguments(
+        tx=tx, accumulate=accumulate, steps_per_call=steps_per_call, health=health, ema_decay=ema_decay,
+        schedule=schedule, clip=clip, scaling=scaling, mesh=mesh, gradient=gradient, skip_nonfinite=skip_nonfinite,
+        stateful=stateful,
+    )  # fmt: skip
     recipe = Recipe(
         objective=as_objective(loss_fn, cast, stateful=stateful),
         tx=tx,
@@ -257,13 +271,6 @@ def make_train_step(
         skip_nonfinite=skip_nonfinite,
     )
     return TrainStep(recipe, steps_per_call, mesh, jit_options(mesh, steps_per_call, compiler_options))
-
-
-def check_counts(**counts: int) -> None:
-    """Raises UsageError for a count below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise UsageError(f"expected {name} of at least 1, got {value}")
 
 
 def jit_options(mesh: Mesh | None, steps_per_call: int, compiler_options: dict[str, Any] | None) -> dict[str, Any]:

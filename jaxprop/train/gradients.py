@@ -102,7 +102,7 @@ def value_and_grad(
         square = jnp.square(layers.norm(grads)) if noise else jnp.float32(0)
         loss, square, *grads = weigh([forward.loss, square, *jax.tree.leaves(grads)], forward.weight)
         filled = taps.rescaled(filled, forward.weight)
-        filled = jax.tree.map(lambda x: jnp.where(forward.weight > 0, x, 0), filled)
+        filled = jax.tree.map(lambda x: jnp.where(forward.weight != 0, x, 0), filled)
         grads = jax.tree.unflatten(jax.tree.structure(params), grads)
         return Backward(grads, filled, square.astype(jnp.float32)), forward._replace(loss=loss)
 
@@ -127,7 +127,7 @@ def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) 
     zeros, zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     start = (zeros, zero._replace(extras=extras))
     (back, total), _ = jax.lax.scan(add, start, (batches, jnp.arange(count, dtype=jnp.int32)))
-    weight = jnp.where(total.weight > 0, total.weight, jnp.ones_like(total.weight))
+    weight = jnp.where(total.weight != 0, total.weight, jnp.ones_like(total.weight))
     divisor = weight if scale is None else weight * scale
     mean_square = back.micro_square / (weight if scale is None else weight * jnp.square(scale))
     back = Backward(divide(back.params, divisor), taps.rescaled(back.sinks, 1 / divisor), mean_square)
@@ -143,7 +143,7 @@ def combine(name: str, total: Any, new: Any) -> Any:
 
 def weigh(values: list[jax.Array], weight: jax.Array) -> list[jax.Array]:
     """Multiplies by a microbatch's weight, in float32; nothing, even of NaN, is left of one that is all padding."""
-    return [jnp.where(weight > 0, wide(x) * weight, 0) for x in values]
+    return [jnp.where(weight != 0, wide(x) * weight, 0) for x in values]
 
 
 def microbatches(batch: Batch, count: int) -> Batch:
