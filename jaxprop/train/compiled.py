@@ -17,6 +17,7 @@ from jaxprop.core.measurements import Measurements
 from jaxprop.core.precision import Policy, Scaling, needs_scaling
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import JaxpropError, UsageError, one_of
+from jaxprop.health.nonfinite.find import Finding, find_nonfinite
 from jaxprop.health.signals.settings import DETAILS, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
@@ -133,6 +134,27 @@ class TrainStep:
         if self._layers is None:
             raise UsageError("layer_names is known once the step has its state; call step.init(params, key=key) first")
         return self._layers
+
+    def find_nonfinite(self, state: TrainState, batch: Batch, *, examples: bool = True) -> Finding | None:
+        """Finds what would make this step's loss or gradient NaN or infinite; nothing is donated.
+
+        Args:
+          state: before the step.
+          batch: of the step.
+          examples: look for the examples of the batch that bring it about.
+
+        Returns:
+          What `jaxprop.health.find_nonfinite` finds with the step's own parameters, extras, key and precision, or None.
+
+        Example:
+          >>> import jaxprop, optax, jax.numpy as jnp
+          >>> step = jaxprop.make_train_step(lambda p, b, key: jnp.mean(jnp.log(b["x"] * p["w"])), optax.sgd(0.1))
+          >>> state = step.init({"w": jnp.ones(())}, key=jax.random.key(0))
+          >>> step.find_nonfinite(state, {"x": jnp.array([1.0, 0.0])}).primitive
+          'log'
+        """
+        recipe = self._recipe
+        return find_nonfinite(recipe.objective, state, batch, precision=recipe.policy, examples=examples)
 
     def eval_params(self, state: TrainState) -> PyTree:
         """Returns the parameters to evaluate with: their moving average, or what schedule-free training asks for.
