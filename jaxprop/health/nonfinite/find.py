@@ -171,7 +171,7 @@ def find_nonfinite(
 
     Args:
       loss_fn: `(params, batch, key) -> loss` or `(loss, aux)`; or an objective, from `jaxprop.loss_from`.
-      params: any pytree of floating-point arrays; or a train state, whose key of its next step and loss scale are taken.
+      params: any pytree of floating-point arrays; or a train state, with the key and the loss scale of its next step.
       batch: a pytree of arrays `[B, ...]`.
       key: a PRNG key, or None if the loss needs none.
       extras: of an objective whose parameters are given without a state.
@@ -200,7 +200,17 @@ def find_nonfinite(
         key = jax.random.fold_in(state.key, state.step) if key is None else key
         scale = state.loss_scale.scale if isinstance(state.loss_scale, LossScale) else None
     if isinstance(loss_fn, Objective):
-        loss_fn = _plain(loss_fn, {} if extras is None else extras, policy(precision), scale)
+        objective, given = loss_fn, extras
+        loss_fn = _plain(objective, {} if extras is None else extras, policy(precision), scale)
+        try:
+            jax.eval_shape(loss_fn, params, batch, key)
+        except Exception as error:  # whatever the model's framework raises where it misses its batch statistics
+            if given is not None:
+                raise
+            raise UsageError(
+                "the objective cannot be computed from parameters alone; give its state, find_nonfinite(objective, state, "
+                f"batch), or extras=: {_first_line(error)}"
+            ) from error
     params, batch = _arrays(params), _arrays(batch)
     with jax.debug_nans(False), jax.debug_infs(False):  # which would raise at the first one, whether it matters or not
         compiled = jax.jit(differentiated(loss_fn, params, batch, key))
