@@ -208,8 +208,8 @@ def find_nonfinite(
             if given is not None:
                 raise
             raise UsageError(
-                "the objective cannot be computed from parameters alone; give its state, find_nonfinite(objective, state, "
-                f"batch), or extras=: {_first_line(error)}"
+                "the objective cannot be computed from parameters alone; give its state, find_nonfinite(objective, "
+                f"state, batch), or extras=: {_first_line(error)}"
             ) from error
     params, batch = _arrays(params), _arrays(batch)
     with jax.debug_nans(False), jax.debug_infs(False):  # which would raise at the first one, whether it matters or not
