@@ -22,7 +22,6 @@ from jaxprop.types import PyTree
 BLOCK = 1024
 SUMMED_ALONE = 4096
 CHUNK = 2**22  # entries that are copied at a time
-SMALLEST_SQUARE = 1e-30  # of a sum of squares that has lost nothing to underflow
 WIDTH = 32  # values of a row that are added up at a time
 
 
@@ -303,9 +302,19 @@ def _root_of_squares(values: jax.Array, rows: Sequence[int], count: int) -> jax.
     return scale * jnp.sqrt(_by_row(jnp.square(values / scale[np.asarray(rows)])[None], rows, count)[0])
 
 
+def _widest(lines: Sequence[jax.Array]) -> Any:
+    """The dtype to take norms in: float32, or float64 where any of the arrays has that."""
+    return jnp.float64 if any(x.dtype == jnp.float64 for x in lines) else jnp.float32
+
+
+def _least(dtype: Any) -> float:
+    """The smallest sum of squares that has lost nothing to underflow: 1e-30 in float32."""
+    return 1e8 * float(jnp.finfo(dtype).tiny)
+
+
 def _part_norms_by_branch(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    dtype = jnp.result_type(*[wide(jnp.zeros((), x.dtype)).dtype for x in lines])
-    sums = jnp.concatenate([_line_sums([square(x)])[0].astype(dtype) for x in lines])
+    dtype = _widest(lines)
+    sums = jnp.concatenate([_line_sums([jnp.square(x.astype(dtype))])[0] for x in lines])
 
     def plain(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
         del lines
@@ -314,31 +323,28 @@ def _part_norms_by_branch(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]
     def scaled(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
         tiny = jnp.finfo(dtype).tiny
         most, rest = [], []
-        for x in map(wide, lines):
+        for x in lines:
+            x = x.astype(dtype)
             largest = jnp.max(jnp.abs(x), tuple(range(1, x.ndim)))
-            scale = jnp.maximum(largest, tiny).astype(x.dtype)
-            ratio = x / lax.expand_dims(scale, tuple(range(1, x.ndim)))
-            most.append(largest.astype(dtype))
-            rest.append(_line_sums([jnp.square(ratio)])[0].astype(dtype))
+            ratio = x / lax.expand_dims(jnp.maximum(largest, tiny), tuple(range(1, x.ndim)))
+            most.append(largest)
+            rest.append(_line_sums([jnp.square(ratio)])[0])
         largest = jnp.concatenate(most)
         # A maximum may pass over NaN, a sum does not.
         finite = (sums == sums) & (largest < jnp.inf)
         return jnp.where(finite, largest * jnp.sqrt(jnp.concatenate(rest)), sums), jnp.all(finite)
 
-    ordinary = jnp.all((sums < jnp.inf) & (sums > SMALLEST_SQUARE))
+    ordinary = jnp.all((sums < jnp.inf) & (sums > _least(dtype)))
     return lax.cond(ordinary, plain, scaled, lines)
 
 
 def _part_norms_in_one_pass(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    dtype = jnp.result_type(*[wide(jnp.zeros((), x.dtype)).dtype for x in lines])
+    dtype = _widest(lines)
     factor = 2.0 ** (jnp.finfo(dtype).maxexp * 5 // 8)
-    found = []
-    for x in map(wide, lines):
-        scales = [jnp.asarray(scale, x.dtype) for scale in (1.0, 1 / factor, factor)]
-        found.append([s.astype(dtype) for s in _line_sums([jnp.square(x * scale) for scale in scales])])
+    scales = [jnp.asarray(scale, dtype) for scale in (1.0, 1 / factor, factor)]
+    found = [_line_sums([jnp.square(x.astype(dtype) * scale) for scale in scales]) for x in lines]
     plain, shrunk, grown = (jnp.concatenate(of_scale) for of_scale in zip(*found, strict=True))
     finite = jnp.isfinite(shrunk)
-    small = jnp.sqrt(jnp.where(plain > SMALLEST_SQUARE, plain, 0)) + jnp.where(
-        plain > SMALLEST_SQUARE, 0, jnp.sqrt(grown) / factor
-    )
+    large = plain > _least(dtype)
+    small = jnp.sqrt(jnp.where(large, plain, 0)) + jnp.where(large, 0, jnp.sqrt(grown) / factor)
     return jnp.where(jnp.isfinite(plain), small, jnp.where(finite, jnp.sqrt(shrunk) * factor, plain)), jnp.all(finite)
