@@ -339,7 +339,7 @@ def report(
         "weight": forward.weight,
         "grad_norm": norms.total,
         "loss_scale": 1.0 if problem.scale is None else problem.scale,
-        "skipped": ~finite,
+        "skipped": ~finite & recipe.skip_nonfinite,
         "skips": after.health.skips,
         "guard": decision.factor,
     }
