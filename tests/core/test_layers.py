@@ -76,13 +76,12 @@ def test_several_sums_come_out_of_one_pass(case):
     tree = tree_of(SHAPES[case], np.float32)
     bad = jax.tree.map(lambda x: np.where(RNG.random(x.shape) < 0.1, np.nan, x).astype(x.dtype), tree)
     found = jax.jit(lambda a: row_sums(group_layers(a), counts, a))(bad)
-    np.testing.assert_array_equal(found, [[np.sum(f(x)) for x in entries(bad)] for f in (np.count_nonzero, lambda x: ~np.isfinite(x))])  # fmt: skip
+    expected = [[np.sum(x != 0) for x in entries(bad)], [np.sum(np.isnan(x)) for x in entries(bad)]]
+    np.testing.assert_array_equal(found, expected)
     pairs = jax.jit(lambda a, b: row_sums(group_layers(a), lambda x, y: (x * y, x != y), a, b))(tree, bad)
     products = [np.sum(x * y) for x, y in zip(entries(tree), entries(bad), strict=True)]
     np.testing.assert_allclose(pairs[0], products, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(
-        pairs[1], [np.sum(x != y) for x, y in zip(entries(tree), entries(bad), strict=True)]
-    )
+    np.testing.assert_array_equal(pairs[1], [np.sum(x != y) for x, y in zip(entries(tree), entries(bad), strict=True)])
 
 
 @pytest.mark.parametrize("n", [1, 1023, 1024, 1025, 2049, 4095, 4096, 4097, 12_288])
@@ -98,6 +97,17 @@ def test_leaves_that_are_left_out_are_no_part_of_a_sum():
     tree = {"a": {"b": np.ones(2, np.float32), "w": np.ones(5000, np.float32)}, "c": np.ones(3, np.float32)}
     kept = [None, tree["a"]["w"], None]
     assert row_sums(group_layers(tree), lambda x: (x,), kept)[0].tolist() == [5000, 0]
+
+
+def test_a_none_among_the_parameters_is_no_leaf():
+    """Fault: with `trainable=` the parameters that are not trained stand as None in the tree."""
+    tree = {"a": {"b": None, "w": np.ones(5000, np.float32)}, "c": [None, np.full(3, 2, np.float32)], "n": None}
+    groups = group_layers(tree)
+    assert groups.names == ("a", "c")
+    assert row_sums(groups, lambda x, y: (x * y,), tree, tree)[0].tolist() == [5000, 12]
+    np.testing.assert_allclose(norms(groups, tree).layers, np.sqrt([5000, 12]), rtol=1e-6)
+    flat = [None, np.ones(2, np.float32)]
+    assert layers.squares(group_layers(flat), flat).tolist() == [2]
 
 
 def test_small_layers_are_reduced_together():
@@ -205,9 +215,7 @@ def test_norms_of_complex_numbers(size, form):
 def test_both_forms_agree_on_parts_of_every_size():
     lines = [np.stack([x["a"] for x in sized(MIXED[2:], np.float32).values()])]
     lines.append(np.array([[np.nan, 1], [np.inf, 1], [1e30, 1e-30], [0, 0]], np.float32))
-    by_branch, in_one_pass = (
-        jax.jit(f)(lines) for f in (layers._part_norms_by_branch, layers._part_norms_in_one_pass)
-    )
+    by_branch, in_one_pass = (jax.jit(f)(lines) for f in (layers._part_norms_by_branch, layers._part_norms_in_one_pass))
     np.testing.assert_allclose(by_branch[0], in_one_pass[0], rtol=2e-6)
     assert bool(by_branch[1]) is bool(in_one_pass[1]) is False
 
@@ -239,11 +247,17 @@ def test_a_stack_may_share_its_owner_with_a_leaf_that_is_none():
     tree = {"b": {"scale": np.ones(2, np.float32), "w": np.ones((2, 3), np.float32)}}
     groups = group_layers(tree, [Use(1), Use(2, 2)])
     assert dict(zip(groups.names, groups.sizes, strict=True)) == {"b": 2, "b[0]": 3, "b[1]": 3}
-    assert dict(zip(groups.names, layers.squares(groups, tree).tolist(), strict=True)) == {"b": 2, "b[0]": 3, "b[1]": 3}
+    found = layers.squares(groups, tree).tolist()
+    assert dict(zip(groups.names, found, strict=True)) == {"b": 2, "b[0]": 3, "b[1]": 3}
 
 
-ORDERED = {"a_last": {"w": np.ones((4, 4))}, "m_blocks": {"b": np.ones((3, 4)), "w": np.ones((3, 4, 4))},
-           "n_norms": {"s": np.ones((3, 4))}, "unused": {"w": np.ones(2)}, "z_first": {"w": np.ones((4, 4))}}  # fmt: skip
+ORDERED = {
+    "a_last": {"w": np.ones((4, 4))},
+    "m_blocks": {"b": np.ones((3, 4)), "w": np.ones((3, 4, 4))},
+    "n_norms": {"s": np.ones((3, 4))},
+    "unused": {"w": np.ones(2)},
+    "z_first": {"w": np.ones((4, 4))},
+}
 
 
 def through(params, x):

@@ -123,7 +123,7 @@ def test_layer_names_are_known_once_the_step_has_its_state():
         return jnp.mean((batch["x"] @ params["z"]["w"] @ params["a"]["w"]) ** 2)
 
     step = jaxprop.make_train_step(loss_fn, optax.sgd(0.1), health=Signals(every=2))
-    with pytest.raises(UsageError, match="call step.init"):
+    with pytest.raises(UsageError, match=r"call step\.init"):
         _ = step.layer_names
     state = step.init({"a": {"w": np.ones((2, 1))}, "z": {"w": np.ones((2, 2))}}, key=jax.random.key(0))
     assert step.layer_names == ("a", "z")

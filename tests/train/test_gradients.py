@@ -10,6 +10,7 @@ import pytest
 
 import jaxprop
 from jaxprop.core import precision, taps
+from jaxprop.core.measurements import NOT_APPLICABLE, TAP_COLUMNS
 from jaxprop.errors import ShapeError
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.train import gradients
@@ -86,7 +87,7 @@ BATCHES = {  # batch, loss, whether its first axis can be split
         False,
     ),
     "scalar": (np.float32(3), lambda p, b, k: (p["w"] - b) ** 2, False),
-    "scalar beside an array": ({"x": ROW, "t": np.float32(2)}, lambda p, b, k: jnp.mean(p["w"] * b["x"]) * b["t"], False),
+    "scalar and array": ({"x": ROW, "t": np.float32(2)}, lambda p, b, k: jnp.mean(p["w"] * b["x"]) * b["t"], False),
     "empty dict": ({}, of_nothing, False),
     "none": (None, of_nothing, False),
     "empty array": (np.zeros((0, 3), np.float32), lambda p, b, k: p["w"] ** 2 + jnp.sum(b), True),
@@ -215,7 +216,8 @@ def test_a_batch_of_nothing_but_padding_leaves_zeros():
     forward, back = backward(tapped_loss, batch, PARAMS, 2, None, tapped, noise=True)
     assert (float(forward.loss), float(forward.weight), float(back.micro_square)) == (0, 0, 0)
     assert not back.params["w"].any()
-    assert np.isnan(taps.columns(tapped, back.sinks)).all()
+    found = taps.columns(tapped, back.sinks)
+    assert [found[name].tolist() for name in TAP_COLUMNS] == [[NOT_APPLICABLE]] * len(TAP_COLUMNS)
 
 
 def test_microbatch_k_takes_every_count_th_row():

@@ -166,9 +166,7 @@ def faulty(kind):
 @pytest.mark.parametrize("kind", ["nan", "inf", "gradient only"])
 @pytest.mark.parametrize("detail", ["lean", "full"])
 @pytest.mark.parametrize("form", ["branch", "select"])
-def test_a_nonfinite_step_changes_nothing_and_is_counted(
-    kind, accumulate, form, detail, monkeypatch, compilations
-):
+def test_a_nonfinite_step_changes_nothing_and_is_counted(kind, accumulate, form, detail, monkeypatch, compilations):
     if form == "select":  # what an accelerator compiles
         monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
     tx = optax.adamw(1e-2)
@@ -258,10 +256,29 @@ def test_parameters_in_float16_keep_their_gradients_over_microbatches():
     np.testing.assert_allclose(norms[1], norms[0], rtol=1e-2)
 
 
-def test_float64_under_x64(x64):
+@pytest.mark.parametrize("detail", ["lean", "full"])
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("health", [True, Signals(spikes="clip", respond=True)], ids=["default", "guarded"])
+def test_float64_under_x64(health, accumulate, detail, x64):
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), make_params())
-    _, state, _ = run(masked_loss, optax.sgd(0.1), [make_batch()], params=params, prec="float64")
-    assert state.params["dense_0"]["kernel"].dtype == jnp.float64
+    batch = make_batch(weight=np.linspace(0.1, 2, 16)) | {"inputs": make_batch()["inputs"].astype(np.float64)}
+
+    def loss_fn(params, batch, key):
+        each = optax.losses.softmax_cross_entropy_with_integer_labels(forward(params, batch["inputs"]), batch["labels"])
+        weight = batch["weight"].astype(jnp.float64)
+        return jnp.sum(weight * each) / jnp.sum(weight), {"weight": jnp.sum(weight)}
+
+    tx = optax.sgd(0.1)
+    _, state, (m,) = run(
+        loss_fn, tx, [batch], params=params, prec="float64", accumulate=accumulate, detail=detail, health=health,
+        ema_decay=0.9,
+    )  # fmt: skip
+    grads = jax.grad(lambda p: loss_fn(p, batch, None)[0])(params)
+    # Weights of microbatches are float32, as is the record.
+    rtol = 1e-12 if accumulate == 1 else 1e-6
+    assert_close(state.params, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(m.grad_norm, optax.tree.norm(grads), rtol=1e-6)
+    assert {x.dtype for x in jax.tree.leaves((state.params, state.ema))} == {np.dtype(np.float64)}
 
 
 # -- devices --------------------------------------------------------------------------------------
@@ -280,6 +297,47 @@ def test_eight_devices_are_one(accumulate, steps_per_call):
         np.testing.assert_allclose(m.packed, e.packed, rtol=1e-5)
     assert_close(eight.params, one.params, rtol=1e-5, atol=1e-6)
     assert len(eight.params["dense_0"]["kernel"].sharding.device_set) == 8
+
+
+@pytest.mark.parametrize("detail", ["lean", "rows", "full"])
+@pytest.mark.parametrize("shape", [(4, 8), (4, 4096)], ids=str)
+def test_parameters_on_a_mesh_of_explicit_axes(shape, detail, compilations):
+    """Fault: the sharding is part of a parameter's type there, and sums over layers lost it."""
+    mesh = jax.make_mesh((4,), ("model",), axis_types=(jax.sharding.AxisType.Explicit,))
+    rng, tx = np.random.default_rng(0), optax.adam(1e-2)
+    start = {"b": np.ones(3, np.float32), "w": rng.normal(size=shape).astype(np.float32)}
+    batch = rng.normal(size=(8, 4)).astype(np.float32)
+
+    def loss_fn(params, batch, key):
+        return jnp.mean((batch @ params["w"]) ** 2) + jnp.sum(params["b"] ** 2)
+
+    @jax.jit
+    def by_hand(params, opt_state):
+        grads = jax.grad(loss_fn)(params, batch, None)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, optax.tree.norm(grads)
+
+    with jax.set_mesh(mesh):
+        sharding = jax.sharding.NamedSharding(mesh, jax.P(None, "model"))
+        params = {**start, "w": jax.device_put(start["w"], sharding)}
+        step = jaxprop.make_train_step(loss_fn, tx)
+        state, counts, records = step.init(params, key=jax.random.key(0)), [], []
+        assert state.params["w"].sharding.spec == sharding.spec
+        for _ in range(3):
+            state, m = step(state, batch, detail)
+            counts.append(compilations())
+            records.append(m)
+        assert counts == [counts[0]] * 3
+        assert jax.typeof(state.params["w"]).sharding.spec == sharding.spec
+        found = jax.tree.map(np.asarray, (state.params, [m.host() for m in records]))
+    opt_state = tx.init(start)
+    for m in found[1]:
+        with jax.numpy_dtype_promotion("standard"):
+            start, opt_state, norm = by_hand(start, opt_state)
+        np.testing.assert_allclose(m.grad_norm, norm, rtol=1e-5)
+        if detail == "full":
+            np.testing.assert_allclose(m.param_norm, optax.tree.norm(start), rtol=1e-5)
+    assert_close(found[0], start, rtol=1e-5, atol=1e-6)
 
 
 def test_injected_learning_rate_is_reported():

@@ -17,10 +17,11 @@ def sam(**options):
     return contrib.sam(optax.sgd(0.1), optax.chain(contrib.normalize(), optax.sgd(0.05)), sync_period=2, **options)
 
 
+SEARCH = ("value", "grad", "value_fn")
 OPTIMIZERS = {  # transformation, and the extra arguments that its update takes
-    "lbfgs": (optax.lbfgs(), ("value", "grad", "value_fn")),
-    "backtracking": (optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)), ("value", "grad", "value_fn")),
-    "zoom": (optax.chain(optax.sgd(1.0), optax.scale_by_zoom_linesearch(15)), ("value", "grad", "value_fn")),
+    "lbfgs": (optax.lbfgs(), SEARCH),
+    "backtracking": (optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)), SEARCH),
+    "zoom": (optax.chain(optax.sgd(1.0), optax.scale_by_zoom_linesearch(15)), SEARCH),
     "transparent sam": (sam(), ()),
     "opaque sam": (sam(opaque_mode=True), ("grad_fn",)),
     "sophia": (contrib.sophia(1e-2), ("obj_fn",)),
@@ -184,7 +185,9 @@ def sharpness_aware(loss):
     def value_and_grad(params, batch, key):
         grads = jax.grad(loss, has_aux=True)(params, batch, key)[0]
         scale = 0.05 / optax.tree.norm(grads)
-        return jax.value_and_grad(loss, has_aux=True)(jax.tree.map(lambda p, g: p + scale * g, params, grads), batch, key)
+        return jax.value_and_grad(loss, has_aux=True)(
+            jax.tree.map(lambda p, g: p + scale * g, params, grads), batch, key
+        )
 
     return value_and_grad  # fmt: skip
 
