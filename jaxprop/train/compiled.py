@@ -172,18 +172,20 @@ class TrainStep:
           Defazio et al., The Road Less Scheduled, 2024. https://arxiv.org/abs/2405.15682
         """
         mask = trainable_mask(self._recipe.trainable, state.params)
-        trained = split(state.params, mask)
         if isinstance(state.ema, Average):
-            averaged = jax.tree.map(lambda new, old: new.astype(old.dtype), state.ema.params, trained)
-        else:
-            free = optax.contrib.ScheduleFreeState
-            found = [
-                x
-                for x in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, free))
-                if isinstance(x, free)
-            ]
-            averaged = optax.contrib.schedule_free_eval_params(found[0], trained) if found else trained
-        return merge(averaged, state.params, mask)
+            leaves = jax.tree.leaves(state.params)
+            mask = [keep and jnp.issubdtype(x.dtype, jnp.floating) for keep, x in zip(mask, leaves, strict=True)]
+            kept = split(state.params, mask)
+            averaged = jax.tree.map(lambda new, old: new.astype(old.dtype), state.ema.params, kept)
+            return merge(averaged, state.params, mask)
+        free = optax.contrib.ScheduleFreeState
+        found = [
+            x for x in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, free)) if isinstance(x, free)
+        ]
+        if not found:
+            return state.params
+        trained = split(state.params, mask)
+        return merge(optax.contrib.schedule_free_eval_params(found[0], trained), state.params, mask)
 
     def eval_extras(self, state: TrainState) -> PyTree:
         """Returns the extras to evaluate with: the moving average of the floats among them where one is kept.

@@ -87,7 +87,8 @@ def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> 
     take = decision.take | (not recipe.skip_nonfinite)
     grads = gradients.multiply(back.params, decision.factor) if recipe.guarded else back.params
 
-    seen, take = measured(plan, problem, forward, grads, norms.total * decision.factor, take)
+    norm = norms.total * decision.factor.astype(norms.total.dtype)
+    seen, take = measured(plan, problem, forward, grads, norm, take)
     held = Held(problem.trained, state.extras, state.opt_state, state.ema, state.health.rate_peak)
     held = keep_if(take, lambda grads, held: update(problem, forward, grads, held), grads, held)
 
@@ -340,7 +341,7 @@ def report(
         "weight": forward.weight,
         "grad_norm": norms.total,
         "loss_scale": 1.0 if problem.scale is None else problem.scale,
-        "skipped": ~finite,
+        "skipped": ~finite & recipe.skip_nonfinite,
         "skips": after.health.skips,
         "guard": decision.factor,
     }
