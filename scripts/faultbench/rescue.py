@@ -25,7 +25,7 @@ class Patient:
 
     def __init__(self, viewer: Viewer):
         self.viewer = viewer
-        watch = Watch(viewer.full.layers)
+        watch = Watch(viewer.full.layers, source="yaml", run=viewer.known)
         self.responder = Responder(ACTIONS, watch, total_steps=STEPS, point_every=POINT_EVERY)
         self.step = 0
         self.losses: dict[int, float] = {}

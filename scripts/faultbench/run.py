@@ -200,6 +200,11 @@ class Viewer(NamedTuple):
     hide_rate: bool = False
     every: int = RARE
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """What a run's configuration would tell the watch."""
+        return {"precision": {"policy": "float16" if self.float16 else "float32"}}
+
     def at(self, packed: np.ndarray, step: int) -> Measurements:
         """The record `[n]` of a step, counted from 1."""
         rate, flushed = places(self.full)

@@ -237,7 +237,7 @@ def judged_case(viewer: Viewer, packed: np.ndarray, case: score.Case, twin: floa
 
 def listen(viewer: Viewer, packed: np.ndarray, until: int) -> list[dict[str, Any]]:
     """All alerts of a run up to a step."""
-    watch = Watch(viewer.full.layers)
+    watch = Watch(viewer.full.layers, source="yaml", run=viewer.known)
     return [
         {"step": a.step, "kind": a.kind, "layer": a.layer, "severity": a.severity, "cause": a.cause,
          "value": a.value, "threshold": a.threshold, "since": a.since}

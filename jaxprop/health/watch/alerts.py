@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
+
+LINE = re.compile(r"[a-z_.]+=")  # begins a line of the configuration
 
 TITLES = {
     "nonfinite": "loss or gradient is not finite",
@@ -49,8 +52,8 @@ class Alert(NamedTuple):
       value, threshold: the measured value and the threshold that it exceeds.
       since: first step of the development that led to it; a rollback goes back to a step before.
       evidence: the numbers by which the cause was chosen.
-      cause: the most likely cause, a key of `jaxprop.health.watch.causes.CAUSES`.
-      fix: the line of the configuration to change.
+      cause: the most likely cause, a key of `jaxprop.health.watch.advice.ADVICE`.
+      fix: the line of the configuration to change, or what else to do, in words.
 
     Example:
       >>> Alert(7, "dead", "layers/0", "advice", 0.62, 0.5, 1, {}, "dead_relu", "model.activation=gelu").message
@@ -73,7 +76,8 @@ class Alert(NamedTuple):
         """One sentence with the layer, the symptom, its value and threshold, the most likely cause and the fix."""
         where = f"{self.layer}: " if self.layer else ""
         what = f"{TITLES[self.kind]}: {self.value:.3g} against {self.threshold:.3g}"
-        return f"{where}{what}; likely {self.cause}: try {self.fix}"
+        advice = f"try {self.fix}" if LINE.match(self.fix) else self.fix
+        return f"{where}{what}; likely {self.cause}: {advice}"
 
     def record(self) -> dict[str, Any]:
         """Returns the line of `alerts.jsonl`."""

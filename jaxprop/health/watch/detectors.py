@@ -21,6 +21,8 @@ from jaxprop.health.watch.schedule import rate_rise
 QUICK = 0.9  # decay of the histories in a grace period
 EVERY_TREND = 10  # steps between fits of a trend
 STEADY = 0.8  # Kendall's tau above which a trend is certain
+OUTPUTS = 12  # full records that a trend of the outputs is fitted to
+FAST_OUTPUTS, SLOW_OUTPUTS = 3, 40  # full records that outputs are averaged over
 OVERFLOWS = 8  # consecutive non-finite gradients that are normal while a loss scale comes down
 
 
@@ -87,8 +89,7 @@ class NonFinite:
         bad = np.flatnonzero(r.rows.nonfinite > 0)
         if len(bad) == len(r.names) and len(bad) > 1 and not math.isfinite(r.loss):
             return None  # the forward pass failed, so all gradients are non-finite
-        order = {r.layer_of_tap(i): i for i in range(len(r.tapped))}
-        return r.layer(max(bad.tolist(), key=lambda row: (order.get(r.names[row], -1), row)))
+        return r.layer(int(bad[-1]))
 
 
 @dataclasses.dataclass
@@ -292,13 +293,11 @@ class Rate:
 class Output:
     """Output logits that are too large at the start, exceed a limit, approach it, or drift together."""
 
-    detail: ClassVar[str] = "lean"
+    detail: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("output", "output_trend", "output_drift", "init_output")
     means: Means = dataclasses.field(default_factory=Means)
-    trend: Trend = dataclasses.field(default_factory=lambda: _trend(60))
-    level: Trend = dataclasses.field(default_factory=lambda: _trend(60))
-    left: float = math.inf
-    drift: float = 0.0
+    trend: Trend = dataclasses.field(default_factory=lambda: _trend(OUTPUTS))
+    level: Trend = dataclasses.field(default_factory=lambda: _trend(OUTPUTS))
     grown: int = 0
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
@@ -307,45 +306,45 @@ class Output:
         means = self.means
         noise = max(means.noise, 1e-2 * abs(means.fast), 1e-12)
         trail.note(r.step, output=r.output, output_z=(r.output - means.fast) / noise if means.count else 0.0)
-        if not math.isfinite(r.logsumexp):
-            if r.fed:
-                means.feed(r.output, config.fast, config.slow)
-            return []  # outputs of a regression, which may have any size
+        logits, first = math.isfinite(r.logsumexp), means.count == 0  # outputs of a regression may have any size
+        if r.fed:
+            means.feed(r.output, FAST_OUTPUTS, SLOW_OUTPUTS)
+        if not logits:
+            return []
         found = []
-        if means.count == 0 and r.step - trail.start <= 2 and r.output > config.init_output:
-            found.append(Symptom("init_output", None, "advice", r.output, config.init_output, r.step))
+        if first and r.step - trail.start <= config.cold and r.output > config.init_output:
+            found.append(Symptom("init_output", None, "advice", r.output, config.init_output, trail.start))
             trail.note(r.step, init_output=r.output)
         if r.fed:
-            means.feed(r.output, config.fast, config.slow)
-            if r.step % 2 == 0:
-                self.trend.feed(r.step, r.output)
-                self.level.feed(r.step, math.sqrt(max(r.logsumexp, 0.0)))
+            self.trend.feed(r.step, r.output)
+            self.level.feed(r.step, math.sqrt(max(r.logsumexp, 0.0)))
         severity = graded(means.fast, config.output, config.output_act)
         self.grown = (self.grown or r.step) if means.fast > 1.2 * means.slow else 0
-        if severity and means.count >= config.fast:
+        left, drift = self._left(config), self._drift()
+        if severity and means.count >= FAST_OUTPUTS:
             found.append(Symptom("output", None, severity, means.fast, config.output, self.grown or r.step))
-        elif self._left(r, config) < config.horizon and not trail.grace(r.step):
-            found.append(Symptom("output_trend", None, "advice", self.left, config.horizon, self.trend.lowest))
-        if self._drift(r) > config.drift:
-            found.append(Symptom("output_drift", None, "advice", self.drift, config.drift, self.level.lowest))
-        trail.note(r.step, output_steps_left=self.left, output_growth=means.fast / max(means.slow, 1e-12))
+        elif left < config.horizon and not trail.grace(r.step):
+            found.append(Symptom("output_trend", None, "advice", left, config.horizon, self.trend.lowest))
+        if drift > config.drift:
+            found.append(Symptom("output_drift", None, "advice", drift, config.drift, self.level.lowest))
+        trail.note(r.step, output_steps_left=left, output_growth=means.fast / max(means.slow, 1e-12))
         return found
 
-    def _left(self, r: Reading, config: WatchConfig) -> float:
-        if r.step % EVERY_TREND == 5 and self.trend.full:
-            slope, now, tau = self.trend.fit()
-            steady = tau > 0.5 and slope > 0 and now > config.output / 4
-            self.left = max((config.output - now) / slope, 0.0) if steady else math.inf
-        return self.left
+    def _left(self, config: WatchConfig) -> float:
+        """Steps until the outputs reach their limit, by a steady trend; infinite without one."""
+        if not self.trend.full:
+            return math.inf
+        slope, now, tau = self.trend.fit()
+        steady = tau > 0.5 and slope > 0 and now > config.output / 4
+        return max((config.output - now) / slope, 0.0) if steady else math.inf
 
-    def _drift(self, r: Reading) -> float:
+    def _drift(self) -> float:
         """Rise of sqrt(mean logsumexp^2) over the fitted points; it leaves the softmax, and so the loss, unchanged."""
-        if r.step % EVERY_TREND == 5 and self.level.full:
-            slope, _, tau = self.level.fit()
-            self.drift = slope * (self.level.steps[-1] - self.level.steps[0]) if tau > STEADY else 0.0
-        return self.drift
+        if not self.level.full:
+            return 0.0
+        slope, _, tau = self.level.fit()
+        return slope * (self.level.steps[-1] - self.level.steps[0]) if tau > STEADY else 0.0
 
     def rearm(self) -> None:
         self.trend.clear()
         self.level.clear()
-        self.left, self.drift = math.inf, 0.0
