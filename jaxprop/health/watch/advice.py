@@ -12,6 +12,7 @@ from jaxprop.health.watch.reading import Trail
 SCALED_INITS = (
     "he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform", "orthogonal",
 )  # fmt: skip
+COLD = 100  # steps within which a rate that started at its full value shows
 SATURATING = ("tanh", "sigmoid")
 
 
@@ -98,10 +99,13 @@ def number(x: float) -> str:
 
 def _find_rate(p: Plea) -> str:
     """A rate fault is answered by a search: half of a rate that is 100 times too high is still too high."""
+    cold = p.step - p.trail.start <= COLD and not p.setup.warms_up and not p.trail.first < 0.5 * p.trail.rate
     if p.setup.yaml:
-        return "run jaxprop lr-find, which measures the rate to use for this configuration"
+        warmup = "; a run that starts with a warmup bears a higher one" if cold else ""
+        return f"run jaxprop lr-find, which measures the rate to use for this configuration{warmup}"
     now = f" from {number(p.trail.rate)}" if p.trail.rate > 0 else ""
-    return f"lower the learning rate{now} tenfold until the first steps lower the loss, then search between the last two"
+    warmup = "; a warmup bears a higher one" if cold else ""
+    return f"lower the learning rate{now} tenfold until the first steps lower the loss, then search above it{warmup}"
 
 
 def _lower(p: Plea) -> str:
@@ -116,6 +120,8 @@ def _lower(p: Plea) -> str:
 
 
 def _warmup(p: Plea) -> str:
+    if p.setup.warms_up:
+        return _find_rate(p)
     if p.setup.yaml:
         return "optimizer.schedule={name: warmup_cosine, warmup_steps: 100}"
     peak = number(p.trail.rate) if p.trail.rate > 0 else "rate"
@@ -198,7 +204,6 @@ def _fixed(sentence: str) -> Callable[[Plea], str]:
 
 ADVICE: dict[str, Callable[[Plea], str]] = {
     "rate_too_high": _lower,
-    "no_warmup": _warmup,
     "vanishing": _unsaturated,
     "exploding_recurrence": _clip,
     "post_norm": _warmup,

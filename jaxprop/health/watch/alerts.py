@@ -105,7 +105,8 @@ class WatchConfig(NamedTuple):
       lag, lag_act: Adam lag over all layers; for a single layer, `lag_layer` times as much.
       overshoot: `||dw|| ||g|| / loss` in the first `arm` steps.
       ratio, ratio_act: average over several records of the median update ratio of the layers.
-      ratio_start: instead of ratio in the first `cold` steps.
+      ratio_start: instead of ratio in the first `cold` steps; ratio_cold: in a first full record by step 20, of a run
+        that has started at its full rate.
       damped: RMS of Adam's update over the learning rate in the first step; damped_later: in the two records after it.
       tilt, tilt_act: decades by which the gradient changes from the last tap to the first.
       post_norm: decades by which it decreases over an attention stack in the first three records.
@@ -154,6 +155,7 @@ class WatchConfig(NamedTuple):
     ratio: float = 0.15
     ratio_act: float = 0.6
     ratio_start: float = 0.045
+    ratio_cold: float = 0.025
     cold: int = 50
     damped: float = 0.8
     damped_later: float = 0.25

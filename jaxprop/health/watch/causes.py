@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxprop.health.watch.advice import ADVICE, Plea, Setup
+from jaxprop.health.watch.advice import ADVICE, COLD, Plea, Setup
 from jaxprop.health.watch.detectors import Symptom
 from jaxprop.health.watch.reading import RECURRENT, Reading, Trail
 
 RECENT = 400  # steps for which evidence counts, such as a rise of the rate
 EARLY = 300  # steps within which damage by a cold start, or a bad initialization, shows
-COLD = 100  # steps within which a rate that started at its full value shows
-SEVERE = 0.15  # update ratio in the first steps above which a warmup would not do
+KILLING = 0.02  # update ratio in the first steps that may have killed what is dead later
 START = ("overshoot", "update_ratio", "loss_start", "adam_lag", "gradient_spike", "layer_spike")
+SLOW = ("loss_rise", "adam_lag", "gradient_trend")
 SUDDEN = ("gradient_spike", "layer_spike", "loss_jump")
 DAMAGE = ("dead", "saturated", "attention", "entropy", "output", "output_trend", "output_drift", "zero_gradient")
 
@@ -46,7 +46,8 @@ def _no_loss_scaling(c: Case) -> bool:
     """What float16 flushes is measured with a loss scale only, so that float32 is never told to set one."""
     half = c.setup.get("precision.policy") == "float16"
     lost = c.seen("flushed") > 0.05 and c.recent("flushed")
-    return c.kind == "flushed" or (c.reading.scale == 1 and (lost or (half and c.kind == "zero_gradient")))
+    sign = c.kind in (*START, "zero_gradient", "tiny_second_moment", "loss_rise", "frozen")
+    return c.kind == "flushed" or (c.reading.scale == 1 and (lost or (half and sign)))
 
 
 def _rate_too_high(c: Case) -> bool:
@@ -71,39 +72,31 @@ def _cold(c: Case, steps: int = COLD) -> bool:
     return c.age <= steps and not c.trail.first < 0.5 * c.trail.rate
 
 
-def _severe(c: Case) -> bool:
-    """Whether the first updates were so large that the rate itself is the fault, or there is a warmup already."""
-    harm = c.kind in ("loss_start", "overshoot") or c.seen("overshoot") > 0 or c.seen("loss_ratio", 1.0) > 1.5
-    return harm or c.seen("ratio_peak") > SEVERE or c.setup.warms_up
+def _cold_start(c: Case) -> bool:
+    """The first updates were too large, or have killed what is damaged now.
 
-
-def _cold_rate(c: Case) -> bool:
-    started = _cold(c) and c.kind in START
-    killed = c.kind in DAMAGE and _cold(c, EARLY) and c.seen("ratio_peak") > 0.03
-    return (started or killed) and _severe(c)
-
-
-def _no_warmup(c: Case) -> bool:
-    return _cold(c) and c.kind in START
-
-
-def _killed_by_cold_start(c: Case) -> bool:
-    return c.kind in DAMAGE and _cold(c, EARLY) and c.seen("ratio_peak") > 0.03
+    A lower rate and a warmup both help, and which of them the run needs a search tells better than a few steps do.
+    """
+    killed = c.kind in DAMAGE and _cold(c, EARLY) and c.seen("ratio_peak") > KILLING
+    return killed or (c.kind in START and _cold(c))
 
 
 def _sudden_input(c: Case) -> bool:
-    """A single bad batch: the outputs jumped with the loss, or the loss was normal again two steps later."""
+    """A single bad batch: the loss was normal again three records later, or much nearer to it than at first."""
     if c.kind not in SUDDEN or not _calm(c):
         return False
-    if c.kind == "loss_jump":
-        return c.seen("jump_output") > 6 or c.seen("stayed") == 0
-    return c.seen("output_z") > 6 or c.seen("loss_z") < 6
+    return c.seen("stayed") == 0 if _told(c) else c.seen("output_z") > 6 or c.seen("loss_z") < 6
+
+
+def _told(c: Case) -> bool:
+    """Whether the symptom was held back until it was known how long the jump of the loss stays."""
+    return c.trail.seen_at.get("stayed") == c.reading.step and c.seen("stayed") >= 0
 
 
 def _label_shift(c: Case) -> bool:
     if c.kind in SUDDEN:
-        return c.seen("loss_z") > 6 or c.seen("stayed") > 0
-    return c.kind in ("loss_rise", "adam_lag", "gradient_trend")
+        return c.seen("stayed") > 0 if _told(c) else c.seen("loss_z") > 6
+    return c.kind in SLOW
 
 
 def _is(*kinds: str) -> Callable[[Case], bool]:
@@ -111,7 +104,7 @@ def _is(*kinds: str) -> Callable[[Case], bool]:
 
 
 def _start_off(c: Case) -> bool:
-    early = c.age <= EARLY and c.kind in (*START, "exploding", "init_output")
+    early = c.age <= EARLY and c.kind in (*START, *DAMAGE, "exploding", "init_output")
     return early and (c.seen("init") > 1.5 or c.seen("init_scale") > 0 or c.seen("init_output") > 0)
 
 
@@ -127,8 +120,8 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("no_loss_scaling", _no_loss_scaling),
     ("not_finite", _is("nonfinite")),
     ("unscaled_inputs", _unscaled_inputs),
-    ("rate_too_high", _cold_rate),
-    ("no_warmup", _killed_by_cold_start),
+    ("bad_init", lambda c: _start_off(c) and c.seen("init_scale") > 0),
+    ("rate_too_high", _cold_start),
     ("dead_relu", lambda c: c.kind == "dead" or (c.kind in ("frozen", "zero_gradient") and c.seen("dead") > 0.5)),
     ("frozen_layer", _is("frozen")),
     ("bad_init", _is("init", "init_scale", "init_output")),
@@ -142,8 +135,9 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("bad_init", _start_off),
     ("post_norm", lambda c: c.trail.attention and c.age <= EARLY and c.kind in START and c.seen("tilt_start") > 0.5),
     ("bad_init", _is("exploding")),
-    ("no_warmup", _no_warmup),
     ("adam_eps", lambda c: c.seen("tiny_second_moment") > 0.5),
+    ("dead_relu", lambda c: c.kind in SLOW and c.seen("dead_grown") > 0.25 and c.seen("dead") > 0.5),
+    ("logit_drift", lambda c: c.kind in SLOW and c.seen("output_growth", 1.0) > 1.5),
     ("bad_batch", _sudden_input),
     ("label_shift", _label_shift),
     ("bad_batch", _is(*SUDDEN)),

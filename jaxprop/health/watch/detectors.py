@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,8 @@ EVERY_TREND = 10  # steps between fits of a trend
 STEADY = 0.8  # Kendall's tau above which a trend is certain
 OUTPUTS = 12  # full records that a trend of the outputs is fitted to
 FAST_OUTPUTS, SLOW_OUTPUTS = 3, 40  # full records that outputs are averaged over
+WAIT = 3  # records in which a jump of the loss shows whether it stays
+FADES = 2.5  # factor by which the damage of a bad batch is smaller than the batch's own loss
 OVERFLOWS = 8  # consecutive non-finite gradients that are normal while a loss scale comes down
 
 
@@ -94,10 +96,18 @@ class NonFinite:
 
 @dataclasses.dataclass
 class Held:
-    """A sudden rise, held back for two records: it passes after a bad batch, and stays after a shift of the data."""
+    """A sudden rise, held back for three records: it passes after a bad batch, and stays after a shift of the data.
+
+    Args:
+      since: step of the rise, 0 while there is none.
+      first, value, last: the rise in its first record, at its largest, and in its newest record.
+      waited, stayed: records since, and those in which it was still there.
+    """
 
     since: int = 0
+    first: float = 0.0
     value: float = 0.0
+    last: float = 0.0
     waited: int = 0
     stayed: int = 0
 
@@ -105,12 +115,18 @@ class Held:
         """Takes in a record; returns whether the wait for an earlier rise is over."""
         if not self.since:
             if over:
-                self.since, self.value, self.waited, self.stayed = step, value, 0, 0
+                self.since, self.first, self.value, self.waited, self.stayed = step, value, value, 0, 0
             return False
         self.waited += 1
         self.stayed += stays
+        self.last = value if stays else 0.0
         self.value = max(self.value, value)
-        return self.waited >= 2
+        return self.waited >= WAIT
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it is there at the end of the wait, and not only as what a far larger rise has left behind."""
+        return self.last > 0 and self.first < FADES * self.last
 
 
 @dataclasses.dataclass
@@ -167,17 +183,16 @@ class LossLevel:
         # When the loss is near zero, a single wrong example multiplies it without doing harm.
         large = r.loss - self.means.fast > max(0.25 * abs(self.means.fast), 0.1 * abs(start))
         over = large and jump > config.loss_jump * strict
-        if over and not self.held.since:
-            known = math.isfinite(r.output)
-            trail.note(r.step, jump=jump, jump_output=trail.get("output_z") if known else 0.0, stayed=-1)
         ended = self.held.wait(r.step, jump, over, jump > config.loss_jump / 2)
+        if over and self.held.since == r.step:
+            trail.note(r.step, jump=jump, stayed=-1)
         if over and jump > config.loss_jump_act * strict and trail.get("output_z") > config.loss_jump:
             ended, self.held.since = True, self.held.since or r.step  # inputs far out of range: no need to wait
         if not ended:
             return []
         since, value, stayed = self.held.since, self.held.value, self.held.stayed
         self.held.since = 0
-        trail.note(r.step, stayed=stayed)
+        trail.note(r.step, stayed=stayed if self.held.lasts else 0)
         if stayed < 2 and value < config.loss_once * strict:
             return []
         severity = "act" if value > config.loss_jump_act * strict and stayed else "advice"
@@ -213,6 +228,7 @@ class GradientNorm:
     level: float = NAN
     high: int = 0
     left: float = math.inf
+    held: list[Any] = dataclasses.field(default_factory=list)
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not r.finite:
@@ -226,8 +242,14 @@ class GradientNorm:
             broken = trail.get("loss_z") > 5 or trail.get("loss_ratio", 1.0) > config.loss_ratio
             act = (z > config.z_act * strict and trail.get("loss_z") > 2) or broken
             found.append(Symptom("gradient_spike", layer, "act" if act else "advice", z, config.z, self.high))
+            if trail.get("stayed") == -1 and not self.held:
+                self.held = list(found[0])
         elif worst > config.z_layer * strict and rise > 1.0:
             found.append(Symptom("layer_spike", layer, "advice", worst, config.z_layer, r.step))
+        if trail.get("stayed") == -1:
+            found = []  # told when it is known whether the jump of the loss that came with it stays
+        elif self.held:
+            found, self.held = [Symptom(*self.held)], []
         found += self._growth(r, trail, config)
         if r.fed:
             self._feed(r, trail, config)
@@ -269,6 +291,7 @@ class GradientNorm:
 
     def rearm(self) -> None:
         self.trend.clear()
+        self.held = []
         self.left, self.high = math.inf, 0
 
 

@@ -18,6 +18,7 @@ from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Rows, Tr
 LAG_SHARE, LAG_ARMED = 0.5, 3  # of a full record in the average of Adam's lag; records before it is judged
 STILL_RECORDS, STILL_STEPS = 3, 20  # full records without an update, or steps without a gradient, in a row
 LARGE_INPUTS, ALL_SATURATED = 5.0, 0.9  # RMS of the first activation, or share of it, that scaled inputs do not reach
+FIRST_RECORD = 10  # step by which the command line has its first full record
 FIRST = 3  # records whose gradients are those of the start
 SMALL = 64  # number of parameters below which the statistics of a layer are too noisy
 
@@ -131,7 +132,10 @@ class Updates:
         if r.step - trail.start <= config.cold:
             limit = config.ratio_start
             trail.note(r.step, ratio_peak=max(self.ratio, trail.get("ratio_peak")))
-        severity = graded(self.ratio, limit, config.ratio_act) if self.count >= 3 else None
+        # In the first of few records, a rate that has started at its full value and one in a warmup differ clearly.
+        cold = self.count == 1 and r.step - trail.start <= 2 * FIRST_RECORD and trail.first > 0.5 * r.rate
+        limit = config.ratio_cold if cold else limit
+        severity = graded(self.ratio, limit, config.ratio_act) if self.count >= 3 or cold else None
         if severity is None:
             return None
         i, _ = worst(np.where(moved, r.rows.ratio, math.nan))
@@ -415,6 +419,7 @@ class Activations:
         trail.note(r.step, **{kind: value})
         key = key or kind
         first = self.first.setdefault(key, value)
+        trail.note(r.step, **{f"{kind}_grown": value - first})
         if value <= advice:
             self.streaks[key], self.since[key] = 0, 0
             return None

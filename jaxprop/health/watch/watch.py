@@ -163,6 +163,7 @@ class Watch:
 
     def _grace(self, step: int, kinds: Sequence[str]) -> None:
         self._trail.grace_until = step + self.config.grace
+        self._trail.note(step, stayed=0)  # no jump of the loss is waited for any more
         for kind in kinds:
             self._lasting.pop(kind, None)
         for detector in self._detectors:
