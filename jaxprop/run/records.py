@@ -2,7 +2,7 @@
 
 A *record* is what one step reports: `Measurements` in memory, and a line of `metrics.jsonl`. A *row* holds the values
 of one layer or of one tap in a record, and is a line of `layers.jsonl`. The *detail* of a step is how much it
-measures: `lean` (scalars only), `rows` (also the signals of every layer), `full` (all signals, those of the taps
+measures: `lean` (scalars only), `rows` (also the gradient norm of every layer), `full` (all signals, those of the taps
 too) or `flush` (also the share of gradients that float16 would flush to zero).
 """
 
@@ -12,10 +12,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from jaxprop.core.measurements import COLUMNS, RARE_COLUMNS, RARE_SCALARS, TAP_COLUMNS, Measurements
+from jaxprop.core.measurements import COLUMNS, RARE_COLUMNS, RARE_SCALARS, TAP_COLUMNS, Layers, Measurements, Rare
 
-# NaN there says that a signal does not apply to this optimizer or model, and is left out; elsewhere it is news.
-ONCE_KNOWN = ("adam_lag", *RARE_COLUMNS)
+# What every record with rows says of a layer, and what only a full one says. A gradient norm of NaN is news; elsewhere
+# NaN means that a signal is not in this record, or does not apply to this optimizer or model, and is left out.
+FREQUENT = (*COLUMNS, "grad_rms", "nonfinite")
+SELDOM = (*RARE_COLUMNS, "update_ratio")
 
 
 def train_record(step: int, m: Measurements, rate: float | None) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def train_record(step: int, m: Measurements, rate: float | None) -> dict[str, An
       >>> layout = Layout((), ())
       >>> train_record(5, Measurements(np.ones(layout.length, np.float32), layout), 100.0)
       ... # doctest: +NORMALIZE_WHITESPACE
-      {'step': 5, 'split': 'train', 'loss': 1.0, 'grad_norm': 1.0, 'lr': 1.0, 'skips': 1, 'output_max': 1.0,
+      {'step': 5, 'split': 'train', 'loss': 1.0, 'grad_norm': 1.0, 'lr': 1.0, 'skips': 1,
        'examples_per_second': 100.0}
     """
     record: dict[str, Any] = {"step": step, "split": "train", "loss": float(m.loss)}
@@ -46,7 +48,7 @@ def train_record(step: int, m: Measurements, rate: float | None) -> dict[str, An
         record["guard"] = float(m.guard)
     scalars = {"output_max": m.output_max}
     if m.rare is not None:
-        scalars |= {name: getattr(m.rare, name) for name in RARE_SCALARS}
+        scalars |= {name: getattr(m.rare, name) for name in RARE_SCALARS if name in Rare._fields}
     record |= {name: float(value) for name, value in scalars.items() if not math.isnan(value)}
     if rate is not None:
         record["examples_per_second"] = rate
@@ -59,8 +61,8 @@ def layer_rows(step: int, m: Measurements, columns: bool = True, rare: bool = Tr
     Args:
       step: its number.
       m: its measurements, on the host.
-      columns: the signals that every record with rows has.
-      rare: the signals of a record of all signals, if it is one.
+      columns: what every record with rows says of a layer.
+      rare: what only a full record says of it, if this is one.
 
     Yields:
       `{"step", "layer", "grad_norm", ...}` and `{"step", "tap", "grad_rms", ...}`.
@@ -70,17 +72,16 @@ def layer_rows(step: int, m: Measurements, columns: bool = True, rare: bool = Tr
       >>> from jaxprop.core.measurements import Layout
       >>> layout = Layout((), ("head",), (4,))
       >>> row, = layer_rows(5, Measurements(np.ones(layout.length, np.float32), layout))
-      >>> row["layer"], row["update_ratio"]
-      ('head', 1.0)
+      >>> row
+      {'step': 5, 'layer': 'head', 'grad_norm': 1.0, 'grad_rms': 0.5, 'nonfinite': 0.0}
     """
-    values: dict[str, Any] = {}
-    if columns:
-        values |= {name: getattr(m.layers, name) for name in (*COLUMNS, "grad_rms", "update_ratio")}
-    if rare and m.rare is not None:
-        values |= {name: getattr(m.rare, name) for name in RARE_COLUMNS}
+    names = (*(FREQUENT if columns else ()), *(SELDOM if rare and m.rare is not None else ()))
+    layers = m.layers
+    of_layers = (*Layers._fields, "grad_rms", "update_ratio")
+    values = {name: getattr(layers if name in of_layers else m.rare, name) for name in names}
     for i, layer in enumerate(m.layout.layers):
         cells = {name: float(column[i]) for name, column in values.items()}
-        cells = {name: x for name, x in cells.items() if name not in ONCE_KNOWN or not math.isnan(x)}
+        cells = {name: x for name, x in cells.items() if name in FREQUENT or not math.isnan(x)}
         if cells:
             yield {"step": step, "layer": layer, **cells}
     if rare and m.taps is not None:
