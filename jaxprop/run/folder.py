@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +84,7 @@ def write_text(path: Path, text: str) -> None:
         ) from error
 
 
-def expanded(path: str | Path) -> Path:
+def expanded(path: str | os.PathLike[str]) -> Path:
     """Returns a path with the home folder in place of a leading `~`, which not every shell expands.
 
     Raises:
