@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import JsonOption
+from jaxprop.cli.arguments import JsonOption, home
 from jaxprop.cli.output import print_json
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def lesson(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="a lesson; without one, they are listed")] = None,
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="default: runs/lessons/NAME")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", callback=home, help="default: runs/lessons/NAME")
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="runs of each variant")] = 3,
     fresh: Annotated[bool, typer.Option("--fresh", help="repeat runs that are complete, too")] = False,
     json: JsonOption = False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaxprop.cli.arguments import home
 from jaxprop.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs' folders; several are overlaid")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="the page; default: report.html in the first RUN")
+        Path | None,
+        typer.Option("--out", metavar="FILE", callback=home, help="the page; default: report.html in the first RUN"),
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="serve the page to this machine, kept up to date")] = False,
     port: Annotated[
