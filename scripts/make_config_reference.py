@@ -2,7 +2,7 @@
 
     python scripts/make_config_reference.py
 
-tests/test_readme.py checks that the committed file is what this script writes.
+tests/test_scripts.py checks that the committed file is what this script writes.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ REFERENCE = Path(__file__).parents[1] / "docs" / "config-reference.md"
 INTRODUCTION = """\
 # Configuration reference
 
-A configuration is a YAML file with the sections below. `task`, `data`, `model`, `optimizer` and `run` are required; the other
-sections have defaults for all of their keys. [running.md](running.md) describes how configurations are written, inherited
-and overridden.
+A configuration is a YAML file with the sections below. `task`, `data`, `model`, `optimizer` and `run` are required; the
+other sections have defaults for all of their keys. [running.md](running.md) describes how configurations are written,
+inherited and overridden.
 
-A key without a default is required. "null" means that the key is not set. Unknown keys and values of another type are errors:
-nothing is converted, so that `true` is not accepted for a number, nor `7` in quotes. Numbers are read as in YAML 1.2, so that
-`1e-3` is a number and `no` is a string.
+A key without a default is required. "null" means that the key is not set. Unknown keys and values of another type are
+errors: nothing is converted, so that `true` is not accepted for a number, nor `7` in quotes. Numbers are read as in
+YAML 1.2, so that `1e-3` is a number and `no` is a string.
 
-This page is written by `scripts/make_config_reference.py` from the schema that configurations are checked with. `jaxprop schema`
-prints the same schema for editors.
+This page is written by `scripts/make_config_reference.py` from the schema that configurations are checked with.
+`jaxprop schema` prints the same schema for editors.
 """
 TASKS = """\
-The losses and metrics of each task. The first loss is the default. "min" and "max" say which value of a metric is the best one,
-for `checkpoint.mode`.
+The losses and metrics of each task. The first loss is the default. "min" and "max" say which value of a metric is the
+best one, for `checkpoint.mode`.
 """
 OPTIMIZERS_INTRODUCTION = """\
-`name` is the name of one of these optimizers in optax, and each takes the arguments of the optax function by their names there, with
-the defaults below. `lr` is the learning rate. The keys that all optimizers have are listed first.
+`name` is the name of an optimizer in optax. Each optimizer takes the arguments of the optax function by their names
+there, with the defaults below. `lr` is the learning rate. The keys that all optimizers have are listed first.
 """
 LEFT_OUT_INTRODUCTION = "These optimizers of optax cannot be named in a configuration:"
 
@@ -56,32 +56,31 @@ def reference() -> str:
     parts = [INTRODUCTION]
     for name, section in sections.items():
         required = name in schema["else"]["required"]
-        parts.append(f"## `{name}`\n\n{sentence(section['description'])}{'' if required else ' Optional.'}\n")
+        parts.append(f"## `{name}`\n\n{'Required' if required else 'Optional'}: {section['description']}.\n")
         if name == "optimizer":
             parts += optimizers(section, definitions)
             continue
         variants = variants_of(section, definitions)
-        for variant in variants:
-            parts.append(described(variant, name if len(variants) > 1 else None, definitions))
+        if len(variants) == 1:
+            parts.append(table(variants[0], definitions))
+        else:
+            parts += [described(variant, f"{name}.name", definitions) for variant in variants]
         if name == "task":
             parts += [TASKS, tasks()]
-            parts += [described(loss, "task.loss", definitions) for loss in losses(definitions)]
+            parts += [described(loss, "task.loss.name", definitions) for loss in losses(definitions)]
     return "\n".join(parts)
 
 
-def described(variant: Mapping[str, Any], chosen: str | None, definitions: Mapping[str, Any]) -> str:
-    """Returns the description of a section, or of one of its variants, and the table of its keys.
+def described(variant: Mapping[str, Any], key: str, definitions: Mapping[str, Any]) -> str:
+    """Returns the heading, the description and the table of one of the variants that a `name` chooses among.
 
     Args:
       variant: its schema.
-      chosen: where a `name` chooses among several variants, the dotted name of their section.
+      key: the dotted name of the key that chooses it, such as `model.name`.
       definitions: of the whole schema.
     """
-    about = variant.get("description", "")
-    if chosen is None:
-        return f"{about}\n\n{table(variant, definitions)}"
-    name = variant["properties"]["name"]
-    return f"### `{chosen}.name: {name['const']}`\n\n{about}\n\n{table(variant, definitions, without=('name',))}"
+    name, about = variant["properties"]["name"]["const"], variant["description"]
+    return f"### `{key}: {name}`\n\n{about}\n\n{table(variant, definitions, without=('name',))}"
 
 
 def table(variant: Mapping[str, Any], definitions: Mapping[str, Any], without: tuple[str, ...] = ()) -> str:
@@ -104,7 +103,7 @@ def optimizers(section: Mapping[str, Any], definitions: Mapping[str, Any]) -> It
     yield OPTIMIZERS_INTRODUCTION
     yield table({"properties": shared}, definitions)
     for schedule in variants_of(first["properties"]["schedule"], definitions):
-        yield described(schedule, "optimizer.schedule", definitions)
+        yield described(schedule, "optimizer.schedule.name", definitions)
     for title, name in (("optimizer.grad_clip", "GradClip"), ("optimizer.groups", "Group")):
         yield f"### `{title}`\n\n{definitions[name]['description']}\n\n{table(definitions[name], definitions)}"
     yield "### Optimizers\n"
@@ -165,10 +164,12 @@ def kind(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         named = [v for v in variants if "properties" in v]
         if len(named) > 1:
             return "a mapping with `name`, see below"
-        return " or ".join(dict.fromkeys("a mapping, see below" if v in named else kind(v, definitions) for v in variants))
+        return " or ".join(
+            dict.fromkeys("a mapping, see below" if v in named else kind(v, definitions) for v in variants)
+        )
     if value.get("type") == "array":
         items = value.get("items") or next(iter(value.get("prefixItems", [])), {})
-        return f"list of {kind(items, definitions)}" if items else "list"
+        return f"list of {plural(kind(items, definitions))}" if items else "list"
     words = {"integer": "integer", "number": "number", "boolean": "true or false", "string": "text"}
     bounds = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
     # The largest int32 bounds every integer, which is said nowhere else either.
@@ -176,27 +177,35 @@ def kind(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     return " ".join([words.get(value.get("type", ""), "mapping"), ", ".join(limits)]).strip()
 
 
+def plural(words: str) -> str:
+    """Returns what the items of a list may be, in words.
+
+    Example:
+      >>> plural("integer > 0")
+      'integers > 0'
+    """
+    for one, several in (("integer", "integers"), ("number", "numbers"), ("a mapping", "mappings")):
+        words = words.replace(one, several)
+    return words
+
+
 def code(value: Any) -> str:
-    """Returns a YAML value as it is written in a configuration."""
+    """Returns a YAML value as it is written in a configuration.
+
+    Example:
+      >>> code({"name": "constant"}), code(None), code(True)
+      ('`{name: constant}`', 'null', '`true`')
+    """
     if value is None:
         return "null"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"`{text}`"
+    if isinstance(value, dict):
+        return f"`{{{', '.join(f'{key}: {item}' for key, item in value.items())}}}`"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def cell(text: str) -> str:
     """Returns text that may stand in a cell of a table."""
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def sentence(text: str) -> str:
-    """Returns a description as a sentence.
-
-    Example:
-      >>> sentence("what is learned")
-      'What is learned.'
-    """
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 if __name__ == "__main__":

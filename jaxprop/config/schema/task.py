@@ -44,7 +44,8 @@ class Task(Section):
     """The task, which binds data, model, loss and metrics."""
 
     name: Literal["classify", "multilabel", "regress", "language"] = Field(
-        description="classify: one class an example; multilabel: any number; regress: numbers; language: the next token"
+        description="classify: one class for each example; multilabel: any number of them; regress: numbers; "
+        "language: the next token"
     )
     loss: LossSection | None = Field(None, description="default: the task's usual loss")
 
