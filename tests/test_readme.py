@@ -4,6 +4,7 @@ import functools
 import inspect
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,17 @@ def test_the_readme_is_a_page():
 def test_python_blocks_run(page, block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(block, page, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(("page", "block"), cases("sh"))
+def test_lines_for_a_shell_run(page, block):
+    assert subprocess.run(["bash", "-eu", "-c", block], env={}).returncode == 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_or_is_output(page):
+    opened = re.findall(r"^```(.*)$", PAGES[page], re.MULTILINE)[::2]
+    assert set(opened) <= {"python", "yaml", "bash", "sh", "text"}
 
 
 @pytest.mark.parametrize(("page", "block"), cases("yaml"))

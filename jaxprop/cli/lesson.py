@@ -1,4 +1,4 @@
-"""`jaxprop lesson`: runs a lesson's variants over several seeds and prints what they show."""
+"""`jaxprop lesson`: runs the variants of a lesson with several seeds and compares them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 
 def lesson(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="a lesson; without one, they are listed")] = None,
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="default: runs/lessons/NAME")] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="runs of each variant")] = 3,
-    fresh: Annotated[bool, typer.Option("--fresh", help="repeat runs that are complete, too")] = False,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="a lesson; without it, all lessons are listed")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="folder of the runs; default: runs/lessons/NAME")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="number of runs of each variant")] = 3,
+    fresh: Annotated[bool, typer.Option("--fresh", help="also repeat completed runs")] = False,
     json: JsonOption = False,
 ) -> int:
-    """Run a lesson's variants and print what they show."""
+    """Run the variants of a lesson with several seeds, and compare them."""
     from jaxprop.tools.lesson import LESSONS, teach
 
     if name is None:
