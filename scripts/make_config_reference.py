@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxprop.config.schema.optax_table import LEFT_OUT, OPTIMIZERS
-from jaxprop.config.schema.task import TASK_LOSSES, TASK_METRICS
 from jaxprop.config.schema_json import json_schema
+from jaxprop.config.tasks import TASK_TABLE
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "config-reference.md"
 INTRODUCTION = """\
@@ -33,8 +33,8 @@ This page is written by `scripts/make_config_reference.py` from the schema that 
 `jaxprop schema` prints the same schema for editors.
 """
 TASKS = """\
-The losses and metrics of each task. The first loss is the default. "min" and "max" say which value of a metric is the
-best one, for `checkpoint.mode`.
+The losses, data, models and metrics that fit each task. The first loss is the default. "min" and "max" say which value
+of a metric is the best one, for `checkpoint.mode`.
 """
 OPTIMIZERS_INTRODUCTION = """\
 `name` is the name of an optimizer in optax. Each optimizer takes the arguments of the optax function by their names
@@ -122,13 +122,18 @@ def optimizer_row(name: str, row: Mapping[str, Any]) -> str:
 
 
 def tasks() -> str:
-    """Returns the table of losses and metrics of every task."""
+    """Returns the table of the losses, data, models and metrics of every task."""
     rows = [
-        f"| `{name}` | {', '.join(f'`{loss}`' for loss in known)} | "
-        f"{', '.join(f'`{metric}` ({mode})' for metric, mode in TASK_METRICS[name].items())} |"
-        for name, known in TASK_LOSSES.items()
+        f"| `{name}` | {listed(entry.losses)} | {listed(entry.data)} | {listed(entry.models)} | "
+        f"{', '.join(f'`{figure}` ({f.better})' for figure, f in entry.figures.items())} |"
+        for name, entry in TASK_TABLE.items()
     ]
-    return "\n".join(["| task | losses | metrics |", "|---|---|---|", *rows, ""])
+    return "\n".join(["| task | losses | data | models | metrics |", "|---|---|---|---|---|", *rows, ""])
+
+
+def listed(names: Iterable[str]) -> str:
+    """Returns names for a cell of a table."""
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def losses(definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -8,8 +8,10 @@ import traceback
 from collections.abc import Sequence
 
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, EXIT_SIGINT, ConfigError, JaxpropError
+from jaxprop.run.allocator import restart_with_allocator
 
 VERBOSE = ("-v", "--verbose")
+COMPUTING = ("train", "lr-find", "lesson", "gradcheck", "explain")  # what a faster allocator is worth starting anew for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0 done, 1 runtime error, 2 usage or configuration, and a command's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and any(argument in COMPUTING for argument in arguments[:2]):
+        restart_with_allocator(arguments, os.environ)
     verbose = any(argument in VERBOSE for argument in arguments)
     try:
         code = _run([argument for argument in arguments if argument not in VERBOSE])

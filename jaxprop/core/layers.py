@@ -123,8 +123,11 @@ def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees
 
 
 def _line_sums(terms: Sequence[jax.Array]) -> Sequence[jax.Array]:
-    """Sums `[parts, ...]` over all axes but the first. Several terms in one pass, so that what they are made of is computed once and never
-    written to memory: on CPU each array that has to exist costs more than the sum."""
+    """Sums `[parts, ...]` over all axes but the first.
+
+    Several terms are summed in one pass, so that what they share is computed once and never written to memory: on CPU
+    an array that has to exist costs more than a sum.
+    """
     axes = tuple(range(1, terms[0].ndim))
     if len(terms) == 1:
         return [lax.reduce_sum(terms[0], axes)]

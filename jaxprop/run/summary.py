@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxprop.core import trees
 from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, RunFolderError
+from jaxprop.run.allocator import allocator_in_use
 from jaxprop.run.folder import versions, write_summary
 from jaxprop.run.interrupt import EXIT_CODES
 from jaxprop.run.loop import Loop
@@ -50,6 +51,7 @@ def summary(status: Status, run: Loop, reference: Mapping[str, float], started: 
         "compile_seconds": clock.compile_seconds,
         "examples_per_second": clock.examples / clock.seconds if clock.seconds else None,
         "versions": versions(),
+        "allocator": allocator_in_use(),
     }
     return json.loads(encode(figures))  # what is not finite is null, in the file and out of `--json`
 

@@ -20,7 +20,7 @@ from jaxprop.errors import UsageError, one_of
 from jaxprop.health.signals.settings import DETAILS, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
-from jaxprop.train.objective import LossFn, as_objective
+from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.train.state import init_state
 from jaxprop.train.step import Recipe, variants
 from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
@@ -183,6 +183,8 @@ def make_train_step(
     schedule: Schedule | None = None,
     clip: float | optax.GradientTransformation | None = None,
     scaling: Scaling | None = None,
+    cast: Cast = None,
+    stateful: bool = False,
     mesh: Mesh | None = None,
     trainable: Trainable = None,
     gradient: Callable[..., Any] | None = None,
@@ -196,7 +198,7 @@ def make_train_step(
     over all examples i of the batch. Where L or g is not finite, params, extras, opt_state and EMA stay as they were.
 
     Args:
-      loss_fn: `(params, batch, key) -> loss` or `(loss, aux)`, the batch's mean and a dict of scalars to report;
+      loss_fn: `(params, batch, key) -> loss` or `(loss, aux)`, the batch's mean and numbers to report;
         `aux["weight"]`, if there, is the sum of weights of that mean. Or `jaxprop.loss_from(model, loss)`.
       tx: any optax transformation.
       precision: `"float32"`, `"bfloat16"`, `"float16"` (with a dynamic loss scale), or a `Policy`.
@@ -209,6 +211,8 @@ def make_train_step(
       schedule: learning rate by count of updates, for `m.learning_rate` only; `tx` already applies it.
       clip: what `tx` clips first, for `m.clipped_norm` only: the bound of `clip_by_global_norm`, or a transformation.
       scaling: constants of the dynamic loss scale.
+      cast: keys of the batch that a plain loss function computes with, cast to the compute dtype; no other is rounded.
+      stateful: the plain loss function is `(params, extras, batch, key) -> (loss, (extras, aux))`.
       mesh: from `jaxprop.make_mesh`; the batch is split over its devices.
       trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a
         function of the path, or a tree of booleans. The others are carried along: they have no gradient, no row among
@@ -239,7 +243,7 @@ def make_train_step(
     """
     check_counts(accumulate=accumulate, steps_per_call=steps_per_call)
     recipe = Recipe(
-        objective=as_objective(loss_fn),
+        objective=as_objective(loss_fn, cast, stateful=stateful),
         tx=tx,
         policy=policy_of(precision),
         accumulate=accumulate,

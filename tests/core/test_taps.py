@@ -129,8 +129,13 @@ TRANSFORMATIONS = {  # loss, options, calls whose largest values are averaged, t
     "vmap": (under_vmap, {}, 16, 1e-5),
     "everything": (under_everything, {}, 16, 1e-5),
     "microbatches of unequal weight": (tapped_loss, {"accumulate": 4}, 4, 1e-5),
-    "loss scale, microbatches": (under_remat, {"precision": "float16", "scaling": SCALING, "accumulate": 2}, 2, 2e-2),
-    "bfloat16, jit": (under_jit, {"precision": "bfloat16"}, 1, 1e-1),
+    "loss scale, microbatches": (
+        under_remat,
+        {"precision": "float16", "scaling": SCALING, "accumulate": 2, "cast": ("x",)},
+        2,
+        2e-2,
+    ),
+    "bfloat16, jit": (under_jit, {"precision": "bfloat16", "cast": ("x",)}, 1, 1e-1),
     "eight devices, microbatches, steps": (under_vmap, {"mesh": 8, "accumulate": 2, "steps": 2}, 16, 1e-5),
 }
 

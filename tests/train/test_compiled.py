@@ -159,8 +159,8 @@ ERRORS = {
         r"got shape \(16,\)",
     ),
     "aux not a scalar": (
-        lambda: run(lambda p, b, k: (mean_loss(p, b, k), {"each": b["weight"]}), optax.sgd(1.0), [make_batch()]),
-        "each returned by loss_fn to be a scalar",
+        lambda: run(lambda p, b, k: (mean_loss(p, b, k), {"weight": b["weight"]}), optax.sgd(1.0), [make_batch()]),
+        r"expected aux\['weight'\] to be a scalar",
     ),
     "batch not a multiple": (
         lambda: run(mean_loss, optax.sgd(1.0), [make_batch(size=6)], accumulate=4),

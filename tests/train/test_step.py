@@ -11,7 +11,7 @@ from jaxprop.config.schema import model as schema
 from jaxprop.core import precision
 from jaxprop.health.signals.settings import DETAILS, Signals
 from jaxprop.losses.softmax import softmax_cross_entropy
-from jaxprop.models import build
+from jaxprop.models import make_model
 from jaxprop.train.objective import loss_from
 from jaxprop.types import Objective, Spec
 from tests.steps import (
@@ -190,7 +190,7 @@ def test_small_gradients_survive_float16_only_with_the_scale():
         scaling = precision.Scaling(initial=initial)
         _, _, (m,) = run(
             loss_fn, optax.sgd(1.0), [{"x": np.full(4, 1e-2, np.float32)}],
-            params={"w": np.float32(1)}, prec="float16", scaling=scaling,
+            params={"w": np.float32(1)}, prec="float16", scaling=scaling, cast=("x",),
         )  # fmt: skip
         assert (float(m.grad_norm) > 0) == alive
 
@@ -241,13 +241,14 @@ def network(name):
     """A built-in model bound to its loss, and a batch for it."""
     rng = np.random.default_rng(0)
     if name == "mlp":
-        spec, section = Spec(jax.ShapeDtypeStruct((5,), jnp.float32), 3), schema.Mlp(name="mlp", hidden=[8, 8])
+        spec = Spec({"inputs": jax.ShapeDtypeStruct((5,), jnp.float32)}, {"classes": 3})
+        section = schema.Mlp(name="mlp", hidden=[8, 8])
         inputs, labels = rng.normal(size=(8, 5)).astype(np.float32), rng.integers(0, 3, 8)
     else:
-        spec = Spec(jax.ShapeDtypeStruct((6,), jnp.int32), 7)
+        spec = Spec({"inputs": jax.ShapeDtypeStruct((6,), jnp.int32)}, {"vocabulary": 7})
         section = schema.Transformer(name="transformer", layers=1, width=8, heads=2)
         inputs, labels = rng.integers(0, 7, (4, 6)).astype(np.int32), rng.integers(0, 7, (4, 6))
-    return build(section, spec), {"inputs": inputs, "labels": labels.astype(np.int32)}
+    return make_model(section, spec), {"inputs": inputs, "labels": labels.astype(np.int32)}
 
 
 EQUAL = [("mlp", "float16", 2), ("transformer", "float32", 1)]

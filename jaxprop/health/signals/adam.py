@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxprop.core import trees
 from jaxprop.core.jaxprs.evaluate import run
@@ -145,7 +146,8 @@ def _follow(equation: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if jnp.ndim(value) == 0 else None
+    # What a function closes over may be traced itself, and no number yet.
+    return float(value) if jnp.ndim(value) == 0 and not isinstance(value, Tracer) else None
 
 
 def adam_rows(groups: Groups, found: Moments, eps: float) -> dict[str, jax.Array]:

@@ -74,7 +74,7 @@ def test_swallowed_updates_of_the_step_are_those_its_parameters_show():
     tx = optax.sgd(3e-3)
     state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0), precision=policy)
     before = jax.tree.map(np.asarray, state.params)
-    after, m = jaxprop.make_train_step(mean_loss, tx, policy)(state, make_batch(), "full")
+    after, m = jaxprop.make_train_step(mean_loss, tx, policy, cast=("inputs",))(state, make_batch(), "full")
     for name, share in zip(m.layout.layers, m.rare.swallowed, strict=True):
         unmoved = [np.asarray(after.params[name][n]) == before[name][n] for n in before[name]]
         np.testing.assert_allclose(share, np.mean(np.concatenate([x.ravel() for x in unmoved])), rtol=1e-6)
