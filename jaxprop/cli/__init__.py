@@ -59,7 +59,7 @@ def _flushed(code: int) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    # pydantic looks through every installed distribution for plugins, which takes as long as all else here
+    # pydantic searches every installed distribution for plugins, which would double the time of a command like --help.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from jaxprop.cli.app import app
 
@@ -79,6 +79,6 @@ def _tell(error: Exception) -> None:
     else:
         detail = " ".join(str(error).split()) or "no message"
         message = f"{type(error).__name__}: {detail} (run again with -v for the traceback)"
-    # jax adds a note of its own, behind a rule, about frames it has taken out of the traceback.
+    # jax adds a note, after a rule of dashes, about the frames that it removed from the traceback.
     notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()) if not note.startswith("-----"))
     tell(f"error: {message}{notes}")

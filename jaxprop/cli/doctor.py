@@ -1,4 +1,4 @@
-"""`jaxprop doctor`: what is installed, which devices there are, and what is wrong."""
+"""`jaxprop doctor`: the installed packages, the devices, and what keeps runs from working."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def doctor(json: JsonOption = False) -> int:
-    """Show versions, devices, memory, and which extras are installed."""
+    """Show versions, devices, memory and extras, and what keeps runs from working."""
     from jaxprop.tools.doctor import diagnose
 
     found = diagnose()

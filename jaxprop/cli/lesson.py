@@ -1,4 +1,4 @@
-"""`jaxprop lesson`: runs a lesson's variants over several seeds and prints what they show."""
+"""`jaxprop lesson`: runs the variants of a lesson with several seeds and compares them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lesson(
     fresh: Annotated[bool, typer.Option("--fresh", help="repeat runs that are complete, too")] = False,
     json: JsonOption = False,
 ) -> int:
-    """Run a lesson's variants and print what they show."""
+    """Run the variants of a lesson with several seeds, and compare them."""
     from jaxprop.tools.lesson import LESSONS, teach
 
     if name is None:

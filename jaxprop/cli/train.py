@@ -1,4 +1,4 @@
-"""`jaxprop train`: one configuration, one run."""
+"""`jaxprop train`: trains or resumes the run of a config."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def train(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     run: RunOption = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming what DIR holds")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming the run in DIR")] = False,
     json: JsonOption = False,
 ) -> int:
-    """Train, or resume, the run a config describes."""
+    """Train the run that a config describes, or resume it."""
     config, changes = split(config, overrides)
     from jaxprop.config.load import load
     from jaxprop.run.interrupt import leaving_at_once
 
     loaded = load(config, changes)
     with leaving_at_once():
-        # Only now, so that a mistake in the file is told before jax has loaded.
+        # Imported late, so that a mistake in the file is reported before jax has loaded.
         from jaxprop.run import train as runs
         from jaxprop.sinks import print_summary
 

@@ -43,14 +43,14 @@ class TaskEntry(NamedTuple):
 
 TASK_TABLE: dict[str, TaskEntry] = {
     "classify": TaskEntry(
-        summary="one class an example",
+        summary="one class for each example",
         losses=("softmax_cross_entropy",),
         figures={"loss": Figure("min"), "accuracy": Figure("max", "accuracy")},
         data=("digits", "arrays"),
         models=("mlp", "cnn", "rnn"),
     ),
     "multilabel": TaskEntry(
-        summary="any number",
+        summary="any number of classes for each example",
         losses=("sigmoid_cross_entropy",),
         figures={"loss": Figure("min"), "accuracy": Figure("max", "multilabel_accuracy")},
         data=("arrays",),
