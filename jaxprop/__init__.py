@@ -1,6 +1,10 @@
-"""jaxprop: functional training on JAX.
+"""jaxprop: training on JAX that measures how gradients behave in every layer.
 
-Public names load on first use, so that the command line can answer `--help` and `validate` without importing jax.
+`make_train_step` makes a compiled train step from a loss function and an optax optimizer. `from_nnx`, `from_linen`,
+`from_equinox` and `from_functions` turn a model of another framework into a pair of pure functions, and `loss_from`
+binds it to a loss. `jaxprop.health` has the early warning and `find_nonfinite`, which finds the origin of a NaN.
+
+Public names are imported on first use, so that `jaxprop --help` and `jaxprop validate` do not import jax.
 """
 
 from __future__ import annotations

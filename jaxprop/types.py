@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 PyTree = Any
-Batch = Mapping[str, Any]  # NumPy or jax arrays, each with a leading axis B
+# Arrays by key, each with a leading axis B; a value may be a tree of them. A plain loss takes any pytree instead.
+Batch = Mapping[str, PyTree]
 Schedule = Callable[[Any], Any]  # step -> learning rate
-Metric = Callable[[Any, Batch], tuple[Any, Any]]  # (outputs, batch) -> (sum, count)
-Sums = dict[str, tuple[Any, Any]]  # a metric's name -> (sum, count)
+Sums = dict[str, Any]  # a metric's name -> what its update returned: (sum, count), a pytree that adds up, or Rows
 Loss = Callable[[Any, Batch], tuple[Any, Any]]  # (outputs, batch) -> (per_example [B], weight [B])
 
 
@@ -36,12 +36,49 @@ class Spec(NamedTuple):
     """What a built-in model must know of the data before it can be built.
 
     Args:
-      inputs: shape and dtype of `batch["inputs"]` for one example, without the leading B.
-      outputs: number of classes, of vocabulary entries, or of regression targets.
+      batch: a `jax.ShapeDtypeStruct` for every array of a batch, by key, of one example: without the leading axis B,
+        which is not the model's. It may nest as the batch does.
+      sizes: named sizes: `classes` or `targets` where an example has one answer, `vocabulary` where inputs are tokens.
+        With a vocabulary alone every token has an answer, the next token.
     """
 
-    inputs: jax.ShapeDtypeStruct
-    outputs: int
+    batch: Mapping[str, PyTree]
+    sizes: Mapping[str, int]
+
+
+class Rows(NamedTuple):
+    """What a metric that does not add up keeps of a batch: one entry an example, gathered over batches and devices.
+
+    Args:
+      values: pytree of arrays `[B, ...]`.
+      weight: `[B]`; examples of weight 0, which are padding, are left out on the host. By default `batch["weight"]`.
+    """
+
+    values: PyTree
+    weight: Any = None
+
+
+class Metric(NamedTuple):
+    """A figure of a whole split: measured on the device batch by batch, added up, and finished on the host.
+
+    Args:
+      update: `(outputs, batch) -> total`, a pytree of arrays that add up over batches and devices, traced in the step;
+        or `Rows(...)`, arrays that are gathered instead. A total `(sum, count)` of two scalars is also reported in
+        each record of training, as sum / count.
+      finish: total -> a number, reported by the metric's name, or `{name: number}`. It is given NumPy arrays: float64
+        or int64 sums; or the values of all rows, `[N, ...]`, in the split's order and without padding.
+
+    Example:
+      >>> Metric(lambda outputs, batch: (outputs.sum(), outputs.size), lambda total: total[0] / total[1])._fields
+      ('update', 'finish')
+    """
+
+    update: Callable[[Any, Any], Any]
+    finish: Callable[[Any], Any]
+
+    def __call__(self, outputs: Any, batch: Any) -> Any:
+        """Returns what `update` does."""
+        return self.update(outputs, batch)
 
 
 class Model(NamedTuple):
@@ -66,11 +103,16 @@ class Objective(NamedTuple):
       mean_loss: `(params, extras, batch, key, policy) -> (loss, (weight, extras, aux))` where `loss` is
         `sum(w l) / sum(w)` over the batch it was given, `weight` is `sum(w)`, and `aux` maps a metric's
         name to its `(sum, count)`. `policy` is the precision policy to cast by.
-      sums: `(params, extras, batch, policy) -> {name: (sum, count)}` in evaluation mode, `"loss"` among them.
+      sums: `(params, extras, batch, policy) -> {name: total}` in evaluation mode, `"loss"` among them, a
+        `(sum, count)`.
+      metrics: by name, how the totals are finished; one that is not named is a `(sum, count)`.
+      cast: keys of the batch whose floats are cast to the compute dtype; True for all of them.
     """
 
     mean_loss: Callable[..., tuple[jax.Array, tuple[jax.Array, PyTree, Sums]]]
     sums: Callable[..., Sums]
+    metrics: Mapping[str, Metric] = {}
+    cast: tuple[str, ...] | bool = ()
 
 
 class HealthState(NamedTuple):

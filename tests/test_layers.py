@@ -49,9 +49,12 @@ UNMIRRORED = {
     "cli/test_cli.py": "of `cli/__init__.py`, since test_init.py is that of the command `init`",
     "core/test_tap_rules.py": "of `core/taps.py`, whose own test file is at its limit of 500 lines",
     "models/adapters/test_adapters.py": "of what all adapters keep, in one table",
+    "models/adapters/test_third_party.py": "of models of every framework against loops written by hand",
     "report/test_assets.py": "of the files in `report/assets`, which are no modules",
     "report/test_browser.py": "of the whole page, in a browser",
     "run/test_loop_responses.py": "of `run/loop.py`, whose own test file holds what has no responses",
+    "train/test_step_optimizers.py": "of `train/step.py`: any optimizer and any gradient against loops written by hand",
+    "train/test_step_transformations.py": "of `train/step.py`: what JAX may do to a step",
 }
 
 # -- the checker ----------------------------------------------------------------------------------

@@ -1,27 +1,46 @@
-"""What the documentation prints runs: Python blocks, YAML blocks, command lines, and CI's two commands."""
+"""What the README and the pages in docs/ print runs: Python and YAML blocks, command lines, and CI's two commands."""
 
 import functools
+import inspect
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from jaxprop.cli import app, main
+from jaxprop.cli.arguments import split
+from jaxprop.config.load import load
 from jaxprop.run import train as runner
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
+README = PAGES["README.md"]
 CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 HOOKS = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
 LINTERS = (".venv/bin/ruff format --check .", ".venv/bin/ruff check .", ".venv/bin/mypy")
+# Commands that take long, or need a run; their arguments are parsed, and their configurations loaded.
+LONG = ("eval", "report", "replay", "lesson", "info", "gradcheck", "explain", "lr-find", "doctor")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
 
 
-FIRST, SECOND, *SHELL = blocks("bash")
+def cases(language):
+    """One case a block, called `docs/running.md-2`."""
+    return [
+        pytest.param(page, block, id=f"{page}-{i}")
+        for page in PAGES
+        for i, block in enumerate(blocks(page, language), 1)
+        if (page, block) not in INSTALLING
+    ]
+
+
+FIRST, SECOND, *_ = blocks("README.md", "bash")
+INSTALLING = [("README.md", FIRST), ("README.md", SECOND)]
 
 
 # -- the two commands -----------------------------------------------------------------------------
@@ -63,60 +82,125 @@ def test_ci_is_an_executable_that_stops_at_the_first_failure():
 # -- blocks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("i", range(len(blocks("python"))))
-def test_python_blocks_run(i, tmp_path, monkeypatch, capsys):
+def test_the_readme_is_a_page():
+    assert len(README.splitlines()) <= 250
+
+
+@pytest.mark.parametrize(("page", "block"), cases("python"))
+def test_python_blocks_run(page, block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(blocks("python")[i], f"README.md, Python block {i + 1}", "exec"), {"__name__": "__main__"})
+    exec(compile(block, page, "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("i", range(len(blocks("yaml"))))
-def test_yaml_blocks_are_valid_configs(i, tmp_path, capsys):
+@pytest.mark.parametrize(("page", "block"), cases("sh"))
+def test_lines_for_a_shell_run(page, block):
+    assert subprocess.run(["bash", "-eu", "-c", block], env={}).returncode == 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_or_is_output(page):
+    opened = re.findall(r"^```(.*)$", PAGES[page], re.MULTILINE)[::2]
+    assert set(opened) <= {"python", "yaml", "bash", "sh", "text"}
+
+
+@pytest.mark.parametrize(("page", "block"), cases("yaml"))
+def test_yaml_blocks_are_valid_configs(page, block, tmp_path, capsys):
     path = tmp_path / "readme.yaml"
-    path.write_text(blocks("yaml")[i])
+    path.write_text(block)
     assert main(["validate", str(path)]) == 0
 
 
-@pytest.mark.parametrize("i", range(len(SHELL)))
-def test_command_lines_are_understood(i, tmp_path, monkeypatch, capsys):
-    """Runs what is quick, line by line; of what needs a run, the command line and the config are checked."""
-    monkeypatch.chdir(tmp_path)
+def parsed(callback):
+    """A command with the same arguments that does nothing but load its config, if it takes one."""
 
+    def command(**arguments):
+        if "overrides" in arguments:
+            first = next(value for name, value in arguments.items() if name in ("config", "target"))
+            load(*split(first, arguments["overrides"]))
+        return 0
+
+    return functools.wraps(callback)(command)
+
+
+@pytest.mark.parametrize(("page", "block"), cases("bash"))
+def test_command_lines_are_understood(page, block, tmp_path, monkeypatch, capsys):
+    """Runs what is quick, line by line; of what takes long, the command line and the config are checked."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("base: digits_mlp\n")
     monkeypatch.setattr(runner, "train", lambda *_, **__: runner.Outcome({"status": "completed"}, 0))
-    registered = next(command for command in app.app.registered_commands if command.name == "report")
-    monkeypatch.setattr(registered, "callback", functools.wraps(registered.callback)(lambda **_: 0))
-    for line in SHELL[i].splitlines():
+    for registered in app.app.registered_commands:
+        if registered.name in LONG:
+            monkeypatch.setattr(registered, "callback", parsed(registered.callback))
+    for line in block.splitlines():
         program, *arguments = shlex.split(line)
         assert program == "jaxprop"
+        if arguments[0] == "init":
+            (tmp_path / arguments[2]).unlink()
         assert main(arguments) == 0, capsys.readouterr().err
+
+
+def test_parsed_commands_refuse_what_the_commands_refuse(monkeypatch, capsys):
+    for registered in app.app.registered_commands:
+        if registered.name in LONG:
+            monkeypatch.setattr(registered, "callback", parsed(registered.callback))
+            assert inspect.signature(registered.callback) == inspect.signature(app.COMMANDS[registered.name])
+    assert main(["explain", "digits_mlp", "--layer-limit", "0"]) == 2
+    assert main(["lr-find", "digits_mlp", "optimizer.lrr=1"]) == 2
 
 
 # -- tables ---------------------------------------------------------------------------------------
 
 
-def table(header):
+def table(page, header):
     """First cells of the rows under a header."""
-    rows = README.split(f"| {header} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    rows = PAGES[page].split(f"| {header} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
     return [row.split("|")[1].strip() for row in rows]
 
 
 def test_the_table_of_commands_is_complete():
-    assert [re.search(r"jaxprop ([\w-]+)", cell).group(1) for cell in table("command")] == list(app.COMMANDS)
+    assert [re.search(r"jaxprop ([\w-]+)", cell).group(1) for cell in table("docs/running.md", "command")] == list(
+        app.COMMANDS
+    )
 
 
 def test_the_table_of_exit_codes_is_complete():
     from jaxprop import errors
 
     codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
-    assert [int(cell) for cell in table("exit code")] == sorted(codes)
+    assert [int(cell) for cell in table("docs/running.md", "exit code")] == sorted(codes)
 
 
 def test_the_table_of_configs_is_complete():
-    assert {cell.strip("`") for cell in table("config")} == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    assert {cell.strip("`") for cell in table("README.md", "config")} == {
+        path.stem for path in (ROOT / "configs").glob("*.yaml")
+    }
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_pages_are_reached_from_the_readme():
+    linked = {page for text in PAGES.values() for page in re.findall(r"\((?:docs/)?([\w-]+\.md)", text)}
+    assert {Path(page).name for page in PAGES} - linked == {"README.md"}
+
+
+@pytest.mark.parametrize("name", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_and_file_names_lead_somewhere(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    named = re.findall(r"\]\(([\w./-]+)\)", text) + re.findall(r"`((?:jaxprop|tests|configs|scripts)/[\w/.]+)`", text)
-    assert len(named) > 2
-    assert [path for path in named if "my" not in path and not (ROOT / path).exists()] == []
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8")
+    linked = [(path.parent, link) for link in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text)]
+    named = [(ROOT, file) for file in re.findall(r"`((?:jaxprop|tests|configs|scripts|docs)/[\w/.-]+)`", text)]
+    found = [(folder, file) for folder, file in linked + named if "my" not in file]
+    assert [file for folder, file in found if not (folder / file).exists()] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_to_headings_lead_to_a_heading(name):
+    for file, anchor in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", PAGES[name]):
+        target = ((ROOT / name).parent / file) if file else ROOT / name
+        headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        assert anchor in anchors
+
+
+def test_nothing_is_installed_by_the_name_of_another_project():
+    """The public index has an unrelated project called jaxprop."""
+    for text in PAGES.values():
+        assert re.findall(r"pip install[^`\n]*[ '\"]jaxprop\b", text) == []

@@ -124,3 +124,12 @@ def test_a_new_count_replaces_the_old_one_and_nothing_else(monkeypatch, tmp_path
         assert told == f"# Guide\n\n{script.HEADING}\n\nWords.\n\n{script.table(counted)}\n\n## Next\n\n| kept |\n"
     assert "| every file that has run, imports included | 3 | 1,005 |" in told
     assert "| files of the 2 frames on the stack | 2 | 1,002 |" in told
+
+
+# -- the config reference -------------------------------------------------------------------------
+
+
+def test_the_committed_config_reference_is_what_the_script_writes():
+    script = loaded("make_config_reference")
+    written = script.REFERENCE.read_text(encoding="utf-8")
+    assert written == script.reference(), "write it anew: python scripts/make_config_reference.py"

@@ -47,7 +47,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 app = typer.Typer(
     name="jaxprop",
-    help="Train from one YAML file, and see what the gradients are doing.",
+    help="Train neural networks from one YAML file, and measure how gradients behave in every layer.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # importing rich would double the time of --help
@@ -64,7 +64,7 @@ def _version(wanted: bool) -> None:
 
 
 def _leave(code: int, **_: Any) -> None:
-    """Takes what a command returns; typer would end with 0 whatever it is."""
+    """Ends with the code that a command returns; typer by itself would always end with 0."""
     raise typer.Exit(code)
 
 
@@ -74,7 +74,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="show tracebacks; may stand anywhere on the line")
+        bool, typer.Option("--verbose", "-v", help="show the traceback of an error; may stand anywhere on the line")
     ] = False,
 ) -> None:
-    """Declares what stands before a command; `main` has acted on --verbose already."""
+    """Declares the options before a command; `main` has already handled --verbose."""

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take, and how a config is told from its overrides."""
+"""Arguments and options of several commands, and how a config is separated from its overrides."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from typing import Annotated
 import typer
 
 from jaxprop.errors import UsageError
+from jaxprop.run.folder import expanded
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged config's name")]
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or the name of a packaged config")]
 OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="overrides, such as optimizer.lr=3e-4")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="override of a key, such as optimizer.lr=3e-4")
 ]
-RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="the run's folder; default: runs/NAME")]
+
+
+def home(path: Path | None) -> Path | None:
+    """Expands a leading `~`, which no shell does in `--run=~/DIR`; a callback of typer's."""
+    return None if path is None else expanded(path)
+
+
+RunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", callback=home, help="folder of the run; default: runs/NAME")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
 
 
@@ -24,8 +34,8 @@ def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...
     """Separates the config from the overrides, which may stand before it.
 
     Args:
-      config: the first word after the command, whichever of the two it is.
-      overrides: the words after it.
+      config: the first word after the command, which may be the config or an override.
+      overrides: the other words.
 
     Returns:
       The config, and the overrides in their order.

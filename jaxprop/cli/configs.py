@@ -1,4 +1,4 @@
-"""`jaxprop configs`: what is packaged, and what each config says of itself."""
+"""`jaxprop configs`: the packaged configs, each with the comment that it starts with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def configs() -> int:
 
 
 def opening(text: str) -> Iterator[str]:
-    """Returns the lines of the comment a config opens with, its command, time and result, without the one for editors.
+    """Returns the comment at the start of a config (its command, time and result), without the line for editors.
 
     Example:
       >>> list(opening("# yaml-language-server: ...\\n# jaxprop train digits_mlp\\ntask: {name: classify}"))

@@ -1,4 +1,4 @@
-"""`jaxprop doctor`: what is installed, which devices there are, and what is wrong."""
+"""`jaxprop doctor`: the installed packages, the devices, and what keeps runs from working."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def doctor(json: JsonOption = False) -> int:
-    """Show versions, devices, memory, and which extras are installed."""
+    """Show versions, devices, memory and extras, and what keeps runs from working."""
     from jaxprop.tools.doctor import diagnose
 
     found = diagnose()
@@ -29,6 +29,7 @@ def _print(found: Diagnosis) -> None:
     show(["package", "version"], [(name, version or "not installed") for name, version in found.versions.items()])
     host = {"system": found.host["system"], "cores": str(found.host["cores"])}
     host |= {"memory": size(found.host["memory_bytes"]), "available": size(found.host["available_bytes"])}
+    host["allocator"] = found.host["allocator"]
     show(["host", ""], host.items())
     devices = [(d["platform"], d["kind"], str(d["count"]), size(d["memory_bytes"])) for d in found.devices]
     show(["platform", "devices", "count", "memory of each"], devices, right=[2, 3])

@@ -1,4 +1,4 @@
-"""`jaxprop eval`: a run's checkpoint on the test split."""
+"""`jaxprop eval`: evaluates a checkpoint of a run on the test split."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from jaxprop.errors import EXIT_DONE, UsageError
 
 
 def evaluate(
-    config: Annotated[str, typer.Argument(metavar="RUN|CONFIG", help="a run's folder, or a config")],
+    config: Annotated[str, typer.Argument(metavar="RUN|CONFIG", help="folder of a run, or a config")],
     overrides: OverridesArgument = None,
     run: RunOption = None,
-    best: Annotated[bool, typer.Option("--best", help="the best checkpoint instead of the newest")] = False,
+    best: Annotated[bool, typer.Option("--best", help="evaluate the best checkpoint instead of the newest")] = False,
     json: JsonOption = False,
 ) -> int:
-    """Evaluate a run's checkpoint on the test split."""
+    """Evaluate a checkpoint of a run on the test split."""
     run_or_config, changes = split(config, overrides)
     folder = run_folder(run_or_config, run)
-    # Only now, so that a name written wrong is told before jax has loaded.
+    # Imported late, so that a misspelled name is reported before jax has loaded.
     from jaxprop.sinks import print_summary
     from jaxprop.tools.eval import evaluate_run
 
@@ -36,11 +36,11 @@ def evaluate(
 
 
 def run_folder(run_or_config: str, run: Path | None) -> Path:
-    """Returns the run's folder that a folder, a config, and `--run` stand for.
+    """Returns the folder of the run that the arguments name.
 
     Args:
-      run_or_config: a run's folder, the `config.yaml` in it, or a config whose run is in `runs/`.
-      run: what `--run` names; it goes before a config's own folder.
+      run_or_config: folder of a run, the `config.yaml` in it, or a config whose run is in `runs/`.
+      run: the folder given by `--run`; it takes precedence over the folder that belongs to a config.
 
     Raises:
       UsageError: two folders are given.
@@ -52,7 +52,7 @@ def run_folder(run_or_config: str, run: Path | None) -> Path:
     path = Path(run_or_config).expanduser()
     if path.is_dir():
         if run is not None:
-            raise UsageError(f"{path} is a folder and --run {run} another; give one of them")
+            raise UsageError(f"{path} and --run {run} are two folders; give one of them")
         return path
     if run is not None:
         locate(run_or_config)
@@ -60,5 +60,5 @@ def run_folder(run_or_config: str, run: Path | None) -> Path:
     if path.name == "config.yaml" and (path.parent / "checkpoints").is_dir():
         return path.parent
     if path.parent != Path() and not path.exists() and path.suffix not in SUFFIXES:
-        return path  # meant as a folder: the error is to tell which runs there are
+        return path  # taken as a folder, so that the error lists the existing runs
     return Path("runs") / load(run_or_config).name

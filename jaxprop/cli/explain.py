@@ -1,4 +1,4 @@
-"""`jaxprop explain`: one training step, for people who want to see backpropagation."""
+"""`jaxprop explain`: shows backpropagation in one training step."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ WORST = 6  # checks that are shown
 def explain(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    layer_limit: Annotated[int, typer.Option("--layer-limit", min=1, help="rows a table shows at most")] = 30,
+    layer_limit: Annotated[int, typer.Option("--layer-limit", min=1, help="largest number of rows in a table")] = 30,
     json: JsonOption = False,
 ) -> int:
     """Show one training step, layer by layer: forward, loss, backward, update.
 
-    The figures are checked against the step that trains. Exit code 1 if they disagree beyond rounding.
+    The figures are compared with those of the train step; the exit code is 1 if they differ by more than rounding.
     """
     config, changes = split(config, overrides)
     from jaxprop.config.load import load
 
     loaded = load(config, changes)
-    # Only now, so that a mistake in the file is told before jax has loaded.
+    # Imported late, so that a mistake in the file is reported before jax has loaded.
     from jaxprop.tools.explain import explain as take_apart
 
     found = take_apart(loaded.config)
@@ -43,7 +43,7 @@ def explain(
 
 
 def _print(found: Explanation, limit: int) -> None:
-    print(f"Step {found.step} of training, on one batch of {found.batch_size} examples.")
+    print(f"Training step {found.step} on one batch of {found.batch_size} examples.")
     for note in found.notes:
         print(f"Note: {note}.")
     _forward(found, limit)
@@ -55,35 +55,36 @@ def _print(found: Explanation, limit: int) -> None:
 
 
 def _forward(found: Explanation, limit: int) -> None:
-    _title("1. Forward", "Each layer turns the one before it into new numbers, a_k = f_k(a_(k-1); w_k).")
+    _title("1. Forward", "Each layer computes its activation from the previous one, a_k = f_k(a_(k-1); w_k).")
     rows, more = shorten(found.layers, limit - limit // 2, limit // 2)
     headers = ["activation", "shape", "mean", "std", "RMS", "dead units", "saturated"]
     show(headers, map(_activation, rows), right=[2, 3, 4, 5, 6])
     _more(more, "activations")
     print(
-        "Healthy: an RMS that neither explodes nor dies out with depth, and few units that are dead on every example."
+        "In a healthy network the RMS neither grows nor shrinks strongly with depth, and few units are dead (at most 0 "
+        "on every example)."
     )
 
 
 def _loss(found: Explanation) -> None:
-    _title("2. Loss", "One number an example says how wrong the outputs are; the batch's loss is their weighted mean,")
+    _title("2. Loss", "Each example has a loss, and the loss of the batch is their weighted mean,")
     print("L = sum_i w_i l_i / sum_i w_i.")
     show(
         ["example", "label", "loss", "weight"],
         map(_example, range(len(found.examples)), found.examples),
         right=[1, 2, 3],
     )
-    print(f"All {found.batch_size} examples, of total weight {found.weight:,.6g}: L = {found.loss:.6g}.")
+    print(f"For all {found.batch_size} examples, with a total weight of {found.weight:,.6g}: L = {found.loss:.6g}.")
 
 
 def _backward(found: Explanation, limit: int) -> None:
-    _title("3. Backward", "The chain rule, from the loss down: dL/da_(k-1) = (da_k/da_(k-1))^T dL/da_k. Each layer")
-    print("multiplies the gradient that it is handed by its own slope; `times` is by how much its size changed.")
+    _title("3. Backward", "The chain rule, from the loss to the input: dL/da_(k-1) = (da_k/da_(k-1))^T dL/da_k.")
+    print("Each layer multiplies the gradient by its own derivative; `times` is the factor on its RMS.")
     rows, more = shorten(found.layers[::-1], limit - limit // 2, limit // 2)
     cells = [(row.name, f"{row.grad_rms:.4g}", "" if row.ratio is None else f"{row.ratio:.3g}") for row in rows]
     show(["activation", "RMS of dL/da", "times"], cells, right=[1, 2])
     _more(more, "activations")
-    print("On the way every weight gets its share, dL/dw_k = (da_k/dw_k)^T dL/da_k:")
+    print("The gradient of each parameter is dL/dw_k = (da_k/dw_k)^T dL/da_k:")
     params, more = shorten(found.parameters, limit - limit // 2, limit // 2)
     headers = ["parameter", "shape", "norm", "gradient norm", "gradient RMS", "update norm", "update/norm"]
     show(headers, map(_parameter, params), right=[2, 3, 4, 5, 6])
@@ -92,16 +93,18 @@ def _backward(found: Explanation, limit: int) -> None:
 
 def _update(found: Explanation) -> None:
     clip = found.clip
-    _title("4. Clipping", "A gradient longer than its bound is made shorter: g <- g min(1, bound / ||g||).")
+    _title("4. Clipping", "A gradient whose norm exceeds the bound is scaled down: g <- g min(1, bound / ||g||).")
     if clip is None:
-        print("This run clips nothing (optimizer.grad_clip).")
+        print("This run does not clip gradients (optimizer.grad_clip is not set).")
     else:
-        touched = "left as it is" if clip.after >= clip.before * (1 - 1e-6) else f"times {clip.after / clip.before:.4g}"
+        touched = (
+            "unchanged" if clip.after >= clip.before * (1 - 1e-6) else f"a factor of {clip.after / clip.before:.4g}"
+        )
         print(f"||g|| = {clip.before:.6g} before, {clip.after:.6g} after: {touched}.")
     rate = "" if found.learning_rate is None else f" The learning rate of this step is {found.learning_rate:.4g}."
     _title("5. Update", f"The optimizer turns gradients into updates, and w <- w + update.{rate}")
     w = found.followed
-    print("The weight with the largest gradient, followed by hand:")
+    print("The weight with the largest gradient:")
     rows = [
         ("w", w.before),
         ("g = dL/dw", w.grad),
@@ -114,16 +117,16 @@ def _update(found: Explanation) -> None:
 
 def _after(found: Explanation) -> None:
     _title(
-        "6. After it",
-        "The gradient promises a change of g . update, as far as the loss is straight; the same batch says:",
+        "6. After the update",
+        "To first order, the update changes the loss by g . update. On the same batch:",
     )
     change = found.loss_after - found.loss
-    promised = f"{change:+.4g}, where {found.expected:+.4g} was promised"
-    print(f"L = {found.loss:.6g} before, {found.loss_after:.6g} after: {promised}.")
+    predicted = f"a change of {change:+.4g}, where {found.expected:+.4g} was predicted"
+    print(f"L = {found.loss:.6g} before, {found.loss_after:.6g} after: {predicted}.")
 
 
 def _checks(found: Explanation) -> None:
-    _title("Check", "All of this is plain autodiff and optax. The step that trains, on the same batch and key, says:")
+    _title("Check", "These figures come from plain autodiff and optax. The train step on the same batch and key gives:")
     worst = sorted(found.checks, key=lambda check: (check.agrees, -check.difference))
     cells = [
         (c.name, f"{c.here:.7g}", f"{c.step:.7g}", f"{c.difference:.1e}", "" if c.agrees else "differs") for c in worst
@@ -132,7 +135,7 @@ def _checks(found: Explanation) -> None:
     largest, verdict = worst[0].difference, "agree" if found.ok else "DISAGREE"
     print(
         f"{len(worst)} figures {verdict} with the train step: the largest relative difference is {largest:.1e}, "
-        f"rounding allows {found.tolerance:.1e}."
+        f"and rounding allows {found.tolerance:.1e}."
     )
 
 

@@ -1,4 +1,4 @@
-"""`jaxprop gradcheck`: the gradient of a config's loss, or of a function, against differences and forward mode."""
+"""`jaxprop gradcheck`: checks the gradient of a config's loss, or of a function of your own."""
 
 from __future__ import annotations
 
@@ -28,17 +28,22 @@ NEEDS = "give it a function without arguments that returns (loss_fn, params, bat
 
 
 def gradcheck(
-    target: Annotated[str, typer.Argument(metavar="CONFIG|MODULE:FUNCTION", help="a config, or a loss of your own")],
+    target: Annotated[
+        str, typer.Argument(metavar="CONFIG|MODULE:FUNCTION", help="a config, or a loss function of your own")
+    ],
     overrides: OverridesArgument = None,
-    examples: Annotated[int, typer.Option("--examples", min=1, help="examples of a config's batch to check on")] = 4,
-    entries: Annotated[int, typer.Option("--entries", min=1, help="entries to check of each parameter")] = 4,
+    examples: Annotated[
+        int, typer.Option("--examples", min=1, help="number of examples of a config's batch to use")
+    ] = 4,
+    entries: Annotated[int, typer.Option("--entries", min=1, help="number of entries to check in each parameter")] = 4,
     json: JsonOption = False,
 ) -> int:
-    """Check gradients against differences and forward mode.
+    """Check gradients against finite differences and forward mode.
 
-    In float64, entry by entry, and each custom_vjp and custom_jvp against its own function. FUNCTION takes nothing and
-    returns (loss_fn, params, batch, key); or it is the loss_fn(params, batch, key) itself, and example() in the same
-    module returns (params, batch, key). Exit code 1 if anything disagrees.
+    The check computes in float64, entry by entry. It also compares each custom_vjp and custom_jvp with the derivative
+    of its own function. FUNCTION takes no arguments and returns (loss_fn, params, batch, key). It may also be the
+    loss_fn(params, batch, key) itself if its module has a function example() that returns (params, batch, key). The
+    exit code is 1 if anything disagrees.
     """
     target, changes = split(target, overrides)
     from jaxprop.config.load import load
@@ -48,7 +53,7 @@ def gradcheck(
         report = _of_function(target, changes, entries)
     else:
         loaded = load(target, changes)
-        # Only now, so that a mistake in the file is told before jax has loaded.
+        # Imported late, so that a mistake in the file is reported before jax has loaded.
         from jaxprop.tools.gradcheck.configured import check_config
 
         report = check_config(loaded.config, examples=examples, entries=entries)
@@ -62,7 +67,7 @@ def gradcheck(
 
 def _of_function(target: str, overrides: Sequence[str], entries: int) -> Report:
     if overrides:
-        raise UsageError(f"{target} is a function, which has no {overrides[0].partition('=')[0]!r} to override")
+        raise UsageError(f"{target} is a function and has no key {overrides[0].partition('=')[0]!r} to override")
     module, function = named(target)
     loss_fn, params, batch, key = _arguments(target, module, function)
     from jaxprop.tools.gradcheck import gradcheck as check
@@ -71,9 +76,9 @@ def _of_function(target: str, overrides: Sequence[str], entries: int) -> Report:
 
 
 def _arguments(target: str, module: Any, function: Any) -> tuple[Any, Any, Any, Any]:
-    """The loss function that a name stands for, and what to call it with."""
+    """Returns the loss function and the arguments to call it with."""
     if not callable(function):
-        raise UsageError(f"{target} is no function but {type(function).__name__}; {NEEDS}")
+        raise UsageError(f"expected {target} to be a function, got {type(function).__name__}; {NEEDS}")
     needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
     if [p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]:
         if not callable(getattr(module, "example", None)):
@@ -138,5 +143,5 @@ def _rule(rule: Rule) -> tuple[str, ...]:
 
 
 def _near(text: str) -> str:
-    """Files of the current folder, and of installed packages, by the path that tells them."""
+    """Shortens the paths of files in the current folder and in installed packages."""
     return PACKAGES.sub("", text.replace(f"{Path.cwd()}/", ""))

@@ -1,4 +1,4 @@
-"""`jaxprop info`: what a config builds, without training it."""
+"""`jaxprop info`: shows what a config builds, without training it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from jaxprop.errors import EXIT_DONE
 if TYPE_CHECKING:
     from jaxprop.tools.info import Cost, Description, Layer
 
-UNKNOWN = "not told by this backend"
+UNKNOWN = "not reported by this backend"
 
 
 def info(config: ConfigArgument, overrides: OverridesArgument = None) -> int:
-    """Show a model's layers, shapes, parameters, FLOPs and memory."""
+    """Show the layers, shapes, parameters, FLOPs and memory of a model."""
     config, changes = split(config, overrides)
     from jaxprop.config.load import load
 
     loaded = load(config, changes)
-    # Only now, so that a mistake in the file is told before jax has loaded.
+    # Imported late, so that a mistake in the file is reported before jax has loaded.
     from jaxprop.tools.info import describe
 
     found = describe(loaded.config)

@@ -1,4 +1,4 @@
-"""`jaxprop init`: copy a commented config to start from."""
+"""`jaxprop init`: copies a packaged config to a new file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from jaxprop.errors import EXIT_DONE, UsageError, one_of
 
 
 def init(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="a packaged config")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="name of a packaged config")] = None,
     path: Annotated[Path | None, typer.Argument(metavar="PATH", help="the new file; default: NAME.yaml")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="take the first packaged config of this task")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="copy the first packaged config of this task")] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite PATH")] = False,
 ) -> int:
-    """Copy a commented config to start from."""
+    """Copy a packaged config, with its comments, to a new file."""
     from jaxprop.config.locate import packaged
 
     if task is not None:
         if path is not None:
             raise UsageError("give NAME or --task, not both")
-        # With --task the one word that is left is the path.
+        # With --task, the only remaining word is the path.
         name, path = _of_task(task), None if name is None else Path(name)
     if name is None:
         raise UsageError(f"name a packaged config: jaxprop init {'|'.join(packaged())}")
@@ -55,7 +55,7 @@ def _target(name: str, path: Path | None) -> Path:
 
 
 def _text(source: Path, folder: Path) -> str:
-    """The config's text with the comment for editors pointing at the schema from its new place."""
+    """Returns the config's text, with the comment for editors naming the schema relative to the new folder."""
     from jaxprop.config.locate import read, schema_comment
 
     lines = [line for line in read(source).splitlines() if "yaml-language-server" not in line]

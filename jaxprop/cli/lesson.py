@@ -1,4 +1,4 @@
-"""`jaxprop lesson`: runs a lesson's variants over several seeds and prints what they show."""
+"""`jaxprop lesson`: runs the variants of a lesson with several seeds and compares them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import JsonOption
+from jaxprop.cli.arguments import JsonOption, home
 from jaxprop.cli.output import print_json
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 def lesson(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="a lesson; without one, they are listed")] = None,
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="default: runs/lessons/NAME")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", callback=home, help="default: runs/lessons/NAME")
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="runs of each variant")] = 3,
     fresh: Annotated[bool, typer.Option("--fresh", help="repeat runs that are complete, too")] = False,
     json: JsonOption = False,
 ) -> int:
-    """Run a lesson's variants and print what they show."""
+    """Run the variants of a lesson with several seeds, and compare them."""
     from jaxprop.tools.lesson import LESSONS, teach
 
     if name is None:

@@ -1,4 +1,4 @@
-"""`jaxprop lr-find`: a sweep over learning rates, its curve, and a rate with its reason."""
+"""`jaxprop lr-find`: tries a range of learning rates and suggests one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, home, split
 from jaxprop.cli.output import print_json
 from jaxprop.errors import EXIT_DONE
 
@@ -24,17 +24,18 @@ def lr_find(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="where the curve goes; default: runs/NAME-lr-find")
+        Path | None,
+        typer.Option("--run", metavar="DIR", callback=home, help="folder for the curve; default: runs/NAME-lr-find"),
     ] = None,
     json: JsonOption = False,
 ) -> int:
-    """Find a learning rate: a sweep over rates, its curve, and a suggestion with its reason."""
+    """Try a range of learning rates, draw the curve of the loss, and suggest a rate."""
     config, changes = split(config, overrides)
     from jaxprop.config.load import load
 
     loaded = load(config, changes)
     folder = run if run is not None else Path("runs") / f"{loaded.name}-lr-find"
-    # Only now, so that a mistake in the file is told before jax has loaded.
+    # Imported late, so that a mistake in the file is reported before jax has loaded.
     from jaxprop.tools.lr_find import check_folder, find_rate, write
 
     check_folder(folder)
@@ -53,11 +54,11 @@ def _print(found: Found, config: str, overrides: Sequence[str], folder: Path) ->
     print(mark)
     ends = f"learning rate {found.lr[0]:.0e}", f"{found.lr[-1]:.1e}"
     print(f"{ends[0]}{ends[1]:>{max(len(curve) - len(ends[0]), len(ends[1]) + 1)}}")
-    print(f"smoothed loss {min(found.smoothed):.4g} to {max(found.smoothed):.4g}, the suggested rate marked")
+    print(f"smoothed loss from {min(found.smoothed):.4g} to {max(found.smoothed):.4g}; the mark is the suggested rate")
     if found.suggested is None:
         print(f"no suggestion: {found.why}")
     else:
-        print(f"suggested: {found.suggested:.2g}, since {found.why}")
+        print(f"suggested: {found.suggested:.2g}, because {found.why}")
         others = [word for word in overrides if not word.startswith("optimizer.lr=")]
         print(" ".join(["use it with: jaxprop train", config, *others, f"optimizer.lr={found.suggested:.2g}"]))
     print(f"curve: {folder / 'lr_find.json'}")
@@ -67,8 +68,8 @@ def sparkline(values: Sequence[float], rates: Sequence[float], marked: float | N
     """Returns a curve in one line of text, and a line with a mark under one of the rates.
 
     Args:
-      values: a value a rate; they are averaged where there are more than columns.
-      rates: rising.
+      values: one for each rate; they are averaged if there are more of them than columns.
+      rates: increasing.
       marked: the rate to mark, or None.
 
     Example:

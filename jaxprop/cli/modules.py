@@ -10,10 +10,10 @@ from jaxprop.errors import UsageError, did_you_mean
 
 
 def named(target: str) -> tuple[Any, Any]:
-    """Returns the module and the object that `module:name` stands for; modules of the current folder are found too."""
+    """Returns the module and the object that `module:name` names; modules in the current folder are found too."""
     name, _, attribute = target.partition(":")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` has it
+        sys.path.insert(0, "")  # as with `python -m`
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What `--json` prints. Imports only the standard library: `doctor` answers also where packages are broken."""
+"""What `--json` prints. Imports only the standard library, because `doctor` also runs where packages are broken."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
-    """Prints a value as strict JSON: NamedTuples become objects, NaN and infinities null.
+    """Prints a value as strict JSON: NamedTuples become objects, and NaN and infinities become null.
 
     Args:
       value: strings, numbers (of Python or scalars of NumPy and jax), lists, tuples, dicts and NamedTuples.
@@ -22,7 +22,7 @@ def print_json(value: Any, *, indent: int | None = None) -> None:
       >>> print_json([Pair(1, (2, math.nan))])
       [{"a": 1, "b": [2, null]}]
     """
-    # Both as the files of a run's folder are written, so that the text is the same, too.
+    # The files in a run folder are written with the same settings, so that the texts are equal.
     print(json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=indent is not None))
 
 

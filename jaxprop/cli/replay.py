@@ -1,4 +1,4 @@
-"""`jaxprop replay`: where a failing step stopped being finite."""
+"""`jaxprop replay`: finds the origin of a NaN or an infinity in a run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from jaxprop.errors import EXIT_DONE
 if TYPE_CHECKING:
     from jaxprop.health.nonfinite.find import Hop
 
-MOST = 12  # parameters that are shown
+MOST = 12  # largest number of parameters shown
 
 
 def replay(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
-    step: Annotated[int | None, typer.Option("--step", help="which failing step; default: the first")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")],
+    step: Annotated[
+        int | None, typer.Option("--step", help="number of the failing step; default: the first one")
+    ] = None,
     json: JsonOption = False,
 ) -> int:
-    """Find the operation, layer, line and examples behind a run's NaN."""
+    """Find the operation, layer, source line and examples that produced a NaN."""
     from jaxprop.tools.replay import replay_run
 
     replayed = replay_run(run, step)

@@ -1,4 +1,4 @@
-"""`jaxprop report`: runs as one page, and in a few lines here."""
+"""`jaxprop report`: draws runs as one HTML page and prints a summary."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaxprop.cli.arguments import home
 from jaxprop.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
@@ -16,23 +17,33 @@ if TYPE_CHECKING:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs' folders; several are overlaid")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="folders of runs; several are drawn over each other")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="the page; default: report.html in the first RUN")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", callback=home, help="file of the page; default: report.html in the first RUN"
+        ),
     ] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="serve the page to this machine, kept up to date")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="serve the page to this machine, and update it while a run trains")
+    ] = False,
     port: Annotated[
-        int | None, typer.Option("--port", metavar="N", min=0, max=65535, help="default: 8765 or the next free one")
+        int | None,
+        typer.Option(
+            "--port", metavar="N", min=0, max=65535, help="port of --serve; default: 8765 or the next free one"
+        ),
     ] = None,
-    no_html: Annotated[bool, typer.Option("--no-html", help="print the summary here, and write no page")] = False,
+    no_html: Annotated[bool, typer.Option("--no-html", help="print the summary only, and write no page")] = False,
 ) -> int:
-    """Draw runs as one page: verdict, curves, and every layer at every step."""
+    """Draw runs as one HTML page: verdict, curves, and maps of every layer."""
     if port is not None and not serve:
-        raise UsageError(f"--port {port} is of the server; add --serve")
+        raise UsageError(f"--port {port} needs --serve; add it")
     if serve and (out is not None or no_html):
         raise UsageError(f"--serve writes no file; leave out {'--no-html' if no_html else f'--out {out}'}")
     if out is not None and no_html:
-        raise UsageError(f"--no-html leaves nothing to write to --out {out}; give one of them")
+        raise UsageError(f"--no-html writes no page, so --out {out} has no effect; give one of them")
     from jaxprop.report.compare import labels
     from jaxprop.report.page import render, target, write
     from jaxprop.report.payload import payload

@@ -1,4 +1,4 @@
-"""`jaxprop schema`: the configuration's JSON Schema."""
+"""`jaxprop schema`: prints the JSON Schema of configs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from jaxprop.errors import EXIT_DONE
 
 
 def schema() -> int:
-    """Print the JSON Schema of configs, for editors."""
+    """Print the JSON Schema of configs, with which editors check them."""
     from jaxprop.config.schema_json import schema_text
 
     print(schema_text(), end="")

@@ -1,4 +1,4 @@
-"""Tables on stdout, whole also where it is no terminal."""
+"""Tables on stdout, which are not shortened where stdout is not a terminal."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_WIDE = 1000  # columns where nobody's window is to be fitted: a pipe or a file
+_WIDE = 1000  # number of columns in a pipe or a file, which have no window to fit
 
 
 def show(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Prints a table; one without rows is left out.
+    """Prints a table; a table without rows is not printed.
 
     Args:
       headers: of the columns.
       rows: the cells.
-      right: columns set flush right.
+      right: indices of the columns that are aligned to the right.
 
     Example:
       >>> show(["layer", "parameters"], [("head", "10")])  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
       ─...layer parameters ─...head 10 ─...
     """
-    # Only now: `--help` imports this file, and rich would double its time.
+    # Imported late: `--help` imports this file, and rich would double its time.
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -39,11 +39,11 @@ def show(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
 
 
 def size(count: int | float | None, unknown: str = "unknown") -> str:
-    """Returns bytes in the unit that reads best.
+    """Returns a number of bytes in a suitable unit.
 
     Args:
-      count: of bytes; None where it is not known.
-      unknown: what is returned then.
+      count: number of bytes, or None if it is unknown.
+      unknown: the text to return in that case.
 
     Example:
       >>> size(512), size(3 * 2**20)
@@ -59,12 +59,12 @@ def size(count: int | float | None, unknown: str = "unknown") -> str:
 
 
 def shorten(rows: Sequence[T], first: int, last: int = 0) -> tuple[list[T], int]:
-    """Returns the rows at both ends, and how many between them are left out.
+    """Returns the rows at both ends, and the number of rows left out between them.
 
     Args:
       rows: all of them.
-      first: rows to keep at the start.
-      last: rows to keep at the end.
+      first: number of rows to keep at the start.
+      last: number of rows to keep at the end.
 
     Example:
       >>> shorten("abcdef", 2, 1), shorten("abc", 2, 1)

@@ -1,4 +1,4 @@
-"""`jaxprop validate`: check a config without importing jax."""
+"""`jaxprop validate`: checks a config without importing jax."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxprop.errors import EXIT_DONE
 
 
 def validate(config: ConfigArgument, overrides: OverridesArgument = None) -> int:
-    """Check a config and list everything that is wrong with it."""
+    """Check a config without importing jax, and list all mistakes."""
     config, changes = split(config, overrides)
     from jaxprop.config.load import load
 

@@ -9,23 +9,11 @@ from typing import NamedTuple
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import Arrays
 from jaxprop.config.schema.model import Transformer
-from jaxprop.config.schema.task import TASK_LOSSES, TASK_METRICS
+from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Path
 from jaxprop.errors import one_of
 
 DIGITS_TRAIN = 1437  # 80 % of the 1,797 digits, by class
-TASK_DATA = {
-    "classify": ("digits", "arrays"),
-    "multilabel": ("arrays",),
-    "regress": ("arrays",),
-    "language": ("stdlib_text",),
-}
-TASK_MODELS = {
-    "classify": ("mlp", "cnn", "rnn"),
-    "multilabel": ("mlp", "cnn", "rnn"),
-    "regress": ("mlp", "cnn", "rnn"),
-    "language": ("rnn", "transformer"),
-}
 
 
 class Problem(NamedTuple):
@@ -77,12 +65,13 @@ def has_test_split(config: Config) -> bool:
 
 def _fits_task(config: Config) -> Iterator[Problem]:
     task, loss = config.task.name, config.task.loss
-    if config.data.name not in TASK_DATA[task]:
-        yield _unfit(("data", "name"), task, config.data.name, TASK_DATA[task])
-    if config.model.name not in TASK_MODELS[task]:
-        yield _unfit(("model", "name"), task, config.model.name, TASK_MODELS[task])
-    if loss is not None and loss.name not in TASK_LOSSES[task]:
-        yield _unfit(("task", "loss", "name"), task, loss.name, TASK_LOSSES[task])
+    entry = TASK_TABLE[task]
+    if config.data.name not in entry.data:
+        yield _unfit(("data", "name"), task, config.data.name, entry.data)
+    if config.model.name not in entry.models:
+        yield _unfit(("model", "name"), task, config.model.name, entry.models)
+    if loss is not None and loss.name not in entry.losses:
+        yield _unfit(("task", "loss", "name"), task, loss.name, entry.losses)
 
 
 def _unfit(path: Path, task: str, name: str, fitting: tuple[str, ...]) -> Problem:
@@ -162,7 +151,7 @@ def _evaluation(config: Config) -> Iterator[Problem]:
             ("checkpoint", "best"): best,
         }
         yield from (Problem(path, what) for path, value in wanted.items() if value is not None)
-    metrics = TASK_METRICS[config.task.name]
+    metrics = {name: figure.better for name, figure in TASK_TABLE[config.task.name].figures.items()}
     if best is not None and best not in metrics:
         yield Problem(("checkpoint", "best"), one_of(best, metrics, f"metric of the task {config.task.name}"))
     elif mode != metrics[best or "loss"]:

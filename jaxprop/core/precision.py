@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import UsageError, one_of
 from jaxprop.types import PyTree
 
@@ -134,14 +135,24 @@ def next_loss_scale(state: LossScale, finite: jax.Array, scaling: Scaling) -> Lo
     return LossScale(scale, jnp.where(grow, 0, good_steps))
 
 
-def wide(x: jax.Array) -> jax.Array:
-    """Returns `x` in float32, or as it is in float64: what sums and norms are taken in.
+def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """Returns the dtype that sums and statistics of a dtype are taken in: float64 of float64, else float32.
 
     Example:
-      >>> wide(jnp.ones(2, jnp.bfloat16)).dtype.name
+      >>> wide_dtype(jnp.bfloat16).name
       'float32'
     """
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """Returns an array in the dtype that its sums are taken in; see `wide_dtype`.
+
+    Example:
+      >>> wide(jnp.ones(2, jnp.float16)).dtype.name
+      'float32'
+    """
+    return x.astype(wide_dtype(x.dtype))
 
 
 def cast_floating(tree: PyTree, dtype: DTypeLike) -> PyTree:
@@ -166,31 +177,51 @@ def cast_floating(tree: PyTree, dtype: DTypeLike) -> PyTree:
     return jax.tree.map(cast, tree)
 
 
-KEPT = ("labels", "targets", "mask", "weight")
+def cast_keys(batch: PyTree, dtype: DTypeLike, keys: Sequence[str] | bool) -> PyTree:
+    """Casts the floating-point leaves of a batch that lie under some of its keys, and rounds no other.
 
-
-def cast_inputs(batch: PyTree, dtype: DTypeLike) -> PyTree:
-    """Casts the floating-point leaves of a batch, but for what is only compared or counted: `KEPT`.
-
-    In bfloat16 a target of 1001 would become 1000, and so would a sum of weights.
+    What is only compared or counted must not be rounded: in bfloat16 a target of 1001 would become 1000, and so would
+    a sum of weights.
 
     Args:
-      batch: any pytree of arrays with a leading axis B.
+      batch: any pytree of arrays.
       dtype: the compute dtype.
+      keys: keys of the batch, or paths into it such as `"pair/left"`; True for everything. A leaf elsewhere is cast
+        only where the compute dtype holds all its values, as float64 does those of float32.
 
     Returns:
       The same structure.
 
     Example:
-      >>> out = cast_inputs({"inputs": jnp.zeros(2), "weight": jnp.ones(2)}, jnp.bfloat16)
+      >>> out = cast_keys({"inputs": jnp.zeros(2), "weight": jnp.ones(2)}, jnp.bfloat16, ("inputs",))
       >>> out["inputs"].dtype.name, out["weight"].dtype.name
       ('bfloat16', 'float32')
     """
+    if keys is True:
+        return cast_floating(batch, dtype)
+    leaves, treedef = jax.tree.flatten(batch)
+    cast = [
+        cast_floating(leaf, dtype) if lies_under(path, keys or ()) or _holds(dtype, leaf.dtype) else leaf
+        for path, leaf in zip(leaf_paths(batch), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, cast)
 
-    def cast(path: tuple, leaf: jax.Array) -> jax.Array:
-        return leaf if path and getattr(path[0], "key", None) in KEPT else cast_floating(leaf, dtype)
 
-    return jax.tree_util.tree_map_with_path(cast, batch)
+def _holds(dtype: DTypeLike, smaller: jnp.dtype) -> bool:
+    if not jnp.issubdtype(smaller, jnp.floating):
+        return False
+    a, b = jnp.finfo(smaller), jnp.finfo(dtype)
+    return a.nmant <= b.nmant and a.maxexp <= b.maxexp
+
+
+def lies_under(path: str, keys: Iterable[str]) -> bool:
+    """Whether a leaf's path is one of the keys or lies under one.
+
+    Example:
+      >>> lies_under("pair/left", ["pair"]), lies_under("pairs", ["pair"])
+      (True, False)
+    """
+    return any(path == key or path.startswith(f"{key}/") for key in keys)
 
 
 def promoting(function: Callable) -> Callable:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxprop.config.schema.data import DataSection
+from jaxprop.config.tasks import TASK_TABLE, tasks_for
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.readers.arrays import open_arrays
 from jaxprop.data.readers.digits import open_digits
@@ -14,19 +15,12 @@ from jaxprop.data.stream import Stream, one_pass
 from jaxprop.errors import ConfigError, one_of
 from jaxprop.types import Source
 
-__all__ = ["SOURCES", "TASKS", "Prefetch", "Source", "Stream", "one_pass", "open_sources", "prefetch"]
+__all__ = ["SOURCES", "Prefetch", "Source", "Stream", "one_pass", "open_sources", "prefetch"]
 
 SOURCES: dict[str, Callable[[Any, str], dict[str, Source]]] = {
     "digits": lambda _section, _task: open_digits(),
     "stdlib_text": lambda section, _task: open_stdlib_text(section),
     "arrays": open_arrays,
-}
-
-# Which tasks can learn from which source.
-TASKS: dict[str, tuple[str, ...]] = {
-    "digits": ("classify",),
-    "stdlib_text": ("language",),
-    "arrays": ("classify", "multilabel", "regress"),
 }
 
 
@@ -53,10 +47,10 @@ def open_sources(section: DataSection, task: str) -> dict[str, Source]:
     name = getattr(section, "name", type(section).__name__)
     if name not in SOURCES:
         raise ConfigError(f"data.name: {one_of(name, SOURCES, 'data')}")
-    if task not in TASKS[name]:
-        usable = sorted(data for data, tasks in TASKS.items() if task in tasks)
+    if task not in tasks_for(name):
+        usable = sorted(TASK_TABLE[task].data) if task in TASK_TABLE else []
         fix = f"data.name: {' or '.join(usable)}, or " if usable else ""
         raise ConfigError(
-            f"data {name!r} cannot be used for task {task!r}; set {fix}task.name: {' or '.join(TASKS[name])}"
+            f"data {name!r} cannot be used for task {task!r}; set {fix}task.name: {' or '.join(tasks_for(name))}"
         )
     return SOURCES[name](section, task)

@@ -13,7 +13,7 @@ from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.losses.squared import squared_error
 from jaxprop.types import Loss
 
-__all__ = ["LOSSES", "build", "huber", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error"]
+__all__ = ["LOSSES", "huber", "make_loss", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error"]
 
 LOSSES: dict[str, Callable[..., PerExample]] = {
     "softmax_cross_entropy": softmax_cross_entropy,
@@ -23,7 +23,7 @@ LOSSES: dict[str, Callable[..., PerExample]] = {
 }
 
 
-def build(section: schema.LossSection) -> Loss:
+def make_loss(section: schema.LossSection) -> Loss:
     """Builds the loss a configuration names.
 
     Args:
@@ -34,7 +34,7 @@ def build(section: schema.LossSection) -> Loss:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> loss = build(schema.Huber(name="huber", delta=2.0))
+      >>> loss = make_loss(schema.Huber(name="huber", delta=2.0))
       >>> loss(jnp.array([[3.0]]), {"labels": jnp.array([1.0])})[0].tolist()
       [2.0]
     """

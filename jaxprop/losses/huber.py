@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import optax
 
-from jaxprop.losses.per_example import PerExample, _per_example, _targets
+from jaxprop.core.examples import per_example, targets
+from jaxprop.losses.per_example import PerExample
 from jaxprop.types import Batch
 
 
@@ -16,7 +17,8 @@ def huber(outputs: jax.Array, batch: Batch, *, delta: float = 1.0) -> PerExample
 
     Args:
       outputs: predictions `[B, K]`.
-      batch: `labels` `[B, K]`, or `[B]` if K = 1; if present, `weight` `[B]`.
+      batch: `labels` `[B, K]`, or `[B]` if K = 1; if present,
+        `mask` `[B, K]` or `[B]` and `weight` `[B]`. What they give the weight 0 may hold anything, NaN too.
       delta: d, in units of the labels.
 
     Returns:
@@ -33,4 +35,4 @@ def huber(outputs: jax.Array, batch: Batch, *, delta: float = 1.0) -> PerExample
     Reference:
       Huber, Robust Estimation of a Location Parameter, 1964.
     """
-    return _per_example(optax.losses.huber_loss(*_targets(outputs, batch), delta=delta), batch)
+    return per_example(optax.losses.huber_loss(*targets(outputs, batch), delta=delta), batch, tokens=False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from jaxprop.losses.per_example import PerExample, _per_example, _targets
+from jaxprop.core.examples import per_example, targets
+from jaxprop.losses.per_example import PerExample
 from jaxprop.types import Batch
 
 
@@ -16,21 +18,23 @@ def sigmoid_cross_entropy(outputs: jax.Array, batch: Batch, *, label_smoothing: 
 
     Args:
       outputs: logits `[B, K]`.
-      batch: `labels` in 0..1 `[B, K]`; if present, `weight` `[B]`.
+      batch: `labels` in 0..1 `[B, K]`; if present, `mask` `[B, K]` or `[B]` and `weight` `[B]`. What they give the
+        weight 0 may hold anything, NaN too.
       label_smoothing: s.
 
     Returns:
-      Loss in nats `[B]`, weight `[B]`.
+      Loss in nats `[B]`, weight `[B]`. A label outside 0..1 that counts makes the loss NaN.
 
     Raises:
       ShapeError: labels of another shape than the outputs.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> loss, _ = sigmoid_cross_entropy(jnp.zeros((1, 2)), {"labels": jnp.array([[0.0, 1.0]])})
       >>> loss.round(3).tolist()
       [0.6930000185966492]
     """
-    logits, labels = _targets(outputs, batch)
+    logits, labels = targets(outputs, batch)
+    known = jnp.where((labels >= 0) & (labels <= 1), jnp.ones_like(labels), jnp.nan)
     labels = (1 - label_smoothing) * labels + label_smoothing / 2
-    return _per_example(optax.losses.sigmoid_binary_cross_entropy(logits, labels), batch)
+    # a factor, so that the gradient of such an entry is NaN too
+    return per_example(known * optax.losses.sigmoid_binary_cross_entropy(logits, labels), batch, tokens=False)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprop.losses.per_example import PerExample, _labels, _per_example, _real, _wide
+from jaxprop.core.examples import class_labels, per_example
+from jaxprop.losses.per_example import PerExample
 from jaxprop.types import Batch
 
 
@@ -16,17 +17,19 @@ def softmax_cross_entropy(
     """Softmax cross-entropy for classes or tokens.
 
     l = lse(o) - (1 - s) o_y - s mean_c(o_c) + z lse(o)^2, lse the log-sum-exp over classes. With tokens, the
-    mean over those whose mask is 1, and the weight is multiplied by their number, so that
+    mean by their mask, and the weight is multiplied by the sum of the mask, so that
     sum(w l) / sum(w) is the mean over tokens.
 
     Args:
       outputs: logits `[B, C]` or `[B, T, V]`.
-      batch: `labels` integer `[B]` or `[B, T]`; if present, `mask` `[B, T]` and `weight` `[B]`.
+      batch: `labels` integer `[B]` or `[B, T]`; if present, `mask` `[B]` or `[B, T]` and `weight`
+        `[B]`. What they give the weight 0 may hold anything, a label of -100 or an output of NaN too.
       label_smoothing: s, share of the target spread evenly over all classes.
       z_loss: z, keeps the log-sum-exp near 0.
 
     Returns:
-      Loss in nats `[B]`, weight `[B]`.
+      Loss in nats `[B]`, weight `[B]`. A label outside 0..C-1 that counts makes the loss NaN: to leave out labels of
+      -100, give a mask that is 0 there.
 
     Raises:
       ShapeError: labels that do not fit the outputs.
@@ -40,8 +43,8 @@ def softmax_cross_entropy(
       Szegedy et al., Rethinking the Inception Architecture, 2015 (label smoothing); Chowdhery et al., PaLM,
       2022 (z-loss).
     """
-    labels = _real(_labels(outputs, batch, classes=True), batch, outputs.shape[-1])
-    logits = _wide(outputs)
+    logits, labels, known = class_labels(outputs, batch)
+    labels = jnp.where(known, labels, 0)
     loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     if label_smoothing:
         # one-hot targets of [B, T, V] would be as large as the logits
@@ -49,4 +52,5 @@ def softmax_cross_entropy(
         loss = loss + label_smoothing * (label_logits - logits.mean(-1))
     if z_loss:
         loss = loss + z_loss * jnp.square(jax.nn.logsumexp(logits, -1))
-    return _per_example(loss, batch, masked=True)
+    # a factor, so that the gradient of a label that is no class is NaN too
+    return per_example(loss * jnp.where(known, jnp.ones_like(loss), jnp.nan), batch, tokens=loss.ndim > 1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import optax
 
-from jaxprop.losses.per_example import PerExample, _per_example, _targets
+from jaxprop.core.examples import per_example, targets
+from jaxprop.losses.per_example import PerExample
 from jaxprop.types import Batch
 
 
@@ -16,7 +17,8 @@ def squared_error(outputs: jax.Array, batch: Batch) -> PerExample:
 
     Args:
       outputs: predictions `[B, K]`.
-      batch: `labels` `[B, K]`, or `[B]` if K = 1; if present, `weight` `[B]`.
+      batch: `labels` `[B, K]`, or `[B]` if K = 1; if present,
+        `mask` `[B, K]` or `[B]` and `weight` `[B]`. What they give the weight 0 may hold anything, NaN too.
 
     Returns:
       Loss in squared units of the labels `[B]`, weight `[B]`.
@@ -29,4 +31,4 @@ def squared_error(outputs: jax.Array, batch: Batch) -> PerExample:
       >>> squared_error(jnp.array([[3.0]]), {"labels": jnp.array([1.0])})[0].tolist()
       [2.0]
     """
-    return _per_example(optax.losses.l2_loss(*_targets(outputs, batch)), batch)
+    return per_example(optax.losses.l2_loss(*targets(outputs, batch)), batch, tokens=False)

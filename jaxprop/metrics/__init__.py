@@ -1,6 +1,16 @@
-"""Metrics of a batch, as sums that add up over batches; one file a kind."""
+"""Metrics by name: sums that add up over batches, or rows that are gathered; one file a kind."""
 
 from jaxprop.metrics.absolute_error import mean_absolute_error
 from jaxprop.metrics.accuracy import accuracy, multilabel_accuracy
+from jaxprop.metrics.totals import add_up, finished, mean
+from jaxprop.types import Metric, Rows
 
-__all__ = ["accuracy", "mean_absolute_error", "multilabel_accuracy"]
+__all__ = [
+    "METRICS", "Metric", "Rows", "accuracy", "add_up", "finished", "mean", "mean_absolute_error", "multilabel_accuracy",
+]  # fmt: skip
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "multilabel_accuracy": multilabel_accuracy,
+    "mean_absolute_error": mean_absolute_error,
+}

@@ -18,12 +18,12 @@ from jaxprop.models.rnn import Rnn
 from jaxprop.models.transformer import Transformer
 from jaxprop.types import Batch, Model, Spec
 
-__all__ = ["MODELS", "build", "from_equinox", "from_functions", "from_linen", "from_nnx"]
+__all__ = ["MODELS", "from_equinox", "from_functions", "from_linen", "from_nnx", "make_model"]
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": Mlp, "cnn": Cnn, "rnn": Rnn, "transformer": Transformer}
 
 
-def build(section: schema.ModelSection, spec: Spec) -> Model:
+def make_model(section: schema.ModelSection, spec: Spec) -> Model:
     """Builds the model a configuration names.
 
     Args:
@@ -39,8 +39,8 @@ def build(section: schema.ModelSection, spec: Spec) -> Model:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> spec = Spec(jax.ShapeDtypeStruct((8, 8, 1), jnp.float32), outputs=10)
-      >>> model = build(schema.Mlp(name="mlp", hidden=(16,)), spec)
+      >>> spec = Spec({"inputs": jax.ShapeDtypeStruct((8, 8, 1), jnp.float32)}, {"classes": 10})
+      >>> model = make_model(schema.Mlp(name="mlp", hidden=(16,)), spec)
       >>> params, extras = jax.jit(model.init)(jax.random.key(0), {"inputs": jnp.ones((2, 8, 8, 1))})
       >>> sorted(params)
       ['head', 'layers']

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
-from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, dense, expect_inputs, max_pool
+from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, answers, as_numbers, dense, max_pool
 from jaxprop.models.mlp import MlpLayer
 from jaxprop.types import Spec
 
@@ -37,7 +37,7 @@ class Cnn(nnx.Module):
 
     Args:
       config: the section `model` of the configuration.
-      spec: images `[H, W, C]` or `[H, W]`, floating point; number of outputs K.
+      spec: images `[H, W, C]` or `[H, W]` as `inputs`; `classes` or `targets` K.
       rngs: random streams.
 
     Raises:
@@ -45,15 +45,15 @@ class Cnn(nnx.Module):
 
     Example:
       >>> import jax.numpy as jnp
-      >>> spec = Spec(jax.ShapeDtypeStruct((8, 8, 1), jnp.float32), outputs=10)
+      >>> spec = Spec({"inputs": jax.ShapeDtypeStruct((8, 8, 1), jnp.float32)}, {"classes": 10})
       >>> images = jnp.ones((2, 8, 8, 1))
       >>> nnx.eval_shape(lambda: Cnn(schema.Cnn(name="cnn"), spec, rngs=nnx.Rngs(0))(images)).shape
       (2, 10)
     """
 
     def __init__(self, config: schema.Cnn, spec: Spec, *, rngs: nnx.Rngs):
-        expect_inputs(spec, "cnn", tokens=False)
-        shape = spec.inputs.shape
+        outputs = answers(spec, "cnn")
+        shape = spec.batch["inputs"].shape
         if len(shape) not in (2, 3):
             raise ShapeError(
                 f"model cnn expected images [H, W, C] or [H, W], got {list(shape)} an example; use model.name: mlp"
@@ -71,11 +71,11 @@ class Cnn(nnx.Module):
         sizes = [height * width * channels, *config.hidden]
         pairs = enumerate(itertools.pairwise(sizes))
         self.layers = nnx.List([MlpLayer(f"layers/{i}", a, b, config, rngs=rngs) for i, (a, b) in pairs])
-        self.head = dense(sizes[-1], spec.outputs, INITS[config.init], rngs=rngs)
+        self.head = dense(sizes[-1], outputs, INITS[config.init], rngs=rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, H, W, C]` to outputs `[B, K]`; `weight [B]` marks padding for batch norm."""
-        x = x.reshape(*x.shape[:3], -1)
+        x = as_numbers(x, self.head.kernel[...]).reshape(*x.shape[:3], -1)
         for i, block in enumerate(self.blocks):
             x = max_pool(x) if i else x
             for layer in block:

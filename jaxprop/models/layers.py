@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
+from jaxprop.core.precision import wide_dtype
 from jaxprop.errors import ShapeError
 from jaxprop.types import Spec
 
@@ -58,16 +59,6 @@ def scaled(init: Initializer, factor: float) -> Initializer:
         return init(key, shape, dtype) * jnp.asarray(factor, dtype)
 
     return init_scaled
-
-
-def wide(dtype: Any) -> jnp.dtype:
-    """Returns the dtype statistics are taken in: float32, or float64 for float64.
-
-    Example:
-      >>> wide(jnp.bfloat16).name
-      'float32'
-    """
-    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
 
 
 def dense(n_in: int, n_out: int, init: Initializer, *, rngs: nnx.Rngs, **options: Any) -> nnx.Linear:
@@ -127,7 +118,9 @@ class Embed(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Maps tokens `[...]` to `[..., D]`; a token outside the vocabulary gives NaN."""
-        return jnp.take(self.embedding[...], tokens, axis=0)
+        table, tokens = self.embedding[...], tokens.astype(jnp.int32)
+        # a negative index would count from the end of the table
+        return jnp.take(table, jnp.where(tokens < 0, table.shape[0], tokens), axis=0)
 
 
 class BatchNorm(nnx.Module):
@@ -162,10 +155,12 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         """Normalizes `x [B, ..., C]`; examples with `weight [B]` zero do not enter the statistics."""
-        dtype = wide(x.dtype)
+        dtype = wide_dtype(x.dtype)
         if self.use_running_average:
             mean, var = self.mean[...].astype(dtype), self.var[...].astype(dtype)
         else:
+            if weight is not None:  # a select, and before the products of the gradient: 0 x NaN is NaN
+                x = jnp.where((weight != 0).reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
             mean, var = _moments(x.astype(dtype), weight)
             self._remember(mean, var, weight)
         scale = jax.lax.rsqrt(var + self.epsilon) * self.scale[...].astype(dtype)
@@ -173,7 +168,7 @@ class BatchNorm(nnx.Module):
 
     def _remember(self, mean: jax.Array, var: jax.Array, weight: jax.Array | None) -> None:
         # a microbatch of nothing but padding has no statistics to remember
-        share = 1 - self.momentum if weight is None else jnp.where(jnp.any(weight > 0), 1 - self.momentum, 0.0)
+        share = 1 - self.momentum if weight is None else jnp.where(jnp.any(weight != 0), 1 - self.momentum, 0.0)
         for average, value in ((self.mean, mean), (self.var, var)):
             old = average[...]
             average[...] = old + jnp.asarray(share, old.dtype) * (value.astype(old.dtype) - old)
@@ -203,7 +198,7 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalizes `x [..., D]`."""
-        dtype = wide(x.dtype)
+        dtype = wide_dtype(x.dtype)
         centred = x.astype(dtype) - x.astype(dtype).mean(-1, keepdims=True)
         factor = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
         return (centred * factor * self.scale[...].astype(dtype) + self.bias[...].astype(dtype)).astype(x.dtype)
@@ -213,7 +208,7 @@ def _moments(x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Arr
     axes = tuple(range(x.ndim - 1))
     if weight is None:
         return x.mean(axes), x.var(axes)
-    real = (weight > 0).astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    real = (weight != 0).astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
     share = real / (jnp.maximum(real.sum(), 1) * (x[0, ..., 0].size))
     mean = (share * x).sum(axes)
     return mean, (share * jnp.square(x - mean)).sum(axes)
@@ -240,9 +235,58 @@ def max_pool(x: jax.Array) -> jax.Array:
     return x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, c).max((2, 4))
 
 
-def expect_inputs(spec: Spec, model: str, tokens: bool) -> None:
-    """Raises a `ShapeError` if a model of tokens is given floats, or the other way round."""
-    shape, dtype = spec.inputs.shape, jnp.dtype(spec.inputs.dtype).name
-    if jnp.issubdtype(spec.inputs.dtype, jnp.floating) == tokens:
-        want, fix = ("integer tokens", "mlp, cnn or rnn") if tokens else ("floating-point inputs", "transformer or rnn")
-        raise ShapeError(f"model {model} expected {want}, got {dtype} {list(shape)} an example; use model.name: {fix}")
+def answers(spec: Spec, model: str) -> int:
+    """Returns the number of outputs K of an example, `classes` or `targets`, for a model with one answer an example.
+
+    Raises:
+      ShapeError: the data have an answer for every token, or the sizes name neither.
+
+    Example:
+      >>> answers(Spec({}, {"classes": 10}), "mlp")
+      10
+    """
+    for name in ("classes", "targets"):
+        if name in spec.sizes:
+            return spec.sizes[name]
+    raise ShapeError(
+        f"model {model} expected data with one answer an example (sizes classes or targets), got sizes "
+        f"{dict(spec.sizes)}; for an answer a token use model.name: transformer or rnn"
+    )
+
+
+def vocabulary(spec: Spec, model: str) -> int:
+    """Returns the number of tokens V, for a model whose inputs are tokens.
+
+    Raises:
+      ShapeError: the sizes name no vocabulary.
+
+    Example:
+      >>> vocabulary(Spec({}, {"vocabulary": 256}), "transformer")
+      256
+    """
+    if "vocabulary" not in spec.sizes:
+        raise ShapeError(
+            f"model {model} expected integer inputs to be tokens, with sizes that hold their vocabulary, got sizes "
+            f"{dict(spec.sizes)}; if they are measurements, save them as float32 or use model.name: mlp"
+        )
+    return spec.sizes["vocabulary"]
+
+
+def is_integer(dtype: Any) -> bool:
+    """Whether a dtype is of integers.
+
+    Example:
+      >>> is_integer(jnp.int32), is_integer(jnp.float32)
+      (True, False)
+    """
+    return jnp.issubdtype(dtype, jnp.integer)
+
+
+def as_numbers(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Returns integers and booleans, such as the pixels of an image, in the dtype of a model's parameters.
+
+    Example:
+      >>> as_numbers(jnp.array([3], jnp.uint8), jnp.ones(2, jnp.bfloat16)).dtype.name
+      'bfloat16'
+    """
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(like.dtype)

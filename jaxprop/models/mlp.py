@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
-from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, dense, expect_inputs
+from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, answers, as_numbers, dense
 from jaxprop.types import Spec
 
 
@@ -36,30 +36,30 @@ class Mlp(nnx.Module):
 
     Args:
       config: the section `model` of the configuration.
-      spec: floating-point inputs of any shape; number of outputs K.
+      spec: numbers of any shape as `inputs`; `classes` or `targets` K.
       rngs: random streams.
 
     Raises:
-      ShapeError: the inputs are integer tokens.
+      ShapeError: the data have an answer for every token.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> spec = Spec(jax.ShapeDtypeStruct((8, 8, 1), jnp.float32), outputs=10)
+      >>> spec = Spec({"inputs": jax.ShapeDtypeStruct((8, 8, 1), jnp.float32)}, {"classes": 10})
       >>> images = jnp.ones((2, 8, 8, 1))
       >>> nnx.eval_shape(lambda: Mlp(schema.Mlp(name="mlp"), spec, rngs=nnx.Rngs(0))(images)).shape
       (2, 10)
     """
 
     def __init__(self, config: schema.Mlp, spec: Spec, *, rngs: nnx.Rngs):
-        expect_inputs(spec, "mlp", tokens=False)
-        sizes = [math.prod(spec.inputs.shape), *config.hidden]
+        outputs = answers(spec, "mlp")
+        sizes = [math.prod(spec.batch["inputs"].shape), *config.hidden]
         pairs = enumerate(itertools.pairwise(sizes))
         self.layers = nnx.List([MlpLayer(f"layers/{i}", a, b, config, rngs=rngs) for i, (a, b) in pairs])
-        self.head = dense(sizes[-1], spec.outputs, INITS[config.init], rngs=rngs)
+        self.head = dense(sizes[-1], outputs, INITS[config.init], rngs=rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, ...]` to outputs `[B, K]`; `weight [B]` marks padding for batch norm."""
-        x = x.reshape(x.shape[0], -1)  # [B, N]
+        x = as_numbers(x, self.head.kernel[...]).reshape(x.shape[0], -1)  # [B, N]
         for layer in self.layers:
             x = layer(x, weight)
         return tap(self.head(x), "head", "output")

@@ -14,7 +14,18 @@ from jax.nn import initializers
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import measuring, tap
 from jaxprop.errors import ShapeError
-from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, Embed, Initializer, dense
+from jaxprop.models.layers import (
+    ACTIVATIONS,
+    INITS,
+    TAP_KINDS,
+    Embed,
+    Initializer,
+    answers,
+    as_numbers,
+    dense,
+    is_integer,
+    vocabulary,
+)
 from jaxprop.types import Spec
 
 STRETCHES = 8  # of a sequence whose gradients are looked at apart
@@ -124,20 +135,21 @@ def _each_gate(init: Initializer, gates: int) -> Initializer:
 
 
 class Rnn(nnx.Module):
-    """Recurrent network: one output a step for tokens, else one output from the last step.
+    """Recurrent network: one output from the last step, or one a step where the next token is asked for.
 
     Args:
       config: the section `model` of the configuration. `init` is of the dense kernels; embeddings start
         standard normal.
-      spec: tokens `[T]`; or floats `[T, D]`, `[T]` (D = 1) or images `[H, W, C]`, read row by row. Number of
-        outputs K, which is the vocabulary for tokens.
+      spec: `inputs` are integer tokens `[T]`, which are embedded; or floats `[T]` (D = 1), or numbers `[T, D]` or
+        `[H, W, C]`, read row by row. With `classes` or `targets` there is one answer an example; with a `vocabulary`
+        alone, one a token.
       rngs: random streams.
 
     Raises:
-      ShapeError: the inputs are no sequence.
+      ShapeError: the inputs are no sequence, or integers without a vocabulary.
 
     Example:
-      >>> spec = Spec(jax.ShapeDtypeStruct((16,), jnp.int32), outputs=256)
+      >>> spec = Spec({"inputs": jax.ShapeDtypeStruct((16,), jnp.int32)}, {"vocabulary": 256})
       >>> tokens = jnp.zeros((2, 16), jnp.int32)
       >>> nnx.eval_shape(lambda: Rnn(schema.Rnn(name="rnn"), spec, rngs=nnx.Rngs(0))(tokens)).shape
       (2, 16, 256)
@@ -148,24 +160,28 @@ class Rnn(nnx.Module):
     """
 
     def __init__(self, config: schema.Rnn, spec: Spec, *, rngs: nnx.Rngs):
-        shape = spec.inputs.shape
-        self.tokens = jnp.issubdtype(spec.inputs.dtype, jnp.integer)
-        if len(shape) not in ((1,) if self.tokens else (1, 2, 3)):
+        inputs, width = spec.batch["inputs"], config.width
+        shape = inputs.shape
+        if len(shape) not in (1, 2, 3):
             raise ShapeError(
-                f"model rnn expected tokens [T], or floats [T, D] or [H, W, C], got {spec.inputs.dtype} "
+                f"model rnn expected tokens [T], or numbers [T, D] or [H, W, C], got {inputs.dtype} "
                 f"{list(shape)} an example; use model.name: mlp"
             )
-        width = config.width
+        self.tokens = len(shape) == 1 and is_integer(inputs.dtype)
+        self.each_token = self.tokens and not spec.sizes.keys() & {"classes", "targets"}
+        outputs = vocabulary(spec, "rnn") if self.each_token else answers(spec, "rnn")
         if self.tokens:
-            self.embed = Embed(spec.outputs, width, stddev=1.0, rngs=rngs)
+            self.embed = Embed(vocabulary(spec, "rnn"), width, stddev=1.0, rngs=rngs)
         sizes = [width if self.tokens else math.prod(shape[1:]), *[width] * (config.layers - 1)]
         self.layers = nnx.List([RnnLayer(f"layers/{i}", n, config, rngs=rngs) for i, n in enumerate(sizes)])
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
-        self.head = dense(width, spec.outputs, INITS[config.init], rngs=rngs)
+        self.head = dense(width, outputs, INITS[config.init], rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps tokens `[B, T]` to `[B, T, K]`, or floats `[B, T, ...]` to `[B, K]`."""
-        x = self.embed(x) if self.tokens else x.reshape(*x.shape[:2], -1)  # [B, T, D]
+        """Maps tokens `[B, T]` or numbers `[B, T, ...]` to `[B, K]`; tokens of a language to `[B, T, V]`."""
+        if not self.tokens:
+            x = as_numbers(x, self.head.kernel[...]).reshape(*x.shape[:2], -1)
+        x = self.embed(x) if self.tokens else x  # [B, T, D]
         for layer in self.layers:
             x = self.dropout(layer(x))
-        return tap(self.head(x if self.tokens else x[:, -1]), "head", "output")
+        return tap(self.head(x if self.each_token else x[:, -1]), "head", "output")

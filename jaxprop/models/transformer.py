@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.precision import wide_dtype
 from jaxprop.core.taps import tap, tap_attention
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.layers import (
@@ -19,10 +20,10 @@ from jaxprop.models.layers import (
     Initializer,
     LayerNorm,
     dense,
-    expect_inputs,
+    is_integer,
     product,
     scaled,
-    wide,
+    vocabulary,
 )
 from jaxprop.types import Spec
 
@@ -48,7 +49,7 @@ def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
     Reference:
       Su et al., RoFormer, 2021. https://arxiv.org/abs/2104.09864
     """
-    time, half, dtype = x.shape[1], x.shape[-1] // 2, wide(x.dtype)
+    time, half, dtype = x.shape[1], x.shape[-1] // 2, wide_dtype(x.dtype)
     frequency = base ** (-jnp.arange(half, dtype=dtype) / half)
     angle = jnp.arange(time, dtype=dtype)[:, None] * frequency  # [T, D/2]
     cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]  # [T, 1, D/2]
@@ -78,7 +79,7 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """
     if q.dtype == jnp.float32:
         return jax.nn.dot_product_attention(q, k, v, is_causal=True)
-    dtype = wide(q.dtype)
+    dtype = wide_dtype(q.dtype)
     logits = jnp.einsum("bthd,bshd->bhts", q.astype(dtype), k.astype(dtype)) / q.shape[-1] ** 0.5
     causal = jnp.tril(jnp.ones(logits.shape[-2:], bool))
     shares = jax.nn.softmax(jnp.where(causal, logits, -jnp.inf), -1)  # [B, H, T, T]
@@ -142,7 +143,7 @@ class Transformer(nnx.Module):
       config: the section `model` of the configuration. `init` is of the dense kernels; those that end a
         residual branch start 1/sqrt(2 L) as large, and embeddings start normal(0.02), as in GPT-2.
         Dropout acts on the embeddings and on each residual branch, not on attention weights.
-      spec: tokens `[T]`; the vocabulary V.
+      spec: tokens `[T]` as `inputs`; their `vocabulary` V.
       rngs: random streams.
 
     Raises:
@@ -150,7 +151,7 @@ class Transformer(nnx.Module):
       ConfigError: the heads do not divide the width into even parts.
 
     Example:
-      >>> spec = Spec(jax.ShapeDtypeStruct((16,), jnp.int32), outputs=256)
+      >>> spec = Spec({"inputs": jax.ShapeDtypeStruct((16,), jnp.int32)}, {"vocabulary": 256})
       >>> config = schema.Transformer(name="transformer", layers=1, width=8, heads=2)
       >>> tokens = jnp.zeros((2, 16), jnp.int32)
       >>> nnx.eval_shape(lambda: Transformer(config, spec, rngs=nnx.Rngs(0))(tokens)).shape
@@ -161,17 +162,16 @@ class Transformer(nnx.Module):
     """
 
     def __init__(self, config: schema.Transformer, spec: Spec, *, rngs: nnx.Rngs):
-        expect_inputs(spec, "transformer", tokens=True)
-        _expect_tokens(spec.inputs.shape)
+        _expect_tokens(spec)
         _expect_heads(config)
-        self.embed = Embed(spec.outputs, config.width, stddev=0.02, rngs=rngs)
-        time = spec.inputs.shape[0]
+        tokens, (time,) = vocabulary(spec, "transformer"), spec.batch["inputs"].shape
+        self.embed = Embed(tokens, config.width, stddev=0.02, rngs=rngs)
         learned = config.positions == "learned"
         self.positions = Embed(time, config.width, stddev=0.02, rngs=rngs) if learned else None
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
         self.blocks = nnx.List([Block(f"blocks/{i}", config, rngs=rngs) for i in range(config.layers)])
         self.final_norm = LayerNorm(config.width)
-        head = partial(dense, config.width, spec.outputs, INITS[config.init], use_bias=False, rngs=rngs)
+        head = partial(dense, config.width, tokens, INITS[config.init], use_bias=False, rngs=rngs)
         self.head = None if config.tie_embeddings else head()
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -196,9 +196,18 @@ def _first_rows(table: jax.Array, time: int) -> jax.Array:
     return table[:time]
 
 
-def _expect_tokens(shape: tuple[int, ...]) -> None:
-    if len(shape) != 1:
-        raise ShapeError(f"model transformer expected tokens [T], got {list(shape)} an example")
+def _expect_tokens(spec: Spec) -> None:
+    inputs = spec.batch["inputs"]
+    if len(inputs.shape) != 1 or not is_integer(inputs.dtype):
+        raise ShapeError(
+            f"model transformer expected integer tokens [T], got {jnp.dtype(inputs.dtype)} {list(inputs.shape)} an "
+            "example; for floats use model.name: mlp, cnn or rnn"
+        )
+    if spec.sizes.keys() & {"classes", "targets"}:
+        raise ShapeError(
+            "model transformer expected data with an answer for every token, got sizes "
+            f"{dict(spec.sizes)}; for one answer an example use model.name: rnn"
+        )
 
 
 def _expect_heads(config: schema.Transformer) -> None:

@@ -18,8 +18,8 @@ from jaxprop.parallel.mesh import make_mesh
 from jaxprop.parallel.placement import place_batch
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
-from jaxprop.train.eval_step import make_eval_step
-from jaxprop.types import PyTree, Source, Sums, TrainState
+from jaxprop.train.eval_step import EvalStep, make_eval_step
+from jaxprop.types import Source, TrainState
 
 
 class Experiment(NamedTuple):
@@ -36,7 +36,7 @@ class Experiment(NamedTuple):
       optimizer: the update rule with its schedule.
       init: `seed -> state` before the first step, with the parameters and the random stream of that seed.
       step: the compiled train step.
-      evaluate: the compiled eval step, `(params, extras, batch) -> {name: (sum, count)}`.
+      evaluate: the compiled eval step, `(params, extras, batch) -> {name: total}`, and how its totals are finished.
       mesh: the devices, or None for a single one.
       total_steps: steps the run takes from start to end.
     """
@@ -49,7 +49,7 @@ class Experiment(NamedTuple):
     optimizer: optimizers.Optimizer
     init: Callable[[int], TrainState]
     step: TrainStep
-    evaluate: Callable[[PyTree, PyTree, Mapping[str, Any]], Sums]
+    evaluate: EvalStep
     mesh: Mesh | None
     total_steps: int
 
@@ -68,7 +68,7 @@ def compose(config: Config) -> Experiment:
     """
     sources = data.open_sources(config.data, config.task.name)
     train = sources["train"]
-    task = tasks.build(config, sources)
+    task = tasks.make_task(config, sources)
     _check_batch_size(config, train)
     stream = open_stream(config, train)
     total_steps = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
@@ -76,7 +76,7 @@ def compose(config: Config) -> Experiment:
     scaling = Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
     init_model, example = jax.jit(task.model.init), next(data.one_pass(train, 2))
     shapes, _ = init_model.eval_shape(jax.random.key(0), example)
-    optimizer = optimizers.build(config.optimizer, steps=total_steps, params=shapes)
+    optimizer = optimizers.make_optimizer(config.optimizer, steps=total_steps, params=shapes)
 
     def init(seed: int) -> TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))

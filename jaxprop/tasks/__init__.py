@@ -12,7 +12,7 @@ from jaxprop.tasks.regress import regress
 from jaxprop.tasks.task import Task
 from jaxprop.types import Source
 
-__all__ = ["TASKS", "Task", "build"]
+__all__ = ["TASKS", "Task", "make_task"]
 
 TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
     "classify": classify,
@@ -22,7 +22,7 @@ TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
 }
 
 
-def build(config: Config, sources: Mapping[str, Source]) -> Task:
+def make_task(config: Config, sources: Mapping[str, Source]) -> Task:
     """Binds the task a configuration names to its data.
 
     Args:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprop.config.schema.config import Config
-from jaxprop.losses.softmax import softmax_cross_entropy
-from jaxprop.metrics.accuracy import accuracy
+from jaxprop.core.precision import wide
 from jaxprop.tasks.task import Task, bind
-from jaxprop.types import Source
+from jaxprop.types import Batch, Source
 
 
 def classify(config: Config, sources: Mapping[str, Source]) -> Task:
@@ -23,9 +24,23 @@ def classify(config: Config, sources: Mapping[str, Source]) -> Task:
     Returns:
       The task; its reference is the accuracy of always answering the most frequent training class.
     """
-    train = sources["train"]
-    bound = bind(config, train, train.info["classes"], softmax_cross_entropy, {"accuracy": accuracy})
-    return Task(*bound, reference=_majority(sources))
+    return Task(*bind(config, sources["train"]), predict=predict, reference=_majority(sources))
+
+
+def predict(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    """Returns the likeliest class of each example, int32 `[B]`, and its probability, float32 `[B]`.
+
+    Args:
+      outputs: logits `[B, C]`.
+      batch: not looked at.
+
+    Example:
+      >>> {name: x.tolist() for name, x in predict(jnp.array([[0.0, 0.0, 50.0]]), {}).items()}
+      {'class': [2], 'probability': [1.0]}
+    """
+    del batch
+    shares = jax.nn.softmax(wide(outputs), -1)
+    return {"class": jnp.argmax(shares, -1).astype(jnp.int32), "probability": jnp.max(shares, -1)}
 
 
 def _majority(sources: Mapping[str, Source]) -> dict[str, float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
+
 from jaxprop.config.schema.config import Config
-from jaxprop.losses.sigmoid import sigmoid_cross_entropy
-from jaxprop.metrics.accuracy import multilabel_accuracy
+from jaxprop.core.precision import wide
 from jaxprop.tasks.task import Task, bind
-from jaxprop.types import Source
+from jaxprop.types import Batch, Source
 
 
 def multilabel(config: Config, sources: Mapping[str, Source]) -> Task:
@@ -21,6 +22,20 @@ def multilabel(config: Config, sources: Mapping[str, Source]) -> Task:
     Returns:
       The task.
     """
-    train = sources["train"]
-    measured = {"accuracy": multilabel_accuracy}
-    return Task(*bind(config, train, train.info["classes"], sigmoid_cross_entropy, measured))
+    return Task(*bind(config, sources["train"]), predict=predict)
+
+
+def predict(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    """Returns the probability of each label, float32 `[B, K]`.
+
+    Args:
+      outputs: logits `[B, K]`.
+      batch: not looked at.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> predict(jnp.array([[0.0, 50.0]]), {})["probability"].tolist()
+      [[0.5, 1.0]]
+    """
+    del batch
+    return {"probability": jax.nn.sigmoid(wide(outputs))}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
+
 from jaxprop.config.schema.config import Config
-from jaxprop.losses.squared import squared_error
-from jaxprop.metrics.absolute_error import mean_absolute_error
+from jaxprop.core.precision import wide
 from jaxprop.tasks.task import Task, bind
-from jaxprop.types import Source
+from jaxprop.types import Batch, Source
 
 
 def regress(config: Config, sources: Mapping[str, Source]) -> Task:
@@ -21,6 +22,20 @@ def regress(config: Config, sources: Mapping[str, Source]) -> Task:
     Returns:
       The task.
     """
-    train = sources["train"]
-    measured = {"mean_absolute_error": mean_absolute_error}
-    return Task(*bind(config, train, train.info["targets"], squared_error, measured))
+    return Task(*bind(config, sources["train"]), predict=predict)
+
+
+def predict(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    """Returns the predicted value of each target in the labels' units, float32 `[B, K]`.
+
+    Args:
+      outputs: predictions `[B, K]`.
+      batch: not looked at.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> predict(jnp.array([[2.0]]), {})["value"].tolist()
+      [[2.0]]
+    """
+    del batch
+    return {"value": wide(outputs)}

@@ -1,18 +1,24 @@
-"""What a task is: data, model, loss and metrics bound together."""
+"""What a task is: data, model, loss, metrics and predictions bound together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxprop import models
 from jaxprop.config.schema.config import Config
-from jaxprop.losses import build
+from jaxprop.config.schema.task import usual_loss
+from jaxprop.config.tasks import TASK_TABLE
+from jaxprop.losses import make_loss
+from jaxprop.metrics import METRICS
 from jaxprop.train.objective import loss_from
-from jaxprop.types import Loss, Metric, Model, Objective, Source, Spec
+from jaxprop.types import Batch, Model, Objective, Source, Spec
+
+SIZES = ("classes", "targets", "vocabulary")  # what a source may say in `info` and a model may need
+COMPUTED = ("inputs",)  # what of a batch is computed with, and so cast; answers, masks and weights are not
 
 
 def nothing_derived(_: Mapping[str, float]) -> dict[str, float]:
@@ -27,6 +33,7 @@ class Task(NamedTuple):
       model: the network.
       objective: its loss and metrics, as the train step and the eval step want them.
       spec: what the data look like to the model.
+      predict: `(outputs, batch) -> {name: [B, ...]}`, arrays that a person can be shown. Pure.
       derived: metrics of an evaluation -> further figures that follow from them.
       reference: figures of a trivial predictor on the same split, printed beside the result.
     """
@@ -34,27 +41,26 @@ class Task(NamedTuple):
     model: Model
     objective: Objective
     spec: Spec
+    predict: Callable[[Any, Batch], dict[str, jax.Array]]
     derived: Callable[[Mapping[str, float]], dict[str, float]] = nothing_derived
     reference: Mapping[str, float] = {}
 
 
-def bind(
-    config: Config, train: Source, outputs: int, loss: Loss, metrics: Mapping[str, Metric]
-) -> tuple[Model, Objective, Spec]:
-    """Builds the model for the data's shapes and binds it to a loss and metrics.
+def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:
+    """Builds the model for the data's shapes and binds it to the loss and metrics of the table of tasks.
 
     Args:
-      config: the run's configuration; its `task.loss` goes before `loss`.
-      train: the training split; one record of it is read.
-      outputs: classes, vocabulary entries, or targets.
-      loss: the task's usual loss.
-      metrics: what is measured, by name.
+      config: the run's configuration; its `task.loss` goes before the task's usual one.
+      train: the training split; one record of it is read, and the sizes its `info` names.
 
     Returns:
       The model, the objective, and the spec the model was built for.
     """
-    example = train.take(np.zeros(1, np.int64))["inputs"]
-    spec = Spec(jax.ShapeDtypeStruct(example.shape[1:], example.dtype), outputs)
-    model = models.build(config.model, spec)
-    chosen = loss if config.task.loss is None else build(config.task.loss)
-    return model, loss_from(model, chosen, metrics), spec
+    example = train.take(np.zeros(1, np.int64))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), example)
+    spec = Spec(shapes, {name: train.info[name] for name in SIZES if name in train.info})
+    model = models.make_model(config.model, spec)
+    loss = make_loss(config.task.loss or usual_loss(config.task.name))
+    figures = TASK_TABLE[config.task.name].figures
+    metrics = {name: METRICS[figure.metric] for name, figure in figures.items() if figure.metric is not None}
+    return model, loss_from(model, loss, metrics, cast=COMPUTED), spec

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from jaxprop.run.allocator import VARIABLE, allocator_in_use, find_allocator
 from jaxprop.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pydantic")
@@ -276,7 +277,20 @@ def find_host() -> dict[str, Any]:
         "cores": cores,
         "memory_bytes": memory.get("MemTotal"),
         "available_bytes": memory.get("MemAvailable"),
+        "allocator": _allocator(),
     }
+
+
+def _allocator() -> str:
+    """The allocator that `train` and other commands that compute run with, and how it is switched off."""
+    found = find_allocator(os.environ)
+    if found is not None:
+        return f"{found} for commands that compute; {VARIABLE}=off turns it off"
+    if allocator_in_use() != "system":
+        return allocator_in_use()
+    if os.environ.get(VARIABLE) == "off":
+        return f"the system's, since {VARIABLE}=off"
+    return "the system's; runs on CPU may be faster with libjemalloc2 or libtcmalloc-minimal4 installed"
 
 
 def _memory() -> dict[str, int]:

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxprop.core.precision import cast_floating, cast_inputs
+from jaxprop.core.examples import safe_mean
+from jaxprop.core.precision import cast_floating, cast_keys, lies_under
 from jaxprop.core.taps import output_sums
-from jaxprop.errors import ShapeError, UsageError
+from jaxprop.core.trees import leaf_paths
+from jaxprop.errors import ShapeError, UsageError, one_of
+from jaxprop.metrics.totals import as_metric, is_sum_count, measure
+from jaxprop.train.promotion import widening_paths
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Sums
 
 LossFn = Callable[..., Any]  # (params, batch, key) -> loss or (loss, aux)
+Cast = Sequence[str | int] | str | bool | None  # keys of a batch
 
 
-def loss_from(model: Model, loss: Loss, metrics: Mapping[str, Metric] | None = None) -> Objective:
+def loss_from(
+    model: Model, loss: Loss, metrics: Mapping[str, Metric | Callable] | None = None, *, cast: Cast = None
+) -> Objective:
     """Binds a model to a loss, as the train step and the eval step want it.
 
-    loss = sum(w l) / sum(w), and 0 where every weight is 0.
+    loss = sum(w l) / sum(w), 0 where every weight is 0, and NaN where weights of both signs cancel.
 
-    Params and the batch's floats are cast to the policy's compute dtype, but for labels, targets, mask and
-    weight, and outputs to its output dtype; extras are not cast and keep their dtypes.
+    Params and the batch's floats under `cast` are cast to the policy's compute dtype, and outputs to its output dtype;
+    extras are not cast and keep their dtypes. Where the batch has a `weight` `[B]`, whatever an example of weight 0
+    holds is replaced by zeros before the model sees it, so that a NaN there reaches nothing.
 
     Args:
       model: a `Model`.
       loss: `(outputs, batch) -> (per_example [B], weight [B])`. The built-in ones weigh by `batch["weight"]` `[B]`
-        and, for tokens, `batch["mask"]` `[B, T]`; each is 1 if it is not there.
-      metrics: name to `(outputs, batch) -> (sum, count)`, measured in training and evaluation.
+        and by `batch["mask"]` `[B]` or `[B, ...]`; each is 1 if it is not there.
+      metrics: by name, each a `Metric` or a function `(outputs, batch) -> (sum, count)`; measured in evaluation, and
+        in training those that are a sum and a count.
+      cast: keys of the batch that hold what the model computes with; `"inputs"` by default.
 
     Returns:
       An `Objective`.
 
     Raises:
-      UsageError: a metric is called `loss`.
+      UsageError: a metric is called `loss`, or is neither; while tracing, `cast` names no key of the batch.
       ShapeError: while tracing, if the loss returns anything but two arrays `[B]`.
 
     Example:
@@ -52,105 +63,257 @@ def loss_from(model: Model, loss: Loss, metrics: Mapping[str, Metric] | None = N
       >>> round(float(m.loss), 4)
       1.0986
     """
-    metrics = {} if metrics is None else dict(metrics)
-    if "loss" in metrics:
+    measured = {name: as_metric(name, metric) for name, metric in (metrics or {}).items()}
+    if "loss" in measured:
         raise UsageError("the name 'loss' is taken by the loss itself; call the metric something else")
+    narrow = _Cast(cast, default=("inputs",), where="loss_from(model, loss, cast=...)")
+
+    def forward(
+        params: PyTree, extras: PyTree, batch: Batch, key: Any, policy: Any, train: bool
+    ) -> tuple[Any, PyTree, Batch]:
+        batch, params = without_padding(batch), cast_floating(params, policy.compute)
+
+        def apply(params: PyTree, batch: Batch) -> tuple[Any, PyTree]:
+            return model.apply(params, extras, batch, key=key, train=train)
+
+        outputs, new = apply(params, narrow(apply, params, batch, policy))
+        return cast_floating(outputs, policy.output), new, batch
 
     def mean_loss(
         params: PyTree, extras: PyTree, batch: Batch, key: jax.Array, policy: Any
     ) -> tuple[jax.Array, tuple[jax.Array, PyTree, Sums]]:
-        outputs, new = _forward(model, params, extras, batch, policy, key=key, train=True)
-        extras = jax.tree.map(lambda new, old: new.astype(old.dtype), new, extras)
-        total, weight = _weighted_sum(loss, outputs, batch)
-        mean = total / jnp.where(weight > 0, weight, jnp.ones_like(weight))
-        return mean, (weight, extras, {**_measured(metrics, outputs, batch), **output_sums(outputs, batch)})
-
-    return Objective(mean_loss, loss_sums(model, loss, metrics))
-
-
-def loss_sums(model: Model, loss: Loss, metrics: Mapping[str, Metric]) -> Callable[..., Sums]:
-    """Binds a model to a loss and metrics for evaluation, as sums that add up over batches.
-
-    Args:
-      model: a `Model`, applied with `train=False` and no key.
-      loss, metrics: as in `loss_from`.
-
-    Returns:
-      `(params, extras, batch, policy) -> {name: (sum, count)}`, where `"loss"` is `(sum(w l), sum(w))`.
-
-    Example:
-      >>> from jaxprop.losses.softmax import softmax_cross_entropy
-      >>> import jaxprop
-      >>> from jaxprop.metrics.accuracy import accuracy
-      >>> from jaxprop.core.precision import policy
-      >>> model = jaxprop.from_functions(
-      ...     lambda key, batch: ({}, {}), lambda params, extras, batch, *, key, train: (batch["inputs"], extras)
-      ... )
-      >>> batch = {"inputs": jnp.eye(2), "labels": jnp.array([0, 0])}
-      >>> sums = loss_sums(model, softmax_cross_entropy, {"accuracy": accuracy})({}, {}, batch, policy("float32"))
-      >>> [x.item() for x in sums["accuracy"]]
-      [1.0, 2.0]
-    """
+        outputs, new, batch = forward(params, extras, batch, key, policy, True)
+        total, weight, some = _weighted_sum(loss, outputs, batch)
+        sums = {name: t for name, t in measure(measured, outputs, batch).items() if is_sum_count(t)}
+        signals = output_sums(outputs, batch if isinstance(batch, Mapping) else {})
+        # weights that cancel have no mean, and a microbatch of weight 0 would be left out in silence
+        weight_or_nan = jnp.where((weight == 0) & some, jnp.nan, weight)
+        return safe_mean(total, weight, some), (
+            weight_or_nan,
+            _like(new, extras, "the model's apply"),
+            {**sums, **signals},
+        )
 
     def sums(params: PyTree, extras: PyTree, batch: Batch, policy: Any) -> Sums:
-        outputs, _ = _forward(model, params, extras, batch, policy, key=None, train=False)
-        return {"loss": _weighted_sum(loss, outputs, batch), **_measured(metrics, outputs, batch)}
+        outputs, _, batch = forward(params, extras, batch, None, policy, False)
+        return {"loss": _weighted_sum(loss, outputs, batch)[:2], **measure(measured, outputs, batch)}
 
-    return sums
+    return Objective(mean_loss, sums, measured, narrow.keys)
 
 
-def as_objective(loss_fn: LossFn | Objective) -> Objective:
+def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bool = False) -> Objective:
     """Returns an `Objective` for a plain `(params, batch, key) -> loss` or `(loss, aux)`.
 
+    The batch is any pytree: a dict, a tuple, an array, a graph, or nothing. Its integers are never cast, and of its
+    floats only those under `cast`; params are cast to the policy's compute dtype.
+
     Args:
-      loss_fn: the function; an `Objective` is returned as it is.
+      loss_fn: the function; an `Objective` is returned as it is. `aux` is a pytree of numbers to report, named by
+        their keys: scalars as they are, larger arrays by their mean. `aux["weight"]`, a scalar, is the sum of weights
+        that the mean was taken over: 1 if it is not there, and where it is 0 nothing counts, NaN neither.
+      cast: keys of the batch, or paths into it, to cast to the compute dtype; True for all of it. In a tuple the keys
+        are positions.
+      stateful: the function is `(params, extras, batch, key) -> (loss, (extras, aux))`. The new extras have the
+        structure and shapes of the old ones, and keep their dtypes. An evaluation drops them.
 
     Returns:
-      The objective, with the metrics of aux weighted like the loss.
+      The objective, with the numbers of aux weighted like the loss.
 
     Raises:
-      ShapeError: when traced, if the loss or an entry of aux is not a scalar.
+      UsageError: `cast` is given with an `Objective`, or names no key of the batch; an entry of aux is called `loss`.
+      ShapeError: when traced, if the loss is not a scalar, or extras, aux or weight are not what they must be.
 
     Example:
-      >>> as_objective(lambda params, batch, key: params["w"] ** 2).mean_loss is not None
-      True
+      >>> from jaxprop.core.precision import policy
+      >>> objective = as_objective(lambda params, batch, key: (params["w"] * batch[0].mean(), {"seen": batch[1]}))
+      >>> loss, (weight, extras, sums) = objective.mean_loss(
+      ...     {"w": jnp.float32(3)}, {}, (jnp.ones(2), jnp.arange(3)), None, policy("float32")
+      ... )
+      >>> loss.item(), sums["seen"][0].item()
+      (3.0, 1.0)
     """
     if isinstance(loss_fn, Objective):
+        if cast is not None or stateful:
+            raise UsageError("cast and stateful belong to a plain loss function; give cast to loss_from(..., cast=...)")
         return loss_fn
+    if not callable(loss_fn):
+        raise UsageError(
+            f"expected a loss function (params, batch, key) -> loss or an Objective, got {type(loss_fn).__name__}"
+        )
+    narrow = _Cast(cast, default=(), where="make_train_step(..., cast=...)")
 
-    def mean_loss(params, extras, batch, key, policy):
-        out = loss_fn(cast_floating(params, policy.compute), cast_inputs(batch, policy.compute), key)
-        loss, aux = out if isinstance(out, tuple) else (out, {})
-        aux = dict(aux)
-        if "loss" in aux:
-            raise UsageError("the name 'loss' is taken by the loss itself; call that entry of aux something else")
-        for name, value in {"loss": loss, **aux}.items():
-            if jnp.shape(value) != ():
-                raise ShapeError(
-                    f"expected the {name} returned by loss_fn to be a scalar, got shape {jnp.shape(value)}; "
-                    "average it over the batch, for example with jnp.mean"
-                )
-        weight = jnp.asarray(aux.pop("weight", 1.0), jnp.float32)
-        sums = {name: (jnp.asarray(value, jnp.float32) * weight, weight) for name, value in aux.items()}
-        return jnp.asarray(loss, policy.output), (weight, extras, sums)
+    def call(params: PyTree, extras: PyTree, batch: PyTree, key: Any) -> tuple[Any, PyTree, Any]:
+        if stateful:
+            return _loss_and_extras(loss_fn(params, extras, batch, key), extras)
+        out = loss_fn(params, batch, key)
+        if isinstance(out, tuple | list) and len(out) != 2:
+            raise ShapeError(f"expected loss_fn to return loss or (loss, aux), got {_described(out)}")
+        loss, aux = out if _is_pair(out) else (out, None)
+        return loss, extras, aux
 
-    def sums(params, extras, batch, policy):
+    def mean_loss(
+        params: PyTree, extras: PyTree, batch: PyTree, key: Any, policy: Any
+    ) -> tuple[jax.Array, tuple[jax.Array, PyTree, Sums]]:
+        params = cast_floating(params, policy.compute)
+        batch = narrow(lambda params, batch: call(params, extras, batch, key), params, batch, policy)
+        loss, new, aux = call(params, extras, batch, key)
+        if jnp.shape(loss) != ():
+            raise ShapeError(
+                f"expected the loss returned by loss_fn to be a scalar, got shape {jnp.shape(loss)}; "
+                "average it over the batch, for example with jnp.mean"
+            )
+        reported, loss = _reported(aux), jnp.asarray(loss, policy.output)
+        if "weight" not in reported:
+            one = jnp.float32(1)
+            return loss, (one, new, {name: (value, one) for name, value in reported.items()})
+        weight = reported.pop("weight")
+        sums = {name: (jnp.where(weight != 0, value * weight, 0), weight) for name, value in reported.items()}
+        return jnp.where(weight != 0, loss, jnp.zeros_like(loss)), (weight, new, sums)
+
+    def sums(params: PyTree, extras: PyTree, batch: PyTree, policy: Any) -> Sums:
         loss, (weight, _, metrics) = mean_loss(params, extras, batch, None, policy)
-        return {"loss": (loss * weight, weight), **metrics}
+        return {"loss": (loss * weight.astype(loss.dtype), weight), **metrics}
 
-    return Objective(mean_loss, sums)
-
-
-def _forward(
-    model: Model, params: PyTree, extras: PyTree, batch: Batch, policy: Any, *, key: Any, train: bool
-) -> tuple[Any, PyTree]:
-    params = cast_floating(params, policy.compute)
-    batch = cast_inputs(batch, policy.compute)
-    outputs, extras = model.apply(params, extras, batch, key=key, train=train)
-    return cast_floating(outputs, policy.output), extras
+    return Objective(mean_loss, sums, {}, narrow.keys)
 
 
-def _weighted_sum(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+def without_padding(batch: PyTree) -> PyTree:
+    """Returns the batch with zeros for all that its examples of weight 0 hold.
+
+    Args:
+      batch: a mapping with `weight` `[B]` in which every array has the leading axis B; any other is returned as it is.
+
+    Example:
+      >>> batch = {"inputs": jnp.array([1.0, jnp.nan]), "weight": jnp.array([1.0, 0.0])}
+      >>> without_padding(batch)["inputs"].tolist()
+      [1.0, 0.0]
+    """
+    weight = batch.get("weight") if isinstance(batch, Mapping) else None
+    leaves = [leaf for leaf in jax.tree.leaves(batch) if jnp.ndim(leaf)]
+    if weight is None or jnp.ndim(weight) != 1 or {jnp.shape(leaf)[0] for leaf in leaves} != {jnp.shape(weight)[0]}:
+        return batch
+    held = jnp.asarray(weight).astype(jnp.float32) != 0
+
+    def clean(leaf: jax.Array) -> jax.Array:
+        if not jnp.ndim(leaf) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            return leaf
+        return jnp.where(held.reshape(-1, *[1] * (jnp.ndim(leaf) - 1)), leaf, jnp.zeros((), leaf.dtype))
+
+    return {key: value if key == "weight" else jax.tree.map(clean, value) for key, value in batch.items()}
+
+
+class _Cast:
+    """Casts what a batch holds under some keys, checks the keys, and tells once of arrays that should be among them."""
+
+    def __init__(self, cast: Cast, *, default: tuple[str, ...], where: str):
+        self.given, self._where, self._told = cast is not None, where, False
+        self.keys: tuple[str, ...] | bool
+        if cast is None:
+            self.keys = default
+        elif isinstance(cast, bool):
+            self.keys = cast
+        else:
+            self.keys = (cast,) if isinstance(cast, str) else tuple(str(key) for key in cast)
+
+    def __call__(self, function: Callable, params: PyTree, batch: PyTree, policy: Any) -> PyTree:
+        if self.given and not isinstance(self.keys, bool):
+            self._check(leaf_paths(batch))
+        cast = cast_keys(batch, policy.compute, self.keys)
+        if not self.given and not self._told:
+            self._tell(widening_paths(function, params, cast, policy.compute), batch, policy)
+        return cast
+
+    def _check(self, paths: Iterable[str]) -> None:
+        assert not isinstance(self.keys, bool)
+        for key in self.keys:
+            if not any(lies_under(path, [key]) for path in paths):
+                raise UsageError(f"cast: {one_of(key, {path.split('/')[0] for path in paths}, 'key of the batch')}")
+
+    def _tell(self, paths: Sequence[str], batch: PyTree, policy: Any) -> None:
+        if not paths:
+            return
+        self._told = True
+        assert not isinstance(self.keys, bool)
+        tops = dict.fromkeys([*self.keys, *(path.split("/")[0] for path in paths)])
+        keys = [key for key in tops if any(lies_under(path, [key]) for path in leaf_paths(batch))]
+        positions = not isinstance(batch, Mapping) and all(key.isdecimal() for key in keys)
+        names = ", ".join(key if positions else f'"{key}"' for key in keys) + ("," if len(keys) == 1 else "")
+        fix = "True" if not isinstance(batch, Mapping | tuple | list) else f"({names})"
+        what = "the batch" if fix == "True" else f"the batch's {' and '.join(paths)}"
+        warnings.warn(
+            f"{what} in a wider dtype has the loss computed in that dtype, not in {jnp.dtype(policy.compute).name}; "
+            f"write {self._where.replace('...)', fix + ')')} to cast what is computed with (targets and weights stay "
+            "as they are), or cast=() to leave everything as it is",
+            stacklevel=2,
+        )
+
+
+def _loss_and_extras(out: Any, extras: PyTree) -> tuple[Any, PyTree, Any]:
+    if not (_is_pair(out) and _is_pair(out[1])):
+        raise ShapeError(
+            f"expected a stateful loss_fn to return (loss, (extras, aux)), got {_described(out)}; "
+            "write return loss, (extras, {}) where there is nothing to report"
+        )
+    loss, (new, aux) = out
+    return loss, _like(new, extras, "loss_fn"), aux
+
+
+def _is_pair(out: Any) -> bool:
+    return isinstance(out, tuple | list) and len(out) == 2
+
+
+def _described(out: Any) -> str:
+    return f"{type(out).__name__} of {len(out)}" if isinstance(out, tuple | list) else type(out).__name__
+
+
+def _like(new: PyTree, old: PyTree, who: str) -> PyTree:
+    """New extras in the dtypes of the old ones."""
+    given, returned = jax.tree.structure(old), jax.tree.structure(new)
+    if str(given) != str(returned):
+        raise ShapeError(
+            f"expected {who} to return extras of the structure it was given, {given}, got {returned}; "
+            "give init_state the extras= it starts from"
+        )
+    for path, a, b in zip(leaf_paths(old), jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+        if jnp.shape(a) != jnp.shape(b):
+            raise ShapeError(f"expected the new extras {path} to have the shape {jnp.shape(a)}, got {jnp.shape(b)}")
+    return jax.tree.map(_in_dtype_of, new, old)
+
+
+def _in_dtype_of(new: Any, old: Any) -> Any:
+    return new if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else jnp.asarray(new).astype(old.dtype)
+
+
+def _reported(aux: Any) -> dict[str, Any]:
+    """The numbers of aux by name: scalars as they are, larger arrays by their mean."""
+    if not isinstance(aux, Mapping):
+        aux = aux._asdict() if hasattr(aux, "_asdict") else {"aux": aux}
+    if jnp.shape(aux.get("weight", 0.0)) != ():
+        raise ShapeError(
+            f"expected aux['weight'] to be a scalar, the sum of weights, got shape {jnp.shape(aux['weight'])}; "
+            "write jnp.sum(weight), or give it another name"
+        )
+    found = {}
+    for path, leaf in zip(leaf_paths(aux), jax.tree.leaves(aux), strict=True):
+        if path == "loss":
+            raise UsageError("the name 'loss' is taken by the loss itself; call that entry of aux something else")
+        dtype = (
+            jnp.result_type(leaf) if isinstance(leaf, bool | int | float | complex) else getattr(leaf, "dtype", None)
+        )
+        if dtype is None or not (jnp.issubdtype(dtype, jnp.bool_) or jnp.issubdtype(dtype, jnp.number)):
+            raise ShapeError(
+                f"expected aux to be a dict of numbers to report, such as {{'accuracy': accuracy}}, or any tree of "
+                f"them; got {path}: {type(leaf).__name__}"
+            )
+        values = jax.lax.stop_gradient(
+            jnp.abs(leaf) if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.asarray(leaf)
+        )
+        found[path] = jnp.mean(values.astype(jnp.float32)) if values.ndim else values.astype(jnp.float32)
+    return found
+
+
+def _weighted_sum(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`sum(w l)`, `sum(w)`, and whether any w is not 0."""
     returned = loss(outputs, batch)
     shapes = [jnp.shape(x) for x in returned] if isinstance(returned, tuple) else [jnp.shape(returned)]
     if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
@@ -158,9 +321,4 @@ def _weighted_sum(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, ja
     per_example, weight = returned
     weight = weight.astype(per_example.dtype)
     # A select: what counts for nothing may be anything, and 0 x NaN is NaN.
-    return jnp.sum(jnp.where(weight > 0, weight * per_example, 0)), jnp.sum(weight)
-
-
-def _measured(metrics: Mapping[str, Metric], outputs: Any, batch: Batch) -> Sums:
-    outputs = jax.lax.stop_gradient(outputs)
-    return {name: metric(outputs, batch) for name, metric in metrics.items()}
+    return jnp.sum(jnp.where(weight != 0, weight * per_example, 0)), jnp.sum(weight), jnp.any(weight != 0)

@@ -37,7 +37,7 @@ class Optimizer(NamedTuple):
     clip: float | optax.GradientTransformation | None
 
 
-def build(section: sections.Optimizer, *, steps: int, params: PyTree) -> Optimizer:
+def make_optimizer(section: sections.Optimizer, *, steps: int, params: PyTree) -> Optimizer:
     """Builds the optimizer that a configuration describes.
 
     Without groups and masks this is the chain one would write by hand: `optax.chain(clip, optimizer)`, or the optimizer
@@ -58,7 +58,7 @@ def build(section: sections.Optimizer, *, steps: int, params: PyTree) -> Optimiz
     Example:
       >>> section = sections.optimizer_model("sgd")(name="sgd", lr=0.5)
       >>> params = {"w": jnp.ones(2)}
-      >>> opt = build(section, steps=10, params=params)
+      >>> opt = make_optimizer(section, steps=10, params=params)
       >>> updates, _ = opt.tx.update({"w": jnp.ones(2)}, opt.tx.init(params), params)
       >>> updates["w"].tolist(), float(opt.schedule(0))
       ([-0.5, -0.5], 0.5)

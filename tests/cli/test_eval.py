@@ -37,7 +37,7 @@ def test_a_folder_that_cannot_be_meant(package):
         run_folder("digit", None)
     with pytest.raises(ConfigError, match="digit: no such config; did you mean 'digits'"):
         run_folder("digit", Path("x"))
-    with pytest.raises(UsageError, match="is a folder and --run x another; give one of them"):
+    with pytest.raises(UsageError, match="and --run x are two folders; give one of them"):
         run_folder(".", Path("x"))
 
 

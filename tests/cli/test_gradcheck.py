@@ -109,9 +109,12 @@ BAD = [
     (["gradcheck", "digit"], "digit: no such config; did you mean 'digits'?"),
     (["gradcheck", "my_loses:right"], "there is no module 'my_loses'; write module:function"),
     (["gradcheck", "my_losses:rigt"], "module 'my_losses' has no 'rigt'; did you mean 'right'?"),
-    (["gradcheck", "my_losses:NUMBER"], "my_losses:NUMBER is no function but int; give it a function without"),
+    (
+        ["gradcheck", "my_losses:NUMBER"],
+        "expected my_losses:NUMBER to be a function, got int; give it a function without",
+    ),
     (["gradcheck", "my_losses:short"], "expected my_losses:short() to return (loss_fn, params, batch, key), got 2 val"),
-    (["gradcheck", "my_losses:right", "a=1"], "my_losses:right is a function, which has no 'a' to override"),
+    (["gradcheck", "my_losses:right", "a=1"], "my_losses:right is a function and has no key 'a' to override"),
     (["gradcheck", "json:loads"], "json:loads takes arguments, and json has no example() that returns (params, batch"),
 ]
 

@@ -65,9 +65,9 @@ def test_overrides(jaxprop, monkeypatch):
 
 def test_what_a_backend_does_not_tell(jaxprop, monkeypatch):
     shown = rows(jaxprop, monkeypatch, UNTOLD)
-    assert "floating-point operations not told by this backend" in shown
-    assert "all memory, each device not told by this backend" in shown
-    assert "cpu cpu 1 not told by this backend" in shown
+    assert "floating-point operations not reported by this backend" in shown
+    assert "all memory, each device not reported by this backend" in shown
+    assert "cpu cpu 1 not reported by this backend" in shown
     assert "reference" not in shown
 
 

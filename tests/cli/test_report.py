@@ -56,10 +56,10 @@ REFUSED = [
     ("report runs/a runs/empty", 1, "runs/empty has an empty metrics.jsonl"),
     ("report runs/a --out none/x.html", 2, "none/x.html cannot be written"),
     ("report runs/a --out runs/a/metrics.jsonl", 2, "--out runs/a/metrics.jsonl: expected a file that ends in .html"),
-    ("report runs/a --port 3", 2, "--port 3 is of the server; add --serve"),
+    ("report runs/a --port 3", 2, "--port 3 needs --serve; add it"),
     ("report runs/a --serve --no-html", 2, "--serve writes no file; leave out --no-html"),
     ("report runs/a --serve --out x.html", 2, "--serve writes no file; leave out --out x.html"),
-    ("report runs/a --no-html --out x.html", 2, "--no-html leaves nothing to write to --out x.html"),
+    ("report runs/a --no-html --out x.html", 2, "--no-html writes no page, so --out x.html has no effect"),
 ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxprop.config.schema.data import Arrays, Digits, StdlibText
-from jaxprop.data import SOURCES, TASKS, open_sources
+from jaxprop.data import open_sources
 from jaxprop.errors import ConfigError
 
 
@@ -13,10 +13,6 @@ def arrays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("train.npz", inputs=np.zeros((4, 2)), labels=np.array([[0, 1]] * 4))
     return Arrays(name="arrays", train="train.npz")
-
-
-def test_every_source_says_which_tasks_it_is_for():
-    assert SOURCES.keys() == TASKS.keys()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from jaxprop.types import Spec
 @pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 3), (8, 8), (1, 1, 2), (3, 2, 1)])
 def test_any_side(shape):
     section = schema.Cnn(name="cnn", channels=(4, 5, 6), hidden=())
-    spec = Spec(jax.ShapeDtypeStruct(shape, jnp.float32), 10)
+    spec = Spec({"inputs": jax.ShapeDtypeStruct(shape, jnp.float32)}, {"classes": 10})
     out = nnx.eval_shape(lambda: Cnn(section, spec, rngs=nnx.Rngs(0))(jnp.ones((2, *shape))))
     assert out.shape == (2, 10)
 
@@ -22,4 +22,8 @@ def test_any_side(shape):
 @pytest.mark.parametrize("shape", [(8,), (2, 8, 8, 1)])
 def test_not_an_image(shape):
     with pytest.raises(ShapeError, match=r"model cnn expected images \[H, W, C\]"):
-        Cnn(schema.Cnn(name="cnn"), Spec(jax.ShapeDtypeStruct(shape, jnp.float32), 10), rngs=nnx.Rngs(0))
+        Cnn(
+            schema.Cnn(name="cnn"),
+            Spec({"inputs": jax.ShapeDtypeStruct(shape, jnp.float32)}, {"classes": 10}),
+            rngs=nnx.Rngs(0),
+        )

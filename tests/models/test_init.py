@@ -10,14 +10,14 @@ from jaxprop.core.precision import cast_floating, policy
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ShapeError
 from jaxprop.losses.softmax import softmax_cross_entropy
-from jaxprop.models import MODELS, build
+from jaxprop.models import MODELS, make_model
 from jaxprop.models.layers import ACTIVATIONS, INITS
 from jaxprop.train.objective import loss_from
 from jaxprop.types import Spec
 from tests.gradients import check
 
-FLOAT = Spec(jax.ShapeDtypeStruct((5, 5, 1), jnp.float32), 3)
-TOKENS = Spec(jax.ShapeDtypeStruct((5,), jnp.int32), 7)
+FLOAT = Spec({"inputs": jax.ShapeDtypeStruct((5, 5, 1), jnp.float32)}, {"classes": 3})
+TOKENS = Spec({"inputs": jax.ShapeDtypeStruct((5,), jnp.int32)}, {"vocabulary": 7})
 SMALL = {
     "mlp": (schema.Mlp, {"hidden": (6, 5), "batch_norm": True}, FLOAT),
     "cnn": (schema.Cnn, {"channels": (2, 3), "hidden": (4,)}, FLOAT),
@@ -32,7 +32,7 @@ KEY = jax.random.key(3)
 def small(case, **changes):
     section, options, spec = SMALL[case]
     name = case if case in MODELS else "rnn"
-    return build(section(name=name, **{"dropout": 0.2} | options | changes), spec), batch_of(spec)
+    return make_model(section(name=name, **{"dropout": 0.2} | options | changes), spec), batch_of(spec)
 
 
 def batch_of(spec, size=4, seed=0):
@@ -40,11 +40,15 @@ def batch_of(spec, size=4, seed=0):
     weight = np.ones(size, np.float32)
     weight[-1] = 0
     if spec is TOKENS:
-        tokens = rng.integers(0, spec.outputs, (size, 6)).astype(np.int32)
+        tokens = rng.integers(0, next(iter(spec.sizes.values())), (size, 6)).astype(np.int32)
         mask = rng.integers(0, 2, (size, 5)).astype(np.float32)
         return {"inputs": tokens[:, :-1], "labels": tokens[:, 1:], "mask": mask, "weight": weight}
-    inputs = rng.normal(size=(size, *spec.inputs.shape)).astype(np.float32)
-    return {"inputs": inputs, "labels": rng.integers(0, spec.outputs, size).astype(np.int32), "weight": weight}
+    inputs = rng.normal(size=(size, *spec.batch["inputs"].shape)).astype(np.float32)
+    return {
+        "inputs": inputs,
+        "labels": rng.integers(0, next(iter(spec.sizes.values())), size).astype(np.int32),
+        "weight": weight,
+    }
 
 
 def drawn(model, batch, dtype=jnp.float64):
@@ -158,7 +162,7 @@ def test_shapes_and_readable_paths(case):
     params, extras = jax.eval_shape(model.init, KEY, batch)
     outputs, _ = jax.eval_shape(lambda p, e: model.apply(p, e, batch, key=None, train=False), params, extras)
     spec = SMALL[case][2]
-    assert outputs.shape == (*(batch["inputs"].shape if spec is TOKENS else [4]), spec.outputs)
+    assert outputs.shape == (*(batch["inputs"].shape if spec is TOKENS else [4]), next(iter(spec.sizes.values())))
     expected = {"mlp": "head/kernel", "cnn": "blocks/0/0/conv/kernel", "transformer": "blocks/0/attn/qkv/kernel"}
     paths = leaf_paths(params)
     assert expected.get(case, "layers/0/recurrent/kernel") in paths
@@ -176,10 +180,27 @@ def test_a_model_uses_the_init_its_section_names(monkeypatch, case, init):
 
 
 def test_an_unsuited_section_is_told_so():
-    for case, spec in (("mlp", TOKENS), ("cnn", TOKENS), ("transformer", FLOAT)):
+    answered = Spec(TOKENS.batch, {"classes": 3, "vocabulary": 7})
+    for case, spec in (("mlp", TOKENS), ("cnn", TOKENS), ("transformer", FLOAT), ("transformer", answered)):
         with pytest.raises(ShapeError, match=f"model {case} expected .* use model.name"):
-            build(SMALL[case][0](name=case), spec)
+            make_model(SMALL[case][0](name=case), spec)
 
 
 def assert_same(a, b):
     np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("case", ["mlp", "cnn"])
+def test_integers_are_numbers_to_a_model_without_tokens(case):
+    section, options, _ = SMALL[case]
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 1)).astype(np.uint8)
+    spec = Spec({"inputs": jax.ShapeDtypeStruct((5, 5, 1), jnp.uint8)}, {"classes": 3})
+    model = make_model(section(name=case, **options), spec)
+    params, extras = model.init(KEY, {"inputs": pixels})
+    for dtype in (jnp.float32, jnp.bfloat16):
+        low = cast_floating(params, dtype)
+        outputs = [
+            model.apply(low, extras, {"inputs": x}, key=None, train=False)[0] for x in (pixels, pixels.astype(dtype))
+        ]
+        assert_same(*outputs)
+        assert outputs[0].dtype == dtype

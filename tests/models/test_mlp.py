@@ -11,7 +11,7 @@ from jaxprop.types import Spec
 
 
 def test_equals_the_products_written_out():
-    spec = Spec(jax.ShapeDtypeStruct((2, 3), jnp.float32), 4)
+    spec = Spec({"inputs": jax.ShapeDtypeStruct((2, 3), jnp.float32)}, {"classes": 4})
     model = Mlp(schema.Mlp(name="mlp", hidden=(5, 6), activation="tanh"), spec, rngs=nnx.Rngs(0))
     x = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)
     h = x.reshape(7, 6)
@@ -21,7 +21,7 @@ def test_equals_the_products_written_out():
 
 
 def test_no_hidden_layer_is_a_linear_model():
-    spec = Spec(jax.ShapeDtypeStruct((6,), jnp.float32), 4)
+    spec = Spec({"inputs": jax.ShapeDtypeStruct((6,), jnp.float32)}, {"classes": 4})
     model = Mlp(schema.Mlp(name="mlp", hidden=()), spec, rngs=nnx.Rngs(0))
     assert len(model.layers) == 0
     assert model(jnp.ones((2, 6))).shape == (2, 4)

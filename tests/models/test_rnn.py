@@ -57,22 +57,46 @@ def test_lstm_starts_by_remembering_and_gates_are_orthogonal():
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "expected"),
+    ("shape", "dtype", "sizes", "expected"),
     [
-        ((6,), jnp.int32, (2, 6, 5)),
-        ((6, 3), jnp.float32, (2, 5)),
-        ((6,), jnp.float32, (2, 5)),
-        ((6, 4, 1), jnp.float32, (2, 5)),
+        ((6,), jnp.int32, {"vocabulary": 5}, (2, 6, 5)),
+        ((6,), jnp.int32, {"classes": 3, "vocabulary": 5}, (2, 3)),
+        ((6,), jnp.int32, {"targets": 1, "vocabulary": 5}, (2, 1)),
+        ((6, 3), jnp.float32, {"classes": 5}, (2, 5)),
+        ((6, 3), jnp.int32, {"classes": 5}, (2, 5)),
+        ((6,), jnp.float32, {"classes": 5, "vocabulary": 9}, (2, 5)),
+        ((6, 4, 1), jnp.uint8, {"classes": 5}, (2, 5)),
     ],
 )
-def test_inputs(shape, dtype, expected):
+def test_inputs(shape, dtype, sizes, expected):
     section = schema.Rnn(name="rnn", width=4, layers=2)
     x = jnp.ones((2, *shape), dtype)
-    model = nnx.eval_shape(lambda: Rnn(section, Spec(jax.ShapeDtypeStruct(shape, dtype), 5), rngs=nnx.Rngs(0))(x))
+    spec = Spec({"inputs": jax.ShapeDtypeStruct(shape, dtype)}, sizes)
+    model = nnx.eval_shape(lambda: Rnn(section, spec, rngs=nnx.Rngs(0))(x))
     assert model.shape == expected
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [((6, 3), jnp.int32), ((2, 3, 4, 5), jnp.float32)])
-def test_not_a_sequence(shape, dtype):
-    with pytest.raises(ShapeError, match="model rnn expected tokens"):
-        Rnn(schema.Rnn(name="rnn"), Spec(jax.ShapeDtypeStruct(shape, dtype), 5), rngs=nnx.Rngs(0))
+def test_a_classifier_of_tokens_embeds_them():
+    """Token 3 is no larger than token 1: a permutation of the embedding's rows is all that renaming tokens changes."""
+    spec = Spec({"inputs": jax.ShapeDtypeStruct((6,), jnp.int32)}, {"classes": 3, "vocabulary": 5})
+    model = Rnn(schema.Rnn(name="rnn", width=4), spec, rngs=nnx.Rngs(0))
+    tokens, renamed = jnp.array([[0, 1, 2, 3, 4, 0]]), jnp.array([4, 2, 0, 1, 3])
+    expected = model(tokens)
+    model.embed.embedding[...] = jnp.zeros((5, 4)).at[renamed].set(model.embed.embedding[...])
+    np.testing.assert_allclose(model(renamed[tokens]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((2, 3, 4, 5), jnp.float32, "model rnn expected tokens"),
+        ((6,), jnp.int32, "expected integer inputs to be tokens, with sizes that hold their vocabulary"),
+    ],
+)
+def test_not_a_sequence(shape, dtype, message):
+    with pytest.raises(ShapeError, match=message):
+        Rnn(
+            schema.Rnn(name="rnn"),
+            Spec({"inputs": jax.ShapeDtypeStruct(shape, dtype)}, {"classes": 5}),
+            rngs=nnx.Rngs(0),
+        )

@@ -11,7 +11,7 @@ from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.transformer import Block, Transformer, causal_attention, rotate
 from jaxprop.types import Spec
 
-SPEC = Spec(jax.ShapeDtypeStruct((6,), jnp.int32), 11)
+SPEC = Spec({"inputs": jax.ShapeDtypeStruct((6,), jnp.int32)}, {"vocabulary": 11})
 RNG = np.random.default_rng(0)
 
 
@@ -85,6 +85,6 @@ def test_heads_that_do_not_divide_the_width(options, message):
 
 
 def test_tokens_of_two_axes():
-    spec = Spec(jax.ShapeDtypeStruct((6, 2), jnp.int32), 11)
-    with pytest.raises(ShapeError, match=r"expected tokens \[T\], got \[6, 2\]"):
+    spec = Spec({"inputs": jax.ShapeDtypeStruct((6, 2), jnp.int32)}, {"vocabulary": 11})
+    with pytest.raises(ShapeError, match=r"expected integer tokens \[T\], got int32 \[6, 2\]"):
         Transformer(schema.Transformer(name="transformer"), spec, rngs=nnx.Rngs(0))

@@ -41,7 +41,7 @@ def bound(tmp_path):
             }
         )
         sources = data.open_sources(config.data, name)
-        return config, sources, tasks.build(config, sources)
+        return config, sources, tasks.make_task(config, sources)
 
     return bind
 

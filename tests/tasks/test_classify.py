@@ -13,7 +13,7 @@ def separable(count, seed):
 
 def test_learns(bound, learn):
     config, _, task = bound("classify", separable(30, 0), separable(12, 1))
-    assert (task.spec.inputs.shape, task.spec.outputs) == ((3,), 3)
+    assert (task.spec.batch["inputs"].shape, task.spec.sizes) == ((3,), {"classes": 3})
     learned = learn(config)
     assert set(learned.after) == {"loss", "accuracy"}
     assert learned.after["loss"] < 0.6 * learned.before["loss"]
@@ -37,3 +37,14 @@ def test_no_reference_without_a_test_split(bound):
     config, sources, task = bound("classify", separable(9, 0))
     assert task.reference == {}
     assert classify(config, sources).derived({"loss": 1.0}) == {}
+
+
+def test_tokens_reach_a_recurrent_network_as_tokens(bound, learn):
+    """The class is which of two token identities comes last: as numbers, 1 and 3 against 0, 2 and 4, not in order."""
+    tokens = np.random.default_rng(0).integers(0, 5, (60, 4))
+    split = (tokens, tokens[:, -1] % 2)
+    model = {"name": "rnn", "cell": "elman", "width": 8}
+    config, sources, task = bound("classify", split, split, model=model)
+    assert task.spec.sizes == {"classes": 2, "vocabulary": 5}
+    assert sources["train"].take(np.arange(2))["inputs"].dtype == np.int32
+    assert learn(config).after["accuracy"] > 0.95

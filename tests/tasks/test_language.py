@@ -28,8 +28,8 @@ def test_learns(learn):
 def test_reference_is_the_unigram_loss():
     config = build(CONFIG)
     sources = data.open_sources(config.data, "language")
-    task = tasks.build(config, sources)
-    assert task.spec.outputs == 256
+    task = tasks.make_task(config, sources)
+    assert task.spec.sizes == {"vocabulary": 256}
     assert task.reference == {"unigram_loss": sources["train"].info["unigram_nats"]}
     assert 2 < task.reference["unigram_loss"] < math.log(256)
 

@@ -12,7 +12,7 @@ def test_learns(bound, learn, columns, loss):
     targets = inputs @ np.array([[1.0, 0.5], [-1.0, 0.5], [0.5, 1.0]], np.float32)
     targets = targets[:, 0] if columns is None else targets[:, :columns]
     config, _, task = bound("regress", (inputs, targets), (inputs, targets), task={"name": "regress", "loss": loss})
-    assert task.spec.outputs == (columns or 1)
+    assert task.spec.sizes == {"targets": columns or 1}
     learned = learn(config)
     assert set(learned.after) == {"loss", "mean_absolute_error"}
     assert learned.after["loss"] < 0.6 * learned.before["loss"]
@@ -23,4 +23,4 @@ def test_targets_without_a_second_axis_are_not_broadcast(bound):
     """[B, 1] outputs against [B] targets would make [B, B] differences without a word."""
     inputs = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
     _, sources, task = bound("regress", (inputs, inputs[:, 0]))
-    assert sources["train"].take(np.arange(4))["labels"].shape == (4, task.spec.outputs) == (4, 1)
+    assert sources["train"].take(np.arange(4))["labels"].shape == (4, task.spec.sizes["targets"]) == (4, 1)

@@ -1,26 +1,37 @@
 """What every task is: a table of them, each bound to what the data look like."""
 
-import typing
+import importlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxprop import models, tasks
-from jaxprop.config.schema.task import TASK_LOSSES, TASK_METRICS, Task
+from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.core.precision import policy
+from jaxprop.data import SOURCES
+from jaxprop.losses import LOSSES
+from jaxprop.metrics import METRICS
+from jaxprop.models import MODELS
 from jaxprop.tasks.task import nothing_derived
 from jaxprop.types import Model
 
 
-def test_every_task_of_a_config_is_built():
-    names = set(typing.get_args(Task.model_fields["name"].annotation))
-    assert names == set(tasks.TASKS) == set(TASK_LOSSES) == set(TASK_METRICS)
+def test_every_name_of_the_table_has_what_it_names():
+    assert tasks.TASKS.keys() == TASK_TABLE.keys()
+    for column, known in {"losses": LOSSES, "data": SOURCES, "models": MODELS}.items():
+        assert {name for entry in TASK_TABLE.values() for name in getattr(entry, column)} == set(known)
+    measured = [figure.metric for entry in TASK_TABLE.values() for figure in entry.figures.values()]
+    assert set(measured) - {None} == set(METRICS)
 
 
 def test_the_spec_is_of_one_record(bound):
     images = np.zeros((6, 4, 4, 2), np.float64), np.arange(6) % 2
     _, _, task = bound("classify", images, model={"name": "cnn", "channels": [2], "hidden": []})
-    assert (task.spec.inputs.shape, task.spec.inputs.dtype, task.spec.outputs) == ((4, 4, 2), np.float32, 2)
+    assert task.spec.sizes == {"classes": 2}
+    shapes = {key: (value.shape, value.dtype) for key, value in task.spec.batch.items()}
+    assert shapes == {"inputs": ((4, 4, 2), np.float32), "labels": ((), np.int32)}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +41,7 @@ def test_the_spec_is_of_one_record(bound):
 def test_a_loss_of_the_config_goes_before_the_usual_one(bound, monkeypatch, loss, expected):
     """A model that always answers 3 where 0 is right."""
     three = Model(init=None, apply=lambda params, extras, batch, *, key, train: (batch["labels"] + 3.0, extras))
-    monkeypatch.setattr(models, "build", lambda section, spec: three)
+    monkeypatch.setattr(models, "make_model", lambda section, spec: three)
     zeros = np.zeros((4, 1), np.float32)
     _, sources, task = bound("regress", (zeros, zeros), task={"name": "regress", "loss": loss})
     batch = sources["train"].take(np.arange(4))
@@ -41,3 +52,41 @@ def test_a_loss_of_the_config_goes_before_the_usual_one(bound, monkeypatch, loss
 
 def test_nothing_derived():
     assert nothing_derived({"loss": 1.0}) == {}
+
+
+LOGITS = np.array([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]], np.float32)
+SHARES = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+PREDICTIONS = {
+    "classify": (LOGITS, {"class": [0, 2], "probability": SHARES.max(-1)}),
+    "multilabel": (LOGITS, {"probability": 1 / (1 + np.exp(-LOGITS))}),
+    "regress": (LOGITS, {"value": LOGITS}),
+    "language": (LOGITS[:, None], {"token": [[0], [2]], "probability": SHARES.max(-1)[:, None]}),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_predictions(name, dtype):
+    module = importlib.import_module(f"jaxprop.tasks.{name}")
+    outputs, expected = PREDICTIONS[name]
+    found = jax.jit(module.predict)(jnp.asarray(outputs, dtype), {})
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-6 if dtype == jnp.float32 else 1e-2)
+        assert found[key].dtype == (jnp.int32 if key in ("class", "token") else jnp.float32)
+
+
+def test_a_task_predicts_from_its_models_outputs(bound):
+    labels = np.arange(6) % 3
+    _, sources, task = bound("classify", (np.eye(3)[labels], labels))
+    batch = sources["train"].take(np.arange(6))
+    params, extras = task.model.init(jax.random.key(0), batch)
+    outputs, _ = task.model.apply(params, extras, batch, key=None, train=False)
+    found = task.predict(outputs, batch)
+    np.testing.assert_array_equal(found["class"], np.argmax(outputs, -1))
+    assert found["probability"].shape == (6,)
+
+
+def test_only_what_a_task_computes_with_is_cast(bound):
+    _, _, task = bound("regress", (np.zeros((4, 2)), np.zeros(4)))
+    assert task.objective.cast == ("inputs",)

@@ -28,7 +28,7 @@ def test_a_plain_function_counts_once_a_batch_in_any_precision(precision, rtol):
         seen.update({str(params["dense_0"]["kernel"].dtype), str(batch["inputs"].dtype), str(key)})
         return mean_loss(params, batch, key)
 
-    total, count = jaxprop.make_eval_step(loss_fn, precision)(make_params(), {}, make_batch())["loss"]
+    total, count = jaxprop.make_eval_step(loss_fn, precision, cast=("inputs",))(make_params(), {}, make_batch())["loss"]
     assert seen == {precision, "None"}
     np.testing.assert_allclose(total, mean_loss(make_params(), make_batch(), None), rtol=rtol)
     assert count == 1

@@ -1,18 +1,23 @@
-"""A model bound to a loss: dtypes, extras, and aggregation by weight."""
+"""Objectives: a model bound to a loss, what is cast, and what a plain loss may take and return."""
+
+import typing
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import jaxprop
 from jaxprop.config.schema.model import Mlp
-from jaxprop.core.precision import policy
-from jaxprop.errors import ShapeError
+from jaxprop.core.precision import Policy, policy
+from jaxprop.errors import ShapeError, UsageError
 from jaxprop.losses.softmax import softmax_cross_entropy
+from jaxprop.losses.squared import squared_error
 from jaxprop.metrics.accuracy import accuracy
-from jaxprop.models import build as build_model
-from jaxprop.models import from_functions
-from jaxprop.train.objective import loss_from
+from jaxprop.models import from_functions, make_model
+from jaxprop.train.objective import as_objective, loss_from
 from jaxprop.types import Spec
 from tests.losses.cases import CLASSES, LOGITS, RNG, log_softmax, softmax_reference
 
@@ -89,8 +94,8 @@ def test_a_loss_that_returns_something_else(returned):
 
 
 def test_two_layers_against_the_backward_pass_by_hand(x64):
-    spec = Spec(jax.ShapeDtypeStruct((3,), jnp.float32), 4)
-    model = build_model(Mlp(name="mlp", hidden=(5,), activation="tanh"), spec)
+    spec = Spec({"inputs": jax.ShapeDtypeStruct((3,), jnp.float32)}, {"classes": 4})
+    model = make_model(Mlp(name="mlp", hidden=(5,), activation="tanh"), spec)
     rng = np.random.default_rng(2)
     w1, b1, w2, b2 = (rng.normal(size=s) for s in ((3, 5), (5,), (5, 4), (4,)))
     params = {"layers": {0: {"dense": {"kernel": w1, "bias": b1}}}, "head": {"kernel": w2, "bias": b2}}
@@ -116,3 +121,323 @@ def test_two_layers_against_the_backward_pass_by_hand(x64):
     )(jax.tree.map(jnp.asarray, params))
     np.testing.assert_allclose(loss, (share[:, 0] * softmax_reference(logits, batch)).sum(), rtol=1e-12)
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-14), grads, by_hand)
+
+
+KEY = jax.random.key(0)
+X, Y = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32), np.full(8, 1001, np.float32)
+W = {"w": np.ones(3, np.float32)}
+
+
+def evaluated(loss_fn, batch, precision="float32", params=W, extras=None, **options):
+    objective = as_objective(loss_fn, **options)
+    return jax.jit(lambda p, e, b: objective.mean_loss(p, e, b, KEY, policy(precision)))(params, extras or {}, batch)
+
+
+# -- casting --------------------------------------------------------------------------------------
+
+
+class Graph(typing.NamedTuple):
+    nodes: typing.Any
+    edges: typing.Any
+
+
+BATCHES = {
+    "dict": ({"x": X, "y": Y}, lambda b: (b["x"], b["y"]), ("x",), r'\("x",\)'),
+    "nested": ({"in": {"x": X}, "y": Y}, lambda b: (b["in"]["x"], b["y"]), ("in/x",), r'\("in",\)'),
+    "tuple": ((X, Y), lambda b: b, (0,), r"\(0,\)"),
+    "graph": (Graph(X, Y), lambda b: (b.nodes, b.edges), ("nodes",), r'\("nodes",\)'),
+    "array": (X, lambda b: (b, Y), True, "True"),
+}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("case", BATCHES)
+def test_only_what_is_named_is_cast(case, precision):
+    batch, split, cast, _ = BATCHES[case]
+    seen = []
+
+    def loss_fn(params, batch, key):
+        x, y = split(batch)
+        seen.append((x.dtype, y.dtype, params["w"].dtype))
+        return jnp.mean(x @ params["w"]).astype(jnp.float32) + jnp.max(y)
+
+    loss, _ = evaluated(loss_fn, batch, precision, cast=cast)
+    assert set(seen) == {(jnp.dtype(precision), jnp.dtype("float32"), jnp.dtype(precision))}
+    assert float(loss) == pytest.approx(1001 + X.sum(1).mean(), abs=0.05)
+
+
+@pytest.mark.parametrize("case", BATCHES)
+def test_an_input_that_widens_the_computation_is_told_once_with_the_fix(case):
+    batch, split, _, fix = BATCHES[case]
+
+    def loss_fn(params, batch, key):
+        x, y = split(batch)
+        return jnp.mean((x @ params["w"] - y) ** 2)
+
+    objective = as_objective(loss_fn)
+    with jax.numpy_dtype_promotion("standard"), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            jax.eval_shape(lambda: objective.mean_loss(W, {}, batch, KEY, policy("bfloat16")))
+    assert len(told) == 1
+    with pytest.warns(UserWarning, match=rf"write make_train_step\(..., cast={fix}\)"):
+        warnings.warn(told[0].message, stacklevel=1)
+
+
+def quiet_losses():
+    def targets(p, b, k):
+        return jnp.mean((jnp.sum(p["w"]).astype(jnp.float32) - b["y"]) ** 2)
+
+    def weighted(p, b, k):
+        each = (b["ids"][:, None].astype(jnp.bfloat16) * p["w"]).sum(1).astype(jnp.float32) - b["y"]
+        return jnp.vdot(b["weight"], each)
+
+    def convolved(p, b, k):
+        return jnp.sum(jnp.tanh(b["ids"].astype(p["w"].dtype)[:, None] @ p["w"][None]))
+
+    return {"targets": targets, "a weighted sum": weighted, "integers": convolved}
+
+
+@pytest.mark.parametrize("case", quiet_losses())
+def test_what_is_only_compared_is_no_reason_to_speak(case):
+    batch = {"y": Y, "weight": np.ones(8, np.float32), "ids": np.arange(8, dtype=np.int32)}
+    loss, _ = evaluated(quiet_losses()[case], batch, "bfloat16")
+    assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize("x", [X, X[:, 0]], ids=["product", "elementwise"])
+def test_a_parameter_that_is_widened_is_told_too(x):
+    with jax.numpy_dtype_promotion("standard"), pytest.warns(UserWarning, match="the batch's x in a wider dtype"):
+        evaluated(
+            lambda p, b, k: jnp.mean(b["x"] * p["w"]), {"x": x}, "bfloat16", {"w": np.ones(x.shape[1:], np.float32)}
+        )
+
+
+def test_float64_in_a_float32_policy_is_told(x64):
+    with jax.numpy_dtype_promotion("standard"), pytest.warns(UserWarning, match="not in float32"):
+        evaluated(lambda p, b, k: jnp.mean(b["x"] @ p["w"]), {"x": X.astype(np.float64)}, "float32")
+
+
+def test_an_empty_cast_leaves_everything_and_says_nothing():
+    with jax.numpy_dtype_promotion("standard"):
+        loss, _ = evaluated(lambda p, b, k: jnp.mean(b["x"] @ p["w"]), {"x": X}, "bfloat16", cast=())
+    np.testing.assert_allclose(loss, X.sum(1).mean(), rtol=1e-6)
+
+
+def test_a_model_computes_with_its_inputs_by_default_and_may_name_others():
+    seen = {}
+
+    def apply(params, extras, batch, *, key, train):
+        seen.update({name: value.dtype for name, value in batch.items()})
+        return (batch["a" if "a" in batch else "inputs"] @ params["w"])[:, None], extras
+
+    model = jaxprop.from_functions(lambda key, batch: (W, {}), apply)
+    for name, options in (("inputs", {}), ("a", {"cast": ("a",)})):
+        batch = {name: X, "labels": Y[:, None], "more": Y}
+        loss_from(model, squared_error, **options).mean_loss(W, {}, batch, KEY, policy("bfloat16"))
+        assert seen == {name: jnp.bfloat16, "labels": np.float32, "more": np.float32}
+        seen.clear()
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        pytest.warns(UserWarning, match=r'loss_from\(model, loss, cast=\("a",\)\)'),
+    ):
+        loss_from(model, squared_error).mean_loss(W, {}, {"a": X, "labels": Y[:, None]}, KEY, policy("bfloat16"))
+
+
+@pytest.mark.parametrize("name", ["X", ("x", "z")])
+def test_a_key_that_the_batch_does_not_hold(name):
+    with pytest.raises(UsageError, match=r"cast: unknown key of the batch '[Xz]'.*\(known: x, y\)"):
+        evaluated(lambda p, b, k: jnp.sum(p["w"]), {"x": X, "y": Y}, cast=name)
+
+
+def test_an_objective_has_said_what_is_cast():
+    objective = as_objective(lambda p, b, k: 0.0, cast=("x",))
+    assert as_objective(objective) is objective
+    assert objective.cast == ("x",)
+    with pytest.raises(UsageError, match="belong to a plain loss function"):
+        as_objective(objective, cast=("x",))
+
+
+def test_integers_stay_integers_whatever_is_cast():
+    seen = []
+    batch = {"x": {"tokens": np.arange(3, dtype=np.int32), "mask": np.ones(3, bool)}}
+    evaluated(lambda p, b, k: seen.extend(jax.tree.leaves(b)) or jnp.sum(p["w"]), batch, "bfloat16", cast=True)
+    assert [leaf.dtype for leaf in seen] == [bool, np.int32]
+
+
+# -- batches --------------------------------------------------------------------------------------
+
+EVERY_BATCH = {
+    "tuple": (X, Y),
+    "array": X,
+    "graph": Graph(X, Y[:5]),
+    "scalar": {"x": X, "clip": np.float32(0.2)},
+    "only a scalar": np.float32(3),
+    "empty": {},
+    "nothing": None,
+    "a scalar weight": {"x": X, "weight": np.float32(1)},
+    "a weight of other things": {"x": X, "weight": np.zeros(5, np.float32)},
+}
+
+
+@pytest.mark.parametrize("case", EVERY_BATCH)
+def test_any_batch_reaches_a_plain_loss_and_a_model_as_it_is(case):
+    batch, seen = EVERY_BATCH[case], []
+
+    def apply(params, extras, batch, *, key, train):
+        seen.append(batch)
+        return jnp.sum(params["w"])[None], extras
+
+    model = jaxprop.from_functions(lambda key, batch: (W, {}), apply)
+    for objective in (
+        as_objective(lambda p, b, k: seen.append(b) or jnp.sum(p["w"])),
+        loss_from(model, lambda outputs, batch: (outputs, jnp.ones(1))),
+    ):
+        loss, (_, _, sums) = objective.mean_loss(W, {}, batch, KEY, policy("float32"))
+        total, count = objective.sums(W, {}, batch, policy("float32"))["loss"]
+        assert float(loss) == float(total / count) == 3
+        assert all("loss" not in name for name in sums)
+    assert len(seen) == 4
+    for found in seen:
+        jax.tree.map(np.testing.assert_array_equal, found, batch)
+        assert jax.tree.structure(found) == jax.tree.structure(batch)
+
+
+# -- a loss with state ----------------------------------------------------------------------------
+
+
+def running_mean(params, extras, batch, key):
+    mean = jnp.mean(batch["x"])
+    shown = mean if key is not None else extras["mean"]
+    new = {"mean": (0.9 * extras["mean"] + 0.1 * mean).astype(jnp.float32), "calls": extras["calls"] + 1}
+    return jnp.sum(params["w"]) * shown, (new, {"mean": mean})
+
+
+EXTRAS = {"mean": np.float32(2), "calls": np.int32(0)}
+
+
+def test_a_loss_with_state_trains_and_evaluates():
+    step = jaxprop.make_train_step(running_mean, optax.sgd(0.1), stateful=True)
+    state = jaxprop.init_state(W, optax.sgd(0.1), key=KEY, extras=EXTRAS)
+    for _ in range(2):
+        state, m = step(state, {"x": X + 1})
+    mean = (X + 1).mean()
+    assert int(state.extras["calls"]) == 2
+    np.testing.assert_allclose(state.extras["mean"], 0.81 * 2 + 0.19 * mean, rtol=1e-6)
+    np.testing.assert_allclose(m.metrics["mean"][0], mean, rtol=1e-6)
+    evaluate = jaxprop.make_eval_step(running_mean, stateful=True)
+    figures = evaluate.finish([evaluate(W, EXTRAS, {"x": X + 1})])
+    assert figures == {"loss": 6.0, "mean": pytest.approx(mean)}
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda extras: 1.0, r"to return \(loss, \(extras, aux\)\), got float; write return loss, \(extras, {}\)"),
+        (lambda extras: (1.0, extras), r"got tuple of 2"),
+        (lambda extras: (1.0, extras, {}), r"got tuple of 3"),
+        (lambda extras: (1.0, ({}, {})), r"of the structure it was given, .*; give init_state the extras="),
+        (
+            lambda extras: (1.0, ({**extras, "mean": jnp.ones(3)}, {})),
+            r"extras mean to have the shape \(\), got \(3,\)",
+        ),
+    ],
+)
+def test_a_stateful_loss_that_returns_something_else(returned, message):
+    with pytest.raises(ShapeError, match=message):
+        evaluated(lambda p, e, b, k: returned(e), {}, extras=EXTRAS, stateful=True)
+
+
+def test_extras_keep_their_dtypes():
+    half = {"mean": np.float16(1), "calls": np.int32(0)}
+
+    def loss_fn(params, extras, batch, key):
+        return jnp.sum(params["w"]), ({"mean": jnp.float32(2), "calls": extras["calls"] + 1}, None)
+
+    _, (_, new, _) = evaluated(loss_fn, {}, extras=half, stateful=True)
+    assert (new["mean"].dtype, new["calls"].dtype) == (np.float16, np.int32)
+
+
+# -- aux ------------------------------------------------------------------------------------------
+
+
+class Aux(typing.NamedTuple):
+    accuracy: typing.Any
+    logits: typing.Any
+
+
+AUX = {
+    "None": (None, {}),
+    "scalar": (2.0, {"aux": 2}),
+    "array": (jnp.array([1.0, 3.0]), {"aux": 2}),
+    "dict": ({"a": 1, "b": jnp.float32(2)}, {"a": 1, "b": 2}),
+    "nested": ({"a": {"b": jnp.float32(2)}, "c": None}, {"a/b": 2}),
+    "tuple": ((jnp.float32(1), jnp.zeros(3)), {"aux/0": 1, "aux/1": 0}),
+    "NamedTuple": (Aux(jnp.array([True, False]), jnp.full((2, 3), 4.0)), {"accuracy": 0.5, "logits": 4}),
+    "half": ({"a": jnp.full(3, 0.5, jnp.bfloat16)}, {"a": 0.5}),
+    "complex": ({"a": jnp.complex64(3 + 4j)}, {"a": 5}),
+}
+
+
+@pytest.mark.parametrize("case", AUX)
+def test_aux_of_any_shape(case):
+    aux, expected = AUX[case]
+    loss, (weight, _, sums) = evaluated(lambda p, b, k: (jnp.sum(p["w"]), aux), {})
+    assert (float(loss), float(weight)) == (3, 1)
+    assert {name: float(total / count) for name, (total, count) in sums.items()} == expected
+
+
+BAD_RETURNS = {
+    "words": (
+        lambda loss: (loss, {"note": "fine"}),
+        "expected aux to be a dict of numbers to report, .* got note: str",
+    ),
+    "keys": (lambda loss: (loss, {"key": KEY}), "got key: "),
+    "three": (lambda loss: (loss, {}, {}), r"expected loss_fn to return loss or \(loss, aux\), got tuple of 3"),
+    "a weight an example": (lambda loss: (loss, {"weight": jnp.ones(8)}), r"write jnp.sum\(weight\)"),
+    "a loss an example": (lambda loss: jnp.ones(8), "loss returned by loss_fn to be a scalar, got shape"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RETURNS)
+def test_a_plain_loss_that_returns_something_else(case):
+    returned, message = BAD_RETURNS[case]
+    with pytest.raises(ShapeError, match=message):
+        evaluated(lambda p, b, k: returned(jnp.sum(p["w"])), {})
+
+
+def test_no_loss_function_at_all():
+    with pytest.raises(UsageError, match=r"expected a loss function .* or an Objective, got float"):
+        as_objective(0.5)
+
+
+# -- weights --------------------------------------------------------------------------------------
+
+
+def masked(params, batch, key):
+    count = jnp.sum(batch["mask"])
+    mean = jnp.sum(batch["mask"] * batch["x"]) / count
+    return mean * params["w"], {"weight": count, "mean": mean}
+
+
+def test_a_batch_that_is_all_padding_adds_nothing():
+    evaluate = jaxprop.make_eval_step(masked)
+    batches = [{"x": np.ones(2, np.float32), "mask": np.full(2, k, np.float32)} for k in (1, 0)]
+    sums = [evaluate({"w": jnp.float32(2)}, {}, b) for b in batches]
+    assert [[float(x) for x in s["loss"]] for s in sums] == [[4, 2], [0, 0]]
+    assert evaluate.finish(sums) == {"loss": 2, "mean": 1}
+
+
+def test_a_microbatch_that_is_all_padding_adds_nothing():
+    step = jaxprop.make_train_step(masked, optax.sgd(0.1), accumulate=2)
+    state = jaxprop.init_state({"w": jnp.float32(2)}, optax.sgd(0.1), key=KEY)
+    batch = {"x": np.ones(4, np.float32), "mask": np.array([1, 0, 1, 0], np.float32)}
+    _, m = step(state, batch)
+    assert (float(m.loss), bool(m.skipped)) == (2, False)
+    assert [float(x) for x in m.metrics["mean"]] == [2, 2]
+
+
+def test_parameters_in_half_keep_wide_targets():
+    half = Policy(jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    loss, _ = as_objective(lambda p, b, k: jnp.max(b["y"])).mean_loss(W, {}, {"y": Y}, KEY, half)
+    assert float(loss) == 1001

@@ -32,7 +32,9 @@ def _standard_promotion():
 
 
 def build(steps=100, params=PARAMS, **text):
-    return optimizers.build(SECTION.validate_python({"name": "sgd", "lr": 0.1, **text}), steps=steps, params=params)
+    return optimizers.make_optimizer(
+        SECTION.validate_python({"name": "sgd", "lr": 0.1, **text}), steps=steps, params=params
+    )
 
 
 def run(tx, params=PARAMS, grads=None, steps=2):
@@ -81,7 +83,7 @@ def test_two_steps_are_optax_bit_for_bit(name):
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if OPTIMIZERS[name]["lr"][1] is not ...])
 def test_an_optimizer_with_a_rate_of_its_own_goes_downhill_without_lr(name):
     section = SECTION.validate_python({"name": name})
-    opt = optimizers.build(section, steps=10, params=PARAMS)
+    opt = optimizers.make_optimizer(section, steps=10, params=PARAMS)
     params, _ = run(opt.tx, steps=3)
     assert optax.tree.norm(params) < optax.tree.norm(PARAMS)
     assert float(opt.schedule(0)) == 1.0

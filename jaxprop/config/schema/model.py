@@ -19,25 +19,25 @@ class Mlp(Section):
     """Multi-layer perceptron over flattened inputs."""
 
     name: Literal["mlp"]
-    hidden: Sizes = Field((128, 128), description="units of each hidden layer")
-    activation: Activation = Field("relu", description="after every layer but the last")
-    init: Init = Field("he_normal", description="of the kernels; biases start at zero")
-    dropout: Fraction = Field(0.0, description="share of activations dropped in training")
-    batch_norm: bool = Field(False, description="normalize every hidden layer over the batch")
+    hidden: Sizes = Field((128, 128), description="number of units in each hidden layer")
+    activation: Activation = Field("relu", description="activation function after every layer except the last")
+    init: Init = Field("he_normal", description="initializer of the kernels; biases start at zero")
+    dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
+    batch_norm: bool = Field(False, description="use batch normalization in every hidden layer")
 
 
 class Cnn(Section):
     """Convolution blocks with 2 x 2 max pooling between them, then dense layers."""
 
     name: Literal["cnn"]
-    channels: Sizes = Field((32, 64), min_length=1, description="channels of each block")
-    convs_per_block: Positive = Field(1, description="convolutions between two poolings")
-    kernel: Positive = Field(3, description="side of the convolution kernels, pixels")
-    hidden: Sizes = Field((128,), description="units of each dense layer after the blocks")
-    activation: Activation = Field("relu", description="after every layer but the last")
-    init: Init = Field("he_normal", description="of the kernels; biases start at zero")
-    dropout: Fraction = Field(0.0, description="share of activations dropped in training")
-    batch_norm: bool = Field(True, description="normalize after every convolution over the batch")
+    channels: Sizes = Field((32, 64), min_length=1, description="number of channels in each block")
+    convs_per_block: Positive = Field(1, description="number of convolutions between two poolings")
+    kernel: Positive = Field(3, description="width and height of the convolution kernels in pixels")
+    hidden: Sizes = Field((128,), description="number of units in each dense layer after the blocks")
+    activation: Activation = Field("relu", description="activation function after every layer except the last")
+    init: Init = Field("he_normal", description="initializer of the kernels; biases start at zero")
+    dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
+    batch_norm: bool = Field(True, description="use batch normalization after every convolution")
 
 
 class Rnn(Section):
@@ -45,27 +45,27 @@ class Rnn(Section):
 
     name: Literal["rnn"]
     cell: Literal["elman", "gru", "lstm"] = Field("lstm", description="kind of recurrence")
-    width: Positive = Field(128, description="units of the hidden state, and of token embeddings")
+    width: Positive = Field(128, description="number of units in the hidden state and in token embeddings")
     layers: Positive = Field(1, description="number of stacked recurrent layers")
-    activation: Activation = Field("tanh", description="of the candidate state")
-    init: Init = Field("glorot_uniform", description="of the kernels on inputs; biases start at zero")
-    recurrent_init: Init = Field("orthogonal", description="of the kernels on the hidden state")
-    dropout: Fraction = Field(0.0, description="share of activations dropped in training")
+    activation: Activation = Field("tanh", description="activation function of the candidate state")
+    init: Init = Field("glorot_uniform", description="initializer of the kernels on inputs; biases start at zero")
+    recurrent_init: Init = Field("orthogonal", description="initializer of the kernels on the hidden state")
+    dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
 
 
 class Transformer(Section):
     """Decoder-only transformer, pre-LN, causal."""
 
     name: Literal["transformer"]
-    layers: Positive = Field(4, description="blocks of attention and feed-forward")
+    layers: Positive = Field(4, description="number of blocks of attention and feed-forward layers")
     width: Positive = Field(128, description="model dimension D, a multiple of heads")
-    heads: Positive = Field(4, description="attention heads")
+    heads: Positive = Field(4, description="number of attention heads")
     ff_multiple: Positive = Field(4, description="width of the feed-forward layer in units of D")
     positions: Literal["rope", "learned"] = Field("rope", description="encoding of a token's position")
     tie_embeddings: bool = Field(True, description="also use the token embedding as the output layer")
-    activation: Activation = Field("gelu", description="of the feed-forward layers")
-    init: Init = Field("truncated_normal", description="of kernels and embeddings; biases start at zero")
-    dropout: Fraction = Field(0.0, description="share of activations dropped in training")
+    activation: Activation = Field("gelu", description="activation function of the feed-forward layers")
+    init: Init = Field("truncated_normal", description="initializer of kernels and embeddings; biases start at zero")
+    dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
 
 
 ModelSection = Annotated[Mlp | Cnn | Rnn | Transformer, Field(discriminator="name")]

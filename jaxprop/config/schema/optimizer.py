@@ -90,10 +90,10 @@ class ByName:
 # -- schedules ----------------------------------------------------------------------------------
 
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-EndScale = Annotated[NonNegativeFloat, Field(description="last rate as a multiple of lr")]
-StartScale = Annotated[Fraction, Field(description="first rate as a multiple of lr")]
-Length = Annotated[Positive | None, Field(description="length in steps; default: the run's")]
-Warmup = Annotated[NonNegative, Field(description="steps from start_scale * lr up to lr")]
+EndScale = Annotated[NonNegativeFloat, Field(description="last learning rate as a multiple of lr")]
+StartScale = Annotated[Fraction, Field(description="first learning rate as a multiple of lr")]
+Length = Annotated[Positive | None, Field(description="length of the schedule in steps; default: that of the run")]
+Warmup = Annotated[NonNegative, Field(description="number of steps from start_scale * lr up to lr")]
 
 
 class Schedule(Section):
@@ -155,10 +155,10 @@ class WarmupStableDecay(Schedule):
 
     name: Literal["warmup_stable_decay"]
     warmup_steps: Warmup
-    decay_steps: Positive = Field(description="steps the last phase takes")
+    decay_steps: Positive = Field(description="number of steps of the last phase")
     start_scale: StartScale = 0.0
     end_scale: EndScale = 0.0
-    shape: Literal["linear", "cosine"] = Field("linear", description="of the last phase")
+    shape: Literal["linear", "cosine"] = Field("linear", description="shape of the last phase")
     steps: Length = None
 
     def problem(self, steps: int) -> str | None:
@@ -172,9 +172,12 @@ class Exponential(Schedule):
     """`lr * decay_rate^(step / decay_steps)`, no lower than `end_scale * lr`."""
 
     name: Literal["exponential"]
-    decay_rate: OpenFraction
-    decay_steps: Annotated[Positive | None, Field(description="steps between factors; default: the run's")] = None
-    staircase: bool = Field(False, description="decay at whole multiples of decay_steps only")
+    decay_rate: OpenFraction = Field(description="factor on the learning rate every decay_steps steps")
+    decay_steps: Annotated[
+        Positive | None,
+        Field(description="number of steps in which the rate falls by decay_rate; default: those of the run"),
+    ] = None
+    staircase: bool = Field(False, description="change the rate only at multiples of decay_steps")
     end_scale: EndScale = 0.0
 
 
@@ -182,8 +185,8 @@ class Piecewise(Schedule):
     """Constant between boundaries; at each boundary the rate is multiplied by its scale, as in optax."""
 
     name: Literal["piecewise"]
-    boundaries: Annotated[tuple[Positive, ...], Strict(False)] = Field(description="steps, increasing")
-    scales: Annotated[tuple[PositiveFloat, ...], Strict(False)] = Field(description="one factor a boundary")
+    boundaries: Annotated[tuple[Positive, ...], Strict(False)] = Field(description="numbers of steps, increasing")
+    scales: Annotated[tuple[PositiveFloat, ...], Strict(False)] = Field(description="one factor for each boundary")
 
     @model_validator(mode="after")
     def _paired(self) -> Piecewise:
@@ -199,9 +202,9 @@ class OneCycle(Schedule):
     """Half a cosine from `lr / div_factor` up to `lr`, then one down to `lr / (div_factor * final_div_factor)`."""
 
     name: Literal["one_cycle"]
-    peak_fraction: OpenFraction = Field(0.3, description="where in the cycle the rate is lr")
-    div_factor: PositiveFloat = 25.0
-    final_div_factor: PositiveFloat = 1e4
+    peak_fraction: OpenFraction = Field(0.3, description="fraction of the cycle after which the rate is lr")
+    div_factor: PositiveFloat = Field(25.0, description="lr divided by the first rate")
+    final_div_factor: PositiveFloat = Field(1e4, description="the first rate divided by the last")
     steps: Length = None
 
     def problem(self, steps: int) -> str | None:
@@ -231,7 +234,7 @@ class GradClip(Section):
     """Gradient clipping; where several are given: by value, then adaptive, then by global norm."""
 
     norm: PositiveFloat | None = Field(None, description="largest global norm; frozen parameters do not count")
-    value: PositiveFloat | None = Field(None, description="largest magnitude of an element")
+    value: PositiveFloat | None = Field(None, description="largest absolute value of an entry")
     adaptive: PositiveFloat | None = Field(None, description="largest ratio of a unit's gradient norm to its own norm")
 
     @model_validator(mode="after")
@@ -244,10 +247,14 @@ class GradClip(Section):
 class Group(Section):
     """Settings for the parameters whose path matches; the first group that matches applies."""
 
-    match: Pattern = Field(description="regular expression of the whole path, such as 'head/.*'")
-    lr_scale: PositiveFloat = Field(1.0, description="multiplies the learning rate")
-    weight_decay: NonNegativeFloat | None = Field(None, description="instead of the optimizer's")
-    freeze: bool = Field(False, description="never update; no optimizer state is kept")
+    match: Pattern = Field(
+        description="regular expression that the whole path of a parameter matches, such as 'head/.*'"
+    )
+    lr_scale: PositiveFloat = Field(1.0, description="factor on the learning rate")
+    weight_decay: NonNegativeFloat | None = Field(
+        None, description="weight decay of the group; default: that of the optimizer"
+    )
+    freeze: bool = Field(False, description="do not train these parameters; they have no optimizer state")
 
     @model_validator(mode="after")
     def _says_something(self) -> Group:
@@ -286,10 +293,14 @@ class Optimizer(Section):
 
     name: str
     lr: float | None
-    schedule: ScheduleSection = Constant()
-    grad_clip: GradClip | None = None
-    decay_mask: DecayMask = Field("all", description="parameters to decay: all, matrices (2 dims or more), or patterns")
-    groups: Annotated[tuple[Group, ...], Strict(False)] = ()
+    schedule: ScheduleSection = Field(Constant(), description="learning rate as a function of the step")
+    grad_clip: GradClip | None = Field(None, description="gradient clipping; none by default")
+    decay_mask: DecayMask = Field(
+        "all", description="parameters with weight decay: all, matrices (two or more dimensions), or path patterns"
+    )
+    groups: Annotated[tuple[Group, ...], Strict(False)] = Field(
+        (), description="settings for the parameters whose path matches"
+    )
 
     def arguments(self) -> dict[str, Any]:
         """Returns the optimizer's own arguments by their optax names, without the learning rate.

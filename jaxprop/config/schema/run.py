@@ -22,7 +22,7 @@ class Precision(Section):
 class Parallel(Section):
     """The devices that a step runs on."""
 
-    devices: Positive | None = Field(None, description="how many local devices; default: all")
+    devices: Positive | None = Field(None, description="number of local devices; default: all")
 
 
 Response = Literal["log", "skip", "clip", "cut_lr", "rollback", "stop"]
@@ -34,14 +34,15 @@ class Health(Section):
     layers: bool = Field(True, description="measure signals of every layer: norms, update ratio, Adam lag, ...")
     every: Literal["auto"] | Positive = Field(
         "auto",
-        description="steps between records with rows (signals of every layer); auto: as often as the budget allows",
+        description="steps between records with the gradient norm of every layer; auto: every step",
     )
     rare_every: Literal["auto"] | Positive = Field(
         "auto",
-        description="steps between full records (all signals); auto: by the budget, or 10 if `every` is a number",
+        description="steps between full records (all signals); auto: 10, 20, 50 or 100, chosen by the budget, "
+        "or 10 if `every` is a number",
     )
     budget: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.01, description="fraction of a step's time that auto may spend on each of the two"
+        0.01, description="fraction of the time that full records may take if `rare_every` is auto"
     )
     taps: bool = Field(True, description="measure the tapped activations in full records")
     curvature: bool = Field(
@@ -68,7 +69,7 @@ class Checkpoint(Section):
     """When the run is saved, and which checkpoints are kept."""
 
     enabled: bool = Field(True, description="save checkpoints; without them a run cannot be resumed")
-    every_steps: Positive | None = Field(None, description="default: at every evaluation")
+    every_steps: Positive | None = Field(None, description="steps between checkpoints; default: at every evaluation")
     keep: Positive = Field(2, description="number of newest checkpoints kept, besides the best")
     best: Text | None = Field(None, description="evaluation metric to keep the best of; default: loss")
     mode: Literal["min", "max"] = Field(
@@ -87,14 +88,17 @@ class Sinks(Section):
 class Run(Section):
     """Length, seed and intervals of the run, and how its steps are taken."""
 
-    steps: Positive | None = Field(None, description="train steps; give this or epochs")
-    epochs: Positive | None = Field(None, description="passes over the training data; give this or steps")
+    steps: Positive | None = Field(None, description="number of train steps; give this or epochs")
+    epochs: Positive | None = Field(None, description="number of passes over the training data; give this or steps")
     seed: NonNegative = Field(0, description="seed of the initial parameters, the order of the data, and dropout")
     log_every: Positive = Field(50, description="steps between logged records")
-    eval_every: Positive | None = Field(None, description="steps between evaluations; default: each epoch, and the end")
+    eval_every: Positive | None = Field(
+        None, description="steps between evaluations; default: after each epoch; the end of a run is always evaluated"
+    )
     eval_batches: Positive | None = Field(None, description="largest number of batches in an evaluation; default: all")
     accumulate: Positive = Field(1, description="number of microbatches over which a gradient is accumulated")
     steps_per_call: Positive = Field(1, description="number of steps in one call of the compiled step")
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="keep and evaluate an exponential moving average of the parameters"
+        None,
+        description="decay of an exponential moving average of the parameters, which evaluations then use",
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from jaxprop.config.schema.base import Fraction, NonNegativeFloat, PositiveFloat, Section
+from jaxprop.config.tasks import TASK_TABLE
 
 
 class SoftmaxCrossEntropy(Section):
@@ -40,26 +41,24 @@ class Huber(Section):
 LossSection = Annotated[SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber, Field(discriminator="name")]
 
 
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[*TASK_TABLE]
+
+
 class Task(Section):
     """The task, which binds data, model, loss and metrics."""
 
-    name: Literal["classify", "multilabel", "regress", "language"] = Field(
-        description="classify: one class an example; multilabel: any number; regress: numbers; language: the next token"
-    )
+    name: TaskName = Field(description="; ".join(f"{name}: {entry.summary}" for name, entry in TASK_TABLE.items()))
     loss: LossSection | None = Field(None, description="default: the task's usual loss")
 
 
-# What fits each task; the first loss is its usual one.
-TASK_LOSSES = {
-    "classify": ("softmax_cross_entropy",),
-    "multilabel": ("sigmoid_cross_entropy",),
-    "regress": ("squared_error", "huber"),
-    "language": ("softmax_cross_entropy",),
-}
-# What each task's evaluation reports, and whether smaller (min) or larger (max) is better.
-TASK_METRICS = {
-    "classify": {"loss": "min", "accuracy": "max"},
-    "multilabel": {"loss": "min", "accuracy": "max"},
-    "regress": {"loss": "min", "mean_absolute_error": "min"},
-    "language": {"loss": "min", "accuracy": "max", "perplexity": "min"},
-}
+def usual_loss(task: str) -> LossSection:
+    """Returns the loss of a task whose configuration names none, with its defaults.
+
+    Example:
+      >>> usual_loss("regress").name
+      'squared_error'
+    """
+    return TypeAdapter(LossSection).validate_python({"name": TASK_TABLE[task].losses[0]})

@@ -41,7 +41,8 @@ class _Split(NamedTuple):
 def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
     """Opens and checks arrays from files; `.npy` files are memory-mapped, `.npz` files are read into memory.
 
-    Values are not scaled. Each batch is cast to float32, and class labels to int32.
+    Values are not scaled. Each batch is cast to float32, and class labels to int32. Inputs that are integers `[N, T]`,
+    none of them negative, may be tokens: they stay integers, int32, and `info["vocabulary"]` is the largest plus one.
 
     Args:
       section: the config's `data` section; paths are relative to the current directory.
@@ -49,9 +50,9 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
         or `"regress"` (finite numbers `[N]` or `[N, K]`).
 
     Returns:
-      `train`, and `test` if the section names one. Batches have inputs float32 `[B, ...]` and labels int32 `[B]`
-      or float32 `[B, K]`; regression targets `[N]` become `[B, 1]`. `info` holds `classes` (K for multilabel),
-      or `targets` (K) for regress.
+      `train`, and `test` if the section names one. Batches have inputs float32 `[B, ...]` or int32 `[B, T]` and labels
+      int32 `[B]` or float32 `[B, K]`; regression targets `[N]` become `[B, 1]`. `info` holds `classes` (K for
+      multilabel), or `targets` (K) for regress, and `vocabulary` where inputs may be tokens.
 
     Raises:
       ConfigError: the section names no training data, or names them twice.
@@ -79,7 +80,7 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
     if test is not None:
         _check_same_shape(train.inputs, test.inputs)
         _check_same_shape(train.labels, test.labels)
-    info = _outputs(section, task, splits)
+    info = _outputs(section, task, splits) | _vocabulary(splits)
     return {name: _source(split, task, info) for name, split in splits.items()}
 
 
@@ -277,6 +278,20 @@ def _classes(stated: int | None, splits: dict[str, _Split]) -> int:
     return classes
 
 
+def _vocabulary(splits: dict[str, _Split]) -> dict[str, int]:
+    """The number of tokens, where the inputs of every split may be tokens."""
+    largest = 0
+    for split in splits.values():
+        values = split.inputs.values
+        if values.dtype.kind not in _INTEGERS or values.ndim != 2:
+            return {}
+        for _, chunk in _chunks(values):
+            if chunk.min() < 0 or chunk.max() >= _INT32_MAX:
+                return {}
+            largest = max(largest, int(chunk.max()))
+    return {"vocabulary": largest + 1}
+
+
 def _first(values: np.ndarray, is_bad: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
     """Returns the index of the first value for which `is_bad` holds, in row-major order."""
     for start, chunk in _chunks(values):
@@ -305,12 +320,13 @@ def _source(split: _Split, task: str, info: dict[str, int]) -> Source:
     # Indexing a memmap gives another memmap, so the batches are taken from plain arrays.
     inputs, labels = np.asarray(split.inputs.values), np.asarray(split.labels.values)
     label_dtype = np.int32 if task == "classify" else np.float32
+    input_dtype = np.int32 if "vocabulary" in info else np.float32
     if task == "regress" and labels.ndim == 1:
         labels = labels[:, None]  # outputs are [B, 1]; against [B] a difference would broadcast to [B, B]
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
         return {
-            "inputs": inputs[indices].astype(np.float32, copy=False),
+            "inputs": inputs[indices].astype(input_dtype, copy=False),
             "labels": labels[indices].astype(label_dtype, copy=False),
         }
 

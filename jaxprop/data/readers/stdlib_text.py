@@ -51,7 +51,7 @@ def open_stdlib_text(section: StdlibText, root: Path | None = None) -> dict[str,
 
     Returns:
       `train` and `test`, with inputs and labels int32 `[B, T]` and mask float32 `[B, T]`. `info` holds
-      `vocab` (256), the `bytes` and `files` of the split, and `unigram_nats`: the cross-entropy of the test
+      `vocabulary` (256), the `bytes` and `files` of the split, and `unigram_nats`: the cross-entropy of the test
       bytes under the frequencies of the train bytes, in nats/byte.
 
     Raises:
@@ -223,6 +223,6 @@ def _source(text: _Text, length: int, nats: float) -> Source:
     return Source(
         length=windows,
         take=take,
-        info={"vocab": _VOCAB, "bytes": text.content.size, "files": text.files, "unigram_nats": nats},
+        info={"vocabulary": _VOCAB, "bytes": text.content.size, "files": text.files, "unigram_nats": nats},
         fingerprint=fingerprint("stdlib_text", str(length), text.content),
     )

@@ -1,11 +1,16 @@
-"""The section of the task, and the tables of what each task takes."""
+"""The section of the task takes every task of the table, with every loss of its."""
 
-from jaxprop.config.schema.task import TASK_LOSSES, TASK_METRICS, Task
+import pytest
+from pydantic import ValidationError
+
+from jaxprop.config.schema.task import Task, usual_loss
+from jaxprop.config.tasks import TASK_TABLE
 
 
-def test_the_tables_of_tasks_name_every_task():
-    names = set(Task.model_fields["name"].annotation.__args__)
-    assert set(TASK_LOSSES) == set(TASK_METRICS) == names
-    for name, losses in TASK_LOSSES.items():
-        for loss in losses:
+def test_a_config_may_name_every_task_with_every_loss_of_its():
+    for name, entry in TASK_TABLE.items():
+        assert usual_loss(name).name == entry.losses[0]
+        for loss in entry.losses:
             Task.model_validate({"name": name, "loss": {"name": loss}})
+    with pytest.raises(ValidationError):
+        Task.model_validate({"name": "dance"})

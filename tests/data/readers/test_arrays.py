@@ -85,6 +85,34 @@ def test_arrays_become_batches_of_the_tasks_dtype_and_shape(opener, input_dtype,
     assert np.array_equal(picked["labels"], expected[[4, 4, 0]])
 
 
+@pytest.mark.parametrize("opener", FORMATS)
+@pytest.mark.parametrize(
+    ("inputs", "vocabulary"),
+    [
+        (np.arange(24).reshape(6, 4), 24),
+        (np.arange(24, dtype=np.uint8).reshape(6, 4), 24),
+        (np.arange(24).reshape(6, 4) - 1, None),
+        (np.arange(24).reshape(6, 4) + 2**31, None),
+        (np.arange(24).reshape(6, 2, 2), None),
+        (np.arange(24.0).reshape(6, 4), None),
+    ],
+    ids=["int64", "uint8", "negative", "beyond int32", "images", "floats"],
+)
+def test_integers_that_may_be_tokens_stay_integers(opener, inputs, vocabulary):
+    source = opener(inputs, CLASSES, "classify")
+    found = everything(source)["inputs"]
+    assert source.info.get("vocabulary") == vocabulary
+    assert found.dtype == (np.float32 if vocabulary is None else np.int32)
+    np.testing.assert_array_equal(found, inputs.astype(found.dtype))
+
+
+def test_the_vocabulary_is_that_of_every_split():
+    npz(inputs=np.arange(24).reshape(6, 4))
+    npz("test.npz", inputs=np.full((6, 4), 40))
+    sources = open_arrays(section(train="train.npz", test="test.npz"), "classify")
+    assert sources["train"].info == sources["test"].info == {"classes": 3, "vocabulary": 41}
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy_files_are_mapped_and_not_read_into_memory(order):
     np.save("x.npy", np.asarray(X, order=order))

@@ -52,7 +52,7 @@ def text_of(source):
 def test_the_real_library_makes_a_usable_data_set():
     sources = open_stdlib_text(section())
     train, test = sources["train"].info, sources["test"].info
-    assert train["vocab"] == test["vocab"] == 256
+    assert train["vocabulary"] == test["vocabulary"] == 256
     assert train["bytes"] > 4_000_000
     assert 0.02 < test["bytes"] / (train["bytes"] + test["bytes"]) < 0.3
     assert train["files"] > 8 * test["files"] / 2

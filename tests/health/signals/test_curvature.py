@@ -77,7 +77,7 @@ def test_in_the_step_both_are_those_of_the_whole_hessian(case):
     options, rtol = OPTIONS[case]
     options = {**options, "mesh": jaxprop.make_mesh(8)} if "mesh" in options else options
     tx, health, batch = optax.sgd(0.0), Signals(curvature=True), make_batch()
-    step = jaxprop.make_train_step(mean_loss, tx, health=health, **options)
+    step = jaxprop.make_train_step(mean_loss, tx, health=health, cast=("inputs",), **options)
     params = {n: {"kernel": x["kernel"], "bias": x["bias"] + np.float32(0.5)} for n, x in make_params().items()}
     kept = {n: options[n] for n in ("precision", "mesh") if n in options}
     state = jaxprop.init_state(params, tx, key=jax.random.key(0), health=health, **kept)

@@ -31,7 +31,7 @@ def test_the_steps_noise_is_that_of_its_microbatches(precision):
     x = (MEAN + DEVIATION * np.random.default_rng(8).normal(size=(16, 4))).astype(np.float32)
     tx, options = optax.sgd(0.1), {"precision": precision, "scaling": Scaling(initial=64.0)}
     state = jaxprop.init_state({"w": np.zeros(4, np.float32)}, tx, key=jax.random.key(0), **options)
-    step = jaxprop.make_train_step(lambda p, b, k: jnp.mean(b["x"] @ p["w"]), tx, accumulate=4, **options)
+    step = jaxprop.make_train_step(lambda p, b, k: jnp.mean(b["x"] @ p["w"]), tx, accumulate=4, cast=("x",), **options)
     _, m = step(state, {"x": x}, "full")
     micro = [np.sum(x[k::4].mean(0) ** 2) for k in range(4)]
     expected = noise(np.sum(x.mean(0) ** 2), np.mean(micro), 16, 4)

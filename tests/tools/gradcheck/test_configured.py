@@ -42,7 +42,9 @@ def check(loss_fn, params, batch, **options):
 def test_no_model_is_accused(name):
     section, batch, outputs = MODELS[name]
     inputs = batch["inputs"]
-    model = models.build(section, Spec(jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype), outputs))
+    of = "vocabulary" if np.issubdtype(inputs.dtype, np.integer) else "classes"
+    spec = Spec({"inputs": jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)}, {of: outputs})
+    model = models.make_model(section, spec)
     params, extras = jax.jit(model.init)(jax.random.key(1), batch)
     objective = loss_from(model, softmax_cross_entropy)
     report = check(objective, params, batch, extras=extras, nudge=0.01)

@@ -1,0 +1,83 @@
+"""What each task is: its losses, figures, data and models, entered once. Imports no jax.
+
+The checks and the JSON Schema of a config, the opening of data, and the tasks themselves read this table; the functions
+behind the names are in `jaxprop.losses.LOSSES`, `jaxprop.metrics.METRICS`, `jaxprop.data.SOURCES`,
+`jaxprop.models.MODELS` and `jaxprop.tasks.TASKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+
+class Figure(NamedTuple):
+    """A figure of an evaluation.
+
+    Args:
+      better: whether smaller (min) or larger (max) is better.
+      metric: its name in `jaxprop.metrics.METRICS`; None for the loss, and for what is derived from other figures.
+    """
+
+    better: Literal["min", "max"]
+    metric: str | None = None
+
+
+class TaskEntry(NamedTuple):
+    """What belongs to a task.
+
+    Args:
+      summary: what is learned, for the schema.
+      losses: names of the losses that fit; the first is the usual one.
+      figures: what an evaluation reports, by name.
+      data: names of the sources it can learn from.
+      models: names of the built-in models that fit.
+    """
+
+    summary: str
+    losses: tuple[str, ...]
+    figures: Mapping[str, Figure]
+    data: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+TASK_TABLE: dict[str, TaskEntry] = {
+    "classify": TaskEntry(
+        summary="one class for each example",
+        losses=("softmax_cross_entropy",),
+        figures={"loss": Figure("min"), "accuracy": Figure("max", "accuracy")},
+        data=("digits", "arrays"),
+        models=("mlp", "cnn", "rnn"),
+    ),
+    "multilabel": TaskEntry(
+        summary="any number of classes for each example",
+        losses=("sigmoid_cross_entropy",),
+        figures={"loss": Figure("min"), "accuracy": Figure("max", "multilabel_accuracy")},
+        data=("arrays",),
+        models=("mlp", "cnn", "rnn"),
+    ),
+    "regress": TaskEntry(
+        summary="numbers",
+        losses=("squared_error", "huber"),
+        figures={"loss": Figure("min"), "mean_absolute_error": Figure("min", "mean_absolute_error")},
+        data=("arrays",),
+        models=("mlp", "cnn", "rnn"),
+    ),
+    "language": TaskEntry(
+        summary="the next token",
+        losses=("softmax_cross_entropy",),
+        figures={"loss": Figure("min"), "accuracy": Figure("max", "accuracy"), "perplexity": Figure("min")},
+        data=("stdlib_text",),
+        models=("rnn", "transformer"),
+    ),
+}
+
+
+def tasks_for(source: str) -> list[str]:
+    """Returns the tasks that can learn from a source of data.
+
+    Example:
+      >>> tasks_for("digits")
+      ['classify']
+    """
+    return [name for name, entry in TASK_TABLE.items() if source in entry.data]
