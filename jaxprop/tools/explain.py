@@ -175,11 +175,12 @@ def explain(config: Config) -> Explanation:
     after, m = experiment.step(state, batch, "full")
     measured = m.host()
     tolerance = float(jnp.finfo(policy(config.precision.policy).compute).eps) ** 0.5
-    checks = _checks(plain, before, after, measured, tolerance)
+    trained = [scale != 0 for scale in experiment.optimizer.lr_scales]
+    checks = _checks(plain, before, after, measured, tolerance, trained)
     return Explanation(
         all(check.agrees for check in checks), first + 1, plain.examples, len(batch["weight"]), plain.loss,
         plain.weight, _layers(plain, measured), _parameters(plain, before),
-        None if plain.clipped is plain.grads else Clip(_norm(plain.grads), _norm(plain.clipped)),
+        None if plain.clipped is plain.grads else _clip(plain, trained),
         _known(float(measured.learning_rate)), _follow(plain, before), plain.expected, plain.loss_after, tolerance,
         checks, tuple(notes),
     )  # fmt: skip
@@ -352,6 +353,10 @@ def _parameters(plain: ByHand, before: PyTree) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
+def _clip(plain: ByHand, trained: list[bool]) -> Clip:
+    return Clip(*(_norm(_kept(tree, trained)) for tree in (plain.grads, plain.clipped)))
+
+
 def _follow(plain: ByHand, before: PyTree) -> Followed:
     leaves = [np.abs(np.asarray(grad)) for grad in jax.tree.leaves(plain.grads)]
     most = max(range(len(leaves)), key=lambda i: float(leaves[i].max()) if leaves[i].size else -1.0)
@@ -367,6 +372,11 @@ def _known(value: Any) -> float | None:
     return None if math.isnan(float(value)) else float(value)
 
 
+def _kept(tree: PyTree, trained: list[bool]) -> list[Any]:
+    """The leaves that are trained; those that are frozen have no part in what a train step measures."""
+    return [leaf for leaf, keep in zip(jax.tree.leaves(tree), trained, strict=True) if keep]
+
+
 def _norm(tree: PyTree) -> float:
     squares = (float(np.sum(np.square(np.asarray(leaf, np.float64)))) for leaf in jax.tree.leaves(tree))
     return math.sqrt(sum(squares))
@@ -375,22 +385,27 @@ def _norm(tree: PyTree) -> float:
 # -- the check --------------------------------------------------------------------------------------
 
 
-def _checks(plain: ByHand, before: PyTree, after: TrainState, m: Measurements, tolerance: float) -> tuple[Check, ...]:
-    names, owner = trees.layer_names(before)
+def _checks(
+    plain: ByHand, before: PyTree, after: TrainState, m: Measurements, tolerance: float, trained: list[bool]
+) -> tuple[Check, ...]:
+    grads, clipped, updates, params = (
+        _kept(tree, trained) for tree in (plain.grads, plain.clipped, plain.updates, plain.params)
+    )
     found = [("loss", plain.loss, m.loss), ("sum of weights", plain.weight, m.weight)]
-    found += [("gradient norm", _norm(plain.grads), m.grad_norm), ("update norm", _norm(plain.updates), m.update_norm)]
+    found += [("gradient norm", _norm(grads), m.grad_norm), ("update norm", _norm(updates), m.update_norm)]
     if not math.isnan(float(m.clipped_norm)):
-        found.append(("clipped gradient norm", _norm(plain.clipped), m.clipped_norm))
-    found.append(("new parameters' norm", _norm(plain.params), m.param_norm))
-    columns = {"gradient norm": (plain.grads, m.layers.grad_norm), "update norm": (plain.updates, m.layers.update_norm)}
-    for what, (tree, theirs) in columns.items():
-        leaves = jax.tree.leaves(tree)
-        for i, name in enumerate(names):
-            own = _norm([leaf for leaf, layer in zip(leaves, owner, strict=True) if layer == i])
-            found.append((f"{what} of {name}", own, theirs[i]))
+        found.append(("clipped gradient norm", _norm(clipped), m.clipped_norm))
+    found.append(("new parameters' norm", _norm(params), m.param_norm))
+    names, owner = trees.layer_names(before)
+    owners = _kept([names[i] for i in owner], trained)
+    columns = {"gradient norm": (grads, m.layers.grad_norm), "update norm": (updates, m.layers.update_norm)}
+    for what, (leaves, theirs) in columns.items():
+        for name, figure in zip(m.layout.layers, theirs, strict=True):
+            own = _norm([leaf for leaf, layer in zip(leaves, owners, strict=True) if layer == name])
+            found.append((f"{what} of {name}", own, figure))
     found += _tap_figures(plain, m)
     # A layer's gradient may be pure rounding error, and an optimizer that normalizes it makes a large update of that.
-    floor = {"gradient norm": _norm(plain.grads), "update norm": _norm(plain.updates)}
+    floor = {"gradient norm": _norm(grads), "update norm": _norm(updates)}
     checks = [
         _compare(name, here, float(step), tolerance, floor.get(name.split(" of ")[0], 0.0))
         for name, here, step in found
