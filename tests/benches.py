@@ -139,6 +139,5 @@ class Poisoned:
 
 
 def as_by_0_1_0(state):
-    """A state in the layout that checkpoints and black boxes of 0.1.0 hold: its leaves come in another order."""
-    averages = {} if state.ema == () else {"ema": state.ema.params}
-    return state._replace(health=state.health._asdict(), **averages)
+    """A state in the layout that checkpoints and black boxes of 0.1.0 hold: health is a dict, so sorted by name."""
+    return state._replace(health=state.health._asdict(), ema=state.ema and state.ema.params)

@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,12 @@ def test_names_with_dots_and_slashes_do_not_collide():
     assert unpack(arrays, manifest["key_impls"], tree) == tree
 
 
+class Now(NamedTuple):
+    none: object
+    a: object
+    b: object
+
+
 W, B = jnp.ones((2, 3)), jnp.ones(3)
 
 
@@ -56,3 +64,29 @@ W, B = jnp.ones((2, 3)), jnp.ones(3)
 def test_a_state_that_does_not_fit_is_described(saved, now, says):
     with pytest.raises(CheckpointError, match=says):
         check_fit(describe(saved), now, "runs/a/checkpoints/5")
+
+
+def test_leaves_in_another_order_are_found_by_their_paths():
+    saved = {"b": B, "a": {"w": W, "k": jax.random.key(3)}, "none": jnp.zeros((0, 2))}
+    arrays, manifest = pack(saved)
+    now = Now(none=jnp.ones((0, 2)), a=(), b=jnp.zeros(3))._replace(a={"k": jax.random.key(0), "w": 0 * W})
+    places = check_fit(manifest["leaves"], now, "")
+    assert places == [3, 0, 1, 2]
+    back = unpack(arrays, manifest["key_impls"], now, places)
+    assert describe(back) == describe(now)
+    assert jnp.array_equal(back.a["w"], W)
+    assert jnp.array_equal(back.b, B)
+    assert back.a["k"] == jax.random.key(3)
+
+
+def test_paths_that_collide_are_not_told_apart():
+    saved = describe({"a": {"b": W}, "a/b": 2 * W, "c": B})
+    with pytest.raises(CheckpointError, match="the leaves come in another order"):
+        check_fit([saved[2], *saved[:2]], {"a": {"b": W}, "a/b": 2 * W, "c": B}, "")
+
+
+def test_an_average_of_the_parameters_alone_is_found_under_its_new_path():
+    saved = describe({"ema": {"w": W}, "params": {"w": W}})
+    assert check_fit(saved, {"ema": {"params": {"w": W}}, "params": {"w": W}}, "") == [0, 1]
+    with pytest.raises(CheckpointError, match=r"ema/extras/mean is missing there and float32\[3\] here; go back"):
+        check_fit(saved, {"ema": {"extras": {"mean": B}, "params": {"w": W}}, "params": {"w": W}}, "")

@@ -19,7 +19,7 @@ from jaxprop.run.blackbox import boxes, read_box
 from jaxprop.run.folder import write_summary
 from jaxprop.tools import replay as replays
 from jaxprop.tools.replay import parts, replay, replay_run
-from tests.benches import Bench, Poisoned
+from tests.benches import Bench, Poisoned, as_by_0_1_0
 
 pytestmark = pytest.mark.timeout(400)  # the fixtures train, and some tests start another Python
 
@@ -229,6 +229,20 @@ def test_a_box_that_does_not_fit_its_config(failed, tmp_path, change):
     folder = damaged(failed, tmp_path, change)
     with pytest.raises(RunFolderError, match=r"is damaged: its state or its batch does not fit its config\.yaml"):
         replay(folder)
+
+
+def test_a_box_of_0_1_0_is_replayed(tmp_path):
+    bench = Bench({"model": {"name": "mlp", "batch_norm": False}, "run": {"steps": 5, "eval_every": 5}})
+    bench.train(tmp_path, stream=OneBad(bench, {3, 4}))
+    (folder,) = boxes(tmp_path)
+    box, expected = read_box(folder), replay(folder)
+    state = leaves.unpack(box.arrays, box.key_impls, bench.state)
+    arrays, manifest = leaves.pack(as_by_0_1_0(state))
+    assert manifest["leaves"] != box.about["leaves"]
+    save_file({name: np.asarray(array) for name, array in arrays.items()}, folder / "state.safetensors")
+    (folder / "box.json").write_text(json.dumps(json.loads((folder / "box.json").read_text()) | manifest))
+    assert expected.finding.examples == BAD
+    assert replay(folder) == expected
 
 
 def test_a_damaged_box_gets_one_sentence_from_its_own_script_too(failed, tmp_path):
