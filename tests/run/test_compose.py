@@ -15,7 +15,7 @@ from tests.benches import BASE, bits, merged
 @pytest.mark.parametrize(("optimizer", "lags"), [("adam", True), ("yogi", False), ("adamaxw", False), ("sgd", False)])
 def test_only_a_mean_of_squares_is_taken_for_adams_second_moment(optimizer, lags):
     """The step reads b2 off the optimizer, so the configuration need not name it."""
-    config = build(merged(BASE, {"optimizer": {"name": optimizer, "lr": 0.1, "schedule": None}}))
+    config = build(merged(BASE, {"optimizer": {"name": optimizer, "lr": 0.1}}))
     assert signals_of(config).b2 is None
     experiment = compose(config)
     _, m = experiment.step(experiment.init(0), next(experiment.stream), "full")
