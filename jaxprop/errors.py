@@ -68,6 +68,26 @@ class MissingExtraError(JaxpropError):
         )
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    """Returns a text that a terminal shows as it is: every control character becomes a question mark.
+
+    What stands in a file may be anyone's, and a terminal acts on escape sequences. Everything that quotes a file on a
+    terminal goes through this function.
+
+    Args:
+      text: any text.
+      lines: whether line breaks are kept.
+
+    Example:
+      >>> printable("a\\x1b[31mb\\n"), printable("one\\ntwo\\tthree", lines=True)
+      ('a?[31mb?', 'one\\ntwo three')
+    """
+    if text.isprintable():
+        return text
+    kept = "\n" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else " " if c == "\t" else "?" for c in text)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the nearest known name, or an empty string.
 

@@ -58,6 +58,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one model, Adam, three seeds: about a minute")
     parser.add_argument("--family", action="append", help="only this family; may be repeated")
     parser.add_argument("--model", action="append", help="only this model; may be repeated")
+    parser.add_argument("--seeds", type=int, help="of each severity; ten by default")
+    parser.add_argument("--every", type=int, help="steps between full records that the watch is shown; 10 by default")
     parser.add_argument("--no-rescue", action="store_true", help="do not run again what has diverged")
     parser.add_argument("--no-healthy", action="store_true", help="no healthy runs")
     parser.add_argument("--workers", type=int, default=WORKERS, help="processes, one core each")
@@ -87,6 +89,10 @@ def options_of(args: argparse.Namespace) -> Any:
     )
     if args.family:
         options = options._replace(families=tuple(args.family))
+    if args.seeds:
+        options = options._replace(seeds=args.seeds)
+    if args.every:
+        options = options._replace(every=args.every)
     if args.quick:
         options = options._replace(models=options.models or ("mlp",), optimizers=("adam",), seeds=3)
     return options
@@ -103,7 +109,13 @@ def main() -> None:
 
     start = time.perf_counter()
     if args.replay is not None:
-        tasks: list[Any] = sorted(args.replay.glob("*.npz"), key=lambda path: -path.stat().st_size)
+        wanted = [
+            path
+            for path in args.replay.glob("*.npz")
+            if path.name.split("__")[0] in (args.family or [path.name.split("__")[0]])
+        ]
+        options = options_of(args)
+        tasks: list[Any] = [(path, options.every) for path in sorted(wanted, key=lambda path: -path.stat().st_size)]
         function: Callable = suite.replay
     else:
         options = options_of(args)

@@ -65,17 +65,14 @@ def counting_objective():
 EXTRAS = {"calls": np.int32(0), "mean": np.float32(0)}
 
 
-def run(loss_fn, tx, batches, *, extras=None, ema_decay=None, prec="float32", scaling=None, params=None, **options):
+def run(loss_fn, tx, batches, *, extras=None, prec="float32", params=None, detail=None, **options):
     if isinstance(batches[0], dict) and "inputs" in batches[0] and not isinstance(loss_fn, Objective):
         options.setdefault("cast", ("inputs",))
-    train = jaxprop.make_train_step(loss_fn, tx, prec, ema_decay=ema_decay, scaling=scaling, **options)
-    state = jaxprop.init_state(
-        make_params() if params is None else params, tx, key=jax.random.key(0), extras=extras,
-        precision=prec, ema_decay=ema_decay, scaling=scaling, mesh=options.get("mesh"),
-    )  # fmt: skip
+    train = jaxprop.make_train_step(loss_fn, tx, prec, **options)
+    state = train.init(make_params() if params is None else params, key=jax.random.key(0), extras=extras)
     records = []
     for batch in batches:
-        state, m = train(state, batch)
+        state, m = train(state, batch, detail)
         records.append(m.host())
     return train, state, records
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import math
+import os
 import shutil
 import sys
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +26,8 @@ from jaxprop.errors import CheckpointError
 from jaxprop.types import TrainState
 
 _TRASH = "todelete"
+_PATTERN = "[]*?\\"  # characters that Orbax takes for a pattern of names
+_CHECK_SECONDS = 1.0
 
 
 class Restored(NamedTuple):
@@ -77,7 +83,10 @@ class Checkpoints:
         self._keep, self._metric, self._mode = keep, best, mode
         self._checkpointer: Any = None
         self._saving: int | None = None  # the step last handed to the background
+        self._checked = time.monotonic()
+        self._alias: Path | None = None
         self.pinned: frozenset[int] = frozenset()  # steps that are never removed
+        self.when_whole: Callable[[], None] = _nothing  # called in the background once a save is whole on disk
         if self.folder.exists() and not self.folder.is_dir():
             raise CheckpointError(f"expected a folder for checkpoints at {self.folder}, got a file; move it away")
 
@@ -135,9 +144,38 @@ class Checkpoints:
             run = files.plain_json({**manifest, "stream": stream, "config": config, "metrics": metrics})
             ocp, checkpointer = _import_orbax(), self._open()
             items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), run=ocp.args.JsonSave(run))
-            checkpointer.save(self.folder / str(step), args=items)
+            checkpointer.save(self._plain_folder() / str(step), args=items)
             self._saving = step
         return True
+
+    def check(self) -> None:
+        """Finds out, about once a second, whether the save in the background has failed; never waits for it.
+
+        Raises:
+          CheckpointError: that save failed.
+        """
+        now = time.monotonic()
+        if self._saving is None or now - self._checked < _CHECK_SECONDS:
+            return
+        self._checked = now
+        with files.reporting(self._saving, self.folder):
+            self._checkpointer.check_for_errors()
+
+    def amended(self, step: int, *, metrics: Mapping[str, float], stream: Mapping[str, Any]) -> tuple[Path, str]:
+        """Returns the manifest of a checkpoint with the metrics of an evaluation that came after it.
+
+        Args:
+          step: a step with a complete checkpoint.
+          metrics: of the evaluation at that step.
+          stream: values that replace those of the same name in the stream's state.
+
+        Returns:
+          The manifest's file, and the text to write into it.
+        """
+        self._finish()
+        manifest = files.read_manifests(self.folder)[step]
+        manifest |= {"metrics": metrics, "stream": {**manifest["stream"], **stream}}
+        return self.folder / str(step) / "run" / files.MANIFEST, json.dumps(files.plain_json(manifest))
 
     def wait(self) -> None:
         """Waits for the save in the background, then removes checkpoints that are no longer kept.
@@ -211,7 +249,7 @@ class Checkpoints:
         manifest, path = manifests[chosen], self.folder / str(chosen)
         leaves.check_fit(manifest["leaves"], abstract_state, str(path))
         try:
-            arrays = _read_arrays(path, abstract_state)
+            arrays = _read_arrays(self._plain_folder() / str(chosen), abstract_state)
         except Exception as error:
             older = [s for s in manifests if s < chosen]
             before = f"step {older[-1]}" if older else "the start"
@@ -238,20 +276,37 @@ class Checkpoints:
                 state=ocp.PyTreeCheckpointHandler(), run=ocp.JsonCheckpointHandler(filename=files.MANIFEST)
             )
             # The trash is emptied in the background too, because deleting a large checkpoint takes seconds.
-            options = ocp.options.AsyncOptions(post_finalization_callback=self._empty_trash)
+            options = ocp.options.AsyncOptions(post_finalization_callback=self._finalized)
             self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
         return self._checkpointer
+
+    def _finalized(self) -> None:
+        self._empty_trash()
+        self.when_whole()
+
+    def _plain_folder(self) -> Path:
+        """The folder by a name that Orbax can read back: it takes brackets for a pattern, and turns backslashes."""
+        if not set(self.folder.as_posix()) & set(_PATTERN):
+            return self.folder
+        if self._alias is None:
+            room = tempfile.mkdtemp(prefix="jaxprop-")
+            weakref.finalize(self, shutil.rmtree, room, ignore_errors=True)
+            self._alias = Path(room) / "checkpoints"
+            os.symlink(self.folder, self._alias, target_is_directory=True)
+        return self._alias
 
     def _make_room(self, step: int) -> None:
         """Prepares the folder for a save and removes unfinished checkpoints, as nothing else is being written now."""
         if jax.process_index() != 0:
             return
+        if self.folder.is_symlink():
+            raise OSError("it is a link, and jaxprop writes through none; remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)  # a failed save may still be writing arrays
+            _remove(leftover)  # a failed save may still be writing arrays
         self._retire()
         path = self.folder / str(step)
-        if path.exists():  # not a checkpoint of this run, so it is renamed instead of deleted
+        if os.path.lexists(path):  # not a checkpoint of this run, so it is renamed instead of deleted
             path.rename(self.folder / f"{step}.not-a-checkpoint-{time.time_ns()}")
 
     def _retire(self) -> None:
@@ -262,11 +317,24 @@ class Checkpoints:
 
     def _move_to_trash(self, step: int) -> None:
         trash = self.folder / _TRASH
+        if trash.is_symlink():
+            trash.unlink()
         trash.mkdir(exist_ok=True)
         (self.folder / str(step)).rename(trash / f"{step}-{time.time_ns()}")
 
     def _empty_trash(self) -> None:
-        shutil.rmtree(self.folder / _TRASH, ignore_errors=True)
+        _remove(self.folder / _TRASH)
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder with what is in it, or a link and not what it points at."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _nothing() -> None:
+    """What is called where nobody wants to know."""
 
 
 def _read_arrays(path: Path, abstract_state: TrainState) -> dict[str, Any]:

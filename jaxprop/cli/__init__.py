@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, EXIT_SIGINT, ConfigError, JaxpropError
 from jaxprop.run.allocator import restart_with_allocator
+from jaxprop.sinks.streams import replace_closed, silence, tell
 
 VERBOSE = ("-v", "--verbose")
 COMPUTING = ("train", "lr-find", "lesson", "gradcheck", "explain")  # what a faster allocator is worth starting anew for
@@ -24,24 +25,37 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0 done, 1 runtime error, 2 usage or configuration, and a command's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    replace_closed()
     if argv is None and any(argument in COMPUTING for argument in arguments[:2]):
         restart_with_allocator(arguments, os.environ)
     verbose = any(argument in VERBOSE for argument in arguments)
     try:
         code = _run([argument for argument in arguments if argument not in VERBOSE])
-        sys.stdout.flush()
-        return code
     except BrokenPipeError:
-        # The reader of our output has closed it; without this, Python would fail when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_RUNTIME
+        code = EXIT_RUNTIME  # who reads our output has left
     except KeyboardInterrupt:
-        return EXIT_SIGINT
+        code = EXIT_SIGINT
     except Exception as error:
         if verbose:
-            traceback.print_exc()
+            tell(traceback.format_exc().rstrip())
         _tell(error)
-        return error.exit_code if isinstance(error, JaxpropError) else EXIT_RUNTIME
+        code = error.exit_code if isinstance(error, JaxpropError) else EXIT_RUNTIME
+    return _flushed(code)
+
+
+def _flushed(code: int) -> int:
+    """Writes out what stdout still holds; returns the exit code, which that may change."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return code or EXIT_RUNTIME
+    except (OSError, ValueError) as error:
+        silence(sys.stdout)
+        if code == EXIT_DONE:
+            tell(f"error: the output cannot be written ({getattr(error, 'strerror', None) or error})")
+        return code or EXIT_RUNTIME
+    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -67,4 +81,4 @@ def _tell(error: Exception) -> None:
         message = f"{type(error).__name__}: {detail} (run again with -v for the traceback)"
     # jax adds a note, after a rule of dashes, about the frames that it removed from the traceback.
     notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()) if not note.startswith("-----"))
-    print(f"error: {message}{notes}", file=sys.stderr)
+    tell(f"error: {message}{notes}")

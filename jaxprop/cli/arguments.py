@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jaxprop.errors import UsageError
+from jaxprop.run.folder import expanded
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
@@ -16,7 +17,16 @@ ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML fi
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="override of a key, such as optimizer.lr=3e-4")
 ]
-RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="folder of the run; default: runs/NAME")]
+
+
+def home(path: Path | None) -> Path | None:
+    """Expands a leading `~`, which no shell does in `--run=~/DIR`; a callback of typer's."""
+    return None if path is None else expanded(path)
+
+
+RunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", callback=home, help="folder of the run; default: runs/NAME")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, home, split
 from jaxprop.cli.output import print_json
 from jaxprop.errors import EXIT_DONE
 
@@ -24,7 +24,8 @@ def lr_find(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="folder for the curve; default: runs/NAME-lr-find")
+        Path | None,
+        typer.Option("--run", metavar="DIR", callback=home, help="folder for the curve; default: runs/NAME-lr-find"),
     ] = None,
     json: JsonOption = False,
 ) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaxprop.cli.arguments import home
 from jaxprop.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="file of the page; default: report.html in the first RUN"),
+        typer.Option(
+            "--out", metavar="FILE", callback=home, help="file of the page; default: report.html in the first RUN"
+        ),
     ] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="serve the page to this machine, and update it while a run trains")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, RunOption, split
 from jaxprop.cli.output import print_json
+from jaxprop.sinks.streams import Lasting
 
 
 def train(
@@ -31,9 +34,12 @@ def train(
 
     folder = run if run is not None else Path("runs") / loaded.name
     outcome = runs.train(loaded.config, folder, fresh=fresh)
-    if json:
-        print_json(outcome.summary, indent=2)
-    else:
-        print_summary(outcome.summary)
-        print(f"run folder: {folder}")
+    # What the run has come to is on disk: a stdout that is full or closed changes nothing about the exit code.
+    with contextlib.redirect_stdout(Lasting(sys.stdout)):
+        if json:
+            print_json(outcome.summary, indent=2)
+        else:
+            print_summary(outcome.summary)
+            print(f"run folder: {folder}")
+        sys.stdout.flush()
     return outcome.exit_code

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.data import PATHS
 from jaxprop.config.tree import Path, dotted
 
 # A run may be continued with these changed. Every other key is assumed to change what it computes.
@@ -19,9 +20,8 @@ HARMLESS: tuple[Path, ...] = (
     ("run", "eval_batches"),
     ("data", "prefetch"),
     ("data", "eval_batch_size"),
-    ("data", "test"),
-    ("data", "test_inputs"),
-    ("data", "test_labels"),
+    # What the training data are is decided by their fingerprint, not by where they lie.
+    *(("data", key) for key in PATHS),
     # measurements and responses; the structure of the train state does not depend on them
     *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
     ("health", "blackboxes"),
@@ -63,8 +63,8 @@ def diff(old: Config, new: Config) -> list[Change]:
 def mathematical(old: Config, new: Config) -> list[Change]:
     """Returns the changes that alter what a run computes, so that the run cannot be continued.
 
-    Sinks, checkpoints, intervals of logging and evaluation, and prefetching do not alter it. The length of the run
-    does only if the schedule depends on the step.
+    Sinks, checkpoints, intervals of logging and evaluation, prefetching and the paths of files do not alter it. The
+    length of the run does only if the schedule depends on the step.
 
     Args:
       old: the configuration that the run was started with.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 
 from jaxprop.config.locate import schema_comment
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.data import PATHS
 from jaxprop.config.yaml_loader import BOOL, FLOAT, INT, NULL
 
 
@@ -37,6 +39,24 @@ def dump(config: Config, folder: Path | None = None) -> str:
         to_builtins(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
     )
     return f"{schema_comment(folder)}\n{body}"
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Returns a configuration whose data lie at absolute paths, so that it holds in any working directory.
+
+    Example:
+      >>> from jaxprop.config.build import build
+      >>> sections = {"task": {"name": "classify"}, "model": {"name": "mlp"}, "optimizer": {"name": "sgd", "lr": 0.1}}
+      >>> config = build(sections | {"data": {"name": "arrays", "train": "a.npz"}, "run": {"steps": 1}})
+      >>> Path(with_absolute_paths(config).data.train) == Path("a.npz").absolute()
+      True
+    """
+    section = config.data
+    given = {name: getattr(section, name, None) for name in PATHS}
+    absolute = {
+        name: str(Path(os.path.expanduser(path)).absolute()) for name, path in given.items() if path is not None
+    }
+    return config.model_copy(update={"data": section.model_copy(update=absolute)})
 
 
 def to_builtins(value: Any) -> Any:

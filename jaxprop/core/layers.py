@@ -22,7 +22,6 @@ from jaxprop.types import PyTree
 BLOCK = 1024
 SUMMED_ALONE = 4096
 CHUNK = 2**22  # entries that are copied at a time
-SMALLEST_SQUARE = 1e-30  # of a sum of squares that has lost nothing to underflow
 WIDTH = 32  # values of a row that are added up at a time
 
 
@@ -112,7 +111,7 @@ def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees
       >>> row_sums(group_layers(params), lambda w: (w**2,), params).tolist()
       [[8.0]]
     """
-    columns = [jax.tree.leaves(tree, is_leaf=lambda x: x is None) for tree in trees_]
+    columns = [_leaves(groups, tree) for tree in trees_]
     sums, rows = [], []
     for members in _bunches(columns):
         arrays = [_blocks(groups, column, members) for column in columns]
@@ -120,6 +119,12 @@ def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees
         rows += _rows_of(groups, columns[0], members)
     found = jnp.stack([jnp.concatenate(of_term) for of_term in zip(*sums, strict=True)])
     return _by_row(found, rows, len(groups.names))
+
+
+def _leaves(groups: Groups, tree: PyTree) -> list[Any]:
+    # A None in the structure of the parameters is no leaf of theirs, one in a list of their leaves stands for a leaf.
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: x is None)
+    return leaves if len(leaves) == len(groups.rows) else jax.tree.leaves(tree)
 
 
 def _line_sums(terms: Sequence[jax.Array]) -> Sequence[jax.Array]:
@@ -289,56 +294,71 @@ def norms(groups: Groups, tree: PyTree) -> Norms:
     bunches = _bunches([leaves])
     rows = [row for members in bunches for row in _rows_of(groups, leaves, members)]
     if not rows:
-        return Norms(jnp.zeros(0, jnp.float32), jnp.float32(0), jnp.array(True))
+        return Norms(jnp.zeros(len(groups.names), jnp.float32), jnp.float32(0), jnp.array(True))
     lines = [_blocks(groups, leaves, members) for members in bunches]
     parts, finite = lax.platform_dependent(lines, cpu=_part_norms_by_branch, default=_part_norms_in_one_pass)
     found = _root_of_squares(parts, rows, len(groups.names))
-    return Norms(found, _root_of_squares(found, [0] * len(found), 1)[0], finite)
+    # In the order of the leaves, so that all groupings of a tree without stacks give one total, to the last bit.
+    by_leaf = found[np.array(list(dict.fromkeys(row for of_leaf in groups.rows for row in of_leaf)))]
+    return Norms(found, _root_of_squares(by_leaf, [0] * len(found), 1)[0], finite)
 
 
 def _root_of_squares(values: jax.Array, rows: Sequence[int], count: int) -> jax.Array:
     """`sqrt(sum v^2)` over the values of each row, scaled by the largest."""
     largest = _by_row(values[None], rows, count, jnp.max)[0]
-    scale = jnp.where((largest > 0) & (largest < jnp.inf), largest, jnp.ones_like(largest))
+    scale = _scale(jnp.where(largest < jnp.inf, largest, jnp.ones_like(largest)))
     return scale * jnp.sqrt(_by_row(jnp.square(values / scale[np.asarray(rows)])[None], rows, count)[0])
 
 
+def _scale(largest: jax.Array) -> jax.Array:
+    """What to divide by: the largest entry, as far as its reciprocal, which the compiler may multiply by, is normal."""
+    kind = jnp.finfo(largest.dtype)
+    return jnp.clip(largest, kind.tiny, kind.max / 64)
+
+
+def _widest(lines: Sequence[jax.Array]) -> Any:
+    """The dtype to take norms in: float32, or float64 where any of the arrays has that."""
+    return jnp.float64 if any(x.dtype == jnp.float64 for x in lines) else jnp.float32
+
+
+def _least(dtype: Any) -> float:
+    """The smallest sum of squares that has lost nothing to underflow: 1e-30 in float32."""
+    return 1e8 * float(jnp.finfo(dtype).tiny)
+
+
 def _part_norms_by_branch(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    dtype = jnp.result_type(*[wide(jnp.zeros((), x.dtype)).dtype for x in lines])
-    sums = jnp.concatenate([_line_sums([square(x)])[0].astype(dtype) for x in lines])
+    dtype = _widest(lines)
+    sums = jnp.concatenate([_line_sums([jnp.square(x.astype(dtype))])[0] for x in lines])
 
     def plain(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
         del lines
         return jnp.sqrt(sums), jnp.array(True)
 
     def scaled(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        tiny = jnp.finfo(dtype).tiny
         most, rest = [], []
-        for x in map(wide, lines):
+        for x in lines:
+            x = x.astype(dtype)
             largest = jnp.max(jnp.abs(x), tuple(range(1, x.ndim)))
-            scale = jnp.maximum(largest, tiny).astype(x.dtype)
+            scale = _scale(largest)
             ratio = x / lax.expand_dims(scale, tuple(range(1, x.ndim)))
-            most.append(largest.astype(dtype))
-            rest.append(_line_sums([jnp.square(ratio)])[0].astype(dtype))
+            most.append(largest)
+            rest.append(scale * jnp.sqrt(_line_sums([jnp.square(ratio)])[0]))
         largest = jnp.concatenate(most)
         # A maximum may pass over NaN, a sum does not.
         finite = (sums == sums) & (largest < jnp.inf)
-        return jnp.where(finite, largest * jnp.sqrt(jnp.concatenate(rest)), sums), jnp.all(finite)
+        return jnp.where(finite, jnp.concatenate(rest), sums), jnp.all(finite)
 
-    ordinary = jnp.all((sums < jnp.inf) & (sums > SMALLEST_SQUARE))
+    ordinary = jnp.all((sums < jnp.inf) & (sums > _least(dtype)))
     return lax.cond(ordinary, plain, scaled, lines)
 
 
 def _part_norms_in_one_pass(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    dtype = jnp.result_type(*[wide(jnp.zeros((), x.dtype)).dtype for x in lines])
+    dtype = _widest(lines)
     factor = 2.0 ** (jnp.finfo(dtype).maxexp * 5 // 8)
-    found = []
-    for x in map(wide, lines):
-        scales = [jnp.asarray(scale, x.dtype) for scale in (1.0, 1 / factor, factor)]
-        found.append([s.astype(dtype) for s in _line_sums([jnp.square(x * scale) for scale in scales])])
+    scales = [jnp.asarray(scale, dtype) for scale in (1.0, 1 / factor, factor)]
+    found = [_line_sums([jnp.square(x.astype(dtype) * scale) for scale in scales]) for x in lines]
     plain, shrunk, grown = (jnp.concatenate(of_scale) for of_scale in zip(*found, strict=True))
     finite = jnp.isfinite(shrunk)
-    small = jnp.sqrt(jnp.where(plain > SMALLEST_SQUARE, plain, 0)) + jnp.where(
-        plain > SMALLEST_SQUARE, 0, jnp.sqrt(grown) / factor
-    )
+    large = plain > _least(dtype)
+    small = jnp.sqrt(jnp.where(large, plain, 0)) + jnp.where(large, 0, jnp.sqrt(grown) / factor)
     return jnp.where(jnp.isfinite(plain), small, jnp.where(finite, jnp.sqrt(shrunk) * factor, plain)), jnp.all(finite)

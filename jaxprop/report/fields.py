@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from jaxprop import errors
+
 LARGEST_STEP = 2**53  # larger integers are not exact in JavaScript
 
 
@@ -74,5 +76,5 @@ def printable(value: str, longest: int = 200) -> str:
       >>> printable("a\\x1b[31mb\\n")
       'a?[31mb?'
     """
-    shown = "".join(character if character.isprintable() else "?" for character in value)
+    shown = errors.printable(value)
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"

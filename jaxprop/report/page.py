@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import html
 import json
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jaxprop.errors import UsageError
+from jaxprop.sinks.files import write_whole
 
 SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "curves.js", "maps.js", "page.js")
 STYLES = ("uplot/uPlot.min.css", "page.css")
@@ -97,18 +96,14 @@ def target(out: Path | None, folder: Path) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes the page atomically.
+    """Writes the page whole or not at all, and through no link.
 
     Raises:
       UsageError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-        partial.replace(path)
+        write_whole(path, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise UsageError(
             f"{path} cannot be written ({error.strerror}); name another file with --out FILE.html"
         ) from error

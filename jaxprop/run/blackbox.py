@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections import deque
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from jaxprop.config.dump import dump
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import RunFolderError
 from jaxprop.run.folder import versions
+from jaxprop.sinks.files import make_folder, write_whole
 from jaxprop.sinks.jsonl import encode
 from jaxprop.types import TrainState
 from jaxprop.version import __version__
@@ -133,15 +135,15 @@ class Recorder:
             "sources": fingerprints(), "records": [_figures(*record) for record in self._records],
         }  # fmt: skip
         folder = self._run / "blackbox" / str(step)
-        partial = folder.with_name(f".{step}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        make_folder(folder.parent)
+        partial = folder.with_name(f".{step}.{secrets.token_hex(8)}.partial")
+        partial.mkdir()
         try:
             save_file({name: _contiguous(array) for name, array in arrays.items()}, partial / "state.safetensors")
             save_file({name: _contiguous(array) for name, array in batch.items()}, partial / "batch.safetensors")
-            (partial / "config.yaml").write_text(dump(self._config, folder), encoding="utf-8")
-            (partial / "box.json").write_text(encode(about) + "\n", encoding="utf-8")
-            (partial / "repro.py").write_text(REPRO.format(flags=about["flags"]), encoding="utf-8")
+            write_whole(partial / "config.yaml", dump(self._config, folder))
+            write_whole(partial / "box.json", encode(about) + "\n")
+            write_whole(partial / "repro.py", REPRO.format(flags=about["flags"]))
             partial.rename(folder)  # whole or not at all
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -152,8 +154,10 @@ def _figures(step: int, m: Any) -> dict[str, float]:
 
 
 def boxes(run: Path) -> list[Path]:
-    """Returns the folders of a run's black boxes, by their steps."""
-    found = [path for path in (run / "blackbox").glob("*") if path.name.isdecimal() and path.is_dir()]
+    """Returns the folders of a run's black boxes, by their steps; what lies behind a link is none of them."""
+    room = run / "blackbox"
+    within = room.iterdir() if room.is_dir() and not room.is_symlink() else ()
+    found = [path for path in within if path.name.isdecimal() and path.is_dir() and not path.is_symlink()]
     return sorted(found, key=lambda path: int(path.name))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxprop.errors import RunFolderError, UsageError, did_you_mean
+from jaxprop.sinks.files import write_whole
 from jaxprop.version import __version__
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
@@ -28,6 +30,7 @@ def find_run(folder: Path) -> Path:
     Raises:
       UsageError: there is none; names those that are near.
     """
+    folder = expanded(folder)
     folder = folder.parent if folder.name == "config.yaml" and folder.is_file() else folder
     if not folder.exists() and len(folder.parts) == 1 and _is_run(Path("runs") / folder):
         return Path("runs") / folder
@@ -72,13 +75,22 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; raises RunFolderError where it cannot be written."""
-    # Renamed into place, so that a reader, or a crash, never meets half a file.
-    partial = path.with_name(f".{path.name}.partial")
+    """Writes a file whole or not at all, and through no link; raises RunFolderError where it cannot be written."""
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise RunFolderError(
             f"{path} cannot be written ({error.strerror}); choose another folder with --run DIR"
         ) from error
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Returns a path with the home folder in place of a leading `~`, which not every shell expands.
+
+    Raises:
+      UsageError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: there is no home folder of that name; write the path out") from error

@@ -6,13 +6,13 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
 from jaxprop.errors import EXIT_SIGINT, EXIT_SIGTERM
+from jaxprop.sinks.streams import tell
 
 EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
 
@@ -85,6 +85,4 @@ class Interrupts:
                 # Nothing is cleaned up on purpose: whatever is complete on disk stays complete.
                 os._exit(EXIT_CODES[signal.Signals(byte[0])])
             self.received = signal.Signals(byte[0])
-            print(
-                f"{self.received.name}: stopping after this step; once more leaves at once", file=sys.stderr, flush=True
-            )
+            tell(f"{self.received.name}: stopping after this step; once more leaves at once")

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxprop.errors import RunFolderError
+from jaxprop.sinks.files import open_to_lock
 
 _FILE = ".lock"
-_UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # some cluster file systems
+# What a lock that is held says, here and on Windows. Anything else is said by a file system that has no locks, or
+# whose locks do not work, as of some networks and clusters.
+_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 
 
 @contextlib.contextmanager
@@ -40,12 +43,9 @@ def hold(folder: str | Path) -> Iterator[None]:
     path = Path(folder) / _FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_to_lock(path)
     except OSError as error:
-        raise RunFolderError(
-            f"the run folder {folder} cannot be written to ({error.strerror}: {error.filename}); "
-            "choose another with --run DIR"
-        ) from error
+        raise _unwritable(path.parent, error) from error
     try:
         with _locked(descriptor, path):
             yield
@@ -58,16 +58,18 @@ def _locked(descriptor: int, path: Path) -> Iterator[None]:
     try:
         _lock(descriptor)
     except OSError as error:
-        if error.errno in _UNSUPPORTED:
-            with _claimed(path.with_suffix(".claim")):
-                yield
-            return
-        raise _in_use(path) from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, _owner())
+        if error.errno in _HELD:
+            raise _in_use(path) from error
+        with _claimed(path.with_suffix(".claim")):
+            yield
+        return
+    with contextlib.suppress(OSError):  # who holds the lock is only told; a full disk is found out by what needs it
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, _owner())
     yield
     # The file stays: removing it would let a process waiting on the old one and a newcomer both hold the folder.
-    os.ftruncate(descriptor, 0)
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
 
 
 if sys.platform == "win32":
@@ -93,12 +95,16 @@ def _claimed(path: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError as error:
         raise _in_use(path, f" (if that process is gone, remove {path})") from error
-    os.write(descriptor, _owner())
-    os.close(descriptor)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
     try:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, _owner())
+        os.close(descriptor)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _is_dead(path: Path) -> bool:
@@ -125,6 +131,13 @@ def _read_owner(path: Path) -> tuple[str, str]:
         return str(owner["pid"]), owner["host"]
     except (OSError, ValueError, KeyError, TypeError):
         return "unknown", "an unknown host"  # taken a moment ago and not yet written
+
+
+def _unwritable(folder: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"the run folder {folder} cannot be written to ({error.strerror}: {error.filename}); "
+        "choose another with --run DIR"
+    )
 
 
 def _in_use(path: Path, hint: str = "") -> RunFolderError:

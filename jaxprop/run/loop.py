@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import jax
@@ -13,7 +14,7 @@ from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
 from jaxprop.core import trees
 from jaxprop.core.measurements import Measurements
-from jaxprop.errors import CheckpointError
+from jaxprop.errors import CheckpointError, DataError
 from jaxprop.health.respond.levers import tighten
 from jaxprop.health.respond.points import point_interval
 from jaxprop.health.respond.responder import Responder
@@ -23,9 +24,10 @@ from jaxprop.run.cadence import rhythm_of
 from jaxprop.run.clock import Clock
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.evaluate import evaluate
+from jaxprop.run.folder import write_text
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.pace import Pace
-from jaxprop.run.records import layer_rows, train_record
+from jaxprop.run.records import Interval, is_recorded, layer_rows, train_record
 from jaxprop.run.status import Status
 from jaxprop.run.stepper import Stepper
 from jaxprop.run.unread import Unread
@@ -53,9 +55,11 @@ class Loop:
         self.step = 0
         self.clock = Clock()
         self.metrics: dict[str, float] = {}  # of the newest evaluation
+        self.best: dict[str, float] | None = None  # of the best one, with its step
         self.status = Status.COMPLETED  # unless something else becomes of it
         self._stream_state = experiment.stream.state()
         self._unread = Unread()
+        self._interval = Interval()
         self._owes_evaluation = False  # one that a stop cut short
         self._has_evaluated = False  # and so has compiled the eval step
         config, total, per_call = self._config, experiment.total_steps, self._config.run.steps_per_call
@@ -63,6 +67,7 @@ class Loop:
         self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
         self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call)
         self._responder = _responder(config, total, state.params)
+        self._replaces: Callable[[], bool] = bool
 
     @property
     def diagnosis(self) -> str | None:
@@ -103,11 +108,27 @@ class Loop:
         restored = self._checkpoints.restore(abstract, step)
         assert restored is not None
         self.state, self.step, self.metrics = restored.state, restored.step, dict(restored.stream["metrics"])
+        # jaxprop 0.1.0 saved neither.
+        self.best = restored.stream.get("best")
+        self._interval.restore(restored.stream.get("interval"))
         return restored
 
-    def run(self, sink: Sink) -> Status:
-        """Takes the steps that are left; returns how the run ended: completed, interrupted or diverged."""
-        if self._owes_evaluation and self._evaluate(sink) is None:
+    def run(self, sink: Sink, replaces: Callable[[], bool] = bool) -> Status:
+        """Takes the steps that are left.
+
+        Args:
+          sink: where records go.
+          replaces: whether an earlier run still lies aside, to come back if this one is interrupted before it has a
+            checkpoint; then a stop saves none.
+
+        Returns:
+          How the run ended: completed, interrupted or diverged.
+
+        Raises:
+          DataError: the training data ended early.
+        """
+        self._replaces = replaces
+        if self._owes_evaluation and not self._make_up_evaluation(sink):
             return Status.INTERRUPTED
         if self.step < self._experiment.total_steps and self._stop.received is not None:
             return Status.INTERRUPTED  # before compiling, which may take minutes; what there was is saved already
@@ -117,6 +138,11 @@ class Loop:
             # The data are not gone back in: those that come next are others.
             self._experiment.stream.restore(self._stream_state)
         self._read(sink, keep=0)
+        if self.status == Status.COMPLETED and self.step < self._experiment.total_steps:
+            raise DataError(
+                f"the training data ended after step {self.step} of {self._experiment.total_steps}; a source gives "
+                "its examples as often as it is asked, so its `take` or `__next__` must not raise StopIteration"
+            )
         return self.status
 
     def _take_calls(self, sink: Sink) -> bool:
@@ -147,6 +173,7 @@ class Loop:
         leaving = self._stop.received is not None
         evaluating, due = self._rhythm.evaluates(self.step), self._rhythm.saves(self.step)
         saving = self._config.checkpoint.enabled and (leaving or due or self._responder.is_point(self.step))
+        self._checkpoints.check()
         # One call stays unread, so that the device never waits for the host. Before anything that waits anyway,
         # or leaves, all are read: a record of this step must be out before the step is saved.
         self._read(sink, keep=0 if evaluating or saving or leaving or last else 1)
@@ -156,7 +183,7 @@ class Loop:
             return False
         metrics = self._evaluate(sink) if evaluating else None
         cut_short = evaluating and metrics is None
-        if saving:
+        if saving and not (self._stop.received is not None and self._replaces() and not last):
             self._save(metrics, evaluated=not cut_short)
         # A request that came during an evaluation is met at once too: evaluations are saved.
         if cut_short or ((leaving or (evaluating and self._stop.received is not None)) and not last):
@@ -177,8 +204,9 @@ class Loop:
         if note is not None:
             sink.note(note)
         total, log_every = self._rhythm.total, self._config.run.log_every
-        if step % log_every == 0 or step == total:
-            sink.write(train_record(step, m, self.clock.rate()))
+        self._interval.add(step, m)
+        if is_recorded(step, log_every, total):
+            sink.write(train_record(step, m, self.clock.rate(), self._interval.take()))
         rows = list(layer_rows(step, m, *self._pace.logged(step, log_every, total)))
         if rows:
             sink.layers(rows)
@@ -221,9 +249,26 @@ class Loop:
         self._owes_evaluation = metrics is None
         if metrics is not None:
             self.metrics = metrics
+            self._note_best(metrics)
             sink.write({"step": self.step, "split": "eval", **metrics})
         self.clock.resume()
         return metrics
+
+    def _note_best(self, metrics: dict[str, float]) -> None:
+        section = self._config.checkpoint
+        name = section.best or "loss"
+        value, sign = metrics.get(name, math.nan), 1 if section.mode == "min" else -1
+        if math.isfinite(value) and (self.best is None or sign * value < sign * self.best[name]):
+            self.best = {"step": self.step, **metrics}
+
+    def _make_up_evaluation(self, sink: Sink) -> bool:
+        """Evaluates what a stop has cut short, and adds it to the checkpoint, which may be the best; else False."""
+        metrics = self._evaluate(sink)
+        if metrics is None:
+            return False
+        stream = {"metrics": metrics, "best": self.best, "evaluated": True}
+        write_text(*self._checkpoints.amended(self.step, metrics=metrics, stream=stream))
+        return True
 
     def _save(self, metrics: dict[str, float] | None, evaluated: bool) -> None:
         self.clock.pause()
@@ -231,6 +276,8 @@ class Loop:
         stream = {
             "data": self._stream_state,
             "metrics": self.metrics,
+            "best": self.best,
+            "interval": self._interval.state(),
             "health": self._responder.state(),
             "pace": self._pace.state(),
             "evaluated": evaluated,

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from jaxprop.checkpoint import Checkpoints, stored_config
+from jaxprop.checkpoint.files import read_manifests
 from jaxprop.config.build import build
-from jaxprop.config.diff import mathematical
+from jaxprop.config.diff import Change, diff, mathematical
+from jaxprop.config.dump import with_absolute_paths
 from jaxprop.config.load import load
 from jaxprop.config.schema.config import Config
-from jaxprop.errors import CheckpointError, UsageError
+from jaxprop.config.schema.data import PATHS
+from jaxprop.data import Stream
+from jaxprop.errors import CheckpointError, JaxpropError, UsageError
+from jaxprop.run.blackbox import boxes
 from jaxprop.run.folder import read_summary
 from jaxprop.run.status import Status
+
+TRAINING_DATA = tuple(("data", key) for key in PATHS if key.startswith("train"))
 
 
 def finished(config: Config, folder: Path) -> dict[str, Any] | None:
     """Returns the summary of the completed run in a folder, if there is one.
 
     Raises:
-      UsageError: the folder holds a run that cannot be continued with this configuration.
+      UsageError: the folder holds a run that cannot be continued with this configuration, or records of another.
     """
     summary = read_summary(folder)
     completed = summary is not None and summary.get("status") == Status.COMPLETED
     checkpoints = folder / "checkpoints"
     saved = checkpoints.is_dir() and bool(Checkpoints(checkpoints).steps())
     if saved:
-        _refuse_another(build(stored_config(checkpoints)), config, folder)
-    elif completed and (folder / "config.yaml").is_file():
-        before = load(folder / "config.yaml").config
-        _refuse_another(before, config, folder)
-        if (before.run.steps, before.run.epochs) != (config.run.steps, config.run.epochs):
+        _refuse_another(mathematical(build(stored_config(checkpoints)), config), folder)
+    elif completed or has_records(folder):
+        before = _config_of_records(folder)
+        moved = [change for change in _changes(before, config) if change.path in TRAINING_DATA]
+        _refuse_another(mathematical(before, config) + moved, folder)
+        if completed and (before.run.steps, before.run.epochs) != (config.run.steps, config.run.epochs):
             raise UsageError(
                 f"{folder} holds a completed run that was not saved, so it cannot be made longer; "
                 "use --run DIR for a new run, or --fresh to start this one over"
@@ -38,14 +47,43 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
     return summary if completed else None
 
 
-def _refuse_another(before: Config, config: Config, folder: Path) -> None:
-    changes = mathematical(before, config)
+def has_records(folder: Path) -> bool:
+    """Whether a folder holds records or black boxes, which a run that starts over would take away."""
+    try:
+        recorded = (folder / "metrics.jsonl").stat().st_size > 0
+    except OSError:
+        recorded = False
+    return recorded or bool(boxes(folder))
+
+
+def _config_of_records(folder: Path) -> Config:
+    try:
+        return load(folder / "config.yaml").config
+    except JaxpropError as error:
+        raise UsageError(
+            f"{folder} holds records of another run, whose config.yaml is missing or cannot be read; "
+            "use --run DIR for a new run, or --fresh to take its place"
+        ) from error
+
+
+def _changes(before: Config, config: Config) -> list[Change]:
+    return diff(with_absolute_paths(before), with_absolute_paths(config))
+
+
+def _refuse_another(changes: list[Change], folder: Path) -> None:
     if changes:
         lines = "".join(f"\n  {change}" for change in changes)
         raise UsageError(
             f"{folder} holds a run with another configuration, and going on with this one would change what it "
             f"computes:{lines}\nuse --run DIR for a new run, --fresh to start this one over, or the old values"
         )
+
+
+def check_data(stream: Stream, checkpoints: Path) -> None:
+    """Raises DataError where the data are not those that the newest checkpoint was trained on, wherever they lie."""
+    manifests = read_manifests(checkpoints)
+    if manifests:
+        stream.restore(manifests[max(manifests)]["stream"]["data"])
 
 
 def refuse_unreadable(checkpoints: Path) -> None:
@@ -56,6 +94,14 @@ def refuse_unreadable(checkpoints: Path) -> None:
             f"the checkpoints of step {', '.join(lost)} in {checkpoints} cannot be read; restore their run/run.json, "
             "use --run DIR for a new run, or --fresh to start this one over"
         )
+
+
+def start_over(folder: Path) -> list[str]:
+    """Makes room for a run of which records are there but no checkpoint; returns notes on what is replaced."""
+    if not has_records(folder):
+        return []
+    shutil.rmtree(folder / "blackbox", ignore_errors=True)  # its steps will be taken, and fail, again
+    return ["starting over from step 0: this run has records here, but no checkpoint was saved of it"]
 
 
 def resume_note(step: int, total: int) -> str:

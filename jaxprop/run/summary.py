@@ -16,14 +16,26 @@ from jaxprop.run.allocator import allocator_in_use
 from jaxprop.run.folder import versions, write_summary
 from jaxprop.run.interrupt import EXIT_CODES
 from jaxprop.run.loop import Loop
+from jaxprop.run.replaced import BACK
 from jaxprop.run.status import Status
 from jaxprop.sinks.jsonl import encode
 
 
-def last_words(status: Status, run: Loop, saved: bool) -> str:
-    """What to tell a person whose run ended early, and what to do next."""
+def last_words(status: Status, run: Loop, *, saved: bool, back: bool = False, aside: bool = False) -> str:
+    """What to tell a person whose run ended early, and what to do next.
+
+    Args:
+      status: how it ended.
+      run: what it left.
+      saved: whether it saves checkpoints.
+      back: whether the run that it was to replace is back in its place.
+      aside: whether that run lies aside, and comes back when the next one starts.
+    """
     if status == Status.DIVERGED:
-        return f"diverged: {run.diagnosis}"
+        kept = f"; {BACK} when the next run starts here, unless --run DIR names another folder" if aside else ""
+        return f"diverged: {run.diagnosis}{kept}"
+    if back:
+        return f"interrupted after step {run.step}, before the first checkpoint; {BACK}"
     if not saved:
         return f"interrupted after step {run.step} and not saved, since checkpoint.enabled is false"
     return f"interrupted after step {run.step}; the same command goes on from there"
@@ -45,6 +57,7 @@ def summary(status: Status, run: Loop, reference: Mapping[str, float], started: 
         **diverged,
         "step": run.step,
         "metrics": run.metrics,
+        "best": run.best,
         "reference": dict(reference),
         "parameters": trees.count(run.state.params),
         "seconds": time.perf_counter() - started,

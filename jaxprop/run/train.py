@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop import data
 from jaxprop.checkpoint import Checkpoints
-from jaxprop.config.dump import dump
+from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import EXIT_DONE
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
-from jaxprop.run.folder import write_summary, write_text
+from jaxprop.run.folder import expanded, write_summary, write_text
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
-from jaxprop.run.resume import finished, refuse_unreadable, resume_note
+from jaxprop.run.replaced import BACK, Replaced, recover
+from jaxprop.run.resume import check_data, finished, refuse_unreadable, resume_note, start_over
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, last_words, sum_up_failure, summary
 from jaxprop.sinks import open_sinks
+from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
 
 
@@ -41,7 +41,8 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
     Args:
       config: the configuration.
       folder: the run's folder; made if need be, held against other processes while the run lasts.
-      fresh: start over, removing the folder's checkpoints and records.
+      fresh: start over. The folder's run is set aside; it is removed once the new one has a checkpoint, and comes back
+        if the new one fails or is interrupted before that.
       quiet: no console.
 
     Returns:
@@ -51,53 +52,71 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
       UsageError: the folder holds a run whose mathematics another configuration would change.
       JaxpropError: the run cannot be built, or its folder not be written.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     started = time.perf_counter()
     with hold(folder), Interrupts() as interrupts:
+        _tell_if(recover(folder))
         before = None if fresh else finished(config, folder)
         experiment = compose(config)
+        config = with_absolute_paths(config)  # it is stored, and may be read in another working directory
+        experiment = experiment._replace(config=config)
         if before is not None and before["step"] == experiment.total_steps:
-            print(resume_note(before["step"], before["step"]), file=sys.stderr)
+            check_data(experiment.stream, folder / "checkpoints")
+            tell(resume_note(before["step"], before["step"]))
             return Outcome(before, EXIT_DONE)
-        checkpoints = _open_checkpoints(config, folder)
+        checkpoints, replaced = _open_checkpoints(config, folder), Replaced(folder)
+        checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
         loop = Loop(experiment, experiment.init(config.run.seed), checkpoints, interrupts, Recorder(folder, config))
         try:
             with checkpoints:
-                status = _run(loop, experiment, checkpoints, folder, fresh, quiet)
-        except Exception as error:
-            sum_up_failure(error, loop, experiment.task.reference, started, folder)
+                status = _run(loop, experiment, replaced, folder, fresh, quiet)
+        except BaseException as error:
+            if replaced.bring_back():
+                error.add_note(BACK)
+            elif isinstance(error, Exception):
+                sum_up_failure(error, loop, experiment.task.reference, started, folder)
             raise
         # Written once the last save is known to be whole.
         figures = summary(status, loop, experiment.task.reference, started)
-        write_summary(folder, figures)
+        back = status == Status.INTERRUPTED and replaced.bring_back()
+        if not back:
+            write_summary(folder, figures)
+        if status == Status.COMPLETED:
+            replaced.drop()
     if status != Status.COMPLETED:
-        print(last_words(status, loop, config.checkpoint.enabled), file=sys.stderr)
+        tell(last_words(status, loop, saved=config.checkpoint.enabled, back=back, aside=replaced.pending))
     return Outcome(figures, exit_code(status, interrupts.received))
 
 
-def _run(
-    loop: Loop, experiment: Experiment, checkpoints: Checkpoints, folder: Path, fresh: bool, quiet: bool
-) -> Status:
+def _tell_if(text: str | None) -> None:
+    if text is not None:
+        tell(text)
+
+
+def _run(loop: Loop, experiment: Experiment, replaced: Replaced, folder: Path, fresh: bool, quiet: bool) -> Status:
     """Resumes or starts over, and runs; returns how the run ended."""
     if fresh:
         _trace(experiment, loop.state)
+        replaced.set_aside()
     resumed_from = None if fresh else loop.resume()
-    if resumed_from is None and not fresh:
+    notes = [note for source in experiment.sources.values() for note in source.info.get("notes", ())]
+    if resumed_from is not None:
+        notes.append(resume_note(resumed_from, experiment.total_steps))
+    elif not fresh:
         refuse_unreadable(folder / "checkpoints")
+        notes += start_over(folder)
     write_text(folder / "config.yaml", dump(experiment.config, folder))
-    section, total = experiment.config.sinks, experiment.total_steps
+    section, run = experiment.config.sinks, experiment.config.run
     sinks = open_sinks(
-        section, folder, total_steps=total, start_step=resumed_from, alerts=loop.alert_lines, quiet=quiet
-    )
+        section, folder, total_steps=experiment.total_steps, start_step=resumed_from, alerts=loop.alert_lines,
+        log_every=run.log_every, quiet=quiet,
+    )  # fmt: skip
     with contextlib.closing(sinks) as sink:
-        if fresh:
-            checkpoints.clear()
-            shutil.rmtree(folder / "blackbox", ignore_errors=True)
         (folder / "summary.json").unlink(missing_ok=True)  # of an earlier end that this run goes beyond
-        if resumed_from is not None:
-            sink.note(resume_note(resumed_from, total))
-        return loop.run(sink)
+        for note in notes:
+            sink.note(note)
+        return loop.run(sink, lambda: replaced.pending)
 
 
 def _trace(experiment: Experiment, state: TrainState) -> None:

@@ -1,15 +1,21 @@
-"""Destinations of a run's records and rows: the console, JSONL files and TensorBoard. Imports no jax."""
+"""Destinations of a run's records and rows: the console, JSONL files and TensorBoard.
+
+Imports only the standard library, since every command does: other packages wait until a sink is opened.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jaxprop.config.schema.run import Sinks
 from jaxprop.sinks.console import open_console, print_summary, summary_table
 from jaxprop.sinks.jsonl import open_jsonl, truncate_after
 from jaxprop.sinks.sink import Record, Sink, fan_out
 from jaxprop.sinks.tensorboard import open_tensorboard
+
+if TYPE_CHECKING:
+    from jaxprop.config.schema.run import Sinks
 
 __all__ = ["Record", "Sink", "fan_out", "open_sinks", "print_summary", "summary_table", "truncate_after"]
 
@@ -21,6 +27,7 @@ def open_sinks(
     total_steps: int,
     start_step: int | None = None,
     alerts: int | None = None,
+    log_every: int = 1,
     quiet: bool = False,
 ) -> Sink:
     """Opens the sinks that a config asks for, and combines them into one.
@@ -33,6 +40,7 @@ def open_sinks(
       total_steps: number of steps taken at the end of the run.
       start_step: the step that a resumed run continues from; None for a new run, which empties the files.
       alerts: number of lines of `alerts.jsonl` that a resumed run keeps; None decides by the step there too.
+      log_every: steps between the train records that the console shows.
       quiet: whether to leave the console out.
 
     Returns:
@@ -43,6 +51,7 @@ def open_sinks(
 
     Example:
       >>> import tempfile
+      >>> from jaxprop.config.schema.run import Sinks
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     sink = open_sinks(Sinks(), folder, total_steps=10, quiet=True)
       ...     sink.write({"step": 5, "split": "train", "loss": 0.1})
@@ -55,7 +64,10 @@ def open_sinks(
     openers: list[tuple[bool, Callable[[], Sink]]] = [
         (section.jsonl, lambda: open_jsonl(folder, start_step=start_step, alerts=alerts)),
         (section.tensorboard, lambda: open_tensorboard(folder / "tensorboard", start_step=start_step)),
-        (section.console and not quiet, lambda: open_console(total_steps, start_step=start_step or 0)),
+        (
+            section.console and not quiet,
+            lambda: open_console(total_steps, start_step=start_step or 0, log_every=log_every),
+        ),
     ]
     opened: list[Sink] = []
     try:

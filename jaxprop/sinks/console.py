@@ -5,31 +5,28 @@ from __future__ import annotations
 import math
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
-
+from jaxprop.errors import printable
 from jaxprop.sinks.sink import Record, Sink
+from jaxprop.sinks.streams import Lasting
+
+if TYPE_CHECKING:  # rich is imported where it is used, since the command line imports this package for every command
+    from rich.console import Console
+    from rich.table import Table
 
 _REDRAW_SECONDS = 0.1
 _LABELS = {"grad_norm": "grad", "examples_per_second": "examples/s"}
-_FOR_FILES = ("output_max", "noise_trace", "noise_signal", "curvature", "sharpness")  # not shown on the console
+# Not shown on the console.
+_FOR_FILES = (
+    "output_max", "noise_trace", "noise_signal", "curvature", "sharpness",
+    "loss_min", "loss_max", "grad_norm_min", "grad_norm_max",
+)  # fmt: skip
 _COSTS = ("parameters", "examples", "seconds", "compile_seconds", "examples_per_second")
 
 
-class LastingConsole(Console):
-    """A console that survives a closed pipe, as in `jaxprop train ... 2>&1 | head`: it prints nothing more."""
-
-    def on_broken_pipe(self) -> None:
-        """Overrides rich, which would end the process, and so the training."""
-        self.quiet = True
-
-
-def open_console(total_steps: int, *, start_step: int = 0, console: Console | None = None) -> Sink:
+def open_console(total_steps: int, *, start_step: int = 0, log_every: int = 1, console: Console | None = None) -> Sink:
     """Opens the console: a progress bar if stderr is a terminal, otherwise one plain line for each record.
 
     The bar's clock starts at the first reported step, so that compiling does not count in the remaining time.
@@ -37,32 +34,39 @@ def open_console(total_steps: int, *, start_step: int = 0, console: Console | No
     Args:
       total_steps: number of steps taken at the end of the run.
       start_step: number of steps that a resumed run has already taken.
-      console: a rich console; by default one on stderr. Colours follow `NO_COLOR`.
+      log_every: steps between the train records that get a line; the first ten steps all have a record.
+      console: a rich console; by default one on stderr, which may break at any time: the run goes on in silence.
+        Colours follow `NO_COLOR`.
 
     Returns:
       A sink.
 
     Example:
+      >>> from rich.console import Console
       >>> sink = open_console(100, console=Console(file=sys.stdout, force_terminal=False))
       >>> sink.write({"step": 50, "split": "train", "loss": 0.25, "lr": 1e-3, "examples_per_second": 5120.0})
       step 50/100  train  loss 0.25  lr 0.001  examples/s 5,120
     """
-    # `force_terminal` is set because rich takes FORCE_COLOR for a terminal, and would draw a bar into a log file.
-    console = console or LastingConsole(stderr=True, force_terminal=sys.stderr.isatty())
+    from rich.console import Console
+
+    if console is None:
+        stream = Lasting(sys.stderr)
+        # `force_terminal` is set because rich takes FORCE_COLOR for a terminal, and would draw a bar into a log file.
+        console = Console(file=cast(TextIO, stream), force_terminal=stream.isatty())
     if console.is_terminal and not console.is_dumb_terminal:
         return _open_bar(console, total_steps, start_step)
+    out = _printer(console)
 
     def write(record: Record) -> None:
-        _print(console, f"step {record['step']}/{total_steps}  {record['split']}  {_values(record)}")
+        if record["split"] != "train" or record["step"] % log_every == 0 or record["step"] == total_steps:
+            out(f"step {record['step']}/{total_steps}  {record['split']}  {_values(record)}")
 
-    return Sink(
-        write=write,
-        alert=lambda alert: _print(console, _alert(alert)),
-        note=lambda text: _print(console, text),
-    )
+    return Sink(write=write, alert=lambda alert: out(_alert(alert)), note=out)
 
 
 def _open_bar(console: Console, total_steps: int, start_step: int) -> Sink:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     bar = Progress(
         TextColumn("step {task.completed}/{task.total}", markup=False),
         BarColumn(bar_width=None),
@@ -74,7 +78,7 @@ def _open_bar(console: Console, total_steps: int, start_step: int) -> Sink:
         refresh_per_second=4,
     )
     task = bar.add_task("train", start=False, total=total_steps, completed=start_step, values="compiling")
-    last_drawn = -math.inf
+    last_drawn, out = -math.inf, _printer(console)
 
     def progress(step: int) -> None:
         nonlocal last_drawn
@@ -89,24 +93,24 @@ def _open_bar(console: Console, total_steps: int, start_step: int) -> Sink:
             bar.update(task, values=_values(record))
             progress(max(record["step"], int(bar.tasks[task].completed)))
         else:
-            _print(console, f"step {record['step']}  {record['split']}  {_values(record)}")
+            out(f"step {record['step']}  {record['split']}  {_values(record)}")
 
     bar.start()
     return Sink(
         write=write,
-        alert=lambda alert: _print(console, _alert(alert)),
+        alert=lambda alert: out(_alert(alert)),
         rewind=lambda step: bar.update(task, completed=step),
         progress=progress,
-        note=lambda text: _print(console, text),
+        note=out,
         close=bar.stop,
     )
 
 
 def summary_table(summary: Record) -> Table:
-    """Returns the table of a run's results, with the loss first and each reference figure beside its metric.
+    """Returns the table of a run's results, with the loss first, and beside each metric its best and its reference.
 
-    A reference belongs to the metric that its name ends in, as `unigram_loss` belongs to `loss`; any other reference
-    has a line of its own.
+    The best evaluation, where the summary has one, is a column headed by its step. A reference belongs to the metric
+    that its name ends in, as `unigram_loss` belongs to `loss`; any other reference has a line of its own.
 
     Args:
       summary: the contents of `summary.json`; absent keys are left out.
@@ -119,22 +123,30 @@ def summary_table(summary: Record) -> Table:
       >>> table.row_count
       4
     """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     metrics, reference = dict(summary.get("metrics") or {}), dict(summary.get("reference") or {})
+    best = dict(summary.get("best") or {})
     ordered = sorted(metrics, key=lambda name: name != "loss")  # stable: the others keep their order
     beside = {name: [r for r in reference if r == name or r.endswith(f"_{name}")] for name in ordered}
     alone = [r for r in reference if not any(r in names for names in beside.values())]
-    rows = [(name, summary.get(name), "") for name in ("status", "step")]
-    rows += [(name, metrics[name], _figures(reference, beside[name])) for name in ordered]
-    rows += [("reference", "", _figures(reference, [name])) for name in alone]
-    rows += [(name, summary.get(name), "") for name in _COSTS]
+    rows = [(name, summary.get(name), None, "") for name in ("status", "step")]
+    rows += [(name, metrics[name], best.get(name), _figures(reference, beside[name])) for name in ordered]
+    rows += [("reference", "", None, _figures(reference, [name])) for name in alone]
+    rows += [(name, summary.get(name), None, "") for name in _COSTS]
     table = Table("result", box=box.HORIZONTALS)
     table.add_column(justify="right")
+    if best:
+        table.add_column(printable(f"best, at step {_number(best.get('step', ''))}"), justify="right")
     if reference:
         table.add_column("reference")
-    for name, value, compared in rows:
+    for name, value, at_best, compared in rows:
         if value is not None:
-            cells = (name.replace("_", " "), _number(value), compared)
-            table.add_row(*(Text(cell) for cell in cells[: len(table.columns)]))
+            cells = [name.replace("_", " "), _number(value)]
+            cells += ["" if at_best is None else _number(at_best)] * bool(best) + [compared] * bool(reference)
+            table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
@@ -152,11 +164,16 @@ def print_summary(summary: Record) -> None:
       >>> print_summary({"status": "completed", "step": 100})  # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
       ─...status completed step 100 ─...
     """
+    from rich.console import Console
+
     Console(file=sys.stdout).print(summary_table(summary))
 
 
-def _print(console: Console, line: str) -> None:
-    console.print(Text(line), soft_wrap=True)
+def _printer(console: Console) -> Callable[[str], None]:
+    """A function that prints one line as it is; what it quotes may come from a file."""
+    from rich.text import Text
+
+    return lambda line: console.print(Text(printable(line)), soft_wrap=True)
 
 
 def _values(record: Record) -> str:

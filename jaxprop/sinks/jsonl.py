@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jaxprop.errors import RunFolderError
+from jaxprop.sinks.files import create_beside, open_to_append, open_to_read
 from jaxprop.sinks.sink import Record, Sink
 
 
@@ -90,7 +91,7 @@ class _Appended:
         self._stream.close()
 
     def _open(self) -> TextIO:
-        return open(self._path, "a", encoding="utf-8", newline="\n")
+        return open_to_append(self._path)
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -143,13 +144,19 @@ def truncate_after(path: str | Path, step: int | None, lines: int | None = None)
       '{"step": 1}\\n{"step": 2}\\n'
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     last = math.inf if lines is not None else step
-    new = path.with_name(path.name + ".new")
-    with open(path, "rb") as old, open(new, "wb") as kept:  # as bytes, since the last character may be incomplete
-        kept.writelines(line for line in itertools.islice(old, lines) if last is not None and _is_kept(line, last))
-    os.replace(new, path)
+    new, kept = create_beside(path)
+    try:
+        with kept, open_to_read(path) as old:  # as bytes, since the last character may be incomplete
+            taken = itertools.islice(old, lines)
+            kept.writelines(line for line in taken if last is not None and _is_kept(line, last))
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
 
 
 def _is_kept(line: bytes, step: float) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprop.errors import RunFolderError
+from jaxprop.sinks.files import make_folder
 from jaxprop.sinks.sink import Record, Sink
 
 _FLUSH_SECONDS = 10
@@ -58,6 +59,7 @@ def _writer(folder: str | Path, first_step: int) -> Any:
     from tensorboardX import SummaryWriter  # imported here because it takes a quarter of a second
 
     try:
+        make_folder(folder)
         # The default file name has a resolution of one second, so a run resumed within it would overwrite the file.
         suffix = f".{time.time_ns()}"
         return SummaryWriter(

@@ -16,10 +16,12 @@ from jaxprop.core.layers import group_layers
 from jaxprop.core.measurements import Measurements
 from jaxprop.core.precision import Policy, Scaling, needs_scaling
 from jaxprop.core.precision import policy as policy_of
-from jaxprop.errors import UsageError, one_of
+from jaxprop.errors import JaxpropError, UsageError, one_of
+from jaxprop.health.nonfinite.find import Finding, find_nonfinite
 from jaxprop.health.signals.settings import DETAILS, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
+from jaxprop.train.arguments import check_arguments, mistake
 from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.train.state import init_state
 from jaxprop.train.step import Recipe, variants
@@ -77,8 +79,7 @@ class TrainStep:
             scaling=recipe.scaling, mesh=self._mesh, health=recipe.signals or False, trainable=recipe.trainable,
         )  # fmt: skip
         if self._layers is None:
-            trained = split(state.params, trainable_mask(recipe.trainable, state.params))
-            self._layers = group_layers(trained).names
+            self._layers = group_layers(self._trained(state.params)).names
         return state
 
     def __call__(
@@ -97,11 +98,21 @@ class TrainStep:
         """
         # Where a step is part of something larger that is differentiated, what is donated would still be needed.
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch)))
-        state, measurements = (self._traced if traced else self._compiled)[self._detail(detail)](state, batch)
+        step = (self._traced if traced else self._compiled)[self._detail(detail)]
+        try:
+            state, measurements = step(state, batch)
+        except (AttributeError, TypeError, ValueError) as error:
+            told = mistake(self._recipe.tx, self._trained, state, batch)
+            if told is None or isinstance(error, JaxpropError):
+                raise
+            raise UsageError(told) from error
         self._calls += 1
         if measurements.layout.layers:
             self._layers = measurements.layout.layers
         return state, measurements
+
+    def _trained(self, params: PyTree) -> PyTree:
+        return split(params, trainable_mask(self._recipe.trainable, params))
 
     def _detail(self, detail: str | None) -> str:
         if self._recipe.signals is None:
@@ -124,6 +135,27 @@ class TrainStep:
             raise UsageError("layer_names is known once the step has its state; call step.init(params, key=key) first")
         return self._layers
 
+    def find_nonfinite(self, state: TrainState, batch: Batch, *, examples: bool = True) -> Finding | None:
+        """Finds what would make this step's loss or gradient NaN or infinite; nothing is donated.
+
+        Args:
+          state: before the step.
+          batch: of the step.
+          examples: look for the examples of the batch that bring it about.
+
+        Returns:
+          What `jaxprop.health.find_nonfinite` finds with the step's own parameters, extras, key and precision, or None.
+
+        Example:
+          >>> import jaxprop, optax, jax.numpy as jnp
+          >>> step = jaxprop.make_train_step(lambda p, b, key: jnp.mean(jnp.log(b["x"] * p["w"])), optax.sgd(0.1))
+          >>> state = step.init({"w": jnp.ones(())}, key=jax.random.key(0))
+          >>> step.find_nonfinite(state, {"x": jnp.array([1.0, 0.0])}).primitive
+          'log'
+        """
+        recipe = self._recipe
+        return find_nonfinite(recipe.objective, state, batch, precision=recipe.policy, examples=examples)
+
     def eval_params(self, state: TrainState) -> PyTree:
         """Returns the parameters to evaluate with: their moving average, or what schedule-free training asks for.
 
@@ -140,18 +172,20 @@ class TrainStep:
           Defazio et al., The Road Less Scheduled, 2024. https://arxiv.org/abs/2405.15682
         """
         mask = trainable_mask(self._recipe.trainable, state.params)
-        trained = split(state.params, mask)
         if isinstance(state.ema, Average):
-            averaged = jax.tree.map(lambda new, old: new.astype(old.dtype), state.ema.params, trained)
-        else:
-            free = optax.contrib.ScheduleFreeState
-            found = [
-                x
-                for x in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, free))
-                if isinstance(x, free)
-            ]
-            averaged = optax.contrib.schedule_free_eval_params(found[0], trained) if found else trained
-        return merge(averaged, state.params, mask)
+            leaves = jax.tree.leaves(state.params)
+            mask = [keep and jnp.issubdtype(x.dtype, jnp.floating) for keep, x in zip(mask, leaves, strict=True)]
+            kept = split(state.params, mask)
+            averaged = jax.tree.map(lambda new, old: new.astype(old.dtype), state.ema.params, kept)
+            return merge(averaged, state.params, mask)
+        free = optax.contrib.ScheduleFreeState
+        found = [
+            x for x in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, free)) if isinstance(x, free)
+        ]
+        if not found:
+            return state.params
+        trained = split(state.params, mask)
+        return merge(optax.contrib.schedule_free_eval_params(found[0], trained), state.params, mask)
 
     def eval_extras(self, state: TrainState) -> PyTree:
         """Returns the extras to evaluate with: the moving average of the floats among them where one is kept.
@@ -241,7 +275,11 @@ def make_train_step(
 
     Reference: Rumelhart, Hinton, Williams, Learning representations by back-propagating errors, Nature 323, 1986.
     """
-    check_counts(accumulate=accumulate, steps_per_call=steps_per_call)
+    check_arguments(
+        tx=tx, accumulate=accumulate, steps_per_call=steps_per_call, health=health, ema_decay=ema_decay,
+        schedule=schedule, clip=clip, scaling=scaling, mesh=mesh, gradient=gradient, skip_nonfinite=skip_nonfinite,
+        stateful=stateful,
+    )  # fmt: skip
     recipe = Recipe(
         objective=as_objective(loss_fn, cast, stateful=stateful),
         tx=tx,
@@ -257,13 +295,6 @@ def make_train_step(
         skip_nonfinite=skip_nonfinite,
     )
     return TrainStep(recipe, steps_per_call, mesh, jit_options(mesh, steps_per_call, compiler_options))
-
-
-def check_counts(**counts: int) -> None:
-    """Raises UsageError for a count below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise UsageError(f"expected {name} of at least 1, got {value}")
 
 
 def jit_options(mesh: Mesh | None, steps_per_call: int, compiler_options: dict[str, Any] | None) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def value_and_grad(
         square = jnp.square(layers.norm(grads)) if noise else jnp.float32(0)
         loss, square, *grads = weigh([forward.loss, square, *jax.tree.leaves(grads)], forward.weight)
         filled = taps.rescaled(filled, forward.weight)
-        filled = jax.tree.map(lambda x: jnp.where(forward.weight > 0, x, 0), filled)
+        filled = jax.tree.map(lambda x: jnp.where(forward.weight != 0, x, 0), filled)
         grads = jax.tree.unflatten(jax.tree.structure(params), grads)
         return Backward(grads, filled, square.astype(jnp.float32)), forward._replace(loss=loss)
 
@@ -127,7 +127,7 @@ def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) 
     zeros, zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     start = (zeros, zero._replace(extras=extras))
     (back, total), _ = jax.lax.scan(add, start, (batches, jnp.arange(count, dtype=jnp.int32)))
-    weight = jnp.where(total.weight > 0, total.weight, jnp.ones_like(total.weight))
+    weight = jnp.where(total.weight != 0, total.weight, jnp.ones_like(total.weight))
     divisor = weight if scale is None else weight * scale
     mean_square = back.micro_square / (weight if scale is None else weight * jnp.square(scale))
     back = Backward(divide(back.params, divisor), taps.rescaled(back.sinks, 1 / divisor), mean_square)
@@ -142,8 +142,8 @@ def combine(name: str, total: Any, new: Any) -> Any:
 
 
 def weigh(values: list[jax.Array], weight: jax.Array) -> list[jax.Array]:
-    """Multiplies by a microbatch's weight, in float32; nothing, even of NaN, is left of one that is all padding."""
-    return [jnp.where(weight > 0, wide(x) * weight, 0) for x in values]
+    """Multiplies by a microbatch's weight, in float32 or wider; all padding leaves nothing, even of NaN."""
+    return [jnp.where(weight != 0, _times(x, weight), 0) for x in values]
 
 
 def microbatches(batch: Batch, count: int) -> Batch:
@@ -156,12 +156,24 @@ def microbatches(batch: Batch, count: int) -> Batch:
 
 def divide(grads: PyTree, divisor: jax.Array | None) -> PyTree:
     """Divides every leaf by a scalar; by nothing where it is None."""
-    return grads if divisor is None else jax.tree.map(lambda g: (wide(g) / divisor).astype(g.dtype), grads)
+    if divisor is None:
+        return grads
+
+    def quotient(g: jax.Array) -> jax.Array:
+        x = g if jnp.iscomplexobj(g) else wide(g)
+        return (x / divisor.astype(x.dtype)).astype(g.dtype)
+
+    return jax.tree.map(quotient, grads)
 
 
 def multiply(grads: PyTree, factor: jax.Array | None) -> PyTree:
     """Multiplies every leaf by a scalar; by nothing where it is None."""
-    return grads if factor is None else jax.tree.map(lambda g: (wide(g) * factor).astype(g.dtype), grads)
+    return grads if factor is None else jax.tree.map(lambda g: _times(g, factor).astype(g.dtype), grads)
+
+
+def _times(x: jax.Array, factor: jax.Array) -> jax.Array:
+    x = x if jnp.iscomplexobj(x) else wide(x)
+    return x * factor.astype(x.dtype)
 
 
 def check_batch(batch: Batch, accumulate: int) -> None:

@@ -17,6 +17,7 @@ from jaxprop.health.signals import curvature
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.placement import replicate
+from jaxprop.train.arguments import check_arguments
 from jaxprop.train.trainable import Trainable, split, trainable_mask
 from jaxprop.types import Average, PyTree, TrainState
 
@@ -57,6 +58,7 @@ def init_state(
       >>> jaxprop.init_state({"w": jnp.zeros(2)}, optax.sgd(0.1), key=jax.random.key(0)).step.item()
       0
     """
+    check_arguments(tx=tx, health=health, ema_decay=ema_decay, scaling=scaling, mesh=mesh)
     policy = policy_of(precision)
     _check_arrays(params)
     params = _fresh(cast_floating(jax.tree.map(_as_array, params), policy.param))

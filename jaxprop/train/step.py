@@ -16,7 +16,7 @@ from jaxprop.core.layers import Norms
 from jaxprop.core.measurements import Measurements, join
 from jaxprop.core.precision import LossScale, Policy, Scaling, needs_scaling, next_loss_scale, promoting
 from jaxprop.core.precision import policy as policy_of
-from jaxprop.errors import ShapeError, UsageError
+from jaxprop.errors import UsageError
 from jaxprop.health.signals import guard
 from jaxprop.health.signals.guard import Decision
 from jaxprop.health.signals.measure import (
@@ -30,6 +30,7 @@ from jaxprop.health.signals.measure import (
 from jaxprop.health.signals.rate import follow_rate, learning_rate, lr_scale
 from jaxprop.health.signals.settings import Signals
 from jaxprop.train import gradients
+from jaxprop.train.arguments import check_batch_stack
 from jaxprop.train.gradients import Backward, Forward
 from jaxprop.train.state import averaged
 from jaxprop.train.trainable import Trainable, merge, moved, split, trainable_mask
@@ -86,7 +87,8 @@ def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> 
     take = decision.take | (not recipe.skip_nonfinite)
     grads = gradients.multiply(back.params, decision.factor) if recipe.guarded else back.params
 
-    seen, take = measured(plan, problem, forward, grads, norms.total * decision.factor, take)
+    norm = norms.total * decision.factor.astype(norms.total.dtype)
+    seen, take = measured(plan, problem, forward, grads, norm, take)
     held = Held(problem.trained, state.extras, state.opt_state, state.ema, state.health.rate_peak)
     held = keep_if(take, lambda grads, held: update(problem, forward, grads, held), grads, held)
 
@@ -339,7 +341,7 @@ def report(
         "weight": forward.weight,
         "grad_norm": norms.total,
         "loss_scale": 1.0 if problem.scale is None else problem.scale,
-        "skipped": ~finite,
+        "skipped": ~finite & recipe.skip_nonfinite,
         "skips": after.health.skips,
         "guard": decision.factor,
     }
@@ -389,13 +391,7 @@ def several_steps(
 
     Only the last of them measures what is rare.
     """
-    found = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
-    if len(found) != 1 or not found <= {(count,) for count in range(1, most + 1)}:
-        raise ShapeError(
-            f"with steps_per_call={most}, expected {most} batches stacked on a leading axis, got arrays with leading "
-            f"axes {sorted(found)}; use jnp.stack on {most} batches"
-        )
-    rare, count = detail in ("full", "flush"), found.pop()[0]
+    rare, count = detail in ("full", "flush"), check_batch_stack(batches, most)
     if not rare or count == 1:
         return jax.lax.scan(one(detail), state, batches)
     state, early = jax.lax.scan(one("rows"), state, jax.tree.map(lambda x: x[:-1], batches))

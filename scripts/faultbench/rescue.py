@@ -14,7 +14,7 @@ from faultbench.run import Viewer, build, pools
 from faultbench.score import LAST
 from jaxprop.health import Watch
 from jaxprop.health.respond.responder import Responder
-from jaxprop.types import TrainState
+from jaxprop.types import HealthState, TrainState
 
 ACTIONS = ("clip", "cut_lr", "rollback")
 POINT_EVERY = 100  # the runs are short; 200 in a real one
@@ -25,7 +25,7 @@ class Patient:
 
     def __init__(self, viewer: Viewer):
         self.viewer = viewer
-        watch = Watch(viewer.full.layers)
+        watch = Watch(viewer.full.layers, source="yaml", run=viewer.known)
         self.responder = Responder(ACTIONS, watch, total_steps=STEPS, point_every=POINT_EVERY)
         self.step = 0
         self.losses: dict[int, float] = {}
@@ -114,19 +114,22 @@ class Ward:
                 patient.go_back(to)
         levers = [patient.levers for patient in patients]
         if moved or levers != before:  # an earlier state holds the levers of then
-            state = state._replace(health={**state.health, **_levers(levers, state.health)})
+            state = state._replace(health=_tightened(levers, state.health))
         for _, patient in waiting:
             if patient.step not in patient.points and not patient.done:
                 patient.point(state)
         return state
 
 
-def _levers(levers: list[Any], health: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _tightened(levers: list[Any], health: HealthState) -> HealthState:
     """What `jaxprop.health.respond.levers.tighten` sets in one state, for all runs."""
-    padded = [*levers, *[type(levers[0])()] * (health["rate_limit"].shape[0] - len(levers))]
-    found = {name: jnp.asarray([getattr(x, name) for x in padded], jnp.float32) for name in padded[0]._fields}
-    same = found["rate_limit"] == health["rate_limit"]
-    return {**found, "rate_peak": jnp.where(same, health["rate_peak"], jnp.float32(0))}
+    padded = [*levers, *[type(levers[0])()] * (health.rate_limit.shape[0] - len(levers))]
+    most = float(np.finfo(np.float32).max)  # as the state holds "no limit"
+    found = {
+        name: jnp.asarray([min(getattr(x, name), most) for x in padded], jnp.float32) for name in padded[0]._fields
+    }
+    same = found["rate_limit"] == health.rate_limit
+    return health._replace(**found, rate_peak=jnp.where(same, health.rate_peak, jnp.float32(0)))
 
 
 def _mix(now: TrainState, then: TrainState, chosen: jax.Array) -> TrainState:

@@ -15,15 +15,15 @@ import jaxprop
 from faultbench.faults import Plan, Program
 from faultbench.models import ARCHITECTURES, TOKENS, Architecture
 from jaxprop.core import trees
-from jaxprop.core.measurements import RARE_COLUMNS, SCALARS, TAP_COLUMNS, Layout, Measurements
-from jaxprop.core.precision import Scaling, policy, promoting
+from jaxprop.core.measurements import Layout, Measurements
+from jaxprop.core.precision import Scaling, policy
 from jaxprop.health import Signals
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.train import step
 from jaxprop.train.objective import loss_from
 from jaxprop.types import PyTree, TrainState
 
-RARE, FLUSH = Signals().rare_every, Signals().flush_every
+RARE, FLUSH = 10, Signals().flush_every  # the command line's first choice
 CHUNK = 50  # steps one call takes; a length of a run is a multiple of it
 
 
@@ -169,14 +169,10 @@ def one_step(program: Program, objective: Any, tx: Any, scaling: Scaling, respon
     """jaxprop's own step, with every signal in every step; the watch is shown the rare ones as rarely as in a run."""
     recipe = step.Recipe(
         objective=objective,
-        update=promoting(optax.with_extra_args_support(tx).update),
+        tx=tx,
         policy=policy(program.precision),
-        accumulate=1,
         signals=Signals(eps=program.eps, respond=respond),
-        ema_decay=None,
-        schedule=None,
         scaling=scaling,
-        clip=None,
     )
     return functools.partial(step.train_step, recipe, "flush" if program.precision == "float16" else "full")
 
@@ -189,39 +185,48 @@ class Records(NamedTuple):
     leaked: np.ndarray
 
 
-assert RARE_COLUMNS[-1] == "flushed"
-
-
 class Viewer(NamedTuple):
-    """Shows the record of a step as a run would: rows each step, everything each tenth, flushes each hundredth.
+    """Shows the record of a step as a run would: gradient norms each step, everything and flushes as rarely as there.
 
     Args:
       full: layout of the packed records.
       float16: whether records hold what float16 flushes.
       hide_rate: do not tell the learning rate.
+      every: steps between records of everything: the command line's 10 to 100, the library's 50.
     """
 
     full: Layout
     float16: bool = False
     hide_rate: bool = False
+    every: int = RARE
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What a run's configuration would tell the watch."""
+        return {"precision": {"policy": "float16" if self.float16 else "float32"}}
 
     def at(self, packed: np.ndarray, step: int) -> Measurements:
         """The record `[n]` of a step, counted from 1."""
+        rate, flushed = places(self.full)
         if self.hide_rate:
             packed = packed.copy()
-            packed[SCALARS.index("learning_rate")] = np.nan
-        if step % RARE:
+            packed[rate] = np.nan
+        if step % self.every:
             rows = self.full._replace(rare=False, taps=())
             return Measurements(packed[: rows.length], rows)
-        if self.float16 and step % FLUSH:
+        if self.float16 and step % max(FLUSH, self.every):
             packed = packed.copy()
-            packed[self._flushed()] = np.nan
+            packed[flushed] = np.nan
         return Measurements(packed, self.full)
 
-    def _flushed(self) -> slice:
-        layers = len(self.full.layers)
-        end = self.full.length - len(TAP_COLUMNS) * len(self.full.taps)
-        return slice(end - layers, end)
+
+@functools.lru_cache(maxsize=64)
+def places(layout: Layout) -> tuple[int, np.ndarray]:
+    """Where in a packed record the learning rate is, and where the shares that float16 flushes are."""
+    numbered = Measurements(np.arange(layout.length, dtype=np.float32), layout)
+    assert numbered.rare is not None
+    flushed = np.asarray(numbered.rare.flushed)
+    return int(numbered.learning_rate), flushed[np.isfinite(flushed)].astype(int)
 
 
 class Simulator:

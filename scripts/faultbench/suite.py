@@ -12,7 +12,7 @@ import numpy as np
 
 from faultbench import faults, score
 from faultbench.faults import FAMILIES, MODELS, OBSERVED, OPTIMIZERS, SEEDS, SEVERITIES, STEPS, TREATED, Plan, Program
-from faultbench.run import Records, Simulator, Viewer
+from faultbench.run import RARE, Records, Simulator, Viewer
 from jaxprop.core.measurements import SCALARS, Layout
 from jaxprop.health import Watch
 
@@ -26,6 +26,7 @@ class Options(NamedTuple):
       families, models: only these.
       optimizers: only these.
       seeds: of each severity.
+      every: steps between the full records that the watch is shown.
       healthy: whether to run the healthy runs.
       rescue: whether to run again what has diverged.
       save: folder for the records, or None.
@@ -35,6 +36,7 @@ class Options(NamedTuple):
     models: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = OPTIMIZERS
     seeds: int = SEEDS
+    every: int = RARE
     healthy: bool = True
     rescue: bool = True
     save: str | None = None
@@ -48,6 +50,7 @@ class Job(NamedTuple):
       records: of the runs.
       cases: what was planted in each; empty for healthy runs.
       twins: final loss of each run's undisturbed twin.
+      every: steps between the full records that the watch is shown.
     """
 
     family: str
@@ -55,10 +58,11 @@ class Job(NamedTuple):
     records: Records
     cases: list[score.Case]
     twins: list[float]
+    every: int = RARE
 
     @property
     def viewer(self) -> Viewer:
-        return Viewer(self.records.layout, self.program.precision == "float16")
+        return Viewer(self.records.layout, self.program.precision == "float16", every=self.every)
 
 
 def groups(options: Options) -> list[list[Program]]:
@@ -94,7 +98,7 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
     ]
     if options.healthy and usual.precision == "float32" and usual.model in MODELS:
         jobs.append(Job("healthy", usual, simulator.run(faults.healthy(usual, runs), faults.HEALTHY), [], []))
-    for job in jobs:
+    for job in (job._replace(every=options.every) for job in jobs):
         keep(job, options)
         results += judged(job)
     for program in programs:
@@ -104,6 +108,7 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
             if program not in faults.programs(family):
                 continue
             job, plan = faulty(family, simulator, losses, options.seeds)
+            job = job._replace(every=options.every)
             keep(job, options)
             found = judged(job)
             results += found
@@ -159,7 +164,7 @@ def keep(job: Job, options: Options) -> None:
         "family": job.family,
         "program": list(job.program),
         "layout": [job.records.layout.metrics, job.records.layout.layers, job.records.layout.sizes,
-                   job.records.layout.fans, job.records.layout.taps],
+                   job.records.layout.fans, job.records.layout.taps, sorted(job.records.layout.absent)],
         "cases": [list(case) for case in job.cases],
         "twins": job.twins,
     }  # fmt: skip
@@ -172,18 +177,18 @@ def load(path: Path) -> Job:
     """Reads what `keep` wrote."""
     with np.load(path) as held:
         meta = json.loads(str(held["meta"]))
-        metrics, layers, sizes, fans, taps = meta["layout"]
-        pairs = (tuple((first, second) for first, second in both) for both in (fans, taps))
-        fans, taps = pairs
-        layout = Layout(tuple(metrics), tuple(layers), tuple(sizes), fans, True, taps)
+        metrics, layers, sizes, fans, taps, absent = meta["layout"]
+        fans, taps = (tuple((first, second) for first, second in both) for both in (fans, taps))
+        layout = Layout(tuple(metrics), tuple(layers), tuple(sizes), fans, True, taps, frozenset(absent))
         records = Records(held["packed"], layout, held["leaked"])
     cases = [score.Case(*case) for case in meta["cases"]]
     return Job(meta["family"], Program(*meta["program"]), records, cases, meta["twins"])
 
 
-def replay(path: Path) -> list[dict[str, Any]]:
-    """What the watch makes of saved records."""
-    return judged(load(path))
+def replay(task: tuple[Path, int]) -> list[dict[str, Any]]:
+    """What the watch makes of saved records, of which it is shown a full one each so many steps."""
+    path, every = task
+    return judged(load(path)._replace(every=every))
 
 
 # -- the watch ----------------------------------------------------------------------------------
@@ -232,7 +237,7 @@ def judged_case(viewer: Viewer, packed: np.ndarray, case: score.Case, twin: floa
 
 def listen(viewer: Viewer, packed: np.ndarray, until: int) -> list[dict[str, Any]]:
     """All alerts of a run up to a step."""
-    watch = Watch(viewer.full.layers)
+    watch = Watch(viewer.full.layers, source="yaml", run=viewer.known)
     return [
         {"step": a.step, "kind": a.kind, "layer": a.layer, "severity": a.severity, "cause": a.cause,
          "value": a.value, "threshold": a.threshold, "since": a.since}

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from jaxprop.core import measurements
-from jaxprop.core.measurements import COLUMNS, RARE_COLUMNS, RARE_SCALARS, SCALARS, TAP_COLUMNS, Layout, Measurements
+from jaxprop.core.measurements import (
+    COLUMNS,
+    KINDS_OF,
+    RARE_COLUMNS,
+    RARE_SCALARS,
+    SCALARS,
+    TAP_COLUMNS,
+    Layout,
+    Measurements,
+)
 
 TAPS = (("x", "relu"), ("y", ""))
 ROWS = Layout(metrics=("accuracy", "top5"), layers=("a", "b", "c"), sizes=(1, 4, 9))
@@ -29,6 +38,14 @@ def packed(layout=ROWS, offset=0.0):
     return np.array(values, np.float32) + np.float32(offset)
 
 
+def test_the_table_of_signals():
+    """What the records of most steps hold is this and no more: all else waits for the rare ones."""
+    assert SCALARS == ("loss", "weight", "grad_norm", "learning_rate", "loss_scale", "skipped", "skips", "guard")
+    assert COLUMNS == ("grad_norm",)
+    assert {"clipped_norm", "param_norm", "update_norm", "output_max"} < set(RARE_SCALARS)
+    assert {"param_norm", "update_norm", "zero_fraction", "adam_lag", "swallowed", "flushed"} < set(RARE_COLUMNS)
+
+
 @pytest.mark.parametrize("layout", [LEAN, ROWS, FULL])
 def test_the_length_is_that_of_all_slots(layout):
     assert layout.length == len(packed(layout))
@@ -47,38 +64,64 @@ def test_metrics_are_sums_and_counts_by_name(layout):
     assert Measurements(packed(layout), layout).metrics == {"accuracy": (100, 101), "top5": (200, 201)}
 
 
+RARE_ROWS = {name: [10_000 * (i + 1) + j for j in range(3)] for i, name in enumerate(RARE_COLUMNS)}
+
+
 @pytest.mark.parametrize("layout", [ROWS, FULL])
 def test_layers_are_columns(layout):
     m = Measurements(packed(layout), layout)
-    expected = [[1000 * (i + 1) + j for j in range(3)] for i in range(len(COLUMNS))]
-    assert [getattr(m.layers, name).tolist() for name in COLUMNS] == expected
+    assert m.layers.grad_norm.tolist() == [1000, 1001, 1002]
     assert m.layers.sizes.tolist() == [1, 4, 9]
-    np.testing.assert_allclose(m.layers.update_ratio, [1.5, 3001 / 2001, 3002 / 2002], rtol=1e-6)
-    for name, start in (("grad", 1000), ("param", 2000), ("update", 3000)):
-        np.testing.assert_allclose(
-            getattr(m.layers, f"{name}_rms"), [start, (start + 1) / 2, (start + 2) / 3], rtol=1e-6
-        )
+    np.testing.assert_allclose(m.layers.grad_rms, [1000, 1001 / 2, 1002 / 3], rtol=1e-6)
+    for name in ("param_norm", "update_norm", "zero_fraction", "adam_lag"):
+        expected = RARE_ROWS[name] if layout.rare else [np.nan] * 3
+        np.testing.assert_array_equal(getattr(m.layers, name), np.array(expected, np.float32))
+    for name in ("param", "update"):
+        expected = np.array(RARE_ROWS[f"{name}_norm"]) / [1, 2, 3] if layout.rare else [np.nan] * 3
+        np.testing.assert_allclose(getattr(m.layers, f"{name}_rms"), expected, rtol=1e-6)
+    ratio = np.divide(RARE_ROWS["update_norm"], RARE_ROWS["param_norm"]) if layout.rare else [np.nan] * 3
+    np.testing.assert_allclose(m.layers.update_ratio, ratio, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(np.nan, 1), (np.inf, 1), (3e38, 0), (0.0, 0)])
+def test_a_layer_is_not_finite_where_its_gradient_norm_is_not(norm, expected):
+    values = packed()
+    values[-2] = norm
+    m = Measurements(values, ROWS)
+    assert m.layers.nonfinite.tolist() == [0, expected, 0]
+    assert m.layers.nonfinite.dtype == np.float32
 
 
 def test_the_update_ratio_of_a_layer_at_zero_is_finite():
-    m = Measurements(np.zeros_like(packed()), ROWS)
+    m = Measurements(np.zeros_like(packed(FULL)), FULL)
     assert m.layers.update_ratio.tolist() == [0, 0, 0]
 
 
 def test_rare_signals_and_taps_come_last():
     m = Measurements(packed(FULL), FULL)
-    assert [getattr(m.rare, name) for name in RARE_SCALARS] == [50, 51, 52, 53]
-    assert [getattr(m.rare, name).tolist() for name in RARE_COLUMNS] == [
-        [10_000 * (i + 1) + j for j in range(3)] for i in range(len(RARE_COLUMNS))
-    ]
-    assert [getattr(m.taps, name).tolist() for name in TAP_COLUMNS] == [
-        [100_000 * (i + 1) + j for j in range(2)] for i in range(len(TAP_COLUMNS))
-    ]
+    for i, name in enumerate(RARE_SCALARS):
+        assert getattr(m.rare if name in m.rare._fields else m, name) == 50 + i
+    for name, row in RARE_ROWS.items():
+        assert getattr(m.rare if name in m.rare._fields else m.layers, name).tolist() == row
+    for i, name in enumerate(TAP_COLUMNS):
+        expected = [100_000 * (i + 1) + j if kind in KINDS_OF.get(name, (kind,)) else np.nan
+                    for j, (_, kind) in enumerate(TAPS)]  # fmt: skip
+        np.testing.assert_array_equal(getattr(m.taps, name), np.array(expected, np.float32))
+
+
+def test_what_is_rare_reads_as_nan_elsewhere():
+    for layout in (LEAN, ROWS):
+        m = Measurements(packed(layout), layout)
+        assert all(np.isnan(getattr(m, name)) for name in RARE_SCALARS if hasattr(Measurements, name))
+        several = Measurements(np.stack([packed(layout)] * 2), layout)
+        assert several.param_norm.shape == (2,)
+        assert several.layers.param_norm.shape == (2, len(layout.layers))
+        assert np.isnan(several.layers.param_norm).all()
 
 
 def test_a_record_without_them_says_so():
     lean = Measurements(packed(LEAN), LEAN)
-    assert [getattr(lean.layers, name).shape for name in COLUMNS] == [(0,)] * len(COLUMNS)
+    assert [x.shape for x in lean.layers] == [(0,)] * len(lean.layers)
     assert lean.layers.update_ratio.shape == lean.layers.grad_rms.shape == (0,)
     assert [Measurements(packed(x), x).rare for x in (LEAN, ROWS)] == [None, None]
     assert [Measurements(packed(x), x).taps for x in (LEAN, ROWS)] == [None, None]
@@ -121,52 +164,78 @@ def numbered(names, width, start):
 
 
 SCALAR_VALUES = {name: np.float32(i + 0.5) for i, name in enumerate(SCALARS)}
-ROW_VALUES = numbered(COLUMNS, 3, 1000)
-RARE = {name: 50.0 + i for i, name in enumerate(RARE_SCALARS)} | numbered(RARE_COLUMNS, 3, 2000)
-TAPPED = jnp.stack(list(numbered(TAP_COLUMNS, 2, 3000).values()))
-COLUMNS_GIVEN = [jnp.stack([ROW_VALUES[name] for name in COLUMNS[:-1]]), ROW_VALUES[COLUMNS[-1]]]
-KINDS = {"lean": (None, None, None), "rows": (COLUMNS_GIVEN, None, None), "full": (COLUMNS_GIVEN, RARE, TAPPED)}
+RARE_VALUES = {name: 50.0 + i for i, name in enumerate(RARE_SCALARS)}
+ROW_VALUES, RARE_ROW_VALUES = numbered(COLUMNS, 3, 1000), numbered(RARE_COLUMNS, 3, 2000)
+TAPPED = numbered(TAP_COLUMNS, 2, 3000)
+KINDS = {  # scalars, rows, taps
+    "lean": (SCALAR_VALUES, None, None),
+    "rows": (SCALAR_VALUES, ROW_VALUES, None),
+    "full": (SCALAR_VALUES | RARE_VALUES, ROW_VALUES | RARE_ROW_VALUES, TAPPED),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_packed_is_read_back(kind):
-    rows, rare, tapped = KINDS[kind]
-    m = measurements.pack(SUMS, SCALAR_VALUES, rows, rare, tapped, LAYOUT if rows else None)
+    scalars, rows, tapped = KINDS[kind]
+    m = jax.jit(lambda *args: measurements.pack(*args, LAYOUT))(SUMS, scalars, rows, tapped)
     assert m.packed.dtype == jnp.float32
     assert m.packed.shape == (m.layout.length,)
     assert {name: float(getattr(m, name)) for name in SCALARS} == SCALAR_VALUES
     assert m.metrics == {"accuracy": (3, 4), "top5": (5, 6)}
-    assert m.layout.layers == (ROWS.layers if rows else ())
-    for name in COLUMNS:
-        np.testing.assert_array_equal(getattr(m.layers, name), ROW_VALUES[name] if rows else [])
-    assert (m.rare is None) == (m.taps is None) == (rare is None)
-    if rare:
-        for name in (*RARE_SCALARS, *RARE_COLUMNS):
-            np.testing.assert_array_equal(getattr(m.rare, name), RARE[name])
-        np.testing.assert_array_equal(np.stack(m.taps), TAPPED)
+    assert m.layout.layers == (LAYOUT.layers if rows else ())
+    assert m.layout.absent == (frozenset() if rows else {"layers.grad_norm"})
+    np.testing.assert_array_equal(m.layers.grad_norm, ROW_VALUES["grad_norm"] if rows else [])
+    assert (m.rare is None) == (m.taps is None) == (tapped is None)
+    if tapped:
+        for name, value in RARE_VALUES.items():
+            assert getattr(m.rare if name in m.rare._fields else m, name) == value
+        for name, row in RARE_ROW_VALUES.items():
+            np.testing.assert_array_equal(getattr(m.rare if name in m.rare._fields else m.layers, name), row)
+        np.testing.assert_array_equal(m.taps.rms, TAPPED["rms"])
 
 
-def test_what_is_missing_is_nan():
-    m = measurements.pack({}, {}, [jnp.full((len(COLUMNS), 3), jnp.nan)], {}, jnp.zeros((len(TAP_COLUMNS), 2)), LAYOUT)
-    values = [*(getattr(m, name) for name in SCALARS), *m.layers[:-1], *m.rare]
-    assert all(np.isnan(value).all() for value in values)
+@pytest.mark.parametrize("several", [False, True])
+def test_what_is_missing_is_left_out_and_reads_as_nan(several):
+    m = measurements.pack({}, {"loss": 1.0}, {}, {}, LAYOUT)
+    assert m.packed.tolist() == [1]
+    if several:
+        m = Measurements(m.packed[None], m.layout)
+    assert {"grad_norm", "layers.grad_norm", "layers.param_norm", "taps.rms"} < m.layout.absent
+    for name in SCALARS[1:]:
+        assert np.isnan(getattr(m, name)).all()
+    lead = (1,) if several else ()
+    for name in ("grad_norm", "param_norm", "update_norm", "zero_fraction", "adam_lag"):
+        np.testing.assert_array_equal(getattr(m.layers, name), np.full((*lead, 3), np.nan))
+    assert all(np.isnan(value).all() for value in [*m.rare, *m.taps])
+    assert np.shape(m.taps.rms) == (*lead, 2)
+    assert np.shape(m.rare.swallowed) == (*lead, 3)
 
 
-def test_outputs_are_means_over_microbatches():
+def test_a_value_that_does_not_apply_to_one_layer_or_tap_is_kept_as_a_number_and_reads_as_nan():
+    row = {"adam_lag": jnp.array([1.0, measurements.NOT_APPLICABLE, 3.0])}
+    m = measurements.pack({}, {}, row, {"attention_max": jnp.array([-1.0, 2.0])}, LAYOUT)
+    assert not np.isnan(m.packed).any()
+    np.testing.assert_array_equal(m.layers.adam_lag, [1, np.nan, 3])
+    np.testing.assert_array_equal(m.host().layers.adam_lag, [1, np.nan, 3])
+
+
+def test_outputs_are_means_over_what_they_were_counted_on():
     found = measurements.outputs({"_output_max": (jnp.float32(6), jnp.float32(4)), "accuracy": (1, 1)})
-    assert float(found["output_max"]) == 1.5
-    assert np.isnan(found["output_logsumexp"])
+    assert {name: float(value) for name, value in found.items()} == {"output_max": 1.5}
 
 
 def test_records_of_one_call_that_differ_in_length_are_joined_and_taken_apart():
-    several = [measurements.pack(SUMS, {"loss": float(i)}, COLUMNS_GIVEN, layout=LAYOUT) for i in range(2)]
+    several = [measurements.pack(SUMS, {"loss": float(i)}, ROW_VALUES, layout=LAYOUT) for i in range(2)]
     early = Measurements(jnp.stack([m.packed for m in several]), several[0].layout)
-    last = measurements.pack(SUMS, {"loss": 9.0}, COLUMNS_GIVEN, RARE, TAPPED, LAYOUT)
+    last = measurements.pack(SUMS, {"loss": 9.0, **RARE_VALUES}, ROW_VALUES | RARE_ROW_VALUES, TAPPED, LAYOUT)
     joined = measurements.join(early, last)
     assert joined.loss.tolist() == [0, 1, 9]
     assert joined.layers.grad_norm.shape == (3, 3)
-    assert joined.rare.curvature.tolist()[2] == RARE["curvature"]
+    np.testing.assert_array_equal(joined.layers.grad_norm, [ROW_VALUES["grad_norm"]] * 3)
+    assert joined.rare.curvature.tolist()[2] == RARE_VALUES["curvature"]
     assert np.isnan(joined.rare.curvature[:2]).all()
+    np.testing.assert_array_equal(joined.layers.param_norm[2], RARE_ROW_VALUES["param_norm"])
+    assert np.isnan(joined.layers.param_norm[:2]).all()
     for i, single in enumerate([*several, last]):
         assert joined.at(i).layout == single.layout
         np.testing.assert_array_equal(joined.at(i).packed, single.packed)

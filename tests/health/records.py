@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxprop.core.measurements import COLUMNS, RARE_COLUMNS, RARE_SCALARS, SCALARS, TAP_COLUMNS, Layout, Measurements
+from jaxprop.core.measurements import SIGNALS, Layout, Measurements
 
 LAYERS = tuple(f"layers/{i}/dense" for i in range(6))
 TAPS = tuple((f"layers/{i}", "relu") for i in range(6))
@@ -11,28 +11,31 @@ LEAN = Layout(("accuracy",), ())
 ROWS = Layout(("accuracy",), LAYERS, SIZES)
 FULL = Layout(("accuracy",), LAYERS, SIZES, rare=True, taps=TAPS)
 PLAIN = {"weight": 64.0, "skipped": 0.0, "skips": 0.0, "guard": 1.0, "loss_scale": 1.0, "learning_rate": 1e-3}
-ROW = {
-    "grad_norm": 1.0, "param_norm": 10.0, "update_norm": 0.01, "nonfinite": 0.0, "zero_fraction": 0.1, "adam_lag": 1.0,
-}  # fmt: skip
-RARE = {"tiny_second_moment": 0.0, "swallowed": 0.0}
+ROW = {"grad_norm": 1.0, "param_norm": 10.0, "update_norm": 0.01, "zero_fraction": 0.1, "adam_lag": 1.0}
+RARE = {"tiny_second_moment": 0.0, "swallowed": 0.0, "flushed": np.nan}
 TAP = {"grad_rms": 1e-4, "rms": 1.0, "abs_max": 4.0, "dead": 0.1}
 
 
 def record(layout=LEAN, **values):
-    """A record of `layout`: scalars by name, columns as `rows_grad_norm`, rare ones by name, taps as `tap_dead`."""
+    """A record of `layout`: scalars by name, columns as `rows_grad_norm`, rare ones by name, taps as `tap_dead`.
 
-    def column(given, default, width):
-        return np.broadcast_to(np.asarray(values.pop(given, default), np.float64), (width,))
-
-    packed = [np.array([values.pop(name, PLAIN.get(name, np.nan)) for name in SCALARS])]
-    packed.append(np.zeros(2 * len(layout.metrics)))
-    packed += [column(f"rows_{name}", ROW[name], len(layout.layers)) for name in COLUMNS]
-    if layout.rare:
-        packed.append(np.full(len(RARE_SCALARS), np.nan))
-        packed += [column(name, RARE.get(name, np.nan), len(layout.layers)) for name in RARE_COLUMNS]
-        packed += [column(f"tap_{name}", TAP.get(name, np.nan), len(layout.taps)) for name in TAP_COLUMNS]
+    What a record of this layout does not hold is left out, as the step leaves it out.
+    """
+    first, metrics, rest = [], [np.zeros(2 * len(layout.metrics))], []
+    for signal in SIGNALS:
+        name, prefix = signal.name, {"step": "", "layer": "rows_", "tap": "tap_"}[signal.per]
+        if name in RARE:
+            prefix = ""
+        default = {"step": PLAIN, "layer": ROW | RARE, "tap": TAP}[signal.per].get(name, np.nan)
+        width = {"step": 1, "layer": len(layout.layers), "tap": len(layout.taps)}[signal.per]
+        given = values.pop(prefix + name, default)
+        if layout.rare or not signal.rare:
+            part = first if signal.per == "step" and not signal.rare else rest
+            part.append(np.broadcast_to(np.asarray(given, np.float64), (width,)))
     assert not values, f"no such values: {sorted(values)}"
-    return Measurements(np.concatenate(packed).astype(np.float32), layout)
+    m = Measurements(np.concatenate([*first, *metrics, *rest]).astype(np.float32), layout)
+    assert len(m.packed) == layout.length
+    return m
 
 
 def healthy(steps, seed=0, sigma=0.3, adam=True, floor=0.1, full=FULL, warmup=100, restart=0, resize=0, start=1):
@@ -72,7 +75,7 @@ def healthy(steps, seed=0, sigma=0.3, adam=True, floor=0.1, full=FULL, warmup=10
         values["rows_grad_norm"] = norm / np.sqrt(width) * np.exp(own + 0.5 * spread * rng.standard_normal(width))
         values["rows_update_norm"] = 58.0 * rate * np.exp(0.05 * rng.standard_normal(width))
         values["rows_adam_lag"] = np.exp(0.25 * rng.standard_normal(width)) if adam else np.nan
-        if layout.rare:
+        if layout.rare and full.taps:
             values["tap_grad_rms"] = 1e-4 * norm * np.exp(0.2 * rng.standard_normal(len(full.taps)))
             values["tap_dead"] = np.clip(rng.normal(0.15, 0.03, len(full.taps)), 0, 1)
         yield step, values, layout

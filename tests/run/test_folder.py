@@ -1,11 +1,13 @@
 """Which folder is meant, and what is written whole or not at all."""
 
+import contextlib
+import resource
 from pathlib import Path
 
 import pytest
 
 from jaxprop.errors import RunFolderError, UsageError
-from jaxprop.run.folder import find_run, read_summary, versions, write_summary, write_text
+from jaxprop.run.folder import expanded, find_run, read_summary, versions, write_summary, write_text
 
 
 @pytest.fixture
@@ -57,12 +59,42 @@ def test_the_summary(tmp_path):
     assert read_summary(tmp_path) is None
 
 
+@contextlib.contextmanager
+def limited(size):
+    """No file may grow beyond a size, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     write_text(tmp_path / "a", "one")
-    (tmp_path / ".a.partial").mkdir()
-    with pytest.raises(RunFolderError, match="cannot be written"):
-        write_text(tmp_path / "a", "two")
+    with limited(2), pytest.raises(RunFolderError, match=r"cannot be written \(File too large\)"):
+        write_text(tmp_path / "a", "two and more")
     assert (tmp_path / "a").read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "summary.json").symlink_to(tmp_path / "mine")
+    with pytest.raises(RunFolderError, match=r"summary.json cannot be written \(it is a link, and jaxprop writes"):
+        write_summary(tmp_path, {"step": 3})
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/runs/a") == tmp_path / "runs" / "a"
+    assert expanded("runs/~a") == Path("runs/~a")
+    with pytest.raises(UsageError, match="~nobody-of-that-name/a: there is no home folder of that name"):
+        expanded("~nobody-of-that-name/a")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").touch()
+    assert find_run(Path("~/a")) == tmp_path / "a"
 
 
 def test_versions():

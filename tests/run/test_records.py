@@ -11,11 +11,12 @@ STEP = {"loss": 0.5, "grad_norm": 2.0}
 def test_a_record_has_what_is_known():
     lean = train_record(5, record(LEAN, **STEP), None)
     assert set(lean) == {"step", "split", "loss", "grad_norm", "lr"}
-    more = record(ROWS, **STEP, loss_scale=8.0, skips=2.0, guard=0.5, output_max=3.0)
+    more = record(FULL, **STEP, loss_scale=8.0, skips=2.0, guard=0.5, output_max=3.0, curvature=0.5)
     known = train_record(5, more, 100.0)
     assert known["loss_scale"] == 8
     assert (known["skips"], known["guard"], known["output_max"]) == (2, 0.5, 3)
-    assert known["examples_per_second"] == 100
+    assert (known["curvature"], known["examples_per_second"]) == (0.5, 100)
+    assert "sharpness" not in known
 
 
 def test_a_loss_that_is_not_finite_is_there():
@@ -25,19 +26,22 @@ def test_a_loss_that_is_not_finite_is_there():
 def test_rows_of_layers():
     rows = list(layer_rows(5, record(ROWS, **STEP)))
     assert [row["layer"] for row in rows] == list(LAYERS)
-    assert set(rows[0]) == {
-        "step", "layer", "grad_norm", "param_norm", "update_norm", "nonfinite", "zero_fraction", "adam_lag",
-        "grad_rms", "update_ratio",
-    }  # fmt: skip
-    assert "adam_lag" not in next(layer_rows(5, record(ROWS, **STEP, rows_adam_lag=np.nan)))
-    assert np.isnan(next(layer_rows(5, record(ROWS, **STEP, rows_grad_norm=np.nan)))["grad_norm"])
+    assert set(rows[0]) == {"step", "layer", "grad_norm", "grad_rms", "nonfinite"}
+    broken = next(layer_rows(5, record(ROWS, **STEP, rows_grad_norm=np.nan)))
+    assert np.isnan(broken["grad_norm"])
+    assert broken["nonfinite"] == 1
     assert list(layer_rows(5, record(LEAN, **STEP))) == []
 
 
 def test_rows_of_everything():
     rows = list(layer_rows(5, record(FULL, **STEP)))
     assert rows[0]["swallowed"] == 0
+    assert set(rows[0]) == {
+        "step", "layer", "grad_norm", "grad_rms", "nonfinite", "param_norm", "update_norm", "update_ratio",
+        "zero_fraction", "adam_lag", "tiny_second_moment", "swallowed",
+    }  # fmt: skip
     assert "flushed" not in rows[0]  # without a loss scale it is not known
+    assert "adam_lag" not in next(layer_rows(5, record(FULL, **STEP, rows_adam_lag=np.nan)))
     taps = rows[len(LAYERS) :]
     assert [row["tap"] for row in taps] == [name for name, _ in TAPS]
     assert set(taps[0]) == {"step", "tap", "grad_rms", "rms", "abs_max", "dead"}
@@ -47,6 +51,7 @@ def test_either_part_alone():
     full = record(FULL, **STEP)
     assert list(layer_rows(5, full, columns=False, rare=False)) == []
     only = list(layer_rows(5, full, columns=False))
-    assert set(only[0]) == {"step", "layer", "tiny_second_moment", "swallowed"}
+    assert "grad_norm" not in only[0]
+    assert only[0].keys() >= {"step", "layer", "param_norm", "tiny_second_moment", "swallowed"}
     assert len(only) == len(LAYERS) + len(TAPS)
     assert len(list(layer_rows(5, full, rare=False))) == len(LAYERS)

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from rich import progress
 from rich.console import Console
 
 from jaxprop.sinks import console as console_module
@@ -83,12 +84,12 @@ def test_the_time_left_counts_from_the_first_step_and_not_from_the_compilation(m
     clock = 0.0
     bars = []
 
-    class Bar(console_module.Progress):
+    class Bar(progress.Progress):
         def __init__(self, *columns, **options):
             super().__init__(*columns, **options, get_time=lambda: clock, auto_refresh=False)
             bars.append(self)
 
-    monkeypatch.setattr(console_module, "Progress", Bar)
+    monkeypatch.setattr(progress, "Progress", Bar)
     monkeypatch.setattr(console_module.time, "monotonic", lambda: clock)
     sink = open_console(100, console=Console(file=io.StringIO(), force_terminal=True))
     clock = 300.0  # compiling
@@ -101,10 +102,8 @@ def test_the_time_left_counts_from_the_first_step_and_not_from_the_compilation(m
 
 def test_steps_in_quick_succession_are_not_all_drawn(monkeypatch):
     updates = []
-    update = console_module.Progress.update
-    monkeypatch.setattr(
-        console_module.Progress, "update", lambda self, *a, **k: (updates.append(k), update(self, *a, **k))
-    )
+    update = progress.Progress.update
+    monkeypatch.setattr(progress.Progress, "update", lambda self, *a, **k: (updates.append(k), update(self, *a, **k)))
     monkeypatch.setattr(console_module.time, "monotonic", lambda: 7.0)
     sink = open_console(1000, console=Console(file=io.StringIO(), force_terminal=True))
     for step in range(1, 1001):

@@ -7,10 +7,12 @@ import optax
 import pytest
 
 import jaxprop
+from jaxprop.core.precision import Scaling
 from jaxprop.errors import JaxpropError, UsageError
 from jaxprop.health.signals.settings import Signals
 from tests.steps import (
     EXTRAS,
+    assert_same_bits,
     counting_objective,
     make_batch,
     make_params,
@@ -43,9 +45,7 @@ def test_compiles_once_and_donates(options, compilations):
     train = jaxprop.make_train_step(
         counting_objective(), tx, prec, options["accumulate"], several, options["health"], ema_decay=ema, mesh=mesh
     )
-    state = jaxprop.init_state(
-        params, tx, key=jax.random.key(0), extras=EXTRAS, precision=prec, ema_decay=ema, mesh=mesh
-    )
+    state = train.init(params, key=jax.random.key(0), extras=EXTRAS)
     counts = []
     for i in range(3):
         batch = make_batch(i)
@@ -58,7 +58,7 @@ def test_compiles_once_and_donates(options, compilations):
     assert counts[0] > 0
     assert counts == [counts[0]] * 3
     assert not params["dense_0"]["kernel"].is_deleted()
-    assert train.layer_names == (("dense_0", "dense_1") if options["health"] else ())
+    assert train.layer_names == ("dense_0", "dense_1")
     assert int(state.step) == 3 * several
     assert np.all(np.isfinite(m.host().loss))
 
@@ -73,7 +73,7 @@ def kinds(records):
 def small_step(**options):
     tx = optax.sgd(0.1)
     step = jaxprop.make_train_step(lambda p, b, k: jnp.mean((b["x"] @ p["w"]) ** 2), tx, **options)
-    return step, jaxprop.init_state({"w": np.ones(2, np.float32)}, tx, key=jax.random.key(0))
+    return step, step.init({"w": np.ones(2, np.float32)}, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize("health", [True, Signals(every=4, rare_every=6)], ids=["default", "sparse"])
@@ -81,16 +81,16 @@ def test_a_steps_own_count_decides_what_it_measures_and_each_kind_compiles_once(
     step, state = small_step(health=health)
     records, before = [], compilations()
     counts = []
-    for _ in range(24):
+    for _ in range(60):
         state, m = step(state, SMALL)
         records.append(m)
         counts.append(compilations() - before)
     if health is True:
-        expected = ["full" if i % 10 == 0 else "rows" for i in range(1, 25)]
+        expected = ["full" if i % 50 == 0 else "rows" for i in range(1, 61)]
     else:
-        expected = ["full" if i % 6 == 0 else "rows" if i % 4 == 0 else "lean" for i in range(1, 25)]
+        expected = ["full" if i % 6 == 0 else "rows" if i % 4 == 0 else "lean" for i in range(1, 61)]
     assert kinds(records) == expected
-    changes = [i for i in range(24) if counts[i] > (counts[i - 1] if i else 0)]
+    changes = [i for i in range(60) if counts[i] > (counts[i - 1] if i else 0)]
     assert changes == [expected.index(kind) for kind in dict.fromkeys(expected)]
 
 
@@ -102,7 +102,7 @@ def test_only_float16_has_something_to_flush():
 
 def test_several_steps_in_one_call_measure_everything_in_the_last_where_it_is_due():
     batch = {"x": np.stack([SMALL["x"]] * 4)}
-    step, state = small_step(steps_per_call=4)
+    step, state = small_step(steps_per_call=4, health=Signals(rare_every=10))
     single, alone = small_step()
     for call in range(1, 7):
         detail = None if call < 6 else "full"
@@ -118,15 +118,49 @@ def test_several_steps_in_one_call_measure_everything_in_the_last_where_it_is_du
             np.testing.assert_allclose(m.at(i).packed, expected.packed, rtol=1e-6, equal_nan=True)
 
 
-def test_layer_names_wait_for_a_step_that_measures_layers():
-    step, state = small_step(health=Signals(every=2))
-    state, _ = step(state, SMALL)
-    with pytest.raises(UsageError, match="first call"):
+def test_layer_names_are_known_once_the_step_has_its_state():
+    def loss_fn(params, batch, key):  # in another order than the tree's
+        return jnp.mean((batch["x"] @ params["z"]["w"] @ params["a"]["w"]) ** 2)
+
+    step = jaxprop.make_train_step(loss_fn, optax.sgd(0.1), health=Signals(every=2))
+    with pytest.raises(UsageError, match=r"call step\.init"):
         _ = step.layer_names
-    state, _ = step(state, SMALL)
-    assert step.layer_names == ("w",)
+    state = step.init({"a": {"w": np.ones((2, 1))}, "z": {"w": np.ones((2, 2))}}, key=jax.random.key(0))
+    assert step.layer_names == ("a", "z")
+    state, _ = step(state, SMALL)  # measures no layers
+    assert step.layer_names == ("a", "z")
+    state, m = step(state, SMALL)
+    assert step.layer_names == m.layout.layers == ("z", "a")
     step(state, SMALL, "lean")
-    assert step.layer_names == ("w",)
+    assert step.layer_names == ("z", "a")
+
+
+def test_an_init_of_the_step_is_the_long_form_with_nothing_said_twice():
+    tx, scaling, mesh = optax.adam(1e-3), Scaling(initial=8.0), jaxprop.make_mesh(2)
+    options = {"ema_decay": 0.9, "scaling": scaling, "mesh": mesh, "trainable": "dense_1/.*"}
+    health = Signals(curvature=True)
+    step = jaxprop.make_train_step(counting_objective(), tx, "float16", health=health, **options)
+    short = step.init(make_params(), key=jax.random.key(3), extras=EXTRAS)
+    long = jaxprop.init_state(
+        make_params(), tx, key=jax.random.key(3), extras=EXTRAS, precision="float16", health=health, **options
+    )
+    assert jax.tree.structure(short) == jax.tree.structure(long)
+    assert_same_bits(short, long)
+    assert [x.sharding for x in jax.tree.leaves(short)] == [x.sharding for x in jax.tree.leaves(long)]
+
+
+def test_parameters_to_evaluate_with_are_the_average_beside_what_is_not_trained():
+    step = jaxprop.make_train_step(mean_loss, optax.sgd(0.5), ema_decay=0.9, trainable="dense_1/.*")
+    state = step.init(make_params(), key=jax.random.key(0))
+    state, _ = step(state, make_batch())
+    found = step.eval_params(state)
+    assert jax.tree.structure(found) == jax.tree.structure(state.params)
+    assert_same_bits(found["dense_0"], state.params["dense_0"])
+    assert_same_bits(found["dense_1"], state.ema.params["dense_1"])
+    plain = jaxprop.make_train_step(mean_loss, optax.sgd(0.5))
+    state = plain.init(make_params(), key=jax.random.key(0), extras=EXTRAS)
+    assert_same_bits(plain.eval_params(state), state.params)
+    assert_same_bits(plain.eval_extras(state), state.extras)
 
 
 def test_an_unknown_detail():
@@ -143,10 +177,10 @@ def test_a_lowered_step_can_be_looked_at():
 X = np.zeros((6, 5), np.float32)
 
 
-def mismatched(prec, ema_decay, state_prec, state_ema):
+def mismatched(prec, state_prec):
     tx = optax.sgd(0.1)
-    state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0), precision=state_prec, ema_decay=state_ema)
-    jaxprop.make_train_step(mean_loss, tx, prec, ema_decay=ema_decay)(state, make_batch())
+    state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0), precision=state_prec)
+    jaxprop.make_train_step(mean_loss, tx, prec)(state, make_batch())
 
 
 ERRORS = {
@@ -166,21 +200,34 @@ ERRORS = {
         lambda: run(mean_loss, optax.sgd(1.0), [make_batch(size=6)], accumulate=4),
         "use a batch of 8",
     ),
-    "axes disagree": (lambda: run(mean_loss, optax.sgd(1.0), [{"inputs": X, "labels": X[:4]}]), r"labels \(4, 5\)"),
+    "axes disagree": (
+        lambda: run(mean_loss, optax.sgd(1.0), [{"inputs": X, "labels": X[:4]}], accumulate=2),
+        r"labels \(4, 5\)",
+    ),
     "half the steps of a call": (
         lambda: run(mean_loss, optax.sgd(1.0), [make_batch()], steps_per_call=4),
         r"expected 4 batches stacked on a leading axis, got arrays with leading axes \[\(16,\)\]",
     ),
-    "state without loss scale": (lambda: mismatched("float16", None, "float32", None), "same precision="),
-    "state with loss scale": (lambda: mismatched("float32", None, "float16", None), "same precision="),
-    "state without average": (lambda: mismatched("float32", 0.9, "float32", None), "same ema_decay="),
-    "state with average": (lambda: mismatched("float32", None, "float32", 0.9), "same ema_decay="),
+    "state without loss scale": (lambda: mismatched("float16", "float32"), "make it with step.init"),
+    "state with loss scale": (lambda: mismatched("float32", "float16"), "make it with step.init"),
+    "nothing to train": (
+        lambda: run(mean_loss, optax.sgd(1.0), [make_batch()], trainable="head/.*"),
+        "trainable='head/.*' leaves no floating-point parameter to train; there are: dense_0/bias",
+    ),
     "aux called loss": (
         lambda: run(lambda p, b, k: (mean_loss(p, b, k), {"loss": 1.0}), optax.sgd(1.0), [make_batch()]),
         "'loss' is taken",
     ),
-    "names too early": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0)).layer_names, "first call"),
+    "names too early": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0)).layer_names, "call step.init"),
 }
+
+
+def test_a_state_without_an_average_keeps_none():
+    tx = optax.sgd(0.1)
+    state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0))
+    state, m = jaxprop.make_train_step(mean_loss, tx, ema_decay=0.9)(state, make_batch())
+    assert state.ema == ()
+    assert np.isfinite(m.loss)
 
 
 @pytest.mark.parametrize("case", ERRORS)

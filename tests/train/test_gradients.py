@@ -10,9 +10,11 @@ import pytest
 
 import jaxprop
 from jaxprop.core import precision, taps
+from jaxprop.core.measurements import NOT_APPLICABLE, TAP_COLUMNS
 from jaxprop.errors import ShapeError
+from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.train import gradients
-from jaxprop.train.objective import as_objective
+from jaxprop.train.objective import as_objective, loss_from
 from tests.steps import (
     EXTRAS,
     MASKS,
@@ -61,14 +63,74 @@ class Pair(NamedTuple):
     y: np.ndarray
 
 
-def test_a_batch_may_be_any_pytree():
-    batch = Pair(np.arange(8, dtype=np.float32), np.ones(8, np.float32))
-    losses = [
-        run(lambda p, b, k: jnp.mean((p["w"] * b.x - b.y) ** 2), optax.sgd(0.1), [batch],
-            params={"w": np.float32(1)}, accumulate=k)[2][0].loss
-        for k in (1, 4)
-    ]  # fmt: skip
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+class Graph(NamedTuple):
+    nodes: np.ndarray  # [N]
+    senders: np.ndarray  # [E]
+    count: np.float32
+
+
+ROW = np.arange(8, dtype=np.float32)
+
+
+def of_nothing(params, batch, key):
+    return params["w"] ** 2
+
+
+BATCHES = {  # batch, loss, whether its first axis can be split
+    "named tuple": (Pair(ROW, ROW + 1), lambda p, b, k: jnp.mean((p["w"] * b.x - b.y) ** 2), True),
+    "tuple": ((ROW, ROW + 1), lambda p, b, k: jnp.mean((p["w"] * b[0] - b[1]) ** 2), True),
+    "array": (ROW, lambda p, b, k: jnp.mean((p["w"] * b - 1) ** 2), True),
+    "list in a dict": ({"x": [ROW, ROW + 1]}, lambda p, b, k: jnp.mean((p["w"] * b["x"][0] - b["x"][1]) ** 2), True),
+    "graph": (
+        Graph(ROW, np.arange(3, dtype=np.int32), np.float32(8)),
+        lambda p, b, k: jnp.sum(p["w"] * b.nodes[b.senders]) / b.count,
+        False,
+    ),
+    "scalar": (np.float32(3), lambda p, b, k: (p["w"] - b) ** 2, False),
+    "scalar and array": ({"x": ROW, "t": np.float32(2)}, lambda p, b, k: jnp.mean(p["w"] * b["x"]) * b["t"], False),
+    "empty dict": ({}, of_nothing, False),
+    "none": (None, of_nothing, False),
+    "empty array": (np.zeros((0, 3), np.float32), lambda p, b, k: p["w"] ** 2 + jnp.sum(b), True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("detail", ["lean", "rows", "full"])
+@pytest.mark.parametrize("case", BATCHES)
+def test_a_batch_that_is_not_split_may_be_anything(case, detail):
+    batch, loss, _ = BATCHES[case]
+    _, state, (m,) = run(loss, optax.sgd(0.1), [batch], params={"w": np.float32(2)}, detail=detail)
+    expected, grad = jax.value_and_grad(lambda w: loss({"w": w}, batch, None))(jnp.float32(2))
+    np.testing.assert_allclose((m.loss, m.grad_norm), (expected, abs(grad)), rtol=1e-6)
+    np.testing.assert_allclose(state.params["w"], 2 - 0.1 * grad, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", BATCHES)
+def test_a_batch_is_split_where_its_arrays_share_a_first_axis_and_refused_elsewhere(case):
+    batch, loss, splits = BATCHES[case]
+    runs = [{"params": {"w": np.float32(2)}, "accumulate": k} for k in (1, 4)]
+    if splits:
+        whole, split = (run(loss, optax.sgd(0.1), [batch], **options)[1] for options in runs)
+        np.testing.assert_allclose(split.params["w"], whole.params["w"], rtol=1e-6)
+    else:
+        with pytest.raises(ShapeError, match="accumulate=4 splits the batch along the first axis of its arrays"):
+            run(loss, optax.sgd(0.1), [batch], **runs[1])
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_largest_output_of_microbatches_is_the_largest_of_all(accumulate):
+    """Fault: the maxima of microbatches were averaged."""
+
+    def apply(params, extras, batch, *, key, train):
+        return batch["inputs"] * params["w"], extras
+
+    model = jaxprop.from_functions(lambda key, batch: ({"w": np.ones(3, np.float32)}, {}), apply)
+    batch = {"inputs": np.ones((8, 3), np.float32), "labels": np.zeros(8, np.int32)}
+    batch["inputs"][5, 1] = -7
+    _, _, (m,) = run(
+        loss_from(model, softmax_cross_entropy), optax.sgd(0.1), [batch], detail="full",
+        params={"w": np.ones(3, np.float32)}, accumulate=accumulate,
+    )  # fmt: skip
+    assert m.output_max == 7
 
 
 def test_accumulation_passes_extras_on_and_adds_metrics_up():
@@ -127,7 +189,7 @@ def test_loss_gradient_and_taps_of_microbatches_are_the_whole_batchs(weight, sca
     np.testing.assert_allclose(forward.loss, expected, rtol=1e-6)
     np.testing.assert_allclose(forward.weight, batch["weight"].sum(), rtol=1e-6)
     assert_close(back.params, plain, rtol=1e-5)
-    found = dict(zip(taps.TAP_COLUMNS, taps.columns(tapped, back.sinks)[:, 0], strict=True))
+    found = {name: values[0] for name, values in taps.columns(tapped, back.sinks).items()}
     hidden = real["x"] @ PARAMS["w"]
     grad = 2 * real["weight"][:, None] * hidden / real["weight"].sum()
     np.testing.assert_allclose(found["rms"], np.sqrt(np.mean(hidden**2)), rtol=1e-5)
@@ -154,7 +216,8 @@ def test_a_batch_of_nothing_but_padding_leaves_zeros():
     forward, back = backward(tapped_loss, batch, PARAMS, 2, None, tapped, noise=True)
     assert (float(forward.loss), float(forward.weight), float(back.micro_square)) == (0, 0, 0)
     assert not back.params["w"].any()
-    assert np.isnan(taps.columns(tapped, back.sinks)).all()
+    found = taps.columns(tapped, back.sinks)
+    assert [found[name].tolist() for name in TAP_COLUMNS] == [[NOT_APPLICABLE]] * len(TAP_COLUMNS)
 
 
 def test_microbatch_k_takes_every_count_th_row():
@@ -174,9 +237,9 @@ def test_a_factor_keeps_dtypes_and_works_in_float32(function):
 
 
 BAD = {
-    "empty": ({}, 1, "share its first axis"),
-    "scalar": ({"x": np.float32(0)}, 1, r"got x \(\)"),
-    "uneven": ({"x": np.zeros((4, 2)), "y": np.zeros(3)}, 1, r"x \(4, 2\), y \(3,\)"),
+    "empty": ({}, 2, "accumulate=2 splits the batch.*got no array"),
+    "scalar": ({"x": np.float32(0)}, 2, r"so they have to share it; got x \(\)"),
+    "uneven": ({"x": np.zeros((4, 2)), "y": np.zeros(3)}, 2, r"x \(4, 2\), y \(3,\)"),
     "not a multiple": ({"x": np.zeros(6)}, 4, "multiple of accumulate=4, got 6; use a batch of 8"),
 }
 
@@ -186,3 +249,4 @@ def test_a_batch_that_cannot_be_split(case):
     batch, accumulate, message = BAD[case]
     with pytest.raises(ShapeError, match=message):
         gradients.check_batch(batch, accumulate)
+    gradients.check_batch(batch, 1)

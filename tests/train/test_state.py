@@ -10,7 +10,7 @@ import jaxprop
 from jaxprop.core import precision
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.settings import Signals
-from tests.steps import make_params
+from tests.steps import assert_same_bits, make_params
 
 
 def state_of(params=None, tx=None, **options):
@@ -21,9 +21,11 @@ def state_of(params=None, tx=None, **options):
 def test_it_starts_at_step_0_with_no_skips_and_no_response():
     state = state_of()
     assert (int(state.step), state.extras, state.loss_scale, state.ema) == (0, {}, (), ())
-    health = {name: value for name, value in state.health.items() if name != "spikes"}
-    assert health == {"skips": 0, "lr_scale": 1, "grad_limit": np.inf, "rate_limit": np.inf, "rate_peak": 0}
-    assert [float(x) for x in state.health["spikes"]] == [0, 0, 0]
+    none = np.finfo(np.float32).max  # no limit: an infinity would trip jax.debug_infs
+    health = {name: value for name, value in state.health._asdict().items() if name not in ("spikes", "direction")}
+    assert health == {"skips": 0, "lr_scale": 1, "grad_limit": none, "rate_limit": none, "rate_peak": 0}
+    assert [float(x) for x in state.health.spikes] == [0, 0, 0]
+    assert state.health.direction == ()
     assert {name: value.dtype for name, value in health.items()} == {
         "skips": np.int32, **dict.fromkeys(["lr_scale", "grad_limit", "rate_limit", "rate_peak"], np.float32),
     }  # fmt: skip
@@ -39,9 +41,9 @@ def test_its_structure_is_the_same_for_every_response(health):
 
 def test_a_power_iteration_starts_in_a_direction_of_length_1_drawn_from_the_key():
     directions = [
-        jaxprop.init_state(make_params(), optax.sgd(0.1), key=jax.random.key(k), health=Signals(curvature=True)).health[
-            "direction"
-        ]
+        jaxprop.init_state(
+            make_params(), optax.sgd(0.1), key=jax.random.key(k), health=Signals(curvature=True)
+        ).health.direction
         for k in (0, 0, 1)
     ]
     first, again, other = (np.concatenate([x.ravel() for x in jax.tree.leaves(d)]) for d in directions)
@@ -75,7 +77,8 @@ def test_dtypes_and_loss_scale_follow_the_policy(name):
     policy = precision.Policy(jnp.float16, jnp.float16, jnp.float32) if name == "half params" else name
     dtype, scale = POLICIES[name]
     state = state_of(precision=policy, scaling=precision.Scaling(initial=2.0**10), ema_decay=0.9)
-    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema))} == {np.dtype(dtype)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(dtype)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.ema)} == {np.dtype(np.float32)}
     assert state.loss_scale == () if scale == () else float(state.loss_scale.scale) == scale
 
 
@@ -93,6 +96,44 @@ def test_weak_types_are_gone_so_that_nothing_compiles_twice():
     assert not any(leaf.aval.weak_type for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array))
 
 
-def test_parameters_have_to_be_floats():
-    with pytest.raises(UsageError, match="floating-point parameters, got a/n of dtype int32"):
-        state_of({"a": {"n": np.arange(3, dtype=np.int32)}})
+MANY = {"c": np.ones(2, np.complex64), "flag": np.array(True), "n": np.arange(3, dtype=np.int32), "none": None,
+        "w": np.ones(2, np.float32)}  # fmt: skip
+
+
+def test_leaves_of_every_kind_are_carried_and_what_has_a_derivative_has_an_optimizer_state():
+    state = state_of(MANY, optax.adam(0.1), ema_decay=0.9)
+    assert jax.tree.structure(state.params) == jax.tree.structure(MANY)
+    assert state.params["n"].dtype == np.int32
+    assert state.params["flag"].dtype == bool
+    mu = state.opt_state[0].mu
+    assert {name for name, leaf in mu.items() if leaf is not None} == {"c", "w"}
+    assert {name for name, leaf in state.ema.params.items() if leaf is not None} == {"w"}
+
+
+def test_what_is_not_trained_has_no_state_anywhere():
+    state = state_of(tx=optax.adam(0.1), ema_decay=0.9, trainable="dense_1/.*", health=Signals(curvature=True))
+    for tree in (state.opt_state[0].mu, state.ema.params, state.health.direction):
+        assert jax.tree.leaves(tree["dense_0"]) == []
+        assert len(jax.tree.leaves(tree["dense_1"])) == 2
+    assert_same_bits(state.params, jax.tree.map(jnp.asarray, make_params()))
+
+
+def test_averages_are_a_copy_of_their_own():
+    state = state_of(ema_decay=0.9, extras={"mean": np.ones(2, np.float32), "count": np.int32(1)})
+    assert_same_bits(state.ema.params, state.params)
+    assert state.ema.extras["count"] is None
+    np.testing.assert_array_equal(state.ema.extras["mean"], [1, 1])
+    held = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.ema))]
+    assert len(set(held)) == len(held)
+
+
+@pytest.mark.parametrize("leaf", ["text", object(), jnp.tanh], ids=["string", "object", "function"])
+def test_parameters_have_to_be_arrays(leaf):
+    with pytest.raises(UsageError, match=f"expected arrays as parameters, got {type(leaf).__name__} at a/n"):
+        state_of({"a": {"n": leaf}})
+
+
+@pytest.mark.parametrize("key", [0, np.float32(1), jnp.ones(2)], ids=str)
+def test_a_key_has_to_be_one(key):
+    with pytest.raises(UsageError, match=r"expected key to be a PRNG key.*jax.random.key\("):
+        jaxprop.init_state(make_params(), optax.sgd(0.1), key=key)

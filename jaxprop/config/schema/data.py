@@ -8,6 +8,9 @@ from pydantic import Field
 
 from jaxprop.config.schema.base import NonNegative, Positive, Section, Text
 
+# Keys that hold the path of a file.
+PATHS = ("train", "test", "train_inputs", "train_labels", "test_inputs", "test_labels")
+
 
 class DataSection(Section):
     """The keys that every data source has."""

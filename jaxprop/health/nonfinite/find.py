@@ -17,6 +17,7 @@ from jaxprop.core.jaxprs.evaluate import bind
 from jaxprop.core.jaxprs.sites import Site, site_of
 from jaxprop.core.jaxprs.walk import LOOPS, bodies, equations, is_call
 from jaxprop.core.layers import find_groups
+from jaxprop.core.precision import LossScale, Policy, policy
 from jaxprop.errors import UsageError
 from jaxprop.health.nonfinite.blame import Backtrace, Blame, Origin
 from jaxprop.health.nonfinite.examples import offending
@@ -31,7 +32,7 @@ from jaxprop.health.nonfinite.interpret import (
 )
 from jaxprop.health.nonfinite.masks import ELEMENTWISE
 from jaxprop.health.nonfinite.rules import site_in_rule
-from jaxprop.types import Batch, PyTree
+from jaxprop.types import Batch, Objective, PyTree, TrainState
 
 SHOWN = 24  # steps of a path that are told
 
@@ -154,7 +155,14 @@ SUSPECTS = {
 
 
 def find_nonfinite(
-    loss_fn: Callable[..., Any], params: PyTree, batch: Batch, key: Any = None, *, examples: bool = True
+    loss_fn: Callable[..., Any] | Objective,
+    params: PyTree | TrainState,
+    batch: Batch,
+    key: Any = None,
+    *,
+    extras: PyTree = None,
+    precision: str | Policy = "float32",
+    examples: bool = True,
 ) -> Finding | None:
     """Finds what makes a loss or its gradient NaN or infinite.
 
@@ -162,10 +170,12 @@ def find_nonfinite(
     custom derivatives, and followed back from the results: what a `where` masks, and reaches nothing, is not found.
 
     Args:
-      loss_fn: `(params, batch, key) -> loss` or `(loss, aux)`.
-      params: any pytree of floating-point arrays.
+      loss_fn: `(params, batch, key) -> loss` or `(loss, aux)`; or an objective, from `jaxprop.loss_from`.
+      params: any pytree of floating-point arrays; or a train state, with the key and the loss scale of its next step.
       batch: a pytree of arrays `[B, ...]`.
       key: a PRNG key, or None if the loss needs none.
+      extras: of an objective whose parameters are given without a state.
+      precision: of an objective, as given to `make_train_step`.
       examples: look for the examples of the batch that bring it about, which takes a few evaluations more.
 
     Returns:
@@ -183,6 +193,24 @@ def find_nonfinite(
       >>> find_nonfinite(loss_fn, {"scale": jnp.float32(1)}, {"x": jnp.ones(3)}) is None
       True
     """
+    scale = None
+    if isinstance(params, TrainState):
+        state = params
+        params, extras = state.params, state.extras
+        key = jax.random.fold_in(state.key, state.step) if key is None else key
+        scale = state.loss_scale.scale if isinstance(state.loss_scale, LossScale) else None
+    if isinstance(loss_fn, Objective):
+        objective, given = loss_fn, extras
+        loss_fn = _plain(objective, {} if extras is None else extras, policy(precision), scale)
+        try:
+            jax.eval_shape(loss_fn, params, batch, key)
+        except Exception as error:  # whatever the model's framework raises where it misses its batch statistics
+            if given is not None:
+                raise
+            raise UsageError(
+                "the objective cannot be computed from parameters alone; give its state, find_nonfinite(objective, "
+                f"state, batch), or extras=: {_first_line(error)}"
+            ) from error
     params, batch = _arrays(params), _arrays(batch)
     with jax.debug_nans(False), jax.debug_infs(False):  # which would raise at the first one, whether it matters or not
         compiled = jax.jit(differentiated(loss_fn, params, batch, key))
@@ -196,6 +224,16 @@ def find_nonfinite(
             return finding
         found, size = offending(lambda batch: compiled(params, batch, key), batch)
         return finding._replace(examples=found, batch_size=size)
+
+
+def _plain(objective: Objective, extras: PyTree, dtypes: Policy, scale: Any) -> Callable[..., jax.Array]:
+    """The loss that a step of an objective differentiates, with its loss scale on it."""
+
+    def loss_fn(params: PyTree, batch: Batch, key: Any) -> jax.Array:
+        loss = objective.mean_loss(params, extras, batch, key, dtypes)[0]
+        return loss if scale is None else loss * scale.astype(loss.dtype)
+
+    return loss_fn
 
 
 def _arrays(tree: PyTree) -> PyTree:

@@ -62,9 +62,10 @@ def moments(
 
     Example:
       >>> import optax
+      >>> from jaxprop.core.precision import promoting
       >>> params, tx = {"w": jnp.ones(2)}, optax.adam(0.1, b2=0.95)
-      >>> state = tx.init(params)
-      >>> found = moments(lambda g, s: tx.update(g, s, params)[1], params, state, state, params)
+      >>> update, state = promoting(lambda g, s: tx.update(g, s, params)[1]), tx.init(params)
+      >>> found = moments(update, params, state, state, params)
       >>> round(found.decay, 2), found.count.item()
       (0.95, 0)
     """

@@ -142,7 +142,7 @@ def rare_scalars(seen: Seen, norm: jax.Array, micro_square: jax.Array, batch: An
         totals["clipped_norm"] = seen.clipped_norm
     if parts > 1:
         examples = jax.tree.leaves(batch)[0].shape[0]
-        trace, signal = noise(jnp.square(norm), micro_square, examples, parts)
+        trace, signal = noise(jnp.square(norm).astype(micro_square.dtype), micro_square, examples, parts)
         totals |= {"noise_trace": trace, "noise_signal": signal}
     return totals
 

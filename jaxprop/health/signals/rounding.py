@@ -37,7 +37,7 @@ def update_rows(groups: Groups, params: PyTree, updates: PyTree, grads: PyTree) 
     """
 
     def terms(w: jax.Array, dw: jax.Array, g: jax.Array) -> tuple[jax.Array, ...]:
-        after = w + dw.astype(w.dtype)
+        after = _rounded(w + dw.astype(w.dtype))
         moved = (g != 0) & (dw != 0)
         return square(after), square(dw), g != 0, moved, moved & (after == w)
 
@@ -49,6 +49,14 @@ def update_rows(groups: Groups, params: PyTree, updates: PyTree, grads: PyTree) 
         "zero_fraction": jnp.maximum(sizes - nonzero, 0) / sizes,
         "swallowed": swallowed / jnp.maximum(moved, 1),
     }
+
+
+def _rounded(x: jax.Array) -> jax.Array:
+    """Half precision as it is stored: a compiler may keep a sum in float32 as long as that stays in registers."""
+    if x.dtype not in (jnp.bfloat16, jnp.float16):
+        return x
+    kind = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(x, exponent_bits=kind.nexp, mantissa_bits=kind.nmant)
 
 
 def flushed_rows(groups: Groups, grads: PyTree, scale: jax.Array) -> jax.Array:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
+
+LINE = re.compile(r"[a-z_.]+=")  # begins a line of the configuration
 
 TITLES = {
     "nonfinite": "loss or gradient is not finite",
@@ -49,8 +52,8 @@ class Alert(NamedTuple):
       value, threshold: the measured value and the threshold that it exceeds.
       since: first step of the development that led to it; a rollback goes back to a step before.
       evidence: the numbers by which the cause was chosen.
-      cause: the most likely cause, a key of `jaxprop.health.watch.causes.CAUSES`.
-      fix: the line of the configuration to change.
+      cause: the most likely cause, a key of `jaxprop.health.watch.advice.ADVICE`.
+      fix: the line of the configuration to change, or what else to do, in words.
 
     Example:
       >>> Alert(7, "dead", "layers/0", "advice", 0.62, 0.5, 1, {}, "dead_relu", "model.activation=gelu").message
@@ -73,7 +76,8 @@ class Alert(NamedTuple):
         """One sentence with the layer, the symptom, its value and threshold, the most likely cause and the fix."""
         where = f"{self.layer}: " if self.layer else ""
         what = f"{TITLES[self.kind]}: {self.value:.3g} against {self.threshold:.3g}"
-        return f"{where}{what}; likely {self.cause}: try {self.fix}"
+        advice = f"try {self.fix}" if LINE.match(self.fix) else self.fix
+        return f"{where}{what}; likely {self.cause}: {advice}"
 
     def record(self) -> dict[str, Any]:
         """Returns the line of `alerts.jsonl`."""
@@ -101,7 +105,8 @@ class WatchConfig(NamedTuple):
       lag, lag_act: Adam lag over all layers; for a single layer, `lag_layer` times as much.
       overshoot: `||dw|| ||g|| / loss` in the first `arm` steps.
       ratio, ratio_act: average over several records of the median update ratio of the layers.
-      ratio_start: instead of ratio in the first `cold` steps.
+      ratio_start: instead of ratio in the first `cold` steps; ratio_cold: in a first full record by step 20, of a run
+        that has started at its full rate.
       damped: RMS of Adam's update over the learning rate in the first step; damped_later: in the two records after it.
       tilt, tilt_act: decades by which the gradient changes from the last tap to the first.
       post_norm: decades by which it decreases over an attention stack in the first three records.
@@ -150,6 +155,7 @@ class WatchConfig(NamedTuple):
     ratio: float = 0.15
     ratio_act: float = 0.6
     ratio_start: float = 0.045
+    ratio_cold: float = 0.025
     cold: int = 50
     damped: float = 0.8
     damped_later: float = 0.25

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from jaxprop.health.watch.schedule import rate_rise
 QUICK = 0.9  # decay of the histories in a grace period
 EVERY_TREND = 10  # steps between fits of a trend
 STEADY = 0.8  # Kendall's tau above which a trend is certain
+OUTPUTS = 12  # full records that a trend of the outputs is fitted to
+FAST_OUTPUTS, SLOW_OUTPUTS = 3, 40  # full records that outputs are averaged over
+WAIT = 3  # records in which a jump of the loss shows whether it stays
+FADES = 2.5  # factor by which the damage of a bad batch is smaller than the batch's own loss
 OVERFLOWS = 8  # consecutive non-finite gradients that are normal while a loss scale comes down
 
 
@@ -87,16 +91,23 @@ class NonFinite:
         bad = np.flatnonzero(r.rows.nonfinite > 0)
         if len(bad) == len(r.names) and len(bad) > 1 and not math.isfinite(r.loss):
             return None  # the forward pass failed, so all gradients are non-finite
-        order = {r.layer_of_tap(i): i for i in range(len(r.tapped))}
-        return r.layer(max(bad.tolist(), key=lambda row: (order.get(r.names[row], -1), row)))
+        return r.layer(int(bad[-1]))
 
 
 @dataclasses.dataclass
 class Held:
-    """A sudden rise, held back for two records: it passes after a bad batch, and stays after a shift of the data."""
+    """A sudden rise, held back for three records: it passes after a bad batch, and stays after a shift of the data.
+
+    Args:
+      since: step of the rise, 0 while there is none.
+      first, value, last: the rise in its first record, at its largest, and in its newest record.
+      waited, stayed: records since, and those in which it was still there.
+    """
 
     since: int = 0
+    first: float = 0.0
     value: float = 0.0
+    last: float = 0.0
     waited: int = 0
     stayed: int = 0
 
@@ -104,12 +115,18 @@ class Held:
         """Takes in a record; returns whether the wait for an earlier rise is over."""
         if not self.since:
             if over:
-                self.since, self.value, self.waited, self.stayed = step, value, 0, 0
+                self.since, self.first, self.value, self.waited, self.stayed = step, value, value, 0, 0
             return False
         self.waited += 1
         self.stayed += stays
+        self.last = value if stays else 0.0
         self.value = max(self.value, value)
-        return self.waited >= 2
+        return self.waited >= WAIT
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it is there at the end of the wait, and not only as what a far larger rise has left behind."""
+        return self.last > 0 and self.first < FADES * self.last
 
 
 @dataclasses.dataclass
@@ -166,17 +183,16 @@ class LossLevel:
         # When the loss is near zero, a single wrong example multiplies it without doing harm.
         large = r.loss - self.means.fast > max(0.25 * abs(self.means.fast), 0.1 * abs(start))
         over = large and jump > config.loss_jump * strict
-        if over and not self.held.since:
-            known = math.isfinite(r.output)
-            trail.note(r.step, jump=jump, jump_output=trail.get("output_z") if known else 0.0, stayed=-1)
         ended = self.held.wait(r.step, jump, over, jump > config.loss_jump / 2)
+        if over and self.held.since == r.step:
+            trail.note(r.step, jump=jump, stayed=-1)
         if over and jump > config.loss_jump_act * strict and trail.get("output_z") > config.loss_jump:
             ended, self.held.since = True, self.held.since or r.step  # inputs far out of range: no need to wait
         if not ended:
             return []
         since, value, stayed = self.held.since, self.held.value, self.held.stayed
         self.held.since = 0
-        trail.note(r.step, stayed=stayed)
+        trail.note(r.step, stayed=stayed if self.held.lasts else 0)
         if stayed < 2 and value < config.loss_once * strict:
             return []
         severity = "act" if value > config.loss_jump_act * strict and stayed else "advice"
@@ -212,6 +228,7 @@ class GradientNorm:
     level: float = NAN
     high: int = 0
     left: float = math.inf
+    held: list[Any] = dataclasses.field(default_factory=list)
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not r.finite:
@@ -225,8 +242,14 @@ class GradientNorm:
             broken = trail.get("loss_z") > 5 or trail.get("loss_ratio", 1.0) > config.loss_ratio
             act = (z > config.z_act * strict and trail.get("loss_z") > 2) or broken
             found.append(Symptom("gradient_spike", layer, "act" if act else "advice", z, config.z, self.high))
+            if trail.get("stayed") == -1 and not self.held:
+                self.held = list(found[0])
         elif worst > config.z_layer * strict and rise > 1.0:
             found.append(Symptom("layer_spike", layer, "advice", worst, config.z_layer, r.step))
+        if trail.get("stayed") == -1:
+            found = []  # told when it is known whether the jump of the loss that came with it stays
+        elif self.held:
+            found, self.held = [Symptom(*self.held)], []
         found += self._growth(r, trail, config)
         if r.fed:
             self._feed(r, trail, config)
@@ -268,6 +291,7 @@ class GradientNorm:
 
     def rearm(self) -> None:
         self.trend.clear()
+        self.held = []
         self.left, self.high = math.inf, 0
 
 
@@ -292,13 +316,11 @@ class Rate:
 class Output:
     """Output logits that are too large at the start, exceed a limit, approach it, or drift together."""
 
-    detail: ClassVar[str] = "lean"
+    detail: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("output", "output_trend", "output_drift", "init_output")
     means: Means = dataclasses.field(default_factory=Means)
-    trend: Trend = dataclasses.field(default_factory=lambda: _trend(60))
-    level: Trend = dataclasses.field(default_factory=lambda: _trend(60))
-    left: float = math.inf
-    drift: float = 0.0
+    trend: Trend = dataclasses.field(default_factory=lambda: _trend(OUTPUTS))
+    level: Trend = dataclasses.field(default_factory=lambda: _trend(OUTPUTS))
     grown: int = 0
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
@@ -307,45 +329,45 @@ class Output:
         means = self.means
         noise = max(means.noise, 1e-2 * abs(means.fast), 1e-12)
         trail.note(r.step, output=r.output, output_z=(r.output - means.fast) / noise if means.count else 0.0)
-        if not math.isfinite(r.logsumexp):
-            if r.fed:
-                means.feed(r.output, config.fast, config.slow)
-            return []  # outputs of a regression, which may have any size
+        logits, first = math.isfinite(r.logsumexp), means.count == 0  # outputs of a regression may have any size
+        if r.fed:
+            means.feed(r.output, FAST_OUTPUTS, SLOW_OUTPUTS)
+        if not logits:
+            return []
         found = []
-        if means.count == 0 and r.step - trail.start <= 2 and r.output > config.init_output:
-            found.append(Symptom("init_output", None, "advice", r.output, config.init_output, r.step))
+        if first and r.step - trail.start <= config.cold and r.output > config.init_output:
+            found.append(Symptom("init_output", None, "advice", r.output, config.init_output, trail.start))
             trail.note(r.step, init_output=r.output)
         if r.fed:
-            means.feed(r.output, config.fast, config.slow)
-            if r.step % 2 == 0:
-                self.trend.feed(r.step, r.output)
-                self.level.feed(r.step, math.sqrt(max(r.logsumexp, 0.0)))
+            self.trend.feed(r.step, r.output)
+            self.level.feed(r.step, math.sqrt(max(r.logsumexp, 0.0)))
         severity = graded(means.fast, config.output, config.output_act)
         self.grown = (self.grown or r.step) if means.fast > 1.2 * means.slow else 0
-        if severity and means.count >= config.fast:
+        left, drift = self._left(config), self._drift()
+        if severity and means.count >= FAST_OUTPUTS:
             found.append(Symptom("output", None, severity, means.fast, config.output, self.grown or r.step))
-        elif self._left(r, config) < config.horizon and not trail.grace(r.step):
-            found.append(Symptom("output_trend", None, "advice", self.left, config.horizon, self.trend.lowest))
-        if self._drift(r) > config.drift:
-            found.append(Symptom("output_drift", None, "advice", self.drift, config.drift, self.level.lowest))
-        trail.note(r.step, output_steps_left=self.left, output_growth=means.fast / max(means.slow, 1e-12))
+        elif left < config.horizon and not trail.grace(r.step):
+            found.append(Symptom("output_trend", None, "advice", left, config.horizon, self.trend.lowest))
+        if drift > config.drift:
+            found.append(Symptom("output_drift", None, "advice", drift, config.drift, self.level.lowest))
+        trail.note(r.step, output_steps_left=left, output_growth=means.fast / max(means.slow, 1e-12))
         return found
 
-    def _left(self, r: Reading, config: WatchConfig) -> float:
-        if r.step % EVERY_TREND == 5 and self.trend.full:
-            slope, now, tau = self.trend.fit()
-            steady = tau > 0.5 and slope > 0 and now > config.output / 4
-            self.left = max((config.output - now) / slope, 0.0) if steady else math.inf
-        return self.left
+    def _left(self, config: WatchConfig) -> float:
+        """Steps until the outputs reach their limit, by a steady trend; infinite without one."""
+        if not self.trend.full:
+            return math.inf
+        slope, now, tau = self.trend.fit()
+        steady = tau > 0.5 and slope > 0 and now > config.output / 4
+        return max((config.output - now) / slope, 0.0) if steady else math.inf
 
-    def _drift(self, r: Reading) -> float:
+    def _drift(self) -> float:
         """Rise of sqrt(mean logsumexp^2) over the fitted points; it leaves the softmax, and so the loss, unchanged."""
-        if r.step % EVERY_TREND == 5 and self.level.full:
-            slope, _, tau = self.level.fit()
-            self.drift = slope * (self.level.steps[-1] - self.level.steps[0]) if tau > STEADY else 0.0
-        return self.drift
+        if not self.level.full:
+            return 0.0
+        slope, _, tau = self.level.fit()
+        return slope * (self.level.steps[-1] - self.level.steps[0]) if tau > STEADY else 0.0
 
     def rearm(self) -> None:
         self.trend.clear()
         self.level.clear()
-        self.left, self.drift = math.inf, 0.0

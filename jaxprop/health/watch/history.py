@@ -220,7 +220,8 @@ def decode(into: Any, value: Any) -> Any:
     """Converts the JSON values of `encode` back; a dataclass is filled in place, in the object `into`."""
     if dataclasses.is_dataclass(into):
         for field in dataclasses.fields(into):
-            setattr(into, field.name, decode(getattr(into, field.name), value[field.name]))
+            if field.name in value:  # an earlier version may not have kept it
+                setattr(into, field.name, decode(getattr(into, field.name), value[field.name]))
         return into
     if isinstance(value, list):
         return [decode(None, item) for item in value]

@@ -13,8 +13,13 @@ import numpy as np
 from jaxprop.health.watch.alerts import WatchConfig
 from jaxprop.health.watch.detectors import Symptom, graded, strictness
 from jaxprop.health.watch.history import MAD, median
-from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Trail, depth_order
+from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Rows, Trail, depth_order
 
+LAG_SHARE, LAG_ARMED = 0.5, 3  # of a full record in the average of Adam's lag; records before it is judged
+STILL_RECORDS, STILL_STEPS = 3, 20  # full records without an update, or steps without a gradient, in a row
+LARGE_INPUTS, ALL_SATURATED = 5.0, 0.9  # RMS of the first activation, or share of it, that scaled inputs do not reach
+FIRST_RECORD = 10  # step by which the command line has its first full record
+FIRST = 3  # records whose gradients are those of the start
 SMALL = 64  # number of parameters below which the statistics of a layer are too noisy
 
 
@@ -37,11 +42,24 @@ def worst(values: np.ndarray) -> tuple[int, float]:
     return (i, float(values[i])) if len(ranked) and ranked[i] > -math.inf else (0, math.nan)
 
 
+def moving(shares: np.ndarray, rows: Rows) -> np.ndarray:
+    """Shares of entries by layer, as shares of those with a gradient; NaN where next to none has one.
+
+    Entries without a gradient, such as the rows of tokens that are not in the batch, have no second moment, or only
+    what momentum leaves of an update, 0.9^t: neither says anything about the number format. As many of them as there
+    can be are taken to be among those counted.
+    """
+    with_gradient = 1 - np.minimum(rows.zero_fraction, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.maximum(shares - rows.zero_fraction, 0) / with_gradient
+        return np.where(with_gradient > 0.01, share, math.nan)
+
+
 @dataclasses.dataclass
 class AdamLag:
     """Gradients that outgrow Adam's second moment, over all layers or in one."""
 
-    detail: ClassVar[str] = "rows"
+    detail: ClassVar[str] = "full"
     kinds: ClassVar[tuple[str, ...]] = ("adam_lag",)
     all: float = 1.0
     layers: np.ndarray | None = None
@@ -54,14 +72,15 @@ class AdamLag:
         if not r.fed or not np.isfinite(rows.adam_lag).any():
             return []
         total = math.sqrt(weighted(rows.adam_lag**2, rows.sizes))
+        trail.adam = True
         self.count += 1
-        self.all += 0.3 * (min(total, 10.0) - self.all)
+        self.all += LAG_SHARE * (min(total, 10.0) - self.all)
         lags = np.minimum(rows.adam_lag, 10.0)
-        self.layers = lags if self.layers is None else self.layers + 0.3 * (lags - self.layers)
+        self.layers = lags if self.layers is None else self.layers + LAG_SHARE * (lags - self.layers)
         i, one = worst(np.where(rows.sizes >= SMALL, self.layers, math.nan))
         trail.note(r.step, lag=self.all, lag_layer=one if math.isfinite(one) else 0.0)
         self.high = (self.high or r.step) if self.all > 1.5 else 0
-        if self.count < config.arm_rows:
+        if self.count < LAG_ARMED or r.step - trail.start < config.arm:
             return []
         strict = strictness(r, trail, config)
         value = max(self.all, one / config.lag_layer)
@@ -81,13 +100,17 @@ class Updates:
     count: int = 0
     high: int = 0
     overshot: int = 0
-    still: np.ndarray | None = None
+    unmoved: np.ndarray | None = None
+    ungraded: np.ndarray | None = None
     zeros: int = 0
     damped: int = 0
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         assert r.rows is not None
         if not r.fed:
+            return []
+        self._count_still(r, trail)
+        if r.tiny is None:
             return []
         found = [
             self._ratio(r, trail, config), self._overshoot(r, trail, config), self._damped(r, trail, config),
@@ -109,7 +132,10 @@ class Updates:
         if r.step - trail.start <= config.cold:
             limit = config.ratio_start
             trail.note(r.step, ratio_peak=max(self.ratio, trail.get("ratio_peak")))
-        severity = graded(self.ratio, limit, config.ratio_act) if self.count >= 3 else None
+        # In the first of few records, a rate that has started at its full value and one in a warmup differ clearly.
+        cold = self.count == 1 and r.step - trail.start <= 2 * FIRST_RECORD and trail.first > 0.5 * r.rate
+        limit = config.ratio_cold if cold else limit
+        severity = graded(self.ratio, limit, config.ratio_act) if self.count >= 3 or cold else None
         if severity is None:
             return None
         i, _ = worst(np.where(moved, r.rows.ratio, math.nan))
@@ -148,27 +174,41 @@ class Updates:
         i, _ = worst(r.rows.log_grad)
         return Symptom("overshoot", r.layer(i), "advice", value, config.overshoot, r.step - 1)
 
-    def _still(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
+    def _count_still(self, r: Reading, trail: Trail) -> None:
+        """Counts steps in which a layer has no gradient, and full records in which it has no update."""
         rows = r.rows
         assert rows is not None
+        if self.ungraded is None or self.unmoved is None or len(self.ungraded) != len(rows.sizes):
+            self.ungraded, self.unmoved = np.zeros(len(rows.sizes), np.int64), np.zeros(len(rows.sizes), np.int64)
+        self.ungraded = np.where(rows.grad_norm == 0, self.ungraded + 1, 0)
+        if (rows.update_norm > 0).any():
+            self.unmoved = np.where(rows.update_norm == 0, self.unmoved + 1, 0)
+        trail.still(r.step, self.ungraded)
+
+    def _still(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
+        """Judged in full records only, which show what has stopped the gradient."""
+        rows = r.rows
+        assert rows is not None
+        assert self.ungraded is not None
+        assert self.unmoved is not None
         if not len(rows.sizes):
             return []
         zero = median(rows.zero_fraction)
         self.zeros = self.zeros + 1 if zero > 0.9 else 0
         trail.note(r.step, zero_fraction=zero)
-        still = (rows.update_norm == 0) | (rows.zero_fraction >= 1)
-        if self.still is None or len(self.still) != len(still):
-            self.still = np.zeros(len(still), np.int64)
-        if (rows.update_norm > 0).any():
-            self.still = np.where(still, self.still + 1, 0)
         found = []
-        if self.zeros >= 3:
+        without = float((self.ungraded >= STILL_STEPS).mean())
+        if without >= 0.5:
+            found.append(Symptom("zero_gradient", None, "act", without, 0.5, r.step - int(self.ungraded.max()) + 1))
+        elif self.zeros >= 3:
             found.append(Symptom("zero_gradient", None, "advice", zero, 0.9, r.step - 2))
-        i = int(np.argmax(self.still))
-        if self.still[i] >= config.frozen and not still.all():
-            trail.note(r.step, frozen_layers=float((self.still >= config.frozen).sum()))
-            value = float(self.still[i])
-            found.append(Symptom("frozen", r.layer(i), "advice", value, config.frozen, r.step - self.still[i] + 1))
+        still = (self.unmoved >= STILL_RECORDS) | (self.ungraded >= STILL_STEPS)
+        if still.any() and not still.all():
+            i = int(np.argmax(np.where(still, np.maximum(self.unmoved * STILL_STEPS, self.ungraded), 0)))
+            trail.note(r.step, frozen_layers=float(still.sum()), frozen_gradient=float(self.ungraded[i] > 0))
+            value = max(float(self.unmoved[i]), float(self.ungraded[i]))
+            limit = STILL_RECORDS if self.ungraded[i] < STILL_STEPS else STILL_STEPS
+            found.append(Symptom("frozen", r.layer(i), "advice", value, limit, r.step - int(self.ungraded[i])))
         return found
 
 
@@ -176,82 +216,99 @@ class Updates:
 class Start:
     """A layer whose initial weights, or the ratio of gradient to weights, are out of scale.
 
-    The weights are checked in the first record with rows, the ratio in the first three. A kernel that preserves the
-    scale of its inputs has an RMS of about 1 / sqrt(inputs). In a network that is invariant to the scale of a layer,
-    ||g|| is proportional to 1 / ||w||, so that a layer which starts s times too large differs by s^-2 in
-    ||g|| / ||w||. A gradient that explodes through time is large in the recurrent layer and before it, not after it.
+    The gradients are those of the first three records with rows, the weights those of the first full record, which
+    comes a little later. A kernel that preserves the scale of its inputs has an RMS of about 1 / sqrt(inputs). In a
+    network that is invariant to the scale of a layer, ||g|| is proportional to 1 / ||w||, so that a layer which starts
+    s times too large differs by s^-2 in ||g|| / ||w||. A gradient that explodes through time is large in the recurrent
+    layer and before it, not after it.
     """
 
     detail: ClassVar[str] = "rows"
     kinds: ClassVar[tuple[str, ...]] = ("init", "init_scale", "exploding")
     sums: np.ndarray | None = None
     count: int = 0
+    done: bool = False
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         rows = r.rows
         assert rows is not None
-        if self.count >= 3 or not r.fed or r.step - trail.start > config.arm:
+        self.done = self.done or r.step - trail.start > config.arm
+        if self.done or not r.fed:
             return []
-        scale = self._scale(r, config) if not self.count and r.step <= 10 else None
-        with np.errstate(divide="ignore", invalid="ignore"):
-            now = (rows.log_grad - np.log(rows.param_norm)) / math.log(10)
-        self.sums = now if self.sums is None else self.sums + now
-        self.count += 1
+        if self.count < FIRST:
+            logs = rows.log_grad / math.log(10)
+            self.sums = logs if self.sums is None else self.sums + logs
+            self.count += 1
+        if r.tiny is None:
+            return []
+        self.done = True
+        self._inputs(r, trail)
+        scale = self._scale(r, trail, config)
         if scale is not None:
             trail.note(r.step, init_scale=scale.value)
             return [scale]
-        explodes = self._through_time(r, trail, config)
+        assert self.sums is not None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.sums / self.count - np.log10(rows.param_norm)
+        explodes = self._through_time(r, trail, config, mean)
         if explodes is not None:
             return [explodes]
-        usable = np.isfinite(self.sums) & (rows.sizes >= SMALL)
-        if self.count < 3 or usable.sum() < 3:
+        usable = np.isfinite(mean) & (rows.sizes >= SMALL)
+        if usable.sum() < 3:
             return []
-        mean = np.where(usable, self.sums / 3, math.nan)
-        off = mean - median(mean[usable])
+        off = np.where(usable, mean, math.nan) - median(mean[usable])
         spread = MAD * median(np.abs(off[usable]))
         i, value = worst(np.abs(off))
-        trail.note(r.step, init=value)
+        trail.note(r.step, init=value, init_first=float(i == 0))
         if value < max(config.init, 4 * spread):
             return []
         return [Symptom("init", r.layer(i), "advice", value, max(config.init, 4 * spread), trail.start)]
 
-    def _scale(self, r: Reading, config: WatchConfig) -> Symptom | None:
+    def _inputs(self, r: Reading, trail: Trail) -> None:
+        """Notes the scale of the inputs, as the first activation shows it, while its layer has hardly moved."""
+        rows = r.rows
+        if rows is None or r.taps is None or not len(r.tapped) or EMBEDDING.search(r.names[0]):
+            return
+        moved = rows.update_norm[0] * (r.step - trail.start + 1) > rows.param_norm[0] / 2
+        rms, saturated = float(r.taps["rms"][0]), float(r.taps["saturated"][0])
+        if not moved and (rms > LARGE_INPUTS or saturated > ALL_SATURATED):
+            trail.note(r.step, inputs=max(rms, LARGE_INPUTS))
+
+    def _scale(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
         """The kernel whose RMS differs most from 1 / sqrt(inputs), in decades.
 
         Frameworks differ in which axis holds the inputs, so the axis with the smaller deviation is used; an embedding
-        has one input at a time. The possible effect of the first update is subtracted. Zero kernels are intended.
+        has one input at a time. The possible effect of the first updates is subtracted. Zero kernels are intended.
         """
         rows = r.rows
         if rows is None or len(r.fans) != len(rows.sizes):
             return None
+        moved = rows.update_norm * (r.step - trail.start + 1)
         fans = np.asarray(r.fans, np.float64).reshape(-1, 2)
-        usable = (fans.prod(1) > 0) & (rows.param_norm > rows.update_norm) & (rows.sizes >= SMALL)
+        usable = (fans.prod(1) > 0) & (rows.param_norm > moved) & (rows.sizes >= SMALL)
         inputs = np.where([EMBEDDING.search(name) is not None for name in r.names], 1.0, fans.min(1))
         root = np.sqrt(rows.sizes)
         with np.errstate(divide="ignore", invalid="ignore"):
-            large = np.log10((rows.param_norm - rows.update_norm) / root * np.sqrt(inputs))
-            small = -np.log10((rows.param_norm + rows.update_norm) / root * np.sqrt(fans.max(1)))
+            large = np.log10((rows.param_norm - moved) / root * np.sqrt(inputs))
+            small = -np.log10((rows.param_norm + moved) / root * np.sqrt(fans.max(1)))
         for off, limit in ((large, config.init_large), (small, config.init_small)):
             i, value = worst(np.where(usable, off, math.nan))
             if value > limit:
                 return Symptom("init_scale", r.layer(i), "advice", value, limit, r.step)
         return None
 
-    def _through_time(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
+    def _through_time(self, r: Reading, trail: Trail, config: WatchConfig, mean: np.ndarray) -> Symptom | None:
         """Decades by which ||g|| / ||w|| of a recurrent layer exceeds the smallest of the other layers."""
+        trail.recurrent = trail.recurrent or any(RECURRENT.search(name) for name in r.names)
         at = [i for i, name in enumerate(r.names) if RECURRENT.search(name)] if trail.recurrent else []
-        if self.sums is None or not at or len(at) == len(r.names) or trail.get("init_output"):
+        if not at or len(at) == len(r.names) or trail.get("init_output"):
             return None
-        mean = self.sums / self.count
         i, value = worst(np.where(np.isin(np.arange(len(mean)), at), mean, math.nan))
         value -= float(np.delete(mean, at).min())
         trail.note(r.step, recurrence=value)
-        # an excess of many decades destroys the weights in the first update, so it is reported after one record
-        limit = config.recurrence if self.count == 3 else 3 * config.recurrence
-        if not math.isfinite(value) or value < limit:
+        if not math.isfinite(value) or value < config.recurrence:
             return None
-        self.count = 3
-        return Symptom("exploding", r.layer(i), "advice", value, limit, trail.start)
+        return Symptom("exploding", r.layer(i), "advice", value, config.recurrence, trail.start)
 
 
 @functools.lru_cache(maxsize=16)
@@ -362,6 +419,7 @@ class Activations:
         trail.note(r.step, **{kind: value})
         key = key or kind
         first = self.first.setdefault(key, value)
+        trail.note(r.step, **{f"{kind}_grown": value - first})
         if value <= advice:
             self.streaks[key], self.since[key] = 0, 0
             return None
@@ -393,17 +451,14 @@ class Numbers:
             if severity:
                 layer = r.layer(worst(r.flushed)[0])
                 found.append(Symptom("flushed", layer, severity, share, config.flushed, r.step))
-        if r.swallowed is not None and math.isfinite(share := weighted(r.swallowed, rows.sizes)):
+        if r.swallowed is not None and math.isfinite(share := weighted(lost := moving(r.swallowed, rows), rows.sizes)):
             trail.note(r.step, swallowed=share)
             self.swallowing = self.swallowing + 1 if share > config.swallowed else 0
             if self.swallowing >= 2:
-                layer = r.layer(worst(r.swallowed)[0])
+                layer = r.layer(worst(lost)[0])
                 found.append(Symptom("swallowed", layer, "advice", share, config.swallowed, r.step))
         if r.tiny is not None:
-            # Entries without any gradient, such as those of unseen tokens, are excluded: they have no second moment.
-            moving = 1 - np.minimum(rows.zero_fraction, 1)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                tiny = np.where(moving > 0.01, np.maximum(r.tiny - rows.zero_fraction, 0) / moving, math.nan)
+            tiny = moving(r.tiny, rows)
             share = weighted(tiny, rows.sizes)
             if math.isfinite(share):
                 trail.note(r.step, tiny_second_moment=share)

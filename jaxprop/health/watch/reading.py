@@ -21,7 +21,10 @@ RECURRENT = re.compile(r"recur|rnn|lstm|gru|elman|(^|[/_.])(cell|u|h2h|hh)($|[/_
 
 
 class Rows(NamedTuple):
-    """The rows of a record, one float64 vector `[L]` per signal; `log_grad` is -inf where the gradient is 0."""
+    """The rows of a record, one float64 vector `[L]` per signal; `log_grad` is -inf where the gradient is 0.
+
+    Most records hold only `grad_norm`, from which `nonfinite` and `log_grad` follow; the others are NaN there.
+    """
 
     grad_norm: np.ndarray
     param_norm: np.ndarray
@@ -46,6 +49,7 @@ class Reading(NamedTuple):
       taps: signal -> `[T]`; None if the record has no rows of taps.
       names, fans: of the layers, as in `Layout`.
       tapped: (name, kind) of the taps.
+      clipped: gradient norm after the optimizer's clipping; NaN if it does not clip, as far as is known.
     """
 
     step: int
@@ -68,6 +72,7 @@ class Reading(NamedTuple):
     names: Sequence[str]
     tapped: Sequence[tuple[str, str]]
     fans: Sequence[tuple[int, int]]
+    clipped: float = NAN
 
     def layer(self, index: int) -> str | None:
         return self.names[index] if index < len(self.names) else None
@@ -87,7 +92,8 @@ def read(step: int, m: Measurements, layer_names: Sequence[str]) -> Reading:
     Args:
       step: its step, from 1.
       m: the record of one step.
-      layer_names: names of the layers; the record's own are used if their number differs.
+      layer_names: names of the layers, for records without rows; those that a record with rows has are its own, in
+        the order of the forward pass.
 
     Returns:
       The reading.
@@ -105,7 +111,7 @@ def read(step: int, m: Measurements, layer_names: Sequence[str]) -> Reading:
     finite = math.isfinite(loss) and math.isfinite(norm) and not float(m.skipped) > 0
     # A step skipped by the guard is finite, but its values are outliers that must not enter the histories.
     fed = finite and guard != 0
-    names = m.layout.layers if len(m.layout.layers) != len(layer_names) else layer_names
+    names = m.layout.layers or tuple(layer_names)
     rare, taps = m.rare, m.taps
     return Reading(
         step, loss, norm, float(m.weight), float(m.learning_rate), float(m.loss_scale),
@@ -118,7 +124,7 @@ def read(step: int, m: Measurements, layer_names: Sequence[str]) -> Reading:
         None if taps is None or not m.layout.taps else {
             name: np.asarray(value, np.float64) for name, value in zip(taps._fields, taps, strict=True)
         },
-        names, m.layout.taps, m.layout.fans,
+        names, m.layout.taps, m.layout.fans, float(m.clipped_norm),
     )  # fmt: skip
 
 
@@ -132,8 +138,7 @@ def _rows(m: Measurements) -> Rows:
 def depth_order(names: Sequence[str]) -> list[int]:
     """Returns the indices of the largest family of layers whose names differ in one number, ordered by that number.
 
-    An example is `blocks/0/mlp`, `blocks/1/mlp`, ... The rows themselves are in the order of the parameters' names,
-    which is not that of the forward pass.
+    An example is `blocks/0/mlp`, `blocks/1/mlp`, ...
 
     Example:
       >>> depth_order(["embed", "layers/1/dense", "layers/10/dense", "layers/2/dense"])
@@ -168,6 +173,10 @@ class Trail:
       weight: weight of the batches.
       weight_off: number of consecutive batches with another weight.
       recurrent, attention: whether the model has such layers.
+      adam: whether the optimizer keeps a second moment.
+      clipped: whether the optimizer clips gradients, as far as records tell.
+      dead_since, dead_layers: the step since which at least half of the layers have had no gradient at all, 0 if they
+        have one, and how many layers that is.
     """
 
     seen: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -186,11 +195,21 @@ class Trail:
     weight_off: int = 0
     recurrent: bool = False
     attention: bool = False
+    adam: bool = False
+    clipped: bool = False
+    dead_since: int = 0
+    dead_layers: int = 0
 
     def note(self, step: int, **values: float) -> None:
         for name, value in values.items():
             self.seen[name] = float(value)
             self.seen_at[name] = step
+
+    def still(self, step: int, without: np.ndarray) -> None:
+        """Notes since when at least half of the layers have had no gradient at all, given for how many steps."""
+        count = int(np.sort(without)[::-1][(len(without) - 1) // 2]) if len(without) else 0
+        self.dead_since = step - count + 1 if count else 0
+        self.dead_layers = int((without >= max(count, 1)).sum())
 
     def get(self, name: str, default: float = 0.0) -> float:
         return self.seen.get(name, default)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxprop.errors import UsageError
+from jaxprop.errors import UsageError, one_of
+from jaxprop.health.watch.advice import Setup
 from jaxprop.health.watch.alerts import Alert, WatchConfig
 from jaxprop.health.watch.causes import likeliest
 from jaxprop.health.watch.detectors import GradientNorm, LossLevel, NonFinite, Output, Rate, Symptom
@@ -28,6 +30,11 @@ SENSITIVE = (
     "gradient_spike", "layer_spike", "gradient_trend", "loss_rise", "loss_jump", "adam_lag", "output_trend",
     "output_drift",
 )  # fmt: skip
+# What detectors of records with rows see in full records only.
+SELDOM = ("update_ratio", "overshoot", "damped", "frozen", "zero_gradient", "init", "init_scale", "exploding")
+SOURCES = ("python", "yaml")
+# Alarms on the level and trend of the loss, and what rests on them alone.
+OF_THE_LOSS = ("loss_rise", "loss_jump", "loss_start", "overshoot")
 SEVERITY = {"advice": 1, "act": 2}
 
 
@@ -38,8 +45,15 @@ class Watch:
     it lasts. Values of skipped and of non-finite steps do not enter the histories.
 
     Args:
-      layer_names: names of the layers, `step.layer_names`; a record's own names are used if their number differs.
+      layer_names: names of the layers, `step.layer_names`, for records that hold none; otherwise their own are used.
       config: thresholds.
+      stationary: whether the loss is expected to fall and to stay where it is. False for losses that move by nature,
+        such as those of reinforcement learning and GANs: their level and trend then give no alarm.
+      source: who reads the advice: `"python"` in a loop of one's own, `"yaml"` in a run of the command line.
+      run: the run's configuration as nested mappings, so that nothing is advised that is in force already.
+
+    Raises:
+      UsageError: for an unknown source.
 
     Example:
       >>> import numpy as np
@@ -51,16 +65,28 @@ class Watch:
       >>> [alert for step in range(1, 200) for alert in watch.update(step, record(1.0, 1 + 0.1 * (step % 5)))]
       []
       >>> [(alert.kind, alert.severity, alert.cause) for alert in watch.update(200, record(np.nan, np.nan, 1.0))]
-      [('nonfinite', 'act', 'nan_batch')]
+      [('nonfinite', 'act', 'not_finite')]
 
     Reference:
       Wortsman et al., Small-scale proxies for large-scale Transformer training instabilities, 2023; Kumar et al.,
       ZClip, 2025; Sen, Estimates of the Regression Coefficient Based on Kendall's Tau, 1968.
     """
 
-    def __init__(self, layer_names: Sequence[str] = (), config: WatchConfig | None = None):
+    def __init__(
+        self,
+        layer_names: Sequence[str] = (),
+        config: WatchConfig | None = None,
+        *,
+        stationary: bool = True,
+        source: str = "python",
+        run: Mapping[str, Any] | None = None,
+    ):
+        if source not in SOURCES:
+            raise UsageError(one_of(source, SOURCES, "source"))
         self.layer_names = tuple(layer_names)
         self.config = WatchConfig() if config is None else config
+        self.setup = Setup(source, run or {})
+        self.stationary = stationary
         self._trail = Trail(recurrent=any(RECURRENT.search(name) for name in self.layer_names))
         self._detectors = [detector() for detector in DETECTORS]
         self._lasting: dict[str, list[int]] = {}  # kind -> severity, last step it was found at, misses since
@@ -81,6 +107,7 @@ class Watch:
         r = read(step, m, self.layer_names)
         trail = self._trail
         trail.start = trail.start or step
+        trail.clipped = trail.clipped or math.isfinite(r.clipped)
         if follow(r, trail):
             self._grace(step, SENSITIVE)
         measured = {"lean", *(["rows"] if r.rows is not None else []), *(["full"] if r.tiny is not None else [])}
@@ -89,7 +116,10 @@ class Watch:
             if detector.detail in measured:
                 symptoms = detector.scan(r, trail, self.config)
                 found += symptoms
-                self._clear(step, detector.kinds, {symptom.kind for symptom in symptoms})
+                judged = [kind for kind in detector.kinds if "full" in measured or kind not in SELDOM]
+                self._clear(step, judged, {symptom.kind for symptom in symptoms})
+        if not self.stationary:
+            found = [self._without_loss(symptom) for symptom in found if symptom.kind not in OF_THE_LOSS]
         new = [symptom for symptom in found if self._starts(step, symptom)]
         new.sort(key=lambda symptom: -SEVERITY[symptom.severity])
         return [self._alert(symptom, r) for symptom in new]
@@ -126,8 +156,14 @@ class Watch:
         for detector in self._detectors:
             decode(detector, state["detectors"][type(detector).__name__])
 
+    def _without_loss(self, symptom: Symptom) -> Symptom:
+        """A spike of the gradient is no more serious for a loss above its mean where the loss moves by nature."""
+        calmer = symptom.kind == "gradient_spike" and symptom.value <= self.config.z_act
+        return symptom._replace(severity="advice") if calmer else symptom
+
     def _grace(self, step: int, kinds: Sequence[str]) -> None:
         self._trail.grace_until = step + self.config.grace
+        self._trail.note(step, stayed=0)  # no jump of the loss is waited for any more
         for kind in kinds:
             self._lasting.pop(kind, None)
         for detector in self._detectors:
@@ -150,7 +186,7 @@ class Watch:
                 del self._lasting[kind]
 
     def _alert(self, symptom: Symptom, r: Reading) -> Alert:
-        cause, fix, evidence = likeliest(symptom, r, self._trail)
+        cause, fix, evidence = likeliest(symptom, r, self._trail, self.setup)
         since = int(symptom.since) or r.step
         return Alert(
             r.step, symptom.kind, symptom.layer, symptom.severity, float(symptom.value), float(symptom.threshold),

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxprop
-from jaxprop.core.jaxprs.scans import scan_lengths
+from jaxprop.core.jaxprs.scans import uses
 from jaxprop.core.precision import policy
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.train.objective import loss_from
@@ -63,11 +63,50 @@ FUNCTIONS = {
 @pytest.mark.parametrize("case", FUNCTIONS)
 def test_arguments_are_followed_to_the_scan_that_takes_them_apart(case):
     function, expected = FUNCTIONS[case]
-    assert scan_lengths(jax.make_jaxpr(function)(W, B), 2) == expected
+    assert [use.rows for use in uses(jax.make_jaxpr(function)(W, B), 2)] == expected
 
 
 def test_only_the_first_arguments_are_looked_at():
-    assert scan_lengths(jax.make_jaxpr(lambda b, w: scanned(w, b))(B, W), 1) == [None]
+    assert [use.rows for use in uses(jax.make_jaxpr(lambda b, w: scanned(w, b))(B, W), 1)] == [None]
+
+
+def places(function, *arguments):
+    """Arguments by the order of their first use."""
+    found = uses(jax.make_jaxpr(function)(*arguments), len(arguments))
+    used = sorted((use.at, i) for i, use in enumerate(found) if use.at is not None)
+    return [i for _, i in used]
+
+
+ORDERS = {
+    "straight": (lambda a, b, c: jnp.sum((c * 2.0) @ b.T + a), [2, 1, 0]),
+    "through a cast": (lambda a, b, c: jnp.sum(a * (c.astype(jnp.float16).astype(jnp.float32) * b)), [2, 0]),
+    "in jit": (jax.jit(lambda a, b, c: jnp.sum(jnp.sin(b)) + jnp.sum(jnp.cos(a))), [1, 0]),
+    "in a function called twice": (lambda a, b, c: sum(map(jax.jit(jnp.sum), (b, c, a))), [1, 2, 0]),
+    "in remat": (jax.checkpoint(lambda a, b, c: jnp.sum(jnp.sin(c)) + jnp.sum(jnp.cos(b))), [2, 1]),
+    "unused": (lambda a, b, c: jnp.float32(0), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_first_uses_are_in_the_order_of_the_computation(case):
+    function, expected = ORDERS[case]
+    found = places(function, *[jnp.ones((3, 3))] * 3)
+    # What one equation takes together has one place.
+    assert [i for i in found if i in expected] == expected
+
+
+def test_what_a_scan_takes_apart_is_ordered_inside_its_turn():
+    def turn(x, layer):
+        first, second = layer
+        return jnp.tanh(x * second) * first, None
+
+    def function(a, b, c):
+        return jnp.sum(jax.lax.scan(turn, c * 2.0, (a, b))[0])
+
+    a, b, c = uses(jax.make_jaxpr(function)(jnp.ones((3, 4)), jnp.ones((3, 4)), jnp.ones(4)), 3)
+    assert (a.rows, b.rows, c.rows) == (3, 3, None)
+    assert c.at < a.at == b.at
+    assert b.inside < a.inside
 
 
 # -- frameworks -----------------------------------------------------------------------------------

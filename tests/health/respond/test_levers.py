@@ -1,12 +1,11 @@
 """Levers: set in the state without moving it, and told in words."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxprop.health.respond.levers import Levers, change, tighten
+from jaxprop.health.signals.guard import init_health
 from jaxprop.types import TrainState
 
 
@@ -14,16 +13,15 @@ def test_levers_are_set_where_the_state_lies():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     for old in (jnp.float32(1), jax.device_put(jnp.float32(1), whole)):
-        health = dict.fromkeys([*Levers._fields, "rate_peak"], old) | {"skips": jnp.int32(3)}
-        new = tighten(TrainState(0, {}, {}, (), None, (), health, ()), Levers(0.25, rate_limit=2.0)).health
-        values = [new[name].item() for name in ("lr_scale", "grad_limit", "rate_limit", "rate_peak", "skips")]
-        assert values == [0.25, math.inf, 2.0, 0.0, 3]
-        assert (
-            tighten(TrainState(0, {}, {}, (), None, (), health, ()), Levers(0.25, rate_limit=1.0)).health["rate_peak"]
-            == 1.0
-        )  # goes on where the limit stays
-        assert (new["lr_scale"].sharding, new["lr_scale"].committed) == (old.sharding, old.committed)
-        assert (new["lr_scale"].dtype, new["lr_scale"].weak_type) == (jnp.float32, False)
+        names = (*Levers._fields, "rate_peak")
+        health = init_health()._replace(**dict.fromkeys(names, old), skips=jnp.int32(3))
+        state = TrainState(0, {}, {}, (), None, (), health, ())
+        new = tighten(state, Levers(0.25, rate_limit=2.0)).health
+        most = float(jnp.finfo(jnp.float32).max)
+        assert [getattr(new, name).item() for name in (*names, "skips")] == [0.25, most, 2.0, 0.0, 3]
+        assert tighten(state, Levers(0.25, rate_limit=1.0)).health.rate_peak == 1.0  # goes on where the limit stays
+        assert (new.lr_scale.sharding, new.lr_scale.committed) == (old.sharding, old.committed)
+        assert (new.lr_scale.dtype, new.lr_scale.weak_type) == (jnp.float32, False)
 
 
 @pytest.mark.parametrize(

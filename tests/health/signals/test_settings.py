@@ -9,8 +9,8 @@ from jaxprop.health.signals.settings import Signals
 from tests.steps import mean_loss
 
 DUE = {
-    (1, 1): "rows", (9, 9): "rows", (10, 10): "full", (11, 11): "rows", (100, 100): "flush",
-    (1, 4): "rows", (9, 12): "full", (97, 100): "flush", (101, 104): "rows",
+    (1, 1): "rows", (10, 10): "rows", (49, 49): "rows", (50, 50): "full", (51, 51): "rows", (100, 100): "flush",
+    (150, 150): "full", (1, 4): "rows", (49, 52): "full", (97, 100): "flush", (101, 104): "rows", (1, 60): "full",
 }  # fmt: skip
 
 

@@ -1,0 +1,227 @@
+"""What to change about a cause: a line of the configuration or of Python, never one that is in force already. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxprop.health.watch.reading import Trail
+
+# Initializations that keep the scale of what passes through a layer.
+SCALED_INITS = (
+    "he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform", "orthogonal",
+)  # fmt: skip
+COLD = 100  # steps within which a rate that started at its full value shows
+SATURATING = ("tanh", "sigmoid")
+
+
+class Setup(NamedTuple):
+    """What is known of a run besides its records.
+
+    Args:
+      source: `"yaml"` for a run of the command line, `"python"` for a loop of someone's own.
+      config: the run's configuration as nested mappings, such as `{"optimizer": {"lr": 0.1}}`; empty if unknown.
+
+    Example:
+      >>> setup = Setup("yaml", {"optimizer": {"lr": 0.1, "grad_clip": None}})
+      >>> setup.get("optimizer.lr"), setup.get("model.init"), setup.has("optimizer.grad_clip")
+      (0.1, None, False)
+    """
+
+    source: str = "python"
+    config: Mapping[str, Any] = {}
+
+    @property
+    def yaml(self) -> bool:
+        """Whether advice is a line of the configuration."""
+        return self.source == "yaml"
+
+    def get(self, path: str) -> Any:
+        """A value of the configuration by its path; None where there is none."""
+        node: Any = self.config
+        for name in path.split("."):
+            node = node.get(name) if isinstance(node, Mapping) else None
+        return node
+
+    def has(self, path: str) -> bool:
+        """Whether a value is set that is neither None nor empty."""
+        return bool(self.get(path))
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """The actions that `health.on_alert` lists."""
+        listed = self.get("health.on_alert") or ()
+        return (listed,) if isinstance(listed, str) else tuple(listed)
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the configured schedule starts with a warmup."""
+        schedule = self.get("optimizer.schedule")
+        return isinstance(schedule, Mapping) and (
+            bool(schedule.get("warmup_steps"))
+            or "warmup" in str(schedule.get("name"))
+            or schedule.get("name") == "onecycle"
+        )
+
+
+class Plea(NamedTuple):
+    """What advice is given on.
+
+    Args:
+      kind: of the symptom.
+      step: at which it was seen.
+      since: first sign of it.
+      trail: the evidence.
+      setup: what is known of the run.
+      scale: the loss scale, 1 without one.
+    """
+
+    kind: str
+    step: int
+    since: int
+    trail: Trail
+    setup: Setup
+    scale: float = 1.0
+
+    def seen(self, name: str, default: float = 0.0) -> float:
+        """The latest value of a piece of evidence."""
+        return self.trail.get(name, default)
+
+
+def number(x: float) -> str:
+    """Returns a number with two significant digits, as it is written in a configuration.
+
+    Example:
+      >>> number(0.00123), number(34.0)
+      ('0.0012', '34')
+    """
+    return f"{float(f'{x:.2g}'):g}"
+
+
+def _find_rate(p: Plea) -> str:
+    """A rate fault is answered by a search: half of a rate that is 100 times too high is still too high."""
+    cold = p.step - p.trail.start <= COLD and not p.setup.warms_up and not p.trail.first < 0.5 * p.trail.rate
+    if p.setup.yaml:
+        warmup = "; a run that starts with a warmup bears a higher one" if cold else ""
+        return f"run jaxprop lr-find, which measures the rate to use for this configuration{warmup}"
+    now = f" from {number(p.trail.rate)}" if p.trail.rate > 0 else ""
+    warmup = "; a warmup bears a higher one" if cold else ""
+    return f"lower the learning rate{now} tenfold until the first steps lower the loss, then search above it{warmup}"
+
+
+def _lower(p: Plea) -> str:
+    """Where the rate has risen, the highest at which this run was stable is known."""
+    rise, rate = p.seen("rise", 1.0), p.trail.rate
+    if not (rise > 1.3 and rate > 0 and math.isfinite(rate)):
+        return _find_rate(p)
+    if not p.setup.yaml:
+        return f"keep the learning rate at or below {number(rate / rise)}, where training was stable"
+    peak = p.setup.get("optimizer.lr")
+    return f"optimizer.lr={number((peak if isinstance(peak, int | float) else rate) / rise)}"
+
+
+def _warmup(p: Plea) -> str:
+    if p.setup.warms_up:
+        return _find_rate(p)
+    if p.setup.yaml:
+        return "optimizer.schedule={name: warmup_cosine, warmup_steps: 100}"
+    peak = number(p.trail.rate) if p.trail.rate > 0 else "rate"
+    return f"start with a warmup, such as optax.warmup_cosine_decay_schedule(0.0, {peak}, 100, steps)"
+
+
+def _clip(p: Plea) -> str:
+    level = p.seen("grad_level")
+    limit = number(2 * level) if level > 0 else "1.0"
+    if p.trail.clipped or p.setup.has("optimizer.grad_clip"):
+        return _look_at_data(p) if p.kind != "exploding" else _find_rate(p)
+    if p.setup.yaml:
+        return f"optimizer.grad_clip={{norm: {limit}}}"
+    return f"clip the gradient with optax.chain(optax.clip_by_global_norm({limit}), tx)"
+
+
+def _look_at_data(p: Plea) -> str:
+    where = f"from step {p.since} on" if p.kind in ("loss_rise", "adam_lag", "gradient_trend") else f"of step {p.since}"
+    return f"look at the data {where}"
+
+
+def _label_shift(p: Plea) -> str:
+    if p.setup.yaml and "rollback" not in p.setup.responses:
+        return "health.on_alert=[rollback, stop]"
+    return f"look at the data from step {p.since} on"
+
+
+def _scale_loss(p: Plea) -> str:
+    larger = max(32768.0, 1024 * p.scale)
+    if p.setup.yaml:
+        return f"precision.loss_scale={larger:g}"
+    return f"make the step with a larger first loss scale, scaling=Scaling(initial={larger:g})"
+
+
+def _replay(p: Plea) -> str:
+    if p.setup.yaml:
+        return "run jaxprop replay on the run's folder, which names the operation and the values it was given"
+    return "call jaxprop.health.find_nonfinite on this step's state and batch, which names the operation"
+
+
+def _activation(p: Plea) -> str:
+    now = p.setup.get("model.activation")
+    if p.setup.yaml and now in (None, "relu", "tanh", "sigmoid"):
+        return "model.activation=gelu"
+    return "use an activation that passes a gradient everywhere, such as gelu or leaky_relu, or a lower learning rate"
+
+
+def _unsaturated(p: Plea) -> str:
+    now = p.setup.get("model.activation")
+    if p.setup.yaml and (now in SATURATING or not p.setup.config):
+        return "model.activation=relu"
+    return "use relu or gelu in place of saturating activations, or normalize between the layers"
+
+
+def _smaller_epsilon(p: Plea) -> str:
+    now = p.setup.get("optimizer.eps")
+    smaller = 1e-8 if not isinstance(now, int | float) or now > 1e-8 else now / 1e4
+    return f"optimizer.eps={smaller:.0e}".replace("e-0", "e-") if p.setup.yaml else "pass the optimizer a smaller eps"
+
+
+def _limit_logits(p: Plea) -> str:
+    loss = p.setup.get("task.loss")
+    name = loss.get("name") if isinstance(loss, Mapping) else loss
+    known = isinstance(loss, Mapping) and loss.get("z_loss")
+    if p.setup.yaml and name in (None, "softmax_cross_entropy") and not known:
+        return "task.loss={name: softmax_cross_entropy, z_loss: 0.0001}"
+    return "limit the logits: a z-loss, weight decay on the last layer, or a lower learning rate"
+
+
+def _init(p: Plea) -> str:
+    now = p.setup.get("model.init")
+    if p.setup.yaml and now not in SCALED_INITS:
+        return "model.init=lecun_normal"
+    return "initialize the layer's kernel with a standard deviation near 1 / sqrt(inputs)"
+
+
+def _fixed(sentence: str) -> Callable[[Plea], str]:
+    return lambda _: sentence
+
+
+ADVICE: dict[str, Callable[[Plea], str]] = {
+    "rate_too_high": _lower,
+    "vanishing": _unsaturated,
+    "exploding_recurrence": _clip,
+    "post_norm": _warmup,
+    "no_loss_scaling": _scale_loss,
+    "bad_batch": _clip,
+    "not_finite": _replay,
+    "label_shift": _label_shift,
+    "dead_relu": _activation,
+    "adam_eps": _smaller_epsilon,
+    "logit_drift": _limit_logits,
+    "frozen_layer": _fixed(
+        "see what keeps the layer from moving: a stop_gradient, an output that is not used, or an optimizer that masks "
+        "it"
+    ),
+    "bad_init": _init,
+    "unscaled_inputs": _fixed("scale the inputs to a mean of 0 and a standard deviation of 1"),
+    "rounded": _fixed("keep the parameters in float32, or end the run here: its learning rate no longer changes them"),
+    "unstable": _find_rate,
+}

@@ -1,0 +1,150 @@
+"""Writing into folders that may be anyone's: whole files, regular files only, and never through a link.
+
+A run's folder may come from somebody else, and a link in it may point at any file of the person who opens it. So
+nothing that jaxprop writes follows one, and temporary files have names that nobody can lay a link at beforehand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+# Absent on Windows, where `_refuse` is all there is. O_NONBLOCK, because opening a pipe would otherwise wait for ever.
+_FLAGS = (
+    getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_MODE = 0o666  # less the umask, as `open` has it
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Args:
+      path: the file; it need not exist.
+      content: text, written as UTF-8, or bytes.
+
+    Raises:
+      OSError: it cannot be written, or is a link or another thing than a regular file.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write_whole(Path(folder, "a.txt"), "one")
+      ...     print(Path(folder, "a.txt").read_text(), len(os.listdir(folder)))
+      one 1
+    """
+    path = Path(path)
+    _refuse(path, stat.S_ISREG)
+    partial, file = create_beside(path)
+    try:
+        with file:
+            file.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+        os.replace(partial, path)  # so that a reader, or a crash, never meets half a file
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def create_beside(path: Path) -> tuple[Path, BinaryIO]:
+    """Creates a new file beside another, to be renamed to it; returns its path and the file, open for writing.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     made, file = create_beside(Path(folder, "a.txt"))
+      ...     file.close()
+      ...     made.name.startswith(".a.txt."), made.suffix
+      (True, '.partial')
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    return partial, os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, _MODE), "wb")
+
+
+def open_to_append(path: str | Path) -> TextIO:
+    """Opens a text file for appending, and makes it if need be.
+
+    Raises:
+      OSError: it cannot be written, or is a link or another thing than a regular file.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder, open_to_append(Path(folder, "a.txt")) as file:
+      ...     file.write("one")
+      3
+    """
+    descriptor = _open(Path(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    return os.fdopen(descriptor, "a", encoding="utf-8", newline="\n")
+
+
+def open_to_lock(path: str | Path) -> int:
+    """Opens a file for reading and writing, and makes it if need be; returns its descriptor.
+
+    Raises:
+      OSError: it cannot be opened, or is a link or another thing than a regular file.
+    """
+    return _open(Path(path), os.O_RDWR | os.O_CREAT)
+
+
+def open_to_read(path: str | Path) -> BinaryIO:
+    """Opens a file for reading.
+
+    Raises:
+      OSError: it cannot be read, or is a link or another thing than a regular file.
+    """
+    return os.fdopen(_open(Path(path), os.O_RDONLY), "rb")
+
+
+def make_folder(path: str | Path) -> None:
+    """Makes a folder with its parents, unless there is one.
+
+    Raises:
+      OSError: it cannot be made, or is a link or a file.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     os.symlink("/", Path(folder, "link"))
+      ...     make_folder(Path(folder, "link"))
+      Traceback (most recent call last):
+      OSError: [Errno ...] it is a link, and jaxprop writes through none; remove it: ...
+    """
+    path = Path(path)
+    _refuse(path, stat.S_ISDIR)
+    path.mkdir(parents=True, exist_ok=True)
+    _refuse(path, stat.S_ISDIR)
+
+
+def _open(path: Path, how: int) -> int:
+    _refuse(path, stat.S_ISREG)  # for its sentence; O_NOFOLLOW holds also where a link is laid in between
+    descriptor = os.open(path, how | _FLAGS, _MODE)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _error(path, "it is not a regular file")
+    return descriptor
+
+
+def _refuse(path: Path, wanted: Callable[[int], bool]) -> None:
+    """Raises OSError where a path is taken by something else than what is wanted."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise _error(path, "it is a link, and jaxprop writes through none; remove it")
+    if not wanted(mode):
+        why = "it is a file" if wanted is stat.S_ISDIR else "it is not a regular file"
+        raise _error(path, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else why)
+
+
+def _error(path: Path, why: str) -> OSError:
+    return OSError(errno.ELOOP, why, str(path))
