@@ -22,6 +22,7 @@ from jaxprop.core.measurements import Measurements
 from jaxprop.core.precision import needs_scaling, policy, promoting
 from jaxprop.errors import UsageError
 from jaxprop.run import compose
+from jaxprop.train.trainable import moved, split
 from jaxprop.types import Batch, Objective, PyTree, TrainState
 
 EXAMPLES = 6  # largest number of examples shown
@@ -172,10 +173,11 @@ def explain(config: Config) -> Explanation:
             "or check the data"
         )
     before = jax.tree.map(np.asarray, state.params)
+    moves = moved(promoting(experiment.optimizer.tx.update), plain.grads, state.opt_state, state.params)
     after, m = experiment.step(state, batch, "full")
     measured = m.host()
     tolerance = float(jnp.finfo(policy(config.precision.policy).compute).eps) ** 0.5
-    checks = _checks(plain, before, after, measured, tolerance)
+    checks = _checks(plain, moves, before, after, measured, tolerance)
     return Explanation(
         all(check.agrees for check in checks), first + 1, plain.examples, len(batch["weight"]), plain.loss,
         plain.weight, _layers(plain, measured), _parameters(plain, before),
@@ -375,19 +377,24 @@ def _norm(tree: PyTree) -> float:
 # -- the check --------------------------------------------------------------------------------------
 
 
-def _checks(plain: ByHand, before: PyTree, after: TrainState, m: Measurements, tolerance: float) -> tuple[Check, ...]:
+def _checks(
+    plain: ByHand, moves: list[bool], before: PyTree, after: TrainState, m: Measurements, tolerance: float
+) -> tuple[Check, ...]:
     names, owner = trees.layer_names(before)
     found = [("loss", plain.loss, m.loss), ("sum of weights", plain.weight, m.weight)]
-    found += [("gradient norm", _norm(plain.grads), m.grad_norm), ("update norm", _norm(plain.updates), m.update_norm)]
+    grads, params = split(plain.grads, moves), split(plain.params, moves)  # without the frozen ones, as in the record
+    found += [("gradient norm", _norm(grads), m.grad_norm), ("update norm", _norm(plain.updates), m.update_norm)]
     if not math.isnan(float(m.clipped_norm)):
         found.append(("clipped gradient norm", _norm(plain.clipped), m.clipped_norm))
-    found.append(("new parameters' norm", _norm(plain.params), m.param_norm))
+    found.append(("new parameters' norm", _norm(params), m.param_norm))
     columns = {"gradient norm": (plain.grads, m.layers.grad_norm), "update norm": (plain.updates, m.layers.update_norm)}
     for what, (tree, theirs) in columns.items():
         leaves = jax.tree.leaves(tree)
         for i, name in enumerate(names):
+            if name not in m.layout.layers:
+                continue  # frozen, or stacked layers of a scan, which have rows of their own
             own = _norm([leaf for leaf, layer in zip(leaves, owner, strict=True) if layer == i])
-            found.append((f"{what} of {name}", own, theirs[i]))
+            found.append((f"{what} of {name}", own, theirs[m.layout.layers.index(name)]))
     found += _tap_figures(plain, m)
     # A layer's gradient may be pure rounding error, and an optimizer that normalizes it makes a large update of that.
     floor = {"gradient norm": _norm(plain.grads), "update norm": _norm(plain.updates)}
