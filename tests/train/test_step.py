@@ -162,9 +162,8 @@ def faulty(kind):
     return Objective(loss_fn, lambda *_: {})
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize(("accumulate", "detail"), [(1, "full"), (4, "lean")])
 @pytest.mark.parametrize("kind", ["nan", "inf", "gradient only"])
-@pytest.mark.parametrize("detail", ["lean", "full"])
 @pytest.mark.parametrize("form", ["branch", "select"])
 def test_a_nonfinite_step_changes_nothing_and_is_counted(kind, accumulate, form, detail, monkeypatch, compilations):
     if form == "select":  # what an accelerator compiles
