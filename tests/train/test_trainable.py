@@ -180,9 +180,7 @@ def exploding(params, batch, key):
     return mean_loss({**params, "dense_0": first}, batch, key)
 
 
-@pytest.mark.parametrize(
-    ("detail", "factor"), [("lean", np.nan), ("rows", np.inf), ("full", 1e6), ("full", np.nan)]
-)
+@pytest.mark.parametrize(("detail", "factor"), [("lean", np.nan), ("rows", np.inf), ("full", 1e6), ("full", np.nan)])
 @pytest.mark.parametrize("how", FROZEN)
 def test_frozen_parameters_are_no_part_of_norms_or_finiteness(how, factor, detail):
     """Fault: the gradient of frozen parameters tripped the guard, and a NaN there skipped the step."""
