@@ -136,3 +136,9 @@ class Poisoned:
         number = self._stream.epoch * self.batches_per_epoch + self._stream.position
         batch = next(self._stream)
         return {**batch, "inputs": batch["inputs"] * (self._factor if number in self._bad else np.float32(1))}
+
+
+def as_by_0_1_0(state):
+    """A state in the layout that checkpoints and black boxes of 0.1.0 hold: its leaves come in another order."""
+    averages = {} if state.ema == () else {"ema": state.ema.params}
+    return state._replace(health=state.health._asdict(), **averages)

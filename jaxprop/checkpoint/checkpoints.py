@@ -247,16 +247,16 @@ class Checkpoints:
         if chosen not in manifests:
             raise files.no_such_step(self.folder, chosen, list(manifests))
         manifest, path = manifests[chosen], self.folder / str(chosen)
-        leaves.check_fit(manifest["leaves"], abstract_state, str(path))
+        places = leaves.check_fit(manifest["leaves"], abstract_state, str(path))
         try:
-            arrays = _read_arrays(self._plain_folder() / str(chosen), abstract_state)
+            arrays = _read_arrays(self._plain_folder() / str(chosen), abstract_state, places)
         except Exception as error:
             older = [s for s in manifests if s < chosen]
             before = f"step {older[-1]}" if older else "the start"
             raise CheckpointError(
                 f"the checkpoint {path} is damaged ({files.reason(error)}); remove it to go on from {before}"
             ) from error
-        state = leaves.unpack(arrays, manifest["key_impls"], abstract_state)
+        state = leaves.unpack(arrays, manifest["key_impls"], abstract_state, places)
         return Restored(chosen, state, manifest["stream"], manifest["config"], manifest["metrics"])
 
     def _finish(self) -> int | None:
@@ -337,9 +337,10 @@ def _nothing() -> None:
     """What is called where nobody wants to know."""
 
 
-def _read_arrays(path: Path, abstract_state: TrainState) -> dict[str, Any]:
+def _read_arrays(path: Path, abstract_state: TrainState, places: list[int]) -> dict[str, Any]:
     ocp = _import_orbax()
-    abstract = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(abstract_state)) if np.size(leaf)}
+    numbered = zip(places, jax.tree.leaves(abstract_state), strict=True)
+    abstract = {str(i): leaf for i, leaf in numbered if np.size(leaf)}
     how = {i: _restore_args(ocp, leaf) for i, leaf in abstract.items()}
     state = ocp.args.PyTreeRestore(item=dict.fromkeys(abstract, 0), restore_args=how)
     with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:

@@ -1,11 +1,13 @@
 """Conversion of a train state to numbered leaves and back.
 
-Leaves are stored by number because their names can collide, as those of `{"a.b": x}` and `{"a": {"b": y}}` do.
+Leaves are stored by number because their names can collide, as those of `{"a/b": x}` and `{"a": {"b": y}}` do. Where no
+names collide, leaves are found by name, so that a later version may put them in another order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,13 +48,19 @@ def pack(state: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
     return arrays, {"leaves": describe(state), "key_impls": key_impls}
 
 
-def unpack(arrays: Mapping[str, Any], key_impls: Mapping[str, str], abstract_state: PyTree) -> PyTree:
+def unpack(
+    arrays: Mapping[str, Any],
+    key_impls: Mapping[str, str],
+    abstract_state: PyTree,
+    places: Sequence[int] | None = None,
+) -> PyTree:
     """Restores the structure of `abstract_state` from arrays: the inverse of `pack`.
 
     Args:
       arrays: arrays by leaf number, as returned by `pack`.
       key_impls: names of the PRNG keys' generators by leaf number, from the manifest.
       abstract_state: a pytree of the same structure, shapes and dtypes; its values are not used.
+      places: number in `arrays` of each leaf of `abstract_state`, as returned by `check_fit`; by default their order.
 
     Returns:
       A pytree like `abstract_state`, with NumPy arrays and Python numbers where that has them.
@@ -65,7 +73,7 @@ def unpack(arrays: Mapping[str, Any], key_impls: Mapping[str, str], abstract_sta
     """
     flat, structure = jax.tree.flatten(abstract_state)
     leaves = []
-    for i, abstract in enumerate(flat):
+    for i, abstract in zip(range(len(flat)) if places is None else places, flat, strict=True):
         array = arrays[str(i)] if np.size(abstract) else np.zeros(abstract.shape, abstract.dtype)
         if isinstance(abstract, jax.Array | jax.ShapeDtypeStruct):
             array = array if isinstance(array, jax.Array) else jnp.array(array)
@@ -89,27 +97,36 @@ def describe(state: PyTree) -> list[list[str]]:
     return [[path, text] for path, text in zip(leaf_paths(state), texts, strict=True)]
 
 
-def check_fit(saved: list[list[str]], abstract_state: PyTree, where: str) -> None:
-    """Raises an error if the leaves of a checkpoint differ from those of the state to restore it into.
+def check_fit(saved: list[list[str]], abstract_state: PyTree, where: str) -> list[int]:
+    """Returns where each leaf of a state is among those of a checkpoint, or raises an error if they differ.
 
     Args:
       saved: the manifest's leaves, as returned by `describe`.
       abstract_state: the state to restore into.
       where: the checkpoint, for the message.
 
+    Returns:
+      For each leaf of `abstract_state`, its number in `saved`.
+
     Raises:
       CheckpointError: naming the first leaves that differ.
 
     Example:
+      >>> check_fit([["w", "float32[2]"], ["b", "float32[3]"]], {"b": jnp.ones(3), "w": jnp.ones(2)}, "")
+      [1, 0]
       >>> check_fit([["w", "float32[2]"]], {"w": jnp.ones(3)}, "runs/a/checkpoints/7")
       Traceback (most recent call last):
       jaxprop.errors.CheckpointError: the checkpoint runs/a/checkpoints/7 does not fit this model or optimizer: \
-w is float32[2] there and float32[3] here; go back to the config it was saved with, or start over with --fresh
+w is float32[2] there and float32[3] here; go back to the config and version it was saved with, or start over with \
+--fresh
     """
     wanted = describe(abstract_state)
     if saved == wanted:
-        return
-    before, now = ({leaf[0]: leaf[1] for leaf in leaves} for leaves in (saved, wanted))
+        return list(range(len(wanted)))
+    before, now = ({leaf[0]: leaf[1] for leaf in leaves} for leaves in (_renamed(saved, wanted), wanted))
+    if before == now and len(before) == len(saved) == len(wanted):
+        number = {path: i for i, path in enumerate(before)}
+        return [number[path] for path, _ in wanted]
     differences = [
         f"{path} is {before.get(path, 'missing')} there and {now.get(path, 'missing')} here"
         for path in dict.fromkeys([*now, *before])
@@ -118,8 +135,17 @@ w is float32[2] there and float32[3] here; go back to the config it was saved wi
     more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
     raise CheckpointError(
         f"the checkpoint {where} does not fit this model or optimizer: {'; '.join(differences[:_SHOWN])}{more}; "
-        "go back to the config it was saved with, or start over with --fresh"
+        "go back to the config and version it was saved with, or start over with --fresh"
     )
+
+
+def _renamed(saved: list[list[str]], wanted: list[list[str]]) -> list[list[str]]:
+    """The leaves of a checkpoint, with an average of parameters alone under the path that it has today."""
+    paths, averages = {path for path, _ in wanted}, "ema/params/"
+    if any(path.startswith(averages) for path, _ in saved):
+        return saved
+    moved = [(re.sub("^ema/", averages, path), path, text) for path, text in saved]
+    return [[new if new in paths else path, text] for new, path, text in moved]
 
 
 def _is_key(leaf: Any) -> bool:

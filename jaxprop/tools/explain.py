@@ -181,7 +181,7 @@ def explain(config: Config) -> Explanation:
     return Explanation(
         all(check.agrees for check in checks), first + 1, plain.examples, len(batch["weight"]), plain.loss,
         plain.weight, _layers(plain, measured), _parameters(plain, before),
-        None if plain.clipped is plain.grads else Clip(_norm(plain.grads), _norm(plain.clipped)),
+        None if plain.clipped is plain.grads else _clip(plain, trained),
         _known(float(measured.learning_rate)), _follow(plain, before), plain.expected, plain.loss_after, tolerance,
         checks, tuple(notes),
     )  # fmt: skip
@@ -354,6 +354,10 @@ def _parameters(plain: ByHand, before: PyTree) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
+def _clip(plain: ByHand, trained: list[bool]) -> Clip:
+    return Clip(*(_norm(_kept(tree, trained)) for tree in (plain.grads, plain.clipped)))
+
+
 def _follow(plain: ByHand, before: PyTree) -> Followed:
     leaves = [np.abs(np.asarray(grad)) for grad in jax.tree.leaves(plain.grads)]
     most = max(range(len(leaves)), key=lambda i: float(leaves[i].max()) if leaves[i].size else -1.0)
@@ -397,7 +401,7 @@ def _checks(
             found.append((f"{what} of {name}", own, theirs[m.layout.layers.index(name)]))
     found += _tap_figures(plain, m)
     # A layer's gradient may be pure rounding error, and an optimizer that normalizes it makes a large update of that.
-    floor = {"gradient norm": _norm(plain.grads), "update norm": _norm(plain.updates)}
+    floor = {"gradient norm": _norm(grads), "update norm": _norm(plain.updates)}
     checks = [
         _compare(name, here, float(step), tolerance, floor.get(name.split(" of ")[0], 0.0))
         for name, here, step in found

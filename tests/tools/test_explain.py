@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxprop.config.build import build
+from jaxprop.core.measurements import SCALARS
 from jaxprop.errors import UsageError
 from jaxprop.run.compose import compose
 from jaxprop.tools import explain as module
@@ -49,6 +50,8 @@ def test_it_agrees_with_the_train_step(found, name):
     names = {check.name for check in found[name].checks}
     assert {"loss", "gradient norm", "update norm", "new parameters, entry by entry"} <= names
     assert any(name.startswith("gradient RMS at ") for name in names)
+    layers = {row.path.rpartition("/")[0] for row in found[name].parameters if row.update_norm}
+    assert {check.removeprefix("update norm of ") for check in names if check.startswith("update norm of ")} == layers
 
 
 def test_stages(found):
@@ -99,6 +102,11 @@ def test_what_differs_from_the_run_is_said(found):
     assert found["cnn, sgd, no clip"].clip is None
     frozen = [row for row in found["warmup, frozen head"].parameters if row.path.startswith("head/")]
     assert all(row.update_norm == 0 < row.grad_norm for row in frozen)
+    trained = [row for row in found["warmup, frozen head"].parameters if not row.path.startswith("head/")]
+    clip = found["warmup, frozen head"].clip
+    assert sum(row.grad_norm**2 for row in trained) == pytest.approx(clip.before**2, rel=1e-5)
+    assert clip.after == pytest.approx(min(clip.before, 0.5), rel=1e-5)
+    assert not [check for check in found["warmup, frozen head"].checks if check.name.endswith(" of head")]
 
 
 @pytest.mark.parametrize("what", ["loss", "grad_norm", "params"])
@@ -114,7 +122,7 @@ def test_a_train_step_that_computes_something_else_is_found(monkeypatch, what):
             if what == "params":
                 params = jax.tree.map(lambda x: x + np.float32(1e-4), state.params)
                 return state._replace(params=params), m
-            at = {"loss": 0, "grad_norm": 2}[what]
+            at = {"loss": 0, "grad_norm": SCALARS.index("grad_norm")}[what]
             return state, type(m)(m.packed.at[at].multiply(1.01), m.layout)
 
         return experiment._replace(step=altered)

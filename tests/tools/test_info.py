@@ -54,13 +54,20 @@ def test_data_and_reference(plain):
 
 
 def test_cost(plain):
-    # Products alone: two forward, and backward two for the head's kernel and input, one for the first kernel.
-    products = 2 * 64 * (64 * 16 + 16 * 10) + 2 * 64 * (2 * 16 * 10 + 64 * 16)
+    # Products alone: two forward, and backward the one for the head's kernel, since what is below it is frozen.
+    products = 2 * 64 * (64 * 16 + 16 * 10) + 2 * 64 * 16 * 10
     assert products < plain.cost.flops < 1.3 * products
     assert not plain.cost.loops
     held = 2 * 4 * PARAMETERS + plain.bytes["opt_state"] + 64 * (64 + 1 + 1) * 4
     assert plain.cost.argument_bytes == pytest.approx(held, rel=0.01)
     assert plain.cost.peak_bytes == pytest.approx(plain.cost.argument_bytes + plain.cost.temporary_bytes, rel=0.02)
+
+
+def test_a_layer_that_is_trained_costs_its_gradient_and_that_of_what_is_above():
+    trained = {**CONFIG, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}
+    # Backward two products for the head's kernel and input, one for the first kernel.
+    products = 2 * 64 * (64 * 16 + 16 * 10) + 2 * 64 * (2 * 16 * 10 + 64 * 16)
+    assert products < describe(build(trained)).cost.flops < 1.3 * products
 
 
 def test_all_microbatches_and_devices_are_counted_and_one_step_of_a_call(plain):

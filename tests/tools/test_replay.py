@@ -109,14 +109,27 @@ def test_what_is_not_as_it_was_is_noted(failed, tmp_path):
     assert "the state has seen 2 updates more" in notes
 
 
-def test_a_norm_beyond_float32_is_told(bench, tmp_path):
-    """Loss and gradient are finite, and the step is skipped all the same."""
+LARGE = {
+    "model": {"name": "mlp", "batch_norm": False},
+    "run": {"steps": 5, "log_every": 1, "eval_every": 5, "accumulate": 2},
+}
 
-    plain = Bench({"model": {"name": "mlp", "batch_norm": False}, "run": {"steps": 5, "log_every": 1, "eval_every": 5}})
-    plain.train(tmp_path, stream=Poisoned(plain, {1}, factor=1e36))
+
+def test_gradients_whose_squares_overflow_are_no_failure(tmp_path):
+    plain = Bench(LARGE)
+    trained = plain.train(tmp_path, stream=Poisoned(plain, {1}, factor=1e30))
+    assert boxes(tmp_path) == []
+    assert trained.metrics[1]["grad_norm"] > 1e20  # squared, it is beyond float32
+    assert "skips" not in trained.metrics[-1]
+
+
+def test_a_sum_of_microbatches_beyond_float32_is_told(tmp_path):
+    plain = Bench(LARGE)
+    plain.train(tmp_path, stream=Poisoned(plain, {1}, factor=2e36))
+    assert [path.name for path in boxes(tmp_path)] == ["2"]
     found = replay(boxes(tmp_path)[0]).finding
-    assert (found.phase, found.suspect) == ("backward", "norm")
-    assert "the gradient's norm is beyond float32" in found.message
+    assert (found.phase, found.suspect) == ("backward", "sum")
+    assert "every microbatch is finite, but their weighted sum is not" in found.message
     assert found.layer in found.message
 
 

@@ -76,8 +76,8 @@ class Finding(NamedTuple):
       operands: what the operation read there: values at the index, or smallest and largest.
       affected: paths of the parameters whose gradient is not finite.
       path: how it got from there to the loss, or to a gradient.
-      suspect: `"precision"` or `"fusion"` where the step is finite unless it is compiled; `"sum"` or `"norm"` where
-        loss and gradient of every microbatch are finite, and together they are not.
+      suspect: `"precision"` or `"fusion"` where the step is finite unless it is compiled; `"sum"` where loss and
+        gradient of every microbatch are finite, and together they are not.
       detail: what `checkify` says of an operation that cannot be looked into.
     """
 
@@ -147,8 +147,6 @@ SUSPECTS = {
     "precision": COMPILED
     + "the precision of products: set jax_default_matmul_precision to 'highest', or compute in float32",
     "fusion": COMPILED + "how the compiler has fused or reordered operations: rewrite what is near its dtype's range",
-    "norm": "loss and gradient are finite, but the gradient's norm is beyond float32, and such a step is left out: its "
-    "largest entry is {largest}, in layer {layer}; look for inputs or targets that are not normalized",
     "sum": "every microbatch is finite, but their weighted sum is not: its largest entry is {largest}, in layer "
     "{layer}; lower precision.loss_scale, or normalize inputs and targets",
 }
