@@ -67,10 +67,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--save-records", type=Path, metavar="DIR", help="keep all records here, about 1 GB")
     parser.add_argument("--replay", type=Path, metavar="DIR", help="judge saved records again")
     args = parser.parse_args()
-    from faultbench.faults import FAMILIES
+    from faultbench.faults import FAMILIES, QUIET
     from faultbench.models import ARCHITECTURES
 
-    for chosen, known, what in ((args.family, FAMILIES, "family"), (args.model, ARCHITECTURES, "model")):
+    for chosen, known, what in ((args.family, FAMILIES | QUIET, "family"), (args.model, ARCHITECTURES, "model")):
         for name in chosen or ():
             if name not in known:
                 parser.error(f"expected --{what} of {', '.join(known)}; got {name}")

@@ -112,7 +112,7 @@ def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees
       >>> row_sums(group_layers(params), lambda w: (w**2,), params).tolist()
       [[8.0]]
     """
-    columns = [jax.tree.leaves(tree, is_leaf=lambda x: x is None) for tree in trees_]
+    columns = [_column(groups, tree) for tree in trees_]
     sums, rows = [], []
     for members in _bunches(columns):
         arrays = [_blocks(groups, column, members) for column in columns]
@@ -120,6 +120,12 @@ def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees
         rows += _rows_of(groups, columns[0], members)
     found = jnp.stack([jnp.concatenate(of_term) for of_term in zip(*sums, strict=True)])
     return _by_row(found, rows, len(groups.names))
+
+
+def _column(groups: Groups, tree: PyTree) -> list[Any]:
+    """The leaves of a tree, as many as the groups have: None for one left out, but not for one that is in no group."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: x is None)
+    return leaves if len(leaves) == len(groups.rows) else jax.tree.leaves(tree)
 
 
 def _line_sums(terms: Sequence[jax.Array]) -> Sequence[jax.Array]:

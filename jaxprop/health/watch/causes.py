@@ -12,6 +12,7 @@ from jaxprop.health.watch.reading import RECURRENT, Reading, Trail
 
 RECENT = 400  # steps for which evidence counts, such as a rise of the rate
 EARLY = 300  # steps within which damage by a cold start, or a bad initialization, shows
+ALL_DEAD = 0.95  # share of dead units that lets no gradient through
 KILLING = 0.02  # update ratio in the first steps that may have killed what is dead later
 START = ("overshoot", "update_ratio", "loss_start", "adam_lag", "gradient_spike", "layer_spike")
 SLOW = ("loss_rise", "adam_lag", "gradient_trend")
@@ -81,6 +82,13 @@ def _cold_start(c: Case) -> bool:
     return killed or (c.kind in START and _cold(c))
 
 
+def _dead_units(c: Case) -> bool:
+    """Units that are dead, or that have cut off the gradient of the layers before them, which takes all of them."""
+    if c.kind == "frozen":
+        return c.seen("dead") > ALL_DEAD and c.seen("frozen_gradient") > 0
+    return c.kind == "dead" or (c.kind == "zero_gradient" and c.seen("dead") > 0.5)
+
+
 def _sudden_input(c: Case) -> bool:
     """A single bad batch: the loss was normal again three records later, or much nearer to it than at first."""
     if c.kind not in SUDDEN or not _calm(c):
@@ -122,7 +130,7 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("unscaled_inputs", _unscaled_inputs),
     ("bad_init", lambda c: _start_off(c) and c.seen("init_scale") > 0),
     ("rate_too_high", _cold_start),
-    ("dead_relu", lambda c: c.kind == "dead" or (c.kind in ("frozen", "zero_gradient") and c.seen("dead") > 0.5)),
+    ("dead_relu", _dead_units),
     ("frozen_layer", _is("frozen")),
     ("bad_init", _is("init", "init_scale", "init_output")),
     ("adam_eps", _is("tiny_second_moment", "damped")),
@@ -136,8 +144,8 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("post_norm", lambda c: c.trail.attention and c.age <= EARLY and c.kind in START and c.seen("tilt_start") > 0.5),
     ("bad_init", _is("exploding")),
     ("adam_eps", lambda c: c.seen("tiny_second_moment") > 0.5),
-    ("dead_relu", lambda c: c.kind in SLOW and c.seen("dead_grown") > 0.25 and c.seen("dead") > 0.5),
-    ("logit_drift", lambda c: c.kind in SLOW and c.seen("output_growth", 1.0) > 1.5),
+    ("dead_relu", lambda c: c.kind in SLOW and c.seen("dead_grown") > 0.2 and c.recent("dead_grown", 60)),
+    ("logit_drift", lambda c: c.kind in SLOW and c.seen("output_growth", 1.0) > 1.3),
     ("bad_batch", _sudden_input),
     ("label_shift", _label_shift),
     ("bad_batch", _is(*SUDDEN)),

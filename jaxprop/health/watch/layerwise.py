@@ -45,9 +45,8 @@ def worst(values: np.ndarray) -> tuple[int, float]:
 def moving(shares: np.ndarray, rows: Rows) -> np.ndarray:
     """Shares of entries by layer, as shares of those with a gradient; NaN where next to none has one.
 
-    Entries without a gradient, such as the rows of tokens that are not in the batch, have no second moment, or only
-    what momentum leaves of an update, 0.9^t: neither says anything about the number format. As many of them as there
-    can be are taken to be among those counted.
+    Entries without a gradient, such as the rows of tokens that are not in the batch, have no second moment. As many of
+    them as there can be are taken to be among those counted.
     """
     with_gradient = 1 - np.minimum(rows.zero_fraction, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -257,8 +256,9 @@ class Start:
         if usable.sum() < 3:
             return []
         off = np.where(usable, mean, math.nan) - median(mean[usable])
-        spread = MAD * median(np.abs(off[usable]))
         i, value = worst(np.abs(off))
+        others = np.delete(off, i)[np.delete(usable, i)]  # the spread of few layers is that of the one which is off
+        spread = MAD * median(np.abs(others - median(others)))
         trail.note(r.step, init=value, init_first=float(i == 0))
         if value < max(config.init, 4 * spread):
             return []
@@ -267,8 +267,10 @@ class Start:
     def _inputs(self, r: Reading, trail: Trail) -> None:
         """Notes the scale of the inputs, as the first activation shows it, while its layer has hardly moved."""
         rows = r.rows
-        if rows is None or r.taps is None or not len(r.tapped) or EMBEDDING.search(r.names[0]):
+        if rows is None or r.taps is None or not len(r.tapped) or RECURRENT.search(r.tapped[0][0]):
             return
+        if any(EMBEDDING.search(name) for name in r.names) or any(kind == "attention" for _, kind in r.tapped):
+            return  # tokens have no scale
         moved = rows.update_norm[0] * (r.step - trail.start + 1) > rows.param_norm[0] / 2
         rms, saturated = float(r.taps["rms"][0]), float(r.taps["saturated"][0])
         if not moved and (rms > LARGE_INPUTS or saturated > ALL_SATURATED):
@@ -383,6 +385,7 @@ class Activations:
     streaks: dict[str, int] = dataclasses.field(default_factory=dict)
     since: dict[str, int] = dataclasses.field(default_factory=dict)
     first: dict[str, float] = dataclasses.field(default_factory=dict)
+    tapped: np.ndarray | None = None
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         taps = r.taps
@@ -419,7 +422,9 @@ class Activations:
         trail.note(r.step, **{kind: value})
         key = key or kind
         first = self.first.setdefault(key, value)
-        trail.note(r.step, **{f"{kind}_grown": value - first})
+        if kind == "dead":
+            self.tapped = values if self.tapped is None or len(self.tapped) != len(values) else self.tapped
+            trail.note(r.step, dead_grown=worst(values - self.tapped)[1])
         if value <= advice:
             self.streaks[key], self.since[key] = 0, 0
             return None
@@ -451,11 +456,11 @@ class Numbers:
             if severity:
                 layer = r.layer(worst(r.flushed)[0])
                 found.append(Symptom("flushed", layer, severity, share, config.flushed, r.step))
-        if r.swallowed is not None and math.isfinite(share := weighted(lost := moving(r.swallowed, rows), rows.sizes)):
+        if r.swallowed is not None and math.isfinite(share := weighted(r.swallowed, rows.sizes)):
             trail.note(r.step, swallowed=share)
             self.swallowing = self.swallowing + 1 if share > config.swallowed else 0
             if self.swallowing >= 2:
-                layer = r.layer(worst(lost)[0])
+                layer = r.layer(worst(r.swallowed)[0])
                 found.append(Symptom("swallowed", layer, "advice", share, config.swallowed, r.step))
         if r.tiny is not None:
             tiny = moving(r.tiny, rows)
