@@ -109,7 +109,11 @@ def main() -> None:
 
     start = time.perf_counter()
     if args.replay is not None:
-        wanted = [path for path in args.replay.glob("*.npz") if path.name.split("__")[0] in (args.family or [path.name.split("__")[0]])]
+        wanted = [
+            path
+            for path in args.replay.glob("*.npz")
+            if path.name.split("__")[0] in (args.family or [path.name.split("__")[0]])
+        ]
         options = options_of(args)
         tasks: list[Any] = [(path, options.every) for path in sorted(wanted, key=lambda path: -path.stat().st_size)]
         function: Callable = suite.replay

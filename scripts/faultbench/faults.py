@@ -357,7 +357,6 @@ def family_of(name: str) -> Family:
     return FAMILIES[name] if name in FAMILIES else QUIET[name]
 
 
-
 def severities(family: str, program: Program) -> tuple[int, ...]:
     """The severities of a family that a program runs: saturating tanh is two, sigmoid one; each epsilon is one."""
     if family == "deep_saturating":

@@ -125,7 +125,9 @@ def _tightened(levers: list[Any], health: HealthState) -> HealthState:
     """What `jaxprop.health.respond.levers.tighten` sets in one state, for all runs."""
     padded = [*levers, *[type(levers[0])()] * (health.rate_limit.shape[0] - len(levers))]
     most = float(np.finfo(np.float32).max)  # as the state holds "no limit"
-    found = {name: jnp.asarray([min(getattr(x, name), most) for x in padded], jnp.float32) for name in padded[0]._fields}
+    found = {
+        name: jnp.asarray([min(getattr(x, name), most) for x in padded], jnp.float32) for name in padded[0]._fields
+    }
     same = found["rate_limit"] == health.rate_limit
     return health._replace(**found, rate_peak=jnp.where(same, health.rate_peak, jnp.float32(0)))
 

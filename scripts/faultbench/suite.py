@@ -195,7 +195,11 @@ def load(path: Path) -> Job:
         layout = Layout(tuple(metrics), tuple(layers), tuple(sizes), fans, True, taps, frozenset(absent))
         records = Records(held["packed"], layout, held["leaked"])
     cases = [score.Case(*case) for case in meta["cases"]]
-    program = Program(*meta["program"][:-1], tuple(meta["program"][-1])) if len(meta["program"]) > 4 else Program(*meta["program"])
+    program = (
+        Program(*meta["program"][:-1], tuple(meta["program"][-1]))
+        if len(meta["program"]) > 4
+        else Program(*meta["program"])
+    )
     return Job(meta["family"], program, records, cases, meta["twins"])
 
 

@@ -59,7 +59,9 @@ class Setup(NamedTuple):
         """Whether the configured schedule starts with a warmup."""
         schedule = self.get("optimizer.schedule")
         return isinstance(schedule, Mapping) and (
-            bool(schedule.get("warmup_steps")) or "warmup" in str(schedule.get("name")) or schedule.get("name") == "onecycle"
+            bool(schedule.get("warmup_steps"))
+            or "warmup" in str(schedule.get("name"))
+            or schedule.get("name") == "onecycle"
         )
 
 
@@ -150,7 +152,9 @@ def _label_shift(p: Plea) -> str:
 
 
 def _scale_loss(p: Plea) -> str:
-    larger = max(32768.0, 1024 * p.scale)
+    larger, known = max(32768.0, 1024 * p.scale), p.setup.get("precision.loss_scale")
+    if isinstance(known, int | float) and known >= larger:  # overflows have brought it down
+        return "precision.policy=bfloat16"
     if p.setup.yaml:
         return f"precision.loss_scale={larger:g}"
     return f"make the step with a larger first loss scale, scaling=Scaling(initial={larger:g})"

@@ -24,7 +24,7 @@ STEADY = 0.8  # Kendall's tau above which a trend is certain
 OUTPUTS = 12  # full records that a trend of the outputs is fitted to
 FAST_OUTPUTS, SLOW_OUTPUTS = 3, 40  # full records that outputs are averaged over
 WAIT = 3  # records in which a jump of the loss shows whether it stays
-FADES = 2.5  # factor by which the damage of a bad batch is smaller than the batch's own loss
+FADES = 3.0  # factor by which the damage of a bad batch is smaller than the batch's own loss
 OVERFLOWS = 8  # consecutive non-finite gradients that are normal while a loss scale comes down
 
 
@@ -214,6 +214,11 @@ class LossLevel:
         if len(self.recent) < 3 or over < config.start_ratio or now < worst + 3 * noise:
             return []
         return [Symptom("loss_start", None, "act" if over > 2 else "advice", over, config.start_ratio, r.step - 2)]
+
+    @property
+    def start_and_now(self) -> tuple[float, float]:
+        """Median of the first losses, and mean of the latest; NaN where there are none."""
+        return (sorted(self.first)[len(self.first) // 2], self.means.fast) if self.first else (NAN, NAN)
 
     def rearm(self) -> None:
         self.levels.clear()

@@ -18,6 +18,7 @@ from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Rows, Tr
 LAG_SHARE, LAG_ARMED = 0.5, 3  # of a full record in the average of Adam's lag; records before it is judged
 STILL_RECORDS, STILL_STEPS = 3, 20  # full records without an update, or steps without a gradient, in a row
 LARGE_INPUTS, ALL_SATURATED = 5.0, 0.9  # RMS of the first activation, or share of it, that scaled inputs do not reach
+DEAD_SHARE = 0.1  # of a full record in the average share of dead units that a sudden death stands out from
 FIRST_RECORD = 10  # step by which the command line has its first full record
 FIRST = 3  # records whose gradients are those of the start
 SMALL = 64  # number of parameters below which the statistics of a layer are too noisy
@@ -385,7 +386,7 @@ class Activations:
     streaks: dict[str, int] = dataclasses.field(default_factory=dict)
     since: dict[str, int] = dataclasses.field(default_factory=dict)
     first: dict[str, float] = dataclasses.field(default_factory=dict)
-    tapped: np.ndarray | None = None
+    usual: np.ndarray | None = None
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         taps = r.taps
@@ -423,8 +424,9 @@ class Activations:
         key = key or kind
         first = self.first.setdefault(key, value)
         if kind == "dead":
-            self.tapped = values if self.tapped is None or len(self.tapped) != len(values) else self.tapped
-            trail.note(r.step, dead_grown=worst(values - self.tapped)[1])
+            usual = values if self.usual is None or len(self.usual) != len(values) else self.usual
+            trail.note(r.step, dead_grown=worst(values - usual)[1])
+            self.usual = usual + DEAD_SHARE * (values - usual)
         if value <= advice:
             self.streaks[key], self.since[key] = 0, 0
             return None

@@ -13,6 +13,7 @@ from jaxprop.health.watch.causes import likeliest
 from jaxprop.health.watch.detectors import GradientNorm, LossLevel, NonFinite, Output, Rate, Symptom
 from jaxprop.health.watch.history import decode, encode
 from jaxprop.health.watch.layerwise import Activations, AdamLag, Depth, Numbers, Start, Updates
+from jaxprop.health.watch.outcome import dead, trivial, unchanged
 from jaxprop.health.watch.reading import RECURRENT, Reading, Trail, read
 from jaxprop.health.watch.schedule import follow
 
@@ -106,7 +107,7 @@ class Watch:
         """
         r = read(step, m, self.layer_names)
         trail = self._trail
-        trail.start = trail.start or step
+        trail.start, trail.step, trail.layers = trail.start or step, step, len(r.names)
         trail.clipped = trail.clipped or math.isfinite(r.clipped)
         if follow(r, trail):
             self._grace(step, SENSITIVE)
@@ -123,6 +124,27 @@ class Watch:
         new = [symptom for symptom in found if self._starts(step, symptom)]
         new.sort(key=lambda symptom: -SEVERITY[symptom.severity])
         return [self._alert(symptom, r) for symptom in new]
+
+    def outcome(
+        self, metrics: Mapping[str, Any] | None = None, reference: Mapping[str, Any] | None = None
+    ) -> str | None:
+        """Says that the run so far has learned nothing, which is the first thing to tell of it; None if it has.
+
+        Args:
+          metrics: results by name, such as `{"accuracy": 0.98}`.
+          reference: those of trivial predictors, named `<predictor>_<metric>`, such as `{"majority_accuracy": 0.1}`.
+
+        Returns:
+          That the network is dead, no better than a trivial predictor, or (where the loss is stationary) no better
+          than at its start.
+        """
+        trail = self._trail
+        said = dead(trail.step, trail.dead_since, trail.dead_layers, trail.layers)
+        said = said or trivial(metrics or {}, reference or {})
+        if said is None and self.stationary and trail.step - trail.start >= self.config.arm:
+            levels = [detector for detector in self._detectors if isinstance(detector, LossLevel)]
+            said = unchanged(*levels[0].start_and_now)
+        return said
 
     def rearm(self, step: int) -> None:
         """Ends all alerts and starts a grace period, as is needed after a rollback or another response.
