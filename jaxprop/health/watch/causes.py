@@ -13,6 +13,7 @@ from jaxprop.health.watch.reading import RECURRENT, Reading, Trail
 RECENT = 400  # steps for which evidence counts, such as a rise of the rate
 EARLY = 300  # steps within which damage by a cold start, or a bad initialization, shows
 ALL_DEAD = 0.95  # share of dead units that lets no gradient through
+HIGH = 3.0  # factor by which a first loss is out of scale, or a later one blown up
 KILLING = 0.02  # update ratio in the first steps that may have killed what is dead later
 START = ("overshoot", "update_ratio", "loss_start", "adam_lag", "gradient_spike", "layer_spike")
 SLOW = ("loss_rise", "adam_lag", "gradient_trend")
@@ -111,15 +112,25 @@ def _is(*kinds: str) -> Callable[[Case], bool]:
     return lambda c: c.kind in kinds
 
 
+def _blown(c: Case) -> bool:
+    """Whether a cold start has blown up weights that were in order: the first loss was as low as it is now."""
+    started_high = c.seen("first_loss") > HIGH * c.seen("loss", math.inf)
+    return c.seen("blown") > HIGH and not started_high and not c.trail.first < 0.5 * c.trail.rate
+
+
 def _start_off(c: Case) -> bool:
-    early = c.age <= EARLY and c.kind in (*START, *DAMAGE, "exploding", "init_output")
-    return early and (c.seen("init") > 1.5 or c.seen("init_scale") > 0 or c.seen("init_output") > 0)
+    early = c.age <= EARLY and c.kind in (*START, *DAMAGE, "exploding", "init_scale", "init_output")
+    seen = c.seen("init") > 1.5 or c.seen("init_scale") > 0 or c.seen("init_output") > 0
+    return early and seen and not _blown(c)
 
 
 def _unscaled_inputs(c: Case) -> bool:
-    """The first activation is far out of scale in the first full record, although its layer's weights are not."""
-    early = c.age <= EARLY and c.kind in (*START, "init_output", "init", "saturated", "exploding")
-    return early and c.seen("inputs") > 0 and not c.seen("init_scale")
+    """The first activation, or the first loss, is far out of scale, although the weights are not."""
+    early = c.age <= EARLY and c.kind in (*START, *DAMAGE, "init_output", "init", "exploding")
+    started_high = (
+        c.kind in (*DAMAGE, "init_output") and c.age <= COLD and c.seen("first_loss") > HIGH * c.seen("loss", math.inf)
+    )
+    return early and (c.seen("inputs") > 0 or started_high) and not c.seen("init_scale") and not c.trail.recurrent
 
 
 # The first test that holds names the cause. Causes that are observed directly come before circumstantial ones. That of
@@ -129,7 +140,7 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("not_finite", _is("nonfinite")),
     ("unscaled_inputs", _unscaled_inputs),
     ("bad_init", lambda c: _start_off(c) and c.seen("init_scale") > 0),
-    ("rate_too_high", _cold_start),
+    ("rate_too_high", lambda c: _cold_start(c) or (c.kind in ("init_scale", "init_output", "init") and _blown(c))),
     ("dead_relu", _dead_units),
     ("frozen_layer", _is("frozen")),
     ("bad_init", _is("init", "init_scale", "init_output")),

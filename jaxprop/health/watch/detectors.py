@@ -154,7 +154,7 @@ class LossLevel:
         jump = (r.loss - means.fast) / noise if means.count else 0.0
         trail.note(r.step, loss_z=jump, loss=r.loss)
         armed = means.count >= config.arm
-        found = self._jump(r, trail, config, jump, strict) if armed else self._start(r, config, noise)
+        found = self._jump(r, trail, config, jump, strict) if armed else self._start(r, trail, config, noise)
         if r.fed:
             means.feed(r.loss, config.fast, config.slow)
             if r.step % EVERY_TREND == 0:
@@ -202,10 +202,11 @@ class LossLevel:
         severity = "act" if value > config.loss_jump_act * strict and stayed > 1 else "advice"
         return [Symptom("loss_jump", None, severity, value, config.loss_jump, since)]
 
-    def _start(self, r: Reading, config: WatchConfig, noise: float) -> list[Symptom]:
+    def _start(self, r: Reading, trail: Trail, config: WatchConfig, noise: float) -> list[Symptom]:
         """Whether the median of the last three losses is well above the first losses."""
         if len(self.first) < 5:
             self.first.append(r.loss)
+            trail.note(r.step, first_loss=self.first[0], blown=max(self.first) / max(abs(self.first[0]), 1e-12))
             return []
         self.recent.append(r.loss)
         base, worst = sorted(self.first)[2], max(self.first)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxprop.errors import UsageError, one_of
 from jaxprop.health.watch.advice import Setup
 from jaxprop.health.watch.alerts import Alert, WatchConfig
-from jaxprop.health.watch.causes import likeliest
+from jaxprop.health.watch.causes import DAMAGE, likeliest
 from jaxprop.health.watch.detectors import GradientNorm, LossLevel, NonFinite, Output, Rate, Symptom
 from jaxprop.health.watch.history import decode, encode
 from jaxprop.health.watch.layerwise import Activations, AdamLag, Depth, Numbers, Start, Updates
@@ -123,7 +123,8 @@ class Watch:
             found = [self._without_loss(symptom) for symptom in found if symptom.kind not in OF_THE_LOSS]
         new = [symptom for symptom in found if self._starts(step, symptom)]
         new.sort(key=lambda symptom: -SEVERITY[symptom.severity])
-        return [self._alert(symptom, r) for symptom in new]
+        alerts = [self._alert(symptom, r) for symptom in new]
+        return [alert for alert in alerts if not self._is_told(alert)]
 
     def outcome(
         self, metrics: Mapping[str, Any] | None = None, reference: Mapping[str, Any] | None = None
@@ -177,6 +178,10 @@ class Watch:
         self._lasting = decode(None, state["lasting"])
         for detector in self._detectors:
             decode(detector, state["detectors"][type(detector).__name__])
+
+    def _is_told(self, alert: Alert) -> bool:
+        """Whether an alert is of what bad first weights, of which there has been one already, have damaged."""
+        return alert.cause == "bad_init" and alert.kind in DAMAGE and self._trail.get("init_scale") > 0
 
     def _without_loss(self, symptom: Symptom) -> Symptom:
         """A spike of the gradient is no more serious for a loss above its mean where the loss moves by nature."""

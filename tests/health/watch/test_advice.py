@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from jaxprop.config.load import load
 from jaxprop.config.dump import to_builtins
+from jaxprop.config.load import load
 from jaxprop.health.watch.advice import ADVICE, Plea, Setup
 from jaxprop.health.watch.alerts import LINE
 from jaxprop.health.watch.reading import Trail

@@ -10,8 +10,8 @@ import pytest
 
 from jaxprop.errors import UsageError
 from jaxprop.health import Alert, Watch, WatchConfig
-from jaxprop.health.watch.alerts import TITLES
 from jaxprop.health.watch.advice import ADVICE
+from jaxprop.health.watch.alerts import TITLES
 from tests.health.records import FULL, LAYERS, LEAN, PLAIN, ROWS, TAPS, healthy, record
 
 KINDS = {  # what a run of this kind has, besides its seed
