@@ -107,9 +107,12 @@ def outcome(run: RunData) -> str | None:
     """
     if run.status in OPEN or run.summary is None:
         return None
-    metrics, reference = run.summary.get("metrics"), run.summary.get("reference")
-    known = isinstance(metrics, dict) and isinstance(reference, dict)
-    return text(run.summary.get("outcome")) or (trivial(metrics, reference) if known else None) or None
+    return text(run.summary.get("outcome")) or trivial(_mapping(run, "metrics"), _mapping(run, "reference"))
+
+
+def _mapping(run: RunData, name: str) -> dict[str, Any]:
+    found = (run.summary or {}).get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _tone(run: RunData, main: dict[str, Any] | None) -> str:

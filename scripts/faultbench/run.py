@@ -114,9 +114,10 @@ def batch_at(architecture: Architecture, pool: tuple[jax.Array, jax.Array], plan
     shifted = (rows < plan.shift[t] * size).reshape(-1, *[1] * (y.ndim - 1))
     y = jnp.where(shifted, (y + 1 + architecture.outputs // 2) % architecture.outputs, y)
     if architecture.tokens:
-        junk = (rows < plan.outlier[t] * size)[:, None]
-        x = jnp.where(junk, jax.random.randint(keys[1], x.shape, 0, TOKENS), x)
-        y = jnp.where(junk, jax.random.randint(keys[2], y.shape, 0, TOKENS), y)
+        junk = rows < plan.outlier[t] * size
+        x = jnp.where(junk[:, None], jax.random.randint(keys[1], x.shape, 0, TOKENS), x)
+        of_labels = junk.reshape(-1, *[1] * (y.ndim - 1))
+        y = jnp.where(of_labels, jax.random.randint(keys[2], y.shape, 0, architecture.outputs), y)
         x = jnp.where(marked, TOKENS, x)
     else:
         x = jnp.where(marked, jnp.nan, x * (1 + plan.outlier[t]))

@@ -27,8 +27,8 @@ class Responder:
     the bad stretch of data may end before it; at the list's end whatever can still be repeated is. A rate that had
     risen is held where it was before; one that was cut without having risen is given back, once, after 100 calm
     steps, if the loss has recovered. A fault counts from its first sign until a rollback has undone it, or it has not
-    been seen for a while. Nothing here depends on when a record is read: an action decided at step s is due one call after the call that
-    took s, or a fixed number of steps later.
+    been seen for a while. Nothing here depends on when a record is read: an action decided at step s is due one call
+    after the call that took s, or a fixed number of steps later.
 
     Args:
       actions: some of `skip, clip, cut_lr, rollback, stop`; `skip` and `clip` also guard inside the step.

@@ -219,7 +219,7 @@ ADVICE: dict[str, Callable[[Plea], str]] = {
     "adam_eps": _smaller_epsilon,
     "logit_drift": _limit_logits,
     "frozen_layer": _fixed(
-        "see what keeps the layer from moving: a stop_gradient, an output that is not used, or an optimizer that masks it"
+        "see what keeps the layer from moving: a stop_gradient, an unused output, or an optimizer that masks it"
     ),
     "bad_init": _init,
     "unscaled_inputs": _fixed("scale the inputs to a mean of 0 and a standard deviation of 1"),

@@ -164,7 +164,7 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
 
 
 def likeliest(
-    symptom: Symptom, reading: Reading, trail: Trail, setup: Setup = Setup()
+    symptom: Symptom, reading: Reading, trail: Trail, setup: Setup
 ) -> tuple[str, str, dict[str, float | str]]:
     """Returns the key of the cause in `ADVICE`, what to change about it, and the evidence."""
     case = Case(symptom, reading, trail, setup)

@@ -16,7 +16,7 @@ from jaxprop.health.watch.history import MAD, median
 from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Rows, Trail, depth_order
 
 LAG_SHARE, LAG_ARMED = 0.5, 3  # of a full record in the average of Adam's lag; records before it is judged
-STILL_RECORDS, STILL_STEPS = 3, 20  # full records without an update, or steps without a gradient, in a row
+STILL_STEPS = 20  # steps without a gradient in a row after which a layer has none
 LARGE_INPUTS, ALL_SATURATED = 5.0, 0.9  # RMS of the first activation, or share of it, that scaled inputs do not reach
 DEAD_SHARE = 0.1  # of a full record in the average share of dead units that a sudden death stands out from
 FIRST_RECORD = 10  # step by which the command line has its first full record
@@ -202,12 +202,12 @@ class Updates:
             found.append(Symptom("zero_gradient", None, "act", without, 0.5, r.step - int(self.ungraded.max()) + 1))
         elif self.zeros >= 3:
             found.append(Symptom("zero_gradient", None, "advice", zero, 0.9, r.step - 2))
-        still = (self.unmoved >= STILL_RECORDS) | (self.ungraded >= STILL_STEPS)
+        still = (self.unmoved >= config.frozen) | (self.ungraded >= STILL_STEPS)
         if still.any() and not still.all():
             i = int(np.argmax(np.where(still, np.maximum(self.unmoved * STILL_STEPS, self.ungraded), 0)))
             trail.note(r.step, frozen_layers=float(still.sum()), frozen_gradient=float(self.ungraded[i] > 0))
             value = max(float(self.unmoved[i]), float(self.ungraded[i]))
-            limit = STILL_RECORDS if self.ungraded[i] < STILL_STEPS else STILL_STEPS
+            limit = config.frozen if self.ungraded[i] < STILL_STEPS else STILL_STEPS
             found.append(Symptom("frozen", r.layer(i), "advice", value, limit, r.step - int(self.ungraded[i])))
         return found
 

@@ -1,4 +1,4 @@
-"""How a run ended that learned nothing: dead, no better than a trivial predictor, or no better than at its start. Pure."""
+"""How a run ended that has learned nothing: dead, or no better than a trivial predictor or its own start. Pure."""
 
 from __future__ import annotations
 

@@ -9,10 +9,11 @@ from jaxprop.health.watch.causes import RECENT, TESTS, likeliest
 from jaxprop.health.watch.detectors import Symptom
 from jaxprop.health.watch.reading import Trail
 
+PYTHON = Setup()
 HALF = Setup("yaml", {"precision": {"policy": "float16"}})
 
 
-def judge(kind, step=1000, layer=None, scale=1.0, trail=None, setup=Setup(), **seen):
+def judge(kind, step=1000, layer=None, scale=1.0, trail=None, setup=PYTHON, **seen):
     trail = Trail(start=1, rate=1e-3, first=1e-5, settled=1e-3) if trail is None else trail
     trail.note(step, **seen)
     return likeliest(Symptom(kind, layer, "act", 1.0, 0.0, step), SimpleNamespace(step=step, scale=scale), trail, setup)
