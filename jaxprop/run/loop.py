@@ -288,8 +288,10 @@ class Loop:
 
 def _responder(config: Config, total_steps: int, params: PyTree) -> Responder:
     health, per_call = config.health, config.run.steps_per_call
+    names = trees.layer_names(params)[0]
+    watch = Watch(names, source="yaml", run=to_builtins(config)) if health.watch else None
     return Responder(
-        health.responses, Watch(trees.layer_names(params)[0]) if health.watch else None, tries=health.tries,
+        health.responses, watch, tries=health.tries,
         max_skips=health.max_skips, per_call=per_call, total_steps=total_steps,
         point_every=point_interval(config.checkpoint.every_steps, per_call),
     )  # fmt: skip

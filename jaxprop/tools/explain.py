@@ -181,7 +181,7 @@ def explain(config: Config) -> Explanation:
     return Explanation(
         all(check.agrees for check in checks), first + 1, plain.examples, len(batch["weight"]), plain.loss,
         plain.weight, _layers(plain, measured), _parameters(plain, before),
-        None if plain.clipped is plain.grads else _clip(plain, trained),
+        None if plain.clipped is plain.grads else _clip(plain, moves),
         _known(float(measured.learning_rate)), _follow(plain, before), plain.expected, plain.loss_after, tolerance,
         checks, tuple(notes),
     )  # fmt: skip
@@ -354,8 +354,8 @@ def _parameters(plain: ByHand, before: PyTree) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
-def _clip(plain: ByHand, trained: list[bool]) -> Clip:
-    return Clip(*(_norm(_kept(tree, trained)) for tree in (plain.grads, plain.clipped)))
+def _clip(plain: ByHand, moves: list[bool]) -> Clip:
+    return Clip(*(_norm(split(tree, moves)) for tree in (plain.grads, plain.clipped)))
 
 
 def _follow(plain: ByHand, before: PyTree) -> Followed:
