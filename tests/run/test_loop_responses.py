@@ -120,7 +120,7 @@ def test_rollbacks_are_bounded_and_then_the_run_stops(bench, tmp_path):
     assert names == ["cut_lr", "cut_lr", "rollback", "cut_lr", "rollback", "stop"]
     assert trained.loop.diagnosis.startswith("stopped at step ")
     assert "likely bad_batch: try health.on_alert=clip" in trained.loop.diagnosis
-    assert trained.loop.state.health["lr_scale"].item() == 2.0**-3
+    assert trained.loop.state.health.lr_scale.item() == 2.0**-3
     assert trained.loop.diagnosis.endswith(trained.alerts[-2]["message"])
 
 
