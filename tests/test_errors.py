@@ -64,3 +64,10 @@ def test_did_you_mean_names_the_nearest_or_nothing(name, known, clause):
 )
 def test_one_of_lists_what_is_known_sorted(name, sentence):
     assert errors.one_of(name, (known for known in ("mlp", "cnn")), "model") == sentence
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x07", "\x1b", "\x7f", "\x9b", "\u202e", "\u200b", "\ud800"])
+def test_control_characters_are_replaced(character):
+    assert errors.printable(f"a{character}b\n") == "a?b?"
+    assert errors.printable(f"a{character}b\n\tc", lines=True) == "a?b\n c"
+    assert errors.printable("µ ▁ 漢") == "µ ▁ 漢"

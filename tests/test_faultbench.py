@@ -160,11 +160,26 @@ def test_rescued_is_within_a_tenth_or_next_to_nothing(score):
 
 
 def test_half_of_the_families_are_held_out(faults):
-    assert len(faults.FAMILIES) == 15
-    assert sorted(faults.CALIBRATION) == sorted(faults.FAMILIES)[::2]
+    assert len(faults.FAMILIES) == 18
+    old = sorted(set(faults.FAMILIES) - set(faults.NEW))
+    assert sorted(faults.CALIBRATION - set(faults.NEW)) == old[::2]
 
 
-@pytest.mark.parametrize("family", range(15))
+def test_nothing_is_wrong_in_quiet_families(faults):
+    for name, family in faults.QUIET.items():
+        assert family.causes == ()
+        for program in faults.programs(name):
+            plan, cases, layers = faults.planted(name, program, seeds=1)
+            usual = faults.undisturbed(program, plan.seed)
+            differs = {f for f, a, b in zip(plan._fields, plan, usual, strict=True) if (a != b).any()}
+            assert differs <= {"rate"}
+            assert (plan.rate <= 2.01 * usual.rate.max()).all()
+            assert [case.start for case in cases] == [0] * len(cases)
+            assert layers == [None] * len(cases)
+            assert set(program.frozen) <= set(program.layers)
+
+
+@pytest.mark.parametrize("family", range(18))
 def test_every_fault_changes_the_plan_of_its_runs_only(faults, family):
     name = sorted(faults.FAMILIES)[family]
     for program in faults.programs(name):
@@ -218,6 +233,35 @@ def test_one_family_from_end_to_end(results):
         assert not result["case"]["leaked"]
         assert result["verdict"]["detected"]
         assert result["rescue"]["rescued"]
+
+
+@pytest.mark.parametrize(
+    ("family", "at", "layers"), [("frozen_on_purpose", 2, ("head",)), ("sparse_embedding", 0, None)]
+)
+@pytest.mark.usefixtures("_importable")
+def test_what_a_family_needs_of_its_program(family, at, layers):
+    """A frozen group has no row, and labels of bags of words are one a bag."""
+    from faultbench.faults import programs, undisturbed
+    from faultbench.run import Simulator
+
+    program = programs(family)[at]
+    with jax.numpy_dtype_promotion("standard"):
+        records = Simulator(program).run(undisturbed(program, np.arange(2)), 50)
+    assert records.layout.layers == (layers or ("embed", "dense_0", "head"))
+    assert np.isfinite(records.packed[..., 0]).all()
+
+
+def test_full_records_may_be_rarer(results):
+    from faultbench import suite
+
+    _, folder = results
+    path = next(folder.glob("nan_batch*.npz"))
+    job = suite.load(path)
+    viewer, packed = job._replace(every=50).viewer, job.records.packed[0]
+    shown = [viewer.at(packed[step - 1], step).rare is not None for step in range(1, 101)]
+    assert [step for step, full in enumerate(shown, 1) if full] == [50, 100]
+    assert np.isnan(viewer._replace(hide_rate=True).at(packed[0], 1).learning_rate)
+    assert all(result["verdict"]["detected"] for result in suite.replay((path, 50)))
 
 
 def test_replay_says_what_the_run_said(results):

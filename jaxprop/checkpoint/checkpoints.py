@@ -86,7 +86,7 @@ class Checkpoints:
         self._checked = time.monotonic()
         self._alias: Path | None = None
         self.pinned: frozenset[int] = frozenset()  # steps that are never removed
-        self.when_whole: Callable[[], None] = _nothing  # called in the background once a save is whole on disk
+        self.when_whole: Callable[[], None] = _nothing  # called once a save is known to be whole on disk
         if self.folder.exists() and not self.folder.is_dir():
             raise CheckpointError(f"expected a folder for checkpoints at {self.folder}, got a file; move it away")
 
@@ -186,8 +186,12 @@ class Checkpoints:
         step = self._finish()
         if step is not None:
             with files.reporting(step, self.folder):
-                self._retire()
-                self._empty_trash()
+                self.retire()
+
+    def retire(self) -> None:
+        """Removes checkpoints that are no longer kept."""
+        self._retire()
+        self._empty_trash()
 
     def clear(self, after: int = -1) -> None:
         """Removes the checkpoints of all steps later than `after`, by default of every step."""
@@ -267,6 +271,7 @@ class Checkpoints:
                 self._checkpointer.wait_until_finished()
                 if step not in self.steps():
                     raise OSError("it is not there after saving")
+            self.when_whole()
         return step
 
     def _open(self) -> Any:
@@ -276,13 +281,9 @@ class Checkpoints:
                 state=ocp.PyTreeCheckpointHandler(), run=ocp.JsonCheckpointHandler(filename=files.MANIFEST)
             )
             # The trash is emptied in the background too, because deleting a large checkpoint takes seconds.
-            options = ocp.options.AsyncOptions(post_finalization_callback=self._finalized)
+            options = ocp.options.AsyncOptions(post_finalization_callback=self._empty_trash)
             self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
         return self._checkpointer
-
-    def _finalized(self) -> None:
-        self._empty_trash()
-        self.when_whole()
 
     def _plain_folder(self) -> Path:
         """The folder by a name that Orbax can read back: it takes brackets for a pattern, and turns backslashes."""

@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = EXIT_SIGINT
     except Exception as error:
+        if isinstance(error, OSError) and _flushed(EXIT_DONE) != EXIT_DONE:
+            return EXIT_RUNTIME
         if verbose:
             tell(traceback.format_exc().rstrip())
         _tell(error)

@@ -60,10 +60,8 @@ def _forward(found: Explanation, limit: int) -> None:
     headers = ["activation", "shape", "mean", "std", "RMS", "dead units", "saturated"]
     show(headers, map(_activation, rows), right=[2, 3, 4, 5, 6])
     _more(more, "activations")
-    print(
-        "In a healthy network the RMS neither grows nor shrinks strongly with depth, and few units are dead (at most 0 "
-        "on every example)."
-    )
+    print("In a healthy network the RMS neither grows nor shrinks strongly with depth, and few units are dead,")
+    print("which means that they are at most 0 on every example.")
 
 
 def _loss(found: Explanation) -> None:

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 def lesson(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="a lesson; without one, they are listed")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="a lesson; without it, all are listed")] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", callback=home, help="default: runs/lessons/NAME")
+        Path | None,
+        typer.Option("--run", metavar="DIR", callback=home, help="folder of the runs; default: runs/lessons/NAME"),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="runs of each variant")] = 3,
-    fresh: Annotated[bool, typer.Option("--fresh", help="repeat runs that are complete, too")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", help="number of runs of each variant")] = 3,
+    fresh: Annotated[bool, typer.Option("--fresh", help="also repeat completed runs")] = False,
     json: JsonOption = False,
 ) -> int:
     """Run the variants of a lesson with several seeds, and compare them."""

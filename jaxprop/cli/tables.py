@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from jaxprop.errors import printable
+
 T = TypeVar("T")
 
 _WIDE = 1000  # number of columns in a pipe or a file, which have no window to fit
@@ -33,7 +35,7 @@ def show(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
     for i, header in enumerate(headers):
         table.add_column(header, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell, lines=True)) for cell in row))
     if table.row_count:
         Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDE).print(table)
 

@@ -24,6 +24,8 @@ INT = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)")
 FLOAT = re.compile(
     r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
 )
+# What follows an unquoted text and looks like a part of a path: YAML takes it for a comment, and it would be lost.
+GLUED = re.compile(r"[ \t]*(#[^\s#]*[./][^\s]*)[ \t]*$", re.MULTILINE)
 MAX_DIGITS = 400  # more than any float64 has; Python refuses to read integers of more than 4300
 MAX_VALUES = 20_000  # with aliases expanded, because a few lines of nested aliases can expand to gigabytes
 
@@ -97,13 +99,29 @@ def parse_value(text: str, origin: str) -> Tree:
       >>> parse_value("{norm: 1}", "override 'optimizer.grad_clip={norm: 1}'").value
       {'norm': 1}
     """
+    if "#" in text:
+        return _with_hash(text, origin)
     return _parse(text, lambda _: origin, origin)
+
+
+def _with_hash(text: str, origin: str) -> Tree:
+    """Reads an override with a `#`, which no one means as a comment there: it is part of an unquoted text."""
+    try:
+        node = _Loader(text).get_single_node()
+    except (yaml.YAMLError, RecursionError):
+        return _parse(text, lambda _: origin, origin)  # with a sentence
+    rest = text[0 if node is None else node.end_mark.index :].strip()
+    if not rest.startswith("#"):
+        return _parse(text, lambda _: origin, origin)
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.style is None):
+        return Tree(scalar(text.strip()), {"": origin})
+    raise ConfigError(f"{origin}: {rest!r} is a comment in YAML; leave it out, or put quotes around the whole value")
 
 
 def _parse(text: str, where: Where, whole: str) -> Tree:
     try:
         node = _Loader(text).get_single_node()
-        reader = _Reader(where)
+        reader = _Reader(where, text)
         value = reader.read(node, ()) if node is not None else None
     except RecursionError:
         raise ConfigError(f"{whole}: lists or mappings are nested too deeply") from None
@@ -149,8 +167,8 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 class _Reader:
     """Walks the node graph once and collects values, origins and problems."""
 
-    def __init__(self, where: Where):
-        self.where = where
+    def __init__(self, where: Where, text: str):
+        self.where, self.text = where, text
         self.origins: dict[str, str] = {}
         self.problems: list[str] = []
         self.count = 0
@@ -161,12 +179,22 @@ class _Reader:
         if self.count > MAX_VALUES:
             raise self.refuse(node, f"more than {MAX_VALUES} values after expanding aliases (*name)")
         if isinstance(node, yaml.ScalarNode):
-            return scalar(node.value) if node.style is None else node.value
+            return self.plain(node) if node.style is None else node.value
         if id(node) in self.open:
             raise self.refuse(node, "an alias (*name) refers to the value that contains it")
         self.open.add(id(node))
         value = self.mapping(node, path) if isinstance(node, yaml.MappingNode) else self.sequence(node, path)
         self.open.remove(id(node))
+        return value
+
+    def plain(self, node: yaml.ScalarNode) -> object:
+        value = scalar(node.value)
+        cut = GLUED.match(self.text, node.end_mark.index) if isinstance(value, str | None) else None
+        if cut is not None:
+            whole = f"{node.value} {cut[1]}".strip()
+            raise self.refuse(
+                node, f"{cut[1]} is a comment in YAML; quote the value, '{whole}', or write a space after the '#'"
+            )
         return value
 
     def sequence(self, node: yaml.Node, path: Path) -> list:

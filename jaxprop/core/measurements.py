@@ -84,7 +84,7 @@ class Layers(NamedTuple):
 
     Args:
       grad_norm: L2 norm of the gradient, before clipping and after unscaling.
-      param_norm: L2 norm of the parameters after the step.
+      param_norm: L2 norm of the parameters after the step; 0 for one that was not taken.
       update_norm: L2 norm of the update the optimizer proposed.
       nonfinite: 1 where the gradient has an entry that is NaN or infinite, else 0.
       zero_fraction: share of gradient entries that are exactly 0.
@@ -304,7 +304,7 @@ class Measurements:
 
     @property
     def param_norm(self) -> Any:
-        """Global L2 norm of the parameters after the step."""
+        """Global L2 norm of the parameters after the step; 0 for one that was not taken."""
         return self._read("step", "param_norm")
 
     @property

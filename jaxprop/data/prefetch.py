@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from jaxprop.errors import DataError
+
 
 class Resumable(Protocol):
     """An iterator of batches whose position can be saved, such as `jaxprop.data.Stream`."""
@@ -157,6 +159,11 @@ def _groups(
         batches = list(itertools.islice(stream, size))
         if not batches:
             return
+        if len(batches) < size and not isinstance(group, int):
+            raise DataError(
+                f"the training data ended early: a call takes {size} batches, and only {len(batches)} were left; a "
+                "stream gives batches as often as it is asked, so its __next__ must not raise StopIteration"
+            )
         yield place(batches[0] if single else _stack(batches)), stream.state()
 
 

@@ -170,7 +170,19 @@ def _gather(source: Source, indices: np.ndarray, batch_size: int) -> dict[str, n
     if indices.size < batch_size:
         weight[indices.size :] = 0
         indices = np.resize(indices, batch_size)
-    examples = source.take(indices)
+    try:
+        examples = source.take(indices)
+    except StopIteration as error:  # which would pass for the end of the batches, and so of the run
+        raise DataError(
+            f"the source has no examples {indices[0]}..{indices[-1]} although its length is {source.length}: its take "
+            "raised StopIteration; give the source the number of examples that it has"
+        ) from error
+    short = next((name for name, array in examples.items() if len(array) != batch_size), None)
+    if short is not None:
+        raise DataError(
+            f"the source was asked for {batch_size} examples and gave {len(examples[short])} of {short!r}; its take "
+            "has to return one for each index"
+        )
     return {**examples, "weight": weight * examples["weight"] if "weight" in examples else weight}
 
 

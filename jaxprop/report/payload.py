@@ -76,7 +76,7 @@ def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
 
 
 def _curves(run: RunData) -> dict[str, Series]:
-    found = {name: run.train[name] for name in CURVES if name in run.train}
+    found = {name: run.with_peaks(name) for name in CURVES if name in run.train}
     scale = found.get("loss_scale")
     if scale is not None and bool(np.all(scale.value == 1)):
         del found["loss_scale"]

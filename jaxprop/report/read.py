@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import JaxpropError, RunFolderError
-from jaxprop.report.fields import number, numbers, text, whole
+from jaxprop.report.fields import LARGEST_STEP, number, numbers, text, whole
 from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, RowBuffer
 from jaxprop.report.lines import Tail
 from jaxprop.report.order import forward_order
@@ -63,9 +63,23 @@ class RunData(NamedTuple):
 
     @property
     def last_step(self) -> int:
-        """The last step that has a record."""
+        """The last step that was taken: that of the summary, or of a later record; 0 without records."""
         columns = [series.step for series in (*self.train.values(), *self.evaluation.values()) if len(series.step)]
-        return max((int(step[-1]) for step in columns), default=0)
+        if not columns:
+            return 0
+        return max(*(int(step[-1]) for step in columns), whole((self.summary or {}).get("step")) or 0)
+
+    def with_peaks(self, name: str) -> Series:
+        """A value of the train records, with the peaks between them at the steps where they were."""
+        series, peak, at = self.train[name], self.train.get(f"{name}_max"), self.train.get(f"{name}_max_step")
+        if peak is None or at is None:
+            return series
+        _, i, j = np.intersect1d(peak.step, at.step, return_indices=True)
+        known = np.isfinite(at.value[j]) & (at.value[j] >= 0) & (at.value[j] < LARGEST_STEP)
+        steps, values = at.value[j][known].astype(np.int64), peak.value[i][known]
+        between = ~np.isin(steps, series.step)
+        steps, first = np.unique(np.concatenate([series.step, steps[between]]), return_index=True)
+        return Series(steps, np.concatenate([series.value, values[between]])[first])
 
 
 class Reader:
@@ -200,7 +214,7 @@ def _damage(tail: Tail, status: str, misfits: int) -> Iterator[str]:
 def _status(folder: Path, summary: dict[str, Any] | None) -> str:
     if summary is not None:
         return text(summary.get("status"), "ended")
-    for name in (".lock", ".claim"):
+    for name in (".lock", ".lock.claim"):
         try:
             owner = json.loads((folder / name).read_text(encoding="utf-8"))
             if owner["host"] != socket.gethostname() or os.name == "nt":

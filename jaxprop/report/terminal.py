@@ -44,9 +44,9 @@ def summarize(run: RunData, name: str, plain: bool = False) -> str:
 
 def _curves(run: RunData, plain: bool) -> Iterator[str]:
     drawn = (
-        ("loss", run.train.get("loss")),
+        ("loss", run.with_peaks("loss") if "loss" in run.train else None),
         ("eval", run.evaluation.get("loss")),
-        ("grad", run.train.get("grad_norm")),
+        ("grad", run.with_peaks("grad_norm") if "grad_norm" in run.train else None),
     )
     for label, series in drawn:
         if series is not None:

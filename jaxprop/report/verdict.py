@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprop.health.watch.alerts import TITLES
+from jaxprop.health.watch.outcome import trivial
 from jaxprop.report.fields import nested, number, text, whole
 from jaxprop.report.read import RunData
 from jaxprop.run.status import OPEN, Status
@@ -38,19 +39,23 @@ SHORT = {
 }
 CAUSES = {
     "rate_too_high": "the learning rate is too high",
-    "no_warmup": "the learning rate starts at its full value, without warmup",
     "vanishing": "the activations pass too little of the gradient back",
     "exploding_recurrence": "the recurrent weights amplify the gradient from step to step",
     "post_norm": "normalization after the residual sum makes the first gradients uneven, and there is no warmup",
     "no_loss_scaling": "the loss scale is too small for float16",
     "bad_batch": "one bad batch of data",
-    "nan_batch": "a batch with values that are not finite, or that become so in the model",
+    "not_finite": "a value that is not finite; the replay of the step's black box names where it began",
     "label_shift": "the data or their labels have changed",
     "dead_relu": "relu units that no example activates anymore",
     "adam_eps": "Adam's epsilon is too large for these gradients",
     "logit_drift": "nothing in the loss limits the logits",
     "frozen_layer": "the layer gets no update",
     "bad_init": "the initial weights are out of scale",
+    "unscaled_inputs": "the inputs are far from a standard deviation of 1",
+    "rounded": "the updates are too small for the number format of the parameters",
+    # of earlier versions
+    "no_warmup": "the learning rate starts at its full value, without warmup",
+    "nan_batch": "a batch with values that are not finite, or that become so in the model",
     "unstable": "training is unstable without a clear cause",
 }
 ENDED: dict[str, str] = {
@@ -94,10 +99,27 @@ def judge(run: RunData) -> Verdict:
     return Verdict(_tone(run, main), _headline(run, main), _facts(run, main), worst_layers(run))
 
 
+def outcome(run: RunData) -> str | None:
+    """Says that a run has learned nothing: dead, or no better than a trivial predictor; None if it has, or may yet.
+
+    Args:
+      run: the contents of its folder. Its summary's `outcome` is what the watch said at the end of it.
+    """
+    if run.status in OPEN or run.summary is None:
+        return None
+    return text(run.summary.get("outcome")) or trivial(_mapping(run, "metrics"), _mapping(run, "reference"))
+
+
+def _mapping(run: RunData, name: str) -> dict[str, Any]:
+    found = (run.summary or {}).get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def _tone(run: RunData, main: dict[str, Any] | None) -> str:
     if (
         run.status in (Status.DIVERGED, Status.FAILED)
         or run.findings
+        or outcome(run) is not None
         or (main is not None and main.get("severity") == "act")
     ):
         return "bad"
@@ -133,6 +155,9 @@ def short(kind: str) -> str:
 
 
 def _headline(run: RunData, main: dict[str, Any] | None) -> str:
+    said = outcome(run)
+    if said is not None and run.status != Status.FAILED:
+        return f"{_capital(said)}; the run {_ended(run)}."
     if main is None:
         return _without_alert(run)
     layer = text(main.get("layer"))

@@ -183,12 +183,19 @@ class Loop:
             return False
         metrics = self._evaluate(sink) if evaluating else None
         cut_short = evaluating and metrics is None
-        if saving and not (self._stop.received is not None and self._replaces() and not last):
+        if saving and (last or not self._gives_way()):
             self._save(metrics, evaluated=not cut_short)
         # A request that came during an evaluation is met at once too: evaluations are saved.
         if cut_short or ((leaving or (evaluating and self._stop.received is not None)) and not last):
             self.status = Status.INTERRUPTED
         return False
+
+    def _gives_way(self) -> bool:
+        """Whether a stop has come before this run has a checkpoint, so that the one it was to replace comes back."""
+        if self._stop.received is None or not self._replaces():
+            return False
+        self._checkpoints.wait()  # the first may just be under way
+        return self._replaces()
 
     def _read(self, sink: Sink, keep: int) -> None:
         """Reads the measurements of all but the newest `keep` calls."""
@@ -268,6 +275,7 @@ class Loop:
             return False
         stream = {"metrics": metrics, "best": self.best, "evaluated": True}
         write_text(*self._checkpoints.amended(self.step, metrics=metrics, stream=stream))
+        self._checkpoints.retire()  # the best until now may be kept for nothing
         return True
 
     def _save(self, metrics: dict[str, float] | None, evaluated: bool) -> None:
@@ -288,8 +296,10 @@ class Loop:
 
 def _responder(config: Config, total_steps: int, params: PyTree) -> Responder:
     health, per_call = config.health, config.run.steps_per_call
+    names = trees.layer_names(params)[0]
+    watch = Watch(names, source="yaml", run=to_builtins(config)) if health.watch else None
     return Responder(
-        health.responses, Watch(trees.layer_names(params)[0]) if health.watch else None, tries=health.tries,
+        health.responses, watch, tries=health.tries,
         max_skips=health.max_skips, per_call=per_call, total_steps=total_steps,
         point_every=point_interval(config.checkpoint.every_steps, per_call),
     )  # fmt: skip

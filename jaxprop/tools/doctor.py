@@ -187,7 +187,11 @@ def _is_installed(requirement: Requirement) -> bool:
 
 
 def install_line(extra: str) -> str:
-    """Returns the command that installs an extra into this Python, from where `jaxprop` itself was installed."""
+    """Returns the command that installs an extra into this Python.
+
+    It installs from where `jaxprop` itself was installed. Where that is unknown, it names the packages of the extra,
+    because the project called `jaxprop` on the public index is an unrelated one.
+    """
     try:
         text = importlib.metadata.distribution("jaxprop").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
@@ -196,7 +200,14 @@ def install_line(extra: str) -> str:
     url, path = source.get("url", ""), source.get("url", "").removeprefix("file://")
     if source.get("dir_info", {}).get("editable"):
         return _pip("-e", f"{path}[{extra}]")
-    return _pip(f"jaxprop[{extra}] @ {url}" if url else f"jaxprop[{extra}]")
+    if url:
+        return _pip(f"jaxprop[{extra}] @ {url}")
+    return _pip(*(_named(r) for r in requirements("jaxprop") if r.of_extra == extra))
+
+
+def _named(requirement: Requirement) -> str:
+    extras = f"[{','.join(requirement.extras)}]" if requirement.extras else ""
+    return f"{requirement.name}{extras}>={requirement.minimum}" if requirement.minimum else requirement.name + extras
 
 
 def _pip(*arguments: str) -> str:

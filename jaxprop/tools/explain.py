@@ -22,6 +22,7 @@ from jaxprop.core.measurements import Measurements
 from jaxprop.core.precision import needs_scaling, policy, promoting
 from jaxprop.errors import UsageError
 from jaxprop.run import compose
+from jaxprop.train.trainable import moved, split
 from jaxprop.types import Batch, Objective, PyTree, TrainState
 
 EXAMPLES = 6  # largest number of examples shown
@@ -172,15 +173,15 @@ def explain(config: Config) -> Explanation:
             "or check the data"
         )
     before = jax.tree.map(np.asarray, state.params)
+    moves = moved(promoting(experiment.optimizer.tx.update), plain.grads, state.opt_state, state.params)
     after, m = experiment.step(state, batch, "full")
     measured = m.host()
     tolerance = float(jnp.finfo(policy(config.precision.policy).compute).eps) ** 0.5
-    trained = [scale != 0 for scale in experiment.optimizer.lr_scales]
-    checks = _checks(plain, before, after, measured, tolerance, trained)
+    checks = _checks(plain, moves, before, after, measured, tolerance)
     return Explanation(
         all(check.agrees for check in checks), first + 1, plain.examples, len(batch["weight"]), plain.loss,
         plain.weight, _layers(plain, measured), _parameters(plain, before),
-        None if plain.clipped is plain.grads else _clip(plain, trained),
+        None if plain.clipped is plain.grads else _clip(plain, moves),
         _known(float(measured.learning_rate)), _follow(plain, before), plain.expected, plain.loss_after, tolerance,
         checks, tuple(notes),
     )  # fmt: skip
@@ -353,8 +354,8 @@ def _parameters(plain: ByHand, before: PyTree) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
-def _clip(plain: ByHand, trained: list[bool]) -> Clip:
-    return Clip(*(_norm(_kept(tree, trained)) for tree in (plain.grads, plain.clipped)))
+def _clip(plain: ByHand, moves: list[bool]) -> Clip:
+    return Clip(*(_norm(split(tree, moves)) for tree in (plain.grads, plain.clipped)))
 
 
 def _follow(plain: ByHand, before: PyTree) -> Followed:
@@ -372,11 +373,6 @@ def _known(value: Any) -> float | None:
     return None if math.isnan(float(value)) else float(value)
 
 
-def _kept(tree: PyTree, trained: list[bool]) -> list[Any]:
-    """The leaves that are trained; those that are frozen have no part in what a train step measures."""
-    return [leaf for leaf, keep in zip(jax.tree.leaves(tree), trained, strict=True) if keep]
-
-
 def _norm(tree: PyTree) -> float:
     squares = (float(np.sum(np.square(np.asarray(leaf, np.float64)))) for leaf in jax.tree.leaves(tree))
     return math.sqrt(sum(squares))
@@ -386,26 +382,26 @@ def _norm(tree: PyTree) -> float:
 
 
 def _checks(
-    plain: ByHand, before: PyTree, after: TrainState, m: Measurements, tolerance: float, trained: list[bool]
+    plain: ByHand, moves: list[bool], before: PyTree, after: TrainState, m: Measurements, tolerance: float
 ) -> tuple[Check, ...]:
-    grads, clipped, updates, params = (
-        _kept(tree, trained) for tree in (plain.grads, plain.clipped, plain.updates, plain.params)
-    )
-    found = [("loss", plain.loss, m.loss), ("sum of weights", plain.weight, m.weight)]
-    found += [("gradient norm", _norm(grads), m.grad_norm), ("update norm", _norm(updates), m.update_norm)]
-    if not math.isnan(float(m.clipped_norm)):
-        found.append(("clipped gradient norm", _norm(clipped), m.clipped_norm))
-    found.append(("new parameters' norm", _norm(params), m.param_norm))
     names, owner = trees.layer_names(before)
-    owners = _kept([names[i] for i in owner], trained)
-    columns = {"gradient norm": (grads, m.layers.grad_norm), "update norm": (updates, m.layers.update_norm)}
-    for what, (leaves, theirs) in columns.items():
-        for name, figure in zip(m.layout.layers, theirs, strict=True):
-            own = _norm([leaf for leaf, layer in zip(leaves, owners, strict=True) if layer == name])
-            found.append((f"{what} of {name}", own, figure))
+    found = [("loss", plain.loss, m.loss), ("sum of weights", plain.weight, m.weight)]
+    grads, params = split(plain.grads, moves), split(plain.params, moves)  # without the frozen ones, as in the record
+    found += [("gradient norm", _norm(grads), m.grad_norm), ("update norm", _norm(plain.updates), m.update_norm)]
+    if not math.isnan(float(m.clipped_norm)):
+        found.append(("clipped gradient norm", _norm(plain.clipped), m.clipped_norm))
+    found.append(("new parameters' norm", _norm(params), m.param_norm))
+    columns = {"gradient norm": (plain.grads, m.layers.grad_norm), "update norm": (plain.updates, m.layers.update_norm)}
+    for what, (tree, theirs) in columns.items():
+        leaves = jax.tree.leaves(tree)
+        for i, name in enumerate(names):
+            if name not in m.layout.layers:
+                continue  # frozen, or stacked layers of a scan, which have rows of their own
+            own = _norm([leaf for leaf, layer in zip(leaves, owner, strict=True) if layer == i])
+            found.append((f"{what} of {name}", own, theirs[m.layout.layers.index(name)]))
     found += _tap_figures(plain, m)
     # A layer's gradient may be pure rounding error, and an optimizer that normalizes it makes a large update of that.
-    floor = {"gradient norm": _norm(grads), "update norm": _norm(updates)}
+    floor = {"gradient norm": _norm(grads), "update norm": _norm(plain.updates)}
     checks = [
         _compare(name, here, float(step), tolerance, floor.get(name.split(" of ")[0], 0.0))
         for name, here, step in found

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxprop.config.dump import dump
+from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema import optimizer as sections
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import RunFolderError, UsageError
@@ -344,5 +344,5 @@ def write(found: Found, config: Config, folder: Path) -> None:
       config: the configuration as it was given.
       folder: the folder to write to; it exists.
     """
-    write_text(folder / "config.yaml", dump(config, folder))
+    write_text(folder / "config.yaml", dump(with_absolute_paths(config), folder))
     write_text(folder / "lr_find.json", encode(found._asdict()) + "\n")

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 
 from jaxprop import data
 from jaxprop.checkpoint import leaves
+from jaxprop.config.diff import mathematical
 from jaxprop.config.load import load
 from jaxprop.core.precision import policy
 from jaxprop.core.trees import layer_names
-from jaxprop.errors import CheckpointError, RunFolderError, UsageError
+from jaxprop.errors import CheckpointError, ConfigError, RunFolderError, UsageError, printable
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
 from jaxprop.run import compose
 from jaxprop.run.blackbox import Box, boxes, changed_sources, read_box
-from jaxprop.run.folder import find_run, read_summary, versions, write_text
+from jaxprop.run.folder import expanded, find_run, read_summary, versions, write_text
 from jaxprop.sinks.jsonl import encode
 from jaxprop.train.gradients import microbatches, value_and_grad
 from jaxprop.train.step import loss_scale
@@ -42,10 +43,10 @@ class Replayed(NamedTuple):
 
     @property
     def message(self) -> str:
-        """What has been found, and what to mind about it."""
+        """What has been found, and what to mind about it; without the control characters that a box may hold."""
         clean = "loss and gradients are finite this time"
         found = self.finding.message if self.finding is not None else clean
-        return "\n".join([f"step {self.step}: {found}", *self.notes])
+        return "\n".join(map(printable, [f"step {self.step}: {found}", *self.notes]))
 
 
 def replay_run(folder: Path, step: int | None = None) -> Replayed:
@@ -59,8 +60,9 @@ def replay_run(folder: Path, step: int | None = None) -> Replayed:
       UsageError: there is no such run, or it has no such black box.
       RunFolderError: the box cannot be read.
     """
+    folder = expanded(folder)
     if (folder / "box.json").is_file():  # the box itself
-        return _noted(folder)
+        return _noted(folder, folder.absolute().parents[1])
     folder = find_run(folder)
     found = boxes(folder)
     if not found:
@@ -68,12 +70,13 @@ def replay_run(folder: Path, step: int | None = None) -> Replayed:
     chosen = found[0] if step is None else folder / "blackbox" / str(step)
     if chosen not in found:
         raise UsageError(f"{folder} has no black box of step {step}; it has {', '.join(path.name for path in found)}")
-    return _noted(chosen)
+    return _noted(chosen, folder)
 
 
-def _noted(chosen: Path) -> Replayed:
+def _noted(chosen: Path, run: Path) -> Replayed:
     """Replays a box and writes what is found into it."""
     replayed = replay(chosen)
+    replayed = replayed._replace(notes=(*_of_another_run(chosen, run), *replayed.notes))
     noted = chosen / "finding.json"
     if replayed.finding is None:
         noted.unlink(missing_ok=True)
@@ -81,6 +84,16 @@ def _noted(chosen: Path) -> Replayed:
         record = {"step": replayed.step, **replayed.finding.record(), "notes": list(replayed.notes)}
         write_text(noted, encode(record) + "\n")
     return replayed
+
+
+def _of_another_run(box: Path, run: Path) -> Iterator[str]:
+    """A note on a box that the run in whose folder it lies has not written."""
+    try:
+        changes = mathematical(load(box / "config.yaml").config, load(run / "config.yaml").config)
+    except ConfigError:
+        return  # of a box away from its run there is nothing to compare with
+    if changes:
+        yield f"the black box is of another run than the one in {run}, which has {'; '.join(map(str, changes[:3]))}"
 
 
 def _without_boxes(folder: Path) -> str:

@@ -253,7 +253,8 @@ def make_train_step(
         the layers and no state in the optimizer.
       gradient: in place of `jax.value_and_grad`, for example to clip the gradient of each example. It is given
         `loss(params, batch, key) -> (loss, aux)` and returns a function of the same arguments that returns
-        `((loss, aux), grads)`, as `jax.value_and_grad(loss, has_aux=True)` does. Taps are not measured then.
+        `((loss, aux), grads)`, as `jax.value_and_grad(loss, has_aux=True)` does. Taps are not measured then; in float16
+        the loss it is given holds the loss scale.
       skip_nonfinite: leave the state as it is where loss or gradient is not finite; False hands such gradients to `tx`,
         as `optax.zero_nans` and `optax.apply_if_finite` want them.
       compiler_options: passed to XLA.

@@ -90,7 +90,15 @@ def averaged(tree: PyTree) -> PyTree:
       >>> averaged({"mean": jnp.ones(1, jnp.bfloat16), "count": jnp.int32(3)})["mean"].dtype.name
       'float32'
     """
-    return jax.tree.map(lambda x: wide(x) if jnp.issubdtype(x.dtype, jnp.floating) else None, tree)
+
+    def floats(x: jax.Array) -> jax.Array | None:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return None
+        info = jnp.finfo(x.dtype)
+        # Else XLA may average what an update of 16-bit parameters was before it was rounded.
+        return wide(jax.lax.reduce_precision(x, info.nexp, info.nmant) if info.bits < 32 else x)
+
+    return jax.tree.map(floats, tree)
 
 
 def _check_arrays(params: PyTree) -> None:

@@ -18,6 +18,7 @@ SEEDS = 10
 TREATED = 5  # seeds of each severity whose divergences are run again: that takes as long as all the rest
 SEVERITIES = 3
 EPSILONS = (1e-2, 1e-1, 1.0)
+DECAYS = (0.9, 0.99, 0.9999)
 MODELS = ("mlp", "cnn", "rnn", "transformer")
 OPTIMIZERS = ("sgd", "adam")
 
@@ -30,28 +31,33 @@ class Program(NamedTuple):
       optimizer: `sgd` (with momentum 0.9) or `adam`.
       precision: `float32` or `float16`.
       eps: Adam's epsilon, which the signals are told too.
+      b2: Adam's decay of the second moment.
+      frozen: layers that the optimizer freezes.
     """
 
     model: str
     optimizer: str
     precision: str = "float32"
     eps: float = 1e-8
+    b2: float = 0.999
+    frozen: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of all layers, in the order of the records."""
+        """Names of all layers, in the order of the parameters."""
         return ARCHITECTURES[self.model].layers
 
     @property
     def name(self) -> str:
         """Such as `mlp-adam`."""
         rest = [self.precision] * (self.precision != "float32") + [f"eps{self.eps:g}"] * (self.eps != 1e-8)
+        rest += [f"b2={self.b2:g}"] * (self.b2 != 0.999) + [f"frozen{len(self.frozen)}"] * bool(self.frozen)
         return "-".join([self.model, self.optimizer, *rest])
 
     @property
     def usual(self) -> Program:
         """The program of the undisturbed twin."""
-        return self._replace(eps=1e-8)
+        return self._replace(eps=1e-8, b2=0.999, frozen=())
 
 
 class Plan(NamedTuple):
@@ -148,8 +154,8 @@ class Family(NamedTuple):
 
     Args:
       plant: changes the plan of one run and returns the layer the fault is in, or None.
-      kind: `sudden`, `gradual`, or `structural`: there from the first step.
-      causes: the causes that are right.
+      kind: `sudden`, `gradual`, `structural`: there from the first step, or `quiet`: nothing is wrong.
+      causes: the causes that are right; none where nothing is wrong.
       models: the models it is planted in, and the optimizers.
       precision: of its runs.
     """
@@ -278,9 +284,50 @@ def bad_init(plan: Plan, case: Case, program: Program) -> str:
     return layer
 
 
+def rate_start(plan: Plan, case: Case, _: Program) -> None:
+    """From the first step on the rate is x10, x100 or x1e18 of what suits the model."""
+    cold_start(plan, case, (10, 100, 1e18)[case.severity])
+
+
+def unscaled_inputs(plan: Plan, case: Case, _: Program) -> None:
+    """All inputs are x30, x100 or x255."""
+    plan.outlier[case.r] = (29, 99, 254)[case.severity]
+
+
+def dead_network(plan: Plan, case: Case, program: Program) -> None:
+    """For 50 steps the biases of all relu layers fall by 0.5, 1 or 3 a step: no gradient is left."""
+    for layer in ARCHITECTURES[program.model].relus:
+        plan.push[case.r, program.layers.index(layer)] = -(0.5, 1.0, 3.0)[case.severity]
+    plan.active[case.r, case.start : case.start + 50] = 1
+
+
+def at_half_to_double(plan: Plan, case: Case, _: Program) -> None:
+    """Nothing but the rate, which is x0.5, x1 or x2."""
+    plan.rate[case.r] *= (0.5, 1, 2)[case.severity]
+
+
+def cold_healthy(plan: Plan, case: Case, _: Program) -> None:
+    """No warmup at x0.25, x0.5 or x1 of the rate that suits the model: it trains well."""
+    cold_start(plan, case, (0.25, 0.5, 1)[case.severity])
+
+
+def as_built(plan: Plan, case: Case, program: Program) -> None:
+    """Nothing: what is special is the program's."""
+    del plan, case, program
+
+
+QUIET: dict[str, Family] = {
+    "adam_b2": Family(as_built, "quiet", (), models=("mlp", "transformer"), optimizers=("adam",)),
+    "cold_healthy": Family(cold_healthy, "quiet", ()),
+    "converged": Family(at_half_to_double, "quiet", (), models=("by_heart",)),
+    "frozen_on_purpose": Family(as_built, "quiet", (), models=("mlp", "cnn"), optimizers=("adam",)),
+    "plateau": Family(at_half_to_double, "quiet", (), models=("parity",)),
+    "sparse_embedding": Family(at_half_to_double, "quiet", (), models=("sparse",)),
+}
 FAMILIES: dict[str, Family] = {
     "adam_eps": Family(adam_eps, "structural", ("adam_eps",), optimizers=("adam",)),
     "bad_init": Family(bad_init, "structural", ("bad_init",)),
+    "dead_network": Family(dead_network, "gradual", ("dead_relu",), models=("mlp", "cnn", "transformer")),
     "deep_saturating": Family(deep_saturating, "structural", ("vanishing",), models=("deep_tanh", "deep_sigmoid")),
     "dying_relu": Family(dying_relu, "gradual", ("dead_relu",), models=("mlp", "cnn", "transformer")),
     "exploding_rnn": Family(exploding_rnn, "structural", ("exploding_recurrence",), models=("long_rnn",)),
@@ -293,11 +340,21 @@ FAMILIES: dict[str, Family] = {
     "outlier_batch": Family(outlier_batch, "sudden", ("bad_batch",)),
     "post_ln": Family(post_ln, "structural", ("post_norm", "rate_too_high"), models=("post_ln",)),
     "rate_ramp": Family(rate_ramp, "gradual", ("rate_too_high",)),
+    "rate_start": Family(rate_start, "structural", ("rate_too_high", "not_finite")),
     "rate_x40": Family(rate_x40, "sudden", ("rate_too_high",)),
+    "unscaled_inputs": Family(unscaled_inputs, "structural", ("unscaled_inputs",), models=("mlp", "cnn", "rnn")),
 }
+NEW = ("dead_network", "rate_start", "unscaled_inputs")
 assert list(FAMILIES) == sorted(FAMILIES)
-# Thresholds may be chosen on the first half; the second half says what they are worth.
-CALIBRATION = frozenset(list(FAMILIES)[::2])
+assert list(QUIET) == sorted(QUIET)
+# Thresholds may be chosen on the first half; the second half says what they are worth. Causes and advice were written
+# with all of them in view, those added last among them.
+CALIBRATION = frozenset([name for name in FAMILIES if name not in NEW][::2]) | set(NEW)
+
+
+def family_of(name: str) -> Family:
+    """A family of faults, or of runs with nothing wrong, by its name."""
+    return FAMILIES[name] if name in FAMILIES else QUIET[name]
 
 
 def severities(family: str, program: Program) -> tuple[int, ...]:
@@ -306,12 +363,16 @@ def severities(family: str, program: Program) -> tuple[int, ...]:
         return (0, 1) if program.model == "deep_tanh" else (2,)
     if family == "adam_eps":
         return (EPSILONS.index(program.eps),)
+    if family == "adam_b2":
+        return (DECAYS.index(program.b2),)
+    if family == "frozen_on_purpose":
+        return (frozen_parts(program.model).index(program.frozen),)
     return tuple(range(SEVERITIES))
 
 
 def start_of(family: str, severity: int, seed: int) -> int:
     """First faulty step, counted from 0; spread over seeds, so that it falls anywhere between two full records."""
-    late = FAMILIES[family].kind != "structural" or (family, severity) == ("frozen_layer", 0)
+    late = family_of(family).kind not in ("structural", "quiet") or (family, severity) == ("frozen_layer", 0)
     return 290 + 7 * seed if late else 0
 
 
@@ -324,19 +385,26 @@ def planted(family: str, program: Program, seeds: int = SEEDS) -> tuple[Plan, li
     seeds_of = [seed for _, seed in wanted]
     plan = undisturbed(program, np.resize(seeds_of, SEVERITIES * seeds))
     cases = [Case(r, severity, seed, start_of(family, severity, seed)) for r, (severity, seed) in enumerate(wanted)]
-    return plan, cases, [FAMILIES[family].plant(plan, case, program) for case in cases]
+    return plan, cases, [family_of(family).plant(plan, case, program) for case in cases]
+
+
+def frozen_parts(model: str) -> list[tuple[str, ...]]:
+    """What is frozen on purpose, by severity: the first layer, one in the middle, all but the head."""
+    layers = ARCHITECTURES[model].planted
+    return [layers[:1], layers[1:2], layers[:-1]]
 
 
 def programs(family: str) -> list[Program]:
     """The programs a family runs in."""
-    chosen = FAMILIES[family]
-    epsilons = EPSILONS if family == "adam_eps" else (1e-8,)
-    return [
-        Program(model, optimizer, chosen.precision, eps)
-        for model in chosen.models
-        for optimizer in chosen.optimizers
-        for eps in epsilons
-    ]
+    chosen = family_of(family)
+    found = [Program(model, optimizer, chosen.precision) for model in chosen.models for optimizer in chosen.optimizers]
+    if family == "adam_eps":
+        return [program._replace(eps=eps) for program in found for eps in EPSILONS]
+    if family == "adam_b2":
+        return [program._replace(b2=b2) for program in found for b2 in DECAYS]
+    if family == "frozen_on_purpose":
+        return [program._replace(frozen=part) for program in found for part in frozen_parts(program.model)]
+    return found
 
 
 def healthy(program: Program, runs: int, steps: int = HEALTHY) -> Plan:

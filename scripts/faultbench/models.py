@@ -172,6 +172,28 @@ def rnn(name: str, pool: Callable, n_in: int, classes: int, batch: int, rates: d
     return Architecture(name, init, apply, pool, batch, classes, rates, ("input", "recurrent", "head"))
 
 
+def sparse() -> Architecture:
+    """A table of 4,096 embeddings, of which a batch sees 64, and a small network on the mean of four."""
+    width = 16
+
+    def init(key: jax.Array) -> Params:
+        keys = jax.random.split(key, 3)
+        table = 0.1 * jax.random.normal(keys[0], (POOL, width), jnp.float32)
+        return {
+            "embed": {"embedding": table},
+            "dense_0": dense(keys[1], width, 32, 2**0.5),
+            "head": dense(keys[2], 32, CLASSES),
+        }
+
+    def apply(params: Params, ids: jax.Array, drop: Callable) -> jax.Array:
+        x = params["embed"]["embedding"][ids].mean(1)
+        x = jaxprop.tap(jax.nn.relu(linear(params["dense_0"], x)), "dense_0", "relu")
+        return linear(params["head"], drop(x))
+
+    rates = {"sgd": 0.1, "adam": 0.003}
+    return Architecture("sparse", init, apply, bag_pool, 16, CLASSES, rates, ("embed", "dense_0", "head"), tokens=True)
+
+
 def transformer(name: str, blocks: int, post_norm: bool, rates: dict[str, float]) -> Architecture:
     """Causal transformer language model, pre-LN or post-LN, on sequences of a Markov chain."""
     width, heads = 16, 2
@@ -270,6 +292,29 @@ def tone_pool(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), noisy(labels, 4, seed)
 
 
+def bag_pool(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bags of four of 4,096 words `[N, 4]`, labelled by the sum of the words' scores."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(POOL, CLASSES))
+    words = rng.integers(0, POOL, (POOL, 4)).astype(np.int32)
+    return words, noisy(scores[words].sum(1).argmax(-1), CLASSES, seed)
+
+
+def parity_pool(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normal inputs `[N, 16]`, whose label is three products of two signs: no gradient tells of one input alone."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(POOL, 16)).astype(np.float32)
+    bits = x[:, [0, 2, 4]] * x[:, [1, 3, 5]] > 0
+    return x, (bits @ np.array([1, 2, 4])).astype(np.int32)
+
+
+def small_pool(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Only 64 examples, which a network learns by heart: the loss falls to next to nothing."""
+    rng = np.random.default_rng(seed)
+    at = np.resize(np.arange(64), POOL)
+    return rng.normal(size=(64, 16)).astype(np.float32)[at], rng.integers(0, CLASSES, 64).astype(np.int32)[at]
+
+
 def markov_pool(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens `[N, 8]` of a sparse random Markov chain, and the tokens that follow."""
     rng = np.random.default_rng(seed)
@@ -292,6 +337,9 @@ def _architectures() -> dict[str, Architecture]:
         mlp("deep_sigmoid", (24,) * 10, "sigmoid", 5.0, {"sgd": 0.02, "adam": 2e-3}),
         rnn("long_rnn", tone_pool, 2, 4, 16, {"sgd": 0.005, "adam": 1.5e-3}),
         transformer("post_ln", 5, True, {"sgd": 0.03, "adam": 3e-3}),
+        sparse(),
+        mlp("parity", (32, 32, 32), "relu", 2**0.5, {"sgd": 0.03, "adam": 0.003})._replace(pool=parity_pool),
+        mlp("by_heart", (32, 32, 32), "relu", 2**0.5, {"sgd": 0.03, "adam": 0.01})._replace(pool=small_pool),
     ]
     return {architecture.name: architecture for architecture in made}
 

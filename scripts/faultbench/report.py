@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from faultbench.faults import CALIBRATION, FAMILIES, TREATED
+from faultbench.faults import CALIBRATION, FAMILIES, QUIET, TREATED
 from faultbench.score import SUDDEN, percentile, share
 
 Result = dict[str, Any]
@@ -18,7 +18,7 @@ HALVES = ("calibration", "held out", "all")
 
 def tables(results: Sequence[Result]) -> str:
     """All tables of a suite's results."""
-    parts = [overall(results), by_family(results), alarms(results), notes(results)]
+    parts = [overall(results), by_family(results), quiet(results), alarms(results), notes(results)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -71,6 +71,7 @@ def overall(results: Sequence[Result]) -> str:
         ("gradual faults that diverge: median lead, steps", lambda f: number(percentile(slow(f), 50)), "≥ 50"),
         ("gradual faults that diverge: 10th percentile", lambda f: number(percentile(slow(f), 10)), "≥ 10"),
         ("right cause first", lambda f: percent(share(verdicts(f, "cause"))), "≥ 80 %"),
+        ("wrong advice first, of runs with an alert", lambda f: percent(wrong(f)), "≤ 5 %"),
         ("right layer", lambda f: percent(share(verdicts(f, "layer"))), "≥ 90 %"),
         (f"diverged runs rescued, of {TREATED} seeds", lambda f: percent(share(rescues(f))), "≥ 80 %"),
     ]  # fmt: skip
@@ -79,6 +80,32 @@ def overall(results: Sequence[Result]) -> str:
         rates = [number(rate(healthy(results, half), severity), 2) for half in HALVES]
         lines.append([f"false alarms in 1,000 healthy steps: {severity}", *rates, target])
     return markdown(["what", *HALVES, "target"], lines)
+
+
+def wrong(results: Sequence[Result]) -> float:
+    """Share of the runs with an alert in which the first advice is wrong."""
+    told = [result["verdict"] for result in results if result["verdict"]["spoke"]]
+    return share(not verdict["cause"] for verdict in told)
+
+
+def quiet(results: Sequence[Result]) -> str:
+    """One row a family of runs in which nothing is wrong, though it may look so: each alert is wrong advice."""
+    lines = []
+    for family in QUIET:
+        found = [result for result in results if result["family"] == family]
+        if found:
+            alarmed = [result for result in found if result["alerts"]]
+            kinds = Counter(alert["kind"] for result in alarmed for alert in result["alerts"])
+            acts = sum(any(alert["severity"] == "act" for alert in result["alerts"]) for result in alarmed)
+            said = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(4))
+            lines.append([family, str(len(found)), str(len(alarmed)), str(acts), said or "-"])
+    everything = [result for result in results if result["family"] in FAMILIES or result["family"] in QUIET]
+    note = f"Wrong advice first, of all runs with an alert, these among them: {percent(wrong(everything))}."
+    return (
+        markdown(["nothing is wrong", "runs", "with an alert", "to act", "alerts"], lines) + f"\n\n{note}"
+        if lines
+        else ""
+    )
 
 
 def rescues(results: Sequence[Result]) -> list[bool]:
@@ -144,7 +171,8 @@ def notes(results: Sequence[Result]) -> str:
         lead = [r["hidden"]["lead"] or 0 for r in gradual(found) if "hidden" in r]
         lines.append(
             f"- Faults of the learning rate with the rate hidden from the watch: "
-            f"{percent(share(v['detected'] for v in hidden))} detected, median lead {number(percentile(lead, 50))}."
+            f"{percent(share(v['detected'] for v in hidden))} detected, median lead {number(percentile(lead, 50))}, "
+            f"wrong advice first in {percent(share(not v['cause'] for v in hidden if v['spoke']))}."
         )
     if found:
         moved = [result for result in found if not result["case"]["harmless"]]

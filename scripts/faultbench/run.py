@@ -36,11 +36,16 @@ class Planted(NamedTuple):
     grow: jax.Array
 
 
-def faulty(inner: optax.GradientTransformation, layers: int) -> optax.GradientTransformation:
-    """Wraps an optimizer: its updates times `keep`, plus `push` on biases and `grow` times the weights on kernels."""
+def faulty(
+    inner: optax.GradientTransformation, layers: tuple[str, ...], frozen: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """Wraps an optimizer: its updates times `keep`, plus `push` on biases and `grow` times the weights on kernels.
+
+    What is frozen on purpose gets an update of zeros, as from `optax.set_to_zero`.
+    """
 
     def init(params: PyTree) -> Planted:
-        return Planted(inner.init(params), jnp.ones(layers), jnp.zeros(layers), jnp.zeros(layers))
+        return Planted(inner.init(params), *(jnp.full(len(layers), value, jnp.float32) for value in (1, 0, 0)))
 
     def update(grads: PyTree, state: Planted, params: PyTree) -> tuple[PyTree, Planted]:
         updates, kept = inner.update(grads, state.inner, params)
@@ -48,7 +53,10 @@ def faulty(inner: optax.GradientTransformation, layers: int) -> optax.GradientTr
         biases = [path.endswith("bias") for path in trees.leaf_paths(params)]
         leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(params), rows, biases, strict=True)
         changed = [
-            u * state.keep[row] + (state.push[row] if bias else state.grow[row] * p) for u, p, row, bias in leaves
+            jnp.zeros(p.shape, p.dtype)
+            if layers[row] in frozen
+            else u * state.keep[row] + (state.push[row] if bias else state.grow[row] * p)
+            for u, p, row, bias in leaves
         ]
         return jax.tree.unflatten(jax.tree.structure(params), changed), state._replace(inner=kept)
 
@@ -61,21 +69,24 @@ def optimizer(program: Program) -> optax.GradientTransformation:
         inner = optax.inject_hyperparams(optax.sgd, static_args="nesterov")(learning_rate=1.0, momentum=0.9)
     else:
         inner = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))(
-            learning_rate=1.0, eps=program.eps
+            learning_rate=1.0, eps=program.eps, b2=program.b2
         )
-    return faulty(inner, len(program.layers))
+    return faulty(inner, program.layers, program.frozen)
 
 
 def objective(architecture: Architecture, plan: Plan) -> Any:
     """The model and its loss with one run's dropout, cut gradients and small cotangents."""
-    rows = trees.layer_names(jax.eval_shape(architecture.init, jax.random.key(0)))[1]
+    rows = {name: i for i, name in enumerate(architecture.layers)}
 
-    def cut(params: PyTree) -> PyTree:
-        leaves = [
-            p * plan.cut[row].astype(p.dtype) + jax.lax.stop_gradient(p) * (1 - plan.cut[row]).astype(p.dtype)
-            for p, row in zip(jax.tree.leaves(params), rows, strict=True)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+    class Cut(dict):
+        """The parameters, of which a layer's gradient is cut where the model takes it: so the record has its order."""
+
+        def __getitem__(self, layer: str) -> PyTree:
+            share = plan.cut[rows[layer]]
+            return {
+                name: p * share.astype(p.dtype) + jax.lax.stop_gradient(p) * (1 - share).astype(p.dtype)
+                for name, p in super().__getitem__(layer).items()
+            }
 
     def apply(params: PyTree, extras: PyTree, batch: Any, *, key: Any, train: bool) -> tuple[jax.Array, PyTree]:
         def drop(x: jax.Array) -> jax.Array:
@@ -83,7 +94,7 @@ def objective(architecture: Architecture, plan: Plan) -> Any:
             return jnp.where(kept, x / (1 - plan.dropout).astype(x.dtype), jnp.zeros_like(x))
 
         del train
-        logits = architecture.apply(cut(params), batch["inputs"], drop)
+        logits = architecture.apply(Cut(params), batch["inputs"], drop)
         small = plan.cotangent.astype(jnp.float32)
         wide = logits.astype(jnp.float32)
         return wide * small + jax.lax.stop_gradient(wide * (1 - small)), extras
@@ -103,9 +114,10 @@ def batch_at(architecture: Architecture, pool: tuple[jax.Array, jax.Array], plan
     shifted = (rows < plan.shift[t] * size).reshape(-1, *[1] * (y.ndim - 1))
     y = jnp.where(shifted, (y + 1 + architecture.outputs // 2) % architecture.outputs, y)
     if architecture.tokens:
-        junk = (rows < plan.outlier[t] * size)[:, None]
-        x = jnp.where(junk, jax.random.randint(keys[1], x.shape, 0, TOKENS), x)
-        y = jnp.where(junk, jax.random.randint(keys[2], y.shape, 0, TOKENS), y)
+        junk = rows < plan.outlier[t] * size
+        x = jnp.where(junk[:, None], jax.random.randint(keys[1], x.shape, 0, TOKENS), x)
+        of_labels = junk.reshape(-1, *[1] * (y.ndim - 1))
+        y = jnp.where(of_labels, jax.random.randint(keys[2], y.shape, 0, architecture.outputs), y)
         x = jnp.where(marked, TOKENS, x)
     else:
         x = jnp.where(marked, jnp.nan, x * (1 + plan.outlier[t]))

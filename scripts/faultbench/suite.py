@@ -11,12 +11,25 @@ import jax
 import numpy as np
 
 from faultbench import faults, score
-from faultbench.faults import FAMILIES, MODELS, OBSERVED, OPTIMIZERS, SEEDS, SEVERITIES, STEPS, TREATED, Plan, Program
+from faultbench.faults import (
+    FAMILIES,
+    MODELS,
+    OBSERVED,
+    OPTIMIZERS,
+    QUIET,
+    SEEDS,
+    SEVERITIES,
+    STEPS,
+    TREATED,
+    Plan,
+    Program,
+    family_of,
+)
 from faultbench.run import RARE, Records, Simulator, Viewer
 from jaxprop.core.measurements import SCALARS, Layout
 from jaxprop.health import Watch
 
-RATE_FAMILIES = ("no_warmup", "rate_ramp", "rate_x40")
+RATE_FAMILIES = ("no_warmup", "rate_ramp", "rate_start", "rate_x40")
 
 
 class Options(NamedTuple):
@@ -32,7 +45,7 @@ class Options(NamedTuple):
       save: folder for the records, or None.
     """
 
-    families: tuple[str, ...] = tuple(FAMILIES)
+    families: tuple[str, ...] = (*FAMILIES, *QUIET)
     models: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = OPTIMIZERS
     seeds: int = SEEDS
@@ -115,7 +128,7 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
             sick += [
                 (result, jax.tree.map(lambda x, r=r: x[r], plan))
                 for r, result in enumerate(found)
-                if result["case"]["onset"] is not None and result["case"]["seed"] < TREATED
+                if result["case"]["onset"] is not None and result["case"]["seed"] < TREATED and family in FAMILIES
             ]
         if options.rescue and sick:
             treat(program, job.viewer, sick, runs)
@@ -138,7 +151,7 @@ def faulty(family: str, simulator: Simulator, twins: np.ndarray, seeds: int) -> 
         cases.append(
             score.Case(
                 family=family,
-                kind=FAMILIES[family].kind,
+                kind=family_of(family).kind,
                 program=program.name,
                 severity=case.severity,
                 seed=case.seed,
@@ -182,7 +195,12 @@ def load(path: Path) -> Job:
         layout = Layout(tuple(metrics), tuple(layers), tuple(sizes), fans, True, taps, frozenset(absent))
         records = Records(held["packed"], layout, held["leaked"])
     cases = [score.Case(*case) for case in meta["cases"]]
-    return Job(meta["family"], Program(*meta["program"]), records, cases, meta["twins"])
+    program = (
+        Program(*meta["program"][:-1], tuple(meta["program"][-1]))
+        if len(meta["program"]) > 4
+        else Program(*meta["program"])
+    )
+    return Job(meta["family"], program, records, cases, meta["twins"])
 
 
 def replay(task: tuple[Path, int]) -> list[dict[str, Any]]:
@@ -217,8 +235,9 @@ def broken(packed: np.ndarray) -> bool:
 
 def judged_case(viewer: Viewer, packed: np.ndarray, case: score.Case, twin: float) -> dict[str, Any]:
     """The verdict on one faulty run, and for faults of the learning rate that on a watch that is not told the rate."""
-    causes = FAMILIES[case.family].causes
+    causes = family_of(case.family).causes
     until = min(max(score.deadline(case) + score.ACT_WITHIN, case.nonfinite or 0), len(packed))
+    until = len(packed) if case.kind == "quiet" else until
     alerts = listen(viewer, packed, until)
     result = {
         "family": case.family,

@@ -1,5 +1,6 @@
 """`jaxprop.cli.main`: exit codes, and errors in one sentence."""
 
+import json
 import os
 import subprocess
 import sys
@@ -108,6 +109,46 @@ def test_a_reader_that_leaves_is_no_error(command):
     os.close(writing)
     assert ran.stderr == ""
     assert ran.returncode in (0, 1)
+
+
+TRAIN = ["train", "digits_mlp", "run.epochs=3", "--run", "a"]
+
+
+@pytest.mark.parametrize("redirects", [">&-", "2>&-", ">&- 2>&-", "0>&- >&- 2>&-", ">/dev/full", "2>/dev/full"])
+@pytest.mark.timeout(240)
+def test_training_goes_on_in_silence_without_its_streams(tmp_path, redirects):
+    command = ["sh", "-c", f'"$0" -m jaxprop "$@" {redirects}', sys.executable, *TRAIN]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "Error" not in ran.stderr + ran.stdout
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["status"] == "completed"
+    for path in (tmp_path / "a").glob("*.jsonl"):
+        assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirect", "code"),
+    [
+        (["validate", "nothing"], "2>/dev/full", 2),
+        (["validate", "nothing"], "2>&-", 2),
+        (["--version"], ">/dev/full", 1),
+        (["--version"], ">&-", 0),
+    ],
+)
+def test_exit_codes_without_streams(arguments, redirect, code):
+    command = ["sh", "-c", f'"$0" -m jaxprop "$@" {redirect}', sys.executable, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert (ran.returncode, "Traceback" in ran.stderr, "ignored" in ran.stderr) == (code, False, False)
+    if redirect == ">/dev/full":
+        assert ran.stderr == "error: the output cannot be written (No space left on device)\n"
+
+
+def test_what_an_error_quotes_reaches_the_terminal_without_control_characters(jaxprop, monkeypatch):
+    def raises():
+        raise UsageError("the layer \x1b]0;owned\x07 of a file\nand a line")
+
+    monkeypatch.setattr(tool, "diagnose", raises)
+    assert jaxprop("doctor").err == "error: the layer ?]0;owned? of a file\nand a line\n"
 
 
 def environment():

@@ -10,8 +10,14 @@ from jaxprop.tools.doctor import Diagnosis, Extra, Notice
 WELL = Diagnosis(
     versions={"python": "3.11.7", "jax": "0.10.2", "flax": None},
     devices=[{"platform": "gpu", "kind": "NVIDIA H200", "memory_bytes": 140 << 30, "count": 2}],
-    host={"system": "Linux x86_64", "cores": 16, "memory_bytes": 128 << 30, "available_bytes": None},
-    extras={"equinox": Extra(True, "pip e"), "tpu": Extra(False, "pip install 'jaxprop[tpu]'")},
+    host={
+        "system": "Linux x86_64",
+        "cores": 16,
+        "memory_bytes": 128 << 30,
+        "available_bytes": None,
+        "allocator": "system",
+    },
+    extras={"equinox": Extra(True, "pip e"), "tpu": Extra(False, "pip install 'jax[tpu]'")},
     notices=[Notice("note", "TensorBoard is not installed", "pip install tensorboard")],
 )
 ILL = WELL._replace(notices=[Notice("broken", "flax is not installed", "pip install flax"), *WELL.notices])
@@ -23,7 +29,7 @@ def test_json_and_exit_code(jaxprop, monkeypatch, found, code):
     ran = jaxprop("doctor", "--json")
     assert (ran.code, ran.err) == (code, "")
     told = json.loads(ran.out)
-    assert told["extras"]["tpu"] == {"installed": False, "install": "pip install 'jaxprop[tpu]'"}
+    assert told["extras"]["tpu"] == {"installed": False, "install": "pip install 'jax[tpu]'"}
     assert [notice["severity"] for notice in told["findings"]] == [notice.severity for notice in found.notices]
     assert (told["versions"], told["devices"], told["host"]) == (found.versions, found.devices, found.host)
 
@@ -39,7 +45,7 @@ def test_tables(jaxprop, monkeypatch):
         "available unknown",
         "gpu NVIDIA H200 2 140.0 GiB",
         "equinox installed",
-        "tpu not installed: pip install 'jaxprop[tpu]'",
+        "tpu not installed: pip install 'jax[tpu]'",
         "note: TensorBoard is not installed",
         "pip install tensorboard",
     ):

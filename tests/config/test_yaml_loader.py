@@ -121,3 +121,37 @@ def test_plain_scalars_are_those_of_yaml_1_2(text, value):
 @pytest.mark.parametrize("text", [".nan", ".NaN", ".NAN"])
 def test_nan(text):
     assert math.isnan(scalar(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("run #1.npz", "run #1.npz"),
+        ("#1.npz", "#1.npz"),
+        ("a#b", "a#b"),
+        ("'a #b'", "a #b"),
+        ("0.1 # c", "0.1 # c"),  # no number, which whoever reads it will say
+        ("[a#b, c]", ["a#b", "c"]),
+    ],
+)
+def test_a_hash_in_an_override_is_part_of_the_text(text, value):
+    assert parse_value(text, "override").value == value
+
+
+@pytest.mark.parametrize("text", ["[1, 2] # c", "{a: 1} #c", "'a' #c"])
+def test_a_comment_after_a_structured_override_is_refused(text):
+    with pytest.raises(ConfigError, match=r"^override: '# ?c' is a comment in YAML; leave it out"):
+        parse_value(text, "override")
+
+
+@pytest.mark.parametrize("text", ["a: run #1.npz", "a: {b: run #1.npz\n}", "a:\n- run #1/b"])
+def test_a_comment_that_looks_like_a_part_of_a_path_is_refused(text):
+    with pytest.raises(ConfigError, match=r"#1.+ is a comment in YAML; quote the value, 'run #1.+', or write a space"):
+        parse(text, "c.yaml")
+
+
+@pytest.mark.parametrize(
+    "text", ["a: b # see x.y", "a: b #best", "a: b #see x.y", "a: 'b' #x.y", "#x.y\na: b", "a: b\n#x.y"]
+)
+def test_other_comments_are_comments(text):
+    assert parse(text, "c.yaml").value == {"a": "b"}

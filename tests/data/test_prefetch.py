@@ -10,6 +10,7 @@ import pytest
 
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.stream import Stream
+from jaxprop.errors import DataError
 from jaxprop.types import Source
 
 
@@ -197,6 +198,21 @@ def test_a_finite_stream_ends_the_iterator_with_its_last_short_group(depth):
     stream = Finite(make_stream()._source, 3, seed=1)
     with prefetch(stream, depth, keep, group=3) as batches:
         assert [batch["inputs"].shape for batch, _ in batches] == [(3, 3), (1, 3)]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_stream_that_ends_within_a_call_is_an_error(depth):
+    class Finite(Stream):
+        def __next__(self):
+            if self.epoch == 1:
+                raise StopIteration
+            return super().__next__()
+
+    stream = Finite(make_stream()._source, 3, seed=1)
+    with prefetch(stream, depth, keep, group=[3, 3]) as batches:
+        next(batches)
+        with pytest.raises(DataError, match="ended early: a call takes 3 batches, and only 1 were left"):
+            next(batches)
 
 
 @pytest.mark.parametrize("depth", [0, 2])

@@ -205,3 +205,19 @@ def test_an_evaluation_sees_every_example_exactly_once_and_in_order(length, batc
 def test_an_evaluation_can_be_limited(limit, examples):
     batches = list(one_pass(counting(10), 3, limit))
     assert np.array_equal(real(batches), np.arange(examples))
+
+
+def test_a_source_that_raises_stop_iteration_does_not_pass_for_the_end():
+    def take(indices):
+        raise StopIteration
+
+    source = counting(10)._replace(take=take)
+    for batches in (Stream(source, 3, seed=0, shuffle=False), one_pass(source, 3)):
+        with pytest.raises(DataError, match=r"no examples 0\.\.2 although its length is 10: its take raised"):
+            next(batches)
+
+
+def test_a_source_that_gives_fewer_examples_than_asked_for():
+    source = counting(10)._replace(take=lambda indices: {"inputs": indices[:2]})
+    with pytest.raises(DataError, match="asked for 3 examples and gave 2 of 'inputs'"):
+        next(Stream(source, 3, seed=0))

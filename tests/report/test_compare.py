@@ -21,7 +21,7 @@ def test_the_table(tmp_path):
         "a", "completed", "100", "0.5024", "0.5275 at 100", "0.99 at 100", "none",
         "layers/2/dense: gradient RMS 0.12, 32 times above the median layer",
     ]  # fmt: skip
-    assert found.rows[1][:4] == ["b", "diverged", "51", "not finite"]
+    assert found.rows[1][:4] == ["b", "diverged", "100", "not finite"]
     assert found.rows[1][6:] == ["1 to act on, 1 advice", "layers/1/dense: gradient spike at step 60"]
     assert (found.keys, found.more, found.note) == ([], 0, "")
 

@@ -248,3 +248,21 @@ def test_a_run_that_began_anew_has_nothing_to_show(tmp_path):
     overwrite("metrics.jsonl", "")(folder)
     with pytest.raises(JaxpropError, match="has an empty metrics"):
         reader.read()
+
+
+def test_peaks_stand_at_their_own_steps(tmp_path):
+    records = list(train_records(30))
+    records[-1] |= {"loss_max": 9.0, "loss_max_step": records[-1]["step"] - 0.0, "grad_norm_max": 7.0}
+    records[-2] |= {"loss_max": 8.0, "loss_max_step": 10**20}
+    extra = {"step": 40, "split": "train", "loss": 0.5, "loss_max": 5.0, "loss_max_step": 37}
+    run = Reader(make_run(tmp_path / "a", metrics=[*records, extra])).read()
+    steps, values = run.with_peaks("loss")
+    assert steps.tolist() == [*run.train["loss"].step[:-1].tolist(), 37, 40]
+    assert values[-2:].tolist() == [5.0, 0.5]
+    assert run.with_peaks("grad_norm") == run.train["grad_norm"]
+
+
+def test_the_last_step_is_the_summarys_where_no_record_is_later(tmp_path):
+    run = Reader(make_run(tmp_path / "a", metrics=train_records(50))).read()
+    assert (run.summary["step"], run.last_step) == (100, 100)
+    assert run._replace(summary={"step": "many"}).last_step == run.train["loss"].step[-1]

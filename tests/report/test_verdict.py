@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from jaxprop.health.watch.advice import ADVICE as KNOWN_CAUSES
 from jaxprop.health.watch.alerts import TITLES
-from jaxprop.health.watch.causes import CAUSES as KNOWN_CAUSES
 from jaxprop.report.read import Reader
 from jaxprop.report.verdict import CAUSES, ENDED, SHORT, judge, origin, short, worst_layers
 from tests.report.runs import ACTION, ALERT, FINDING, LR_FIND, make_run, rows, train_records
@@ -18,7 +18,7 @@ def read(folder, **given):
 
 def test_every_kind_cause_and_status_has_its_words():
     assert set(SHORT) <= set(TITLES)
-    assert set(CAUSES) == set(KNOWN_CAUSES)
+    assert set(CAUSES) == set(KNOWN_CAUSES) | {"no_warmup", "nan_batch"}  # those of earlier versions
     assert set(ENDED) >= {"completed", "stopped_early", "interrupted", "diverged", "failed"}
 
 
@@ -61,6 +61,22 @@ def test_headline(tmp_path, given, tone, headline):
     verdict = judge(run)
     assert verdict.tone == tone
     assert verdict.headline.startswith(headline)
+
+
+def test_a_run_that_has_learned_nothing_says_so_first(tmp_path):
+    run = read(tmp_path, alerts=[ALERT])
+    summary = {"metrics": {"accuracy": 0.103}, "reference": {"majority_accuracy": 0.103}}
+    worse = run._replace(summary=run.summary | summary)
+    assert judge(worse)[:2] == (
+        "bad",
+        "No better than the majority predictor: accuracy 0.103 against 0.103; the run completed all the same.",
+    )
+    assert judge(worse._replace(status="running")).headline.startswith("Gradient spike")
+    better = run._replace(summary=run.summary | summary | {"metrics": {"accuracy": 0.9}})
+    assert judge(better).headline.startswith("Gradient spike")
+    dead = run._replace(summary=run.summary | {"outcome": "dead since step 31: the gradient of 3 of 4 layers is zero"})
+    assert judge(dead).headline.startswith("Dead since step 31: ")
+    assert judge(run._replace(summary=None)).tone == "bad"
 
 
 def test_a_run_that_is_being_written(tmp_path):

@@ -75,10 +75,13 @@ def test_a_file_in_the_way(tmp_path, where):
 # -- file systems without locks -------------------------------------------------------------------
 
 
-@pytest.fixture
-def no_locks(monkeypatch):
+@pytest.fixture(params=["ENOSYS", "ENOLCK", "EOPNOTSUPP", "EIO", "EINVAL", "EPERM"])
+def no_locks(request, monkeypatch):
+    """What file systems of networks and clusters say of a lock; only that it would block says that it is held."""
+    code = getattr(errno, request.param)
+
     def refuse(descriptor):
-        raise OSError(errno.ENOSYS, "Function not implemented")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(lock, "_lock", refuse)
 
@@ -117,3 +120,39 @@ def test_without_locks_the_claim_of_a_dead_process_of_this_host_is_void(tmp_path
     else:
         with pytest.raises(RunFolderError, match="in use by process"), hold(tmp_path):
             pass
+
+
+def test_a_claim_that_cannot_be_made_is_one_sentence(tmp_path, no_locks, monkeypatch):
+    real = os.open
+
+    def refuse(path, flags, *mode):
+        if str(path).endswith(".claim"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(lock.os, "open", refuse)
+    with (
+        pytest.raises(RunFolderError, match=r"cannot be written to \(Read-only file system: .*claim\)"),
+        hold(tmp_path),
+    ):
+        pass
+
+
+def test_a_disk_that_is_full_does_not_keep_the_lock_from_being_held(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lock.os, "write", full)
+    with hold(tmp_path), pytest.raises(RunFolderError, match="in use by process unknown"), hold(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", [".lock", ".lock.claim"])
+def test_no_link_is_followed(tmp_path, monkeypatch, name):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / name).symlink_to(tmp_path / "mine")
+    if name == ".lock.claim":
+        monkeypatch.setattr(lock, "_lock", lambda _: os.truncate("/nowhere/at/all", 0))
+    with pytest.raises(RunFolderError), hold(tmp_path):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"

@@ -13,7 +13,7 @@ from jaxprop import data
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.checkpoint.leaves import describe
 from jaxprop.data import Source
-from jaxprop.errors import CheckpointError
+from jaxprop.errors import CheckpointError, DataError
 from jaxprop.run.compose import Experiment, open_stream
 from jaxprop.run.evaluate import evaluate
 from jaxprop.sinks import Sink
@@ -234,6 +234,95 @@ def test_an_error_of_the_data_reaches_the_caller(tiny, tmp_path):
     loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), stream=stream)
     with checkpoints, pytest.raises(OSError, match="the disk is gone"):
         loop.run(Sink())
+
+
+def test_a_source_that_ends_early_is_an_error(tiny, tmp_path):
+    """As one whose reader raises StopIteration, which looks like the end of the batches."""
+
+    class Ending(Poisoned):
+        def __next__(self):
+            if self._stream.position == 4:
+                raise StopIteration
+            return next(self._stream)
+
+    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), stream=Ending(tiny, ()))
+    with checkpoints, pytest.raises(DataError, match="the training data ended after step 4 of 12"):
+        loop.run(Sink())
+
+
+def test_a_failed_save_ends_the_run_at_once_and_not_at_the_next_save(tiny, tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError(28, "No space left on device")
+
+    config = with_config(tiny, checkpoint={"every_steps": 2})
+    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config)
+    monkeypatch.setattr("jaxprop.checkpoint.checkpoints._CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("orbax.checkpoint.AsyncCheckpointer.check_for_errors", fail)
+    with checkpoints, pytest.raises(CheckpointError, match=r"step 2 could not be written to .*No space left on device"):
+        loop.run(Sink())
+    assert loop.step == 3
+
+
+# -- peaks and the best -------------------------------------------------------------------------
+
+
+def test_peaks_between_records_are_recorded_also_across_a_stop(tiny, tmp_path):
+    """A batch 30 times as large at step 17, between the records of steps 15 and 20."""
+    run = {"log_every": 5, "eval_every": 100}
+    config = with_config(tiny, run=run, checkpoint={"every_steps": 100})
+
+    def train(folder, stop_at=None):
+        folder.mkdir(exist_ok=True)
+        return tiny.train(
+            folder, stop_at=stop_at, config=config, total_steps=25, stream=Poisoned(tiny, {16}, factor=30)
+        )
+
+    whole = train(tmp_path / "whole")
+    records = {record["step"]: record for record in whole.metrics if record["split"] == "train"}
+    assert list(records) == [*range(1, 11), 15, 20, 25]
+    assert "loss_max" not in records[10]  # it stands for itself alone
+    peak = records[20]
+    assert (peak["loss_max_step"], peak["grad_norm_max_step"]) == (17, 17)
+    assert peak["loss_max"] > 3 * max(peak["loss"], records[15]["loss_max"])
+    assert peak["loss_min"] <= peak["loss"]
+    train(tmp_path / "stopped", stop_at=18)
+    assert train(tmp_path / "stopped").metrics == whole.metrics
+
+
+def test_a_signal_during_an_evaluation_leaves_the_same_best_checkpoint(tiny, tmp_path, monkeypatch):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    config = with_config(tiny, run={"eval_every": 3}, checkpoint={"every_steps": 100, "keep": 1})
+    whole = tiny.train(tmp_path / "whole", config=config)
+    kept = Checkpoints(tmp_path / "whole" / "checkpoints", best="loss")
+    best = kept.best()
+    assert whole.loop.best == {"step": best, **next(r for r in evals(whole) if r["step"] == best)}
+    stop, real = SimpleNamespace(received=None), data.one_pass
+
+    def one_pass(*args):
+        for batch in real(*args):
+            stop.received = signal.SIGTERM if loop.step == best else None
+            yield batch
+
+    monkeypatch.setattr("jaxprop.run.evaluate.data", SimpleNamespace(one_pass=one_pass))
+    loop, checkpoints = tiny.loop(tmp_path / "stopped", stop, config=config)
+    with checkpoints:
+        assert loop.run(Sink()) == "interrupted"
+    assert checkpoints.best() != best
+    monkeypatch.undo()
+    resumed = tiny.train(tmp_path / "stopped", config=config)
+    again = Checkpoints(tmp_path / "stopped" / "checkpoints", best="loss")
+    assert (again.best(), again.steps()) == (best, kept.steps())
+    assert resumed.loop.best == whole.loop.best
+    assert resumed.loop.metrics == whole.loop.metrics
+
+
+def evals(trained):
+    return [
+        {name: value for name, value in record.items() if name != "split"}
+        for record in trained.metrics
+        if record["split"] == "eval"
+    ]
 
 
 # -- divergence -----------------------------------------------------------------------------------

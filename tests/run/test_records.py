@@ -1,8 +1,10 @@
 """What is logged of a record."""
 
+import json
+
 import numpy as np
 
-from jaxprop.run.records import layer_rows, train_record
+from jaxprop.run.records import Interval, layer_rows, train_record
 from tests.health.records import FULL, LAYERS, LEAN, ROWS, TAPS, record
 
 STEP = {"loss": 0.5, "grad_norm": 2.0}
@@ -55,3 +57,27 @@ def test_either_part_alone():
     assert only[0].keys() >= {"step", "layer", "param_norm", "tiny_second_moment", "swallowed"}
     assert len(only) == len(LAYERS) + len(TAPS)
     assert len(list(layer_rows(5, full, rare=False))) == len(LAYERS)
+
+
+def test_peaks_of_an_interval():
+    interval = Interval()
+    for step, loss in enumerate([1.0, 9.0, np.nan, 2.0], start=11):
+        interval.add(step, record(LEAN, loss=loss, grad_norm=np.inf if step == 14 else step))
+    again = Interval()
+    again.restore(json.loads(json.dumps(interval.state())))
+    expected = {
+        "loss_min": 1.0, "loss_max": 9.0, "loss_max_step": 12, "grad_norm_min": 11.0, "grad_norm_max": 13.0,
+        "grad_norm_max_step": 13, "nonfinite_steps": 2,
+    }  # fmt: skip
+    assert interval.take() == again.take() == expected
+    interval.add(15, record(LEAN, **STEP))
+    assert interval.take() == {}  # one step stands for itself
+    again.restore(None)
+    assert again.take() == {}
+
+
+def test_a_step_that_is_not_finite_is_no_peak():
+    interval = Interval()
+    for step in (1, 2):
+        interval.add(step, record(LEAN, loss=np.nan, grad_norm=np.nan))
+    assert interval.take() == {"nonfinite_steps": 2}

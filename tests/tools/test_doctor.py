@@ -77,7 +77,7 @@ def test_extras_count_with_the_packages_of_their_own_extras(machine):
 @pytest.mark.parametrize(
     ("direct_url", "line"),
     [
-        (None, f"{PIP} 'jaxprop[tpu]'"),
+        (None, f"{PIP} 'jax[tpu]>=0.10'"),
         ({"url": "file:///home/me/jp", "dir_info": {"editable": True}}, f"{PIP} -e '/home/me/jp[tpu]'"),
         ({"url": "file:///x/j.whl", "archive_info": {}}, f"{PIP} 'jaxprop[tpu] @ file:///x/j.whl'"),
     ],
@@ -88,6 +88,7 @@ def test_the_line_that_installs_an_extra(monkeypatch, direct_url, line):
             return json.dumps(direct_url) if direct_url else None
 
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["rich", "jax[tpu]>=0.10; extra == 'tpu'"])
     assert install_line("tpu") == line
 
 

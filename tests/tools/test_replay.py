@@ -96,16 +96,41 @@ def test_a_finite_step_is_said_to_be(failed, tmp_path, bench):
     assert not (box / "finding.json").exists()
 
 
+def test_a_box_of_another_run_is_said_to_be(failed, tmp_path):
+    folder = shutil.copytree(failed, tmp_path / "run")
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
+    for named in (folder, boxes(folder)[0]):
+        notes = replay_run(named).notes
+        assert notes[0] == f"the black box is of another run than the one in {folder}, which has run.seed: 0 -> 1"
+
+
+def test_nothing_is_written_through_a_link(failed, tmp_path):
+    folder, mine = shutil.copytree(failed, tmp_path / "run"), tmp_path / "mine"
+    mine.write_text("mine")
+    finding = boxes(folder)[0] / "finding.json"
+    finding.unlink(missing_ok=True)
+    finding.symlink_to(mine)
+    with pytest.raises(RunFolderError, match=r"finding.json cannot be written \(it is a link, and jaxprop writes"):
+        replay_run(folder)
+    assert mine.read_text() == "mine"
+    elsewhere = shutil.move(folder / "blackbox", tmp_path / "elsewhere")
+    (folder / "blackbox").symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="no black box"):
+        replay_run(folder)
+
+
 def test_what_is_not_as_it_was_is_noted(failed, tmp_path):
     folder = shutil.copytree(boxes(failed)[0], tmp_path / "4")
     about = json.loads((folder / "box.json").read_text())
     about["versions"]["jax"] = "0.1"
-    about |= {"device": "TPU v9", "updates": 2, "sources": about["sources"] | {"losses.py": "0"}}
+    about |= {"device": "TPU v9\x1b[2J", "updates": 2, "sources": about["sources"] | {"losses.py": "0"}}
     (folder / "box.json").write_text(json.dumps(about))
     notes = "\n".join(replay(folder).notes)
     assert "the step failed with jax 0.1, now " in notes
     assert "jaxprop/losses.py has changed since the step failed" in notes
     assert "the step failed on TPU v9" in notes
+    assert "\x1b" not in replay(folder).message
     assert "the state has seen 2 updates more" in notes
 
 

@@ -25,7 +25,6 @@ OPTIMIZERS = {  # transformation, and the extra arguments that its update takes
     "transparent sam": (sam(), ()),
     "opaque sam": (sam(opaque_mode=True), ("grad_fn",)),
     "sophia": (contrib.sophia(1e-2), ("obj_fn",)),
-    "dpsgd": (contrib.dpsgd(0.1, 1.0, 0.5, 0), ()),
     "momo": (contrib.momo(0.1), ("value",)),
     "momo adam": (contrib.momo_adam(0.1), ("value",)),
     "polyak": (optax.polyak_sgd(0.1), ("value",)),
@@ -39,7 +38,7 @@ OPTIMIZERS = {  # transformation, and the extra arguments that its update takes
     "every second step": (optax.MultiSteps(optax.adam(0.05), 2).gradient_transformation(), ()),
     "apply if finite": (optax.apply_if_finite(optax.adam(0.05), 3), ()),
     "adaptive clipping": (optax.chain(optax.adaptive_grad_clip(0.01), optax.adamw(0.05)), ()),
-    "noisy": (optax.noisy_sgd(0.1, seed=3), ()),
+    "noisy": (optax.noisy_sgd(0.1, key=3), ()),
     "injected": (optax.inject_hyperparams(optax.adamw)(optax.linear_schedule(0.1, 0.0, 5)), ()),
     "partition of both": (
         optax.partition({"a": optax.adam(0.05), "b": optax.sgd(0.1)}, {"dense_0": "a", "dense_1": "b"}), ()

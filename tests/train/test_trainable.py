@@ -180,8 +180,7 @@ def exploding(params, batch, key):
     return mean_loss({**params, "dense_0": first}, batch, key)
 
 
-@pytest.mark.parametrize("detail", ["lean", "rows", "full"])
-@pytest.mark.parametrize("factor", [1.0, 1e6, np.nan, np.inf])
+@pytest.mark.parametrize(("detail", "factor"), [("lean", np.nan), ("rows", np.inf), ("full", 1e6), ("full", np.nan)])
 @pytest.mark.parametrize("how", FROZEN)
 def test_frozen_parameters_are_no_part_of_norms_or_finiteness(how, factor, detail):
     """Fault: the gradient of frozen parameters tripped the guard, and a NaN there skipped the step."""
@@ -217,7 +216,7 @@ def test_complex_parameters_keep_their_imaginary_part_on_every_way(health, accum
     batch = {"x": np.arange(16, dtype=np.float32).reshape(8, 2)}
 
     def loss_fn(params, batch, key):
-        return jnp.mean(jnp.abs(params["c"] * batch["x"]) ** 2) + jnp.sum(params["w"] ** 2)
+        return jnp.mean(jnp.abs(params["c"]) ** 2 * batch["x"]) + jnp.sum(params["w"] ** 2)
 
     step = jaxprop.make_train_step(loss_fn, optax.sgd(0.01), accumulate=accumulate, health=health, ema_decay=0.9)
     state = step.init(params, key=jax.random.key(0))

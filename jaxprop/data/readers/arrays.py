@@ -23,6 +23,7 @@ _INT32_MAX = 2**31 - 1
 _CHECK_VALUES = 2**20
 _FORMATS = {b"PK": ".npz", b"\x93N": ".npy"}
 _DAMAGED = "is damaged, cut short or not a NumPy file; write it again with np.save or np.savez"
+_REQUIRED, _OPTIONAL = ("inputs", "labels"), ("weight", "mask")  # the arrays of a .npz that are used
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
@@ -36,6 +37,9 @@ class _Named(NamedTuple):
 class _Split(NamedTuple):
     inputs: _Named
     labels: _Named
+    weight: _Named | None = None
+    mask: _Named | None = None
+    unused: tuple[str, ...] = ()  # other arrays of the same file
 
 
 def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
@@ -43,6 +47,10 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
 
     Values are not scaled. Each batch is cast to float32, and class labels to int32. Inputs that are integers `[N, T]`,
     none of them negative, may be tokens: they stay integers, int32, and `info["vocabulary"]` is the largest plus one.
+
+    A `.npz` may also hold `weight` `[N]`, how much each example counts, and `mask`, of the labels' shape or its first
+    axes, 0 where a label counts for nothing. Both are finite and not negative, and go into the batches as float32.
+    Other arrays in it are not used, and named in `info["notes"]`.
 
     Args:
       section: the config's `data` section; paths are relative to the current directory.
@@ -74,14 +82,27 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
         )
     test = _load(section, "test")
     splits = {"train": train} if test is None else {"train": train, "test": test}
-    for split in splits.values():
+    for name, split in splits.items():
         _check_examples(split)
-        _LABEL_CHECKS[task](split.labels)
+        _check_weights(split)
+        splits[name] = _without_masked_labels(split)
+        _LABEL_CHECKS[task](splits[name].labels)
     if test is not None:
         _check_same_shape(train.inputs, test.inputs)
         _check_same_shape(train.labels, test.labels)
     info = _outputs(section, task, splits) | _vocabulary(splits)
     return {name: _source(split, task, info) for name, split in splits.items()}
+
+
+def _notes(split: _Split) -> dict[str, list[str]]:
+    """A sentence on the arrays that are not used, if there are any."""
+    if not split.unused:
+        return {}
+    file = split.inputs.name.removesuffix(":inputs")
+    likely = next((hint for name in split.unused if (hint := did_you_mean(name, _OPTIONAL))), "")
+    what = "the array {} is" if len(split.unused) == 1 else "the arrays {} are"
+    said = f"{file}: {what.format(', '.join(split.unused))} not used; jaxprop reads inputs, labels, weight and mask"
+    return {"notes": [said + likely]}
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -106,13 +127,15 @@ def _load(section: Arrays, split: str) -> _Split | None:
 
 def _load_npz(path: str) -> _Split:
     with _reading(path), _find(path, ".npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        for key in ("inputs", "labels"):
+        for key in _REQUIRED:
             if key not in archive.files:
                 raise DataError(
                     f"{path}: has no array {key!r}{did_you_mean(key, archive.files)} (it holds: "
                     f"{', '.join(archive.files) or 'nothing'}); write np.savez({path!r}, inputs=..., labels=...)"
                 )
-        return _Split(_member(archive, path, "inputs"), _member(archive, path, "labels"))
+        held = {key: _member(archive, path, key) for key in (*_REQUIRED, *_OPTIONAL) if key in archive.files}
+        unused = tuple(key for key in archive.files if key not in held)
+        return _Split(held["inputs"], held["labels"], held.get("weight"), held.get("mask"), unused)
 
 
 def _member(archive: np.lib.npyio.NpzFile, path: str, key: str) -> _Named:
@@ -168,20 +191,52 @@ def _reading(name: str) -> Iterator[None]:
 
 
 def _check_examples(split: _Split) -> None:
-    for name, values in split:
+    for name, values in split[:2]:
         if values.dtype.kind not in _NUMBERS:
             raise DataError(f"{name}: expected real numbers, got dtype {values.dtype}; save it as float32 or integers")
         if values.size == 0:
             raise DataError(f"{name}: is empty (shape {values.shape}); expected at least one example")
         if values.ndim == 0:
             raise DataError(f"{name}: expected one example for each entry of the first axis, got a single number")
-    inputs, labels = split
+    inputs, labels = split[:2]
     if len(inputs.values) != len(labels.values):
         raise DataError(
             f"{inputs.name} has {len(inputs.values)} examples but {labels.name} has {len(labels.values)}; "
             "the first axes must agree"
         )
     _check_finite(inputs)
+
+
+def _check_weights(split: _Split) -> None:
+    """Weights and masks: of the right shape, finite, not negative, and not all zero."""
+    labels = split.labels.values
+    for array, shapes in ((split.weight, [labels.shape[:1]]), (split.mask, [labels.shape[:1], labels.shape])):
+        if array is None:
+            continue
+        name, values = array
+        if values.dtype.kind not in _NUMBERS:
+            raise DataError(f"{name}: expected real numbers, got dtype {values.dtype}; save it as float32")
+        if values.shape not in shapes:
+            wanted = " or ".join(dict.fromkeys(map(str, shapes)))
+            raise DataError(f"{name}: expected shape {wanted} for labels of shape {labels.shape}, got {values.shape}")
+        _check_finite(array)
+        at = _first(values, lambda chunk: chunk < 0)
+        if at is not None:
+            raise DataError(f"{_item(name, at)} is {values[at]}, but what an example counts is never negative")
+        if not values.any():
+            raise DataError(f"{name}: is zero everywhere, so that no example counts; leave it out")
+
+
+def _without_masked_labels(split: _Split) -> _Split:
+    """Labels that count for nothing hold anything, such as -100; they become 0, which every task takes."""
+    name, values = split.labels
+    counts = np.ones(values.shape, bool)
+    for array in (split.weight, split.mask):
+        if array is not None:
+            counts &= (array.values != 0).reshape(array.values.shape + (1,) * (values.ndim - array.values.ndim))
+    return (
+        split if counts.all() else split._replace(labels=_Named(name, np.where(counts, values, values.dtype.type(0))))
+    )
 
 
 def _check_finite(array: _Named) -> None:
@@ -316,7 +371,9 @@ def _item(name: str, index: tuple[int, ...]) -> str:
 
 
 def _source(split: _Split, task: str, info: dict[str, int]) -> Source:
-    digest = fingerprint("arrays", task, split.inputs.values, split.labels.values)
+    extra = {name: array.values for name in _OPTIONAL if (array := getattr(split, name)) is not None}
+    named = [part for name, values in extra.items() for part in (name, values)]  # none in files without: as ever
+    digest = fingerprint("arrays", task, split.inputs.values, split.labels.values, *named)
     # Indexing a memmap gives another memmap, so the batches are taken from plain arrays.
     inputs, labels = np.asarray(split.inputs.values), np.asarray(split.labels.values)
     label_dtype = np.int32 if task == "classify" else np.float32
@@ -328,6 +385,7 @@ def _source(split: _Split, task: str, info: dict[str, int]) -> Source:
         return {
             "inputs": inputs[indices].astype(input_dtype, copy=False),
             "labels": labels[indices].astype(label_dtype, copy=False),
+            **{name: values[indices].astype(np.float32, copy=False) for name, values in extra.items()},
         }
 
-    return Source(length=len(inputs), take=take, info=info, fingerprint=digest)
+    return Source(length=len(inputs), take=take, info=info | _notes(split), fingerprint=digest)

@@ -12,6 +12,8 @@ from jaxprop.core.measurements import Measurements
 from jaxprop.health.respond.levers import RISEN
 
 LEVEL = 200  # steps before the first sign whose median loss is the usual one
+FIRST = 20  # losses that are the usual ones where a fault was there from the start
+RECOVERED = 0.1  # share of the usual loss, of 0.2 at least, above it at which the loss has recovered
 REMEMBERED = 512  # records whose gradient norm and rate are kept
 
 
@@ -64,6 +66,20 @@ class History:
         losses = [past.loss for past in self._steps if past.step < since][-LEVEL:]
         usual = statistics.median(losses or [math.inf])
         return not loss <= max(1.5 * usual, usual + 0.5)
+
+    def has_recovered(self, since: int, steps: int) -> bool:
+        """Whether the mean loss of the last steps is back at what was usual before a fault's first sign.
+
+        Where that came first, at the first losses that are known. A network without a gradient has not recovered: it is
+        dead, whatever its loss.
+        """
+        recent = list(self._steps)[-steps:]
+        before = [past.loss for past in self._steps if past.step < since][-LEVEL:]
+        known = before or [past.loss for past in list(self._steps)[:FIRST]]
+        if len(recent) < steps or not known or all(past.grad_norm == 0 for past in recent):
+            return False
+        usual = statistics.median(known)
+        return statistics.fmean(past.loss for past in recent) <= usual + RECOVERED * max(abs(usual), 0.2)
 
     def state(self) -> list[list[Any]]:
         """Returns the steps as JSON values."""

@@ -26,9 +26,9 @@ class Responder:
     repeats up to `tries` times, together with `cut_lr` where that is listed too, and waits longer each time, so that
     the bad stretch of data may end before it; at the list's end whatever can still be repeated is. A rate that had
     risen is held where it was before; one that was cut without having risen is given back, once, after 100 calm
-    steps. A fault counts from its first sign until a rollback has undone it, or it has not been seen for a while.
-    Nothing here depends on when a record is read: an action decided at step s is due one call after the call that
-    took s, or a fixed number of steps later.
+    steps, if the loss has recovered. A fault counts from its first sign until a rollback has undone it, or it has not
+    been seen for a while. Nothing here depends on when a record is read: an action decided at step s is due one call
+    after the call that took s, or a fixed number of steps later.
 
     Args:
       actions: some of `skip, clip, cut_lr, rollback, stop`; `skip` and `clip` also guard inside the step.
@@ -124,6 +124,8 @@ class Responder:
             self._calm.trouble = step
         if not self._calm.lasts(step, self._fault.acted_at):
             return []
+        if not self._observer.history.has_recovered(answered.since, CALM // 2):
+            return []  # a loss that stays where the fault has left it, as that of a dead network does, is no calm
         self._calm.gave_back = True
         why = f"there has been no sign of the fault for {CALM} steps"
         return self._pull("release", levers, answered._replace(step=step, why=why), self._schedule.next_due(step))

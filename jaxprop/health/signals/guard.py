@@ -99,6 +99,8 @@ def compare(
       Kumar et al., ZClip: Adaptive Spike Mitigation for LLM Pre-Training, 2025. https://arxiv.org/abs/2504.02507
     """
     factor, take = jnp.float32(1), finite
+    # Where a step is differentiated its history is a constant: roots and logarithms have no derivative at 0.
+    history, seen = jax.lax.stop_gradient((history, norm))
     if spikes is not None:
         scale = jnp.maximum(jnp.sqrt(history.variance), SMALLEST_SCALE)
         edge = jnp.exp(history.mean + LIMIT * scale)
@@ -107,7 +109,7 @@ def compare(
             factor = jnp.where(spike, edge / norm, factor)
         else:
             factor, take = jnp.where(spike, jnp.float32(0), factor), take & ~spike
-        history = _remember(jnp.log(norm), finite & (norm > 0), history, scale)
+        history = _remember(jnp.log(seen), finite & (seen > 0), history, scale)
     if limit is not None:
         # A skip stays one; a limit of infinity is none.
         factor = jnp.minimum(factor, jnp.where(norm > limit, limit / norm, jnp.float32(1)))

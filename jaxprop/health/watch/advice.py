@@ -152,7 +152,9 @@ def _label_shift(p: Plea) -> str:
 
 
 def _scale_loss(p: Plea) -> str:
-    larger = max(32768.0, 1024 * p.scale)
+    larger, known = max(32768.0, 1024 * p.scale), p.setup.get("precision.loss_scale")
+    if isinstance(known, int | float) and known >= larger:  # overflows have brought it down
+        return "precision.policy=bfloat16"
     if p.setup.yaml:
         return f"precision.loss_scale={larger:g}"
     return f"make the step with a larger first loss scale, scaling=Scaling(initial={larger:g})"
@@ -217,8 +219,7 @@ ADVICE: dict[str, Callable[[Plea], str]] = {
     "adam_eps": _smaller_epsilon,
     "logit_drift": _limit_logits,
     "frozen_layer": _fixed(
-        "see what keeps the layer from moving: a stop_gradient, an output that is not used, or an optimizer that masks "
-        "it"
+        "see what keeps the layer from moving: a stop_gradient, an unused output, or an optimizer that masks it"
     ),
     "bad_init": _init,
     "unscaled_inputs": _fixed("scale the inputs to a mean of 0 and a standard deviation of 1"),

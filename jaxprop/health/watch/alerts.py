@@ -117,7 +117,7 @@ class WatchConfig(NamedTuple):
       attention, entropy: largest attention logit; normalized attention entropy (smaller is worse).
       output, output_act: largest output logit; init_output: the same in the first record.
       drift: rise of `sqrt(mean logsumexp^2)` over the points of a steady trend.
-      frozen: number of consecutive records without an update.
+      frozen: number of consecutive full records without an update.
       init_large, init_small: decades by which a layer's first kernel is above or below `1 / sqrt(inputs)`.
       init: decades by which `||g|| / ||w||` of a layer differs from the median over the layers.
       recurrence: decades by which `||g|| / ||w||` of a recurrent layer exceeds the other layers' in three records.
@@ -178,7 +178,7 @@ class WatchConfig(NamedTuple):
     output_act: float = 400.0
     init_output: float = 20.0
     drift: float = 5.0
-    frozen: int = 5
+    frozen: int = 3
     init_large: float = 0.75
     init_small: float = 1.25
     init: float = 1.5

@@ -12,6 +12,8 @@ from jaxprop.health.watch.reading import RECURRENT, Reading, Trail
 
 RECENT = 400  # steps for which evidence counts, such as a rise of the rate
 EARLY = 300  # steps within which damage by a cold start, or a bad initialization, shows
+ALL_DEAD = 0.95  # share of dead units that lets no gradient through
+HIGH = 3.0  # factor by which a first loss is out of scale, or a later one blown up
 KILLING = 0.02  # update ratio in the first steps that may have killed what is dead later
 START = ("overshoot", "update_ratio", "loss_start", "adam_lag", "gradient_spike", "layer_spike")
 SLOW = ("loss_rise", "adam_lag", "gradient_trend")
@@ -81,6 +83,13 @@ def _cold_start(c: Case) -> bool:
     return killed or (c.kind in START and _cold(c))
 
 
+def _dead_units(c: Case) -> bool:
+    """Units that are dead, or that have cut off the gradient of the layers before them, which takes all of them."""
+    if c.kind == "frozen":
+        return c.seen("dead") > ALL_DEAD and c.seen("frozen_gradient") > 0
+    return c.kind == "dead" or (c.kind == "zero_gradient" and c.seen("dead") > 0.5)
+
+
 def _sudden_input(c: Case) -> bool:
     """A single bad batch: the loss was normal again three records later, or much nearer to it than at first."""
     if c.kind not in SUDDEN or not _calm(c):
@@ -103,15 +112,25 @@ def _is(*kinds: str) -> Callable[[Case], bool]:
     return lambda c: c.kind in kinds
 
 
+def _blown(c: Case) -> bool:
+    """Whether a cold start has blown up weights that were in order: the first loss was as low as it is now."""
+    started_high = c.seen("first_loss") > HIGH * c.seen("loss", math.inf)
+    return c.seen("blown") > HIGH and not started_high and not c.trail.first < 0.5 * c.trail.rate
+
+
 def _start_off(c: Case) -> bool:
-    early = c.age <= EARLY and c.kind in (*START, *DAMAGE, "exploding", "init_output")
-    return early and (c.seen("init") > 1.5 or c.seen("init_scale") > 0 or c.seen("init_output") > 0)
+    early = c.age <= EARLY and c.kind in (*START, *DAMAGE, "exploding", "init_scale", "init_output")
+    seen = c.seen("init") > 1.5 or c.seen("init_scale") > 0 or c.seen("init_output") > 0
+    return early and seen and not _blown(c)
 
 
 def _unscaled_inputs(c: Case) -> bool:
-    """The first activation is far out of scale in the first full record, although its layer's weights are not."""
-    early = c.age <= EARLY and c.kind in (*START, "init_output", "init", "saturated", "exploding")
-    return early and c.seen("inputs") > 0 and not c.seen("init_scale")
+    """The first activation, or the first loss, is far out of scale, although the weights are not."""
+    early = c.age <= EARLY and c.kind in (*START, *DAMAGE, "init_output", "init", "exploding")
+    started_high = (
+        c.kind in (*DAMAGE, "init_output") and c.age <= COLD and c.seen("first_loss") > HIGH * c.seen("loss", math.inf)
+    )
+    return early and (c.seen("inputs") > 0 or started_high) and not c.seen("init_scale") and not c.trail.recurrent
 
 
 # The first test that holds names the cause. Causes that are observed directly come before circumstantial ones. That of
@@ -121,8 +140,8 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("not_finite", _is("nonfinite")),
     ("unscaled_inputs", _unscaled_inputs),
     ("bad_init", lambda c: _start_off(c) and c.seen("init_scale") > 0),
-    ("rate_too_high", _cold_start),
-    ("dead_relu", lambda c: c.kind == "dead" or (c.kind in ("frozen", "zero_gradient") and c.seen("dead") > 0.5)),
+    ("rate_too_high", lambda c: _cold_start(c) or (c.kind in ("init_scale", "init_output", "init") and _blown(c))),
+    ("dead_relu", _dead_units),
     ("frozen_layer", _is("frozen")),
     ("bad_init", _is("init", "init_scale", "init_output")),
     ("adam_eps", _is("tiny_second_moment", "damped")),
@@ -136,8 +155,8 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("post_norm", lambda c: c.trail.attention and c.age <= EARLY and c.kind in START and c.seen("tilt_start") > 0.5),
     ("bad_init", _is("exploding")),
     ("adam_eps", lambda c: c.seen("tiny_second_moment") > 0.5),
-    ("dead_relu", lambda c: c.kind in SLOW and c.seen("dead_grown") > 0.25 and c.seen("dead") > 0.5),
-    ("logit_drift", lambda c: c.kind in SLOW and c.seen("output_growth", 1.0) > 1.5),
+    ("logit_drift", lambda c: c.kind in SLOW and c.seen("output_growth", 1.0) > 1.3),
+    ("dead_relu", lambda c: c.kind in SLOW and c.seen("dead_grown") > 0.15 and c.recent("dead_grown", 60)),
     ("bad_batch", _sudden_input),
     ("label_shift", _label_shift),
     ("bad_batch", _is(*SUDDEN)),
@@ -145,7 +164,7 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
 
 
 def likeliest(
-    symptom: Symptom, reading: Reading, trail: Trail, setup: Setup = Setup()
+    symptom: Symptom, reading: Reading, trail: Trail, setup: Setup
 ) -> tuple[str, str, dict[str, float | str]]:
     """Returns the key of the cause in `ADVICE`, what to change about it, and the evidence."""
     case = Case(symptom, reading, trail, setup)

@@ -24,7 +24,7 @@ STEADY = 0.8  # Kendall's tau above which a trend is certain
 OUTPUTS = 12  # full records that a trend of the outputs is fitted to
 FAST_OUTPUTS, SLOW_OUTPUTS = 3, 40  # full records that outputs are averaged over
 WAIT = 3  # records in which a jump of the loss shows whether it stays
-FADES = 2.5  # factor by which the damage of a bad batch is smaller than the batch's own loss
+FADES = 3.0  # factor by which the damage of a bad batch is smaller than the batch's own loss
 OVERFLOWS = 8  # consecutive non-finite gradients that are normal while a loss scale comes down
 
 
@@ -100,26 +100,30 @@ class Held:
 
     Args:
       since: step of the rise, 0 while there is none.
-      first, value, last: the rise in its first record, at its largest, and in its newest record.
+      base: the usual level before it.
+      first, last: how far above that level it was in its first record, and is in its newest one.
+      value: its largest z-score.
       waited, stayed: records since, and those in which it was still there.
     """
 
     since: int = 0
+    base: float = 0.0
     first: float = 0.0
     value: float = 0.0
     last: float = 0.0
     waited: int = 0
     stayed: int = 0
 
-    def wait(self, step: int, value: float, over: bool, stays: bool) -> bool:
-        """Takes in a record; returns whether the wait for an earlier rise is over."""
+    def wait(self, step: int, level: float, usual: float, value: float, over: bool, stays: bool) -> bool:
+        """Takes in a record's level and z-score; returns whether the wait for an earlier rise is over."""
         if not self.since:
             if over:
-                self.since, self.first, self.value, self.waited, self.stayed = step, value, value, 0, 0
+                self.since, self.base, self.first, self.value = step, usual, level - usual, value
+                self.waited = self.stayed = 0
             return False
         self.waited += 1
         self.stayed += stays
-        self.last = value if stays else 0.0
+        self.last = level - self.base if stays else 0.0
         self.value = max(self.value, value)
         return self.waited >= WAIT
 
@@ -150,7 +154,7 @@ class LossLevel:
         jump = (r.loss - means.fast) / noise if means.count else 0.0
         trail.note(r.step, loss_z=jump, loss=r.loss)
         armed = means.count >= config.arm
-        found = self._jump(r, trail, config, jump, strict) if armed else self._start(r, config, noise)
+        found = self._jump(r, trail, config, jump, strict) if armed else self._start(r, trail, config, noise)
         if r.fed:
             means.feed(r.loss, config.fast, config.slow)
             if r.step % EVERY_TREND == 0:
@@ -183,7 +187,7 @@ class LossLevel:
         # When the loss is near zero, a single wrong example multiplies it without doing harm.
         large = r.loss - self.means.fast > max(0.25 * abs(self.means.fast), 0.1 * abs(start))
         over = large and jump > config.loss_jump * strict
-        ended = self.held.wait(r.step, jump, over, jump > config.loss_jump / 2)
+        ended = self.held.wait(r.step, r.loss, self.means.fast, jump, over, jump > config.loss_jump / 2)
         if over and self.held.since == r.step:
             trail.note(r.step, jump=jump, stayed=-1)
         if over and jump > config.loss_jump_act * strict and trail.get("output_z") > config.loss_jump:
@@ -195,13 +199,14 @@ class LossLevel:
         trail.note(r.step, stayed=stayed if self.held.lasts else 0)
         if stayed < 2 and value < config.loss_once * strict:
             return []
-        severity = "act" if value > config.loss_jump_act * strict and stayed else "advice"
+        severity = "act" if value > config.loss_jump_act * strict and stayed > 1 else "advice"
         return [Symptom("loss_jump", None, severity, value, config.loss_jump, since)]
 
-    def _start(self, r: Reading, config: WatchConfig, noise: float) -> list[Symptom]:
+    def _start(self, r: Reading, trail: Trail, config: WatchConfig, noise: float) -> list[Symptom]:
         """Whether the median of the last three losses is well above the first losses."""
         if len(self.first) < 5:
             self.first.append(r.loss)
+            trail.note(r.step, first_loss=self.first[0], blown=max(self.first) / max(abs(self.first[0]), 1e-12))
             return []
         self.recent.append(r.loss)
         base, worst = sorted(self.first)[2], max(self.first)
@@ -210,6 +215,11 @@ class LossLevel:
         if len(self.recent) < 3 or over < config.start_ratio or now < worst + 3 * noise:
             return []
         return [Symptom("loss_start", None, "act" if over > 2 else "advice", over, config.start_ratio, r.step - 2)]
+
+    @property
+    def start_and_now(self) -> tuple[float, float]:
+        """Median of the first losses, and mean of the latest; NaN where there are none."""
+        return (sorted(self.first)[len(self.first) // 2], self.means.fast) if self.first else (NAN, NAN)
 
     def rearm(self) -> None:
         self.levels.clear()

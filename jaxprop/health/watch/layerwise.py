@@ -16,8 +16,9 @@ from jaxprop.health.watch.history import MAD, median
 from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Rows, Trail, depth_order
 
 LAG_SHARE, LAG_ARMED = 0.5, 3  # of a full record in the average of Adam's lag; records before it is judged
-STILL_RECORDS, STILL_STEPS = 3, 20  # full records without an update, or steps without a gradient, in a row
+STILL_STEPS = 20  # steps without a gradient in a row after which a layer has none
 LARGE_INPUTS, ALL_SATURATED = 5.0, 0.9  # RMS of the first activation, or share of it, that scaled inputs do not reach
+DEAD_SHARE = 0.1  # of a full record in the average share of dead units that a sudden death stands out from
 FIRST_RECORD = 10  # step by which the command line has its first full record
 FIRST = 3  # records whose gradients are those of the start
 SMALL = 64  # number of parameters below which the statistics of a layer are too noisy
@@ -45,9 +46,8 @@ def worst(values: np.ndarray) -> tuple[int, float]:
 def moving(shares: np.ndarray, rows: Rows) -> np.ndarray:
     """Shares of entries by layer, as shares of those with a gradient; NaN where next to none has one.
 
-    Entries without a gradient, such as the rows of tokens that are not in the batch, have no second moment, or only
-    what momentum leaves of an update, 0.9^t: neither says anything about the number format. As many of them as there
-    can be are taken to be among those counted.
+    Entries without a gradient, such as the rows of tokens that are not in the batch, have no second moment. As many of
+    them as there can be are taken to be among those counted.
     """
     with_gradient = 1 - np.minimum(rows.zero_fraction, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -202,12 +202,12 @@ class Updates:
             found.append(Symptom("zero_gradient", None, "act", without, 0.5, r.step - int(self.ungraded.max()) + 1))
         elif self.zeros >= 3:
             found.append(Symptom("zero_gradient", None, "advice", zero, 0.9, r.step - 2))
-        still = (self.unmoved >= STILL_RECORDS) | (self.ungraded >= STILL_STEPS)
+        still = (self.unmoved >= config.frozen) | (self.ungraded >= STILL_STEPS)
         if still.any() and not still.all():
             i = int(np.argmax(np.where(still, np.maximum(self.unmoved * STILL_STEPS, self.ungraded), 0)))
             trail.note(r.step, frozen_layers=float(still.sum()), frozen_gradient=float(self.ungraded[i] > 0))
             value = max(float(self.unmoved[i]), float(self.ungraded[i]))
-            limit = STILL_RECORDS if self.ungraded[i] < STILL_STEPS else STILL_STEPS
+            limit = config.frozen if self.ungraded[i] < STILL_STEPS else STILL_STEPS
             found.append(Symptom("frozen", r.layer(i), "advice", value, limit, r.step - int(self.ungraded[i])))
         return found
 
@@ -257,8 +257,9 @@ class Start:
         if usable.sum() < 3:
             return []
         off = np.where(usable, mean, math.nan) - median(mean[usable])
-        spread = MAD * median(np.abs(off[usable]))
         i, value = worst(np.abs(off))
+        others = np.delete(off, i)[np.delete(usable, i)]  # the spread of few layers is that of the one which is off
+        spread = MAD * median(np.abs(others - median(others)))
         trail.note(r.step, init=value, init_first=float(i == 0))
         if value < max(config.init, 4 * spread):
             return []
@@ -267,8 +268,10 @@ class Start:
     def _inputs(self, r: Reading, trail: Trail) -> None:
         """Notes the scale of the inputs, as the first activation shows it, while its layer has hardly moved."""
         rows = r.rows
-        if rows is None or r.taps is None or not len(r.tapped) or EMBEDDING.search(r.names[0]):
+        if rows is None or r.taps is None or not len(r.tapped) or RECURRENT.search(r.tapped[0][0]):
             return
+        if any(EMBEDDING.search(name) for name in r.names) or any(kind == "attention" for _, kind in r.tapped):
+            return  # tokens have no scale
         moved = rows.update_norm[0] * (r.step - trail.start + 1) > rows.param_norm[0] / 2
         rms, saturated = float(r.taps["rms"][0]), float(r.taps["saturated"][0])
         if not moved and (rms > LARGE_INPUTS or saturated > ALL_SATURATED):
@@ -383,6 +386,7 @@ class Activations:
     streaks: dict[str, int] = dataclasses.field(default_factory=dict)
     since: dict[str, int] = dataclasses.field(default_factory=dict)
     first: dict[str, float] = dataclasses.field(default_factory=dict)
+    usual: np.ndarray | None = None
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         taps = r.taps
@@ -419,7 +423,10 @@ class Activations:
         trail.note(r.step, **{kind: value})
         key = key or kind
         first = self.first.setdefault(key, value)
-        trail.note(r.step, **{f"{kind}_grown": value - first})
+        if kind == "dead":
+            usual = values if self.usual is None or len(self.usual) != len(values) else self.usual
+            trail.note(r.step, dead_grown=worst(values - usual)[1])
+            self.usual = usual + DEAD_SHARE * (values - usual)
         if value <= advice:
             self.streaks[key], self.since[key] = 0, 0
             return None
@@ -451,11 +458,11 @@ class Numbers:
             if severity:
                 layer = r.layer(worst(r.flushed)[0])
                 found.append(Symptom("flushed", layer, severity, share, config.flushed, r.step))
-        if r.swallowed is not None and math.isfinite(share := weighted(lost := moving(r.swallowed, rows), rows.sizes)):
+        if r.swallowed is not None and math.isfinite(share := weighted(r.swallowed, rows.sizes)):
             trail.note(r.step, swallowed=share)
             self.swallowing = self.swallowing + 1 if share > config.swallowed else 0
             if self.swallowing >= 2:
-                layer = r.layer(worst(lost)[0])
+                layer = r.layer(worst(r.swallowed)[0])
                 found.append(Symptom("swallowed", layer, "advice", share, config.swallowed, r.step))
         if r.tiny is not None:
             tiny = moving(r.tiny, rows)

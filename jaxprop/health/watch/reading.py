@@ -161,7 +161,8 @@ class Trail:
     Args:
       seen: name of a piece of evidence -> its latest value, such as `lag`, `dead` or `tilt`.
       seen_at: the step of each.
-      start: the first step.
+      start, step: the first step, and the newest one.
+      layers: number of layers.
       rate: the latest learning rate.
       first: the first learning rate.
       peak: the learning rate before it last stopped rising.
@@ -182,6 +183,8 @@ class Trail:
     seen: dict[str, float] = dataclasses.field(default_factory=dict)
     seen_at: dict[str, int] = dataclasses.field(default_factory=dict)
     start: int = 0
+    step: int = 0
+    layers: int = 0
     rate: float = NAN
     first: float = NAN
     peak: float = NAN

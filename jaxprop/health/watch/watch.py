@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from jaxprop.errors import UsageError, one_of
 from jaxprop.health.watch.advice import Setup
 from jaxprop.health.watch.alerts import Alert, WatchConfig
-from jaxprop.health.watch.causes import likeliest
+from jaxprop.health.watch.causes import DAMAGE, likeliest
 from jaxprop.health.watch.detectors import GradientNorm, LossLevel, NonFinite, Output, Rate, Symptom
 from jaxprop.health.watch.history import decode, encode
 from jaxprop.health.watch.layerwise import Activations, AdamLag, Depth, Numbers, Start, Updates
+from jaxprop.health.watch.outcome import dead, trivial, unchanged
 from jaxprop.health.watch.reading import RECURRENT, Reading, Trail, read
 from jaxprop.health.watch.schedule import follow
 
@@ -106,7 +107,7 @@ class Watch:
         """
         r = read(step, m, self.layer_names)
         trail = self._trail
-        trail.start = trail.start or step
+        trail.start, trail.step, trail.layers = trail.start or step, step, len(r.names)
         trail.clipped = trail.clipped or math.isfinite(r.clipped)
         if follow(r, trail):
             self._grace(step, SENSITIVE)
@@ -122,7 +123,29 @@ class Watch:
             found = [self._without_loss(symptom) for symptom in found if symptom.kind not in OF_THE_LOSS]
         new = [symptom for symptom in found if self._starts(step, symptom)]
         new.sort(key=lambda symptom: -SEVERITY[symptom.severity])
-        return [self._alert(symptom, r) for symptom in new]
+        alerts = [self._alert(symptom, r) for symptom in new]
+        return [alert for alert in alerts if not self._is_told(alert)]
+
+    def outcome(
+        self, metrics: Mapping[str, Any] | None = None, reference: Mapping[str, Any] | None = None
+    ) -> str | None:
+        """Says that the run so far has learned nothing, which is the first thing to tell of it; None if it has.
+
+        Args:
+          metrics: results by name, such as `{"accuracy": 0.98}`.
+          reference: those of trivial predictors, named `<predictor>_<metric>`, such as `{"majority_accuracy": 0.1}`.
+
+        Returns:
+          That the network is dead, no better than a trivial predictor, or (where the loss is stationary) no better
+          than at its start.
+        """
+        trail = self._trail
+        said = dead(trail.step, trail.dead_since, trail.dead_layers, trail.layers)
+        said = said or trivial(metrics or {}, reference or {})
+        if said is None and self.stationary and trail.step - trail.start >= self.config.arm:
+            levels = [detector for detector in self._detectors if isinstance(detector, LossLevel)]
+            said = unchanged(*levels[0].start_and_now)
+        return said
 
     def rearm(self, step: int) -> None:
         """Ends all alerts and starts a grace period, as is needed after a rollback or another response.
@@ -155,6 +178,10 @@ class Watch:
         self._lasting = decode(None, state["lasting"])
         for detector in self._detectors:
             decode(detector, state["detectors"][type(detector).__name__])
+
+    def _is_told(self, alert: Alert) -> bool:
+        """Whether an alert is of what bad first weights, of which there has been one already, have damaged."""
+        return alert.cause == "bad_init" and alert.kind in DAMAGE and self._trail.get("init_scale") > 0
 
     def _without_loss(self, symptom: Symptom) -> Symptom:
         """A spike of the gradient is no more serious for a loss above its mean where the loss moves by nature."""

@@ -299,3 +299,75 @@ def test_settings_that_contradict_each_other_are_config_errors(settings, message
     make_files()
     with pytest.raises(ConfigError, match=message):
         open_arrays(section(**settings), "classify")
+
+
+# -- weights, masks, and what is not used -----------------------------------------------------------
+
+WEIGHT = np.array([1, 0, 2.5, 1, 1, 0])
+
+
+def test_weights_and_masks_are_used():
+    npz(weight=WEIGHT, mask=WEIGHT > 0)
+    source = open_arrays(section(train="train.npz"), "classify")["train"]
+    batch = source.take(np.array([2, 1]))
+    assert (batch["weight"].tolist(), batch["weight"].dtype) == ([2.5, 0], np.float32)
+    assert (batch["mask"].tolist(), batch["mask"].dtype) == ([1, 0], np.float32)
+    assert "notes" not in source.info
+    npz(labels=MULTI, mask=MULTI)
+    assert everything(open_arrays(section(train="train.npz"), "multilabel")["train"])["mask"].shape == (6, 3)
+
+
+def test_weights_are_part_of_the_fingerprint():
+    prints = []
+    for weight in (None, WEIGHT, WEIGHT * 2):
+        npz(**({} if weight is None else {"weight": weight}))
+        prints.append(open_arrays(section(train="train.npz"), "classify")["train"].fingerprint)
+    npz(mask=WEIGHT)
+    prints.append(open_arrays(section(train="train.npz"), "classify")["train"].fingerprint)
+    assert len(set(prints)) == 4
+    assert prints[0] == open_pair(X, CLASSES, "classify").fingerprint
+
+
+@pytest.mark.parametrize("name", ["weight", "mask"])
+def test_labels_that_count_for_nothing_may_hold_anything(name):
+    npz(labels=edited(CLASSES, [1, 5], -100), **{name: WEIGHT})
+    source = open_arrays(section(train="train.npz"), "classify")["train"]
+    assert source.info["classes"] == 3
+    assert everything(source)["labels"].tolist() == [0, 0, 2, 0, 1, 0]
+    npz(labels=edited(TARGETS, [1], np.nan), **{name: WEIGHT})
+    assert np.isfinite(everything(open_arrays(section(train="train.npz"), "regress")["train"])["labels"]).all()
+
+
+@pytest.mark.parametrize("name", ["weight", "mask"])
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (edited(WEIGHT, 2, np.nan), r"\[2\] is nan, which is not a finite float32"),
+        (edited(WEIGHT, 2, np.inf), r"\[2\] is inf, which is not a finite float32"),
+        (edited(WEIGHT, 3, -0.5), r"\[3\] is -0.5, but what an example counts is never negative"),
+        (WEIGHT[:5], r": expected shape \(6,\) for labels of shape \(6,\), got \(5,\)"),
+        (WEIGHT[:, None], r": expected shape \(6,\) for labels of shape \(6,\), got \(6, 1\)"),
+        (np.zeros(6), ": is zero everywhere, so that no example counts; leave it out"),
+        (np.array(list("abcdef")), ": expected real numbers, got dtype <U1"),
+    ],
+)
+def test_weights_that_cannot_be_meant(name, values, sentence):
+    npz(**{name: values})
+    with pytest.raises(DataError, match=f"^train.npz:{name}{sentence}"):
+        open_arrays(section(train="train.npz"), "classify")
+
+
+@pytest.mark.parametrize(
+    ("more", "note"),
+    [
+        ({"ids": X}, "train.npz: the array ids is not used; jaxprop reads inputs, labels, weight and mask"),
+        (
+            {"ids": X, "weights": WEIGHT},
+            "train.npz: the arrays ids, weights are not used; jaxprop reads inputs, labels, weight and mask; "
+            "did you mean 'weight'?",
+        ),
+    ],
+)
+def test_other_arrays_are_named(more, note):
+    npz(**more)
+    assert open_arrays(section(train="train.npz"), "classify")["train"].info["notes"] == [note]

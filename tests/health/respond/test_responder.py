@@ -26,7 +26,11 @@ class Script:
     def update(self, step, m):
         if step not in self.since:
             return []
-        return [Alert(step, "loss_jump", "head", self.severity, 9.0, 2.0, self.since[step], {}, "unstable", "lr")]
+        return [
+            Alert(
+                step, "loss_jump", "head", self.severity, 9.0, 2.0, self.since[step], {}, "unstable", "optimizer.lr=0.1"
+            )
+        ]
 
     def rearm(self, step):
         self.rearmed.append(step)
@@ -120,7 +124,7 @@ def test_an_action_is_due_one_call_after_the_one_that_showed_it(per_call, total,
     assert made.due(due - 1) == []
     assert made.diagnosis is None
     assert [action.name for action in made.due(due)] == ["stop"]
-    assert "likely unstable: try lr" in made.diagnosis
+    assert "likely unstable: try optimizer.lr=0.1" in made.diagnosis
     assert made.due(due) == []
 
 
@@ -180,6 +184,15 @@ def test_a_cut_is_not_given_back_while_the_loss_is_broken():
     late = responder(["cut_lr"], every(50))
     lines = feed(late, 1, 150) + feed(late, 151, 151, good(loss=9.0)) + feed(late, 152, 300)
     assert taken(lines)[-1] == (151 + CALM, "release")
+
+
+def test_a_cut_is_given_back_once_the_loss_has_recovered_and_never_to_a_dead_network():
+    """A loss a little above what was usual is not broken, but the fault has left it there."""
+    made = responder(["cut_lr"], every(50))
+    assert taken(feed(made, 1, 50) + feed(made, 51, 500, good(loss=1.3))) == [(50, "cut_lr")]
+    assert [action for _, action in taken(feed(made, 501, 560))] == ["release"]
+    dead = responder(["cut_lr"], every(50))
+    assert taken(feed(dead, 1, 50) + feed(dead, 51, 500, good(norm=0.0))) == [(50, "cut_lr")]
 
 
 def test_a_rate_that_rose_is_not_given_back():

@@ -42,8 +42,7 @@ def test_what_each_kind_of_record_holds(detail):
         assert np.isfinite([m.rare.swallowed, m.rare.tiny_second_moment]).all()
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-@pytest.mark.parametrize("tx", [optax.sgd(0.1), optax.adam(0.1), optax.adamax(0.1)], ids=["sgd", "adam", "adamax"])
+@pytest.mark.parametrize(("tx", "accumulate"), [(optax.adam(0.1), 1), (optax.adamax(0.1), 4)], ids=["adam", "adamax"])
 @pytest.mark.parametrize("detail", DETAILS)
 def test_no_nan_and_no_infinity_is_in_the_array_of_a_healthy_step(detail, tx, accumulate):
     m = one_step(model_loss(), tx, detail, accumulate=accumulate, precision="float16")

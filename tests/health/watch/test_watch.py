@@ -10,8 +10,8 @@ import pytest
 
 from jaxprop.errors import UsageError
 from jaxprop.health import Alert, Watch, WatchConfig
+from jaxprop.health.watch.advice import ADVICE
 from jaxprop.health.watch.alerts import TITLES
-from jaxprop.health.watch.causes import CAUSES
 from tests.health.records import FULL, LAYERS, LEAN, PLAIN, ROWS, TAPS, healthy, record
 
 KINDS = {  # what a run of this kind has, besides its seed
@@ -37,7 +37,15 @@ def alerts_of(watch, run, change=None):
 
 
 def plant(change, steps=420, config=None, **kinds):
-    return alerts_of(Watch(LAYERS, config), healthy(steps, **kinds), change)
+    return alerts_of(Watch(LAYERS, config, source="yaml"), healthy(steps, **kinds), change)
+
+
+def tapped(kind):
+    """Full records whose taps are of a kind."""
+    return FULL._replace(taps=tuple((name, kind) for name, _ in TAPS))
+
+
+TAP_KINDS = {"saturated": "tanh", "attention": "attention", "collapse": "attention"}
 
 
 # -- health -------------------------------------------------------------------------------------
@@ -116,7 +124,7 @@ def one_layer(name, row, value, usual):
 FAULTS = {
     "rate ramp": (scaled("learning_rate", lambda t: 1.02 ** min(t, 200)), "rate", "rate_too_high", None),
     "rate x40": (scaled("learning_rate", lambda t: 40), "rate", "rate_too_high", None),
-    "nan": (once(333, loss=np.nan, grad_norm=np.nan, skipped=1.0), "nonfinite", "nan_batch", None),
+    "nan": (once(333, loss=np.nan, grad_norm=np.nan, skipped=1.0), "nonfinite", "not_finite", None),
     "outlier": (
         once(333, loss=500.0, grad_norm=900.0, output_max=800.0, rows_grad_norm=400.0), "loss_jump", "bad_batch", None,
     ),
@@ -138,14 +146,14 @@ FAULTS = {
     "collapse": (given(tap_attention_entropy=0.005), "entropy", "logit_drift", LAYERS[0]),
     "logits": (given(output_max=lambda t: 12 + 0.5 * t), "output_trend", "logit_drift", None),
     "frozen": (one_layer("rows_update_norm", 3, 0.0, 0.01), "frozen", "frozen_layer", LAYERS[3]),
-    "no gradient": (one_layer("rows_zero_fraction", 1, 1.0, 0.1), "frozen", "frozen_layer", LAYERS[1]),
+    "no gradient": (one_layer("rows_grad_norm", 1, 0.0, 0.4), "frozen", "frozen_layer", LAYERS[1]),
     "flushed": (lambda step, values: values.update(flushed=0.4) if step % 10 == 0 else None, "flushed",
                 "no_loss_scaling", LAYERS[0]),
     "swallowed": (lambda step, values: values.update(swallowed=0.9) if step % 10 == 0 else None, "swallowed",
-                  "unstable", LAYERS[0]),
+                  "rounded", LAYERS[0]),
     "epsilon": (lambda step, values: values.update(tiny_second_moment=0.9) if step % 10 == 0 else None,
                 "tiny_second_moment", "adam_eps", LAYERS[0]),
-    "all zero": (given(rows_zero_fraction=0.95), "zero_gradient", "no_loss_scaling", None),
+    "all zero": (given(rows_zero_fraction=0.95), "zero_gradient", "vanishing", None),
     "large updates": (given(rows_update_norm=4.0), "update_ratio", "rate_too_high", LAYERS[0]),
 }  # fmt: skip
 
@@ -153,7 +161,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_alarms_once_with_kind_cause_and_layer(name):
     change, kind, cause, layer = FAULTS[name]
-    found = plant(change)
+    found = plant(change, full=tapped(TAP_KINDS.get(name, "relu")))
     assert found, "no alert"
     of_kind = [alert for alert in found if alert.kind == kind]
     assert Counter((alert.kind, alert.severity) for alert in of_kind).most_common(1)[0][1] == 1
@@ -163,7 +171,7 @@ def test_a_fault_alarms_once_with_kind_cause_and_layer(name):
     if layer is not None:
         assert alert.layer == layer
     assert kind in TITLES
-    assert alert.cause in CAUSES
+    assert alert.cause in ADVICE
     assert min(alert.since, alert.step) <= alert.step
     assert alert.step >= 300 or name in ("flushed", "swallowed", "epsilon")
 
@@ -178,9 +186,9 @@ def test_gradual_faults_are_told_in_time(name):
 
 def test_sudden_faults_are_told_at_once():
     assert plant(FAULTS["nan"][0])[0].step == 333
-    assert plant(FAULTS["outlier"][0])[0].step <= 335
+    assert plant(FAULTS["outlier"][0])[0].step <= 336
     assert plant(FAULTS["rate x40"][0])[0].step == 300
-    assert plant(FAULTS["labels"][0])[0].step <= 302
+    assert plant(FAULTS["labels"][0])[0].step <= 303
 
 
 def test_a_layer_that_spikes_alone_is_named():
@@ -197,16 +205,16 @@ def early(change, steps=60, full=FULL, **kinds):
     return alerts_of(Watch(full.layers), healthy(steps, full=full, **kinds), change)
 
 
-def test_a_cold_start_with_large_updates_is_a_missing_warmup():
+def test_a_cold_start_with_large_updates_is_too_high_a_rate():
     found = early(lambda step, values: values.update(rows_update_norm=1.5), warmup=0)
-    assert (found[0].kind, found[0].cause, found[0].step) == ("update_ratio", "no_warmup", 3)
+    assert (found[0].kind, found[0].cause, found[0].step) == ("update_ratio", "rate_too_high", 10)
     assert early(None, warmup=0) == []
 
 
 def test_a_loss_that_rises_from_its_start_is_told_before_histories_are_armed():
     found = early(lambda step, values: values.update(loss=2.3 + 0.2 * step), warmup=0)
     assert found[0].kind == "loss_start"
-    assert found[0].cause == "no_warmup"
+    assert found[0].cause == "rate_too_high"
     assert found[0].step < 20
 
 
@@ -216,7 +224,7 @@ def test_a_layer_out_of_proportion_is_named():
         values["rows_grad_norm"] = values["rows_grad_norm"] * np.array([1, 1, 1, 0.01, 1, 1])
 
     found = early(change)
-    assert (found[0].kind, found[0].cause, found[0].layer, found[0].step) == ("init", "bad_init", LAYERS[3], 3)
+    assert (found[0].kind, found[0].cause, found[0].layer, found[0].step) == ("init", "bad_init", LAYERS[3], 10)
 
 
 def test_a_gradient_that_explodes_through_time_names_the_recurrent_layer():
@@ -227,13 +235,13 @@ def test_a_gradient_that_explodes_through_time_names_the_recurrent_layer():
 
     found = early(change, full=full)
     assert [(a.kind, a.cause, a.layer, a.step) for a in found] == [
-        ("exploding", "exploding_recurrence", "rnn/recurrent", 3)
+        ("exploding", "exploding_recurrence", "rnn/recurrent", 10)
     ]
     assert early(None, full=full) == []
 
 
 def test_first_outputs_that_are_too_large_are_a_bad_start():
-    found = early(lambda step, values: values.update(output_max=300.0 if step == 1 else 20.0))
+    found = early(lambda step, values: values.update(output_max=300.0 if step == 10 else 20.0))
     assert (found[0].kind, found[0].cause) == ("init_output", "bad_init")
 
 
@@ -248,10 +256,14 @@ def test_an_adam_step_below_the_rate_is_an_epsilon():
 
         return at
 
-    found = early(change(0.1))
+    def alerts(share, adam=True):
+        run = [(step, values, FULL) for step, values, _ in healthy(5, adam=adam)]  # where every record is a full one
+        return alerts_of(Watch(LAYERS), run, change(share))
+
+    found = alerts(0.1)
     assert (found[0].kind, found[0].cause, found[0].step) == ("damped", "adam_eps", 1)
-    assert early(change(0.9)) == []
-    assert early(change(0.1), adam=False) == []
+    assert alerts(0.9) == []
+    assert alerts(0.1, adam=False) == []
 
 
 def test_a_gradient_tilted_to_the_head_of_an_attention_stack_is_a_post_norm():
@@ -293,14 +305,14 @@ def test_a_loss_scale_may_come_down_without_alarm():
 def test_the_layer_nearest_the_loss_is_named():
     watch = Watch(LAYERS)
     watch.update(1, record(FULL, loss=1.0, grad_norm=1.0))
-    nonfinite = np.array([5.0, 5, 5, 5, 0, 0])
-    (alert,) = watch.update(2, record(ROWS, loss=1.0, grad_norm=np.nan, skipped=1.0, rows_nonfinite=nonfinite))
+    norms = np.array([np.nan, np.inf, np.nan, np.nan, 1.0, 1.0])
+    (alert,) = watch.update(2, record(ROWS, loss=1.0, grad_norm=np.nan, skipped=1.0, rows_grad_norm=norms))
     assert alert.layer == LAYERS[3]
-    assert alert.value == 20
+    assert alert.value == 4
 
 
 def test_a_forward_pass_that_broke_names_no_layer():
-    (alert,) = Watch(LAYERS).update(1, record(ROWS, loss=np.nan, grad_norm=np.nan, skipped=1.0, rows_nonfinite=9.0))
+    (alert,) = Watch(LAYERS).update(1, record(ROWS, loss=np.nan, grad_norm=np.nan, skipped=1.0, rows_grad_norm=np.nan))
     assert alert.layer is None
 
 
@@ -402,7 +414,7 @@ def test_rearm_ends_lasting_alerts_and_holds_sensitive_ones_for_a_while():
         if step == 410:
             values["grad_norm"] = values["grad_norm"] * 8
         found += [(alert.step, alert.kind) for alert in watch.update(step, record(layout, **values))]
-    assert found == [(304, "frozen"), (400, "frozen")]
+    assert found == [(320, "frozen"), (400, "frozen")]
 
 
 def test_restarts_and_new_batch_sizes_start_a_grace_period():
@@ -456,3 +468,48 @@ def test_records_made_by_hand_say_what_they_were_given():
     assert m.taps.dead.tolist() == [np.float32(0.7)] * len(TAPS)
     assert m.rare.flushed.tolist() == [np.float32(0.2)] * len(LAYERS)
     assert m.layers.adam_lag.tolist() == [1.5] * len(LAYERS)
+
+
+# -- what the watch is told -----------------------------------------------------------------------
+
+
+def test_a_loss_that_moves_by_nature_gives_no_alarm():
+    change = together(jump(3.0), lambda step, values: values.update(loss=values["loss"] + 0.01 * max(step - 350, 0)))
+    kinds = {alert.kind for alert in plant(change, 700)}
+    assert kinds & {"loss_jump", "loss_rise"}
+    assert alerts_of(Watch(LAYERS, stationary=False), healthy(700), change) == []
+    moving = alerts_of(Watch(LAYERS, stationary=False), healthy(420), FAULTS["rate x40"][0])
+    assert [alert.kind for alert in moving] == ["rate"]
+
+
+def test_advice_is_in_the_language_of_its_reader():
+    change = FAULTS["dead"][0]
+    (told,) = [a for a in alerts_of(Watch(LAYERS), healthy(420), change) if a.severity == "act"]
+    assert "model." not in told.message
+    assert "gelu" in told.message
+    known = {"model": {"activation": "gelu"}}
+    (told,) = [
+        a for a in alerts_of(Watch(LAYERS, source="yaml", run=known), healthy(420), change) if a.severity == "act"
+    ]
+    assert "model.activation=gelu" not in told.message
+    with pytest.raises(UsageError, match="source"):
+        Watch(source="toml")
+
+
+def test_the_names_of_a_record_with_rows_are_its_own():
+    watch = Watch(tuple(reversed(LAYERS)))
+    found = alerts_of(watch, healthy(420), FAULTS["frozen"][0])
+    assert [alert.layer for alert in found] == [LAYERS[3]]
+
+
+@pytest.mark.parametrize("every", [10, 50, 100])
+def test_records_of_everything_may_be_rare(every):
+    """A layer that is not updated is named after three of them, whatever their interval."""
+    watch, found = Watch(LAYERS), []
+    for step, values, _ in healthy(700):
+        layout = FULL if step % every == 0 else ROWS
+        values = {name: value for name, value in values.items() if layout is FULL or not name.startswith("tap_")}
+        if step >= 300:
+            values["rows_update_norm"] = np.array([0.01, 0.01, 0.01, 0.0, 0.01, 0.01])
+        found += watch.update(step, record(layout, **values))
+    assert [(alert.step, alert.kind) for alert in found] == [(300 + 2 * every, "frozen")]
