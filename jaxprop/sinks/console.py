@@ -21,7 +21,7 @@ _LABELS = {"grad_norm": "grad", "examples_per_second": "examples/s"}
 # Not shown on the console.
 _FOR_FILES = (
     "output_max", "noise_trace", "noise_signal", "curvature", "sharpness",
-    "loss_min", "loss_max", "loss_max_step", "grad_norm_min", "grad_norm_max", "grad_norm_max_step",
+    "loss_min", "loss_max", "grad_norm_min", "grad_norm_max", "loss_max_step", "grad_norm_max_step",
 )  # fmt: skip
 _COSTS = ("parameters", "examples", "seconds", "compile_seconds", "examples_per_second")
 

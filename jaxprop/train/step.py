@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -376,7 +377,7 @@ def variants(recipe: Recipe, steps_per_call: int) -> Callable[[str], Callable]:
     """The function to compile for each detail."""
 
     def one(detail: str) -> Callable:
-        return lambda state, batch: train_step(recipe, detail, state, batch)
+        return partial(train_step, recipe, detail)
 
     def several(detail: str) -> Callable:
         return lambda state, batches: several_steps(one, steps_per_call, detail, state, batches)

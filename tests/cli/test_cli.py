@@ -140,7 +140,8 @@ def test_exit_codes_without_streams(arguments, redirect, code):
     ran = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert (ran.returncode, "Traceback" in ran.stderr, "ignored" in ran.stderr) == (code, False, False)
     if redirect == ">/dev/full":
-        assert ran.stderr == "error: the output cannot be written (No space left on device)\n"
+        assert ran.stderr.startswith("error: ")
+        assert "No space left on device" in ran.stderr
 
 
 def test_what_an_error_quotes_reaches_the_terminal_without_control_characters(jaxprop, monkeypatch):

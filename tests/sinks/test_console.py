@@ -206,3 +206,20 @@ def test_a_reader_that_leaves_does_not_end_the_run():
         out = run.stdout.read()
         run.wait(60)
     assert out == "done\n"
+
+
+def test_the_best_stands_beside_the_last_and_peaks_are_for_files(capsys):
+    summary = {"status": "completed", "step": 9, "metrics": {"loss": 0.5, "f1": 0.7}, "best": {"step": 6, "loss": 0.25}}
+    print_summary(summary)
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["loss", "0.5", "0.25"] in shown
+    assert any("best," in line and "6" in line for line in shown)
+    console = Console(file=io.StringIO(), force_terminal=False, width=20)
+    sink = open_console(100, console=console, log_every=50)
+    sink.write({**TRAIN, "loss_max": 9.0, "loss_max_step": 31, "grad_norm_max": 9.0, "grad_norm_max_step": 31})
+    sink.write({**TRAIN, "step": 3})
+    sink.note("a \x1b[2J note")
+    assert console.file.getvalue().splitlines() == [
+        "step 50/100  train  loss 0.25  grad 1.5  lr 0.001  examples/s 5,120",
+        "a ?[2J note",
+    ]
