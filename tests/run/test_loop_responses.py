@@ -26,7 +26,7 @@ OVER = {
 class LossWatch:
     """Alerts where the loss is back where it began, as `jaxprop.health.Watch` would: once, until it is re-armed."""
 
-    def __init__(self, layer_names=()):
+    def __init__(self, layer_names=(), **_):
         self._lasting, self._seen = False, 0
 
     def update(self, step, m):
@@ -120,7 +120,7 @@ def test_rollbacks_are_bounded_and_then_the_run_stops(bench, tmp_path):
     assert names == ["cut_lr", "cut_lr", "rollback", "cut_lr", "rollback", "stop"]
     assert trained.loop.diagnosis.startswith("stopped at step ")
     assert "likely bad_batch: try health.on_alert=clip" in trained.loop.diagnosis
-    assert trained.loop.state.health["lr_scale"].item() == 2.0**-3
+    assert trained.loop.state.health.lr_scale.item() == 2.0**-3
     assert trained.loop.diagnosis.endswith(trained.alerts[-2]["message"])
 
 
