@@ -26,7 +26,7 @@ OVER = {
 class LossWatch:
     """Alerts where the loss is back where it began, as `jaxprop.health.Watch` would: once, until it is re-armed."""
 
-    def __init__(self, layer_names=()):
+    def __init__(self, layer_names=(), **_):
         self._lasting, self._seen = False, 0
 
     def update(self, step, m):

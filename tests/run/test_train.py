@@ -552,7 +552,7 @@ def test_an_alert_that_stops_the_run(sections, arrays, tmp_path, capsys):
     assert [action["action"] for action in actions][-1] == "stop"
     assert told[-1].startswith("diverged: stopped at step ")
     assert "; likely " in told[-1]
-    assert ": try " in told[-1]
+    assert "jaxprop lr-find" in told[-1]
     assert outcome.summary["status"] == "diverged"
     assert outcome.summary["error"] == told[-1].removeprefix("diverged: ")
     assert outcome.summary["step"] == actions[-1]["due"]
