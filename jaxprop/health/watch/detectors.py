@@ -378,11 +378,11 @@ class Output:
         return max((config.output - now) / slope, 0.0) if steady else math.inf
 
     def _drift(self) -> float:
-        """Rise of sqrt(mean logsumexp^2) over the fitted points; it leaves the softmax, and so the loss, unchanged."""
+        """Rise of sqrt(mean logsumexp^2) in as many steps as a trend needs; it leaves the softmax, and so the loss, unchanged."""
         if not long_enough(self.level):
             return 0.0
         slope, _, tau = self.level.fit()
-        return slope * (self.level.steps[-1] - self.level.steps[0]) if tau > STEADY else 0.0
+        return slope * SPAN if tau > STEADY else 0.0
 
     def rearm(self) -> None:
         self.trend.clear()
