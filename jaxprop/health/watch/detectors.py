@@ -378,7 +378,7 @@ class Output:
         return max((config.output - now) / slope, 0.0) if steady else math.inf
 
     def _drift(self) -> float:
-        """Rise of sqrt(mean logsumexp^2) in as many steps as a trend needs; the softmax, and so the loss, ignores it."""
+        """Rise of sqrt(mean logsumexp^2) in as many steps as a trend needs; the softmax ignores it."""
         if not long_enough(self.level):
             return 0.0
         slope, _, tau = self.level.fit()
