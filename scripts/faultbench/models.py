@@ -190,7 +190,7 @@ def sparse() -> Architecture:
         x = jaxprop.tap(jax.nn.relu(linear(params["dense_0"], x)), "dense_0", "relu")
         return linear(params["head"], drop(x))
 
-    rates = {"sgd": 0.1, "adam": 0.003}
+    rates = {"sgd": 0.05, "adam": 0.003}
     return Architecture("sparse", init, apply, bag_pool, 16, CLASSES, rates, ("embed", "dense_0", "head"), tokens=True)
 
 

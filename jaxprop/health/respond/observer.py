@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxprop.core.measurements import Measurements
@@ -9,6 +10,7 @@ from jaxprop.health.respond.actions import Sign, action_line
 from jaxprop.health.respond.fault import RELATED
 from jaxprop.health.respond.history import History
 from jaxprop.health.watch.alerts import Alert
+from jaxprop.health.watch.outcome import trivial
 from jaxprop.health.watch.watch import Watch
 
 LASTING = 10  # steps in a row that the guard in the step may hold an alert before more is done
@@ -74,6 +76,10 @@ class Observer:
         """What lasts is told once more."""
         if self._watch is not None:
             self._watch.rearm(step)
+
+    def outcome(self, metrics: Mapping[str, Any], reference: Mapping[str, Any]) -> str | None:
+        """Says that the run has learned nothing; see `Watch.outcome`."""
+        return trivial(metrics, reference) if self._watch is None else self._watch.outcome(metrics, reference)
 
     def watch_state(self) -> dict[str, Any] | None:
         """Returns the watch's own state; None where there is no watch."""

@@ -210,6 +210,15 @@ class Responder:
         self.diagnosis = self.diagnosis or next((action.why for action in ready if action.name == "stop"), None)
         return ready
 
+    def outcome(self, metrics: Mapping[str, Any], reference: Mapping[str, Any]) -> str | None:
+        """Says that the run has learned nothing, which is the first thing to tell of it; None if it has.
+
+        Args:
+          metrics: its results by name.
+          reference: those of trivial predictors, as the task's `reference`.
+        """
+        return self._observer.outcome(metrics, reference)
+
     def is_point(self, step: int) -> bool:
         """Whether a step is one that the run may later go back to."""
         return self._points.is_point(step)

@@ -116,7 +116,7 @@ class WatchConfig(NamedTuple):
       tiny: fraction of entries with a tiny second moment, among those that have a gradient at all.
       attention, entropy: largest attention logit; normalized attention entropy (smaller is worse).
       output, output_act: largest output logit; init_output: the same in the first record.
-      drift: rise of `sqrt(mean logsumexp^2)` over the points of a steady trend.
+      drift: rise of `sqrt(mean logsumexp^2)` in 110 steps of a steady trend.
       frozen: number of consecutive full records without an update.
       init_large, init_small: decades by which a layer's first kernel is above or below `1 / sqrt(inputs)`.
       init: decades by which `||g|| / ||w||` of a layer differs from the median over the layers.

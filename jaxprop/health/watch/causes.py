@@ -13,6 +13,7 @@ from jaxprop.health.watch.reading import RECURRENT, Reading, Trail
 RECENT = 400  # steps for which evidence counts, such as a rise of the rate
 EARLY = 300  # steps within which damage by a cold start, or a bad initialization, shows
 ALL_DEAD = 0.95  # share of dead units that lets no gradient through
+ROSE = 1.5  # factor by which the first updates raised the loss
 HIGH = 3.0  # factor by which a first loss is out of scale, or a later one blown up
 KILLING = 0.02  # update ratio in the first steps that may have killed what is dead later
 START = ("overshoot", "update_ratio", "loss_start", "adam_lag", "gradient_spike", "layer_spike")
@@ -79,7 +80,8 @@ def _cold_start(c: Case) -> bool:
 
     A lower rate and a warmup both help, and which of them the run needs a search tells better than a few steps do.
     """
-    killed = c.kind in DAMAGE and _cold(c, EARLY) and c.seen("ratio_peak") > KILLING
+    large = c.seen("ratio_peak") > KILLING or c.seen("blown") > ROSE
+    killed = c.kind in DAMAGE and _cold(c, EARLY) and large
     return killed or (c.kind in START and _cold(c))
 
 

@@ -21,7 +21,8 @@ from jaxprop.health.watch.schedule import rate_rise
 QUICK = 0.9  # decay of the histories in a grace period
 EVERY_TREND = 10  # steps between fits of a trend
 STEADY = 0.8  # Kendall's tau above which a trend is certain
-OUTPUTS = 12  # full records that a trend of the outputs is fitted to
+OUTPUTS = 12  # full records, at most, that a trend of the outputs is fitted to
+FEWEST, SPAN = 5, 110  # of them, and steps between the first and the last, that it needs
 FAST_OUTPUTS, SLOW_OUTPUTS = 3, 40  # full records that outputs are averaged over
 WAIT = 3  # records in which a jump of the loss shows whether it stays
 FADES = 3.0  # factor by which the damage of a bad batch is smaller than the batch's own loss
@@ -56,6 +57,11 @@ def graded(value: float, advice: float, act: float) -> str | None:
 def strictness(r: Reading, trail: Trail, config: WatchConfig) -> float:
     """Returns the factor on sensitive thresholds, which is larger in a grace period."""
     return config.grace_factor if trail.grace(r.step) else 1.0
+
+
+def long_enough(trend: Trend) -> bool:
+    """Whether points of full records, whatever their interval, are enough for a trend."""
+    return len(trend.values) >= FEWEST and trend.steps[-1] - trend.steps[0] >= SPAN
 
 
 def _trend(step: int) -> Trend:
@@ -365,18 +371,18 @@ class Output:
 
     def _left(self, config: WatchConfig) -> float:
         """Steps until the outputs reach their limit, by a steady trend; infinite without one."""
-        if not self.trend.full:
+        if not long_enough(self.trend):
             return math.inf
         slope, now, tau = self.trend.fit()
         steady = tau > 0.5 and slope > 0 and now > config.output / 4
         return max((config.output - now) / slope, 0.0) if steady else math.inf
 
     def _drift(self) -> float:
-        """Rise of sqrt(mean logsumexp^2) over the fitted points; it leaves the softmax, and so the loss, unchanged."""
-        if not self.level.full:
+        """Rise of sqrt(mean logsumexp^2) in as many steps as a trend needs; the softmax ignores it."""
+        if not long_enough(self.level):
             return 0.0
         slope, _, tau = self.level.fit()
-        return slope * (self.level.steps[-1] - self.level.steps[0]) if tau > STEADY else 0.0
+        return slope * SPAN if tau > STEADY else 0.0
 
     def rearm(self) -> None:
         self.trend.clear()

@@ -202,6 +202,12 @@ def test_a_rate_that_rose_is_not_given_back():
     assert "learning rate held at 0.1 after step 31" in lines[1]["message"]
 
 
+def test_a_run_without_a_watch_is_held_against_a_trivial_predictor():
+    made = responder(["stop"])
+    assert made.outcome({"accuracy": 0.1}, {"majority_accuracy": 0.1}).startswith("no better than the majority")
+    assert made.outcome({"accuracy": 0.9}, {"majority_accuracy": 0.1}) is None
+
+
 # -- rollback -----------------------------------------------------------------------------------------
 
 
