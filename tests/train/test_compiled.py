@@ -186,7 +186,7 @@ def mismatched(prec, state_prec):
 ERRORS = {
     "unknown precision": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), "float8"), "unknown precision"),
     "float64 without x64": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), "float64"), "jax_enable_x64"),
-    "accumulate 0": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), accumulate=0), "at least 1, got 0"),
+    "accumulate 0": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), accumulate=0), "at least 1; got 0"),
     "steps_per_call 0": (lambda: jaxprop.make_train_step(mean_loss, optax.sgd(1.0), steps_per_call=0), "got 0"),
     "loss not a scalar": (
         lambda: run(lambda p, b, k: per_example(p, b), optax.sgd(1.0), [make_batch()]),

@@ -201,7 +201,7 @@ def test_sharpness_aware_minimization_with_two_gradients(precision, accumulate):
     params = jax.tree.map(jnp.asarray, make_params())
     opt_state = tx.init(params)
     one = jax.jit(lambda p, b: sharpness_aware(plain)(p, b, None))
-    step = jaxprop.make_train_step(mean_loss, tx, precision, accumulate, gradient=sharpness_aware)
+    step = jaxprop.make_train_step(mean_loss, tx, precision, accumulate, gradient=sharpness_aware, cast=("inputs",))
     state = step.init(make_params(), key=jax.random.key(0))
     for batch in BATCHES[:3]:
         parts = [one(params, {n: x[k::accumulate] for n, x in batch.items()}) for k in range(accumulate)]
