@@ -85,7 +85,8 @@ def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> 
     norms = layers.norms(plan.groups, problem.counted(back.params))
     finite = jnp.isfinite(forward.loss) & norms.finite
     decision = guard.decide(recipe.signals, norms.total.astype(jnp.float32), finite, state.health)
-    take = decision.take | (not recipe.skip_nonfinite)
+    # Only what is not finite is let through: a spike that the guard skips stays skipped.
+    take = decision.take if recipe.skip_nonfinite else decision.take | ~finite
     grads = gradients.multiply(back.params, decision.factor) if recipe.guarded else back.params
 
     norm = norms.total * decision.factor.astype(norms.total.dtype)

@@ -232,3 +232,13 @@ def test_a_response_set_on_the_host_compiles_nothing(compilations):
         state._replace(health=state.health._replace(lr_scale=values[0], grad_limit=values[1])), batch, "rows"
     )
     assert compilations() == before
+
+
+@pytest.mark.parametrize("skip_nonfinite", [True, False])
+def test_a_skipped_spike_stays_skipped_where_nonfinite_gradients_are_let_through(skip_nonfinite):
+    tx = optax.sgd(0.1, momentum=0.9)
+    step = jaxprop.make_train_step(scaled_objective(), tx, health=Signals(spikes="skip"), skip_nonfinite=skip_nonfinite)
+    before = armed(step.init(make_params(), key=jax.random.key(0), extras=EXTRAS))
+    after, m = step(armed(before), batch_of(1e4))
+    assert (float(m.guard), float(m.skips)) == (0, 1)
+    assert_same_bits((after.params, after.opt_state), (before.params, before.opt_state))
