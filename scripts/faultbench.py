@@ -62,6 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--family", action="append", help="only this family; may be repeated")
     parser.add_argument("--model", action="append", help="only this model; may be repeated")
     parser.add_argument("--seeds", type=int, help="of each severity; ten by default")
+    parser.add_argument("--first-seed", type=int, default=0, help="thresholds were chosen on seeds below 200")
     parser.add_argument("--every", type=int, help="steps between full records that the watch is shown; 10 by default")
     parser.add_argument("--no-rescue", action="store_true", help="do not run again what has diverged")
     parser.add_argument("--no-healthy", action="store_true", help="no healthy runs")
@@ -89,6 +90,7 @@ def options_of(args: argparse.Namespace) -> Any:
         healthy=not args.no_healthy,
         rescue=not args.no_rescue,
         save=None if args.save_records is None else str(args.save_records),
+        first=args.first_seed,
     )
     if args.family:
         options = options._replace(families=tuple(args.family))

@@ -39,6 +39,7 @@ class Options(NamedTuple):
       families, models: only these.
       optimizers: only these.
       seeds: of each severity.
+      first: the first seed. Thresholds were chosen on those below 200.
       every: steps between the full records that the watch is shown.
       healthy: whether to run the healthy runs.
       rescue: whether to run again what has diverged.
@@ -49,6 +50,7 @@ class Options(NamedTuple):
     models: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = OPTIMIZERS
     seeds: int = SEEDS
+    first: int = 0
     every: int = RARE
     healthy: bool = True
     rescue: bool = True
@@ -103,14 +105,15 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
     usual, results = programs[0], []
     simulator = Simulator(usual)
     runs = SEVERITIES * options.seeds
-    twin = simulator.run(faults.undisturbed(usual, np.arange(runs)), STEPS)
+    twin = simulator.run(faults.undisturbed(usual, options.first + np.arange(runs)), STEPS)
     losses = twin.packed[..., SCALARS.index("loss")]
     # More twins than seeds were run, to fill the compiled width; those that have a faulty twin are listened to.
     jobs = [
         Job("twin", usual, Records(twin.packed[: options.seeds], twin.layout, twin.leaked[: options.seeds]), [], [])
     ]
     if options.healthy and usual.precision == "float32" and usual.model in MODELS:
-        jobs.append(Job("healthy", usual, simulator.run(faults.healthy(usual, runs), faults.HEALTHY), [], []))
+        plan = faults.healthy(usual, runs, first=options.first)
+        jobs.append(Job("healthy", usual, simulator.run(plan, faults.HEALTHY), [], []))
     for job in (job._replace(every=options.every) for job in jobs):
         keep(job, options)
         results += judged(job)
@@ -120,7 +123,7 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
         for family in options.families:
             if program not in faults.programs(family):
                 continue
-            job, plan = faulty(family, simulator, losses, options.seeds)
+            job, plan = faulty(family, simulator, losses, options.seeds, options.first)
             job = job._replace(every=options.every)
             keep(job, options)
             found = judged(job)
@@ -128,22 +131,22 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
             sick += [
                 (result, jax.tree.map(lambda x, r=r: x[r], plan))
                 for r, result in enumerate(found)
-                if result["case"]["onset"] is not None and result["case"]["seed"] < TREATED and family in FAMILIES
+                if result["case"]["onset"] is not None and result["case"]["seed"] < options.first + TREATED and family in FAMILIES
             ]
         if options.rescue and sick:
             treat(program, job.viewer, sick, runs)
     return results
 
 
-def faulty(family: str, simulator: Simulator, twins: np.ndarray, seeds: int) -> tuple[Job, Plan]:
-    """Runs a family in a program and says of each run when it diverged."""
+def faulty(family: str, simulator: Simulator, twins: np.ndarray, seeds: int, first: int) -> tuple[Job, Plan]:
+    """Runs a family in a program and says of each run when it diverged; `twins` are those of the seeds from `first`."""
     program = simulator.program
-    plan, planted, layers = faults.planted(family, program, seeds)
+    plan, planted, layers = faults.planted(family, program, seeds, first)
     records = simulator.run(plan, OBSERVED)
     loss, skipped = (records.packed[..., SCALARS.index(name)] for name in ("loss", "skipped"))
     cases = []
     for case, layer in zip(planted, layers, strict=True):
-        own, twin, start = loss[case.r], twins[case.seed], case.start + 1
+        own, twin, start = loss[case.r], twins[case.seed - first], case.start + 1
         broken = np.flatnonzero(skipped[case.r][start - 1 :] > 0)
         # With a dynamic loss scale, overflows are its way of finding the scale.
         broken = broken if program.precision == "float32" else np.flatnonzero(~np.isfinite(own[start - 1 :]))
@@ -163,7 +166,7 @@ def faulty(family: str, simulator: Simulator, twins: np.ndarray, seeds: int) -> 
                 harmless=score.harmless(own, twin, start),
             )
         )
-    return Job(family, program, records, cases, [score.final(twins[case.seed]) for case in planted]), plan
+    return Job(family, program, records, cases, [score.final(twins[case.seed - first]) for case in planted]), plan
 
 
 # -- records on disk ----------------------------------------------------------------------------
