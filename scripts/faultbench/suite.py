@@ -131,7 +131,9 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
             sick += [
                 (result, jax.tree.map(lambda x, r=r: x[r], plan))
                 for r, result in enumerate(found)
-                if result["case"]["onset"] is not None and result["case"]["seed"] < options.first + TREATED and family in FAMILIES
+                if result["case"]["onset"] is not None
+                and result["case"]["seed"] < options.first + TREATED
+                and family in FAMILIES
             ]
         if options.rescue and sick:
             treat(program, job.viewer, sick, runs)

@@ -150,11 +150,13 @@ class LossLevel:
     first: list[float] = dataclasses.field(default_factory=list)
     recent: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=3))
     levels: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=20))
+    latest: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=20))
     rising: int = 0
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not r.finite:
             return []
+        self.latest.append(r.loss)
         means, strict = self.means, strictness(r, trail, config)
         noise = max(means.noise, 1e-3 * abs(means.fast), 1e-12)
         jump = (r.loss - means.fast) / noise if means.count else 0.0
@@ -224,8 +226,9 @@ class LossLevel:
 
     @property
     def start_and_now(self) -> tuple[float, float]:
-        """Median of the first losses, and mean of the latest; NaN where there are none."""
-        return (sorted(self.first)[len(self.first) // 2], self.means.fast) if self.first else (NAN, NAN)
+        """Medians of the first losses and of the latest, as they are; NaN where there are none."""
+        first, latest = sorted(self.first), sorted(self.latest)
+        return (first[len(first) // 2], latest[len(latest) // 2]) if first and latest else (NAN, NAN)
 
     def rearm(self) -> None:
         self.levels.clear()
