@@ -261,14 +261,14 @@ def test_full_records_may_be_rarer(results):
     shown = [viewer.at(packed[step - 1], step).rare is not None for step in range(1, 101)]
     assert [step for step, full in enumerate(shown, 1) if full] == [50, 100]
     assert np.isnan(viewer._replace(hide_rate=True).at(packed[0], 1).learning_rate)
-    assert all(result["verdict"]["detected"] for result in suite.replay((path, 50)))
+    assert all(result["verdict"]["detected"] for result in suite.replay((path, 50, False)))
 
 
 def test_replay_says_what_the_run_said(results):
     from faultbench import suite
 
     found, folder = results
-    again = [result for path in sorted(folder.glob("*.npz")) for result in suite.replay((path, 10))]
+    again = [result for path in sorted(folder.glob("*.npz")) for result in suite.replay((path, 10, True))]
     first = [{key: value for key, value in result.items() if key != "rescue"} for result in found]
     assert json.dumps(sorted(again, key=str), default=float) == json.dumps(sorted(first, key=str), default=float)
 

@@ -41,6 +41,7 @@ class Options(NamedTuple):
       seeds: of each severity.
       first: the first seed. Thresholds were chosen on those below 200.
       every: steps between the full records that the watch is shown.
+      opening: whether it is shown one of step 1.
       healthy: whether to run the healthy runs.
       rescue: whether to run again what has diverged.
       save: folder for the records, or None.
@@ -52,6 +53,7 @@ class Options(NamedTuple):
     seeds: int = SEEDS
     first: int = 0
     every: int = RARE
+    opening: bool = True
     healthy: bool = True
     rescue: bool = True
     save: str | None = None
@@ -66,6 +68,7 @@ class Job(NamedTuple):
       cases: what was planted in each; empty for healthy runs.
       twins: final loss of each run's undisturbed twin.
       every: steps between the full records that the watch is shown.
+      opening: whether it is shown one of step 1.
     """
 
     family: str
@@ -74,10 +77,11 @@ class Job(NamedTuple):
     cases: list[score.Case]
     twins: list[float]
     every: int = RARE
+    opening: bool = True
 
     @property
     def viewer(self) -> Viewer:
-        return Viewer(self.records.layout, self.program.precision == "float16", every=self.every)
+        return Viewer(self.records.layout, self.program.precision == "float16", every=self.every, opening=self.opening)
 
 
 def groups(options: Options) -> list[list[Program]]:
@@ -114,7 +118,7 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
     if options.healthy and usual.precision == "float32" and usual.model in MODELS:
         plan = faults.healthy(usual, runs, first=options.first)
         jobs.append(Job("healthy", usual, simulator.run(plan, faults.HEALTHY), [], []))
-    for job in (job._replace(every=options.every) for job in jobs):
+    for job in (job._replace(every=options.every, opening=options.opening) for job in jobs):
         keep(job, options)
         results += judged(job)
     for program in programs:
@@ -124,7 +128,7 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
             if program not in faults.programs(family):
                 continue
             job, plan = faulty(family, simulator, losses, options.seeds, options.first)
-            job = job._replace(every=options.every)
+            job = job._replace(every=options.every, opening=options.opening)
             keep(job, options)
             found = judged(job)
             results += found
@@ -208,10 +212,10 @@ def load(path: Path) -> Job:
     return Job(meta["family"], program, records, cases, meta["twins"])
 
 
-def replay(task: tuple[Path, int]) -> list[dict[str, Any]]:
-    """What the watch makes of saved records, of which it is shown a full one each so many steps."""
-    path, every = task
-    return judged(load(path)._replace(every=every))
+def replay(task: tuple[Path, int, bool]) -> list[dict[str, Any]]:
+    """What the watch makes of saved records: path, steps between full ones, and whether one of step 1 is among them."""
+    path, every, opening = task
+    return judged(load(path)._replace(every=every, opening=opening))
 
 
 # -- the watch ----------------------------------------------------------------------------------
