@@ -25,6 +25,8 @@ OUTPUTS = 12  # full records, at most, that a trend of the outputs is fitted to
 FEWEST, SPAN = 5, 110  # of them, and steps between the first and the last, that it needs
 FAST_OUTPUTS, SLOW_OUTPUTS = 3, 40  # full records that outputs are averaged over
 WAIT = 3  # records in which a jump of the loss shows whether it stays
+FALLING, LOWEST = 0.95, 1.02  # fast over slow mean of a loss that falls, and over its lowest level
+LEARNT = 0.3  # fast over slow mean of a loss that falls to nothing, as of data that are known by heart
 SMALL_SHARE = 0.1  # of the first gradients, below which a trend of the gradient is none
 FADES = 3.0  # factor by which the damage of a bad batch is smaller than the batch's own loss
 OVERFLOWS = 8  # consecutive non-finite gradients that are normal while a loss scale comes down
@@ -243,7 +245,8 @@ class GradientNorm:
     """The gradient norm, global and of each layer, above its own log-history; and its trend.
 
     Gradients are heavy-tailed: one that stands out by itself, in a step whose loss is as usual, has to be larger. A
-    trend of gradients that are next to nothing against those of the start, as in a network that has converged, is none.
+    trend is none where the loss falls, as at the end of a plateau, nor where gradients are next to nothing against
+    those of the start, as in a network that has converged.
     """
 
     detail: ClassVar[str] = "lean"
@@ -302,7 +305,8 @@ class GradientNorm:
             steady = tau > 0.5 and grown > math.log(2) and slope > 0 and now > self.start + math.log(SMALL_SHARE)
             self.left = max((self.level + math.log(10) - now) / slope, 0.0) if steady else math.inf
         trail.note(r.step, grad_steps_left=self.left)
-        if self.left < config.horizon and not trail.grace(r.step):
+        falls = trail.get("loss_ratio", 1.0) < FALLING and trail.get("loss_over_lowest", 1.0) < LOWEST
+        if self.left < config.horizon and not falls and not trail.grace(r.step):
             return [Symptom("gradient_trend", None, "advice", self.left, config.horizon, self.trend.lowest)]
         return []
 
@@ -382,7 +386,7 @@ class Output:
             found.append(Symptom("output", None, severity, means.fast, config.output, self.grown or r.step))
         elif left < config.horizon and not trail.grace(r.step):
             found.append(Symptom("output_trend", None, "advice", left, config.horizon, self.trend.lowest))
-        if drift > config.drift:
+        if drift > config.drift and trail.get("loss_ratio", 1.0) > LEARNT:
             found.append(Symptom("output_drift", None, "advice", drift, config.drift, self.level.lowest))
         trail.note(r.step, output_steps_left=left, output_growth=means.fast / max(means.slow, 1e-12))
         return found
