@@ -51,7 +51,9 @@ class Program(NamedTuple):
     def name(self) -> str:
         """Such as `mlp-adam`."""
         rest = [self.precision] * (self.precision != "float32") + [f"eps{self.eps:g}"] * (self.eps != 1e-8)
-        rest += [f"b2={self.b2:g}"] * (self.b2 != 0.999) + [f"frozen{len(self.frozen)}"] * bool(self.frozen)
+        rest += [f"b2={self.b2:g}"] * (self.b2 != 0.999) + [f"frozen={'+'.join(self.frozen).replace('/', '.')}"] * bool(
+            self.frozen
+        )
         return "-".join([self.model, self.optimizer, *rest])
 
     @property

@@ -277,8 +277,10 @@ class Start:
     def _inputs(self, r: Reading, trail: Trail) -> None:
         """Notes the scale of the inputs, as the first activation shows it, while its layer has hardly moved."""
         rows = r.rows
-        if rows is None or r.taps is None or not len(r.tapped) or RECURRENT.search(r.tapped[0][0]):
+        if rows is None or r.taps is None or not len(r.tapped):
             return
+        if RECURRENT.search(r.tapped[0][0]) and r.step > trail.start:
+            return  # by then its own kernel may have saturated it
         if any(EMBEDDING.search(name) for name in r.names) or any(kind == "attention" for _, kind in r.tapped):
             return  # tokens have no scale
         moved = rows.update_norm[0] * (r.step - trail.start + 1) > rows.param_norm[0] / 2

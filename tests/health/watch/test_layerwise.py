@@ -62,3 +62,15 @@ def test_the_ratio_of_gradient_to_weights_waits_for_three_records():
         values["rows_grad_norm"] = values["rows_grad_norm"] * np.array([1, 1, 1, 1e-4, 1, 1])
 
     assert run(stays)[0][:2] == (10, "init")
+
+
+def test_a_recurrent_layer_that_is_saturated_in_step_1_has_inputs_out_of_scale():
+    full = FULL._replace(
+        layers=("rnn/recurrent", "rnn/input", "head"), sizes=(4096,) * 3, fans=((64, 64),) * 3, taps=(("rnn", "tanh"),)
+    )
+
+    def change(saturated):
+        return lambda step, values: values.update(tap_saturated=saturated if step == 1 else 0.99)
+
+    assert (10, "saturated", "unscaled_inputs") in run(change(0.97), full=full)
+    assert (10, "saturated", "exploding_recurrence") in run(change(0.4), full=full)
