@@ -115,6 +115,11 @@ class Problem:
             raise UsageError(
                 "the state was made for another precision than the step's; make it with step.init(params, key=key)"
             )
+        if recipe.guarded and isinstance(state.health.lr_scale, tuple):
+            raise UsageError(
+                "the state was made for a step without a guard or responses, so it holds nothing for them; make it "
+                "with step.init(params, key=key)"
+            )
 
     def counted(self, trained: PyTree) -> PyTree:
         """What of a tree like the trained parameters the optimizer moves: the rest is no part of any measurement."""
