@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxprop.core.precision import Policy, Scaling, needs_scaling
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import JaxpropError, UsageError, one_of
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
-from jaxprop.health.signals.settings import DETAILS, Signals
+from jaxprop.health.signals.settings import DETAILS, RARE, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
 from jaxprop.train.arguments import check_arguments, mistake
@@ -28,12 +29,15 @@ from jaxprop.train.step import Recipe, variants
 from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
 from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
 
+LOG = logging.getLogger("jaxprop")
+
 
 class TrainStep:
     """A compiled train step, `(state, batch) -> (state, Measurements)`; made by `make_train_step`.
 
     The state is donated: after the call the old one is gone. Arguments are positional, since jit does not
-    donate keyword arguments. What is measured rarely is a second program, compiled when it is first due.
+    donate keyword arguments. What is measured rarely is a second program, compiled when it is first due; a line on
+    the `jaxprop` logger announces that slow call.
 
     Args:
       recipe: what the step closes over.
@@ -49,6 +53,7 @@ class TrainStep:
         self._compiled = {detail: jax.jit(variant(detail), donate_argnums=0, **jit_options) for detail in DETAILS}
         self._traced = {detail: jax.jit(variant(detail)) for detail in DETAILS}
         self._calls = 0
+        self._taken: set[str] = set()  # the details that calls have had
         self._layers: tuple[str, ...] | None = None
 
     def init(self, params: PyTree, *, key: jax.Array, extras: PyTree = None) -> TrainState:
@@ -98,7 +103,12 @@ class TrainStep:
         """
         # Where a step is part of something larger that is differentiated, what is donated would still be needed.
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch)))
-        step = (self._traced if traced else self._compiled)[self._detail(detail)]
+        due = self._detail(detail)
+        step = (self._traced if traced else self._compiled)[due]
+        if due not in self._taken and not traced:
+            self._taken.add(due)
+            if due in RARE and detail is None and self._calls:
+                self._announce()
         try:
             state, measurements = step(state, batch)
         except (AttributeError, TypeError, ValueError) as error:
@@ -110,6 +120,15 @@ class TrainStep:
         if measurements.layout.layers:
             self._layers = measurements.layout.layers
         return state, measurements
+
+    def _announce(self) -> None:
+        """Says before the one slow call that it is slow, so that a loop which times its steps is not misled."""
+        LOG.warning(
+            "jaxprop: the call of step %d measures everything for the first time, for which it compiles a program of "
+            "its own; leave it out where you time steps. health=False measures nothing rare, and "
+            "logging.getLogger('jaxprop').setLevel('ERROR') hides this line.",
+            (self._calls + 1) * self._steps_per_call,
+        )
 
     def _trained(self, params: PyTree) -> PyTree:
         return split(params, trainable_mask(self._recipe.trainable, params))

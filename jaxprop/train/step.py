@@ -29,7 +29,7 @@ from jaxprop.health.signals.measure import (
     tap_rows,
 )
 from jaxprop.health.signals.rate import follow_rate, learning_rate, lr_scale
-from jaxprop.health.signals.settings import Signals
+from jaxprop.health.signals.settings import RARE, Signals
 from jaxprop.train import gradients
 from jaxprop.train.arguments import check_batch_stack
 from jaxprop.train.gradients import Backward, Forward
@@ -398,7 +398,7 @@ def several_steps(
 
     Only the last of them measures what is rare.
     """
-    rare, count = detail in ("full", "flush"), check_batch_stack(batches, most)
+    rare, count = detail in RARE, check_batch_stack(batches, most)
     if not rare or count == 1:
         return jax.lax.scan(one(detail), state, batches)
     state, early = jax.lax.scan(one("rows"), state, jax.tree.map(lambda x: x[:-1], batches))

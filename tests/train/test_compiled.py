@@ -235,3 +235,40 @@ def test_bad_input_is_one_clear_sentence(case):
     call, message = ERRORS[case]
     with pytest.raises(JaxpropError, match=message):
         call()
+
+
+# -- the one slow call -----------------------------------------------------------------------------
+
+
+def told(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "jaxprop"]
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_the_call_that_compiles_the_first_full_record_is_announced_once(steps_per_call, caplog):
+    health = Signals(rare_every=4, flush_every=8)
+    step = jaxprop.make_train_step(mean_loss, optax.sgd(0.1), health=health, steps_per_call=steps_per_call)
+    state, batch = step.init(make_params(), key=jax.random.key(0)), make_batch()
+    if steps_per_call > 1:
+        batch = jax.tree.map(lambda x: np.stack([x] * steps_per_call), batch)
+    lines = []
+    for _ in range(12 // steps_per_call):
+        state, _ = step(state, batch)
+        lines.append(len(told(caplog)))
+    first = 4 // steps_per_call - 1  # the call that holds step 4
+    assert lines == [0] * first + [1] * (len(lines) - first)
+    assert "the call of step 4 measures everything for the first time" in told(caplog)[0]
+
+
+def test_a_full_record_that_was_asked_for_or_comes_first_is_not_announced(caplog):
+    batch = make_batch()
+    step = jaxprop.make_train_step(mean_loss, optax.sgd(0.1), health=Signals(rare_every=2))
+    state, _ = step(step.init(make_params(), key=jax.random.key(0)), batch, "full")
+    state, _ = step(state, batch)
+    every = jaxprop.make_train_step(mean_loss, optax.sgd(0.1), health=Signals(rare_every=1))
+    every(every.init(make_params(), key=jax.random.key(0)), batch)
+    never = jaxprop.make_train_step(mean_loss, optax.sgd(0.1), health=False)
+    state = never.init(make_params(), key=jax.random.key(0))
+    for _ in range(60):
+        state, _ = never(state, batch)
+    assert told(caplog) == []

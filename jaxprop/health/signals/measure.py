@@ -17,7 +17,7 @@ from jaxprop.health.signals import curvature
 from jaxprop.health.signals.adam import adam_rows, moments
 from jaxprop.health.signals.noise import noise
 from jaxprop.health.signals.rounding import flushed_rows, update_rows
-from jaxprop.health.signals.settings import Signals
+from jaxprop.health.signals.settings import RARE, Signals
 from jaxprop.types import PyTree
 
 
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
     @property
     def rare(self) -> bool:
         """Whether the record holds everything."""
-        return self.detail in ("full", "flush")
+        return self.detail in RARE
 
     @property
     def layout(self) -> Layout:
