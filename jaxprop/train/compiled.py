@@ -22,6 +22,7 @@ from jaxprop.health.nonfinite.find import Finding, find_nonfinite
 from jaxprop.health.signals.settings import DETAILS, RARE, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
+from jaxprop.parallel.sharding import StateSharding
 from jaxprop.train.arguments import check_arguments, mistake
 from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.train.state import init_state
@@ -43,14 +44,23 @@ class TrainStep:
       recipe: what the step closes over.
       steps_per_call: steps that one call takes.
       mesh: the devices, or None for a single one.
-      jit_options: of `jax.jit`.
+      state_sharding: how the state lies on the mesh.
+      compiler_options: of `jax.jit`.
     """
 
-    def __init__(self, recipe: Recipe, steps_per_call: int, mesh: Mesh | None, jit_options: dict[str, Any]):
-        self._recipe, self._steps_per_call, self._mesh = recipe, steps_per_call, mesh
+    def __init__(
+        self,
+        recipe: Recipe,
+        steps_per_call: int,
+        mesh: Mesh | None = None,
+        state_sharding: StateSharding = None,
+        compiler_options: dict[str, Any] | None = None,
+    ):
+        self._recipe, self._steps_per_call = recipe, steps_per_call
+        self._mesh, self._sharding, self._compiler_options = mesh, state_sharding, compiler_options
         self._flushes = needs_scaling(recipe.policy)
         variant = variants(recipe, steps_per_call)
-        self._compiled = {detail: jax.jit(variant(detail), donate_argnums=0, **jit_options) for detail in DETAILS}
+        self._compiled: dict[str, Any] = {}
         self._traced = {detail: jax.jit(variant(detail)) for detail in DETAILS}
         self._calls = 0
         self._taken: set[str] = set()  # the details that calls have had
@@ -81,8 +91,11 @@ class TrainStep:
         recipe = self._recipe
         state = init_state(
             params, recipe.tx, key=key, extras=extras, precision=recipe.policy, ema_decay=recipe.ema_decay,
-            scaling=recipe.scaling, mesh=self._mesh, health=recipe.signals or False, trainable=recipe.trainable,
+            scaling=recipe.scaling, health=recipe.signals or False, trainable=recipe.trainable,
+            mesh=self._mesh if self._sharding is None else None,
         )  # fmt: skip
+        if self._sharding is not None:
+            state = jax.device_put(state, self._shardings(state))
         if self._layers is None:
             self._layers = group_layers(self._trained(state.params)).names
         return state
@@ -104,7 +117,7 @@ class TrainStep:
         # Where a step is part of something larger that is differentiated, what is donated would still be needed.
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch)))
         due = self._detail(detail)
-        step = (self._traced if traced else self._compiled)[due]
+        step = (self._traced if traced else self._compiled or self._compile_for(state))[due]
         if due not in self._taken and not traced:
             self._taken.add(due)
             if due in RARE and detail is None and self._calls:
@@ -139,7 +152,7 @@ class TrainStep:
         if detail is None:
             first = self._calls * self._steps_per_call + 1
             detail = self._recipe.signals.detail(first, first + self._steps_per_call - 1)
-        if detail not in self._compiled:
+        if detail not in DETAILS:
             raise UsageError(one_of(detail, DETAILS, "detail"))
         return "full" if detail == "flush" and not self._flushes else detail
 
@@ -221,7 +234,26 @@ class TrainStep:
 
     def lower(self, state: TrainState, batch: Batch, detail: str = "rows", /) -> Any:
         """Traces the step without running it; `.compile()` gives its memory and cost analysis."""
-        return self._compiled[self._detail(detail)].lower(state, batch)
+        return (self._compiled or self._compile_for(state))[self._detail(detail)].lower(state, batch)
+
+    def _shardings(self, state: TrainState) -> PyTree:
+        assert self._mesh is not None
+        return sharding.state_shardings(self._sharding, state, self._mesh)
+
+    def _compile_for(self, state: TrainState) -> dict[str, Any]:
+        """The jitted step for every detail; with a mesh, shardings pinned on both sides so that nothing recompiles."""
+        options: dict[str, Any] = {"compiler_options": self._compiler_options, "donate_argnums": 0}
+        fits = isinstance(state, TrainState)  # else the call fails, and says why
+        if self._mesh is not None and fits:
+            whole = sharding.replicated(self._mesh)
+            placed = whole if self._sharding is None else self._shardings(state)
+            options["in_shardings"] = (placed, sharding.batch_sharding(self._mesh, self._steps_per_call))
+            options["out_shardings"] = (placed, whole)
+        variant = variants(self._recipe, self._steps_per_call)
+        programs = {detail: jax.jit(variant(detail), **options) for detail in DETAILS}
+        if fits:
+            self._compiled = programs
+        return programs
 
 
 def make_train_step(
@@ -239,6 +271,7 @@ def make_train_step(
     cast: Cast = None,
     stateful: bool = False,
     mesh: Mesh | None = None,
+    state_sharding: StateSharding = None,
     trainable: Trainable = None,
     gradient: Callable[..., Any] | None = None,
     skip_nonfinite: bool = True,
@@ -267,6 +300,9 @@ def make_train_step(
       cast: keys of the batch that a plain loss function computes with, cast to the compute dtype; no other is rounded.
       stateful: the plain loss function is `(params, extras, batch, key) -> (loss, (extras, aux))`.
       mesh: from `jaxprop.make_mesh`; the batch is split over its devices.
+      state_sharding: how the state lies on the mesh; by default every device holds all of it. A function of the path of
+        an array in the state, such as `opt_state/0/mu/dense/kernel`, and the array, that returns its `PartitionSpec`;
+        or a tree of shardings or specs in the structure of the state or of its top.
       trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a
         function of the path, or a tree of booleans. The others are carried along: they have no gradient, no row among
         the layers and no state in the optimizer.
@@ -300,6 +336,8 @@ def make_train_step(
         schedule=schedule, clip=clip, scaling=scaling, mesh=mesh, gradient=gradient, skip_nonfinite=skip_nonfinite,
         stateful=stateful,
     )  # fmt: skip
+    if state_sharding is not None and mesh is None:
+        raise UsageError("state_sharding says how the state lies on a mesh; give mesh=jaxprop.make_mesh() besides")
     recipe = Recipe(
         objective=as_objective(loss_fn, cast, stateful=stateful),
         tx=tx,
@@ -314,16 +352,4 @@ def make_train_step(
         gradient=gradient,
         skip_nonfinite=skip_nonfinite,
     )
-    return TrainStep(recipe, steps_per_call, mesh, jit_options(mesh, steps_per_call, compiler_options))
-
-
-def jit_options(mesh: Mesh | None, steps_per_call: int, compiler_options: dict[str, Any] | None) -> dict[str, Any]:
-    """Keyword arguments of `jax.jit`: with a mesh, shardings pinned on both sides so that nothing recompiles."""
-    options: dict[str, Any] = {"compiler_options": compiler_options}
-    if mesh is not None:
-        whole = sharding.replicated(mesh)
-        options |= {
-            "in_shardings": (whole, sharding.batch_sharding(mesh, steps_per_call)),
-            "out_shardings": (whole, whole),
-        }
-    return options
+    return TrainStep(recipe, steps_per_call, mesh, state_sharding, compiler_options)
