@@ -278,7 +278,7 @@ def module_level_body(carry, w):
 
 
 @pytest.mark.parametrize("order", ["step first", "plain call first"])
-def test_what_jit_and_scan_have_cached_neither_loses_a_tap_nor_leaks_a_sink(order):
+def test_what_jit_and_scan_have_cached_neither_loses_a_tap_nor_leaks_a_collector(order):
     def loss(params, batch, key):
         x, _ = jax.lax.scan(module_level_body, batch["x"], params["w"])
         return jnp.mean(jax.checkpoint(module_level)(module_level(x)) ** 2)
@@ -467,7 +467,7 @@ def test_attention_is_the_identity_and_adds_nothing_to_the_gradient():
     found, _ = taps.find(loss, x)
 
     def filled(x):
-        with taps.filling(taps.zero_sinks(found)):
+        with taps.filling(taps.zero_collectors(found)):
             return loss(x)
 
     np.testing.assert_allclose(jax.grad(filled)(x), jnp.cos(x), rtol=1e-6)

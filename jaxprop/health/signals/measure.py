@@ -147,6 +147,6 @@ def rare_scalars(seen: Seen, norm: jax.Array, micro_square: jax.Array, batch: An
     return totals
 
 
-def tap_rows(plan: Plan, sinks: PyTree) -> dict[str, jax.Array]:
+def tap_rows(plan: Plan, collectors: PyTree) -> dict[str, jax.Array]:
     """Signals of the taps by name, `[T]` each."""
-    return taps.columns(plan.tapped, sinks)
+    return taps.columns(plan.tapped, collectors)
