@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from jaxprop.core.jaxprs.walk import RULES, VJP_RULE, body_of, equations_and_callers
-from jaxprop.core.measurements import NOT_APPLICABLE, OUTPUT_SIGNALS, TAP_COLUMNS
+from jaxprop.core.measurements import NOT_APPLICABLE, TAP_COLUMNS
 from jaxprop.errors import UsageError, one_of
-from jaxprop.types import Batch, PyTree, Sums
+from jaxprop.types import PyTree
 
 KINDS = ("", "relu", "tanh", "sigmoid", "attention", "output")
 # What a collector's gradient holds; sums over calls, so that scan iterations and microbatches add up.
@@ -54,6 +54,7 @@ class _Tracing(NamedTuple):
 
 
 _tracing: contextvars.ContextVar[_Tracing | None] = contextvars.ContextVar("taps", default=None)
+_weight: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("weight", default=None)
 # Part of jit's cache key: else an inner jit, traced once without collectors, would never fill them.
 _traced_for = jax.make_user_context(None)
 _traces = itertools.count(1)
@@ -162,49 +163,6 @@ def attention_statistics(queries: jax.Array, keys: jax.Array, causal: bool) -> t
     return jnp.max(jnp.where(seen, jnp.abs(logits), 0)), mean
 
 
-def output_sums(outputs: Any, batch: Batch) -> Sums:
-    """Returns the largest |output| and, of logits over classes, the mean of logsumexp^2, as metrics of a batch.
-
-    Args:
-      outputs: of the model, `[B, ..., classes]`; what is no array is not measured.
-      batch: with integer `labels [B, ...]` if the outputs are logits; rows whose `weight` or `mask` is 0 are left out.
-
-    Returns:
-      `{name: (sum, count)}` by the names of `OUTPUT_SIGNALS`.
-
-    Example:
-      >>> outputs = jnp.array([[3.0, -4.0]])
-      >>> {name: total.item() for name, (total, _) in output_sums(outputs, {}).items()}
-      {'_output_max': 4.0}
-
-    Reference:
-      Chowdhery et al., PaLM, section 5 (z-loss), https://arxiv.org/abs/2204.02311
-    """
-    if not isinstance(outputs, jax.Array) or outputs.size == 0:
-        return {}
-    largest, spread = OUTPUT_SIGNALS
-    logits, one = jax.lax.stop_gradient(outputs).astype(jnp.float32), jnp.float32(1)
-    rows = logits.shape[:-1] if logits.ndim > 1 else logits.shape
-    counts = _counts(batch, rows)
-    real = counts if logits.ndim == len(rows) else counts[..., None]
-    sums = {largest: (jnp.max(jnp.where(real, jnp.abs(logits), 0)), one)}
-    labels = batch.get("labels")
-    if labels is not None and jnp.shape(labels) == outputs.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
-        spreads = jnp.where(counts, jnp.square(jax.nn.logsumexp(jnp.where(real, logits, 0), axis=-1)), 0)
-        sums[spread] = (jnp.sum(spreads) / jnp.maximum(jnp.sum(counts, dtype=jnp.float32), 1), one)
-    return sums
-
-
-def _counts(batch: Batch, shape: tuple[int, ...]) -> jax.Array:
-    """Which rows of the outputs count: those whose weight and mask, as far as they fit, are not 0."""
-    counts = jnp.ones(shape, bool)
-    for name in ("weight", "mask"):
-        held = batch.get(name)
-        if held is not None and 0 < jnp.ndim(held) <= len(shape) and jnp.shape(held) == shape[: jnp.ndim(held)]:
-            counts &= jnp.reshape(jnp.asarray(held) != 0, jnp.shape(held) + (1,) * (len(shape) - jnp.ndim(held)))
-    return counts
-
-
 def find(function: Callable[..., Any], *args: Any) -> tuple[tuple[Tap, ...], Any]:
     """Traces a function without running it and returns its taps, in the order of the forward pass, and its jaxpr.
 
@@ -272,6 +230,40 @@ def filling(collectors: dict[str, Any]) -> Iterator[None]:
     # With nothing to fill, a context of its own would only keep jit from finding what it has traced before.
     with _trace_with(_Tracing({}, collectors)) if collectors else contextlib.nullcontext():
         yield
+
+
+@contextlib.contextmanager
+def counting(weight: jax.Array | None) -> Iterator[None]:
+    """Has the taps inside leave out examples of weight 0: padding is no activation.
+
+    Args:
+      weight: of each example, `[B]`; None where all count. An array whose first axis is not B is measured whole.
+
+    Example:
+      >>> def loss():
+      ...     with counting(jnp.array([1.0, 0.0])):
+      ...         return jnp.sum(tap(jnp.array([[3.0], [5.0]]), "a"))
+      >>> taps, _ = find(loss)
+      >>> def filled(collectors):
+      ...     with filling(collectors):
+      ...         return loss()
+      >>> columns(taps, jax.grad(filled)(zero_collectors(taps)))["rms"].tolist()
+      [3.0]
+    """
+    token = _weight.set(weight)
+    try:
+        yield
+    finally:
+        _weight.reset(token)
+
+
+def _counted(x: jax.Array) -> jax.Array | None:
+    """Which rows of a tapped array count, `[B, 1, ...]`; None where all do."""
+    weight = _weight.get()
+    # Inside shard_map the rows are those of one device, and the weights those of all.
+    if weight is None or x.shape[:1] != weight.shape or jax.typeof(x).manual_axis_type.varying:
+        return None
+    return (weight != 0).reshape(-1, *[1] * (x.ndim - 1))
 
 
 @contextlib.contextmanager
@@ -410,17 +402,21 @@ def _fill(
 
 
 def _statistics(x: jax.Array, kind: str) -> dict[str, jax.Array]:
-    wide = jax.lax.stop_gradient(x).astype(jnp.float32)
+    wide, elements = jax.lax.stop_gradient(x).astype(jnp.float32), jnp.float32(x.size)
+    rows = _counted(x)
+    if rows is not None:
+        wide, elements = jnp.where(rows, wide, 0), jnp.sum(rows, dtype=jnp.float32) * (x.size / max(len(x), 1))
     found = {
         "calls": jnp.float32(1),
-        "elements": jnp.float32(x.size),
+        "elements": elements,
         "squares": jnp.sum(jnp.square(wide)),
         "abs_max": jnp.max(jnp.abs(wide)) if x.size else jnp.float32(0),
     }
     if kind == "tanh":
         found["saturated"] = jnp.sum(jnp.abs(wide) > SATURATED, dtype=jnp.float32)
     if kind == "sigmoid":
-        found["saturated"] = jnp.sum(jnp.abs(2 * wide - 1) > SATURATED, dtype=jnp.float32)
+        saturated = jnp.abs(2 * wide - 1) > SATURATED
+        found["saturated"] = jnp.sum(saturated if rows is None else saturated & rows, dtype=jnp.float32)
     if kind == "relu" and x.ndim:
         found["units"] = jnp.sum(wide > 0, tuple(range(x.ndim - 1)), dtype=jnp.float32)
     return found

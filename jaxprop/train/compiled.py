@@ -153,8 +153,14 @@ class TrainStep:
           >>> step.find_nonfinite(state, {"x": jnp.array([1.0, 0.0])}).primitive
           'log'
         """
-        recipe = self._recipe
-        return find_nonfinite(recipe.objective, state, batch, precision=recipe.policy, examples=examples)
+        recipe, params = self._recipe, state.params
+        mask, mean_loss = trainable_mask(recipe.trainable, params), recipe.objective.mean_loss
+        # What is not trained has no gradient that could fail.
+        objective = recipe.objective._replace(
+            mean_loss=lambda trained, *rest: mean_loss(merge(trained, params, mask), *rest)
+        )
+        trained = state._replace(params=split(params, mask))
+        return find_nonfinite(objective, trained, batch, precision=recipe.policy, examples=examples)
 
     def eval_params(self, state: TrainState) -> PyTree:
         """Returns the parameters to evaluate with: their moving average, or what schedule-free training asks for.

@@ -119,15 +119,17 @@ def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) 
         sums = {name: combine(name, pair, forward.sums[name]) for name, pair in total.sums.items()}
         added = Forward(total.loss + forward.loss, total.weight + forward.weight, forward.extras, sums)
         params, square = jax.tree.map(jnp.add, (back.params, back.micro_square), (new.params, new.micro_square))
-        return (Backward(params, taps.merged(back.collectors, new.collectors), square), added), None
+        return (Backward(params, taps.merged(back.collectors, new.collectors), square), added), forward.weight
 
     count = jax.tree.leaves(batches)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], batches)
     shapes = jax.eval_shape(weighted, extras, first, jnp.int32(0))
     zeros, zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     start = (zeros, zero._replace(extras=extras))
-    (back, total), _ = jax.lax.scan(add, start, (batches, jnp.arange(count, dtype=jnp.int32)))
-    weight = jnp.where(total.weight != 0, total.weight, jnp.ones_like(total.weight))
+    (back, total), weights = jax.lax.scan(add, start, (batches, jnp.arange(count, dtype=jnp.int32)))
+    # Padding alone leaves 0; weights of both signs that cancel have no mean.
+    nothing = jnp.where(jnp.any(weights != 0), jnp.nan, 1).astype(total.weight.dtype)
+    weight = jnp.where(total.weight != 0, total.weight, nothing)
     divisor = weight if scale is None else weight * scale
     mean_square = back.micro_square / (weight if scale is None else weight * jnp.square(scale))
     back = Backward(divide(back.params, divisor), taps.rescaled(back.collectors, 1 / divisor), mean_square)

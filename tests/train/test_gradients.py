@@ -250,3 +250,13 @@ def test_a_batch_that_cannot_be_split(case):
     with pytest.raises(ShapeError, match=message):
         gradients.check_batch(batch, accumulate)
     gradients.check_batch(batch, 1)
+
+
+def test_weights_that_cancel_between_microbatches_have_no_mean():
+    def loss_fn(params, batch, key):
+        return jnp.mean(batch["x"] * params), {"weight": jnp.sum(batch["weight"])}
+
+    step = jaxprop.make_train_step(loss_fn, optax.sgd(0.1), accumulate=2)
+    batch = {"x": np.arange(4, dtype=np.float32), "weight": np.array([1, -1, 1, -1], np.float32)}
+    state, m = step(step.init(jnp.ones(()), key=jax.random.key(0)), batch)
+    assert (np.isnan(m.loss), bool(m.skipped), float(state.params)) == (True, True, 1)
