@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprop.report import profile
+from jaxprop.report import panels, profile
 from jaxprop.report.compare import compare
 from jaxprop.report.fields import nested, number, numbers, text, whole
 from jaxprop.report.grid import Grid
@@ -72,6 +72,7 @@ def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
         "spikes_more": more,
         "findings": [_finding(finding) for finding in run.findings[:5]],
         "lr_find": _lr_find(run.lr_find),
+        "panels": panels.as_json(run.panels),
     }
 
 

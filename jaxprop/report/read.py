@@ -20,7 +20,7 @@ from jaxprop.report.order import forward_order
 from jaxprop.run.folder import find_run
 from jaxprop.run.status import OPEN, Status
 
-FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json")
+FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json", "panels.json")
 NO_COLUMN = ("step", "split")
 
 
@@ -43,6 +43,7 @@ class RunData(NamedTuple):
       summary: contents of `summary.json`, or None.
       findings: `finding.json` of each black box, by step.
       lr_find: contents of `lr_find.json`, or None.
+      panels: contents of `panels.json`, or None.
       status: the summary's status; without one, `running` if a process holds the folder, otherwise `unfinished`.
       notes: sentences on what could not be read.
     """
@@ -58,6 +59,7 @@ class RunData(NamedTuple):
     summary: dict[str, Any] | None
     findings: list[dict[str, Any]]
     lr_find: dict[str, Any] | None
+    panels: dict[str, Any] | None
     status: str
     notes: tuple[str, ...]
 
@@ -156,7 +158,8 @@ class Reader:
             self.folder.resolve().name, config, train, evaluation, layers, taps,
             [event for event in events if event.get("kind") != "action"],
             [event for event in events if event.get("kind") == "action"],
-            summary, list(_findings(self.folder, notes)), lr_find, status, tuple(notes),
+            summary, list(_findings(self.folder, notes)), lr_find, _object(self.folder / "panels.json", notes),
+            status, tuple(notes),
         )  # fmt: skip
 
     def _take_in(self) -> None:

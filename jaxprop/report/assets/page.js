@@ -282,6 +282,7 @@ function report(data) {
     el("div", { class: "verdicts" }, runs.map((run) => verdict(run, several, runs.length > 3))),
     comparison(data),
     section("Over the steps", `Drag to zoom, double-click to see all. ${several ? "Triangles: alerts, in their run's colour." : LEGEND}`, curves(runs)),
+    section("Predictions", "", each(panels)),
     section("Every layer at every step", "Layers from the input down to the output. Each column shows the largest value of its steps.", maps(runs)),
     section("Against depth", "From the input, left, to the output.", runs.some((run) => run.profiles.length) ? depth(data) : []),
     section("Spikes", "Fifty steps before and after.", each((run) => [...run.spikes.map((found) => spike(run, found)), ...more(run)])),
