@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,9 +25,11 @@ from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
 from jaxprop.parallel.sharding import StateSharding
 from jaxprop.train.arguments import check_arguments, mistake
+from jaxprop.train.explain import explain
+from jaxprop.train.explanation import Explanation
 from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.train.state import init_state
-from jaxprop.train.step import Recipe, variants
+from jaxprop.train.step import Recipe, train_step, variants
 from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
 from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
 
@@ -185,8 +188,41 @@ class TrainStep:
           >>> step.find_nonfinite(state, {"x": jnp.array([1.0, 0.0])}).primitive
           'log'
         """
-        recipe = self._recipe
-        return find_nonfinite(recipe.objective, state, batch, precision=recipe.policy, examples=examples)
+        recipe, params = self._recipe, state.params
+        mask, mean_loss = trainable_mask(recipe.trainable, params), recipe.objective.mean_loss
+        # What is not trained has no gradient that could fail.
+        objective = recipe.objective._replace(
+            mean_loss=lambda trained, *rest: mean_loss(merge(trained, params, mask), *rest)
+        )
+        trained = state._replace(params=split(params, mask))
+        return find_nonfinite(objective, trained, batch, precision=recipe.policy, examples=examples)
+
+    def explain(self, state: TrainState, batch: Batch) -> Explanation:
+        """Takes one step apart: what each layer, example and parameter does in it, and what the update would do.
+
+        Nothing is donated, and the state stays as it is. The figures are computed again by plain automatic
+        differentiation, and compared with those of the step; `jaxprop explain` shows the same of a configuration.
+
+        Args:
+          state: before the step.
+          batch: of one step, without an axis of several steps.
+
+        Returns:
+          An object with a field for each stage; `print` shows it as text.
+
+        Raises:
+          UsageError: the loss or the gradient is not finite.
+
+        Example:
+          >>> import jaxprop, optax, jax.numpy as jnp
+          >>> step = jaxprop.make_train_step(lambda p, b, key: jnp.mean(b["x"] * p["w"] ** 2), optax.sgd(0.1))
+          >>> found = step.explain(step.init({"w": jnp.ones(())}, key=jax.random.key(0)), {"x": jnp.ones(2)})
+          >>> found.ok, found.loss, round(found.loss_after, 2), found.parameters[0].grad_norm
+          (True, 1.0, 0.64, 2.0)
+        """
+        signals = (self._recipe.signals or Signals())._replace(taps=True, curvature=False)
+        take = jax.jit(partial(train_step, self._recipe._replace(signals=signals), "full"))
+        return explain(self._recipe, take, state, batch)
 
     def eval_params(self, state: TrainState) -> PyTree:
         """Returns the parameters to evaluate with: their moving average, or what schedule-free training asks for.

@@ -371,7 +371,7 @@ def report(
     scalars |= rare_scalars(seen, norms.total, back.micro_square, problem.batch, recipe.accumulate)
     rows |= seen.layers | found_rows
     after = after._replace(health=after.health._replace(direction=direction))
-    return after, measurements.pack(forward.sums, scalars, rows, tap_rows(plan, back.sinks), plan.layout)
+    return after, measurements.pack(forward.sums, scalars, rows, tap_rows(plan, back.collectors), plan.layout)
 
 
 def loss_scale(state: TrainState) -> jax.Array | None:

@@ -167,6 +167,19 @@ def test_parameters_to_evaluate_with_are_the_average_beside_what_is_not_trained(
     assert_same_bits(plain.eval_extras(state), state.extras)
 
 
+def test_what_is_not_trained_is_no_origin_of_a_nan():
+    """An integer, and a frozen leaf at which the derivative is infinite."""
+    params = {"w": jnp.ones(2), "frozen": jnp.zeros(2), "n": jnp.arange(2, dtype=jnp.int32)}
+
+    def loss_fn(p, x, key):
+        return jnp.sum(jnp.log(x) * p["w"][p["n"]]) + jnp.sum(jnp.sqrt(p["frozen"]))
+
+    step = jaxprop.make_train_step(loss_fn, optax.sgd(0.1), trainable="w|n")
+    state = step.init(params, key=jax.random.key(0))
+    assert step.find_nonfinite(state, jnp.ones(2)) is None
+    assert step.find_nonfinite(state, jnp.zeros(2)).primitive == "log"
+
+
 def test_an_unknown_detail():
     step, state = small_step()
     with pytest.raises(UsageError, match=r"unknown detail 'rowz'.*rows"):
