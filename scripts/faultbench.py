@@ -12,8 +12,8 @@ gradual fault that breaks the loss within 20 steps is as sudden as a bad batch, 
 An alert detects a sudden fault within 20 steps (a NaN batch in the step itself); a gradual or structural one before
 the divergence, or within 20 steps where it diverges sooner; one that never diverges within 300 steps. Thresholds were
 chosen on every second family in alphabetical order, the three newest, and the even healthy runs; the others are held
-out. The watch is shown gradient norms of each step and everything of each tenth, as in a run (`--every 50`: as in a
-loop of one's own).
+out. The watch is shown gradient norms of each step and everything of the first and of each tenth, as in a run
+(`--every 50 --no-opening`: as in a loop of one's own).
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--family", action="append", help="only this family; may be repeated")
     parser.add_argument("--model", action="append", help="only this model; may be repeated")
     parser.add_argument("--seeds", type=int, help="of each severity; ten by default")
+    parser.add_argument("--first-seed", type=int, default=0, help="thresholds were chosen on seeds below 200")
     parser.add_argument("--every", type=int, help="steps between full records that the watch is shown; 10 by default")
+    parser.add_argument("--no-opening", action="store_true", help="the watch is shown no full record of step 1")
     parser.add_argument("--no-rescue", action="store_true", help="do not run again what has diverged")
     parser.add_argument("--no-healthy", action="store_true", help="no healthy runs")
     parser.add_argument("--workers", type=int, default=WORKERS, help="processes, one core each")
@@ -89,6 +91,8 @@ def options_of(args: argparse.Namespace) -> Any:
         healthy=not args.no_healthy,
         rescue=not args.no_rescue,
         save=None if args.save_records is None else str(args.save_records),
+        first=args.first_seed,
+        opening=not args.no_opening,
     )
     if args.family:
         options = options._replace(families=tuple(args.family))
@@ -112,9 +116,11 @@ def main() -> None:
 
     start = time.perf_counter()
     if args.replay is not None:
-        chosen, every = args.family or None, options_of(args).every
+        chosen, shown = args.family or None, options_of(args)
         wanted = [path for path in args.replay.glob("*.npz") if chosen is None or path.name.split("__")[0] in chosen]
-        tasks: list[Any] = [(path, every) for path in sorted(wanted, key=lambda path: -path.stat().st_size)]
+        tasks: list[Any] = [
+            (path, shown.every, shown.opening) for path in sorted(wanted, key=lambda path: -path.stat().st_size)
+        ]
         function: Callable = suite.replay
     else:
         options = options_of(args)

@@ -258,17 +258,21 @@ def test_full_records_may_be_rarer(results):
     path = next(folder.glob("nan_batch*.npz"))
     job = suite.load(path)
     viewer, packed = job._replace(every=50).viewer, job.records.packed[0]
-    shown = [viewer.at(packed[step - 1], step).rare is not None for step in range(1, 101)]
-    assert [step for step, full in enumerate(shown, 1) if full] == [50, 100]
+
+    def shown(opening):
+        view = viewer._replace(opening=opening)
+        return [step for step in range(1, 101) if view.at(packed[step - 1], step).rare is not None]
+
+    assert (shown(opening=True), shown(opening=False)) == ([1, 50, 100], [50, 100])
     assert np.isnan(viewer._replace(hide_rate=True).at(packed[0], 1).learning_rate)
-    assert all(result["verdict"]["detected"] for result in suite.replay((path, 50)))
+    assert all(result["verdict"]["detected"] for result in suite.replay((path, 50, False)))
 
 
 def test_replay_says_what_the_run_said(results):
     from faultbench import suite
 
     found, folder = results
-    again = [result for path in sorted(folder.glob("*.npz")) for result in suite.replay((path, 10))]
+    again = [result for path in sorted(folder.glob("*.npz")) for result in suite.replay((path, 10, True))]
     first = [{key: value for key, value in result.items() if key != "rescue"} for result in found]
     assert json.dumps(sorted(again, key=str), default=float) == json.dumps(sorted(first, key=str), default=float)
 
@@ -281,3 +285,30 @@ def test_the_tables_have_a_cell_a_column(results):
         rows = [line.count("|") for line in block.splitlines() if line.startswith("|")]
         assert len(set(rows)) <= 1
     assert "| faults detected | 100.0 % |" in text
+
+
+@pytest.mark.usefixtures("_importable")
+def test_seeds_may_be_others_than_those_that_thresholds_were_chosen_on():
+    from faultbench import faults
+
+    (program,) = [p for p in faults.programs("dying_relu") if (p.model, p.optimizer) == ("mlp", "adam")]
+    plan, cases, _ = faults.planted("dying_relu", program, seeds=2, first=1003)
+    assert {case.seed for case in cases} == set(plan.seed.tolist()) == {1003, 1004}
+    assert {case.start for case in cases} == {290 + 7 * 3, 290 + 7 * 4}
+    assert faults.healthy(program, 2, first=1003).seed.tolist() == [1103, 1104]
+
+
+@pytest.mark.usefixtures("_importable")
+@pytest.mark.parametrize("name", ["regression", "q_learning", "copy_task"])
+def test_a_program_in_which_nothing_is_wrong(name):
+    pytest.importorskip("equinox")
+    from faultbench import programs, thirdparty
+
+    assert set(programs.KEPT_BACK) < set(programs.PROGRAMS)
+    with jax.numpy_dtype_promotion("standard"):
+        run = thirdparty.train(programs.PROGRAMS[name](), seed=0, steps=20)
+    assert (run["steps"], run["outcome"]) == (20, None)
+    assert run["end"] < run["start"]
+    text = thirdparty.table([{"program": name} | run])
+    assert text.splitlines()[2].startswith(f"| {name} | ")
+    assert text.splitlines()[-1].endswith("| 20 steps |")

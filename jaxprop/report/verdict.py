@@ -10,7 +10,7 @@ from jaxprop.health.watch.alerts import TITLES
 from jaxprop.health.watch.outcome import trivial
 from jaxprop.report.fields import nested, number, text, whole
 from jaxprop.report.read import RunData
-from jaxprop.run.status import OPEN, Status
+from jaxprop.run.status import OPEN, Status, headline
 
 SHORT = {
     "nonfinite": "loss or gradient not finite",
@@ -103,11 +103,13 @@ def outcome(run: RunData) -> str | None:
     """Says that a run has learned nothing: dead, or no better than a trivial predictor; None if it has, or may yet.
 
     Args:
-      run: the contents of its folder. Its summary's `outcome` is what the watch said at the end of it.
+      run: the contents of its folder. Its summary's `outcome` is what the run said of itself at its end.
     """
     if run.status in OPEN or run.summary is None:
         return None
-    return text(run.summary.get("outcome")) or trivial(_mapping(run, "metrics"), _mapping(run, "reference"))
+    if "outcome" in run.summary:
+        return text(run.summary["outcome"]) or None
+    return trivial(_mapping(run, "metrics"), _mapping(run, "reference"))  # an older version has written the summary
 
 
 def _mapping(run: RunData, name: str) -> dict[str, Any]:
@@ -157,7 +159,7 @@ def short(kind: str) -> str:
 def _headline(run: RunData, main: dict[str, Any] | None) -> str:
     said = outcome(run)
     if said is not None and run.status != Status.FAILED:
-        return f"{_capital(said)}; the run {_ended(run)}."
+        return headline(said, run.status, run.last_step)
     if main is None:
         return _without_alert(run)
     layer = text(main.get("layer"))
@@ -167,7 +169,7 @@ def _headline(run: RunData, main: dict[str, Any] | None) -> str:
         return f"{what}; still being written, step {run.last_step:,} so far."
     if run.status == Status.UNFINISHED:
         return f"{what}; the run has not ended, or was killed, at step {run.last_step:,}."
-    return f"{what}; the run {_ended(run)}."
+    return headline(what, run.status, run.last_step)
 
 
 def _without_alert(run: RunData) -> str:
@@ -180,21 +182,12 @@ def _without_alert(run: RunData) -> str:
     if run.findings:
         return f"A value that is not finite, at step {whole(run.findings[0].get('step')) or 0:,}."
     if broken is not None:
-        return f"No alert, but loss or gradient were not finite at step {broken:,}; the run {_ended(run)}."
+        what = f"no alert, but loss or gradient were not finite at step {broken:,}"
+        return headline(what, run.status, run.last_step)
     how = "" if run.status == Status.COMPLETED else f" ({ENDED.get(run.status, run.status)})"
     if not _is_watched(run):
         return f"{steps} steps without the watch, since health.watch is false{how}."
     return f"Healthy: {steps} steps without an alert{how}."
-
-
-def _ended(run: RunData) -> str:
-    known: dict[str, str] = {
-        Status.COMPLETED: "completed all the same",
-        Status.INTERRUPTED: "was interrupted",
-        Status.STOPPED_EARLY: "stopped early",
-    }
-    how = known.get(run.status, run.status)
-    return f"{how} at step {run.last_step:,}" if run.status != Status.COMPLETED else how
 
 
 def _facts(run: RunData, main: dict[str, Any] | None) -> list[tuple[str, str]]:

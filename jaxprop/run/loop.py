@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import jax
@@ -73,6 +73,14 @@ class Loop:
     def diagnosis(self) -> str | None:
         """Why the run has diverged, and what to do."""
         return self._responder.diagnosis
+
+    def outcome(self, reference: Mapping[str, float]) -> str | None:
+        """Says that the run has learned nothing: it is dead, or no better than a trivial predictor; else None.
+
+        Args:
+          reference: the figures of trivial predictors.
+        """
+        return self._responder.outcome(self.metrics, reference)
 
     @property
     def alert_lines(self) -> int:

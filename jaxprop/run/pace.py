@@ -16,8 +16,9 @@ FULL_CALLS, ROW_CALLS = 4, 20  # calls of each kind that are timed, once compile
 class Pace:
     """Says for every call what its step measures, by the numbers of its steps and a choice made once a run.
 
-    Where the choice is left to it (`auto`), it starts with rows every step and everything every 10, is told the time
-    of the run's first calls, and takes the shortest interval whose cost stays within the budget:
+    The first call measures everything, whatever the intervals. Where the choice is left to it (`auto`), it goes on with
+    rows every step and everything every 10, is told the time of the run's first calls, and takes the shortest interval
+    whose cost stays within the budget:
 
         extra seconds of a call / (interval x seconds of a step without rows) <= budget
 
@@ -28,8 +29,8 @@ class Pace:
 
     Example:
       >>> pace = Pace(Health(every=2, rare_every=4))
-      >>> [pace.detail(step, step) for step in range(1, 5)], pace.measuring
-      (['lean', 'rows', 'lean', 'full'], False)
+      >>> [pace.detail(step, step) for step in range(1, 6)], pace.measuring
+      (['full', 'rows', 'lean', 'full', 'lean'], False)
     """
 
     def __init__(self, section: Health, per_call: int = 1, scaled: bool = False):
@@ -49,8 +50,12 @@ class Pace:
         return Signals(every=every, rare_every=rare, flush_every=self._flush_every)
 
     def detail(self, first: int, last: int) -> str:
-        """What the call that takes steps `first..last` measures; see `Signals.detail`."""
-        return self._choice.detail(first, last) if self._section.layers else "lean"
+        """What the call that takes steps `first..last` measures: everything in the first one, else `Signals.detail`."""
+        if not self._section.layers:
+            return "lean"
+        if first == 1:  # what is wrong from the start is seen at once; the program compiles a few steps early
+            return "full" if self._flush_every == NEVER else "flush"
+        return self._choice.detail(first, last)
 
     def logged(self, step: int, log_every: int, total: int) -> tuple[bool, bool]:
         """Whether a step is the last one up to the next log step that has rows, and that measures everything.
@@ -60,6 +65,8 @@ class Pace:
           >>> [(step, pace.logged(step, 50, 100)) for step in (20, 40, 50)]
           [(20, (False, False)), (40, (False, True)), (50, (True, True))]
         """
+        if step <= self._per_call:
+            return True, True  # of the first call, the only one whose interval is its own
         log_step = min(-(-step // log_every) * log_every, total)
 
         def following(every: int) -> int:

@@ -24,4 +24,26 @@ class Status(StrEnum):
     UNFINISHED = "unfinished"  # nobody holds the folder: killed, or written on another machine
 
 
+LAST: dict[str, str] = {
+    Status.COMPLETED: "completed all the same",
+    Status.INTERRUPTED: "was interrupted",
+    Status.STOPPED_EARLY: "stopped early",
+}
 OPEN = (Status.RUNNING, Status.UNFINISHED)  # of a run that has no summary yet
+
+
+def headline(said: str, status: str, step: int) -> str:
+    """Returns the first sentence about a run that has something wrong with it, as the terminal and the report print it.
+
+    Args:
+      said: what is wrong.
+      status: how the run ended.
+      step: its last step.
+
+    Example:
+      >>> headline("dead since step 31: the gradient of 3 of 4 layers is exactly zero", "diverged", 60)
+      'Dead since step 31: the gradient of 3 of 4 layers is exactly zero; the run diverged at step 60.'
+    """
+    how = LAST.get(status, status)
+    at = "" if status == Status.COMPLETED else f" at step {step:,}"
+    return f"{said[:1].upper()}{said[1:]}; the run {how}{at}."

@@ -17,7 +17,7 @@ from jaxprop.run.folder import versions, write_summary
 from jaxprop.run.interrupt import EXIT_CODES
 from jaxprop.run.loop import Loop
 from jaxprop.run.replaced import BACK
-from jaxprop.run.status import Status
+from jaxprop.run.status import Status, headline
 from jaxprop.sinks.jsonl import encode
 
 
@@ -41,6 +41,20 @@ def last_words(status: Status, run: Loop, *, saved: bool, back: bool = False, as
     return f"interrupted after step {run.step}; the same command goes on from there"
 
 
+def headline_of(figures: Mapping[str, Any]) -> str | None:
+    """Returns the first thing to tell of a run that has learned nothing; None of any other.
+
+    Args:
+      figures: its summary.
+
+    Example:
+      >>> headline_of({"status": "completed", "outcome": "no better than at its start: loss 2 against 2", "step": 9})
+      'No better than at its start: loss 2 against 2; the run completed all the same.'
+    """
+    said = figures.get("outcome")
+    return None if said is None else headline(said, figures["status"], figures["step"])
+
+
 def summary(status: Status, run: Loop, reference: Mapping[str, float], started: float) -> dict[str, Any]:
     """Returns what `summary.json` holds.
 
@@ -55,6 +69,7 @@ def summary(status: Status, run: Loop, reference: Mapping[str, float], started: 
     figures = {
         "status": status,
         **diverged,
+        "outcome": run.outcome(reference) if status in (Status.COMPLETED, Status.DIVERGED) else None,
         "step": run.step,
         "metrics": run.metrics,
         "best": run.best,

@@ -23,7 +23,7 @@ from jaxprop.run.loop import Loop
 from jaxprop.run.replaced import BACK, Replaced, recover
 from jaxprop.run.resume import check_data, finished, refuse_unreadable, resume_note, start_over
 from jaxprop.run.status import Status
-from jaxprop.run.summary import exit_code, last_words, sum_up_failure, summary
+from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
 from jaxprop.sinks import open_sinks
 from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
@@ -64,6 +64,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         if before is not None and before["step"] == experiment.total_steps:
             check_data(experiment.stream, folder / "checkpoints")
             tell(resume_note(before["step"], before["step"]))
+            _tell_if(None if quiet else headline_of(before))
             return Outcome(before, EXIT_DONE)
         checkpoints, replaced = _open_checkpoints(config, folder), Replaced(folder)
         checkpoints.when_whole = replaced.drop_if_saved
@@ -87,6 +88,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
             write_summary(folder, figures)
         if status == Status.COMPLETED:
             replaced.drop()
+    _tell_if(None if quiet or back else headline_of(figures))
     if status != Status.COMPLETED:
         tell(last_words(status, loop, saved=config.checkpoint.enabled, back=back, aside=replaced.pending))
     return Outcome(figures, exit_code(status, interrupts.received))

@@ -51,7 +51,9 @@ class Program(NamedTuple):
     def name(self) -> str:
         """Such as `mlp-adam`."""
         rest = [self.precision] * (self.precision != "float32") + [f"eps{self.eps:g}"] * (self.eps != 1e-8)
-        rest += [f"b2={self.b2:g}"] * (self.b2 != 0.999) + [f"frozen{len(self.frozen)}"] * bool(self.frozen)
+        rest += [f"b2={self.b2:g}"] * (self.b2 != 0.999) + [f"frozen={'+'.join(self.frozen).replace('/', '.')}"] * bool(
+            self.frozen
+        )
         return "-".join([self.model, self.optimizer, *rest])
 
     @property
@@ -373,15 +375,17 @@ def severities(family: str, program: Program) -> tuple[int, ...]:
 def start_of(family: str, severity: int, seed: int) -> int:
     """First faulty step, counted from 0; spread over seeds, so that it falls anywhere between two full records."""
     late = family_of(family).kind not in ("structural", "quiet") or (family, severity) == ("frozen_layer", 0)
-    return 290 + 7 * seed if late else 0
+    return 290 + 7 * (seed % SEEDS) if late else 0
 
 
-def planted(family: str, program: Program, seeds: int = SEEDS) -> tuple[Plan, list[Case], list[str | None]]:
-    """The plan of all runs of a family in one program, with what was planted in each.
+def planted(
+    family: str, program: Program, seeds: int = SEEDS, first: int = 0
+) -> tuple[Plan, list[Case], list[str | None]]:
+    """The plan of all runs of a family in one program, of the seeds from `first` on, with what was planted in each.
 
     Where a program runs some of the severities only, the plan is filled up with runs that have no fault.
     """
-    wanted = [(severity, seed) for severity in severities(family, program) for seed in range(seeds)]
+    wanted = [(severity, first + seed) for severity in severities(family, program) for seed in range(seeds)]
     seeds_of = [seed for _, seed in wanted]
     plan = undisturbed(program, np.resize(seeds_of, SEVERITIES * seeds))
     cases = [Case(r, severity, seed, start_of(family, severity, seed)) for r, (severity, seed) in enumerate(wanted)]
@@ -407,9 +411,9 @@ def programs(family: str) -> list[Program]:
     return found
 
 
-def healthy(program: Program, runs: int, steps: int = HEALTHY) -> Plan:
+def healthy(program: Program, runs: int, steps: int = HEALTHY, first: int = 0) -> Plan:
     """Runs with nothing wrong and much going on: warmup ends, restarts, batch-size changes, dropout, label noise."""
-    seeds = np.arange(100, 100 + runs)
+    seeds = np.arange(first + 100, first + 100 + runs)
     plan = undisturbed(program, seeds, steps)
     base = ARCHITECTURES[program.model].rates[program.optimizer]
     for r, seed in enumerate(seeds):

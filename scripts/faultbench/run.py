@@ -207,12 +207,14 @@ class Viewer(NamedTuple):
       float16: whether records hold what float16 flushes.
       hide_rate: do not tell the learning rate.
       every: steps between records of everything: the command line's 10 to 100, the library's 50.
+      opening: whether step 1 has one besides, as on the command line.
     """
 
     full: Layout
     float16: bool = False
     hide_rate: bool = False
     every: int = RARE
+    opening: bool = True
 
     @property
     def known(self) -> dict[str, Any]:
@@ -225,10 +227,11 @@ class Viewer(NamedTuple):
         if self.hide_rate:
             packed = packed.copy()
             packed[rate] = np.nan
-        if step % self.every:
+        opens = self.opening and step == 1
+        if step % self.every and not opens:
             rows = self.full._replace(rare=False, taps=())
             return Measurements(packed[: rows.length], rows)
-        if self.float16 and step % max(FLUSH, self.every):
+        if self.float16 and step % max(FLUSH, self.every) and not opens:
             packed = packed.copy()
             packed[flushed] = np.nan
         return Measurements(packed, self.full)

@@ -39,7 +39,9 @@ class Options(NamedTuple):
       families, models: only these.
       optimizers: only these.
       seeds: of each severity.
+      first: the first seed. Thresholds were chosen on those below 200.
       every: steps between the full records that the watch is shown.
+      opening: whether it is shown one of step 1.
       healthy: whether to run the healthy runs.
       rescue: whether to run again what has diverged.
       save: folder for the records, or None.
@@ -49,7 +51,9 @@ class Options(NamedTuple):
     models: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = OPTIMIZERS
     seeds: int = SEEDS
+    first: int = 0
     every: int = RARE
+    opening: bool = True
     healthy: bool = True
     rescue: bool = True
     save: str | None = None
@@ -64,6 +68,7 @@ class Job(NamedTuple):
       cases: what was planted in each; empty for healthy runs.
       twins: final loss of each run's undisturbed twin.
       every: steps between the full records that the watch is shown.
+      opening: whether it is shown one of step 1.
     """
 
     family: str
@@ -72,10 +77,11 @@ class Job(NamedTuple):
     cases: list[score.Case]
     twins: list[float]
     every: int = RARE
+    opening: bool = True
 
     @property
     def viewer(self) -> Viewer:
-        return Viewer(self.records.layout, self.program.precision == "float16", every=self.every)
+        return Viewer(self.records.layout, self.program.precision == "float16", every=self.every, opening=self.opening)
 
 
 def groups(options: Options) -> list[list[Program]]:
@@ -103,15 +109,16 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
     usual, results = programs[0], []
     simulator = Simulator(usual)
     runs = SEVERITIES * options.seeds
-    twin = simulator.run(faults.undisturbed(usual, np.arange(runs)), STEPS)
+    twin = simulator.run(faults.undisturbed(usual, options.first + np.arange(runs)), STEPS)
     losses = twin.packed[..., SCALARS.index("loss")]
     # More twins than seeds were run, to fill the compiled width; those that have a faulty twin are listened to.
     jobs = [
         Job("twin", usual, Records(twin.packed[: options.seeds], twin.layout, twin.leaked[: options.seeds]), [], [])
     ]
     if options.healthy and usual.precision == "float32" and usual.model in MODELS:
-        jobs.append(Job("healthy", usual, simulator.run(faults.healthy(usual, runs), faults.HEALTHY), [], []))
-    for job in (job._replace(every=options.every) for job in jobs):
+        plan = faults.healthy(usual, runs, first=options.first)
+        jobs.append(Job("healthy", usual, simulator.run(plan, faults.HEALTHY), [], []))
+    for job in (job._replace(every=options.every, opening=options.opening) for job in jobs):
         keep(job, options)
         results += judged(job)
     for program in programs:
@@ -120,30 +127,32 @@ def work(task: tuple[list[Program], Options]) -> list[dict[str, Any]]:
         for family in options.families:
             if program not in faults.programs(family):
                 continue
-            job, plan = faulty(family, simulator, losses, options.seeds)
-            job = job._replace(every=options.every)
+            job, plan = faulty(family, simulator, losses, options.seeds, options.first)
+            job = job._replace(every=options.every, opening=options.opening)
             keep(job, options)
             found = judged(job)
             results += found
             sick += [
                 (result, jax.tree.map(lambda x, r=r: x[r], plan))
                 for r, result in enumerate(found)
-                if result["case"]["onset"] is not None and result["case"]["seed"] < TREATED and family in FAMILIES
+                if result["case"]["onset"] is not None
+                and result["case"]["seed"] < options.first + TREATED
+                and family in FAMILIES
             ]
         if options.rescue and sick:
             treat(program, job.viewer, sick, runs)
     return results
 
 
-def faulty(family: str, simulator: Simulator, twins: np.ndarray, seeds: int) -> tuple[Job, Plan]:
-    """Runs a family in a program and says of each run when it diverged."""
+def faulty(family: str, simulator: Simulator, twins: np.ndarray, seeds: int, first: int) -> tuple[Job, Plan]:
+    """Runs a family in a program and says of each run when it diverged; `twins` are those of the seeds from `first`."""
     program = simulator.program
-    plan, planted, layers = faults.planted(family, program, seeds)
+    plan, planted, layers = faults.planted(family, program, seeds, first)
     records = simulator.run(plan, OBSERVED)
     loss, skipped = (records.packed[..., SCALARS.index(name)] for name in ("loss", "skipped"))
     cases = []
     for case, layer in zip(planted, layers, strict=True):
-        own, twin, start = loss[case.r], twins[case.seed], case.start + 1
+        own, twin, start = loss[case.r], twins[case.seed - first], case.start + 1
         broken = np.flatnonzero(skipped[case.r][start - 1 :] > 0)
         # With a dynamic loss scale, overflows are its way of finding the scale.
         broken = broken if program.precision == "float32" else np.flatnonzero(~np.isfinite(own[start - 1 :]))
@@ -163,7 +172,7 @@ def faulty(family: str, simulator: Simulator, twins: np.ndarray, seeds: int) -> 
                 harmless=score.harmless(own, twin, start),
             )
         )
-    return Job(family, program, records, cases, [score.final(twins[case.seed]) for case in planted]), plan
+    return Job(family, program, records, cases, [score.final(twins[case.seed - first]) for case in planted]), plan
 
 
 # -- records on disk ----------------------------------------------------------------------------
@@ -203,10 +212,10 @@ def load(path: Path) -> Job:
     return Job(meta["family"], program, records, cases, meta["twins"])
 
 
-def replay(task: tuple[Path, int]) -> list[dict[str, Any]]:
-    """What the watch makes of saved records, of which it is shown a full one each so many steps."""
-    path, every = task
-    return judged(load(path)._replace(every=every))
+def replay(task: tuple[Path, int, bool]) -> list[dict[str, Any]]:
+    """What the watch makes of saved records: path, steps between full ones, and whether one of step 1 is among them."""
+    path, every, opening = task
+    return judged(load(path)._replace(every=every, opening=opening))
 
 
 # -- the watch ----------------------------------------------------------------------------------

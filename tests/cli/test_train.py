@@ -42,6 +42,44 @@ def contents(folder):
 
 # -- what it prints -------------------------------------------------------------------------------
 
+DIGITS = """\
+task: {name: classify}
+data: {name: digits, batch_size: 64}
+model: {name: mlp, hidden: [32, 32], activation: relu}
+optimizer: {name: sgd, lr: 0.1}
+parallel: {devices: 1}
+run: {steps: 60, eval_every: 60, log_every: 30}
+"""
+
+
+@pytest.mark.parametrize("quietly", [False, True], ids=["table", "json"])
+def test_a_dead_network_is_the_first_thing_to_be_told(jaxprop, small, quietly):
+    (small / "digits.yaml").write_text(DIGITS)
+    ran = jaxprop("train", "digits.yaml", "optimizer.lr=20", *(["--json"] if quietly else []))
+    summary = json.loads((small / "runs" / "digits" / "summary.json").read_text())
+    assert (ran.code, summary["status"]) == (0, "completed")
+    assert re.fullmatch(r"dead since step \d+: the gradient of \d of 3 layers is exactly zero", summary["outcome"])
+    headline = f"D{summary['outcome'][1:]}; the run completed all the same."
+    assert ran.err.splitlines()[-1] == headline  # nothing else is written at the end but the results, on stdout
+    assert jaxprop("report", "runs/digits", "--no-html").out.splitlines()[0] == f"digits: {headline}"
+    assert headline in jaxprop("train", "digits.yaml", "optimizer.lr=20").err  # of a run that has ended already, too
+
+
+def test_of_a_network_that_has_learned_nothing_is_said(jaxprop, small):
+    (small / "digits.yaml").write_text(DIGITS)
+    ran = jaxprop("train", "digits.yaml")
+    assert json.loads((small / "runs" / "digits" / "summary.json").read_text())["outcome"] is None
+    assert "the run completed" not in ran.err + ran.out
+    assert re.match(r"step 60/60  eval ", ran.err.splitlines()[-1])
+    assert not re.search("dead|no better", jaxprop("report", "runs/digits", "--no-html").out, re.I)
+
+
+def test_a_run_no_better_than_always_the_same_answer_is_told(jaxprop, small):
+    (small / "digits.yaml").write_text(DIGITS)
+    ran = jaxprop("train", "digits.yaml", "optimizer.lr=1e-9", "health.watch=false")
+    assert ran.err.splitlines()[-1].startswith("No better than the majority predictor: accuracy 0.")
+    assert jaxprop("report", "runs/digits", "--no-html").out.startswith("digits: No better than the majority predictor")
+
 
 def test_a_run_its_repetition_and_its_own_config(jaxprop, small, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")

@@ -76,6 +76,8 @@ def test_a_run_that_has_learned_nothing_says_so_first(tmp_path):
     assert judge(better).headline.startswith("Gradient spike")
     dead = run._replace(summary=run.summary | {"outcome": "dead since step 31: the gradient of 3 of 4 layers is zero"})
     assert judge(dead).headline.startswith("Dead since step 31: ")
+    fine = run._replace(summary=run.summary | summary | {"outcome": None})
+    assert judge(fine).headline.startswith("Gradient spike"), "what the run said of itself is what the report says"
     assert judge(run._replace(summary=None)).tone == "bad"
 
 

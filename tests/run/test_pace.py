@@ -62,15 +62,15 @@ def test_the_line_says_what_was_chosen():
 @pytest.mark.parametrize(
     ("section", "per_call", "details", "measuring"),
     [
-        ({}, 1, {1: "rows", 9: "rows", 10: "full", 11: "rows", 100: "full"}, True),
-        ({"every": 3}, 1, {1: "lean", 3: "rows", 10: "full", 12: "rows"}, False),
+        ({}, 1, {1: "full", 2: "rows", 9: "rows", 10: "full", 11: "rows", 100: "full"}, True),
+        ({"every": 3}, 1, {1: "full", 2: "lean", 3: "rows", 10: "full", 12: "rows"}, False),
         ({"every": 3, "rare_every": 4}, 1, {3: "rows", 4: "full", 5: "lean"}, False),
         ({"rare_every": 4}, 1, {3: "rows", 4: "full"}, True),
         ({"layers": False}, 1, {1: "lean", 10: "lean"}, False),
         ({"layers": False, "every": 1}, 1, {10: "lean"}, False),
-        ({}, 4, {4: "rows", 8: "rows", 12: "full", 16: "rows", 20: "full"}, True),
-        ({"every": 10, "rare_every": 100}, 4, {4: "lean", 8: "lean", 12: "rows", 100: "full"}, False),
-        ({}, 10, {10: "rows", 20: "full", 30: "rows"}, True),  # some calls must show what a call without costs
+        ({}, 4, {4: "full", 8: "rows", 12: "full", 16: "rows", 20: "full"}, True),
+        ({"every": 10, "rare_every": 100}, 4, {4: "full", 8: "lean", 12: "rows", 100: "full"}, False),
+        ({}, 10, {10: "full", 20: "full", 30: "rows"}, True),  # some calls must show what a call without costs
     ],
 )
 def test_what_a_call_measures(section, per_call, details, measuring):
@@ -82,6 +82,7 @@ def test_what_a_call_measures(section, per_call, details, measuring):
 def test_what_float16_flushes_is_measured_with_a_loss_scale_only():
     assert Pace(Health(every=1), scaled=True).detail(100, 100) == "flush"
     assert Pace(Health(every=1)).detail(100, 100) == "full"
+    assert Pace(Health(every=1), scaled=True).detail(1, 1) == "flush"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_what_float16_flushes_is_measured_with_a_loss_scale_only():
     ],
 )
 def test_the_last_of_each_kind_before_a_log_step_is_logged(every, rare, per_call, rows, full):
-    """At most one of each kind between two log steps, and one wherever there is one."""
+    """At most one of each kind between two log steps besides the first, and one wherever there is one."""
     pace = Pace(Health(every=every, rare_every=rare), per_call)
     logged = {"rows": [], "full": []}
     for last in range(per_call, 121, per_call):
@@ -107,7 +108,7 @@ def test_the_last_of_each_kind_before_a_log_step_is_logged(every, rare, per_call
             logged["rows"].append(last)
         if detail == "full" and with_all:
             logged["full"].append(last)
-    assert logged == {"rows": rows, "full": full}
+    assert logged == {"rows": [per_call, *rows], "full": [per_call, *full]}
 
 
 def test_a_resumed_run_keeps_the_choice():

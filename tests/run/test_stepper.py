@@ -36,8 +36,8 @@ def test_the_first_call_of_each_variant_is_booked_as_compiling():
         made.take(STATE, None, first=first, size=size, examples=10.0, note=notes.append)
         compiled, examples = clock.compile_seconds > before[0], clock.examples - before[1]
         assert (compiled, examples) in ((True, 0.0), (False, 10.0))
-    assert calls.details == ["rows", "full", "rows", "full", "lean"]
-    assert [note.partition(" s")[2] for note in notes] == ["", " (all signals)", ""]
+    assert calls.details == ["full", "full", "rows", "full", "lean"]
+    assert [note.partition(" s")[2] for note in notes] == [" (all signals)", "", ""]
     assert clock.examples == 20.0
 
 

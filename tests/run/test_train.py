@@ -26,8 +26,8 @@ from jaxprop.sinks import Sink, fan_out
 from jaxprop.train import gradients
 
 SUMMARY = {
-    "status", "step", "metrics", "best", "reference", "parameters", "seconds", "compile_seconds", "examples_per_second",
-    "versions", "allocator",
+    "status", "outcome", "step", "metrics", "best", "reference", "parameters", "seconds", "compile_seconds",
+    "examples_per_second", "versions", "allocator",
 }  # fmt: skip
 
 
@@ -122,8 +122,9 @@ def test_records(finished):
     assert [record["step"] for record in evals] == [3, 6]
     assert evals[-1] == {"step": 6, "split": "eval", **outcome.summary["metrics"]}
     rows = lines(folder / "layers.jsonl")
-    assert {row["step"] for row in rows} == {2, 4, 6}
-    assert set(rows[0]) == {"step", "layer", "grad_norm", "nonfinite", "grad_rms"}
+    assert {row["step"] for row in rows} == {1, 2, 4, 6}
+    assert set(rows[-1]) == {"step", "layer", "grad_norm", "nonfinite", "grad_rms"}
+    assert any("param_norm" in row for row in rows if row["step"] == 1), "the first record holds everything"
     # The norm of all is the norm of the layers' norms.
     last = [row["grad_norm"] for row in rows if row["step"] == 6]
     assert train[-1]["grad_norm"] == pytest.approx(np.linalg.norm(last), rel=1e-5)

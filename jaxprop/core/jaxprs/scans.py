@@ -51,8 +51,12 @@ def uses(jaxpr: ClosedJaxpr, count: int) -> list[Use]:
     return [found.get(i, Use()) for i in range(count)]
 
 
-def _follow(jaxpr: Any, arguments: dict[Any, int], found: dict[int, Use], at: int) -> int:
-    """Walks the equations that arguments flow into, counted from `at` on, books first uses, and returns the count."""
+def _follow(jaxpr: Any, arguments: dict[Any, int], found: dict[int, Use], at: int) -> tuple[int, dict[Any, int]]:
+    """Walks the equations that arguments flow into, counted from `at` on, and books first uses.
+
+    Returns:
+      The count, and the variables that are one of the arguments as it is.
+    """
     known = dict(arguments)
     for equation in jaxpr.eqns:
         at += 1
@@ -67,12 +71,15 @@ def _follow(jaxpr: Any, arguments: dict[Any, int], found: dict[int, Use], at: in
         elif name == "scan":
             at = _book_scan(equation, flowing, found, at)
         elif body is not None and len(body.jaxpr.invars) == len(equation.invars):
-            # Calls, custom rules and others that hand their inputs on one by one.
-            at = _follow(body.jaxpr, {body.jaxpr.invars[i]: argument for i, argument in flowing.items()}, found, at)
+            # Calls, custom rules and others that hand their inputs on one by one; some, such as taps, return them.
+            within = {body.jaxpr.invars[i]: argument for i, argument in flowing.items()}
+            at, passed = _follow(body.jaxpr, within, found, at)
+            outputs = zip(body.jaxpr.outvars, equation.outvars, strict=False)
+            known |= {out: passed[v] for v, out in outputs if _is_known(v, passed)}
         else:
             for argument in flowing.values():
                 found.setdefault(argument, Use(at))
-    return at
+    return at, known
 
 
 def _book_scan(equation: Any, flowing: dict[int, int], found: dict[int, Use], at: int) -> int:
@@ -84,7 +91,7 @@ def _book_scan(equation: Any, flowing: dict[int, int], found: dict[int, Use], at
         if len(equation.invars[i].aval.shape) == len(body.invars[i].aval.shape) + 1
     }
     inside: dict[int, Use] = {}
-    end = _follow(body, {body.invars[i]: argument for i, argument in flowing.items()}, inside, at)
+    end, _ = _follow(body, {body.invars[i]: argument for i, argument in flowing.items()}, inside, at)
     for argument, use in inside.items():
         taken_apart = Use(at, rows[argument], (use.at or at) - at) if argument in rows else use
         found.setdefault(argument, taken_apart)

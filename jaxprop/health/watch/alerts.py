@@ -95,6 +95,7 @@ class WatchConfig(NamedTuple):
       arm_rows: like `arm`, for histories that are updated only by records with rows.
       z, z_act: z-score of the gradient norm against its history; z_act applies if the loss is above its mean too.
       z_layer: the same for a single layer.
+      alone: what both are multiplied by for one step that stands out, where the loss is as usual.
       fast, slow: lengths in steps of the two moving averages of the loss.
       loss_ratio, loss_ratio_act: fast over slow average; the rise must also exceed `loss_noise` standard deviations.
       lowest_ratio, lowest_noise: fast average over its minimum in the last 200 steps, and the rise in deviations.
@@ -135,6 +136,7 @@ class WatchConfig(NamedTuple):
     z: float = 4.5
     z_act: float = 10.0
     z_layer: float = 8.0
+    alone: float = 4 / 3
     fast: int = 20
     slow: int = 400
     loss_ratio: float = 1.15

@@ -132,7 +132,8 @@ def _unscaled_inputs(c: Case) -> bool:
     started_high = (
         c.kind in (*DAMAGE, "init_output") and c.age <= COLD and c.seen("first_loss") > HIGH * c.seen("loss", math.inf)
     )
-    return early and (c.seen("inputs") > 0 or started_high) and not c.seen("init_scale") and not c.trail.recurrent
+    large = c.seen("inputs") > 0 or (started_high and not c.trail.recurrent)
+    return early and large and not c.seen("init_scale")
 
 
 # The first test that holds names the cause. Causes that are observed directly come before circumstantial ones. That of

@@ -25,6 +25,9 @@ OUTPUTS = 12  # full records, at most, that a trend of the outputs is fitted to
 FEWEST, SPAN = 5, 110  # of them, and steps between the first and the last, that it needs
 FAST_OUTPUTS, SLOW_OUTPUTS = 3, 40  # full records that outputs are averaged over
 WAIT = 3  # records in which a jump of the loss shows whether it stays
+FALLING, LOWEST = 0.95, 1.02  # fast over slow mean of a loss that falls, and over its lowest level
+LEARNT = 0.3  # fast over slow mean of a loss that falls to nothing, as of data that are known by heart
+SMALL_SHARE = 0.1  # of the first gradients, below which a trend of the gradient is none
 FADES = 3.0  # factor by which the damage of a bad batch is smaller than the batch's own loss
 OVERFLOWS = 8  # consecutive non-finite gradients that are normal while a loss scale comes down
 
@@ -150,15 +153,17 @@ class LossLevel:
     first: list[float] = dataclasses.field(default_factory=list)
     recent: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=3))
     levels: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=20))
+    latest: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=20))
     rising: int = 0
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
         if not r.finite:
             return []
+        self.latest.append(r.loss)
         means, strict = self.means, strictness(r, trail, config)
         noise = max(means.noise, 1e-3 * abs(means.fast), 1e-12)
         jump = (r.loss - means.fast) / noise if means.count else 0.0
-        trail.note(r.step, loss_z=jump, loss=r.loss)
+        trail.note(r.step, loss_z=jump, loss_large=float(self._is_large(r.loss)), loss=r.loss)
         armed = means.count >= config.arm
         found = self._jump(r, trail, config, jump, strict) if armed else self._start(r, trail, config, noise)
         if r.fed:
@@ -189,10 +194,7 @@ class LossLevel:
         return []
 
     def _jump(self, r: Reading, trail: Trail, config: WatchConfig, jump: float, strict: float) -> list[Symptom]:
-        start = sorted(self.first)[len(self.first) // 2] if self.first else 0.0
-        # When the loss is near zero, a single wrong example multiplies it without doing harm.
-        large = r.loss - self.means.fast > max(0.25 * abs(self.means.fast), 0.1 * abs(start))
-        over = large and jump > config.loss_jump * strict
+        over = self._is_large(r.loss) and jump > config.loss_jump * strict
         ended = self.held.wait(r.step, r.loss, self.means.fast, jump, over, jump > config.loss_jump / 2)
         if over and self.held.since == r.step:
             trail.note(r.step, jump=jump, stayed=-1)
@@ -207,6 +209,11 @@ class LossLevel:
             return []
         severity = "act" if value > config.loss_jump_act * strict and stayed > 1 else "advice"
         return [Symptom("loss_jump", None, severity, value, config.loss_jump, since)]
+
+    def _is_large(self, loss: float) -> bool:
+        """Whether a rise does harm: when the loss is near zero, a single wrong example multiplies it."""
+        start = sorted(self.first)[len(self.first) // 2] if self.first else 0.0
+        return loss - self.means.fast > max(0.25 * abs(self.means.fast), 0.1 * abs(start))
 
     def _start(self, r: Reading, trail: Trail, config: WatchConfig, noise: float) -> list[Symptom]:
         """Whether the median of the last three losses is well above the first losses."""
@@ -224,8 +231,9 @@ class LossLevel:
 
     @property
     def start_and_now(self) -> tuple[float, float]:
-        """Median of the first losses, and mean of the latest; NaN where there are none."""
-        return (sorted(self.first)[len(self.first) // 2], self.means.fast) if self.first else (NAN, NAN)
+        """Medians of the first losses and of the latest, as they are; NaN where there are none."""
+        first, latest = sorted(self.first), sorted(self.latest)
+        return (first[len(first) // 2], latest[len(latest) // 2]) if first and latest else (NAN, NAN)
 
     def rearm(self) -> None:
         self.levels.clear()
@@ -234,7 +242,12 @@ class LossLevel:
 
 @dataclasses.dataclass
 class GradientNorm:
-    """The gradient norm, global and of each layer, above its own log-history; and its trend."""
+    """The gradient norm, global and of each layer, above its own log-history; and its trend.
+
+    Gradients are heavy-tailed: one that stands out by itself, in a step whose loss is as usual, has to be larger. A
+    trend is none where the loss falls, as at the end of a plateau, nor where gradients are next to nothing against
+    those of the start, as in a network that has converged.
+    """
 
     detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("gradient_spike", "layer_spike", "gradient_trend")
@@ -242,6 +255,8 @@ class GradientNorm:
     layers: LayerEma = dataclasses.field(default_factory=LayerEma)
     trend: Trend = dataclasses.field(default_factory=lambda: _trend(60))
     level: float = NAN
+    start: float = 0.0
+    count: int = 0
     high: int = 0
     left: float = math.inf
     held: list[Any] = dataclasses.field(default_factory=list)
@@ -254,9 +269,12 @@ class GradientNorm:
         self.high = (self.high or r.step) if z > 2 else 0
         trail.note(r.step, z_before=trail.get("z"), z=z)
         layer, worst, rise = self._worst(r, config)
+        loss_z = trail.get("loss_z") if trail.get("loss_large") else 0.0
+        alone = self.high in (0, r.step) and loss_z < 2 and trail.get("loss_ratio", 1.0) < config.loss_ratio
+        strict *= config.alone if alone else 1.0
         if z > config.z * strict:
-            broken = trail.get("loss_z") > 5 or trail.get("loss_ratio", 1.0) > config.loss_ratio
-            act = (z > config.z_act * strict and trail.get("loss_z") > 2) or broken
+            broken = loss_z > 5 or trail.get("loss_ratio", 1.0) > config.loss_ratio
+            act = (z > config.z_act * strict and loss_z > 2) or broken
             found.append(Symptom("gradient_spike", layer, "act" if act else "advice", z, config.z, self.high))
             if trail.get("stayed") == -1 and not self.held:
                 self.held = list(found[0])
@@ -284,10 +302,11 @@ class GradientNorm:
         if r.step % EVERY_TREND == 0 and self.trend.full:
             slope, now, tau = self.trend.fit()
             grown = now - self.level
-            steady = tau > 0.5 and grown > math.log(2) and slope > 0
+            steady = tau > 0.5 and grown > math.log(2) and slope > 0 and now > self.start + math.log(SMALL_SHARE)
             self.left = max((self.level + math.log(10) - now) / slope, 0.0) if steady else math.inf
         trail.note(r.step, grad_steps_left=self.left)
-        if self.left < config.horizon and not trail.grace(r.step):
+        falls = trail.get("loss_ratio", 1.0) < FALLING and trail.get("loss_over_lowest", 1.0) < LOWEST
+        if self.left < config.horizon and not falls and not trail.grace(r.step):
             return [Symptom("gradient_trend", None, "advice", self.left, config.horizon, self.trend.lowest)]
         return []
 
@@ -300,6 +319,9 @@ class GradientNorm:
             # The level is a slow mean, because the reference of a trend must not follow the trend.
             share = 1 - QUICK if trail.grace(r.step) or not self.all.armed else 1 / config.slow
             self.level = self.level + share * (y - self.level) if math.isfinite(self.level) else y
+            if not self.all.armed:
+                self.count += 1
+                self.start += (y - self.start) / self.count
         if r.rows is not None:
             self.layers.feed(r.rows.log_grad, alpha, config.arm_rows, config.floor, config.winsor)
         if self.all.armed:
@@ -364,7 +386,7 @@ class Output:
             found.append(Symptom("output", None, severity, means.fast, config.output, self.grown or r.step))
         elif left < config.horizon and not trail.grace(r.step):
             found.append(Symptom("output_trend", None, "advice", left, config.horizon, self.trend.lowest))
-        if drift > config.drift:
+        if drift > config.drift and trail.get("loss_ratio", 1.0) > LEARNT:
             found.append(Symptom("output_drift", None, "advice", drift, config.drift, self.level.lowest))
         trail.note(r.step, output_steps_left=left, output_growth=means.fast / max(means.slow, 1e-12))
         return found

@@ -19,7 +19,7 @@ LAG_SHARE, LAG_ARMED = 0.5, 3  # of a full record in the average of Adam's lag; 
 STILL_STEPS = 20  # steps without a gradient in a row after which a layer has none
 LARGE_INPUTS, ALL_SATURATED = 5.0, 0.9  # RMS of the first activation, or share of it, that scaled inputs do not reach
 DEAD_SHARE = 0.1  # of a full record in the average share of dead units that a sudden death stands out from
-FIRST_RECORD = 10  # step by which the command line has its first full record
+FIRST_RECORD = 10  # step in which the command line has its first full record after that of step 1
 FIRST = 3  # records whose gradients are those of the start
 SMALL = 64  # number of parameters below which the statistics of a layer are too noisy
 
@@ -98,6 +98,7 @@ class Updates:
     kinds: ClassVar[tuple[str, ...]] = ("update_ratio", "overshoot", "frozen", "zero_gradient", "damped")
     ratio: float = 0.0
     count: int = 0
+    settled: bool = False
     high: int = 0
     overshot: int = 0
     unmoved: np.ndarray | None = None
@@ -122,8 +123,8 @@ class Updates:
         assert r.rows is not None
         moved = (r.rows.update_norm > 0) & (r.rows.param_norm > 0) & (r.rows.sizes >= SMALL)
         ratio = median(r.rows.ratio[moved]) if moved.any() else 0.0
-        if not math.isfinite(ratio):
-            return None
+        if not math.isfinite(ratio) or r.step == trail.start:
+            return None  # Adam's first update is as large as the rate, whatever the gradient is
         self.count += 1
         self.ratio += (ratio - self.ratio) / min(self.count, 5)
         trail.note(r.step, update_ratio=self.ratio)
@@ -132,8 +133,10 @@ class Updates:
         if r.step - trail.start <= config.cold:
             limit = config.ratio_start
             trail.note(r.step, ratio_peak=max(self.ratio, trail.get("ratio_peak")))
-        # In the first of few records, a rate that has started at its full value and one in a warmup differ clearly.
-        cold = self.count == 1 and r.step - trail.start <= 2 * FIRST_RECORD and trail.first > 0.5 * r.rate
+        # After the first steps, a rate that has started at its full value and one in a warmup differ clearly.
+        late = FIRST_RECORD - 1 <= r.step - trail.start <= 2 * FIRST_RECORD
+        cold = late and not self.settled and trail.first > 0.5 * r.rate
+        self.settled = self.settled or late
         limit = config.ratio_cold if cold else limit
         severity = graded(self.ratio, limit, config.ratio_act) if self.count >= 3 or cold else None
         if severity is None:
@@ -216,17 +219,18 @@ class Updates:
 class Start:
     """A layer whose initial weights, or the ratio of gradient to weights, are out of scale.
 
-    The gradients are those of the first three records with rows, the weights those of the first full record, which
-    comes a little later. A kernel that preserves the scale of its inputs has an RMS of about 1 / sqrt(inputs). In a
-    network that is invariant to the scale of a layer, ||g|| is proportional to 1 / ||w||, so that a layer which starts
-    s times too large differs by s^-2 in ||g|| / ||w||. A gradient that explodes through time is large in the recurrent
-    layer and before it, not after it.
+    The weights and the inputs are those of the first full record, the gradients those of the first three records with
+    rows, judged in the first full record that comes after them. A kernel that preserves the scale of its inputs has an
+    RMS of about 1 / sqrt(inputs). In a network that is invariant to the scale of a layer, ||g|| is proportional to
+    1 / ||w||, so that a layer which starts s times too large differs by s^-2 in ||g|| / ||w||. A gradient that explodes
+    through time is large in the recurrent layer and before it, not after it.
     """
 
     detail: ClassVar[str] = "rows"
     kinds: ClassVar[tuple[str, ...]] = ("init", "init_scale", "exploding")
     sums: np.ndarray | None = None
     count: int = 0
+    looked: bool = False
     done: bool = False
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
@@ -241,12 +245,17 @@ class Start:
             self.count += 1
         if r.tiny is None:
             return []
+        if not self.looked:
+            self.looked = True
+            self._inputs(r, trail)
+            scale = self._scale(r, trail, config)
+            if scale is not None:
+                self.done = True
+                trail.note(r.step, init_scale=scale.value)
+                return [scale]
+        if self.count < FIRST:
+            return []
         self.done = True
-        self._inputs(r, trail)
-        scale = self._scale(r, trail, config)
-        if scale is not None:
-            trail.note(r.step, init_scale=scale.value)
-            return [scale]
         assert self.sums is not None
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = self.sums / self.count - np.log10(rows.param_norm)
@@ -268,8 +277,10 @@ class Start:
     def _inputs(self, r: Reading, trail: Trail) -> None:
         """Notes the scale of the inputs, as the first activation shows it, while its layer has hardly moved."""
         rows = r.rows
-        if rows is None or r.taps is None or not len(r.tapped) or RECURRENT.search(r.tapped[0][0]):
+        if rows is None or r.taps is None or not len(r.tapped):
             return
+        if RECURRENT.search(r.tapped[0][0]) and r.step > trail.start:
+            return  # by then its own kernel may have saturated it
         if any(EMBEDDING.search(name) for name in r.names) or any(kind == "attention" for _, kind in r.tapped):
             return  # tokens have no scale
         moved = rows.update_norm[0] * (r.step - trail.start + 1) > rows.param_norm[0] / 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 DEAD_FOR = 20  # steps without a gradient in half of the layers after which a network is dead
 NO_BETTER = 0.02  # share of the way from a trivial predictor to a perfect one that counts as no better
 UNCHANGED = 0.02  # share of the first loss by which a loss has to fall in a run
+CONVERGED = 0.01  # share of the first loss that is next to nothing
 LOSSES = ("loss", "nats", "perplexity", "error")  # ends of the names of what is better when smaller
 
 
@@ -25,6 +26,22 @@ def trivial(metrics: Mapping[str, Any], reference: Mapping[str, Any]) -> str | N
       >>> trivial({"loss": 1.8}, {"unigram_loss": 3.1}) is None
       True
     """
+    return next((said for said in _comparisons(metrics, reference) if said is not None), None)
+
+
+def beats_trivial(metrics: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
+    """Whether a result is known to be better than that of every trivial predictor there is to compare it with.
+
+    Example:
+      >>> beats_trivial({"accuracy": 0.98}, {"majority_accuracy": 0.1}), beats_trivial({"accuracy": 0.98}, {})
+      (True, False)
+    """
+    compared = list(_comparisons(metrics, reference))
+    return bool(compared) and not any(compared)
+
+
+def _comparisons(metrics: Mapping[str, Any], reference: Mapping[str, Any]) -> Iterator[str | None]:
+    """For every figure that both have, None where the result is better, otherwise a sentence."""
     for name, known in reference.items():
         predictor, _, metric = name.partition("_")
         value = metrics.get(metric)
@@ -33,9 +50,9 @@ def trivial(metrics: Mapping[str, Any], reference: Mapping[str, Any]) -> str | N
         smaller = metric.endswith(LOSSES)
         better = known - value if smaller else value - known
         room = abs(known) if smaller else 1 - known
-        if better <= NO_BETTER * max(room, 0.0):
-            return f"no better than the {predictor} predictor: {metric} {value:.3g} against {known:.3g}"
-    return None
+        no_better = better <= NO_BETTER * max(room, 0.0)
+        said = f"no better than the {predictor} predictor: {metric} {value:.3g} against {known:.3g}"
+        yield said if no_better else None
 
 
 def dead(step: int, since: int, layers: int, of: int) -> str | None:
@@ -61,7 +78,7 @@ def unchanged(first: float, last: float) -> str | None:
 
     Args:
       first: the median of the first losses.
-      last: the mean of the last ones.
+      last: the median of the last ones.
 
     Example:
       >>> unchanged(2.3, 2.29)
@@ -70,6 +87,16 @@ def unchanged(first: float, last: float) -> str | None:
     if not (math.isfinite(first) and math.isfinite(last)) or first - last > UNCHANGED * abs(first):
         return None
     return f"no better than at its start: loss {last:.3g} against {first:.3g}"
+
+
+def converged(first: float, last: float) -> bool:
+    """Whether next to nothing is left of a loss; then gradients may be zero because there is nothing left to learn.
+
+    Example:
+      >>> converged(2.3, 0.0001), converged(2.3, 2.2)
+      (True, False)
+    """
+    return abs(last) <= CONVERGED * abs(first)
 
 
 def _is_number(value: Any) -> bool:

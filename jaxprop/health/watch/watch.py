@@ -13,7 +13,7 @@ from jaxprop.health.watch.causes import DAMAGE, likeliest
 from jaxprop.health.watch.detectors import GradientNorm, LossLevel, NonFinite, Output, Rate, Symptom
 from jaxprop.health.watch.history import decode, encode
 from jaxprop.health.watch.layerwise import Activations, AdamLag, Depth, Numbers, Start, Updates
-from jaxprop.health.watch.outcome import dead, trivial, unchanged
+from jaxprop.health.watch.outcome import beats_trivial, converged, dead, trivial, unchanged
 from jaxprop.health.watch.reading import RECURRENT, Reading, Trail, read
 from jaxprop.health.watch.schedule import follow
 
@@ -139,12 +139,16 @@ class Watch:
           That the network is dead, no better than a trivial predictor, or (where the loss is stationary) no better
           than at its start.
         """
-        trail = self._trail
+        trail, metrics, reference = self._trail, metrics or {}, reference or {}
+        start_and_now = next(d for d in self._detectors if isinstance(d, LossLevel)).start_and_now
+        if beats_trivial(metrics, reference):
+            return None
         said = dead(trail.step, trail.dead_since, trail.dead_layers, trail.layers)
-        said = said or trivial(metrics or {}, reference or {})
+        if said is not None and converged(*start_and_now):
+            said = None
+        said = said or trivial(metrics, reference)
         if said is None and self.stationary and trail.step - trail.start >= self.config.arm:
-            levels = [detector for detector in self._detectors if isinstance(detector, LossLevel)]
-            said = unchanged(*levels[0].start_and_now)
+            said = unchanged(*start_and_now)
         return said
 
     def rearm(self, step: int) -> None:

@@ -12,6 +12,7 @@ import jaxprop
 from jaxprop.core.jaxprs.scans import uses
 from jaxprop.core.precision import policy
 from jaxprop.losses.softmax import softmax_cross_entropy
+from jaxprop.losses.squared import squared_error
 from jaxprop.train.objective import loss_from
 
 W, B = jnp.ones((3, 4)), jnp.ones(4)
@@ -46,6 +47,10 @@ FUNCTIONS = {
     "jit in remat in jit": (jax.jit(jax.checkpoint(jax.jit(scanned))), [3, None]),
     "cast": (lambda w, b: scanned(w.astype(jnp.bfloat16).astype(jnp.float32), b), [3, None]),
     "cast in jit": (jax.jit(lambda w, b: scanned(w.astype(jnp.float16).astype(jnp.float32), b)), [3, None]),
+    "cast in jit before": (
+        lambda w, b: scanned(jax.jit(lambda x: x.astype(jnp.float16))(w).astype(jnp.float32), b),
+        [3, None],
+    ),
     "barrier": (barrier, [3, None]),
     "custom vjp": (custom, [3, None]),
     "vmap": (lambda w, b: jnp.sum(jax.vmap(lambda s: scanned(w, b * s))(jnp.ones(2))), [3, None]),
@@ -70,6 +75,15 @@ def test_only_the_first_arguments_are_looked_at():
     assert [use.rows for use in uses(jax.make_jaxpr(lambda b, w: scanned(w, b))(B, W), 1)] == [None]
 
 
+@jax.custom_vjp
+def passed(x):
+    """The identity, as a tap is."""
+    return jax.jit(lambda x: x)(x)
+
+
+passed.defvjp(lambda x: (x, None), lambda _, g: (g,))
+
+
 def places(function, *arguments):
     """Arguments by the order of their first use."""
     found = uses(jax.make_jaxpr(function)(*arguments), len(arguments))
@@ -83,6 +97,7 @@ ORDERS = {
     "in jit": (jax.jit(lambda a, b, c: jnp.sum(jnp.sin(b)) + jnp.sum(jnp.cos(a))), [1, 0]),
     "in a function called twice": (lambda a, b, c: sum(map(jax.jit(jnp.sum), (b, c, a))), [1, 2, 0]),
     "in remat": (jax.checkpoint(lambda a, b, c: jnp.sum(jnp.sin(c)) + jnp.sum(jnp.cos(b))), [2, 1]),
+    "through a function that returns it": (lambda a, b, c: jnp.sum(passed(c) * 2) + jnp.sum(passed(b)), [2, 1]),
     "unused": (lambda a, b, c: jnp.float32(0), []),
 }  # fmt: skip
 
@@ -211,3 +226,25 @@ def test_a_stack_of_layers_has_a_row_for_each(name, precision, accumulate):
     found = dict(zip(m.layout.layers, m.layers.grad_norm, strict=True))
     for layer, norm in expected.items():
         np.testing.assert_allclose(found[layer], norm, rtol=1e-5 if precision == "float32" else 5e-2)
+
+
+class Forecaster(nn.Module):
+    """Its LSTM has sub-modules that return their parameters, which are then tapped."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(nn.RNN(nn.OptimizedLSTMCell(4))(x)[:, -1])
+
+
+def test_records_with_and_without_taps_have_the_same_order():
+    batch = {"inputs": jnp.ones((2, 5, 1)), "labels": jnp.ones((2, 1))}
+    model = jaxprop.from_linen(Forecaster())
+    params, extras = model.init(jax.random.key(0), batch)
+    step = jaxprop.make_train_step(loss_from(model, squared_error), optax.sgd(0.1))
+    state = step.init(params, key=jax.random.key(0), extras=extras)
+    orders = []
+    for detail in ("rows", "full"):
+        state, m = step(state, batch, detail)
+        orders.append(m.layout.layers)
+    assert orders[0] == orders[1] == step.layer_names
+    assert orders[0][-1] == "Dense_0"

@@ -53,6 +53,10 @@ def test_a_watch_tells_how_its_run_has_come_out():
     assert run(falling).outcome() is None
     assert run(falling).outcome({"accuracy": 0.1}, {"majority_accuracy": 0.1}).startswith("no better than the majority")
     assert run(falling, zero_from=200).outcome() == "dead since step 200: the gradient of 4 of 6 layers is exactly zero"
+    known = {"accuracy": 0.9}, {"majority_accuracy": 0.1}
+    assert run(falling, zero_from=200).outcome(*known) is None, "a network that predicts well is not dead"
+    to_zero = np.maximum(1 - 0.01 * np.arange(300), 0)
+    assert run(to_zero, zero_from=150).outcome() is None, "no gradient is left of a loss that is zero"
     assert run(np.full(300, 2.3)).outcome() == "no better than at its start: loss 2.3 against 2.3"
     assert run(np.full(300, 2.3), stationary=False).outcome() is None
     assert run(np.full(50, 2.3)).outcome() is None
