@@ -65,8 +65,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "health":
-        return importlib.import_module("jaxprop.health")
+    if name in ("health", "losses", "metrics"):
+        return importlib.import_module(f"jaxprop.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'jaxprop' has no attribute {name!r}")
     return getattr(importlib.import_module(f"jaxprop.{_HOME[name]}"), name)

@@ -116,7 +116,7 @@ class Objective(NamedTuple):
 
 
 class HealthState(NamedTuple):
-    """What the step's own guards remember.
+    """What the step's own guards remember; a step without guard and responses only counts its skips.
 
     Args:
       skips: steps not taken since the state was made, int32 scalar.
@@ -129,11 +129,11 @@ class HealthState(NamedTuple):
     """
 
     skips: Any
-    lr_scale: Any
-    grad_limit: Any
-    rate_limit: Any
-    rate_peak: Any
-    spikes: PyTree
+    lr_scale: Any = ()
+    grad_limit: Any = ()
+    rate_limit: Any = ()
+    rate_peak: Any = ()
+    spikes: PyTree = ()
     direction: PyTree = ()
 
 

@@ -1,6 +1,6 @@
 """Cost of the train step on a TPU that is not there: compiled ahead of time for one v5e chip, and read off the program.
 
-    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python scripts/aot_step.py [--topology v5e:2x2]
+    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python scripts/aot_step.py [--topology v5e:2x2] [--examples 8]
 
 Needs `pip install 'jax[tpu]'`, and no TPU. The model is a decoder-only transformer of 6 layers and 30M parameters in
 bfloat16 with AdamW. Reported for each variant of the step are the bytes that its program reads and writes, to those of
@@ -24,11 +24,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxprop
 
 TX = optax.adamw(1e-4)
-WIDTH, LAYERS, HEADS, VOCABULARY, LENGTH, EXAMPLES = 512, 6, 8, 16384, 512, 8
+WIDTH, LAYERS, HEADS, VOCABULARY, LENGTH = 512, 6, 8, 16384, 512
 
 
-def shapes() -> tuple[Any, Any]:
-    """Parameters and a batch, as shapes."""
+def shapes(examples: int) -> tuple[Any, Any]:
+    """Parameters, and a batch of sequences of 512 tokens, as shapes."""
 
     def leaf(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -39,7 +39,7 @@ def shapes() -> tuple[Any, Any]:
         "up": {"w": leaf(WIDTH, 4 * WIDTH)}, "down": {"w": leaf(4 * WIDTH, WIDTH)},
     }  # fmt: skip
     params = {"embed": {"w": leaf(VOCABULARY, WIDTH)}, **{f"block_{i}": block for i in range(LAYERS)}}
-    tokens = jax.ShapeDtypeStruct((EXAMPLES, LENGTH), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((examples, LENGTH), jnp.int32)
     return params, {"inputs": tokens, "labels": tokens}
 
 
@@ -87,10 +87,11 @@ def main() -> None:
     """Compiles every variant and prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", default="v5e:2x2", help="whose first chip the program is compiled for")
+    parser.add_argument("--examples", type=int, default=8, help="sequences of 512 tokens in a batch")
     args = parser.parse_args()
     devices = topologies.get_topology_desc(platform="tpu", topology_name=args.topology).devices
     mesh = Mesh(devices[:1], ("data",))
-    params, batch = shapes()
+    params, batch = shapes(args.examples)
     hand = jax.eval_shape(lambda p: (p, TX.init(p), jnp.int32(0)), params)
 
     def ours(health: bool, detail: str) -> tuple[Callable, Any]:

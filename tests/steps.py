@@ -79,7 +79,7 @@ def run(loss_fn, tx, batches, *, extras=None, prec="float32", params=None, detai
 
 def one_step(loss_fn=mean_loss, tx=None, detail="full", params=None, batch=None, **options):
     tx = optax.sgd(0.1) if tx is None else tx
-    kept = {n: options[n] for n in ("precision", "scaling") if n in options}
+    kept = {n: options[n] for n in ("precision", "scaling", "health") if n in options}
     state = jaxprop.init_state(make_params() if params is None else params, tx, key=jax.random.key(0), **kept)
     step = jaxprop.make_train_step(loss_fn, tx, **options)
     return step(state, make_batch() if batch is None else batch, detail)[1].host()

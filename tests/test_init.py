@@ -47,3 +47,9 @@ def test_importing_jaxprop_does_not_import_jax():
     code = "import sys, jaxprop; print(sorted({'jax', 'numpy', 'flax', 'optax', 'pydantic'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["losses", "metrics", "health"])
+def test_rooms_that_a_library_user_needs_come_with_the_package(name):
+    code = f"import jaxprop; assert jaxprop.{name}.__name__ == 'jaxprop.{name}'"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -12,6 +13,7 @@ from jaxprop.run.allocator import restart_with_allocator
 from jaxprop.sinks.streams import replace_closed, silence, tell
 
 VERBOSE = ("-v", "--verbose")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 COMPUTING = ("train", "lr-find", "lesson", "gradcheck", "explain")  # what a faster allocator is worth starting anew for
 
 
@@ -37,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = EXIT_SIGINT
     except Exception as error:
         if isinstance(error, OSError) and _flushed(EXIT_DONE) != EXIT_DONE:
+            return EXIT_RUNTIME
+        # Unbuffered, a full stdout fails within the command. Such an error names no file, as one of opening does.
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            tell(f"error: the output cannot be written ({error.strerror})")
+            silence(sys.stdout)
             return EXIT_RUNTIME
         if verbose:
             tell(traceback.format_exc().rstrip())

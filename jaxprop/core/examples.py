@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +89,27 @@ def counted(batch: Batch, shape: tuple[int, ...]) -> jax.Array | None:
     weight, mask = _weight(batch, shape), _mask(batch, shape)
     held = [part != 0 for part in (weight, mask) if part is not None]
     return jnp.broadcast_to(functools.reduce(jnp.logical_and, held), shape) if held else None
+
+
+def row_weights(batch: Any) -> jax.Array | None:
+    """Returns the weight of each example `[B]`, 0 where its mask leaves none of its entries; None where all count.
+
+    Args:
+      batch: if a mapping with them, `weight` `[B]` and `mask` `[B]` or `[B, ...]`.
+
+    Example:
+      >>> batch = {"weight": jnp.array([2.0, 2.0, 0.0]), "mask": jnp.array([[1, 0], [0, 0], [1, 1]])}
+      >>> row_weights(batch).tolist()
+      [2.0, 0.0, 0.0]
+    """
+    weight, mask = (batch.get(key) if isinstance(batch, Mapping) else None for key in ("weight", "mask"))
+    weight = _numbers(weight) if weight is not None and jnp.ndim(weight) == 1 else None
+    if mask is None or jnp.ndim(mask) == 0:
+        return weight
+    some = jnp.any(jnp.asarray(mask).astype(bool), tuple(range(1, jnp.ndim(mask))))
+    if weight is None:
+        return some.astype(jnp.float32)
+    return jnp.where(some, weight, jnp.zeros((), weight.dtype)) if some.shape == weight.shape else weight
 
 
 def entry_weights(batch: Batch, shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +25,7 @@ BLOCK = 1024
 SUMMED_ALONE = 4096
 CHUNK = 2**22  # entries that are copied at a time
 WIDTH = 32  # values of a row that are added up at a time
+TOGETHER = 16  # arrays that one kernel sums
 
 
 class Groups(NamedTuple):
@@ -118,7 +121,7 @@ def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees
         sums.append(_line_sums([t.astype(jnp.float32) for t in terms(*arrays)]))
         rows += _rows_of(groups, columns[0], members)
     found = jnp.stack([jnp.concatenate(of_term) for of_term in zip(*sums, strict=True)])
-    return _by_row(found, rows, len(groups.names))
+    return _by_row(found, _places(rows, len(groups.names)))
 
 
 def _leaves(groups: Groups, tree: PyTree) -> list[Any]:
@@ -145,25 +148,28 @@ def _line_sums(terms: Sequence[jax.Array]) -> Sequence[jax.Array]:
     return lax.reduce(constant, tuple(jnp.zeros((), term.dtype) for term in terms), add, axes)
 
 
-def _by_row(
-    values: jax.Array, rows: Sequence[int], count: int, reduce: Callable[..., jax.Array] = jnp.sum
-) -> jax.Array:
-    """Adds up, or reduces otherwise, the values `[n, parts]` of each row, `[n, count]`.
+def _by_row(values: jax.Array, places: Sequence[Sequence[int]]) -> jax.Array:
+    """Adds up the columns of `values` `[n, parts]` that belong to each row, `[n, rows]`.
 
-    By gathers, since the order in which a scatter adds may vary. Values are 0 or more where the largest is looked for.
+    By gathers, since the order in which a scatter adds may vary.
     """
-    if list(rows) == list(range(count)):
+    if [list(place) for place in places] == [[i] for i in range(values.shape[1])]:
         return values
-    places: list[list[int]] = [[] for _ in range(count)]
-    for i, row in enumerate(rows):
-        places[row].append(i)
     # Few at a time, or the longest row would set the width of a table that is a constant of the program.
     pieces = [(row, place[i : i + WIDTH]) for row, place in enumerate(places) for i in range(0, len(place) or 1, WIDTH)]
     most = max(len(piece) for _, piece in pieces)
     # What a row has too few of is taken from a zero that is put behind the values.
-    table = np.array([piece + [len(rows)] * (most - len(piece)) for _, piece in pieces], np.int32)
+    table = np.array([[*piece, *[values.shape[1]] * (most - len(piece))] for _, piece in pieces], np.int32)
     padded = jnp.concatenate([values, jnp.zeros_like(values, shape=(len(values), 1))], 1)
-    return _by_row(reduce(padded[:, table], -1), [row for row, _ in pieces], count, reduce)
+    return _by_row(jnp.sum(padded[:, table], -1), _places([row for row, _ in pieces], len(places)))
+
+
+def _places(rows: Sequence[int], count: int) -> list[list[int]]:
+    """For each of `count` rows the indices at which `rows` names it."""
+    places: list[list[int]] = [[] for _ in range(count)]
+    for i, row in enumerate(rows):
+        places[row].append(i)
+    return places
 
 
 def _bunches(columns: Sequence[Sequence[Any]]) -> list[list[int]]:
@@ -268,11 +274,11 @@ def norm(tree: PyTree) -> jax.Array:
 def norms(groups: Groups, tree: PyTree) -> Norms:
     """L2 norm of each layer and of all, right wherever the entries are finite.
 
-        ||x|| = sqrt(sum x^2) where that neither overflows nor underflows, else m sqrt(sum (x / m)^2), m = max |x|
+        ||x|| = sqrt(sum x^2) where that neither overflows nor underflows, else sqrt(sum (s x)^2) / s
 
-    The plain sum of squares is infinite from entries of 2e19 on and 0 below 1e-23. On CPU the other form is a branch
-    that is hardly ever taken, so it costs nothing. On an accelerator a branch would make the host wait; there the sums
-    at three scales come out of one pass.
+    with s of 2^-80 or 2^80. The plain sum of squares is infinite from entries of 2e19 on and 0 below 1e-23. On CPU the
+    other sums are a branch that is hardly ever taken, so they cost nothing. On an accelerator a branch would make the
+    host wait; there the sums at three scales come out of one pass.
 
     Args:
       groups: the layers.
@@ -295,30 +301,22 @@ def norms(groups: Groups, tree: PyTree) -> Norms:
     rows = [row for members in bunches for row in _rows_of(groups, leaves, members)]
     if not rows:
         return Norms(jnp.zeros(len(groups.names), jnp.float32), jnp.float32(0), jnp.array(True))
-    lines = [_blocks(groups, leaves, members) for members in bunches]
-    parts, finite = lax.platform_dependent(lines, cpu=_part_norms_by_branch, default=_part_norms_in_one_pass)
-    found = _root_of_squares(parts, rows, len(groups.names))
-    # In the order of the leaves, so that all groupings of a tree without stacks give one total, to the last bit.
-    by_leaf = found[np.array(list(dict.fromkeys(row for of_leaf in groups.rows for row in of_leaf)))]
-    return Norms(found, _root_of_squares(by_leaf, [0] * len(found), 1)[0], finite)
+
+    def lines(leaves: list[jax.Array]) -> list[jax.Array]:
+        return [_blocks(groups, leaves, members) for members in bunches]
+
+    sums = lax.platform_dependent(
+        leaves, cpu=partial(_sums_by_branch, lines), default=lambda leaves: _sums_in_one_pass(lines(leaves))
+    )
+    # The last row is the sum of all.
+    sums = _by_row(sums, [*_places(rows, len(groups.names)), list(range(len(rows)))])
+    found = _roots(sums)
+    return Norms(found[:-1], found[-1], jnp.isfinite(sums[1, -1]))
 
 
-def _root_of_squares(values: jax.Array, rows: Sequence[int], count: int) -> jax.Array:
-    """`sqrt(sum v^2)` over the values of each row, scaled by the largest."""
-    largest = _by_row(values[None], rows, count, jnp.max)[0]
-    scale = _scale(jnp.where(largest < jnp.inf, largest, jnp.ones_like(largest)))
-    return scale * jnp.sqrt(_by_row(jnp.square(values / scale[np.asarray(rows)])[None], rows, count)[0])
-
-
-def _scale(largest: jax.Array) -> jax.Array:
-    """What to divide by: the largest entry, as far as its reciprocal, which the compiler may multiply by, is normal."""
-    kind = jnp.finfo(largest.dtype)
-    return jnp.clip(largest, kind.tiny, kind.max / 64)
-
-
-def _widest(lines: Sequence[jax.Array]) -> Any:
-    """The dtype to take norms in: float32, or float64 where any of the arrays has that."""
-    return jnp.float64 if any(x.dtype == jnp.float64 for x in lines) else jnp.float32
+def _scales(dtype: Any) -> list[jax.Array]:
+    factor = 2.0 ** (jnp.finfo(dtype).maxexp * 5 // 8)
+    return [jnp.asarray(scale, dtype) for scale in (1.0, 1 / factor, factor)]
 
 
 def _least(dtype: Any) -> float:
@@ -326,39 +324,68 @@ def _least(dtype: Any) -> float:
     return 1e8 * float(jnp.finfo(dtype).tiny)
 
 
-def _part_norms_by_branch(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _widest(lines: Sequence[jax.Array]) -> Any:
+    """The dtype to take norms in: float32, or float64 where any of the arrays has that."""
+    return jnp.float64 if any(x.dtype == jnp.float64 for x in lines) else jnp.float32
+
+
+def _sums_by_branch(lines: Callable[..., list[jax.Array]], leaves: list[jax.Array]) -> jax.Array:
+    """Sums of squares of every part at three scales, `[3, parts]`, each from the scale that is right for it.
+
+    The branch joins the small leaves once more: what is joined for two readers is a kernel, which takes 0.1 s to
+    compile, and for one it is not.
+    """
+    dtype = _widest(leaves)
+    _, down, up = _scales(dtype)
+    plain = jnp.concatenate([_line_sums([jnp.square(x.astype(dtype))])[0] for x in lines(leaves)])
+    low = plain < float(jnp.finfo(dtype).max) / plain.size  # so low that all of them add up; NaN is not
+    scale = jnp.where(low, jnp.where(plain > _least(dtype), jnp.ones_like(plain), up), down)
+    found = lax.cond(
+        jnp.all(scale == 1), lambda *_: plain, lambda *args: _scaled_sums(lines(args[0]), args[1]), leaves, scale
+    )
+    # As a square, since the compiler would multiply the two constants first, and 2^-160 is 0.
+    shrunk = jnp.where(scale == down, found, jnp.square(_root(plain) * down))
+    return jnp.stack([plain, shrunk, jnp.where(scale == up, found, jnp.zeros_like(plain))])
+
+
+def _scaled_sums(lines: list[jax.Array], scale: jax.Array) -> jax.Array:
+    """`sum (s x)^2` of every part with its own s; arrays of one shape together, in one kernel to compile."""
+    ends = list(itertools.accumulate(len(x) for x in lines))
+    alike: dict[Any, list[int]] = {}
+    for i, x in enumerate(lines):
+        alike.setdefault(jax.typeof(x), []).append(i)
+    sums: dict[int, jax.Array] = {}
+    for which in (same[i : i + TOGETHER] for same in alike.values() for i in range(0, len(same), TOGETHER)):
+        scales = [scale[ends[i] - len(lines[i]) : ends[i]] for i in which]
+        terms = [
+            jnp.square(lines[i].astype(s.dtype) * lax.expand_dims(s, tuple(range(1, lines[i].ndim))))
+            for i, s in zip(which, scales, strict=True)
+        ]
+        sums |= zip(which, _line_sums(terms), strict=True)
+    return jnp.concatenate([sums[i] for i in range(len(lines))])
+
+
+def _sums_in_one_pass(lines: list[jax.Array]) -> jax.Array:
+    """The same without a branch. Sums of their own, which a compiler makes while it writes the gradient, and reads
+    none of it again; it does not do that with one reduction of three operands.
+    """
     dtype = _widest(lines)
-    sums = jnp.concatenate([_line_sums([jnp.square(x.astype(dtype))])[0] for x in lines])
-
-    def plain(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        del lines
-        return jnp.sqrt(sums), jnp.array(True)
-
-    def scaled(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        most, rest = [], []
-        for x in lines:
-            x = x.astype(dtype)
-            largest = jnp.max(jnp.abs(x), tuple(range(1, x.ndim)))
-            scale = _scale(largest)
-            ratio = x / lax.expand_dims(scale, tuple(range(1, x.ndim)))
-            most.append(largest)
-            rest.append(scale * jnp.sqrt(_line_sums([jnp.square(ratio)])[0]))
-        largest = jnp.concatenate(most)
-        # A maximum may pass over NaN, a sum does not.
-        finite = (sums == sums) & (largest < jnp.inf)
-        return jnp.where(finite, jnp.concatenate(rest), sums), jnp.all(finite)
-
-    ordinary = jnp.all((sums < jnp.inf) & (sums > _least(dtype)))
-    return lax.cond(ordinary, plain, scaled, lines)
+    return jnp.stack(
+        [
+            jnp.concatenate([_line_sums([jnp.square(x.astype(dtype) * scale)])[0] for x in lines])
+            for scale in _scales(dtype)
+        ]
+    )
 
 
-def _part_norms_in_one_pass(lines: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    dtype = _widest(lines)
-    factor = 2.0 ** (jnp.finfo(dtype).maxexp * 5 // 8)
-    scales = [jnp.asarray(scale, dtype) for scale in (1.0, 1 / factor, factor)]
-    found = [_line_sums([jnp.square(x.astype(dtype) * scale) for scale in scales]) for x in lines]
-    plain, shrunk, grown = (jnp.concatenate(of_scale) for of_scale in zip(*found, strict=True))
-    finite = jnp.isfinite(shrunk)
-    large = plain > _least(dtype)
-    small = jnp.sqrt(jnp.where(large, plain, 0)) + jnp.where(large, 0, jnp.sqrt(grown) / factor)
-    return jnp.where(jnp.isfinite(plain), small, jnp.where(finite, jnp.sqrt(shrunk) * factor, plain)), jnp.all(finite)
+def _roots(sums: jax.Array) -> jax.Array:
+    """Square roots of sums of squares, from that of the three scales `[3, n]` which neither over- nor underflows."""
+    plain, shrunk, grown = sums
+    factor = _scales(sums.dtype)[2]
+    small = jnp.where(plain > _least(sums.dtype), _root(plain), _root(grown) / factor)
+    return jnp.where(jnp.isfinite(plain), small, jnp.where(jnp.isfinite(shrunk), _root(shrunk) * factor, plain))
+
+
+def _root(x: jax.Array) -> jax.Array:
+    """Square root whose derivative at 0 is 0, not infinite."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), x)

@@ -1,9 +1,9 @@
 """Taps: what an activation and its gradient are doing, measured inside a pure function. Pure.
 
-A tap is the identity. While a step measures, it also hands a zero `sink` through a `custom_vjp`, whose backward pass
-returns the tap's statistics as the gradient of that sink. So they leave through the chain rule itself: no callback,
-and nothing special about jit, scan, remat, vmap or gradient accumulation, all of which add gradients up. That is why
-every statistic here is a sum.
+A tap is the identity. While a step measures, it also hands a zero `collector` through a `custom_vjp`, whose backward
+pass returns the tap's statistics as the gradient of that collector. So they leave through the chain rule itself: no
+callback, and nothing special about jit, scan, remat, vmap or gradient accumulation, all of which add gradients up. That
+is why every statistic here is a sum.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from jaxprop.core.jaxprs.walk import RULES, VJP_RULE, body_of, equations_and_callers
-from jaxprop.core.measurements import NOT_APPLICABLE, OUTPUT_SIGNALS, TAP_COLUMNS
+from jaxprop.core.measurements import NOT_APPLICABLE, TAP_COLUMNS
 from jaxprop.errors import UsageError, one_of
-from jaxprop.types import Batch, PyTree, Sums
+from jaxprop.types import PyTree
 
 KINDS = ("", "relu", "tanh", "sigmoid", "attention", "output")
-# What a sink's gradient holds; sums over calls, so that scan iterations and microbatches add up.
+# What a collector's gradient holds; sums over calls, so that scan iterations and microbatches add up.
 SUMS = ("calls", "elements", "squares", "abs_max", "saturated", "grad_squares", "attention_max", "attention_entropy")
 LARGEST = ("abs_max", "attention_max")  # of these
 SATURATED = 0.97
@@ -46,15 +46,16 @@ class Tap(NamedTuple):
         return (self.name,) if self.rows is None else tuple(f"{self.name}[{i}]" for i in range(self.rows))
 
 
-class _Collector(NamedTuple):
-    """What is going on while a function is traced: taps being found, or sinks being filled."""
+class _Tracing(NamedTuple):
+    """What is going on while a function is traced: taps being found, or collectors being filled."""
 
     found: dict[str, Tap]
-    sinks: dict[str, Any] | None
+    collectors: dict[str, Any] | None
 
 
-_collector: contextvars.ContextVar[_Collector | None] = contextvars.ContextVar("taps", default=None)
-# Part of jit's cache key: else an inner jit, traced once without sinks, would never fill them.
+_tracing: contextvars.ContextVar[_Tracing | None] = contextvars.ContextVar("taps", default=None)
+_weight: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("weight", default=None)
+# Part of jit's cache key: else an inner jit, traced once without collectors, would never fill them.
 _traced_for = jax.make_user_context(None)
 _traces = itertools.count(1)
 
@@ -100,7 +101,7 @@ def measuring() -> bool:
       >>> measuring()
       False
     """
-    return _collector.get() is not None
+    return _tracing.get() is not None
 
 
 def tap_attention(x: jax.Array, queries: jax.Array, keys: jax.Array, name: str, causal: bool = False) -> jax.Array:
@@ -162,49 +163,6 @@ def attention_statistics(queries: jax.Array, keys: jax.Array, causal: bool) -> t
     return jnp.max(jnp.where(seen, jnp.abs(logits), 0)), mean
 
 
-def output_sums(outputs: Any, batch: Batch) -> Sums:
-    """Returns the largest |output| and, of logits over classes, the mean of logsumexp^2, as metrics of a batch.
-
-    Args:
-      outputs: of the model, `[B, ..., classes]`; what is no array is not measured.
-      batch: with integer `labels [B, ...]` if the outputs are logits; rows whose `weight` or `mask` is 0 are left out.
-
-    Returns:
-      `{name: (sum, count)}` by the names of `OUTPUT_SIGNALS`.
-
-    Example:
-      >>> outputs = jnp.array([[3.0, -4.0]])
-      >>> {name: total.item() for name, (total, _) in output_sums(outputs, {}).items()}
-      {'_output_max': 4.0}
-
-    Reference:
-      Chowdhery et al., PaLM, section 5 (z-loss), https://arxiv.org/abs/2204.02311
-    """
-    if not isinstance(outputs, jax.Array) or outputs.size == 0:
-        return {}
-    largest, spread = OUTPUT_SIGNALS
-    logits, one = jax.lax.stop_gradient(outputs).astype(jnp.float32), jnp.float32(1)
-    rows = logits.shape[:-1] if logits.ndim > 1 else logits.shape
-    counts = _counts(batch, rows)
-    real = counts if logits.ndim == len(rows) else counts[..., None]
-    sums = {largest: (jnp.max(jnp.where(real, jnp.abs(logits), 0)), one)}
-    labels = batch.get("labels")
-    if labels is not None and jnp.shape(labels) == outputs.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
-        spreads = jnp.where(counts, jnp.square(jax.nn.logsumexp(jnp.where(real, logits, 0), axis=-1)), 0)
-        sums[spread] = (jnp.sum(spreads) / jnp.maximum(jnp.sum(counts, dtype=jnp.float32), 1), one)
-    return sums
-
-
-def _counts(batch: Batch, shape: tuple[int, ...]) -> jax.Array:
-    """Which rows of the outputs count: those whose weight and mask, as far as they fit, are not 0."""
-    counts = jnp.ones(shape, bool)
-    for name in ("weight", "mask"):
-        held = batch.get(name)
-        if held is not None and 0 < jnp.ndim(held) <= len(shape) and jnp.shape(held) == shape[: jnp.ndim(held)]:
-            counts &= jnp.reshape(jnp.asarray(held) != 0, jnp.shape(held) + (1,) * (len(shape) - jnp.ndim(held)))
-    return counts
-
-
 def find(function: Callable[..., Any], *args: Any) -> tuple[tuple[Tap, ...], Any]:
     """Traces a function without running it and returns its taps, in the order of the forward pass, and its jaxpr.
 
@@ -214,14 +172,14 @@ def find(function: Callable[..., Any], *args: Any) -> tuple[tuple[Tap, ...], Any
 
     Returns:
       The taps, and the jaxpr of the trace. No taps, and a warning, where the function differentiates one by rules of
-      its own, which a sink cannot pass.
+      its own, which a collector cannot pass.
 
     Example:
       >>> find(lambda x: tap(x, "a"), jnp.ones(3))[0]
       (Tap(name='a', kind='', units=0, rows=None),)
     """
     found: dict[str, Tap] = {}
-    with contextlib.suppress(NotImplementedError, TypeError), _collecting(_Collector(found, None)):
+    with contextlib.suppress(NotImplementedError, TypeError), _trace_with(_Tracing(found, None)):
         jaxpr = jax.make_jaxpr(function)(*args)
         if not _own_rules(jaxpr):
             return tuple(found.values()), jaxpr
@@ -256,39 +214,73 @@ def is_tap(equation: Any) -> bool:
 
 
 @contextlib.contextmanager
-def filling(sinks: dict[str, Any]) -> Iterator[None]:
-    """Has the taps traced inside return their statistics as gradients of `sinks`, from `zero_sinks`.
+def filling(collectors: dict[str, Any]) -> Iterator[None]:
+    """Has the taps traced inside return their statistics as gradients of `collectors`, from `zero_collectors`.
 
     Example:
       >>> def loss():
       ...     return jnp.sum(tap(jnp.full(3, 2.0), "a"))
-      >>> def filled(sinks):
-      ...     with filling(sinks):
+      >>> def filled(collectors):
+      ...     with filling(collectors):
       ...         return loss()
       >>> taps, _ = find(loss)
-      >>> columns(taps, jax.grad(filled)(zero_sinks(taps)))["rms"].tolist()
+      >>> columns(taps, jax.grad(filled)(zero_collectors(taps)))["rms"].tolist()
       [2.0]
     """
     # With nothing to fill, a context of its own would only keep jit from finding what it has traced before.
-    with _collecting(_Collector({}, sinks)) if sinks else contextlib.nullcontext():
+    with _trace_with(_Tracing({}, collectors)) if collectors else contextlib.nullcontext():
         yield
 
 
 @contextlib.contextmanager
-def _collecting(collector: _Collector) -> Iterator[None]:
-    token = _collector.set(collector)
+def counting(weight: jax.Array | None) -> Iterator[None]:
+    """Has the taps inside leave out examples of weight 0: padding is no activation.
+
+    Args:
+      weight: of each example, `[B]`; None where all count. An array whose first axis is not B is measured whole.
+
+    Example:
+      >>> def loss():
+      ...     with counting(jnp.array([1.0, 0.0])):
+      ...         return jnp.sum(tap(jnp.array([[3.0], [5.0]]), "a"))
+      >>> taps, _ = find(loss)
+      >>> def filled(collectors):
+      ...     with filling(collectors):
+      ...         return loss()
+      >>> columns(taps, jax.grad(filled)(zero_collectors(taps)))["rms"].tolist()
+      [3.0]
+    """
+    token = _weight.set(weight)
+    try:
+        yield
+    finally:
+        _weight.reset(token)
+
+
+def _counted(x: jax.Array) -> jax.Array | None:
+    """Which rows of a tapped array count, `[B, 1, ...]`; None where all do."""
+    weight = _weight.get()
+    # Inside shard_map the rows are those of one device, and the weights those of all.
+    if weight is None or x.shape[:1] != weight.shape or jax.typeof(x).manual_axis_type.varying:
+        return None
+    return (weight != 0).reshape(-1, *[1] * (x.ndim - 1))
+
+
+@contextlib.contextmanager
+def _trace_with(tracing: _Tracing) -> Iterator[None]:
+    token = _tracing.set(tracing)
     try:
         with _traced_for(next(_traces)):
             yield
     finally:
-        _collector.reset(token)
+        _tracing.reset(token)
 
 
-def zero_sinks(taps: Sequence[Tap]) -> dict[str, Any]:
+def zero_collectors(taps: Sequence[Tap]) -> dict[str, Any]:
     """Returns the zeros that statistics are collected into, one entry a tap.
 
     Example:
-      >>> zero_sinks((Tap("a", "relu", 5),))["a"]["units"].shape
+      >>> zero_collectors((Tap("a", "relu", 5),))["a"]["units"].shape
       (1, 5)
     """
     return {
@@ -300,28 +292,28 @@ def zero_sinks(taps: Sequence[Tap]) -> dict[str, Any]:
     }
 
 
-def rescaled(sinks: PyTree, factor: Any) -> PyTree:
-    """Multiplies the gradients that sinks hold by `factor`: a loss scale taken off, or a microbatch's weight put on.
+def rescaled(collectors: PyTree, factor: Any) -> PyTree:
+    """Multiplies the gradients in collectors by `factor`: a loss scale taken off, or a microbatch's weight put on.
 
     Example:
-      >>> sink = {"a": {"sums": jnp.ones((1, 8)), "units": jnp.ones((1, 0))}}
-      >>> rescaled(sink, 0.5)["a"]["sums"][0, SUMS.index("grad_squares")].item()
+      >>> collector = {"a": {"sums": jnp.ones((1, 8)), "units": jnp.ones((1, 0))}}
+      >>> rescaled(collector, 0.5)["a"]["sums"][0, SUMS.index("grad_squares")].item()
       0.25
     """
     at = SUMS.index("grad_squares")
 
-    def scale(sink: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return {**sink, "sums": sink["sums"].at[:, at].multiply(jnp.square(jnp.asarray(factor, jnp.float32)))}
+    def scale(collector: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {**collector, "sums": collector["sums"].at[:, at].multiply(jnp.square(jnp.asarray(factor, jnp.float32)))}
 
-    return {name: scale(sink) for name, sink in sinks.items()}
+    return {name: scale(collector) for name, collector in collectors.items()}
 
 
-def columns(taps: Sequence[Tap], sinks: PyTree) -> dict[str, jax.Array]:
-    """Turns the sums in sinks into what `m.taps` holds, `{name: [T]}` in float32, T rows of all taps.
+def columns(taps: Sequence[Tap], collectors: PyTree) -> dict[str, jax.Array]:
+    """Turns the sums in collectors into what `m.taps` holds, `{name: [T]}` in float32, T rows of all taps.
 
     Args:
       taps: as found.
-      sinks: gradients of `zero_sinks(taps)`.
+      collectors: gradients of `zero_collectors(taps)`.
 
     Returns:
       One array for each name of `TAP_COLUMNS`; -1 where a tap lies on no path to the loss.
@@ -332,9 +324,9 @@ def columns(taps: Sequence[Tap], sinks: PyTree) -> dict[str, jax.Array]:
     """
     if not taps:
         return dict.fromkeys(TAP_COLUMNS, jnp.zeros(0, jnp.float32))
-    sums = jnp.concatenate([sinks[tap.name]["sums"] for tap in taps])  # [T, sums]
+    sums = jnp.concatenate([collectors[tap.name]["sums"] for tap in taps])  # [T, sums]
     value = dict(zip(SUMS, sums.T, strict=True))
-    dead = [jnp.sum(sinks[t.name]["units"] == 0, 1, dtype=jnp.float32) / max(t.units, 1) for t in taps]
+    dead = [jnp.sum(collectors[t.name]["units"] == 0, 1, dtype=jnp.float32) / max(t.units, 1) for t in taps]
     # Where nothing was measured both are 0.
     calls, elements = jnp.maximum(value["calls"], 1), jnp.maximum(value["elements"], 1)
     found = {
@@ -349,15 +341,17 @@ def columns(taps: Sequence[Tap], sinks: PyTree) -> dict[str, jax.Array]:
     return {name: jnp.where(value["calls"] > 0, found[name], NOT_APPLICABLE) for name in TAP_COLUMNS}
 
 
-def merged(sinks: PyTree, others: PyTree) -> PyTree:
+def merged(collectors: PyTree, others: PyTree) -> PyTree:
     """Joins what two microbatches have collected: sums are added, of the largest values the larger one is kept.
 
     The largest values are means over the uses of a tap, so they are kept as the mean of one microbatch times all uses.
 
     Example:
-      >>> sink = zero_sinks((Tap("a", "", 0),))
+      >>> zeros = zero_collectors((Tap("a", "", 0),))
       >>> at = SUMS.index("abs_max"), SUMS.index("calls")
-      >>> one, other = (jax.tree.map(lambda x: x.at[..., at].set(jnp.array(v)), sink) for v in ([3.0, 1.0], [5.0, 1.0]))
+      >>> def with_values(largest):
+      ...     return jax.tree.map(lambda x: x.at[..., at].set(jnp.array([largest, 1.0])), zeros)
+      >>> one, other = with_values(3.0), with_values(5.0)
       >>> (columns((Tap("a", "", 0),), merged(one, other))["abs_max"]).tolist()
       [5.0]
     """
@@ -371,7 +365,7 @@ def merged(sinks: PyTree, others: PyTree) -> PyTree:
             sums = sums.at[:, at].set(jnp.maximum(*means) * sums[:, calls])
         return {"sums": sums, "units": a["units"] + b["units"]}
 
-    return {name: join(sinks[name], others[name]) for name in sinks}
+    return {name: join(collectors[name], others[name]) for name in collectors}
 
 
 # -- the identity that measures -----------------------------------------------------------------
@@ -384,18 +378,18 @@ def _fill(
     statistics: Callable[[], dict[str, jax.Array]],
     row: tuple[Any, int] | None = None,
 ) -> Any:
-    collector = _collector.get()
-    if collector is None or not isinstance(x, jax.Array) or not jnp.issubdtype(x.dtype, jnp.floating):
+    tracing = _tracing.get()
+    if tracing is None or not isinstance(x, jax.Array) or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     units = x.shape[-1] if kind == "relu" and x.ndim else 0
-    if collector.sinks is None:
-        collector.found.setdefault(name, Tap(name, kind, units, None if row is None else row[1]))
+    if tracing.collectors is None:
+        tracing.found.setdefault(name, Tap(name, kind, units, None if row is None else row[1]))
         return _found(x)
-    sink = collector.sinks.get(name)
-    if sink is None:
+    collector = tracing.collectors.get(name)
+    if collector is None:
         return x
     measured = jax.tree.map(jax.lax.stop_gradient, statistics())
-    rows, counted = sink["units"].shape
+    rows, counted = collector["units"].shape
     found = measured.get("units", jnp.zeros(counted, jnp.float32))
     if found.shape != (counted,):  # one name over layers of several widths: units have no common count
         found = jnp.ones(counted, jnp.float32)
@@ -404,21 +398,25 @@ def _fill(
     sums = jnp.stack([measured.get(key, jnp.float32(0)) for key in SUMS])
     # A select: 0 x inf would put a NaN into every other row.
     placed = {"place": place, "sums": jnp.where(place > 0, sums, 0), "units": jnp.where(place > 0, found, 0)}
-    return _measured(x, placed, sink)
+    return _measured(x, placed, collector)
 
 
 def _statistics(x: jax.Array, kind: str) -> dict[str, jax.Array]:
-    wide = jax.lax.stop_gradient(x).astype(jnp.float32)
+    wide, elements = jax.lax.stop_gradient(x).astype(jnp.float32), jnp.float32(x.size)
+    rows = _counted(x)
+    if rows is not None:
+        wide, elements = jnp.where(rows, wide, 0), jnp.sum(rows, dtype=jnp.float32) * (x.size / max(len(x), 1))
     found = {
         "calls": jnp.float32(1),
-        "elements": jnp.float32(x.size),
+        "elements": elements,
         "squares": jnp.sum(jnp.square(wide)),
         "abs_max": jnp.max(jnp.abs(wide)) if x.size else jnp.float32(0),
     }
     if kind == "tanh":
         found["saturated"] = jnp.sum(jnp.abs(wide) > SATURATED, dtype=jnp.float32)
     if kind == "sigmoid":
-        found["saturated"] = jnp.sum(jnp.abs(2 * wide - 1) > SATURATED, dtype=jnp.float32)
+        saturated = jnp.abs(2 * wide - 1) > SATURATED
+        found["saturated"] = jnp.sum(saturated if rows is None else saturated & rows, dtype=jnp.float32)
     if kind == "relu" and x.ndim:
         found["units"] = jnp.sum(wide > 0, tuple(range(x.ndim - 1)), dtype=jnp.float32)
     return found
@@ -440,14 +438,14 @@ _found.defvjp(lambda x: (x, None), lambda _, grad: (grad,))
 
 
 @jax.custom_vjp
-def _measured(x: jax.Array, statistics: PyTree, sink: PyTree) -> jax.Array:
-    """`x`; the gradient of `sink` is `statistics` and the sum of the squared gradient of `x`."""
-    del statistics, sink
+def _measured(x: jax.Array, statistics: PyTree, collector: PyTree) -> jax.Array:
+    """`x`; the gradient of `collector` is `statistics` and the sum of the squared gradient of `x`."""
+    del statistics, collector
     return x
 
 
-def _measured_forward(x: jax.Array, statistics: PyTree, sink: PyTree) -> tuple[jax.Array, PyTree]:
-    del sink
+def _measured_forward(x: jax.Array, statistics: PyTree, collector: PyTree) -> tuple[jax.Array, PyTree]:
+    del collector
     return x, statistics
 
 
@@ -455,12 +453,12 @@ def _measured_backward(statistics: PyTree, grad: jax.Array) -> tuple[jax.Array, 
     squares = jnp.sum(jnp.square(grad.astype(jnp.float32)))
     at = jnp.asarray([name == "grad_squares" for name in SUMS])
     sums = jnp.where(at, jnp.where(statistics["place"] > 0, squares, 0), statistics["sums"])
-    sink = jax.tree.map(_over_devices, {"sums": sums, "units": statistics["units"]})
-    return grad, jax.tree.map(jnp.zeros_like, statistics), sink
+    collector = jax.tree.map(_over_devices, {"sums": sums, "units": statistics["units"]})
+    return grad, jax.tree.map(jnp.zeros_like, statistics), collector
 
 
 def _over_devices(x: jax.Array) -> jax.Array:
-    # Inside shard_map each device sees its own part, and the sink is one for all.
+    # Inside shard_map each device sees its own part, and the collector is one for all.
     axes = tuple(jax.typeof(x).manual_axis_type.varying)
     return jax.lax.psum(x, axes) if axes else x
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprop.core.examples import row_weights
 from jaxprop.errors import ShapeError, UsageError
 from jaxprop.types import Batch, Metric, Rows, Sums
 
@@ -89,7 +90,7 @@ def measure(metrics: Mapping[str, Metric], outputs: Any, batch: Any) -> Sums:
 
 
 def _checked(name: str, rows: Rows, batch: Batch) -> Rows:
-    weight = batch.get("weight") if rows.weight is None and isinstance(batch, Mapping) else rows.weight
+    weight = row_weights(batch) if rows.weight is None else rows.weight
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(rows.values)}
     if weight is not None:
         sizes.add(jnp.shape(weight))

@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.examples import row_weights
 from jaxprop.models.adapters.equinox import from_equinox
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.linen import from_linen
@@ -52,4 +53,4 @@ def make_model(section: schema.ModelSection, spec: Spec) -> Model:
 
 
 def _call_with_weight(module: Any, batch: Batch) -> Any:
-    return module(batch["inputs"], batch.get("weight"))
+    return module(batch["inputs"], row_weights(batch))

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from collections.abc import Callable
+from typing import Any
 
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+
+from jaxprop.core import trees
+from jaxprop.errors import UsageError
 from jaxprop.parallel.mesh import DATA_AXIS
+from jaxprop.types import PyTree
+
+# (path, leaf) -> its PartitionSpec; or shardings as a tree in the structure of the state, or of the top of it.
+StateSharding = Callable[[str, Any], PartitionSpec] | PyTree | None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -34,3 +44,72 @@ def batch_sharding(mesh: Mesh, steps_per_call: int = 1) -> NamedSharding:
       ('data',)
     """
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS) if steps_per_call == 1 else PartitionSpec(None, DATA_AXIS))
+
+
+def state_shardings(wanted: StateSharding, state: PyTree, mesh: Mesh) -> PyTree:
+    """Returns the sharding of every array of a state.
+
+    Args:
+      wanted: a function of the path of an array in the state, such as `opt_state/0/mu/dense/kernel`, and the array,
+        that returns its `PartitionSpec`; shardings or specs in the structure of the state or of the top of it; or None
+        for all of them on every device.
+      state: arrays or their shapes.
+      mesh: what specs are over.
+
+    Returns:
+      Shardings in the structure of the state.
+
+    Raises:
+      UsageError: a sharding of something else, or one that does not divide an array.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxprop.parallel.mesh import make_mesh
+      >>> split = lambda path, leaf: PartitionSpec("data") if path.endswith("kernel") else PartitionSpec()
+      >>> found = state_shardings(split, {"bias": jnp.ones(2), "kernel": jnp.ones((4, 2))}, make_mesh(1))
+      >>> {name: tuple(sharding.spec) for name, sharding in found.items()}
+      {'bias': (), 'kernel': ('data',)}
+    """
+    leaves, structure = jax.tree.flatten(state)
+    paths = trees.leaf_paths(state)
+    if callable(wanted):
+        found = [wanted(path, leaf) for path, leaf in zip(paths, leaves, strict=True)]
+    elif wanted is None:
+        found = [PartitionSpec()] * len(leaves)
+    else:
+        found = _broadcast(wanted, state)
+    return jax.tree.unflatten(
+        structure, [_checked(x, path, leaf, mesh) for x, path, leaf in zip(found, paths, leaves, strict=True)]
+    )
+
+
+def _broadcast(prefix: PyTree, state: PyTree) -> list[Any]:
+    def everywhere(one: Any, part: PyTree) -> PyTree:
+        return jax.tree.map(lambda _: one, part)
+
+    try:
+        whole = jax.tree.map(everywhere, prefix, state, is_leaf=_is_placement)
+    except ValueError as error:
+        raise UsageError(f"expected state_sharding to have the structure of the state or of its top; {error}") from None
+    return jax.tree.leaves(whole, is_leaf=_is_placement)
+
+
+def _is_placement(x: Any) -> bool:
+    return isinstance(x, PartitionSpec | Sharding)
+
+
+def _checked(placement: Any, path: str, leaf: Any, mesh: Mesh) -> Sharding:
+    if not _is_placement(placement):
+        raise UsageError(
+            f"expected state_sharding to give a PartitionSpec or a Sharding for {path}, got {placement!r}; "
+            "jax.sharding.PartitionSpec() puts the whole array on every device"
+        )
+    try:
+        sharding = NamedSharding(mesh, placement) if isinstance(placement, PartitionSpec) else placement
+        if isinstance(sharding, NamedSharding) and len(sharding.spec) > leaf.ndim:
+            raise ValueError(f"{sharding.spec} has more axes")
+        sharding.shard_shape(leaf.shape)
+    except ValueError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f"state_sharding does not fit {path}, an array of shape {leaf.shape}: {reason}") from None
+    return sharding

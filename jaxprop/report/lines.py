@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from jaxprop.sinks.files import open_to_read
+
 BLOCK = 4 << 20  # bytes parsed at a time
 MARK = 64  # bytes before the current position that must be unchanged at the next reading
 
@@ -45,7 +47,7 @@ class Tail:
         """Returns whether the file is read from its start again, and the lines added since, in blocks.
 
         Raises:
-          OSError: the file exists and cannot be read.
+          OSError: the file exists and cannot be read, or is a link or another thing than a regular file.
         """
         again = not self._continues()
         if again:
@@ -54,7 +56,7 @@ class Tail:
 
     def _continues(self) -> bool:
         try:
-            stat = self.path.stat()
+            stat = self.path.lstat()
         except FileNotFoundError:
             self._identity = None
             return False
@@ -62,14 +64,14 @@ class Tail:
         self._identity = (stat.st_dev, stat.st_ino)
         if not same:
             return False
-        with open(self.path, "rb") as file:
+        with open_to_read(self.path) as file:
             file.seek(self._place - len(self._mark))
             return file.read(len(self._mark)) == self._mark
 
     def _blocks(self) -> Iterator[list[dict[str, Any]]]:
         if self._identity is None:
             return
-        with open(self.path, "rb") as file:
+        with open_to_read(self.path) as file:
             file.seek(self._place)
             rest = b""
             while read := file.read(BLOCK):

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxprop.report import profile
+from jaxprop.report import panels, profile
 from jaxprop.report.compare import compare
 from jaxprop.report.fields import nested, number, numbers, text, whole
 from jaxprop.report.grid import Grid
 from jaxprop.report.read import RunData, Series
-from jaxprop.report.reduce import BINS, decimate, heat_map
+from jaxprop.report.reduce import BINS, band, decimate, heat_map
 from jaxprop.report.spikes import spikes
 from jaxprop.report.verdict import gradient_signal, judge, short
 from jaxprop.run.status import OPEN
@@ -65,6 +65,7 @@ def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
         "alerts_more": max(len(run.alerts) - ALERTS, 0),
         "actions": [_action(action) for action in run.actions[:ALERTS]],
         "curves": {key: decimate(*series, bins)._asdict() for key, series in _curves(run).items()},
+        "ranges": {name: drawn for name in CURVES if (drawn := _range(run, name, bins)) is not None},
         "batch_size": number(nested(run.config, "data", "batch_size")),
         "maps": _maps(run),
         "profiles": [profile.as_json(drawn) for drawn in profile.profiles(run)],
@@ -72,6 +73,7 @@ def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
         "spikes_more": more,
         "findings": [_finding(finding) for finding in run.findings[:5]],
         "lr_find": _lr_find(run.lr_find),
+        "panels": panels.as_json(run.panels),
     }
 
 
@@ -84,6 +86,16 @@ def _curves(run: RunData) -> dict[str, Series]:
         found["eval_loss"] = run.evaluation["loss"]
     noise = noise_scale(run)
     return found if noise is None else {**found, "noise_scale": noise}
+
+
+def _range(run: RunData, name: str, bins: int) -> dict[str, Any] | None:
+    """The lowest and highest value of the steps between records; None where each step has one of its own."""
+    low, high = run.train.get(f"{name}_min"), run.train.get(f"{name}_max")
+    if low is None or high is None:
+        return None
+    step, i, j = np.intersect1d(low.step, high.step, return_indices=True)
+    drawn = band(step, low.value[i], high.value[j], bins)
+    return drawn._asdict() if drawn.step else None
 
 
 def noise_scale(run: RunData) -> Series | None:

@@ -19,8 +19,9 @@ from jaxprop.report.lines import Tail
 from jaxprop.report.order import forward_order
 from jaxprop.run.folder import find_run
 from jaxprop.run.status import OPEN, Status
+from jaxprop.sinks.files import open_to_read
 
-FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json")
+FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json", "panels.json")
 NO_COLUMN = ("step", "split")
 
 
@@ -43,6 +44,7 @@ class RunData(NamedTuple):
       summary: contents of `summary.json`, or None.
       findings: `finding.json` of each black box, by step.
       lr_find: contents of `lr_find.json`, or None.
+      panels: contents of `panels.json`, or None.
       status: the summary's status; without one, `running` if a process holds the folder, otherwise `unfinished`.
       notes: sentences on what could not be read.
     """
@@ -58,6 +60,7 @@ class RunData(NamedTuple):
     summary: dict[str, Any] | None
     findings: list[dict[str, Any]]
     lr_find: dict[str, Any] | None
+    panels: dict[str, Any] | None
     status: str
     notes: tuple[str, ...]
 
@@ -156,7 +159,8 @@ class Reader:
             self.folder.resolve().name, config, train, evaluation, layers, taps,
             [event for event in events if event.get("kind") != "action"],
             [event for event in events if event.get("kind") == "action"],
-            summary, list(_findings(self.folder, notes)), lr_find, status, tuple(notes),
+            summary, list(_findings(self.folder, notes)), lr_find, _object(self.folder / "panels.json", notes),
+            status, tuple(notes),
         )  # fmt: skip
 
     def _take_in(self) -> None:
@@ -216,7 +220,7 @@ def _status(folder: Path, summary: dict[str, Any] | None) -> str:
         return text(summary.get("status"), "ended")
     for name in (".lock", ".lock.claim"):
         try:
-            owner = json.loads((folder / name).read_text(encoding="utf-8"))
+            owner = json.loads(_bytes(folder / name))
             if owner["host"] != socket.gethostname() or os.name == "nt":
                 return Status.RUNNING  # nobody can tell; on Windows, asking the process would stop it
             os.kill(int(owner["pid"]), 0)
@@ -228,9 +232,15 @@ def _status(folder: Path, summary: dict[str, Any] | None) -> str:
     return Status.UNFINISHED
 
 
+def _bytes(path: Path) -> bytes:
+    """A file of the run's folder, which may be anyone's: no link is followed, and no pipe waited for."""
+    with open_to_read(path) as file:
+        return file.read()
+
+
 def _config(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        value = parse(path.read_text(encoding="utf-8"), path.name).value
+        value = parse(_bytes(path).decode(), path.name).value
     except FileNotFoundError:
         notes.append("config.yaml is missing, so the batch size is not known")
         return {}
@@ -242,7 +252,7 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any]:
 
 def _object(path: Path, notes: list[str]) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(_bytes(path))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError):

@@ -84,6 +84,36 @@ def decimate(step: np.ndarray, value: np.ndarray, bins: int = BINS) -> Curve:
     return Curve(step[kept].tolist(), rounded(value[kept]), _gaps(step, finite))
 
 
+class Band(NamedTuple):
+    """The range of a value between records: its lowest and highest value at ascending steps."""
+
+    step: list[int]
+    low: list[float | None]
+    high: list[float | None]
+
+
+def band(step: np.ndarray, low: np.ndarray, high: np.ndarray, bins: int = BINS) -> Band:
+    """Keeps the lowest and the highest value of each bin, at its last step; what is not finite is left out.
+
+    Args:
+      step: `[n]`, ascending.
+      low, high: `[n]`.
+      bins: largest number of bins.
+
+    Example:
+      >>> band(np.arange(4), np.array([1.0, 0.0, 2.0, np.nan]), np.array([3.0, 4.0, 5.0, 1.0]), bins=2)
+      Band(step=[1, 2], low=[0.0, 2.0], high=[4.0, 5.0])
+    """
+    known = np.isfinite(low) & np.isfinite(high)
+    step, low, high = step[known], low[known], high[known]
+    parts = [part for part in np.array_split(np.arange(len(step)), bins) if len(part)]
+    return Band(
+        [int(step[part[-1]]) for part in parts],
+        rounded(np.array([low[part].min() for part in parts])),
+        rounded(np.array([high[part].max() for part in parts])),
+    )
+
+
 def _gaps(step: np.ndarray, finite: np.ndarray) -> list[list[int]]:
     edges = np.flatnonzero(np.diff(np.concatenate([[True], finite, [True]]).astype(np.int8)))
     pairs = [[int(step[a]), int(step[b - 1])] for a, b in zip(edges[::2], edges[1::2], strict=True)]

@@ -13,9 +13,10 @@ from jaxprop import data, tasks
 from jaxprop.config.schema.config import Config
 from jaxprop.core.precision import Scaling
 from jaxprop.errors import ConfigError
+from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.mesh import make_mesh
-from jaxprop.parallel.placement import place_batch
+from jaxprop.parallel.placement import place_batch, replicate
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
@@ -81,7 +82,10 @@ def compose(config: Config) -> Experiment:
     def init(seed: int) -> TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
         params, extras = init_model(params_key, example)
-        return step.init(params, key=run_key, extras=extras)
+        state = step.init(params, key=run_key, extras=extras)
+        # One structure whatever health.on_alert says, so that a checkpoint resumes under another setting of it.
+        health = init_health(state.health.direction)
+        return state._replace(health=health if mesh is None else replicate(health, mesh))
 
     step = make_train_step(
         task.objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxprop.core.measurements import Measurements
+from jaxprop.health.signals.settings import RARE
 from jaxprop.run.clock import Clock, timed
 from jaxprop.run.pace import Pace
 from jaxprop.train.compiled import TrainStep
@@ -68,6 +69,6 @@ class Stepper:
     ) -> tuple[TrainState, Measurements]:
         before = self._clock.compile_seconds
         out = self._clock.compiled(self._step, state, batch, variant.detail)
-        which = " (all signals)" if variant.detail in ("full", "flush") else ""
+        which = " (all signals)" if variant.detail in RARE else ""
         note(f"compiled in {self._clock.compile_seconds - before:.1f} s{which}")
         return out

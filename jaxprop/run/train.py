@@ -13,6 +13,7 @@ from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import EXIT_DONE
+from jaxprop.run import panels
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.folder import expanded, write_summary, write_text
@@ -81,6 +82,8 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         # Written once the last save is known to be whole.
         figures = summary(status, loop, experiment.task.reference, started)
         back = status == Status.INTERRUPTED and replaced.bring_back()
+        if status == Status.COMPLETED:
+            panels.write(folder, panels.draw(experiment, loop.state))
         if not back:
             write_summary(folder, figures)
         if status == Status.COMPLETED:
@@ -115,7 +118,8 @@ def _run(loop: Loop, experiment: Experiment, replaced: Replaced, folder: Path, f
         log_every=run.log_every, quiet=quiet,
     )  # fmt: skip
     with contextlib.closing(sinks) as sink:
-        (folder / "summary.json").unlink(missing_ok=True)  # of an earlier end that this run goes beyond
+        for name in ("summary.json", panels.NAME):  # of an earlier end that this run goes beyond
+            (folder / name).unlink(missing_ok=True)
         for note in notes:
             sink.note(note)
         return loop.run(sink, lambda: replaced.pending)

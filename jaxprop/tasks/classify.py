@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxprop.config.schema.config import Config
 from jaxprop.core.precision import wide
+from jaxprop.tasks.panels import confusion, surest_mistakes
 from jaxprop.tasks.task import Task, bind
 from jaxprop.types import Batch, Source
 
@@ -24,7 +25,12 @@ def classify(config: Config, sources: Mapping[str, Source]) -> Task:
     Returns:
       The task; its reference is the accuracy of always answering the most frequent training class.
     """
-    return Task(*bind(config, sources["train"]), predict=predict, reference=_majority(sources))
+    return Task(
+        *bind(config, sources["train"]),
+        predict=predict,
+        reference=_majority(sources),
+        panels=(confusion, surest_mistakes),
+    )
 
 
 def predict(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxprop.config.schema.config import Config
 from jaxprop.core.precision import wide
+from jaxprop.tasks.panels import sample_text
 from jaxprop.tasks.task import Task, bind
 from jaxprop.types import Batch, Source
 
@@ -27,7 +28,7 @@ def language(config: Config, sources: Mapping[str, Source]) -> Task:
     train = sources["train"]
     unigram = train.info.get("unigram_nats")
     reference = {} if unigram is None else {"unigram_loss": unigram}
-    return Task(*bind(config, train), predict=predict, derived=_perplexity, reference=reference)
+    return Task(*bind(config, train), predict=predict, derived=_perplexity, reference=reference, panels=(sample_text,))
 
 
 def predict(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:

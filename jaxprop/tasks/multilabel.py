@@ -8,6 +8,7 @@ import jax
 
 from jaxprop.config.schema.config import Config
 from jaxprop.core.precision import wide
+from jaxprop.tasks.panels import labels_told
 from jaxprop.tasks.task import Task, bind
 from jaxprop.types import Batch, Source
 
@@ -22,7 +23,7 @@ def multilabel(config: Config, sources: Mapping[str, Source]) -> Task:
     Returns:
       The task.
     """
-    return Task(*bind(config, sources["train"]), predict=predict)
+    return Task(*bind(config, sources["train"]), predict=predict, panels=(labels_told,))
 
 
 def predict(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:

@@ -12,10 +12,12 @@ from jaxprop import models
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.task import usual_loss
 from jaxprop.config.tasks import TASK_TABLE
+from jaxprop.core.precision import Policy, cast_floating, cast_keys
 from jaxprop.losses import make_loss
 from jaxprop.metrics import METRICS
-from jaxprop.train.objective import loss_from
-from jaxprop.types import Batch, Model, Objective, Source, Spec
+from jaxprop.tasks.panels import Panel
+from jaxprop.train.objective import loss_from, without_padding
+from jaxprop.types import Batch, Model, Objective, PyTree, Source, Spec
 
 SIZES = ("classes", "targets", "vocabulary")  # what a source may say in `info` and a model may need
 COMPUTED = ("inputs",)  # what of a batch is computed with, and so cast; answers, masks and weights are not
@@ -36,6 +38,7 @@ class Task(NamedTuple):
       predict: `(outputs, batch) -> {name: [B, ...]}`, arrays that a person can be shown. Pure.
       derived: metrics of an evaluation -> further figures that follow from them.
       reference: figures of a trivial predictor on the same split, printed beside the result.
+      panels: what the report shows of its predictions, each `(predictions, batch) -> Drawable`.
     """
 
     model: Model
@@ -44,6 +47,26 @@ class Task(NamedTuple):
     predict: Callable[[Any, Batch], dict[str, jax.Array]]
     derived: Callable[[Mapping[str, float]], dict[str, float]] = nothing_derived
     reference: Mapping[str, float] = {}
+    panels: tuple[Panel, ...] = ()
+
+
+def predictions(task: Task, policy: Policy) -> Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]]:
+    """Returns `(params, extras, batch) -> predictions` of a task, in evaluation and with the policy's casts. Pure.
+
+    Args:
+      task: the task.
+      policy: of the precision that it is trained in.
+    """
+
+    def predict(params: PyTree, extras: PyTree, batch: Batch) -> dict[str, jax.Array]:
+        params, narrow = (
+            cast_floating(params, policy.compute),
+            cast_keys(without_padding(batch), policy.compute, COMPUTED),
+        )
+        outputs, _ = task.model.apply(params, extras, narrow, key=None, train=False)
+        return task.predict(cast_floating(outputs, policy.output), batch)
+
+    return predict
 
 
 def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:

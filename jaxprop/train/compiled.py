@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,37 +20,53 @@ from jaxprop.core.precision import Policy, Scaling, needs_scaling
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import JaxpropError, UsageError, one_of
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
-from jaxprop.health.signals.settings import DETAILS, Signals
+from jaxprop.health.signals.settings import DETAILS, RARE, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
+from jaxprop.parallel.sharding import StateSharding
 from jaxprop.train.arguments import check_arguments, mistake
+from jaxprop.train.explain import explain
+from jaxprop.train.explanation import Explanation
 from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.train.state import init_state
-from jaxprop.train.step import Recipe, variants
+from jaxprop.train.step import Recipe, train_step, variants
 from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
 from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
+
+LOG = logging.getLogger("jaxprop")
 
 
 class TrainStep:
     """A compiled train step, `(state, batch) -> (state, Measurements)`; made by `make_train_step`.
 
     The state is donated: after the call the old one is gone. Arguments are positional, since jit does not
-    donate keyword arguments. What is measured rarely is a second program, compiled when it is first due.
+    donate keyword arguments. What is measured rarely is a second program, compiled when it is first due; a line on
+    the `jaxprop` logger announces that slow call.
 
     Args:
       recipe: what the step closes over.
       steps_per_call: steps that one call takes.
       mesh: the devices, or None for a single one.
-      jit_options: of `jax.jit`.
+      state_sharding: how the state lies on the mesh.
+      compiler_options: of `jax.jit`.
     """
 
-    def __init__(self, recipe: Recipe, steps_per_call: int, mesh: Mesh | None, jit_options: dict[str, Any]):
-        self._recipe, self._steps_per_call, self._mesh = recipe, steps_per_call, mesh
+    def __init__(
+        self,
+        recipe: Recipe,
+        steps_per_call: int,
+        mesh: Mesh | None = None,
+        state_sharding: StateSharding = None,
+        compiler_options: dict[str, Any] | None = None,
+    ):
+        self._recipe, self._steps_per_call = recipe, steps_per_call
+        self._mesh, self._sharding, self._compiler_options = mesh, state_sharding, compiler_options
         self._flushes = needs_scaling(recipe.policy)
         variant = variants(recipe, steps_per_call)
-        self._compiled = {detail: jax.jit(variant(detail), donate_argnums=0, **jit_options) for detail in DETAILS}
+        self._compiled: dict[str, Any] = {}
         self._traced = {detail: jax.jit(variant(detail)) for detail in DETAILS}
         self._calls = 0
+        self._taken: set[str] = set()  # the details that calls have had
         self._layers: tuple[str, ...] | None = None
 
     def init(self, params: PyTree, *, key: jax.Array, extras: PyTree = None) -> TrainState:
@@ -76,8 +94,11 @@ class TrainStep:
         recipe = self._recipe
         state = init_state(
             params, recipe.tx, key=key, extras=extras, precision=recipe.policy, ema_decay=recipe.ema_decay,
-            scaling=recipe.scaling, mesh=self._mesh, health=recipe.signals or False, trainable=recipe.trainable,
+            scaling=recipe.scaling, health=recipe.signals or False, trainable=recipe.trainable,
+            mesh=self._mesh if self._sharding is None else None,
         )  # fmt: skip
+        if self._sharding is not None:
+            state = jax.device_put(state, self._shardings(state))
         if self._layers is None:
             self._layers = group_layers(self._trained(state.params)).names
         return state
@@ -98,7 +119,12 @@ class TrainStep:
         """
         # Where a step is part of something larger that is differentiated, what is donated would still be needed.
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch)))
-        step = (self._traced if traced else self._compiled)[self._detail(detail)]
+        due = self._detail(detail)
+        step = (self._traced if traced else self._compiled or self._compile_for(state))[due]
+        if due not in self._taken and not traced:
+            self._taken.add(due)
+            if due in RARE and detail is None and self._calls:
+                self._announce()
         try:
             state, measurements = step(state, batch)
         except (AttributeError, TypeError, ValueError) as error:
@@ -111,6 +137,15 @@ class TrainStep:
             self._layers = measurements.layout.layers
         return state, measurements
 
+    def _announce(self) -> None:
+        """Says before the one slow call that it is slow, so that a loop which times its steps is not misled."""
+        LOG.warning(
+            "jaxprop: the call of step %d measures everything for the first time, for which it compiles a program of "
+            "its own; leave it out where you time steps. health=False measures nothing rare, and "
+            "logging.getLogger('jaxprop').setLevel('ERROR') hides this line.",
+            (self._calls + 1) * self._steps_per_call,
+        )
+
     def _trained(self, params: PyTree) -> PyTree:
         return split(params, trainable_mask(self._recipe.trainable, params))
 
@@ -120,7 +155,7 @@ class TrainStep:
         if detail is None:
             first = self._calls * self._steps_per_call + 1
             detail = self._recipe.signals.detail(first, first + self._steps_per_call - 1)
-        if detail not in self._compiled:
+        if detail not in DETAILS:
             raise UsageError(one_of(detail, DETAILS, "detail"))
         return "full" if detail == "flush" and not self._flushes else detail
 
@@ -153,8 +188,41 @@ class TrainStep:
           >>> step.find_nonfinite(state, {"x": jnp.array([1.0, 0.0])}).primitive
           'log'
         """
-        recipe = self._recipe
-        return find_nonfinite(recipe.objective, state, batch, precision=recipe.policy, examples=examples)
+        recipe, params = self._recipe, state.params
+        mask, mean_loss = trainable_mask(recipe.trainable, params), recipe.objective.mean_loss
+        # What is not trained has no gradient that could fail.
+        objective = recipe.objective._replace(
+            mean_loss=lambda trained, *rest: mean_loss(merge(trained, params, mask), *rest)
+        )
+        trained = state._replace(params=split(params, mask))
+        return find_nonfinite(objective, trained, batch, precision=recipe.policy, examples=examples)
+
+    def explain(self, state: TrainState, batch: Batch) -> Explanation:
+        """Takes one step apart: what each layer, example and parameter does in it, and what the update would do.
+
+        Nothing is donated, and the state stays as it is. The figures are computed again by plain automatic
+        differentiation, and compared with those of the step; `jaxprop explain` shows the same of a configuration.
+
+        Args:
+          state: before the step.
+          batch: of one step, without an axis of several steps.
+
+        Returns:
+          An object with a field for each stage; `print` shows it as text.
+
+        Raises:
+          UsageError: the loss or the gradient is not finite.
+
+        Example:
+          >>> import jaxprop, optax, jax.numpy as jnp
+          >>> step = jaxprop.make_train_step(lambda p, b, key: jnp.mean(b["x"] * p["w"] ** 2), optax.sgd(0.1))
+          >>> found = step.explain(step.init({"w": jnp.ones(())}, key=jax.random.key(0)), {"x": jnp.ones(2)})
+          >>> found.ok, found.loss, round(found.loss_after, 2), found.parameters[0].grad_norm
+          (True, 1.0, 0.64, 2.0)
+        """
+        signals = (self._recipe.signals or Signals())._replace(taps=True, curvature=False)
+        take = jax.jit(partial(train_step, self._recipe._replace(signals=signals), "full"))
+        return explain(self._recipe, take, state, batch)
 
     def eval_params(self, state: TrainState) -> PyTree:
         """Returns the parameters to evaluate with: their moving average, or what schedule-free training asks for.
@@ -202,7 +270,26 @@ class TrainStep:
 
     def lower(self, state: TrainState, batch: Batch, detail: str = "rows", /) -> Any:
         """Traces the step without running it; `.compile()` gives its memory and cost analysis."""
-        return self._compiled[self._detail(detail)].lower(state, batch)
+        return (self._compiled or self._compile_for(state))[self._detail(detail)].lower(state, batch)
+
+    def _shardings(self, state: TrainState) -> PyTree:
+        assert self._mesh is not None
+        return sharding.state_shardings(self._sharding, state, self._mesh)
+
+    def _compile_for(self, state: TrainState) -> dict[str, Any]:
+        """The jitted step for every detail; with a mesh, shardings pinned on both sides so that nothing recompiles."""
+        options: dict[str, Any] = {"compiler_options": self._compiler_options, "donate_argnums": 0}
+        fits = isinstance(state, TrainState)  # else the call fails, and says why
+        if self._mesh is not None and fits:
+            whole = sharding.replicated(self._mesh)
+            placed = whole if self._sharding is None else self._shardings(state)
+            options["in_shardings"] = (placed, sharding.batch_sharding(self._mesh, self._steps_per_call))
+            options["out_shardings"] = (placed, whole)
+        variant = variants(self._recipe, self._steps_per_call)
+        programs = {detail: jax.jit(variant(detail), **options) for detail in DETAILS}
+        if fits:
+            self._compiled = programs
+        return programs
 
 
 def make_train_step(
@@ -220,6 +307,7 @@ def make_train_step(
     cast: Cast = None,
     stateful: bool = False,
     mesh: Mesh | None = None,
+    state_sharding: StateSharding = None,
     trainable: Trainable = None,
     gradient: Callable[..., Any] | None = None,
     skip_nonfinite: bool = True,
@@ -248,6 +336,9 @@ def make_train_step(
       cast: keys of the batch that a plain loss function computes with, cast to the compute dtype; no other is rounded.
       stateful: the plain loss function is `(params, extras, batch, key) -> (loss, (extras, aux))`.
       mesh: from `jaxprop.make_mesh`; the batch is split over its devices.
+      state_sharding: how the state lies on the mesh; by default every device holds all of it. A function of the path of
+        an array in the state, such as `opt_state/0/mu/dense/kernel`, and the array, that returns its `PartitionSpec`;
+        or a tree of shardings or specs in the structure of the state or of its top.
       trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a
         function of the path, or a tree of booleans. The others are carried along: they have no gradient, no row among
         the layers and no state in the optimizer.
@@ -281,6 +372,8 @@ def make_train_step(
         schedule=schedule, clip=clip, scaling=scaling, mesh=mesh, gradient=gradient, skip_nonfinite=skip_nonfinite,
         stateful=stateful,
     )  # fmt: skip
+    if state_sharding is not None and mesh is None:
+        raise UsageError("state_sharding says how the state lies on a mesh; give mesh=jaxprop.make_mesh() besides")
     recipe = Recipe(
         objective=as_objective(loss_fn, cast, stateful=stateful),
         tx=tx,
@@ -295,16 +388,4 @@ def make_train_step(
         gradient=gradient,
         skip_nonfinite=skip_nonfinite,
     )
-    return TrainStep(recipe, steps_per_call, mesh, jit_options(mesh, steps_per_call, compiler_options))
-
-
-def jit_options(mesh: Mesh | None, steps_per_call: int, compiler_options: dict[str, Any] | None) -> dict[str, Any]:
-    """Keyword arguments of `jax.jit`: with a mesh, shardings pinned on both sides so that nothing recompiles."""
-    options: dict[str, Any] = {"compiler_options": compiler_options}
-    if mesh is not None:
-        whole = sharding.replicated(mesh)
-        options |= {
-            "in_shardings": (whole, sharding.batch_sharding(mesh, steps_per_call)),
-            "out_shardings": (whole, whole),
-        }
-    return options
+    return TrainStep(recipe, steps_per_call, mesh, state_sharding, compiler_options)

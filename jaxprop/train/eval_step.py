@@ -87,6 +87,7 @@ def make_eval_step(
     if mesh is None:
         return EvalStep(jax.jit(eval_step), objective.metrics)
     whole = sharding.replicated(mesh)
-    shardings = (whole, whole, sharding.batch_sharding(mesh))
+    # Parameters stay as they lie: a step with `state_sharding` splits them.
+    shardings = (None, None, sharding.batch_sharding(mesh))
     # replicated results: sums over all devices, and every device's rows in the batch's order
     return EvalStep(jax.jit(eval_step, in_shardings=shardings, out_shardings=whole), objective.metrics)

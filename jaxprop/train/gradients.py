@@ -30,13 +30,13 @@ class Backward(NamedTuple):
 
     Args:
       params: gradient of the mean loss.
-      sinks: what the taps collected, as gradients of their sinks.
+      collectors: what the taps collected, as gradients of their collectors.
       micro_square: mean of the microbatches' squared gradient norms, weighted like the loss; 0 where it was not
         asked for.
     """
 
     params: PyTree
-    sinks: PyTree
+    collectors: PyTree
     micro_square: jax.Array
 
 
@@ -75,30 +75,30 @@ def value_and_grad(
       Mean loss and metrics; gradients and what the taps measured.
     """
 
-    def scaled_loss(params, sinks, extras, batch, key):
-        with taps.filling(sinks):
+    def scaled_loss(params, collectors, extras, batch, key):
+        with taps.filling(collectors):
             loss, (weight, extras, sums) = objective.mean_loss(params, extras, batch, key, policy)
         scaled = loss if scale is None else loss * scale.astype(loss.dtype)
         return scaled, Forward(loss, weight, extras, sums)
 
-    def differentiate(params: PyTree, sinks: PyTree, extras: PyTree, batch: Batch, key: jax.Array) -> Any:
+    def differentiate(params: PyTree, collectors: PyTree, extras: PyTree, batch: Batch, key: jax.Array) -> Any:
         if transform is None:
-            return jax.grad(scaled_loss, argnums=(0, 1), has_aux=True)(params, sinks, extras, batch, key)
+            return jax.grad(scaled_loss, argnums=(0, 1), has_aux=True)(params, collectors, extras, batch, key)
 
         def loss(params: PyTree, batch: Batch, key: jax.Array) -> Any:
-            return scaled_loss(params, sinks, extras, batch, key)
+            return scaled_loss(params, collectors, extras, batch, key)
 
         (_, forward), grads = transform(loss)(params, batch, key)
-        return (grads, sinks), forward
+        return (grads, collectors), forward
 
-    sinks = taps.zero_sinks(tapped)
+    collectors = taps.zero_collectors(tapped)
     if accumulate == 1:
-        (grads, sinks), forward = differentiate(params, sinks, extras, batch, key)
-        sinks = sinks if scale is None else taps.rescaled(sinks, 1 / scale)
-        return forward, Backward(divide(grads, scale), sinks, jnp.float32(0))
+        (grads, collectors), forward = differentiate(params, collectors, extras, batch, key)
+        collectors = collectors if scale is None else taps.rescaled(collectors, 1 / scale)
+        return forward, Backward(divide(grads, scale), collectors, jnp.float32(0))
 
     def weighted(extras, batch, k):
-        (grads, filled), forward = differentiate(params, sinks, extras, batch, jax.random.fold_in(key, k))
+        (grads, filled), forward = differentiate(params, collectors, extras, batch, jax.random.fold_in(key, k))
         square = jnp.square(layers.norm(grads)) if noise else jnp.float32(0)
         loss, square, *grads = weigh([forward.loss, square, *jax.tree.leaves(grads)], forward.weight)
         filled = taps.rescaled(filled, forward.weight)
@@ -119,18 +119,20 @@ def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) 
         sums = {name: combine(name, pair, forward.sums[name]) for name, pair in total.sums.items()}
         added = Forward(total.loss + forward.loss, total.weight + forward.weight, forward.extras, sums)
         params, square = jax.tree.map(jnp.add, (back.params, back.micro_square), (new.params, new.micro_square))
-        return (Backward(params, taps.merged(back.sinks, new.sinks), square), added), None
+        return (Backward(params, taps.merged(back.collectors, new.collectors), square), added), forward.weight
 
     count = jax.tree.leaves(batches)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], batches)
     shapes = jax.eval_shape(weighted, extras, first, jnp.int32(0))
     zeros, zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     start = (zeros, zero._replace(extras=extras))
-    (back, total), _ = jax.lax.scan(add, start, (batches, jnp.arange(count, dtype=jnp.int32)))
-    weight = jnp.where(total.weight != 0, total.weight, jnp.ones_like(total.weight))
+    (back, total), weights = jax.lax.scan(add, start, (batches, jnp.arange(count, dtype=jnp.int32)))
+    # Padding alone leaves 0; weights of both signs that cancel have no mean.
+    nothing = jnp.where(jnp.any(weights != 0), jnp.nan, 1).astype(total.weight.dtype)
+    weight = jnp.where(total.weight != 0, total.weight, nothing)
     divisor = weight if scale is None else weight * scale
     mean_square = back.micro_square / (weight if scale is None else weight * jnp.square(scale))
-    back = Backward(divide(back.params, divisor), taps.rescaled(back.sinks, 1 / divisor), mean_square)
+    back = Backward(divide(back.params, divisor), taps.rescaled(back.collectors, 1 / divisor), mean_square)
     return total._replace(loss=total.loss / weight.astype(total.loss.dtype)), back
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprop.core.examples import safe_mean
+from jaxprop.core import taps
+from jaxprop.core.examples import row_weights, safe_mean
+from jaxprop.core.outputs import output_sums
 from jaxprop.core.precision import cast_floating, cast_keys, lies_under
-from jaxprop.core.taps import output_sums
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ShapeError, UsageError, one_of
 from jaxprop.metrics.totals import as_metric, is_sum_count, measure
@@ -30,7 +31,7 @@ def loss_from(
     loss = sum(w l) / sum(w), 0 where every weight is 0, and NaN where weights of both signs cancel.
 
     Params and the batch's floats under `cast` are cast to the policy's compute dtype, and outputs to its output dtype;
-    extras are not cast and keep their dtypes. Where the batch has a `weight` `[B]`, whatever an example of weight 0
+    extras are not cast and keep their dtypes. Whatever an example of weight 0, or one whose mask leaves nothing of it,
     holds is replaced by zeros before the model sees it, so that a NaN there reaches nothing.
 
     Args:
@@ -76,7 +77,8 @@ def loss_from(
         def apply(params: PyTree, batch: Batch) -> tuple[Any, PyTree]:
             return model.apply(params, extras, batch, key=key, train=train)
 
-        outputs, new = apply(params, narrow(apply, params, batch, policy))
+        with taps.counting(row_weights(batch)):
+            outputs, new = apply(params, narrow(apply, params, batch, policy))
         return cast_floating(outputs, policy.output), new, batch
 
     def mean_loss(
@@ -180,26 +182,40 @@ def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bo
 def without_padding(batch: PyTree) -> PyTree:
     """Returns the batch with zeros for all that its examples of weight 0 hold.
 
+    An example has weight 0, too, where its mask leaves none of its entries. An entry that the mask leaves out may still
+    be read by the others, as a prompt is; only a NaN or infinity in it is replaced.
+
     Args:
-      batch: a mapping with `weight` `[B]` in which every array has the leading axis B; any other is returned as it is.
+      batch: a mapping with `weight` `[B]` or `mask` `[B, ...]`, in which every array has the leading axis B; any other
+        is returned as it is.
 
     Example:
       >>> batch = {"inputs": jnp.array([1.0, jnp.nan]), "weight": jnp.array([1.0, 0.0])}
       >>> without_padding(batch)["inputs"].tolist()
       [1.0, 0.0]
     """
-    weight = batch.get("weight") if isinstance(batch, Mapping) else None
+    weight = row_weights(batch)
     leaves = [leaf for leaf in jax.tree.leaves(batch) if jnp.ndim(leaf)]
-    if weight is None or jnp.ndim(weight) != 1 or {jnp.shape(leaf)[0] for leaf in leaves} != {jnp.shape(weight)[0]}:
+    if weight is None or {jnp.shape(leaf)[0] for leaf in leaves} != {jnp.shape(weight)[0]}:
         return batch
-    held = jnp.asarray(weight).astype(jnp.float32) != 0
+    rows = weight != 0
+    mask = None if batch.get("mask") is None else jnp.asarray(batch["mask"]).astype(bool)
 
     def clean(leaf: jax.Array) -> jax.Array:
         if not jnp.ndim(leaf) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             return leaf
-        return jnp.where(held.reshape(-1, *[1] * (jnp.ndim(leaf) - 1)), leaf, jnp.zeros((), leaf.dtype))
+        zero = jnp.zeros((), leaf.dtype)
+        kept = jnp.where(_as_many_axes(rows, leaf), leaf, zero)
+        if mask is None or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return kept
+        entries = 1 < jnp.ndim(mask) < jnp.ndim(leaf) and jnp.shape(leaf)[: jnp.ndim(mask)] == jnp.shape(mask)
+        return jnp.where(_as_many_axes(mask, leaf) | jnp.isfinite(kept), kept, zero) if entries else kept
 
-    return {key: value if key == "weight" else jax.tree.map(clean, value) for key, value in batch.items()}
+    return {key: value if key in ("weight", "mask") else jax.tree.map(clean, value) for key, value in batch.items()}
+
+
+def _as_many_axes(x: jax.Array, leaf: jax.Array) -> jax.Array:
+    return x.reshape(*x.shape, *[1] * (jnp.ndim(leaf) - x.ndim))
 
 
 class _Cast:
@@ -239,11 +255,15 @@ class _Cast:
         positions = not isinstance(batch, Mapping) and all(key.isdecimal() for key in keys)
         names = ", ".join(key if positions else f'"{key}"' for key in keys) + ("," if len(keys) == 1 else "")
         fix = "True" if not isinstance(batch, Mapping | tuple | list) else f"({names})"
-        what = "the batch" if fix == "True" else f"the batch's {' and '.join(paths)}"
+        what = "batch" if fix == "True" else f"batch's {' and '.join(paths)}"
+        leaves = dict(zip(leaf_paths(batch), jax.tree.leaves(batch), strict=True))
+        wide = " and ".join(sorted({str(leaves[path].dtype) for path in paths}))
+        narrow = jnp.dtype(policy.compute).name
         warnings.warn(
-            f"{what} in a wider dtype has the loss computed in that dtype, not in {jnp.dtype(policy.compute).name}; "
-            f"write {self._where.replace('...)', fix + ')')} to cast what is computed with (targets and weights stay "
-            "as they are), or cast=() to leave everything as it is",
+            f"the {what} {'is' if len(paths) == 1 else 'are'} {wide}, so the loss is computed in {wide}, although the "
+            f"precision of the step is {narrow}. To compute in {narrow}, name what the model computes with (not the "
+            f"targets, nor weights):\n    {self._where.replace('...)', fix + ')')}\n"
+            f"To go on in {wide} without this warning, write cast=().",
             stacklevel=2,
         )
 

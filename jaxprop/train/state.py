@@ -19,7 +19,7 @@ from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.placement import replicate
 from jaxprop.train.arguments import check_arguments
 from jaxprop.train.trainable import Trainable, split, trainable_mask
-from jaxprop.types import Average, PyTree, TrainState
+from jaxprop.types import Average, HealthState, PyTree, TrainState
 
 
 def init_state(
@@ -68,6 +68,8 @@ def init_state(
     direction: PyTree = ()
     if isinstance(health, Signals) and health.curvature:
         direction = curvature.init_direction(trained, jax.random.fold_in(key, 2**32 - 1))
+    # Each array of the state costs a microsecond a call, so there are none that the step has no use for.
+    guarded = isinstance(health, Signals) and health.guarded
     state = TrainState(
         step=jnp.int32(0),
         params=params,
@@ -75,7 +77,7 @@ def init_state(
         opt_state=_fresh(promoting(tx.init)(trained)),
         key=jax.random.clone(key),
         loss_scale=init_loss_scale(scaling or Scaling()) if needs_scaling(policy) else (),
-        health=init_health(direction),
+        health=init_health(direction) if guarded else HealthState(jnp.int32(0), direction=direction),
         ema=Average(_fresh(averaged(trained)), _fresh(averaged(extras))) if ema_decay is not None else (),
     )
     return state if mesh is None else replicate(state, mesh)

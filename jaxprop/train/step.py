@@ -29,7 +29,7 @@ from jaxprop.health.signals.measure import (
     tap_rows,
 )
 from jaxprop.health.signals.rate import follow_rate, learning_rate, lr_scale
-from jaxprop.health.signals.settings import Signals
+from jaxprop.health.signals.settings import RARE, Signals
 from jaxprop.train import gradients
 from jaxprop.train.arguments import check_batch_stack
 from jaxprop.train.gradients import Backward, Forward
@@ -114,6 +114,11 @@ class Problem:
         if needs_scaling(recipe.policy) != (self.scale is not None):
             raise UsageError(
                 "the state was made for another precision than the step's; make it with step.init(params, key=key)"
+            )
+        if recipe.guarded and isinstance(state.health.lr_scale, tuple):
+            raise UsageError(
+                "the state was made for a step without a guard or responses, so it holds nothing for them; make it "
+                "with step.init(params, key=key)"
             )
 
     def counted(self, trained: PyTree) -> PyTree:
@@ -366,7 +371,7 @@ def report(
     scalars |= rare_scalars(seen, norms.total, back.micro_square, problem.batch, recipe.accumulate)
     rows |= seen.layers | found_rows
     after = after._replace(health=after.health._replace(direction=direction))
-    return after, measurements.pack(forward.sums, scalars, rows, tap_rows(plan, back.sinks), plan.layout)
+    return after, measurements.pack(forward.sums, scalars, rows, tap_rows(plan, back.collectors), plan.layout)
 
 
 def loss_scale(state: TrainState) -> jax.Array | None:
@@ -393,7 +398,7 @@ def several_steps(
 
     Only the last of them measures what is rare.
     """
-    rare, count = detail in ("full", "flush"), check_batch_stack(batches, most)
+    rare, count = detail in RARE, check_batch_stack(batches, most)
     if not rare or count == 1:
         return jax.lax.scan(one(detail), state, batches)
     state, early = jax.lax.scan(one("rows"), state, jax.tree.map(lambda x: x[:-1], batches))

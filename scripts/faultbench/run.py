@@ -145,7 +145,9 @@ def build(program: Program, respond: bool = False) -> Built:
             for path, p, row in zip(trees.leaf_paths(params), jax.tree.leaves(params), rows, strict=True)
         ]
         params = jax.tree.unflatten(jax.tree.structure(params), gained)
-        state = jaxprop.init_state(params, tx, key=key, precision=program.precision, scaling=scaling)
+        state = jaxprop.init_state(
+            params, tx, key=key, precision=program.precision, scaling=scaling, health=Signals(respond=respond)
+        )
         if program.precision == "float16":
             state = state._replace(loss_scale=state.loss_scale._replace(scale=plan.loss_scale))
         return state

@@ -1,4 +1,4 @@
-"""Taps inside functions with derivatives of their own, which no sink can reach."""
+"""Taps inside functions with derivatives of their own, which no collector can reach."""
 
 import jax
 import jax.numpy as jnp

@@ -278,7 +278,7 @@ def module_level_body(carry, w):
 
 
 @pytest.mark.parametrize("order", ["step first", "plain call first"])
-def test_what_jit_and_scan_have_cached_neither_loses_a_tap_nor_leaks_a_sink(order):
+def test_what_jit_and_scan_have_cached_neither_loses_a_tap_nor_leaks_a_collector(order):
     def loss(params, batch, key):
         x, _ = jax.lax.scan(module_level_body, batch["x"], params["w"])
         return jnp.mean(jax.checkpoint(module_level)(module_level(x)) ** 2)
@@ -467,36 +467,29 @@ def test_attention_is_the_identity_and_adds_nothing_to_the_gradient():
     found, _ = taps.find(loss, x)
 
     def filled(x):
-        with taps.filling(taps.zero_sinks(found)):
+        with taps.filling(taps.zero_collectors(found)):
             return loss(x)
 
     np.testing.assert_allclose(jax.grad(filled)(x), jnp.cos(x), rtol=1e-6)
 
 
-LOGITS = (10 * RNG.normal(size=(4, 3))).astype(np.float32)
-LABELS = np.array([0, 1, 2, 0], np.int32)
-OUTPUTS = {
-    "logits": (LOGITS, {"labels": LABELS}, True),
-    "logits in half": (LOGITS.astype(jnp.bfloat16), {"labels": LABELS}, True),
-    "no labels": (LOGITS, {}, False),
-    "targets": (LOGITS, {"labels": LOGITS}, False),
-    "float labels": (LOGITS, {"labels": LABELS.astype(np.float32)}, False),
-}
+@pytest.mark.parametrize("kind", ["", "relu", "sigmoid"])
+def test_examples_of_weight_0_are_no_part_of_what_a_tap_measures(kind):
+    x = jnp.asarray([[1.0, -1.0], [2.0, -2.0], [1e3, 1e3]])
+    weight = jnp.array([1.0, 0.5, 0.0])
 
+    def loss(x, weight):
+        with taps.counting(weight):
+            return jnp.sum(taps.tap(x, "a", kind)[:2] ** 2)
 
-@pytest.mark.parametrize("case", OUTPUTS)
-def test_output_signals(case):
-    outputs, batch, classes = OUTPUTS[case]
-    found = taps.output_sums(jnp.asarray(outputs), batch)
-    wide = np.asarray(outputs, np.float64)
-    expected = {"_output_max": np.abs(wide).max()}
-    if classes:
-        expected["_output_logsumexp"] = np.mean(np.log(np.exp(wide).sum(-1)) ** 2)
-    assert {name: float(count) for name, (_, count) in found.items()} == dict.fromkeys(expected, 1)
-    for name, (total, _) in found.items():
-        np.testing.assert_allclose(total, expected[name], rtol=1e-6)
+    def measured(x, weight):
+        found, _ = taps.find(loss, x, weight)
 
+        def filled(collectors):
+            with taps.filling(collectors):
+                return loss(x, weight)
 
-@pytest.mark.parametrize("outputs", [(LOGITS,), {"a": LOGITS}, jnp.zeros((0, 3)), LOGITS])
-def test_outputs_that_are_no_device_array_are_not_measured(outputs):
-    assert taps.output_sums(outputs, {}) == {}
+        return taps.columns(found, jax.jit(jax.grad(filled))(taps.zero_collectors(found)))
+
+    jax.tree.map(np.testing.assert_allclose, measured(x, weight), measured(x[:2], None))
+    assert float(measured(x, jnp.ones(2))["abs_max"][0]) == 1e3  # an array of other rows is measured whole

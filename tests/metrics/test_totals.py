@@ -96,6 +96,13 @@ def test_a_weight_of_its_own_decides_which_rows_are_kept():
     assert evaluate.finish(evaluate(PARAMS, {}, b) for b in data.one_pass(SPLIT, SIZE))["n"] == LABELS.sum()
 
 
+def test_rows_that_a_mask_leaves_nothing_of_are_not_kept():
+    kept = Metric(lambda outputs, batch: Rows(outputs), lambda rows: len(rows))
+    batch = {"inputs": INPUTS[:4], "labels": LABELS[:4], "mask": np.array([1, 0, 1, 1], np.float32)}
+    evaluate = jaxprop.make_eval_step(loss_from(MODEL, sigmoid_cross_entropy, {"n": kept}))
+    assert evaluate.finish([evaluate(PARAMS, {}, batch)])["n"] == 3
+
+
 def test_a_record_of_training_holds_the_metrics_that_are_sums():
     batch = {"inputs": INPUTS, "labels": LABELS, "weight": np.ones(SIZE, np.float32)}
     _, _, (m,) = run(OBJECTIVE, optax.sgd(0.1), [batch], params=PARAMS)

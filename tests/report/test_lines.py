@@ -92,3 +92,12 @@ def test_lines_longer_than_a_block(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"step": {i}, "name": "{"x" * i}"}}\n' for i in range(50)))
     assert [record["step"] for record in more(Tail(path))[1]] == list(range(50))
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_nothing_but_a_regular_file_is_read(tmp_path, kind):
+    path, other = tmp_path / "a.jsonl", tmp_path / "other"
+    other.write_text('{"secret": 1}\n')
+    {"link": lambda: path.symlink_to(other), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    with pytest.raises(OSError, match=r"link|regular|directory"):
+        more(Tail(path))

@@ -123,3 +123,19 @@ def test_many_runs_share_the_points(tmp_path):
 def test_a_config_that_is_no_config(tmp_path):
     assert given(tmp_path, config="data: 3\n")["batch_size"] is None
     assert given(tmp_path / "b", config=CONFIG.replace("64", "many"))["batch_size"] is None
+
+
+def test_the_range_between_records_holds_minima_and_maxima(tmp_path):
+    records = [
+        {"step": s, "split": "train", "loss": 1.0, "loss_min": 1.0 / s, "loss_max": 2.0 + s, "loss_max_step": s - 1}
+        for s in range(10, 60, 10)
+    ]
+    found = given(tmp_path, metrics=[*records, {"step": 60, "split": "train", "loss": 1.0, "loss_min": None}])["ranges"]
+    assert set(found) == {"loss"}
+    assert found["loss"]["step"] == [10, 20, 30, 40, 50]
+    assert found["loss"]["low"] == pytest.approx([0.1, 0.05, 1 / 30, 0.025, 0.02], rel=1e-3)
+    assert found["loss"]["high"] == [12, 22, 32, 42, 52]
+
+
+def test_records_of_every_step_have_no_range_between_them(tmp_path):
+    assert given(tmp_path)["ranges"] == {}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxprop.report.grid import Grid
-from jaxprop.report.reduce import COLUMNS, RANGES, decimate, heat_map, rounded
+from jaxprop.report.reduce import COLUMNS, RANGES, band, decimate, heat_map, rounded
 
 
 def codes(found):
@@ -111,3 +111,21 @@ def test_rows_and_steps_without_anything_are_left_out():
 def test_a_map_of_one_value(cell):
     found = heat_map(Grid(("a",), np.array([5]), {"x": np.array([[cell]], np.float32)}), "x")
     assert 0 < found.low < found.high
+
+
+@pytest.mark.parametrize("bins", [1, 7, 1000])
+def test_a_band_keeps_every_extreme(bins):
+    rng = np.random.default_rng(0)
+    step, low = np.arange(1, 301), rng.normal(size=300)
+    high = low + rng.random(300)
+    high[5], low[9] = np.nan, np.inf
+    kept = np.isfinite(low) & np.isfinite(high)
+    found = band(step, low, high, bins)
+    assert len(found.step) == min(bins, 298)
+    assert found.step == sorted(found.step)
+    assert min(found.low) == pytest.approx(low[kept].min(), rel=1e-4)
+    assert max(found.high) == pytest.approx(high[kept].max(), rel=1e-4)
+
+
+def test_no_band_of_nothing_finite():
+    assert band(np.arange(3), np.full(3, np.nan), np.ones(3)).step == []

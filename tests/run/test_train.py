@@ -101,7 +101,8 @@ def test_a_completed_run(finished, sections):
     assert outcome.exit_code == 0
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        ".lock", "alerts.jsonl", "checkpoints", "config.yaml", "layers.jsonl", "metrics.jsonl", "summary.json",
+        ".lock", "alerts.jsonl", "checkpoints", "config.yaml", "layers.jsonl", "metrics.jsonl", "panels.json",
+        "summary.json",
     }  # fmt: skip
     assert load(folder / "config.yaml").config == build(sections)
     assert load(folder / "config.yaml").name == "done"

@@ -5,13 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxprop
 from jaxprop.core.precision import Scaling
 from jaxprop.errors import JaxpropError, UsageError
 from jaxprop.health.signals.settings import Signals
+from jaxprop.types import TrainState
 from tests.steps import (
     EXTRAS,
+    assert_close,
     assert_same_bits,
     counting_objective,
     make_batch,
@@ -163,6 +167,19 @@ def test_parameters_to_evaluate_with_are_the_average_beside_what_is_not_trained(
     assert_same_bits(plain.eval_extras(state), state.extras)
 
 
+def test_what_is_not_trained_is_no_origin_of_a_nan():
+    """An integer, and a frozen leaf at which the derivative is infinite."""
+    params = {"w": jnp.ones(2), "frozen": jnp.zeros(2), "n": jnp.arange(2, dtype=jnp.int32)}
+
+    def loss_fn(p, x, key):
+        return jnp.sum(jnp.log(x) * p["w"][p["n"]]) + jnp.sum(jnp.sqrt(p["frozen"]))
+
+    step = jaxprop.make_train_step(loss_fn, optax.sgd(0.1), trainable="w|n")
+    state = step.init(params, key=jax.random.key(0))
+    assert step.find_nonfinite(state, jnp.ones(2)) is None
+    assert step.find_nonfinite(state, jnp.zeros(2)).primitive == "log"
+
+
 def test_an_unknown_detail():
     step, state = small_step()
     with pytest.raises(UsageError, match=r"unknown detail 'rowz'.*rows"):
@@ -235,3 +252,135 @@ def test_bad_input_is_one_clear_sentence(case):
     call, message = ERRORS[case]
     with pytest.raises(JaxpropError, match=message):
         call()
+
+
+# -- a state that is split over the devices -------------------------------------------------------
+
+
+def split_matrices(path, leaf):
+    """Every matrix, those of the optimizer and of the average too, by the first axis that the two devices divide."""
+    del path
+    axis = next((i for i, size in enumerate(leaf.shape) if size % 2 == 0), None)
+    return P() if leaf.ndim < 2 or axis is None else P(*[None] * axis, "data")
+
+
+@pytest.mark.parametrize("detail", ["lean", "rows", "full"])
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_a_state_split_over_devices_trains_as_a_whole_one(steps_per_call, detail, compilations):
+    tx, mesh, rng = optax.adamw(1e-2), jaxprop.make_mesh(2), np.random.default_rng(0)
+    params = {
+        "in": {"w": rng.normal(size=(3, 6)).astype(np.float32)},
+        "out": {"b": np.zeros(2, np.float32), "w": rng.normal(size=(6, 2)).astype(np.float32)},
+    }
+    batch = {"x": rng.normal(size=(4, 3)).astype(np.float32)}
+    batch = batch if steps_per_call == 1 else {"x": np.stack([batch["x"]] * 2)}
+
+    def loss_fn(params, batch, key):
+        del key
+        return jnp.mean((jnp.tanh(batch["x"] @ params["in"]["w"]) @ params["out"]["w"] + params["out"]["b"] - 1) ** 2)
+
+    found = {}
+    for sharding in (None, split_matrices):
+        step = jaxprop.make_train_step(
+            loss_fn, tx, mesh=mesh, state_sharding=sharding, ema_decay=0.9, steps_per_call=steps_per_call
+        )
+        state = step.init(params, key=jax.random.key(0))
+        placed = [x.sharding for x in jax.tree.leaves(state)]
+        state, _ = step(state, batch, detail)
+        before = compilations()
+        state, m = step(state, batch, detail)
+        assert compilations() == before
+        for old, new in zip(placed, jax.tree.leaves(state), strict=True):
+            assert new.sharding.is_equivalent_to(old, new.ndim)
+        found[sharding] = state, m
+    (whole, expected), (split, m) = found.values()
+    divided = [x for x in jax.tree.leaves((split.params, split.opt_state, split.ema)) if split_matrices("", x) != P()]
+    assert len(divided) == 8  # both kernels, their moments and their averages
+    assert all(x.addressable_shards[0].data.size == x.size // 2 for x in divided)
+    assert_close((split.params, split.opt_state, split.ema), (whole.params, whole.opt_state, whole.ema), rtol=1e-5)
+    np.testing.assert_allclose(m.loss, expected.loss, rtol=1e-6)
+    if detail != "lean":
+        np.testing.assert_allclose(m.layers.grad_norm, expected.layers.grad_norm, rtol=1e-5)
+
+
+def test_shardings_may_be_a_tree_of_the_top_of_the_state_and_evaluation_takes_them():
+    mesh = jaxprop.make_mesh(2)
+    whole = P()
+    sharding = TrainState(
+        step=whole, params=P("data"), extras=whole, opt_state=NamedSharding(mesh, whole), key=whole, loss_scale=whole,
+        health=whole, ema=whole,
+    )  # fmt: skip
+    params = {"w": np.ones((4, 3), np.float32)}
+
+    def loss_fn(params, batch, key):
+        del key
+        return jnp.mean((batch["x"] @ params["w"]) ** 2)
+
+    step = jaxprop.make_train_step(loss_fn, optax.adam(0.1), mesh=mesh, state_sharding=sharding)
+    state = step.init(params, key=jax.random.key(0))
+    assert state.params["w"].sharding.spec == P("data")
+    assert state.opt_state[0].mu["w"].sharding.is_fully_replicated
+    batch = {"x": np.ones((2, 4), np.float32)}
+    state, m = step(state, batch)
+    assert state.params["w"].sharding.is_equivalent_to(NamedSharding(mesh, P("data")), 2)
+    np.testing.assert_allclose(m.loss, 16)
+
+
+WRONG = {
+    "no mesh": ({"state_sharding": P()}, "give mesh=jaxprop.make_mesh"),
+    "does not divide": ({"state_sharding": lambda path, x: P("data") if x.ndim else P()}, "does not fit .*3"),
+    "more axes than the array": ({"state_sharding": P("data")}, "state_sharding does not fit step"),
+    "no such axis": ({"state_sharding": lambda path, x: P("model") if x.ndim else P()}, "does not fit .*model"),
+    "no sharding": ({"state_sharding": lambda path, x: "data"}, "expected state_sharding to give a PartitionSpec"),
+    "another structure": ({"state_sharding": {"w": P()}}, "the structure of the state"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_sharding_that_does_not_fit_is_told(case):
+    options, says = WRONG[case]
+    options = options if case == "no mesh" else options | {"mesh": jaxprop.make_mesh(2)}
+
+    def make():
+        step = jaxprop.make_train_step(lambda p, b, k: jnp.sum(p["w"]), optax.adam(0.1), **options)
+        return step.init({"w": np.ones(3, np.float32)}, key=jax.random.key(0))
+
+    with pytest.raises(UsageError, match=says):
+        make()
+
+
+# -- the one slow call -----------------------------------------------------------------------------
+
+
+def told(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "jaxprop"]
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_the_call_that_compiles_the_first_full_record_is_announced_once(steps_per_call, caplog):
+    health = Signals(rare_every=4, flush_every=8)
+    step = jaxprop.make_train_step(mean_loss, optax.sgd(0.1), health=health, steps_per_call=steps_per_call)
+    state, batch = step.init(make_params(), key=jax.random.key(0)), make_batch()
+    if steps_per_call > 1:
+        batch = jax.tree.map(lambda x: np.stack([x] * steps_per_call), batch)
+    lines = []
+    for _ in range(12 // steps_per_call):
+        state, _ = step(state, batch)
+        lines.append(len(told(caplog)))
+    first = 4 // steps_per_call - 1  # the call that holds step 4
+    assert lines == [0] * first + [1] * (len(lines) - first)
+    assert "the call of step 4 measures everything for the first time" in told(caplog)[0]
+
+
+def test_a_full_record_that_was_asked_for_or_comes_first_is_not_announced(caplog):
+    batch = make_batch()
+    step = jaxprop.make_train_step(mean_loss, optax.sgd(0.1), health=Signals(rare_every=2))
+    state, _ = step(step.init(make_params(), key=jax.random.key(0)), batch, "full")
+    state, _ = step(state, batch)
+    every = jaxprop.make_train_step(mean_loss, optax.sgd(0.1), health=Signals(rare_every=1))
+    every(every.init(make_params(), key=jax.random.key(0)), batch)
+    never = jaxprop.make_train_step(mean_loss, optax.sgd(0.1), health=False)
+    state = never.init(make_params(), key=jax.random.key(0))
+    for _ in range(60):
+        state, _ = never(state, batch)
+    assert told(caplog) == []

@@ -189,7 +189,7 @@ def test_loss_gradient_and_taps_of_microbatches_are_the_whole_batchs(weight, sca
     np.testing.assert_allclose(forward.loss, expected, rtol=1e-6)
     np.testing.assert_allclose(forward.weight, batch["weight"].sum(), rtol=1e-6)
     assert_close(back.params, plain, rtol=1e-5)
-    found = {name: values[0] for name, values in taps.columns(tapped, back.sinks).items()}
+    found = {name: values[0] for name, values in taps.columns(tapped, back.collectors).items()}
     hidden = real["x"] @ PARAMS["w"]
     grad = 2 * real["weight"][:, None] * hidden / real["weight"].sum()
     np.testing.assert_allclose(found["rms"], np.sqrt(np.mean(hidden**2)), rtol=1e-5)
@@ -216,7 +216,7 @@ def test_a_batch_of_nothing_but_padding_leaves_zeros():
     forward, back = backward(tapped_loss, batch, PARAMS, 2, None, tapped, noise=True)
     assert (float(forward.loss), float(forward.weight), float(back.micro_square)) == (0, 0, 0)
     assert not back.params["w"].any()
-    found = taps.columns(tapped, back.sinks)
+    found = taps.columns(tapped, back.collectors)
     assert [found[name].tolist() for name in TAP_COLUMNS] == [[NOT_APPLICABLE]] * len(TAP_COLUMNS)
 
 
@@ -250,3 +250,13 @@ def test_a_batch_that_cannot_be_split(case):
     with pytest.raises(ShapeError, match=message):
         gradients.check_batch(batch, accumulate)
     gradients.check_batch(batch, 1)
+
+
+def test_weights_that_cancel_between_microbatches_have_no_mean():
+    def loss_fn(params, batch, key):
+        return jnp.mean(batch["x"] * params), {"weight": jnp.sum(batch["weight"])}
+
+    step = jaxprop.make_train_step(loss_fn, optax.sgd(0.1), accumulate=2)
+    batch = {"x": np.arange(4, dtype=np.float32), "weight": np.array([1, -1, 1, -1], np.float32)}
+    state, m = step(step.init(jnp.ones(()), key=jax.random.key(0)), batch)
+    assert (np.isnan(m.loss), bool(m.skipped), float(state.params)) == (True, True, 1)

@@ -2,6 +2,7 @@
 
 import typing
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,42 @@ def test_a_batch_of_padding_has_loss_and_gradient_zero():
     value, grads = jax.value_and_grad(loss)({"w": jnp.eye(3)})
     assert value == 0
     np.testing.assert_array_equal(grads["w"], np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_a_masked_example_holds_reaches_no_gradient(bad, accumulate):
+    """0 x NaN: without its outputs, an input would still reach the gradient of the weights it is multiplied by."""
+    rng, mask = np.random.default_rng(0), np.array([1, 0, 1, 1], bool)
+    model = from_functions(
+        lambda key, batch: ({"w": jnp.ones((3, 2))}, {}),
+        lambda params, extras, batch, *, key, train: (batch["inputs"] @ params["w"], extras),
+    )
+    inputs = rng.normal(size=(4, 5, 3)).astype(np.float32)
+    tokens = np.ones((4, 5), bool)
+    tokens[1], tokens[2, 3:] = False, False
+    cases = {"rows": (inputs[:, 0], mask, ()), "tokens": (inputs, tokens, (5,))}
+    for name, (clean, kept, shape) in cases.items():
+        found = []
+        for x in (clean, np.where(kept[..., None], clean, bad).astype(np.float32)):
+            batch = {"inputs": x, "labels": np.ones((4, *shape), np.int32), "mask": kept}
+            step = jaxprop.make_train_step(
+                loss_from(model, softmax_cross_entropy), optax.sgd(0.1), accumulate=accumulate
+            )
+            state, m = step(step.init(model.init(None, batch)[0], key=jax.random.key(0)), batch)
+            found.append((state.params, m.loss, m.grad_norm))
+        jax.tree.map(partial(np.testing.assert_array_equal, err_msg=name), *found)
+
+
+def test_an_entry_that_is_masked_is_still_an_input_of_the_others():
+    model = from_functions(
+        lambda key, batch: ({"w": jnp.ones(())}, {}),
+        lambda params, extras, batch, *, key, train: (params["w"] * jnp.cumsum(batch["inputs"], 1), extras),
+    )
+    prompt = {"inputs": np.array([[[3.0], [4.0]]], np.float32), "labels": np.full((1, 2, 1), 7.0, np.float32)}
+    batch = {**prompt, "mask": np.array([[0, 1]], np.float32)}
+    loss, _ = loss_from(model, squared_error).mean_loss({"w": jnp.ones(())}, {}, batch, None, policy("float32"))
+    assert float(loss) == 0
 
 
 def test_unequal_masks_aggregate_by_their_weights():
@@ -180,7 +217,7 @@ def test_an_input_that_widens_the_computation_is_told_once_with_the_fix(case):
         for _ in range(2):
             jax.eval_shape(lambda: objective.mean_loss(W, {}, batch, KEY, policy("bfloat16")))
     assert len(told) == 1
-    with pytest.warns(UserWarning, match=rf"write make_train_step\(..., cast={fix}\)"):
+    with pytest.warns(UserWarning, match=rf"\n    make_train_step\(..., cast={fix}\)\n"):
         warnings.warn(told[0].message, stacklevel=1)
 
 
@@ -207,14 +244,17 @@ def test_what_is_only_compared_is_no_reason_to_speak(case):
 
 @pytest.mark.parametrize("x", [X, X[:, 0]], ids=["product", "elementwise"])
 def test_a_parameter_that_is_widened_is_told_too(x):
-    with jax.numpy_dtype_promotion("standard"), pytest.warns(UserWarning, match="the batch's x in a wider dtype"):
+    with jax.numpy_dtype_promotion("standard"), pytest.warns(UserWarning, match="batch's x is float32"):
         evaluated(
             lambda p, b, k: jnp.mean(b["x"] * p["w"]), {"x": x}, "bfloat16", {"w": np.ones(x.shape[1:], np.float32)}
         )
 
 
 def test_float64_in_a_float32_policy_is_told(x64):
-    with jax.numpy_dtype_promotion("standard"), pytest.warns(UserWarning, match="not in float32"):
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        pytest.warns(UserWarning, match="computed in float64, although the precision of the step is float32"),
+    ):
         evaluated(lambda p, b, k: jnp.mean(b["x"] @ p["w"]), {"x": X.astype(np.float64)}, "float32")
 
 

@@ -19,7 +19,7 @@ def state_of(params=None, tx=None, **options):
 
 
 def test_it_starts_at_step_0_with_no_skips_and_no_response():
-    state = state_of()
+    state = state_of(health=Signals(respond=True))
     assert (int(state.step), state.extras, state.loss_scale, state.ema) == (0, {}, (), ())
     none = np.finfo(np.float32).max  # no limit: an infinity would trip jax.debug_infs
     health = {name: value for name, value in state.health._asdict().items() if name not in ("spikes", "direction")}
@@ -31,12 +31,24 @@ def test_it_starts_at_step_0_with_no_skips_and_no_response():
     }  # fmt: skip
 
 
-RESPONSES = [True, False, Signals(spikes="clip"), Signals(spikes="skip", respond=True), Signals(every=7, taps=False)]
+GUARDED = [Signals(spikes="clip"), Signals(respond=True), Signals(spikes="skip", respond=True)]
 
 
-@pytest.mark.parametrize("health", RESPONSES, ids=str)
-def test_its_structure_is_the_same_for_every_response(health):
-    assert jax.tree.structure(state_of(health=health)) == jax.tree.structure(state_of())
+@pytest.mark.parametrize("health", [True, False, Signals(every=7, taps=False)], ids=str)
+def test_without_guard_and_responses_it_only_counts_skips(health):
+    assert jax.tree.leaves(state_of(health=health).health) == [0]
+
+
+@pytest.mark.parametrize("health", GUARDED, ids=str)
+def test_its_structure_is_the_same_for_every_guard_and_response(health):
+    assert jax.tree.structure(state_of(health=health)) == jax.tree.structure(state_of(health=GUARDED[0]))
+
+
+@pytest.mark.parametrize("health", GUARDED, ids=str)
+def test_a_guarded_step_refuses_the_state_of_one_without(health):
+    step = jaxprop.make_train_step(lambda params, batch, key: jnp.float32(0), optax.adamw(1e-3), health=health)
+    with pytest.raises(UsageError, match=r"without a guard or responses.*step\.init\(params, key=key\)"):
+        step(state_of(), {"x": jnp.ones(1)})
 
 
 def test_a_power_iteration_starts_in_a_direction_of_length_1_drawn_from_the_key():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ HANDED_ON = ("convert_element_type", "copy", "broadcast_in_dim")
 
 
 class Moments(NamedTuple):
-    """Adam's second moment of every leaf before and after an update, None for a leaf without.
+    """The second moments of one Adam before and after an update, None for a leaf that it does not keep one of.
 
     Args:
       before, after: one array or None for each leaf of the parameters.
@@ -44,7 +44,7 @@ def moments(
     after: PyTree,
     params: PyTree,
     decay: float | None = None,
-) -> Moments | None:
+) -> list[Moments]:
     """Finds the second moments in an optax state, what a NamedTuple with `count`, `mu` and `nu` calls `nu`, and its b2.
 
     b2 is read off the update itself, traced: nu is a moving average of squares where it is computed as
@@ -58,53 +58,57 @@ def moments(
       decay: b2, where it is known otherwise.
 
     Returns:
-      The moments, or None where the optimizer keeps none.
+      The moments of each Adam in the optimizer, of which `optax.partition` may hold several.
 
     Example:
       >>> import optax
       >>> from jaxprop.core.precision import promoting
       >>> params, tx = {"w": jnp.ones(2)}, optax.adam(0.1, b2=0.95)
       >>> update, state = promoting(lambda g, s: tx.update(g, s, params)[1]), tx.init(params)
-      >>> found = moments(update, params, state, state, params)
+      >>> [found] = moments(update, params, state, state, params)
       >>> round(found.decay, 2), found.count.item()
       (0.95, 0)
     """
     paths, leaves = trees.leaf_paths(params), jax.tree.leaves(params)
     old, new = _second_moments(before), _second_moments(after)
     fits = [path in old and old[path].array.shape == leaf.shape for path, leaf in zip(paths, leaves, strict=True)]
-    if not any(fits):
-        return None
-    first = next(path for path, fit in zip(paths, fits, strict=True) if fit)
-    found = _decay(update, grads, before, old[first].place) if decay is None else decay
-    if found is None:
-        return None
-    return Moments(
-        [old[path].array if fit else None for path, fit in zip(paths, fits, strict=True)],
-        [new[path].array if fit else None for path, fit in zip(paths, fits, strict=True)],
-        found,
-        new[first].count,
-    )
+    kept = {path: old[path] for path, fit in zip(paths, fits, strict=True) if fit}
+    firsts = {moment.optimizer: path for path, moment in reversed(kept.items())}
+    decays = dict.fromkeys(firsts, decay)
+    if firsts and decay is None:
+        decays = _decays(update, grads, before, {number: old[path].place for number, path in firsts.items()})
+
+    def of(number: int, moments: dict[str, _Moment]) -> list[Any]:
+        return [moments[path].array if path in kept and old[path].optimizer == number else None for path in paths]
+
+    return [
+        Moments(of(number, old), of(number, new), decays[number], new[firsts[number]].count)
+        for number in sorted(firsts)
+        if decays[number] is not None
+    ]
 
 
 class _Moment(NamedTuple):
-    """A second moment, the updates made, and its place among the leaves of the optimizer's state."""
+    """A second moment, the updates made, its place among the leaves of the state, and the number of its Adam."""
 
     array: Any
     count: Any
     place: int
+    optimizer: int
 
 
 def _second_moments(state: PyTree) -> dict[str, _Moment]:
     def is_adam(node: Any) -> bool:
         return isinstance(node, tuple) and {"count", "mu", "nu"} <= set(getattr(node, "_fields", ()))
 
-    found, at = {}, 0
+    found, at, number = {}, 0, 0
     for node in jax.tree.leaves(state, is_leaf=is_adam):
         if is_adam(node):
             start = at + sum(len(jax.tree.leaves(getattr(node, f))) for f in node._fields[: node._fields.index("nu")])
             paths = trees.leaf_paths(node.nu)
             for i, (path, leaf) in enumerate(zip(paths, jax.tree.leaves(node.nu), strict=True)):
-                found[path] = _Moment(leaf, node.count, start + i)
+                found[path] = _Moment(leaf, node.count, start + i, number)
+            number += 1
         at += len(jax.tree.leaves(node))
     return found
 
@@ -116,13 +120,18 @@ class _Made(NamedTuple):
     of: Any
 
 
-def _decay(update: Callable, grads: PyTree, state: PyTree, index: int) -> Any:
-    """b2 in the update of leaf `index` of the state, where that is `b2 nu + (1 - b2) x`; else None."""
+def _decays(update: Callable, grads: PyTree, state: PyTree, places: dict[int, int]) -> dict[int, Any]:
+    """b2 in the update of each Adam, by the place of one of its moments among the leaves of the state."""
     traced = jax.make_jaxpr(update)(grads, state)
     inputs = jax.tree.leaves((grads, state))
     values: list[Any] = [_Made("input", i) for i in range(len(inputs))]
-    made = run(traced, values, _follow, _number)[index]
-    old = _Made("input", len(inputs) - len(jax.tree.leaves(state)) + index)
+    made = run(traced, values, _follow, _number)
+    first = len(inputs) - len(jax.tree.leaves(state))
+    return {number: _decay(made[i], _Made("input", first + i), inputs) for number, i in places.items()}
+
+
+def _decay(made: Any, old: _Made, inputs: list[Any]) -> Any:
+    """b2 of a moment that is computed as `b2 nu + (1 - b2) x` from the old one; else None."""
     if not (isinstance(made, _Made) and made.by in ("add", "add_any")):
         return None
     products = [term.of for term in made.of if isinstance(term, _Made) and term.by == "mul"]
@@ -151,7 +160,7 @@ def _number(value: Any) -> float | None:
     return float(value) if jnp.ndim(value) == 0 and not isinstance(value, Tracer) else None
 
 
-def adam_rows(groups: Groups, found: Moments, eps: float) -> dict[str, jax.Array]:
+def adam_rows(groups: Groups, found: Sequence[Moments], eps: float) -> dict[str, jax.Array]:
     """Lag of Adam's second moment behind the gradient, and share of entries where its epsilon takes over.
 
         adam_lag = sqrt(mean(g^2 / max(v, eps^2))),   tiny_second_moment = mean(sqrt(v) < 10 eps),   v = nu / (1 - b2^t)
@@ -160,16 +169,16 @@ def adam_rows(groups: Groups, found: Moments, eps: float) -> dict[str, jax.Array
 
     Args:
       groups: the layers.
-      found: second moments around an update.
+      found: second moments around an update, of each Adam.
       eps: Adam's.
 
     Returns:
-      `{name: [L]}`, float32; -1 for a layer none of whose leaves has a second moment.
+      `{name: [L]}`, float32; -1 for a layer none of whose leaves has a second moment. Nothing without any Adam.
 
     Example:
       >>> from jaxprop.core.layers import group_layers
       >>> now = Moments([jnp.zeros(2)], [jnp.array([0.001, 0.0])], 0.999, jnp.int32(1))
-      >>> rows = adam_rows(group_layers({"w": jnp.ones(2)}), now, 1e-8)
+      >>> rows = adam_rows(group_layers({"w": jnp.ones(2)}), [now], 1e-8)
       >>> round(rows["adam_lag"].item(), 3), rows["tiny_second_moment"].item()
       (0.707, 0.5)
 
@@ -177,6 +186,16 @@ def adam_rows(groups: Groups, found: Moments, eps: float) -> dict[str, jax.Array
       Wortsman et al., Small-scale proxies for large-scale Transformer training instabilities, 2023.
       https://arxiv.org/abs/2309.14322 (RMS of the update, g^2 / v)
     """
+    if not found:
+        return {}
+    lags, ample, entries = (sum(parts) for parts in zip(*(_sums(groups, one, eps) for one in found), strict=True))
+    known, entries = entries > 0, np.maximum(entries, 1)
+    rows = {"adam_lag": jnp.sqrt(lags / entries), "tiny_second_moment": jnp.maximum(entries - ample, 0) / entries}
+    return {name: jnp.where(known, row, jnp.float32(NOT_APPLICABLE)) for name, row in rows.items()}
+
+
+def _sums(groups: Groups, found: Moments, eps: float) -> tuple[jax.Array, jax.Array, np.ndarray]:
+    """Of one Adam and each layer: the sum of g^2 / v, how many v are not tiny, and the number of its entries."""
     decay = jnp.asarray(found.decay, jnp.float32)
     correction = 1 - jnp.power(decay, found.count.astype(jnp.float32))
     smallest = jnp.float32(max(eps, 1e-18) ** 2)  # a square that float32 still holds
@@ -190,14 +209,7 @@ def adam_rows(groups: Groups, found: Moments, eps: float) -> dict[str, jax.Array
         )
 
     lags, ample = row_sums(groups, terms, found.before, found.after)
-    entries = _entries(groups, found.after)
-    known = entries > 0
-    entries = np.maximum(entries, 1)
-    rows = {
-        "adam_lag": jnp.sqrt(lags * correction / ((1 - decay) * entries)),
-        "tiny_second_moment": jnp.maximum(entries - ample, 0) / entries,
-    }
-    return {name: jnp.where(known, row, jnp.float32(NOT_APPLICABLE)) for name, row in rows.items()}
+    return lags * correction / (1 - decay), ample, _entries(groups, found.after)
 
 
 def _entries(groups: Groups, leaves: list[Any]) -> np.ndarray:

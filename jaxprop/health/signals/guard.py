@@ -50,7 +50,7 @@ def init_history() -> History:
 
 
 def init_health(direction: PyTree = ()) -> HealthState:
-    """Returns what a step remembers before the first one, the same whatever its settings but for the direction.
+    """Returns what a step with guard and responses remembers before the first one.
 
     Example:
       >>> init_health().lr_scale.item()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprop.core import layers, taps
+from jaxprop.core.examples import row_weights
 from jaxprop.core.layers import Groups
 from jaxprop.core.measurements import Layout
 from jaxprop.core.taps import Tap
@@ -17,7 +18,7 @@ from jaxprop.health.signals import curvature
 from jaxprop.health.signals.adam import adam_rows, moments
 from jaxprop.health.signals.noise import noise
 from jaxprop.health.signals.rounding import flushed_rows, update_rows
-from jaxprop.health.signals.settings import Signals
+from jaxprop.health.signals.settings import RARE, Signals
 from jaxprop.types import PyTree
 
 
@@ -45,7 +46,7 @@ class Plan(NamedTuple):
     @property
     def rare(self) -> bool:
         """Whether the record holds everything."""
-        return self.detail in ("full", "flush")
+        return self.detail in RARE
 
     @property
     def layout(self) -> Layout:
@@ -81,8 +82,7 @@ def measure_update(
     updates, after = propose(grads, opt_state)
     rows = update_rows(plan.groups, counted(params), counted(updates), counted(grads))
     adam = moments(lambda g, s: propose(g, s)[1], grads, opt_state, after, counted(params), plan.settings.b2)
-    if adam is not None:
-        rows |= adam_rows(plan.groups, adam, plan.settings.eps)
+    rows |= adam_rows(plan.groups, adam, plan.settings.eps)
     clipped = None
     if isinstance(plan.clip, int | float):
         clipped = jnp.minimum(norm, jnp.asarray(plan.clip, norm.dtype))
@@ -141,12 +141,17 @@ def rare_scalars(seen: Seen, norm: jax.Array, micro_square: jax.Array, batch: An
     if seen.clipped_norm is not None:
         totals["clipped_norm"] = seen.clipped_norm
     if parts > 1:
-        examples = jax.tree.leaves(batch)[0].shape[0]
-        trace, signal = noise(jnp.square(norm).astype(micro_square.dtype), micro_square, examples, parts)
+        examples: Any = jax.tree.leaves(batch)[0].shape[0]
+        filled: Any = parts
+        if (weight := row_weights(batch)) is not None and weight.shape == (examples,):  # padding has no noise
+            counts = weight != 0
+            examples = jnp.sum(counts, dtype=jnp.float32)
+            filled = jnp.sum(counts.reshape(-1, parts).any(0), dtype=jnp.float32)
+        trace, signal = noise(jnp.square(norm).astype(micro_square.dtype), micro_square, examples, filled)
         totals |= {"noise_trace": trace, "noise_signal": signal}
     return totals
 
 
-def tap_rows(plan: Plan, sinks: PyTree) -> dict[str, jax.Array]:
+def tap_rows(plan: Plan, collectors: PyTree) -> dict[str, jax.Array]:
     """Signals of the taps by name, `[T]` each."""
-    return taps.columns(plan.tapped, sinks)
+    return taps.columns(plan.tapped, collectors)

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 
-def noise(batch_square: jax.Array, micro_square: jax.Array, examples: int, microbatches: int) -> list[jax.Array]:
+def noise(
+    batch_square: jax.Array, micro_square: jax.Array, examples: int | jax.Array, microbatches: int | jax.Array
+) -> list[jax.Array]:
     """Unbiased estimates of the gradient's noise and signal, from microbatches of one step.
 
         E[S] = (m - |g|^2) / (1/b - 1/B),   E[G^2] = (B |g|^2 - b m) / (B - b)
@@ -17,11 +19,11 @@ def noise(batch_square: jax.Array, micro_square: jax.Array, examples: int, micro
     Args:
       batch_square: `|g|^2`.
       micro_square: m.
-      examples: B.
-      microbatches: B / b; with a single one there is no estimate, and both are NaN.
+      examples: B, those of weight 0 left out.
+      microbatches: B / b, those of padding alone left out; with a single one there is no estimate.
 
     Returns:
-      E[S] and E[G^2], float32 scalars.
+      E[S] and E[G^2], float32 scalars; both 0 without an estimate, which leaves the quotient of their sums as it is.
 
     Example:
       >>> [x.item() for x in noise(jnp.float32(2), jnp.float32(3), 8, 2)]
@@ -30,9 +32,9 @@ def noise(batch_square: jax.Array, micro_square: jax.Array, examples: int, micro
     Reference:
       McCandlish et al., An Empirical Model of Large-Batch Training, appendix A, https://arxiv.org/abs/1812.06162
     """
-    if microbatches == 1:
-        return [jnp.float32(jnp.nan)] * 2
-    small = examples / microbatches
-    trace = (micro_square - batch_square) / (1 / small - 1 / examples)
-    signal = (examples * batch_square - small * micro_square) / (examples - small)
-    return [trace, signal]
+    several = microbatches > 1
+    parts = jnp.where(several, microbatches, 2).astype(jnp.float32)
+    examples = jnp.maximum(examples, 1).astype(jnp.float32)
+    trace = (micro_square - batch_square) * examples / (parts - 1)
+    signal = (parts * batch_square - micro_square) / (parts - 1)
+    return [jnp.where(several, x, 0) for x in (trace, signal)]

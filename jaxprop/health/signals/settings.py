@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jaxprop.errors import UsageError
 
 DETAILS = ("lean", "rows", "full", "flush")
+RARE = ("full", "flush")  # the details that hold everything, which a call has seldom
 SPIKES = (None, "clip", "skip")
 
 

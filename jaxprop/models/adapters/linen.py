@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import jax
 
 from jaxprop.errors import JaxpropError
 from jaxprop.models.adapters.functions import from_functions
+from jaxprop.models.adapters.padding import unpadded_linen
 from jaxprop.models.adapters.shared import (
     expect_callable,
     expect_names,
@@ -116,7 +117,7 @@ def from_linen(
     def forward(variables: PyTree, batch: Batch, *, key: Any, train: bool) -> tuple[Any, PyTree]:
         state = [name for name in variables if train and name != "params"]
         drawn = {} if key is None else streams(key)
-        with tapped_linen() if taps and train else contextlib.nullcontext():
+        with _training(batch, taps) if train else contextlib.nullcontext():
             outputs, new = module.apply(
                 variables, batch, train, rngs=drawn, method=call, mutable=[*state, *collections]
             )
@@ -146,6 +147,12 @@ def from_linen(
         return LinenOutputs(outputs, sown) if collections else outputs, new
 
     return from_functions(init, apply)
+
+
+@contextlib.contextmanager
+def _training(batch: Batch, taps: bool) -> Iterator[None]:
+    with unpadded_linen(batch), tapped_linen() if taps else contextlib.nullcontext():
+        yield
 
 
 def _linen_call(module: nn.Module) -> Callable[[Any, Batch, bool], Any]:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxprop.errors import JaxpropError
 from jaxprop.models.adapters.functions import from_functions
+from jaxprop.models.adapters.padding import unpadded_nnx
 from jaxprop.models.adapters.shared import (
     calling_with,
     expect_callable,
@@ -46,6 +47,8 @@ def from_nnx(
     `nnx.Intermediate` is an extra, whatever its type. The mode is set by `module.train()` and `module.eval()`,
     and by each of the arguments `train`, `training`, `is_training`, `deterministic`, `inference` and
     `use_running_average` that the module's `__call__` has.
+
+    In training, `nnx.BatchNorm` leaves examples of weight 0 out of its statistics.
 
     Random numbers depend on the key of each `apply` alone. Streams that the module owns are rebuilt from it. A
     `__call__` with an argument `rngs` receives `nnx.Rngs(key)`, with one more stream for each name in `rngs`;
@@ -112,7 +115,10 @@ def from_nnx(
         if takes_rngs:  # these draw as nnx.Rngs(key) does, so the module's own streams start elsewhere
             owned, streams = jax.random.fold_in(key, OWNED), _streams(key, rngs)
         module = nnx.merge(graphs[train], params, _random_state(random, owned), extras)
-        with tapped_nnx(module) if taps else contextlib.nullcontext():
+        with (
+            unpadded_nnx(module, batch) if train else contextlib.nullcontext(),
+            tapped_nnx(module) if taps else contextlib.nullcontext(),
+        ):
             outputs = call(module, batch, streams, train)
         new = _nnx_split(module, wrt)[-1]
         expect_same_leaves(

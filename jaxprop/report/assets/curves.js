@@ -73,7 +73,7 @@ function nearest(u, seriesIndex, index) {
 
 /** A chart in a box with title and legend.
  *  options: title, unit, series [{label, step, value, gaps, stroke, dash, width, dots}], bands, actions, ticks, log,
- *  height, x {range, log, label, values, splits, rotate, size}, own (an axis of its own), lines [{y, label}], marks. */
+ *  area {step, low, high}, height, x {range, log, label, values, splits, rotate, size}, own (an axis of its own), lines [{y, label}], marks. */
 function chart(options) {
   const legend = el("div", { class: "legend" });
   const unit = options.unit ? el("span", { class: "unit" }, options.unit) : null;
@@ -120,7 +120,7 @@ function plotOptions(options, box, legend) {
     },
     legend: { live: true, mount: (u, node) => legend.append(node) },
     hooks: {
-      drawClear: [(u) => drawBands(u, options)],
+      drawClear: [(u) => drawBands(u, options), (u) => drawArea(u, options)],
       draw: [(u) => drawMarks(u, options)],
       setSelect: [(u) => select(u, options)],
     },
@@ -147,13 +147,18 @@ function xScale(options) {
 const widened = ([low, high]) => (high > low ? [low, high] : [low - 0.5, high + 0.5]);
 
 function yScale(options) {
-  if (options.log) return { distr: 3, log: 10, range: options.yRange ? () => options.yRange : (u, low, high) => roomy(low, high) };
+  const reached = options.area ? [...options.area.low, ...options.area.high].filter((v) => v !== null) : [];
+  const least = reached.filter((v) => !options.log || v > 0);
+  const [lowest, highest] = [least.reduce((a, b) => Math.min(a, b), Infinity), least.reduce((a, b) => Math.max(a, b), -Infinity)];
+  if (options.log) {
+    return { distr: 3, log: 10, range: options.yRange ? () => options.yRange : (u, low, high) => roomy(Math.min(low, lowest), Math.max(high, highest)) };
+  }
   if (options.yRange) return { range: () => options.yRange };
   return {
     range: (u, low, high) => {
       if (low === null || high === null) return [0, 1];
       const marked = (options.lines || []).map((line) => line.y);
-      const [a, b] = [Math.min(low, ...marked), Math.max(high, ...marked)];
+      const [a, b] = [Math.min(low, lowest, ...marked), Math.max(high, highest, ...marked)];
       return uPlot.rangeNum(a >= 0 && a < 0.4 * b ? 0 : a, b, 0.06, true);
     },
   };
@@ -179,6 +184,28 @@ function select(u, options) {
   const view = [u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")];
   u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
   if (view[1] - view[0] >= 2) stage.zoom(view);
+}
+
+/** The range of values between records, behind the curve of the records themselves. */
+function drawArea(u, options) {
+  const { area } = options;
+  if (!area || !area.step.length) return;
+  const { left, top, width, height } = u.bbox;
+  const floor = options.log ? u.scales.y.min : -Infinity;
+  const at = (i, values) => [u.valToPos(area.step[i], "x", true), u.valToPos(Math.max(values[i], floor), "y", true)];
+  const places = area.step.map((_, i) => i).filter((i) => area.low[i] !== null && area.high[i] !== null);
+  u.ctx.save();
+  u.ctx.beginPath();
+  u.ctx.rect(left, top, width, height);
+  u.ctx.clip();
+  u.ctx.beginPath();
+  for (const i of places) u.ctx.lineTo(...at(i, area.high));
+  for (const i of places.reverse()) u.ctx.lineTo(...at(i, area.low));
+  u.ctx.closePath();
+  u.ctx.globalAlpha = 0.2;
+  u.ctx.fillStyle = css("--line-0");
+  u.ctx.fill();
+  u.ctx.restore();
 }
 
 /** Alerts from their first sign to the step they were given at, behind the curves. */

@@ -1,7 +1,7 @@
 // The report: what came of the run first, then the pictures, in the order one looks for a cause.
 "use strict";
 
-const LEGEND = "Shaded: an alert, from its first sign to its step. Dashed: an action. A bar at the top: not finite.";
+const LEGEND = "Shaded: an alert, from its first sign to its step. Dashed: an action. A bar at the top: not finite. Tinted: lowest to highest between records.";
 const ICONS = { good: "✓", watch: "△", bad: "✕", open: "…" };
 let shownRun = 0; // whose maps are shown, of several runs
 let opened = new Set(); // folded parts that were opened
@@ -72,9 +72,9 @@ function curves(runs) {
     add("Training loss", "", each("loss"), { decades: 3 });
     add("Evaluation loss", "", each("eval_loss", () => ({ dots: true })), { decades: 3 });
   } else {
-    add("Loss", "", [curveOf(run, "loss", "train", strokeOf(0)), curveOf(run, "eval_loss", "eval", second)], { decades: 3 });
+    add("Loss", "", [curveOf(run, "loss", "train", strokeOf(0)), curveOf(run, "eval_loss", "eval", second)], { decades: 3, area: run.ranges.loss });
   }
-  add("Gradient norm", "L2, before clipping", each("grad_norm"));
+  add("Gradient norm", "L2, before clipping", each("grad_norm"), several ? {} : { area: run.ranges.grad_norm });
   add("Learning rate", "", several ? apart(each("lr")) : each("lr"), { height: 120, decades: several ? 2 : 4 });
   add("Loss scale", "", each("loss_scale"), { height: 110 });
   if (several) add("Gradient noise scale", "examples", each("noise_scale"), { height: 130 });
@@ -282,6 +282,7 @@ function report(data) {
     el("div", { class: "verdicts" }, runs.map((run) => verdict(run, several, runs.length > 3))),
     comparison(data),
     section("Over the steps", `Drag to zoom, double-click to see all. ${several ? "Triangles: alerts, in their run's colour." : LEGEND}`, curves(runs)),
+    section("Predictions", "", each(panels)),
     section("Every layer at every step", "Layers from the input down to the output. Each column shows the largest value of its steps.", maps(runs)),
     section("Against depth", "From the input, left, to the output.", runs.some((run) => run.profiles.length) ? depth(data) : []),
     section("Spikes", "Fifty steps before and after.", each((run) => [...run.spikes.map((found) => spike(run, found)), ...more(run)])),

@@ -167,7 +167,7 @@ def test_a_clipped_spike_is_the_same_step_with_a_smaller_gradient():
     for spikes in ("clip", None):
         settings = Signals(spikes=spikes)
         step = jaxprop.make_train_step(scaled_objective(), tx, health=settings)
-        state = armed(jaxprop.init_state(make_params(), tx, key=jax.random.key(0), extras=EXTRAS))
+        state = armed(jaxprop.init_state(make_params(), tx, key=jax.random.key(0), extras=EXTRAS, health=settings))
         state, m = step(state, batch_of(1e3), "full")
         moved = jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, make_params())
         results[spikes] = moved, m.host()
@@ -201,7 +201,7 @@ def responding(respond):
 @pytest.mark.parametrize("case", RESPONSES)
 def test_responses_act_as_defined_and_only_where_they_are_asked_for(case):
     lr_scale, rate_limit, grad_limit, respond, update, rate, gradient = RESPONSES[case]
-    state = jaxprop.init_state(make_params(), optax.sgd(0.5), key=jax.random.key(0))
+    state = jaxprop.init_state(make_params(), optax.sgd(0.5), key=jax.random.key(0), health=Signals(respond=True))
     levers = {"lr_scale": lr_scale, "rate_limit": rate_limit, "grad_limit": grad_limit}
     health = state.health._replace(**{name: jnp.float32(value) for name, value in levers.items()})
     after, m = responding(respond)(state._replace(health=health), make_batch(), "full")

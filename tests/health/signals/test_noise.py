@@ -41,4 +41,36 @@ def test_the_steps_noise_is_that_of_its_microbatches(precision):
 
 
 def test_without_microbatches_there_is_no_estimate():
-    assert np.isnan(noise(jnp.float32(1), jnp.float32(1), 8, 1)).all()
+    assert [x.item() for x in noise(jnp.float32(1), jnp.float32(1), 8, 1)] == [0.0, 0.0]
+
+
+def test_padding_has_no_noise():
+    """Half of the examples have weight 0: the estimates are those of the other half, whatever the microbatches."""
+    found = []
+
+    def loss_fn(params, batch, key):
+        weight = batch["weight"]
+        return jnp.vdot(weight, batch["x"] @ params["w"]) / jnp.sum(weight), {"weight": jnp.sum(weight)}
+
+    step = jaxprop.make_train_step(loss_fn, optax.sgd(0.0), accumulate=4, cast=("x",))
+    state = step.init({"w": np.zeros(4, np.float32)}, key=jax.random.key(0))
+    for i in range(300):
+        x = (MEAN + DEVIATION * np.random.default_rng(i).normal(size=(16, 4))).astype(np.float32)
+        state, m = step(state, {"x": x, "weight": (np.arange(16) < 8).astype(np.float32)}, "full")
+        found.append([float(m.rare.noise_trace), float(m.rare.noise_signal)])
+    expected = np.array([np.sum(DEVIATION**2), np.sum(MEAN**2)])
+    assert (np.abs(np.mean(found, 0) - expected) < 4 * np.std(found, 0) / 300**0.5).all()
+    assert (np.std(found, 0) / 300**0.5 < 0.15 * expected).all()
+
+
+def test_microbatches_of_padding_alone_do_not_count():
+    step = jaxprop.make_train_step(
+        lambda p, b, k: (jnp.mean(b["x"] * p), {"weight": jnp.sum(b["weight"])}),
+        optax.sgd(0.0),
+        accumulate=4,
+        cast=True,
+    )
+    state = step.init(jnp.zeros(()), key=jax.random.key(0))
+    batch = {"x": np.ones(8, np.float32), "weight": np.array([1, 0, 0, 0, 1, 0, 0, 0], np.float32)}
+    _, m = step(state, batch, "full")
+    assert (float(m.rare.noise_trace), float(m.rare.noise_signal)) == (0, 0)

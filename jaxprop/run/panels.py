@@ -1,0 +1,61 @@
+"""What a finished run leaves of its predictions, for the report: `panels.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprop import data
+from jaxprop.core.examples import row_weights
+from jaxprop.core.precision import policy
+from jaxprop.parallel.placement import place_batch
+from jaxprop.run.compose import Experiment
+from jaxprop.run.folder import write_text
+from jaxprop.sinks.jsonl import encode
+from jaxprop.tasks.task import predictions
+from jaxprop.types import PyTree, TrainState
+
+NAME = "panels.json"
+# Of the test split; enough for every picture, and cheap. A text has an answer at each of its places.
+EXAMPLES, ANSWERS = 2048, 2**15
+
+
+def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
+    """Returns the panels of the run's task, drawn of the first examples of the test split; None without either.
+
+    Args:
+      experiment: the run.
+      state: evaluated as the run's evaluations are.
+    """
+    task, test, mesh = experiment.task, experiment.test, experiment.mesh
+    if test is None or not task.panels:
+        return None
+    size = experiment.config.data.eval_batch_size or experiment.config.data.batch_size
+    size = size if mesh is None else -(-size // mesh.size) * mesh.size
+    predict = jax.jit(predictions(task, policy(experiment.config.precision.policy)))
+    params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
+    told, seen = [], []
+    answers = test.take(np.zeros(1, np.int64))["labels"].size
+    for batch in data.one_pass(test, size, max(min(EXAMPLES, ANSWERS // answers) // size, 1)):
+        weight = row_weights(batch)
+        counts = slice(None) if weight is None else np.asarray(weight) != 0
+        held = {name: batch[name] for name in ("labels", "mask") if name in batch}
+        found = jax.device_get(predict(params, extras, batch if mesh is None else place_batch(batch, mesh)))
+        told.append(jax.tree.map(lambda x, counts=counts: np.asarray(x)[counts], found))
+        seen.append(jax.tree.map(lambda x, counts=counts: np.asarray(x)[counts], held))
+    told, seen = _joined(told), _joined(seen)
+    drawn = [panel(told, seen)._asdict() for panel in task.panels]
+    return {"step": int(state.step), "examples": len(jax.tree.leaves(told)[0]), "of": test.length, "panels": drawn}
+
+
+def write(folder: Path, drawn: dict[str, Any] | None) -> None:
+    """Writes `panels.json`; raises RunFolderError where that cannot be."""
+    if drawn is not None:
+        write_text(folder / NAME, encode(drawn) + "\n")
+
+
+def _joined(parts: list[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

@@ -1,0 +1,48 @@
+"""Panels that come from a file: what can be drawn is, whatever else the file holds."""
+
+import pytest
+
+from jaxprop.report.panels import as_json
+
+MATRIX = {"rows": "label", "columns": "predicted", "names": ["0", "1"], "cells": [[3, 1], [0, 2]]}
+TABLE = {"headers": ["name", "share"], "rows": [["a", 0.25], ["b", None]]}
+SCATTER = {"x": "true", "y": "predicted", "points": [[0.0, 1.0], [2.0, 3.0]]}
+
+
+def drawn(kind, data):
+    found = as_json({"step": 1, "examples": 2, "of": 3, "panels": [{"title": "t", "kind": kind, "data": data}]})
+    return None if found is None else found["panels"][0]
+
+
+def test_every_kind():
+    assert drawn("matrix", MATRIX) == {"title": "t", "kind": "matrix", "hint": "", **MATRIX}
+    assert drawn("scatter", SCATTER)["points"] == SCATTER["points"]
+    table = drawn("table", TABLE)
+    assert (table["rows"], table["right"]) == ([["a", "0.25"], ["b", "\N{EN DASH}"]], [1])
+
+
+BAD = {
+    "no kind": (None, MATRIX),
+    "another kind": ("pie", MATRIX),
+    "data is no dict": ("matrix", [1]),
+    "ragged matrix": ("matrix", {**MATRIX, "cells": [[1], [2, 3]]}),
+    "cells are no lists": ("matrix", {**MATRIX, "cells": 7}),
+    "ragged table": ("table", {**TABLE, "rows": [["a"]]}),
+    "no headers": ("table", {"rows": [["a"]]}),
+    "no finite point": ("scatter", {**SCATTER, "points": [[None, 1], ["a", "b"], [1], 3]}),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_drawn_is_left_out(case):
+    assert drawn(*BAD[case]) is None
+
+
+@pytest.mark.parametrize("found", [None, {}, {"panels": 3}, {"panels": [3, None]}])
+def test_a_file_without_panels(found):
+    assert as_json(found) is None
+
+
+def test_what_is_too_large_is_cut():
+    assert len(drawn("scatter", {**SCATTER, "points": [[1, 2]] * 5000})["points"]) == 1000
+    assert len(drawn("table", {**TABLE, "rows": [["a", 1]] * 500})["rows"]) == 60
