@@ -29,6 +29,7 @@ from jaxprop.health.signals.measure import (
     tap_rows,
 )
 from jaxprop.health.signals.rate import follow_rate, learning_rate, lr_scale
+from jaxprop.health.signals.rate import updates as updates_of
 from jaxprop.health.signals.settings import RARE, Signals
 from jaxprop.train import gradients
 from jaxprop.train.arguments import check_batch_stack
@@ -225,7 +226,8 @@ def update(problem: Problem, forward: Forward, grads: PyTree, held: Held) -> Hel
     updates, opt_state = propose(problem, forward, grads, held.opt_state, held.params)
     params = optax.apply_updates(held.params, updates)
     health = follow_rate(recipe.signals, learning_rate(recipe.schedule, state, opt_state), state.health)
-    ema = moving_average(recipe.ema_decay, held.ema, params, forward.extras, state.step - state.health.skips)
+    count, updated = updates_of(state, opt_state)
+    ema = moving_average(recipe.ema_decay, held.ema, params, forward.extras, count, updated)
     return Held(params, forward.extras, opt_state, ema, health.rate_peak)
 
 
@@ -308,7 +310,12 @@ def count_step(
 
 
 def moving_average(
-    decay: float | None, ema: Average | tuple[()], params: PyTree, extras: PyTree, count: jax.Array
+    decay: float | None,
+    ema: Average | tuple[()],
+    params: PyTree,
+    extras: PyTree,
+    count: jax.Array,
+    updated: jax.Array,
 ) -> Average | tuple[()]:
     """Exponential moving averages, `d ema + (1 - d) x`, d = min(decay, (1 + t) / (10 + t)) after t updates.
 
@@ -318,7 +325,7 @@ def moving_average(
     if decay is None or not isinstance(ema, Average):
         return ema
     t = count.astype(jnp.float32)
-    share = 1 - jnp.minimum(jnp.float32(decay), (1 + t) / (10 + t))
+    share = jnp.where(updated, 1 - jnp.minimum(jnp.float32(decay), (1 + t) / (10 + t)), jnp.float32(0))
 
     def average(new: jax.Array, old: jax.Array) -> jax.Array:
         return old + share.astype(old.dtype) * (new.astype(old.dtype) - old)
