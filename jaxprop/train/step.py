@@ -116,6 +116,12 @@ class Problem:
             raise UsageError(
                 "the state was made for another precision than the step's; make it with step.init(params, key=key)"
             )
+        if (recipe.ema_decay is None) == isinstance(state.ema, Average):
+            made, has = ("with", "none") if recipe.ema_decay is None else ("without", "one")
+            raise UsageError(
+                f"the state was made {made} a moving average, and the step has {has}; make it with step.init(params, "
+                "key=key), or give both the same ema_decay"
+            )
         if recipe.guarded and isinstance(state.health.lr_scale, tuple):
             raise UsageError(
                 "the state was made for a step without a guard or responses, so it holds nothing for them; make it "

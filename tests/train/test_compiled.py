@@ -227,14 +227,6 @@ ERRORS = {
 }
 
 
-def test_a_state_without_an_average_keeps_none():
-    tx = optax.sgd(0.1)
-    state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0))
-    state, m = jaxprop.make_train_step(mean_loss, tx, ema_decay=0.9)(state, make_batch())
-    assert state.ema == ()
-    assert np.isfinite(m.loss)
-
-
 @pytest.mark.parametrize("case", ERRORS)
 def test_bad_input_is_one_clear_sentence(case):
     call, message = ERRORS[case]
