@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxprop.core import trees
@@ -44,6 +45,48 @@ def batch_sharding(mesh: Mesh, steps_per_call: int = 1) -> NamedSharding:
       ('data',)
     """
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS) if steps_per_call == 1 else PartitionSpec(None, DATA_AXIS))
+
+
+def misplaced(batch: PyTree, mesh: Mesh, steps_per_call: int = 1) -> str | None:
+    """Returns the sentence for a batch that cannot be split over a mesh, or None for one that can.
+
+    Args:
+      batch: arrays.
+      mesh: from `make_mesh`.
+      steps_per_call: as in `batch_sharding`.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxprop.parallel.mesh import make_mesh
+      >>> misplaced({"x": np.ones((6, 2))}, make_mesh(1)) is None
+      True
+      >>> misplaced({"scale": 2.0}, make_mesh(1))[:54]
+      'a mesh splits every array of the batch by its examples'
+    """
+    axis, devices = (0, mesh.shape[DATA_AXIS]) if steps_per_call == 1 else (1, mesh.shape[DATA_AXIS])
+    wanted = batch_sharding(mesh, steps_per_call)
+    for path, leaf in zip(trees.leaf_paths(batch), jax.tree.leaves(batch), strict=True):
+        shape = np.shape(leaf)
+        if len(shape) <= axis:
+            return (
+                f"a mesh splits every array of the batch by its examples, and {path} has the shape {shape}; give one "
+                "value for each example, or close over it in loss_fn"
+            )
+        if shape[axis] % devices:
+            return (
+                f"expected a batch size that is a multiple of the {devices} devices of the mesh, got {shape[axis]} at "
+                f"{path}; leave out or pad a smaller last batch, or use mesh=jaxprop.make_mesh(n) with fewer devices"
+            )
+        if isinstance(leaf, jax.Array) and leaf.committed and not leaf.sharding.is_equivalent_to(wanted, len(shape)):
+            return (
+                f"the batch's {path} was placed on {_devices(leaf)}, not split over the mesh; give NumPy arrays, or "
+                f"use jax.device_put(batch, jax.NamedSharding(mesh, jax.P{tuple(wanted.spec)}))"
+            )
+    return None
+
+
+def _devices(array: jax.Array) -> str:
+    return ", ".join(sorted(map(str, array.sharding.device_set)))
 
 
 def state_shardings(wanted: StateSharding, state: PyTree, mesh: Mesh) -> PyTree:

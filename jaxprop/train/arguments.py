@@ -15,6 +15,7 @@ from jaxprop.core import trees
 from jaxprop.core.precision import Scaling
 from jaxprop.errors import ShapeError, UsageError
 from jaxprop.health.signals.settings import Signals
+from jaxprop.parallel.sharding import misplaced
 from jaxprop.types import Batch, PyTree, TrainState
 
 
@@ -70,25 +71,45 @@ def check_arguments(**given: Any) -> None:
     for name, value in given.items():
         fits, words = RULES[name]
         if not fits(value):
+            if isinstance(value, optax.MultiSteps):
+                words += "; take accumulate= in place of optax.MultiSteps, or give its gradient_transformation()"
             raise UsageError(f"expected {name} to be {words}; got {value!r}")
 
 
 def mistake(
-    tx: optax.GradientTransformation, trained: Callable[[PyTree], PyTree], state: Any, batch: Batch
+    error: Exception,
+    tx: optax.GradientTransformation,
+    trained: Callable[[PyTree], PyTree],
+    state: Any,
+    batch: Batch,
+    mesh: Mesh | None = None,
+    steps_per_call: int = 1,
 ) -> str | None:
     """Returns the sentence for a call of the step that cannot work, or None where the reason lies elsewhere.
 
     Called once a call has failed, so that one that works is not slowed down.
 
     Args:
+      error: what the call raised.
       tx: of the step.
       trained: takes the trained parameters out of all.
       state, batch: what the step was called with.
+      mesh, steps_per_call: of the step.
     """
     if not isinstance(state, TrainState):
         return (
             f"expected a train state as the first argument of the step, got {type(state).__name__}; make one with "
             "state = step.init(params, key=jax.random.key(0))"
+        )
+    if type(error).__name__ == "TraceContextError":
+        return (
+            "loss_fn changes a Flax module, or variables of one, that it closes over; make the model with "
+            "jaxprop.from_nnx, or give the variables as extras= to step.init and with stateful=True"
+        )
+    if is_deleted(error, state):
+        return (
+            "the state was given to an earlier call of a step, which reuses its memory; go on with the state that the "
+            "call returned, state, m = step(state, batch), or keep a copy, jax.tree.map(jnp.copy, state)"
         )
     for path, leaf in zip(trees.leaf_paths(batch), jax.tree.leaves(batch), strict=True):
         if not _is_array(leaf):
@@ -96,6 +117,9 @@ def mistake(
                 f"expected arrays or numbers in the batch, got {_described(leaf)} at {path}; leave out what the loss "
                 "does not compute with, and turn text into numbers before the step"
             )
+    told = misplaced(batch, mesh, steps_per_call) if mesh is not None else None
+    if told is not None:
+        return told
     expected, got = jax.eval_shape(tx.init, trained(state.params)), state.opt_state
     if str(jax.tree.structure(got)) != str(jax.tree.structure(expected)):
         return (
@@ -103,6 +127,18 @@ def mistake(
             "step.init(params, key=key), or give the step the optimizer that made it"
         )
     return None
+
+
+def is_deleted(error: Exception, tree: PyTree) -> bool:
+    """Returns whether a call failed because an array it was given is gone, as those of a donated state are.
+
+    Example:
+      >>> is_deleted(RuntimeError("Array has been deleted"), {"w": jnp.ones(2)})
+      False
+    """
+    # A call that fails for another reason, such as memory, may have taken the arrays as well.
+    gone = [leaf.is_deleted() for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return any(gone) and "deleted" in str(error)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -127,9 +127,11 @@ class TrainStep:
                 self._announce()
         try:
             state, measurements = step(state, batch)
-        except (AttributeError, TypeError, ValueError) as error:
-            told = mistake(self._recipe.tx, self._trained, state, batch)
-            if told is None or isinstance(error, JaxpropError):
+        except Exception as error:
+            if isinstance(error, JaxpropError):
+                raise
+            told = mistake(error, self._recipe.tx, self._trained, state, batch, self._mesh, self._steps_per_call)
+            if told is None:
                 raise
             raise UsageError(told) from error
         self._calls += 1
@@ -354,7 +356,7 @@ def make_train_step(
       The step, `(state, batch) -> (state, Measurements)`.
 
     Raises:
-      UsageError: for an unknown precision or a count below 1.
+      UsageError: for an unknown precision, a count below 1, or arguments that do not go together.
 
     Example:
       >>> import jaxprop, jax, jax.numpy as jnp, optax
@@ -374,10 +376,16 @@ def make_train_step(
     )  # fmt: skip
     if state_sharding is not None and mesh is None:
         raise UsageError("state_sharding says how the state lies on a mesh; give mesh=jaxprop.make_mesh() besides")
+    policy = policy_of(precision)
+    if needs_scaling(policy) and not skip_nonfinite:
+        raise UsageError(
+            "float16 finds its loss scale by skipping steps that overflow, so skip_nonfinite has to stay True; use "
+            "precision='bfloat16' to pass gradients that are not finite to tx"
+        )
     recipe = Recipe(
         objective=as_objective(loss_fn, cast, stateful=stateful),
         tx=tx,
-        policy=policy_of(precision),
+        policy=policy,
         accumulate=accumulate,
         signals=settings_of(health),
         ema_decay=ema_decay,

@@ -11,8 +11,11 @@ from jax.sharding import Mesh
 
 from jaxprop.core.precision import Policy
 from jaxprop.core.precision import policy as policy_of
+from jaxprop.errors import JaxpropError, UsageError
 from jaxprop.metrics.totals import add_up, finished
 from jaxprop.parallel import sharding
+from jaxprop.parallel.sharding import misplaced
+from jaxprop.train.arguments import is_deleted
 from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.types import Metric, Objective, PyTree, Sums
 
@@ -24,14 +27,27 @@ class EvalStep:
     Args:
       compiled: the jitted function.
       metrics: by name, how the sums are finished.
+      mesh: the devices, or None for a single one.
     """
 
     compiled: Callable[[PyTree, PyTree, PyTree], Sums]
     metrics: Mapping[str, Metric]
+    mesh: Mesh | None = None
 
     def __call__(self, params: PyTree, extras: PyTree, batch: PyTree) -> Sums:
         """Returns what each metric measured: `(sum, count)`, another pytree that adds up, or `Rows`."""
-        return self.compiled(params, extras, batch)
+        try:
+            return self.compiled(params, extras, batch)
+        except Exception as error:
+            told = misplaced(batch, self.mesh) if self.mesh is not None else None
+            if is_deleted(error, (params, extras)):
+                told = (
+                    "the parameters belong to a state that was given to a later call of the step, which reuses its "
+                    "memory; evaluate with those of the state that the call returned"
+                )
+            if told is None or isinstance(error, JaxpropError):
+                raise
+            raise UsageError(told) from error
 
     def finish(self, sums: Iterable[Sums]) -> dict[str, float]:
         """Returns the figures of a whole split, exact whatever its batches and their padding.
@@ -63,7 +79,8 @@ def make_eval_step(
     Args:
       loss_fn: as in `make_train_step`. A `Model` is applied with `train=False`. A plain function is called with
         `key=None`, the sign to leave dropout out and to use the moving averages of a stateful one, whose new extras are
-        dropped; its mean counts `aux["weight"]`, or once a batch.
+        dropped; its mean counts `aux["weight"]`, or else the examples of the batch, which is one where its arrays share
+        no first axis.
       precision: as in `make_train_step`.
       cast, stateful: of a plain loss function, as in `as_objective`.
       mesh: as in `make_train_step`.
@@ -90,4 +107,4 @@ def make_eval_step(
     # Parameters stay as they lie: a step with `state_sharding` splits them.
     shardings = (None, None, sharding.batch_sharding(mesh))
     # replicated results: sums over all devices, and every device's rows in the batch's order
-    return EvalStep(jax.jit(eval_step, in_shardings=shardings, out_shardings=whole), objective.metrics)
+    return EvalStep(jax.jit(eval_step, in_shardings=shardings, out_shardings=whole), objective.metrics, mesh)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprop.core import layers, taps, trees
 from jaxprop.core.measurements import OUTPUT_SIGNALS
@@ -14,6 +16,21 @@ from jaxprop.core.precision import wide
 from jaxprop.core.taps import Tap
 from jaxprop.errors import ShapeError
 from jaxprop.types import Batch, Objective, PyTree, Sums
+
+# Names under which a batch holds what a loss may weigh or leave out examples by.
+WEIGHTS = frozenset(
+    {
+        "mask",
+        "masks",
+        "weight",
+        "weights",
+        "sample_weight",
+        "loss_mask",
+        "loss_weights",
+        "attention_mask",
+        "padding_mask",
+    }
+)
 
 
 class Forward(NamedTuple):
@@ -78,8 +95,10 @@ def value_and_grad(
     def scaled_loss(params, collectors, extras, batch, key):
         with taps.filling(collectors):
             loss, (weight, extras, sums) = objective.mean_loss(params, extras, batch, key, policy)
+        if accumulate > 1 and isinstance(weight, np.generic):
+            tell_unweighted(lambda batch: objective.mean_loss(params, extras, batch, key, policy)[0], batch, accumulate)
         scaled = loss if scale is None else loss * scale.astype(loss.dtype)
-        return scaled, Forward(loss, weight, extras, sums)
+        return scaled, Forward(loss, jnp.asarray(weight), extras, jax.tree.map(jnp.asarray, sums))
 
     def differentiate(params: PyTree, collectors: PyTree, extras: PyTree, batch: Batch, key: jax.Array) -> Any:
         if transform is None:
@@ -176,6 +195,26 @@ def multiply(grads: PyTree, factor: jax.Array | None) -> PyTree:
 def _times(x: jax.Array, factor: jax.Array) -> jax.Array:
     x = x if jnp.iscomplexobj(x) else wide(x)
     return x * factor.astype(x.dtype)
+
+
+def tell_unweighted(loss: Callable[[Batch], jax.Array], batch: Batch, accumulate: int) -> None:
+    """Warns where a loss gives microbatches no weight, but computes with what a mean is often taken by."""
+    leaves, structure = jax.tree.flatten(batch)
+
+    def is_used(i: int) -> bool:
+        traced = jax.make_jaxpr(lambda x: loss(jax.tree.unflatten(structure, [*leaves[:i], x, *leaves[i + 1 :]])))
+        jaxpr = traced(leaves[i]).jaxpr
+        return any(atom is jaxpr.invars[0] for equation in jaxpr.eqns for atom in equation.invars)
+
+    for i, path in enumerate(trees.leaf_paths(batch)):
+        if path.split("/")[-1] in WEIGHTS and is_used(i):
+            warnings.warn(
+                f"accumulate={accumulate} weighs all microbatches alike, since loss_fn returns no weight, but it uses "
+                f'the batch\'s {path}; return (loss, {{"weight": w}}), where w is the sum of what the mean is taken '
+                "by, or 1.0 if it is taken over all examples",
+                stacklevel=2,
+            )
+            return
 
 
 def check_batch(batch: Batch, accumulate: int) -> None:

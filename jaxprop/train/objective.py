@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprop.core import taps
 from jaxprop.core.examples import row_weights, safe_mean
 from jaxprop.core.outputs import output_sums
 from jaxprop.core.precision import cast_floating, cast_keys, lies_under
 from jaxprop.core.trees import leaf_paths
-from jaxprop.errors import ShapeError, UsageError, one_of
+from jaxprop.errors import JaxpropError, ShapeError, UsageError, one_of
 from jaxprop.metrics.totals import as_metric, is_sum_count, measure
 from jaxprop.train.promotion import widening_paths
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Sums
@@ -122,7 +124,8 @@ def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bo
       The objective, with the numbers of aux weighted like the loss.
 
     Raises:
-      UsageError: `cast` is given with an `Objective`, or names no key of the batch; an entry of aux is called `loss`.
+      UsageError: `loss_fn` takes other arguments; `cast` is given with an `Objective`, or names no key of the batch; an
+        entry of aux is called `loss`; in evaluation, `loss_fn` needs a key.
       ShapeError: when traced, if the loss is not a scalar, or extras, aux or weight are not what they must be.
 
     Example:
@@ -142,10 +145,13 @@ def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bo
         raise UsageError(
             f"expected a loss function (params, batch, key) -> loss or an Objective, got {type(loss_fn).__name__}"
         )
+    _check_takes(loss_fn, stateful)
     narrow = _Cast(cast, default=(), where="make_train_step(..., cast=...)")
 
     def call(params: PyTree, extras: PyTree, batch: PyTree, key: Any) -> tuple[Any, PyTree, Any]:
         if stateful:
+            # Rebuilt in the trace of the call: Flax lets a variable change only in the trace that made it.
+            extras = jax.tree.map(lambda x: x, extras)
             return _loss_and_extras(loss_fn(params, extras, batch, key), extras)
         out = loss_fn(params, batch, key)
         if isinstance(out, tuple | list) and len(out) != 2:
@@ -159,6 +165,8 @@ def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bo
         params = cast_floating(params, policy.compute)
         batch = narrow(lambda params, batch: call(params, extras, batch, key), params, batch, policy)
         loss, new, aux = call(params, extras, batch, key)
+        if loss is None:
+            raise ShapeError("expected loss_fn to return loss or (loss, aux), got None; end it with return loss")
         if jnp.shape(loss) != ():
             raise ShapeError(
                 f"expected the loss returned by loss_fn to be a scalar, got shape {jnp.shape(loss)}; "
@@ -166,14 +174,23 @@ def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bo
             )
         reported, loss = _reported(aux), jnp.asarray(loss, policy.output)
         if "weight" not in reported:
-            one = jnp.float32(1)
+            one: Any = np.float32(1)  # no tracer, which tells accumulation that the loss gave no weight
             return loss, (one, new, {name: (value, one) for name, value in reported.items()})
         weight = reported.pop("weight")
         sums = {name: (jnp.where(weight != 0, value * weight, 0), weight) for name, value in reported.items()}
         return jnp.where(weight != 0, loss, jnp.zeros_like(loss)), (weight, new, sums)
 
     def sums(params: PyTree, extras: PyTree, batch: PyTree, policy: Any) -> Sums:
-        loss, (weight, _, metrics) = mean_loss(params, extras, batch, None, policy)
+        try:
+            loss, (weight, _, metrics) = mean_loss(params, extras, batch, None, policy)
+        except Exception as error:
+            if not isinstance(error, JaxpropError):
+                _check_key(error, mean_loss, params, extras, batch, policy)
+            raise
+        if isinstance(weight, np.generic):
+            # A mean over the batch counts by its examples, so that a smaller last batch counts for less.
+            weight = jnp.float32(_size(batch))
+            metrics = {name: (value * weight, weight) for name, (value, _) in metrics.items()}
         return {"loss": (loss * weight.astype(loss.dtype), weight), **metrics}
 
     return Objective(mean_loss, sums, {}, narrow.keys)
@@ -268,6 +285,52 @@ class _Cast:
         )
 
 
+def _check_takes(loss_fn: Callable, stateful: bool) -> None:
+    """Raises UsageError where the loss function cannot be called with what it is going to be given."""
+    arguments = ["params", "extras", "batch", "key"] if stateful else ["params", "batch", "key"]
+    try:
+        signature = inspect.signature(loss_fn)
+    except (TypeError, ValueError):  # it has none to inspect
+        return
+
+    def takes(count: int) -> bool:
+        try:
+            signature.bind(*[None] * count)
+        except TypeError:
+            return False
+        return True
+
+    if takes(len(arguments)):
+        return
+    called, given = (", ".join(names) for names in (arguments, signature.parameters))
+    fix = f"write lambda {called}: ... around it"
+    if takes(4):
+        fix = "give stateful=True if its second argument is the extras"
+    elif stateful and takes(3):
+        fix = "leave out stateful=True if it takes no extras"
+    raise UsageError(f"expected a loss function ({called}), got one of ({given}); {fix}")
+
+
+def _check_key(
+    error: Exception, mean_loss: Callable, params: PyTree, extras: PyTree, batch: PyTree, policy: Any
+) -> None:
+    """Raises UsageError where a loss that failed without a key can be traced with one."""
+    try:
+        jax.eval_shape(lambda key: mean_loss(params, extras, batch, key, policy), jax.random.key(0))
+    except Exception:
+        return
+    raise UsageError(
+        "evaluation calls loss_fn with key=None, so that it leaves dropout out; let it draw random numbers only if key "
+        "is not None"
+    ) from error
+
+
+def _size(batch: PyTree) -> int:
+    """The number of examples, the first axis that all arrays share; 1 where they share none."""
+    found = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    return found.pop()[0] if len(found) == 1 and () not in found else 1
+
+
 def _loss_and_extras(out: Any, extras: PyTree) -> tuple[Any, PyTree, Any]:
     if not (_is_pair(out) and _is_pair(out[1])):
         raise ShapeError(
@@ -312,6 +375,11 @@ def _reported(aux: Any) -> dict[str, Any]:
         raise ShapeError(
             f"expected aux['weight'] to be a scalar, the sum of weights, got shape {jnp.shape(aux['weight'])}; "
             "write jnp.sum(weight), or give it another name"
+        )
+    if "batch_stats" in aux:
+        raise UsageError(
+            "aux is only reported, so the batch_stats in it would be lost; give them as extras= to step.init, and with "
+            "stateful=True return (loss, (extras, aux))"
         )
     found = {}
     for path, leaf in zip(leaf_paths(aux), jax.tree.leaves(aux), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -51,7 +52,8 @@ def init_state(
       The train state.
 
     Raises:
-      UsageError: a leaf of `params` is no array, or `key` is no PRNG key.
+      UsageError: a leaf of `params` is no array, `params` holds batch statistics or random state, or `key` is no PRNG
+        key.
 
     Example:
       >>> import jaxprop, jax, jax.numpy as jnp, optax
@@ -61,6 +63,7 @@ def init_state(
     check_arguments(tx=tx, health=health, ema_decay=ema_decay, scaling=scaling, mesh=mesh)
     policy = policy_of(precision)
     _check_arrays(params)
+    _check_kinds(params, trainable)
     params = _fresh(cast_floating(jax.tree.map(_as_array, params), policy.param))
     extras = _fresh({} if extras is None else extras)
     key = _prng_key(key)
@@ -112,6 +115,33 @@ def _check_arrays(params: PyTree) -> None:
                 f"expected arrays as parameters, got {type(leaf).__name__} at {path}; of an Equinox module pass "
                 "eqx.filter(module, eqx.is_array), and close over the rest"
             ) from None
+
+
+def _check_kinds(params: PyTree, trainable: Trainable) -> None:
+    """Raises UsageError for what Flax keeps beside parameters: trained, it would decay, and dropout never change."""
+    for path, node in jax.tree.flatten_with_path(params, is_leaf=_is_state)[0]:
+        if _is_state(node):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UsageError(
+                f"expected parameters, got nnx.{type(node).__name__} at {where}; make the model with jaxprop.from_nnx, "
+                "or split it by nnx.split(model, nnx.Param, ...) and give the rest as extras to a loss with "
+                "stateful=True"
+            )
+    if not isinstance(params, Mapping) or not {"params", "batch_stats"} <= set(params):
+        return
+    paths, mask = trees.leaf_paths(params), trainable_mask(trainable, params)
+    if any(keep and path.startswith("batch_stats/") for path, keep in zip(paths, mask, strict=True)):
+        raise UsageError(
+            "expected parameters, got batch_stats beside them; make the model with jaxprop.from_linen, or give "
+            'variables["params"] as params and {"batch_stats": variables["batch_stats"]} as extras to a loss with '
+            "stateful=True"
+        )
+
+
+def _is_state(node: Any) -> bool:
+    # By name, so that nothing of Flax has to be imported.
+    kinds = {(cls.__module__.split(".")[0], cls.__name__) for cls in type(node).__mro__}
+    return not kinds.isdisjoint({("flax", "BatchStat"), ("flax", "RngState")})
 
 
 def _as_array(leaf: Any) -> jax.Array:

@@ -29,6 +29,7 @@ from jaxprop.health.signals.measure import (
     tap_rows,
 )
 from jaxprop.health.signals.rate import follow_rate, learning_rate, lr_scale
+from jaxprop.health.signals.rate import updates as updates_of
 from jaxprop.health.signals.settings import RARE, Signals
 from jaxprop.train import gradients
 from jaxprop.train.arguments import check_batch_stack
@@ -114,6 +115,12 @@ class Problem:
         if needs_scaling(recipe.policy) != (self.scale is not None):
             raise UsageError(
                 "the state was made for another precision than the step's; make it with step.init(params, key=key)"
+            )
+        if (recipe.ema_decay is None) == isinstance(state.ema, Average):
+            made, has = ("with", "none") if recipe.ema_decay is None else ("without", "one")
+            raise UsageError(
+                f"the state was made {made} a moving average, and the step has {has}; make it with step.init(params, "
+                "key=key), or give both the same ema_decay"
             )
         if recipe.guarded and isinstance(state.health.lr_scale, tuple):
             raise UsageError(
@@ -225,7 +232,8 @@ def update(problem: Problem, forward: Forward, grads: PyTree, held: Held) -> Hel
     updates, opt_state = propose(problem, forward, grads, held.opt_state, held.params)
     params = optax.apply_updates(held.params, updates)
     health = follow_rate(recipe.signals, learning_rate(recipe.schedule, state, opt_state), state.health)
-    ema = moving_average(recipe.ema_decay, held.ema, params, forward.extras, state.step - state.health.skips)
+    count, updated = updates_of(state, opt_state)
+    ema = moving_average(recipe.ema_decay, held.ema, params, forward.extras, count, updated)
     return Held(params, forward.extras, opt_state, ema, health.rate_peak)
 
 
@@ -308,7 +316,12 @@ def count_step(
 
 
 def moving_average(
-    decay: float | None, ema: Average | tuple[()], params: PyTree, extras: PyTree, count: jax.Array
+    decay: float | None,
+    ema: Average | tuple[()],
+    params: PyTree,
+    extras: PyTree,
+    count: jax.Array,
+    updated: jax.Array,
 ) -> Average | tuple[()]:
     """Exponential moving averages, `d ema + (1 - d) x`, d = min(decay, (1 + t) / (10 + t)) after t updates.
 
@@ -318,7 +331,7 @@ def moving_average(
     if decay is None or not isinstance(ema, Average):
         return ema
     t = count.astype(jnp.float32)
-    share = 1 - jnp.minimum(jnp.float32(decay), (1 + t) / (10 + t))
+    share = jnp.where(updated, 1 - jnp.minimum(jnp.float32(decay), (1 + t) / (10 + t)), jnp.float32(0))
 
     def average(new: jax.Array, old: jax.Array) -> jax.Array:
         return old + share.astype(old.dtype) * (new.astype(old.dtype) - old)

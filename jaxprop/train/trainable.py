@@ -8,7 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn
+import numpy as np
+import optax
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from jaxprop.core import trees
 from jaxprop.core.jaxprs.evaluate import run
@@ -80,6 +83,9 @@ def moved(
     Returns:
       One boolean a leaf.
 
+    Raises:
+      UsageError: some updates are the gradient itself, which `optax.masked` leaves as it is where its mask is False.
+
     Example:
       >>> import optax
       >>> tx = optax.partition({"on": optax.sgd(0.1), "off": optax.set_to_zero()}, {"a": "on", "b": "off"})
@@ -89,7 +95,68 @@ def moved(
     """
     shapes = jax.eval_shape(lambda *args: args, grads, opt_state, params)
     traced = jax.make_jaxpr(lambda *args: update(*args)[0])(*shapes)
+    masked = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, optax.MaskedState))
+    if any(isinstance(node, optax.MaskedState) for node in masked):  # to look through the whole update takes time
+        _check_signs(traced, grads)
     return run(traced, [True] * len(jax.tree.leaves(shapes)), _depends, lambda _: False)
+
+
+def _check_signs(traced: ClosedJaxpr, grads: PyTree) -> None:
+    paths = trees.leaf_paths(grads)
+    inputs: list[Any] = [*range(len(paths)), *[_OTHER] * (len(traced.jaxpr.invars) - len(paths))]
+    signs = run(traced, inputs, _sign, _sign_of_constant)
+    raised = [path for i, path in enumerate(paths) if signs[i] == i]
+    if raised and len(raised) < len(paths):
+        raise UsageError(
+            f"the optimizer passes on the gradient of {raised[0]} as its update, which raises the loss, as "
+            "optax.masked does where its mask is False; freeze parameters with trainable= of make_train_step, or in an "
+            "optax.partition with optax.set_to_zero()"
+        )
+
+
+# What a value of an optimizer's update is known to be: the index of a gradient for a positive multiple of it, or:
+_POSITIVE = "positive"  # a function of gradients that is not negative, such as their norm
+_OTHER = "other"
+_SAME = {"convert_element_type", "copy", "stop_gradient", "reduce_precision"}
+_EVEN = {"abs", "square", "is_finite", "eq", "ne", "lt", "le", "gt", "ge"}
+_MONOTONE = _SAME | _EVEN | {
+    "add", "mul", "div", "max", "min", "sqrt", "rsqrt", "exp", "integer_pow", "pow", "select_n", "and", "or", "not",
+    "broadcast_in_dim", "reshape", "squeeze", "reduce_sum", "reduce_max",
+}  # fmt: skip
+
+
+def _sign_of_constant(value: Any) -> Any:
+    if isinstance(value, Tracer) or np.ndim(value) or not hasattr(value, "dtype"):
+        return _OTHER
+    ordered = not jnp.issubdtype(value.dtype, jax.dtypes.extended) and not jnp.iscomplexobj(value)
+    return _POSITIVE if ordered and value >= 0 else _OTHER
+
+
+def _sign(equation: JaxprEqn, inputs: list[Any]) -> list[Any]:
+    body = body_of(equation) if is_call(equation) else None
+    if body is not None:
+        return run(body, inputs, _sign, _sign_of_constant)
+    name = equation.primitive.name
+    result: Any = _OTHER
+    gradients = {x for x in inputs if isinstance(x, int)}
+    if name == "clamp":
+        result = inputs[1]
+    elif _OTHER in inputs:
+        result = _OTHER
+    elif not gradients:
+        result = _POSITIVE if name in _MONOTONE else _OTHER
+    elif name in _EVEN or (name == "mul" and inputs[0] == inputs[1]):
+        result = _POSITIVE
+    elif name == "integer_pow":
+        result = _POSITIVE if equation.params["y"] % 2 == 0 else _OTHER
+    elif len(gradients) == 1 and (
+        name in _SAME
+        or (name == "mul" and _POSITIVE in inputs)
+        or (name == "div" and inputs[1] == _POSITIVE)
+        or (name == "select_n" and inputs[0] == _POSITIVE and len(set(inputs[1:])) == 1)
+    ):
+        (result,) = gradients
+    return [result] * len(equation.outvars)
 
 
 def _depends(equation: JaxprEqn, inputs: list[bool]) -> list[bool]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -239,14 +240,6 @@ ERRORS = {
 }
 
 
-def test_a_state_without_an_average_keeps_none():
-    tx = optax.sgd(0.1)
-    state = jaxprop.init_state(make_params(), tx, key=jax.random.key(0))
-    state, m = jaxprop.make_train_step(mean_loss, tx, ema_decay=0.9)(state, make_batch())
-    assert state.ema == ()
-    assert np.isfinite(m.loss)
-
-
 @pytest.mark.parametrize("case", ERRORS)
 def test_bad_input_is_one_clear_sentence(case):
     call, message = ERRORS[case]
@@ -384,3 +377,57 @@ def test_a_full_record_that_was_asked_for_or_comes_first_is_not_announced(caplog
     for _ in range(60):
         state, _ = never(state, batch)
     assert told(caplog) == []
+
+
+# -- calls that cannot work ------------------------------------------------------------------------
+
+
+def test_a_state_that_was_donated_is_told():
+    step = jaxprop.make_train_step(mean_loss, optax.sgd(0.1))
+    state = step.init(make_params(), key=jax.random.key(0))
+    step(state, make_batch())
+    with pytest.raises(UsageError, match=r"given to an earlier call .*state, m = step\(state, batch\)"):
+        step(state, make_batch())
+
+
+def test_a_failure_that_has_nothing_to_do_with_donation_is_its_own():
+    step = jaxprop.make_train_step(lambda p, b, k: mean_loss(p, b, k) + b["more"], optax.sgd(0.1))
+    with pytest.raises(KeyError, match="more"):
+        step(step.init(make_params(), key=jax.random.key(0)), make_batch())
+
+
+def test_a_module_that_the_loss_closes_over_is_told():
+    net = nnx.BatchNorm(5, rngs=nnx.Rngs(0))
+    graph, params, rest = nnx.split(net, nnx.Param, ...)
+    step = jaxprop.make_train_step(
+        lambda p, b, k: jnp.mean(nnx.merge(graph, p, rest)(b["inputs"]) ** 2), optax.sgd(0.1)
+    )
+    with pytest.raises(UsageError, match=r"changes a Flax module.*jaxprop\.from_nnx.*stateful=True"):
+        step(step.init(params, key=jax.random.key(0)), make_batch())
+
+
+UNPLACED = {
+    "not divisible": (make_batch(size=6), r"a multiple of the 4 devices of the mesh, got 6 at inputs"),
+    "a scalar": ({**make_batch(), "scale": np.float32(1)}, r"and scale has the shape \(\); give one value"),
+}
+
+
+@pytest.mark.parametrize("case", UNPLACED)
+def test_a_batch_that_the_mesh_cannot_split_is_told(case):
+    batch, says = UNPLACED[case]
+    step = jaxprop.make_train_step(mean_loss, optax.sgd(0.1), mesh=jaxprop.make_mesh(4))
+    with pytest.raises(UsageError, match=says):
+        step(step.init(make_params(), key=jax.random.key(0)), batch)
+
+
+TOGETHER = {
+    "float16 has to skip": ({"precision": "float16", "skip_nonfinite": False}, "skip_nonfinite has to stay True"),
+    "several steps": ({"tx": optax.MultiSteps(optax.sgd(0.1), 2)}, r"accumulate= .*gradient_transformation\(\); got"),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_arguments_that_do_not_go_together(case):
+    options, says = TOGETHER[case]
+    with pytest.raises(UsageError, match=says):
+        jaxprop.make_train_step(mean_loss, **({"tx": optax.sgd(0.1)} | options))

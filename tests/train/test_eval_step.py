@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxprop
+from jaxprop.errors import UsageError
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.metrics.accuracy import accuracy
 from jaxprop.train.objective import loss_from
@@ -21,7 +23,7 @@ def test_it_adds_up_exactly_over_a_masked_batch():
 
 
 @pytest.mark.parametrize(("precision", "rtol"), [("float32", 1e-6), ("bfloat16", 2e-2), ("float16", 2e-3)])
-def test_a_plain_function_counts_once_a_batch_in_any_precision(precision, rtol):
+def test_a_plain_function_counts_its_examples_in_any_precision(precision, rtol):
     seen = set()
 
     def loss_fn(params, batch, key):
@@ -30,8 +32,8 @@ def test_a_plain_function_counts_once_a_batch_in_any_precision(precision, rtol):
 
     total, count = jaxprop.make_eval_step(loss_fn, precision, cast=("inputs",))(make_params(), {}, make_batch())["loss"]
     assert seen == {precision, "None"}
-    np.testing.assert_allclose(total, mean_loss(make_params(), make_batch(), None), rtol=rtol)
-    assert count == 1
+    np.testing.assert_allclose(total / 16, mean_loss(make_params(), make_batch(), None), rtol=rtol)
+    assert count == 16
 
 
 def test_eight_devices_are_one():
@@ -66,3 +68,47 @@ def test_it_compiles_once(compilations):
         evaluate(jax.tree.map(jnp.asarray, make_params(i)), {}, make_batch(i))
         counts.append(compilations())
     assert counts == [counts[0]] * 3
+
+
+def mean(params, batch, key):
+    return params["w"] * jnp.mean(batch["x"]), {"half": 0.5 * jnp.mean(batch["x"])}
+
+
+def test_a_smaller_last_batch_counts_for_less():
+    batches = [{"x": jnp.zeros(6)}, {"x": jnp.full(2, 8.0)}]
+    evaluate = jaxprop.make_eval_step(mean)
+    assert evaluate.finish(evaluate(W, {}, batch) for batch in batches) == {"loss": 2.0, "half": 1.0}
+
+
+@pytest.mark.parametrize("batch", [{"x": jnp.ones(()), "y": jnp.ones(3)}, {"x": jnp.ones(2), "y": jnp.ones(3)}])
+def test_a_batch_whose_arrays_share_no_axis_counts_once(batch):
+    total, count = jaxprop.make_eval_step(mean)(W, {}, batch)["loss"]
+    assert (float(total), float(count)) == (1, 1)
+
+
+W = {"w": jnp.ones(())}
+
+
+def test_a_loss_that_needs_a_key_is_told_and_another_mistake_is_its_own():
+    def noisy(params, batch, key):
+        return jnp.mean(batch["x"] + jax.random.normal(key, (3,)))
+
+    with pytest.raises(UsageError, match=r"calls loss_fn with key=None.*if key is not None"):
+        jaxprop.make_eval_step(noisy)(W, {}, {"x": jnp.ones(3)})
+    with pytest.raises(KeyError, match="'x'"):
+        jaxprop.make_eval_step(noisy)(W, {}, {"y": jnp.ones(3)})
+
+
+def test_parameters_that_a_later_step_has_taken_are_told():
+    step = jaxprop.make_train_step(mean, optax.sgd(0.1))
+    state = step.init(W, key=jax.random.key(0))
+    held, batch = step.eval_params(state), {"x": jnp.ones(3)}
+    step(state, batch)
+    with pytest.raises(UsageError, match="evaluate with those of the state that the call returned"):
+        jaxprop.make_eval_step(mean)(held, {}, batch)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_told():
+    evaluate = jaxprop.make_eval_step(mean, mesh=jaxprop.make_mesh(4))
+    with pytest.raises(UsageError, match="a multiple of the 4 devices of the mesh, got 6 at x"):
+        evaluate(W, {}, {"x": jnp.ones(6)})

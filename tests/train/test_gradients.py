@@ -260,3 +260,37 @@ def test_weights_that_cancel_between_microbatches_have_no_mean():
     batch = {"x": np.arange(4, dtype=np.float32), "weight": np.array([1, -1, 1, -1], np.float32)}
     state, m = step(step.init(jnp.ones(()), key=jax.random.key(0)), batch)
     assert (np.isnan(m.loss), bool(m.skipped), float(state.params)) == (True, True, 1)
+
+
+def unweighted(params, batch, key):
+    mask = batch["mask"]
+    return jnp.sum(mask * (params["w"] * batch["x"] - 1) ** 2) / jnp.sum(mask)
+
+
+def accumulated_loss(loss_fn, accumulate):
+    batch = {"x": np.arange(8.0, dtype=np.float32), "mask": np.array([1, 1, 1, 1, 1, 0, 1, 0], np.float32)}
+    step = jaxprop.make_train_step(loss_fn, optax.sgd(0.1), accumulate=accumulate)
+    state = step.init({"w": jnp.ones(())}, key=jax.random.key(0))
+    return float(step(state, batch)[1].loss)
+
+
+def test_a_mask_without_a_weight_is_told_where_it_matters():
+    with pytest.warns(UserWarning, match=r"accumulate=2 weighs all microbatches alike.*batch's mask; return"):
+        wrong = accumulated_loss(unweighted, 2)
+    whole = accumulated_loss(unweighted, 1)
+    weighted = accumulated_loss(lambda p, b, k: (unweighted(p, b, k), {"weight": jnp.sum(b["mask"])}), 2)
+    assert weighted == pytest.approx(whole, rel=1e-6)
+    assert wrong != pytest.approx(whole, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [
+        lambda p, b, k: jnp.mean((p["w"] * b["x"] - 1) ** 2),
+        lambda p, b, k: (unweighted(p, b, k), {"weight": 1.0}),
+    ],
+    ids=["not used", "said to be 1"],
+)
+def test_a_mask_that_is_no_matter_of_the_mean_is_no_reason_to_speak(loss_fn, recwarn):
+    accumulated_loss(loss_fn, 2)
+    assert not recwarn.list

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jaxprop
 from jaxprop.config.schema.model import Mlp
@@ -435,6 +436,7 @@ BAD_RETURNS = {
     "keys": (lambda loss: (loss, {"key": KEY}), "got key: "),
     "three": (lambda loss: (loss, {}, {}), r"expected loss_fn to return loss or \(loss, aux\), got tuple of 3"),
     "a weight an example": (lambda loss: (loss, {"weight": jnp.ones(8)}), r"write jnp.sum\(weight\)"),
+    "nothing": (lambda loss: None, "got None; end it with return loss"),
     "a loss an example": (lambda loss: jnp.ones(8), "loss returned by loss_fn to be a scalar, got shape"),
 }
 
@@ -444,6 +446,56 @@ def test_a_plain_loss_that_returns_something_else(case):
     returned, message = BAD_RETURNS[case]
     with pytest.raises(ShapeError, match=message):
         evaluated(lambda p, b, k: returned(jnp.sum(p["w"])), {})
+
+
+def test_batch_stats_in_aux_would_be_lost():
+    with pytest.raises(UsageError, match=r"aux is only reported, so the batch_stats .*stateful=True"):
+        evaluated(lambda p, b, k: (jnp.sum(p["w"]), {"batch_stats": {"mean": jnp.ones(2)}}), {})
+
+
+OTHER_ARGUMENTS = {
+    "no key": (lambda params, batch: 0.0, False, r"\(params, batch, key\), got one of \(params, batch\); write lambda"),
+    "extras": (lambda p, e, b, k: 0.0, False, "give stateful=True"),
+    "no extras": (lambda p, b, k: 0.0, True, r"\(params, extras, batch, key\), got .*leave out stateful=True"),
+    "a key by name": (lambda p, b, *, key: 0.0, False, "write lambda params, batch, key: "),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_ARGUMENTS)
+def test_a_loss_function_of_other_arguments(case):
+    loss_fn, stateful, message = OTHER_ARGUMENTS[case]
+    with pytest.raises(UsageError, match=message):
+        as_objective(loss_fn, stateful=stateful)
+
+
+@pytest.mark.parametrize("loss_fn", [lambda *args: 0.0, lambda p, b, k, more=1: 0.0, jax.jit(lambda p, b, k: 0.0), max])
+def test_a_loss_function_that_takes_them_in_its_own_way(loss_fn):
+    assert callable(as_objective(loss_fn).mean_loss)
+
+
+def test_variables_of_flax_may_be_extras():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.norm, self.dropout = nnx.BatchNorm(2, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.dropout(self.norm(x))
+
+    graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
+
+    def loss_fn(params, rest, batch, key):
+        net = nnx.merge(graph, params, rest)
+        return jnp.mean(jnp.square(net(batch) - 1)), (nnx.state(net, nnx.Not(nnx.Param)), {})
+
+    step = jaxprop.make_train_step(loss_fn, optax.sgd(0.0), stateful=True, accumulate=2)
+    state = step.init(params, key=KEY, extras=rest)
+    losses = []
+    for _ in range(3):
+        state, m = step(state, jnp.arange(8.0).reshape(4, 2))
+        losses.append(float(m.loss))
+    assert len(set(losses)) == 3  # dropout draws anew
+    # each microbatch moves the mean by a hundredth: 2, 4, 2, 4, 2, 4 are the means of its first column
+    np.testing.assert_allclose(state.extras["norm"]["mean"][...][0], 0.17585, rtol=1e-4)
 
 
 def test_no_loss_function_at_all():

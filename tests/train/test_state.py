@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jaxprop
 from jaxprop.core import precision
@@ -49,6 +50,14 @@ def test_a_guarded_step_refuses_the_state_of_one_without(health):
     step = jaxprop.make_train_step(lambda params, batch, key: jnp.float32(0), optax.adamw(1e-3), health=health)
     with pytest.raises(UsageError, match=r"without a guard or responses.*step\.init\(params, key=key\)"):
         step(state_of(), {"x": jnp.ones(1)})
+
+
+@pytest.mark.parametrize(("made", "used"), [(None, 0.9), (0.9, None)])
+def test_a_step_refuses_a_state_whose_average_it_would_not_move(made, used):
+    state = jaxprop.init_state(make_params(), optax.sgd(0.1), key=jax.random.key(0), ema_decay=made)
+    step = jaxprop.make_train_step(lambda p, b, key: jnp.sum(p["dense_0"]["bias"]), optax.sgd(0.1), ema_decay=used)
+    with pytest.raises(UsageError, match=r"a moving average, and the step has .*step\.init\(params, key=key\)"):
+        step(state, {})
 
 
 def test_a_power_iteration_starts_in_a_direction_of_length_1_drawn_from_the_key():
@@ -149,3 +158,25 @@ def test_parameters_have_to_be_arrays(leaf):
 def test_a_key_has_to_be_one(key):
     with pytest.raises(UsageError, match=r"expected key to be a PRNG key.*jax.random.key\("):
         jaxprop.init_state(make_params(), optax.sgd(0.1), key=key)
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.linear, self.norm = nnx.Linear(2, 2, rngs=rngs), nnx.BatchNorm(2, rngs=rngs)
+
+
+def test_what_flax_keeps_beside_parameters_is_none():
+    with pytest.raises(UsageError, match=r"got nnx\.BatchStat at norm/mean; .*jaxprop\.from_nnx.*nnx\.Param"):
+        state_of(Net(nnx.Rngs(0)))
+    with pytest.raises(UsageError, match=r"got nnx\.RngCount at .*jaxprop\.from_nnx"):
+        state_of(nnx.state(nnx.Dropout(0.5, rngs=nnx.Rngs(0))))
+    assert jax.tree.leaves(state_of(nnx.state(Net(nnx.Rngs(0)), nnx.Param)).params)
+    assert jax.tree.leaves(state_of(nnx.Linear(2, 2, rngs=nnx.Rngs(0))).params)
+
+
+def test_batch_statistics_of_linen_are_no_parameters_unless_they_are_only_carried_along():
+    variables = {"params": {"w": jnp.ones(2)}, "batch_stats": {"mean": jnp.ones(2)}}
+    with pytest.raises(UsageError, match=r'got batch_stats beside them; .*variables\["params"\]'):
+        state_of(variables)
+    kept = jaxprop.init_state(variables, optax.sgd(0.1), key=jax.random.key(0), trainable="params/.*")
+    assert list(kept.params) == ["batch_stats", "params"]

@@ -279,3 +279,17 @@ def test_otherwise_the_step_that_is_not_finite_is_left_out(case):
         state, m = step(state, batch)
     assert int(m.skips) == 1
     assert_close(state.params, params, rtol=1e-4, atol=1e-6)
+
+
+def test_an_average_moves_with_the_updates_of_several_steps():
+    batches = [make_batch(seed=i) for i in range(6)]
+    one = jaxprop.make_train_step(mean_loss, optax.adam(0.05), ema_decay=0.9)
+    state = one.init(make_params(), key=jax.random.key(0))
+    for pair in zip(batches[::2], batches[1::2], strict=True):
+        state, _ = one(state, jax.tree.map(lambda *x: np.concatenate(x), *pair))
+    several = optax.MultiSteps(optax.adam(0.05), 2).gradient_transformation()
+    step = jaxprop.make_train_step(mean_loss, several, ema_decay=0.9)
+    other = step.init(make_params(), key=jax.random.key(0))
+    for batch in batches:
+        other, _ = step(other, batch)
+    assert_close(other.ema.params, state.ema.params, rtol=1e-4, atol=1e-5)

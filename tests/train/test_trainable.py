@@ -168,6 +168,42 @@ def test_an_update_that_depends_on_nothing_moves_nothing(how):
         assert moved(plain.update, params, plain.init(params), params) == [True] * 4
 
 
+ON = {name: dict.fromkeys(("kernel", "bias"), name == "dense_1") for name in PARTITION}
+OFF = jax.tree.map(lambda on: not on, ON)
+UPHILL = {
+    "masked": lambda tx: optax.masked(tx, ON),
+    "after clipping": lambda tx: optax.chain(optax.clip_by_global_norm(1.0), optax.masked(tx, ON)),
+    "after clipping blocks": lambda tx: optax.chain(optax.clip_by_block_rms(1.0), optax.masked(tx, ON)),
+}
+DOWNHILL = {
+    "both masked": lambda tx: optax.chain(optax.masked(tx, ON), optax.masked(optax.sgd(0.1), OFF)),
+    "a rate afterwards": lambda tx: optax.chain(optax.masked(optax.scale_by_adam(), ON), optax.scale(-0.1)),
+    "a schedule": lambda tx: optax.chain(
+        optax.masked(optax.scale_by_adam(), ON), optax.scale_by_learning_rate(optax.linear_schedule(1.0, 0.0, 9))
+    ),
+    "a group of sgd": lambda tx: optax.chain(
+        optax.clip_by_global_norm(1.0), optax.partition({True: tx, False: optax.sgd(0.1)}, ON)
+    ),
+    "signs": lambda tx: optax.partition({True: tx, False: optax.sign_sgd(0.1)}, ON),
+    "all gradients as they are": lambda tx: optax.identity(),
+}
+
+
+@pytest.mark.parametrize("how", UPHILL)
+def test_a_gradient_passed_on_by_a_mask_is_told(how):
+    step = jaxprop.make_train_step(mean_loss, UPHILL[how](optax.adamw(0.1)))
+    state = step.init(make_params(), key=jax.random.key(0))
+    with pytest.raises(UsageError, match=r"the gradient of dense_0/bias as its update.*optax\.masked.*trainable="):
+        step(state, make_batch())
+
+
+@pytest.mark.parametrize("how", DOWNHILL)
+def test_other_updates_are_not_taken_for_the_gradient(how):
+    tx, params = DOWNHILL[how](optax.adamw(0.1)), make_params()
+    with jax.numpy_dtype_promotion("standard"):
+        assert moved(tx.update, params, tx.init(params), params) == [True] * 4
+
+
 def exploding(params, batch, key):
     """Gradients of the first layer are NaN where the batch says so, and a hundred times larger where it says `big`."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,7 +16,8 @@ from jaxprop.types import HealthState, PyTree, Schedule, TrainState
 def learning_rate(schedule: Schedule | None, state: TrainState, opt_state: PyTree) -> jax.Array | None:
     """The rate that the schedule asks for in a step, or that optax keeps; None where neither tells.
 
-    Skipped steps do not advance the optimizer's count, so they are taken off.
+    The count of updates is the optimizer's own, which `optax.MultiSteps` and `optax.apply_if_finite` hold back, or the
+    steps less those skipped.
 
     Args:
       schedule: count of updates -> rate, or None.
@@ -31,11 +34,39 @@ def learning_rate(schedule: Schedule | None, state: TrainState, opt_state: PyTre
       1.5
     """
     if schedule is not None:
-        return jnp.asarray(promoting(schedule)(state.step - state.health.skips), jnp.float32)
+        counts = [x.count for x in _nodes(state.opt_state, optax.ScaleByScheduleState)]
+        count = counts[0] if counts else state.step - state.health.skips
+        return jnp.asarray(promoting(schedule)(count), jnp.float32)
     injected = optax.tree_utils.tree_get_all_with_path(
         opt_state, "learning_rate", filtering=lambda _, value: isinstance(value, jax.Array)
     )
     return injected[0][1] if len(injected) == 1 else None
+
+
+def updates(state: TrainState, opt_state: PyTree) -> tuple[jax.Array, jax.Array]:
+    """The updates of the parameters before a step, and whether the step, where it is taken, is one: boolean scalar.
+
+    `optax.MultiSteps` updates the parameters in every k-th step only.
+
+    Args:
+      state: before the step.
+      opt_state: after it.
+
+    Example:
+      >>> from jaxprop.health.signals.guard import init_health
+      >>> count, updated = updates(TrainState(3, {}, {}, (), None, (), init_health(), ()), ())
+      >>> int(count), bool(updated)
+      (3, True)
+    """
+    before, after = (_nodes(tree, optax.MultiStepsState) for tree in (state.opt_state, opt_state))
+    if len(before) != 1:
+        return state.step - state.health.skips, jnp.bool_(True)
+    return before[0].gradient_step, after[0].gradient_step != before[0].gradient_step
+
+
+def _nodes(tree: PyTree, kind: type) -> list[Any]:
+    leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]
 
 
 def follow_rate(settings: Signals | None, rate: jax.Array | None, health: HealthState) -> HealthState:

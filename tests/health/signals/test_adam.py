@@ -32,7 +32,13 @@ OPTIMIZERS = {  # transformation, its b2, norm it clips to, layers that have a s
         B2, None, (True, False),
     ),
     "masked": (
-        optax.masked(ADAM, {"dense_0": {"kernel": True, "bias": True}, "dense_1": False}), B2, None, (True, False)
+        optax.chain(
+            optax.masked(ADAM, {"dense_0": {"kernel": True, "bias": True}, "dense_1": False}),
+            optax.masked(optax.sgd(0.1), {"dense_0": False, "dense_1": True}),
+        ),
+        B2,
+        None,
+        (True, False),
     ),
     "injected": (optax.inject_hyperparams(optax.adam)(0.01, b2=B2, eps=EPS), B2, None, (True, True)),
     "injected b2 of 0.9": (optax.inject_hyperparams(optax.adamw)(0.01, b2=0.9), 0.9, None, (True, True)),
@@ -107,7 +113,8 @@ def test_a_large_epsilon_takes_over_and_is_counted():
 
 def test_the_lag_of_a_layer_that_is_half_masked_is_of_the_other_half():
     mask = {name: {"kernel": True, "bias": False} for name in LABELS}
-    records, _ = followed(optax.masked(ADAM, mask), steps=1)
+    rest = jax.tree.map(lambda on: not on, mask)
+    records, _ = followed(optax.chain(optax.masked(ADAM, mask), optax.masked(optax.sgd(0.1), rest)), steps=1)
     np.testing.assert_allclose(records[0].layers.adam_lag, 1, rtol=1e-3)  # the first step's, whatever the gradient
 
 

@@ -1,10 +1,12 @@
 """The learning rate that a record names."""
 
+import jax
 import numpy as np
 import optax
 
+import jaxprop
 from jaxprop.health.signals.settings import Signals
-from tests.steps import one_step
+from tests.steps import make_batch, make_params, mean_loss, one_step
 
 
 def test_the_learning_rate_is_the_schedules_or_the_injected_one():
@@ -14,3 +16,26 @@ def test_the_learning_rate_is_the_schedules_or_the_injected_one():
     two = optax.chain(injected, optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
     assert np.isnan(one_step(tx=two, detail="lean", health=health).learning_rate)
     assert one_step(schedule=lambda n: 0.75 + n, detail="lean", health=health).learning_rate == 0.75
+
+
+def rates(tx, schedule, spoiled, **options):
+    """The rate that each of the steps names, some of which have a NaN in their batch."""
+    step = jaxprop.make_train_step(mean_loss, tx, schedule=schedule, **options)
+    state, found = step.init(make_params(), key=jax.random.key(0)), []
+    for bad in spoiled:
+        batch = make_batch()
+        if bad:
+            batch["inputs"][0] = np.nan
+        state, m = step(state, batch, "lean")
+        found.append(round(float(m.learning_rate), 4))
+    return found
+
+
+def test_the_schedules_count_is_the_optimizers_own():
+    schedule = optax.linear_schedule(1.0, 0.0, 10)
+    several = optax.MultiSteps(optax.sgd(schedule), 2).gradient_transformation()
+    assert rates(several, schedule, [0] * 5) == [1.0, 1.0, 0.9, 0.9, 0.8]
+    assert rates(several, schedule, [0, 1, 0, 0]) == [1.0, 1.0, 1.0, 0.9]
+    finite = optax.apply_if_finite(optax.sgd(schedule), 5)
+    assert rates(finite, schedule, [0, 1, 1, 0, 0], skip_nonfinite=False) == [1.0, 0.9, 0.9, 0.9, 0.8]
+    assert rates(optax.sgd(schedule), schedule, [0, 1, 0]) == [1.0, 0.9, 0.9]
