@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxprop.core import trees
 from jaxprop.core.precision import Scaling
 from jaxprop.errors import ShapeError, UsageError
 from jaxprop.health.signals.settings import Signals
+from jaxprop.parallel.mesh import DATA_AXIS
 from jaxprop.types import Batch, PyTree, TrainState
 
 
@@ -73,8 +75,39 @@ def check_arguments(**given: Any) -> None:
             raise UsageError(f"expected {name} to be {words}; got {value!r}")
 
 
+def uneven(batch: Batch, mesh: Mesh | None, steps_per_call: int = 1) -> str | None:
+    """Returns the sentence for a batch that cannot be split over the devices of a mesh, or None.
+
+    Args:
+      batch: any pytree of arrays.
+      mesh: over whose axis `data` the batch is split; None for one device.
+      steps_per_call: above 1 the batch has a leading axis of steps.
+
+    Example:
+      >>> from jaxprop.parallel.mesh import make_mesh
+      >>> uneven({"x": jnp.ones((5, 2))}, make_mesh(1)) is None
+      True
+    """
+    devices, axis = 1 if mesh is None else mesh.shape[DATA_AXIS], int(steps_per_call > 1)
+    for path, leaf in zip(trees.leaf_paths(batch), jax.tree.leaves(batch), strict=True):
+        shape = jnp.shape(leaf)
+        if len(shape) > axis and shape[axis] % devices:
+            size, fits = shape[axis], math.gcd(shape[axis], devices)
+            return (
+                f"a batch of {size} cannot be divided over the {devices} devices of the mesh ({path or 'it'} has the "
+                f"shape {shape}); use {-(-size // devices) * devices}, filled up with examples of weight 0 where the "
+                f"loss takes weights, or mesh=jaxprop.make_mesh({fits})"
+            )
+    return None
+
+
 def mistake(
-    tx: optax.GradientTransformation, trained: Callable[[PyTree], PyTree], state: Any, batch: Batch
+    tx: optax.GradientTransformation,
+    trained: Callable[[PyTree], PyTree],
+    state: Any,
+    batch: Batch,
+    mesh: Mesh | None = None,
+    steps_per_call: int = 1,
 ) -> str | None:
     """Returns the sentence for a call of the step that cannot work, or None where the reason lies elsewhere.
 
@@ -84,6 +117,7 @@ def mistake(
       tx: of the step.
       trained: takes the trained parameters out of all.
       state, batch: what the step was called with.
+      mesh, steps_per_call: of the step.
     """
     if not isinstance(state, TrainState):
         return (
@@ -96,6 +130,8 @@ def mistake(
                 f"expected arrays or numbers in the batch, got {_described(leaf)} at {path}; leave out what the loss "
                 "does not compute with, and turn text into numbers before the step"
             )
+    if (told := uneven(batch, mesh, steps_per_call)) is not None:
+        return told
     expected, got = jax.eval_shape(tx.init, trained(state.params)), state.opt_state
     if str(jax.tree.structure(got)) != str(jax.tree.structure(expected)):
         return (

@@ -128,7 +128,7 @@ class TrainStep:
         try:
             state, measurements = step(state, batch)
         except (AttributeError, TypeError, ValueError) as error:
-            told = mistake(self._recipe.tx, self._trained, state, batch)
+            told = mistake(self._recipe.tx, self._trained, state, batch, self._mesh, self._steps_per_call)
             if told is None or isinstance(error, JaxpropError):
                 raise
             raise UsageError(told) from error

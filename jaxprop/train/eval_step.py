@@ -11,8 +11,10 @@ from jax.sharding import Mesh
 
 from jaxprop.core.precision import Policy
 from jaxprop.core.precision import policy as policy_of
+from jaxprop.errors import JaxpropError, ShapeError
 from jaxprop.metrics.totals import add_up, finished
 from jaxprop.parallel import sharding
+from jaxprop.train.arguments import uneven
 from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.types import Metric, Objective, PyTree, Sums
 
@@ -24,14 +26,22 @@ class EvalStep:
     Args:
       compiled: the jitted function.
       metrics: by name, how the sums are finished.
+      mesh: whose devices the batch is split over.
     """
 
     compiled: Callable[[PyTree, PyTree, PyTree], Sums]
     metrics: Mapping[str, Metric]
+    mesh: Mesh | None = None
 
     def __call__(self, params: PyTree, extras: PyTree, batch: PyTree) -> Sums:
         """Returns what each metric measured: `(sum, count)`, another pytree that adds up, or `Rows`."""
-        return self.compiled(params, extras, batch)
+        try:
+            return self.compiled(params, extras, batch)
+        except ValueError as error:
+            told = None if isinstance(error, JaxpropError) else uneven(batch, self.mesh)
+            if told is None:
+                raise
+            raise ShapeError(told) from error
 
     def finish(self, sums: Iterable[Sums]) -> dict[str, float]:
         """Returns the figures of a whole split, exact whatever its batches and their padding.
@@ -90,4 +100,4 @@ def make_eval_step(
     # Parameters stay as they lie: a step with `state_sharding` splits them.
     shardings = (None, None, sharding.batch_sharding(mesh))
     # replicated results: sums over all devices, and every device's rows in the batch's order
-    return EvalStep(jax.jit(eval_step, in_shardings=shardings, out_shardings=whole), objective.metrics)
+    return EvalStep(jax.jit(eval_step, in_shardings=shardings, out_shardings=whole), objective.metrics, mesh)
