@@ -19,13 +19,23 @@ OverridesArgument = Annotated[
 ]
 
 
-def home(path: Path | None) -> Path | None:
-    """Expands a leading `~`, which no shell does in `--run=~/DIR`; a callback of typer's."""
-    return None if path is None else expanded(path)
+def home(text: str) -> Path:
+    """Reads a path, with a leading `~` expanded, which no shell does in `--run=~/DIR`; a parser of typer's.
+
+    Raises:
+      BadParameter: the path is empty, as of a shell variable that is not set, or there is no such user.
+    """
+    if not text.strip():
+        raise typer.BadParameter("the path is empty; give one, or leave the option out")
+    try:
+        return expanded(text)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 RunOption = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", callback=home, help="folder of the run; default: runs/NAME")
+    Path | None,
+    typer.Option("--run", metavar="DIR", parser=home, help="folder of the run; default: runs/NAME"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
 

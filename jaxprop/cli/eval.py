@@ -61,4 +61,6 @@ def run_folder(run_or_config: str, run: Path | None) -> Path:
         return path.parent
     if path.parent != Path() and not path.exists() and path.suffix not in SUFFIXES:
         return path  # taken as a folder, so that the error lists the existing runs
+    if path.parent == Path() and (Path("runs") / path / "config.yaml").is_file():
+        return Path("runs") / path
     return Path("runs") / load(run_or_config).name

@@ -21,7 +21,7 @@ def lesson(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="a lesson; without it, all are listed")] = None,
     run: Annotated[
         Path | None,
-        typer.Option("--run", metavar="DIR", callback=home, help="folder of the runs; default: runs/lessons/NAME"),
+        typer.Option("--run", metavar="DIR", parser=home, help="folder of the runs; default: runs/lessons/NAME"),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="number of runs of each variant")] = 3,
     fresh: Annotated[bool, typer.Option("--fresh", help="also repeat completed runs")] = False,

@@ -25,7 +25,7 @@ def lr_find(
     overrides: OverridesArgument = None,
     run: Annotated[
         Path | None,
-        typer.Option("--run", metavar="DIR", callback=home, help="folder for the curve; default: runs/NAME-lr-find"),
+        typer.Option("--run", metavar="DIR", parser=home, help="folder for the curve; default: runs/NAME-lr-find"),
     ] = None,
     json: JsonOption = False,
 ) -> int:

@@ -23,7 +23,10 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", callback=home, help="file of the page; default: report.html in the first RUN"
+            "--out",
+            metavar="FILE",
+            parser=home,
+            help="file of the page; default: report.html in the first RUN",
         ),
     ] = None,
     serve: Annotated[

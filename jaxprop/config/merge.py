@@ -93,7 +93,7 @@ def _kept(old: dict, new: dict, place: Place | None, path: Path) -> dict:
             kept.pop(other, None)
     changed = "name" in new and "name" in old and new["name"] != old["name"]
     if changed and place and place.choices() and (model := place.model(new)):
-        kept = {key: value for key, value in kept.items() if key in model.model_fields}
+        kept = {key: value for key, value in kept.items() if key in model.model_fields and key not in model.refused()}
     return kept
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel
-
+from jaxprop.config.schema.base import Section
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.optimizer import ByName
 from jaxprop.config.tree import Path
@@ -23,7 +22,7 @@ class Choices(NamedTuple):
     """
 
     names: tuple[str, ...]
-    model: Callable[[str], type[BaseModel]]
+    model: Callable[[str], type[Section]]
     tagged: bool
 
 
@@ -45,7 +44,7 @@ class Place(NamedTuple):
         named = {name: model for model in models for name in _names(model)}
         return Choices(tuple(named), named.__getitem__, tagged=True) if len(models) > 1 else None
 
-    def model(self, value: Any) -> type[BaseModel] | None:
+    def model(self, value: Any) -> type[Section] | None:
         """Returns the class that validates `value` here, or None if `value` chooses none."""
         if choices := self.choices():
             name = value.get("name") if isinstance(value, Mapping) else None
@@ -72,8 +71,8 @@ class Place(NamedTuple):
             return [Place(args[0], args[1:])]
         return [Place(arg) for arg in args] if origin in (Union, UnionType) else []
 
-    def _models(self) -> list[type[BaseModel]]:
-        if isinstance(self.annotation, type) and issubclass(self.annotation, BaseModel):
+    def _models(self) -> list[type[Section]]:
+        if isinstance(self.annotation, type) and issubclass(self.annotation, Section):
             return [self.annotation]
         return [model for inner in self._alternatives() for model in inner._models()]
 
@@ -104,6 +103,6 @@ def item(value: Any, key: str | int) -> Any:
     return value[int(key)] if inside else None
 
 
-def _names(model: type[BaseModel]) -> tuple[str, ...]:
+def _names(model: type[Section]) -> tuple[str, ...]:
     field = model.model_fields.get("name")
     return get_args(field.annotation) if field else ()

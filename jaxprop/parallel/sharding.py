@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,9 +74,11 @@ def misplaced(batch: PyTree, mesh: Mesh, steps_per_call: int = 1) -> str | None:
                 "value for each example, or close over it in loss_fn"
             )
         if shape[axis] % devices:
+            size, fits = shape[axis], math.gcd(shape[axis], devices)
             return (
-                f"expected a batch size that is a multiple of the {devices} devices of the mesh, got {shape[axis]} at "
-                f"{path}; leave out or pad a smaller last batch, or use mesh=jaxprop.make_mesh(n) with fewer devices"
+                f"a batch of {size} cannot be divided over the {devices} devices of the mesh ({path} has the shape "
+                f"{shape}); use {-(-size // devices) * devices}, filled up with examples of weight 0 where the loss "
+                f"takes weights, or mesh=jaxprop.make_mesh({fits})"
             )
         if isinstance(leaf, jax.Array) and leaf.committed and not leaf.sharding.is_equivalent_to(wanted, len(shape)):
             return (

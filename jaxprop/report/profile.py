@@ -82,7 +82,9 @@ def moments(run: RunData, steps: np.ndarray) -> list[tuple[str, int]]:
         since = min(whole(main.get("since")) or step, step)
         good = int(np.searchsorted(steps, since)) - 1
         bad = int(np.searchsorted(steps, step))
-        wanted = [("start", 0), ("last good step", good), ("first alert", bad)]
+        # The record with the alert itself is written only where it falls on a log interval.
+        exact = bad < len(steps) and steps[bad] == step
+        wanted = [("start", 0), ("last good step", good), ("first alert" if exact else "after the first alert", bad)]
         wanted = [(label, at) for label, at in wanted if 0 <= at < len(steps)]
     newest = {at: label for label, at in reversed(wanted)}
     return sorted(((label, at) for at, label in newest.items()), key=lambda pair: pair[1])

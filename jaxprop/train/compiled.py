@@ -124,7 +124,7 @@ class TrainStep:
         if due not in self._taken and not traced:
             self._taken.add(due)
             if due in RARE and detail is None and self._calls:
-                self._announce()
+                self._announce(due)
         try:
             state, measurements = step(state, batch)
         except Exception as error:
@@ -139,13 +139,14 @@ class TrainStep:
             self._layers = measurements.layout.layers
         return state, measurements
 
-    def _announce(self) -> None:
+    def _announce(self, due: str) -> None:
         """Says before the one slow call that it is slow, so that a loop which times its steps is not misled."""
         LOG.warning(
-            "jaxprop: the call of step %d measures everything for the first time, for which it compiles a program of "
+            "jaxprop: the call of step %d measures %s for the first time, for which it compiles a program of "
             "its own; leave it out where you time steps. health=False measures nothing rare, and "
             "logging.getLogger('jaxprop').setLevel('ERROR') hides this line.",
             (self._calls + 1) * self._steps_per_call,
+            "everything, and what float16 would flush," if due == "flush" else "everything",
         )
 
     def _trained(self, params: PyTree) -> PyTree:

@@ -405,7 +405,12 @@ def _weighted_sum(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, ja
     returned = loss(outputs, batch)
     shapes = [jnp.shape(x) for x in returned] if isinstance(returned, tuple) else [jnp.shape(returned)]
     if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
-        raise ShapeError(f"expected the loss to return (per_example [B], weight [B]), got shapes {shapes}")
+        message = f"expected the loss to return (per_example [B], weight [B]), got shapes {shapes}"
+        if len(shapes) == 2 and shapes[0] == shapes[1] and len(shapes[0]) > 1:
+            message += (
+                "; for losses l and weights w of tokens, return (w * l).sum(-1) / jnp.maximum(w.sum(-1), 1), w.sum(-1)"
+            )
+        raise ShapeError(message)
     per_example, weight = returned
     weight = weight.astype(per_example.dtype)
     # A select: what counts for nothing may be anything, and 0 x NaN is NaN.

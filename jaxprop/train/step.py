@@ -379,6 +379,7 @@ def report(
         back.params,
         problem.scale,
         problem.state.health.direction,
+        problem.counted,
     )
     scalars |= found | measurements.outputs(forward.sums)
     scalars |= rare_scalars(seen, norms.total, back.micro_square, problem.batch, recipe.accumulate)

@@ -49,8 +49,18 @@ def trainable_mask(trainable: Trainable, params: PyTree) -> list[bool]:
     mask = [bool(a and b) for a, b in zip(wanted, continuous, strict=True)]
     if leaves and not any(mask):
         listed = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
-        raise UsageError(f"trainable={trainable!r} leaves no floating-point parameter to train; there are: {listed}")
+        raise UsageError(
+            f"trainable={trainable!r} leaves no floating-point parameter to train; there are: {listed}"
+            f"{_nearest(trainable, paths)}"
+        )
     return mask
+
+
+def _nearest(trainable: Trainable, paths: list[str]) -> str:
+    """The pattern that is meant where one matches the start of paths instead of whole ones."""
+    if not isinstance(trainable, str) or not any(re.match(f"(?:{trainable})/", path) for path in paths):
+        return ""
+    return f"; the pattern has to match a whole path, as {trainable + '/.*'!r} does"
 
 
 def _wanted(trainable: Trainable, params: PyTree, paths: list[str]) -> list[Any]:

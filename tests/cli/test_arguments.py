@@ -32,3 +32,14 @@ def test_one_config_is_needed(words, sentence):
     first, *rest = words.split()
     with pytest.raises(UsageError, match=f"^{sentence}$"):
         split(first, rest)
+
+
+EMPTY = ["train digits --run", "eval digits --run", "lr-find digits --run", "lesson rates --run", "report runs/a --out"]
+
+
+@pytest.mark.parametrize("words", EMPTY)
+def test_an_empty_path_is_refused(jaxprop, words):
+    """Fault: `--run "$UNSET"` wrote the run into the working directory."""
+    code, out, err = jaxprop(*words.split(), "")
+    assert (code, out) == (2, "")
+    assert "the path is empty; give one, or leave the option out" in err.replace("\n", " ")

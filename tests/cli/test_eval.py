@@ -22,6 +22,7 @@ FIGURES = {"step": 9, "metrics": {"accuracy": 0.5, "loss": 1.25}, "reference": {
         ("runs/a/config.yaml", None, "runs/a"),
         ("moved/config.yaml", None, "runs/moved"),
         ("runs/nowhere", None, "runs/nowhere"),
+        ("a", None, "runs/a"),
     ],
 )
 def test_the_folder_that_is_meant(package, named, run, folder):

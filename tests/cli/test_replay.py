@@ -26,7 +26,8 @@ def test_the_sentence_the_way_and_the_parameters(jaxprop, monkeypatch):
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith(
         "step 12: forward pass: log at /home/me/model.py:7, layer head is the first to give -inf, in 3 of 24 entries, "
-        "first at [2, 0]: log(0) = -inf; of the 8 examples of the batch, 2, 5 suffice, each by itself\n"
+        "first at [2, 0]: log(0) = -inf; of the 8 examples of the batch, each of examples 2, 5 causes it by "
+        "itself (counted from 0)\n"
         "the step failed with jax 0.1, now 0.2\n"
     )
     rows = [line.split() for line in ran.out.splitlines()]

@@ -41,6 +41,22 @@ LIST = {"optimizer": {"name": "sgd", "groups": [{"match": "a"}, {"match": "b", "
             {"optimizer": {"name": "sgd", "schedule": {"name": "linear"}}},
             {"optimizer": {"name": "sgd", "lr": 1, "schedule": {"name": "linear", "end_scale": 0.1}}},
         ),
+        # without weight decay there is nothing to mask, except where the mask is asked for
+        (
+            {"optimizer": {"name": "adamw", "lr": 1, "decay_mask": "matrices"}},
+            {"optimizer": {"name": "sgd"}},
+            {"optimizer": {"name": "sgd", "lr": 1}},
+        ),
+        (
+            {"optimizer": {"name": "adamw", "lr": 1, "decay_mask": "matrices"}},
+            {"optimizer": {"name": "lion"}},
+            {"optimizer": {"name": "lion", "lr": 1, "decay_mask": "matrices"}},
+        ),
+        (
+            {"optimizer": {"name": "adamw", "lr": 1}},
+            {"optimizer": {"name": "sgd", "decay_mask": "matrices"}},
+            {"optimizer": {"name": "sgd", "lr": 1, "decay_mask": "matrices"}},
+        ),
         (
             {"task": {"name": "classify", "loss": None}},
             {"task": {"name": "language"}},

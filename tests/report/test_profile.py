@@ -15,8 +15,8 @@ STEPS = np.arange(10, 101, 10)
     [
         (None, [("start", 0), ("middle", 5), ("end", 9)]),
         ({"step": 60, "since": 55}, [("start", 0), ("last good step", 4), ("first alert", 5)]),
-        ({"step": 61, "since": 60}, [("start", 0), ("last good step", 4), ("first alert", 6)]),
-        ({"step": 15, "since": 12}, [("start", 0), ("first alert", 1)]),
+        ({"step": 61, "since": 60}, [("start", 0), ("last good step", 4), ("after the first alert", 6)]),
+        ({"step": 15, "since": 12}, [("start", 0), ("after the first alert", 1)]),
         ({"step": 5, "since": 5}, [("start", 0)]),
         ({"step": 500, "since": None}, [("start", 0), ("last good step", 9)]),
         ({"step": "x"}, [("start", 0), ("middle", 5), ("end", 9)]),

@@ -342,6 +342,16 @@ def test_a_sharding_that_does_not_fit_is_told(case):
         make()
 
 
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_a_batch_that_the_devices_do_not_divide_is_told_with_the_size_to_use(steps_per_call):
+    step = jaxprop.make_train_step(mean_loss, optax.sgd(0.1), steps_per_call=steps_per_call, mesh=jaxprop.make_mesh(8))
+    batch = make_batch(size=30)
+    batch = batch if steps_per_call == 1 else jax.tree.map(lambda x: np.stack([x] * 2), batch)
+    state = step.init(make_params(), key=jax.random.key(0))
+    with pytest.raises(UsageError, match=r"a batch of 30 .* the 8 devices .*; use 32, .*make_mesh\(2\)"):
+        step(state, batch)
+
+
 # -- the one slow call -----------------------------------------------------------------------------
 
 
@@ -407,7 +417,10 @@ def test_a_module_that_the_loss_closes_over_is_told():
 
 
 UNPLACED = {
-    "not divisible": (make_batch(size=6), r"a multiple of the 4 devices of the mesh, got 6 at inputs"),
+    "not divisible": (
+        make_batch(size=6),
+        r"a batch of 6 cannot be divided over the 4 devices of the mesh \(inputs has",
+    ),
     "a scalar": ({**make_batch(), "scale": np.float32(1)}, r"and scale has the shape \(\); give one value"),
 }
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxprop
-from jaxprop.errors import UsageError
+from jaxprop.errors import JaxpropError, UsageError
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.metrics.accuracy import accuracy
 from jaxprop.train.objective import loss_from
@@ -42,6 +42,15 @@ def test_eight_devices_are_one():
     eight = jaxprop.make_eval_step(masked_loss, mesh=jaxprop.make_mesh(8))(make_params(), {}, batch)
     np.testing.assert_allclose(eight["loss"], one["loss"], rtol=1e-6)
     assert len(eight["loss"][0].sharding.device_set) == 8
+
+
+UNEVEN = r"a batch of 30 cannot be divided over the 8 devices .*; use 32, .* or mesh=jaxprop.make_mesh\(2\)"
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_told_with_the_size_to_use():
+    evaluate = jaxprop.make_eval_step(mean_loss, mesh=jaxprop.make_mesh(8))
+    with pytest.raises(JaxpropError, match=UNEVEN):
+        evaluate(make_params(), {}, make_batch(size=30))
 
 
 def test_a_model_is_applied_for_evaluation_without_a_key_and_reports_no_signal_of_the_step():
@@ -110,5 +119,5 @@ def test_parameters_that_a_later_step_has_taken_are_told():
 
 def test_a_batch_that_the_devices_cannot_share_is_told():
     evaluate = jaxprop.make_eval_step(mean, mesh=jaxprop.make_mesh(4))
-    with pytest.raises(UsageError, match="a multiple of the 4 devices of the mesh, got 6 at x"):
+    with pytest.raises(UsageError, match="a batch of 6 cannot be divided over the 4 devices of the mesh"):
         evaluate(W, {}, {"x": jnp.ones(6)})

@@ -263,3 +263,19 @@ def test_complex_parameters_keep_their_imaginary_part_on_every_way(health, accum
     found = step.eval_params(state)  # floats are averaged, complex numbers are as they are
     np.testing.assert_array_equal(found["c"], state.params["c"])
     np.testing.assert_allclose(found["w"], 0.1 + 0.9 * state.params["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", FROZEN)
+def test_float16_measures_what_is_flushed_of_the_parameters_that_move(how):
+    """Fault: the gradients of parameters that the optimizer freezes were counted without a layer to count them in."""
+    step = jaxprop.make_train_step(mean_loss, FROZEN[how](optax.adam(0.05)), "float16", cast="inputs")
+    _, m = step(step.init(make_params(), key=jax.random.key(0)), make_batch(), "flush")
+    assert m.layout.layers == ("dense_1",)
+    assert m.rare.flushed.tolist() == [0]
+
+
+def test_a_pattern_that_matches_the_start_of_paths_is_told_how_to_match_them():
+    with pytest.raises(UsageError, match=r"has to match a whole path, as 'dense_1/\.\*' does$"):
+        trainable_mask("dense_1", make_params())
+    with pytest.raises(UsageError, match=r"dense_1/kernel$"):
+        trainable_mask("dense_9", make_params())

@@ -22,3 +22,8 @@ class Section(BaseModel):
 
     # defer_build: otherwise each section's validator would be built twice, by itself and as a part of `Config`
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
+
+    @classmethod
+    def refused(cls) -> tuple[str, ...]:
+        """Fields whose default is the only value that fits this class, so that another one is not inherited."""
+        return ()

@@ -311,6 +311,16 @@ class Optimizer(Section):
         """
         return {key: getattr(self, key) for key in self.entry["arguments"]}
 
+    @classmethod
+    def refused(cls) -> tuple[str, ...]:
+        """An optimizer without weight decay does not inherit a mask of it.
+
+        Example:
+          >>> optimizer_model("sgd").refused(), optimizer_model("adamw").refused()
+          (('decay_mask',), ())
+        """
+        return ("decay_mask",) if cls.entry["decay"] is None else ()
+
     @field_validator("decay_mask")
     @classmethod
     def _decays(cls, mask: Any) -> Any:

@@ -130,10 +130,10 @@ class Finding(NamedTuple):
         if not self.examples:
             return ""
         if len(self.examples) == self.batch_size > 1:
-            return f"; any of the {self.batch_size} examples of the batch suffices"
+            return f"; each of the {self.batch_size} examples of the batch causes it by itself"
         shown = ", ".join(map(str, self.examples[:8])) + (", ..." if len(self.examples) > 8 else "")
-        verb = "suffices" if len(self.examples) == 1 else "suffice, each by itself"
-        return f"; of the {self.batch_size} examples of the batch, {shown} {verb}"
+        which = f"example {shown} causes" if len(self.examples) == 1 else f"each of examples {shown} causes"
+        return f"; of the {self.batch_size} examples of the batch, {which} it by itself (counted from 0)"
 
     def record(self) -> dict[str, Any]:
         """Returns it as JSON values."""

@@ -31,6 +31,7 @@ class SkipLimit:
     def diagnosis(self, step: int) -> str:
         """What has happened, and what to do."""
         return (
-            f"{self.why(step)}. Such steps change nothing, so what was saved before them is intact; lower "
-            "optimizer.lr, or set optimizer.grad_clip={norm: 1.0}, and start over with --fresh"
+            f"{self.why(step)}. Such steps change nothing, so what was saved before them is intact. If the learning "
+            "rate is too high, set optimizer.lr to what 'jaxprop lr-find' suggests and start over with --fresh; "
+            "otherwise 'jaxprop replay' names the operation to repair"
         )

@@ -98,6 +98,7 @@ def extra_signals(
     grads: PyTree,
     scale: jax.Array | None,
     direction: PyTree,
+    counted: Callable[[PyTree], PyTree] = lambda tree: tree,
 ) -> tuple[PyTree, dict[str, jax.Array], dict[str, jax.Array]]:
     """Signals that take a backward pass of their own: curvature, and what float16 would flush.
 
@@ -107,6 +108,7 @@ def extra_signals(
       params, grads: where, and the gradient there.
       scale: loss scale, or None.
       direction: of the power iteration.
+      counted: what of a tree like `params` the layers of the plan hold: all but what the optimizer itself freezes.
 
     Returns:
       The next direction, scalars and rows by name.
@@ -119,7 +121,7 @@ def extra_signals(
         # A gradient has the dtype of its parameters, and float16 would hide what it flushes.
         wide = jax.tree.map(lambda w: w.astype(jnp.float32), params)
         rows["flushed"] = flushed_rows(
-            plan.groups, gradient(wide, "float32"), jnp.float32(1) if scale is None else scale
+            plan.groups, counted(gradient(wide, "float32")), jnp.float32(1) if scale is None else scale
         )
     return direction, scalars, rows
 

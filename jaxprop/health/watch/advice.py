@@ -104,7 +104,7 @@ def _find_rate(p: Plea) -> str:
     cold = p.step - p.trail.start <= COLD and not p.setup.warms_up and not p.trail.first < 0.5 * p.trail.rate
     if p.setup.yaml:
         warmup = "; a run that starts with a warmup bears a higher one" if cold else ""
-        return f"run jaxprop lr-find, which measures the rate to use for this configuration{warmup}"
+        return f"run jaxprop lr-find on the run's config.yaml, and set optimizer.lr to what it suggests{warmup}"
     now = f" from {number(p.trail.rate)}" if p.trail.rate > 0 else ""
     warmup = "; a warmup bears a higher one" if cold else ""
     return f"lower the learning rate{now} tenfold until the first steps lower the loss, then search above it{warmup}"
@@ -163,7 +163,7 @@ def _scale_loss(p: Plea) -> str:
 def _replay(p: Plea) -> str:
     if p.setup.yaml:
         return "run jaxprop replay on the run's folder, which names the operation and the values it was given"
-    return "call jaxprop.health.find_nonfinite on this step's state and batch, which names the operation"
+    return "call step.find_nonfinite(state, batch) with this step's batch, which names the operation and the line"
 
 
 def _activation(p: Plea) -> str:

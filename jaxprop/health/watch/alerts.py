@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 LINE = re.compile(r"[a-z_.]+=")  # begins a line of the configuration
 
 TITLES = {
-    "nonfinite": "loss or gradient is not finite",
+    "nonfinite": "loss or gradient is not finite (layers)",
     "zero_gradient": "the gradient is exactly zero in nearly every parameter",
     "gradient_spike": "the gradient norm is far above its own history (z-score)",
     "layer_spike": "the gradient norm of one layer is far above its own history (z-score)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class LinenOutputs(NamedTuple):
 
 def from_linen(
     module: nn.Module,
-    call: Callable[[Any, Batch, bool], Any] | None = None,
+    call: Callable[..., Any] | None = None,
     rngs: Sequence[str] = ("dropout",),
     taps: bool = True,
     *,
@@ -62,7 +63,7 @@ def from_linen(
 
     Args:
       module: a Linen module, not yet bound.
-      call: `(module, batch, train) -> outputs`, for modules called in another way.
+      call: `(module, batch, train) -> outputs`, for modules called in another way; `train` may be left out.
       rngs: names of the random streams the module draws from besides `params`; each has a key of its own, derived
         from the step's.
       taps: tap what every sub-module returns; False where the module calls `jaxprop.tap` itself.
@@ -74,7 +75,8 @@ def from_linen(
       A `Model`.
 
     Raises:
-      JaxpropError: `module` is not a Linen module; when called in training, nothing is sown into one of `collections`.
+      JaxpropError: `module` is not a Linen module, or `call` has other arguments; when called in training, nothing is
+        sown into one of `collections`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,8 +104,7 @@ def from_linen(
         raise JaxpropError(f"expected a flax.linen.Module instance, got {got}")
     expect_names(rngs, "rngs")
     expect_names(collections, "collections")
-    call = _linen_call(module) if call is None else call
-    expect_callable(call, "call", "(module, batch, train) -> outputs")
+    call = _linen_call(module) if call is None else _custom_call(call)
 
     def streams(key: jax.Array) -> dict[str, jax.Array]:
         # The first stream keeps the key itself, so that a model with dropout alone draws as in plain Linen.
@@ -165,6 +166,29 @@ def _linen_call(module: nn.Module) -> Callable[[Any, Batch, bool], Any]:
         return bound(inputs_of(batch), **unset)
 
     return call
+
+
+def _custom_call(function: Callable[..., Any]) -> Callable[[Any, Batch, bool], Any]:
+    """The user's `call`, with or without `train` among its arguments."""
+    expect_callable(function, "call", "(module, batch, train) -> outputs")
+    if _takes(function, None, None, False):
+        return function
+    if _takes(function, None, None, train=False):
+        return lambda module, batch, train: function(module, batch, train=train)
+    if _takes(function, None, None):
+        return lambda module, batch, _train: function(module, batch)
+    got = list(inspect.signature(function).parameters)
+    raise JaxpropError(
+        f"expected call to be (module, batch) or (module, batch, train) -> outputs, got the arguments {got}"
+    )
+
+
+def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _has_tuples(tree: PyTree) -> bool:

@@ -170,3 +170,22 @@ def test_a_name_error_of_the_model_is_told_as_it_is():
 
     with pytest.raises(NameError, match="'y' is not defined"):
         applied(from_linen(Broken()))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda module, batch: module(batch["inputs"], use_running_average=False),
+        lambda module, batch, *, train: module(batch["inputs"], use_running_average=not train),
+        lambda module, batch, training: module(batch["inputs"], use_running_average=not training),
+    ],
+)
+def test_a_call_may_take_train_or_leave_it_out(call):
+    _, extras = applied(from_linen(Modes(deterministic=True), call=call))
+    mean = extras["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 0.01 * BATCH["inputs"].mean(0), rtol=1e-5)
+
+
+def test_a_call_of_other_arguments_is_refused_where_it_is_given():
+    with pytest.raises(JaxpropError, match=r"got the arguments \['batch'\]$"):
+        from_linen(Modes(), call=lambda batch: batch)
