@@ -312,3 +312,12 @@ def test_a_program_in_which_nothing_is_wrong(name):
     text = thirdparty.table([{"program": name} | run])
     assert text.splitlines()[2].startswith(f"| {name} | ")
     assert text.splitlines()[-1].endswith("| 20 steps |")
+
+
+def test_advice_that_leaves_it_open_is_neither_right_nor_wrong(score, case):
+    from faultbench import report
+
+    causes = ("rate_too_high", "rate_or_data", "rate_or_data", "label_shift")
+    alerts = [[alert(310, cause=cause)] for cause in causes] + [[]]
+    judged = [score.judge(case, found, ("rate_too_high",))._asdict() for found in alerts]
+    assert report.first_advice(judged) == "first advice right 25.0 %, rate or data 50.0 %, wrong 25.0 %"

@@ -46,6 +46,7 @@ CAUSES = {
     "bad_batch": "one bad batch of data",
     "not_finite": "a value that is not finite; the replay of the step's black box names where it began",
     "label_shift": "the data or their labels have changed",
+    "rate_or_data": "a learning rate that rose, which the records do not hold, or data that have changed",
     "dead_relu": "relu units that no example activates anymore",
     "adam_eps": "Adam's epsilon is too large for these gradients",
     "logit_drift": "nothing in the loss limits the logits",

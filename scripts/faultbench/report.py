@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from faultbench.faults import CALIBRATION, FAMILIES, QUIET, TREATED
@@ -166,14 +166,18 @@ def alarms(results: Sequence[Result]) -> str:
 def notes(results: Sequence[Result]) -> str:
     """What the tables do not say."""
     found, lines = faulty(results), []
-    hidden = [result["hidden"] for result in found if "hidden" in result]
-    if hidden:
-        lead = [r["hidden"]["lead"] or 0 for r in gradual(found) if "hidden" in r]
-        lines.append(
-            f"- Faults of the learning rate with the rate hidden from the watch: "
-            f"{percent(share(v['detected'] for v in hidden))} detected, median lead {number(percentile(lead, 50))}, "
-            f"wrong advice first in {percent(share(not v['cause'] for v in hidden if v['spoke']))}."
-        )
+    hidden = [result for result in found if "hidden" in result]
+    lead = [result["hidden"]["lead"] or 0 for result in gradual(hidden)]
+    for name, of_rate in (("the learning rate", True), ("labels and single batches", False)):
+        judged = [
+            result["hidden"] for result in hidden if ("rate_too_high" in FAMILIES[result["family"]].causes) == of_rate
+        ]
+        if judged:
+            lines.append(
+                f"- Faults of {name} with the rate hidden from the watch: "
+                f"{percent(share(v['detected'] for v in judged))} detected, {first_advice(judged)}"
+                + (f"; median lead {number(percentile(lead, 50))}." if of_rate else ".")
+            )
     if found:
         moved = [result for result in found if not result["case"]["harmless"]]
         lines.append(
@@ -197,6 +201,15 @@ def notes(results: Sequence[Result]) -> str:
     broken = sum(run["broken"] for run in runs)
     lines.append(f"- {broken} of {len(runs)} undisturbed runs diverged by the same definition, and count as neither.")
     return "\n".join(lines)
+
+
+def first_advice(judged: Sequence[Mapping[str, Any]]) -> str:
+    """How often the first advice was right, left open which of the two it is, or was wrong."""
+    spoke = [verdict for verdict in judged if verdict["spoke"]]
+    left_open = share(verdict["spoke"]["cause"] == "rate_or_data" for verdict in spoke)
+    right = share(verdict["cause"] for verdict in spoke)
+    shares = {"right": right, "rate or data": left_open, "wrong": 1 - right - left_open}
+    return "first advice " + ", ".join(f"{name} {percent(value)}" for name, value in shares.items())
 
 
 def percent(value: float) -> str:

@@ -30,6 +30,7 @@ from jaxprop.core.measurements import SCALARS, Layout
 from jaxprop.health import Watch
 
 RATE_FAMILIES = ("no_warmup", "rate_ramp", "rate_start", "rate_x40")
+LIKE_RATE = ("label_shift", "outlier_batch")  # what a fault of a rate that is not known looks like
 
 
 class Options(NamedTuple):
@@ -243,7 +244,7 @@ def broken(packed: np.ndarray) -> bool:
 
 
 def judged_case(viewer: Viewer, packed: np.ndarray, case: score.Case, twin: float) -> dict[str, Any]:
-    """The verdict on one faulty run, and for faults of the learning rate that on a watch that is not told the rate."""
+    """The verdict on one faulty run; for faults of the rate, and those like them, also with it hidden."""
     causes = family_of(case.family).causes
     until = min(max(score.deadline(case) + score.ACT_WITHIN, case.nonfinite or 0), len(packed))
     until = len(packed) if case.kind == "quiet" else until
@@ -257,7 +258,7 @@ def judged_case(viewer: Viewer, packed: np.ndarray, case: score.Case, twin: floa
         "seen_nonfinite": case.nonfinite and any(case.start <= a["step"] <= case.nonfinite for a in alerts),
         "twin_final": twin,
     }
-    if case.family in RATE_FAMILIES:
+    if case.family in (*RATE_FAMILIES, *LIKE_RATE):
         hidden = listen(viewer._replace(hide_rate=True), packed, until)
         result["hidden"] = score.judge(case, hidden, causes)._asdict()
     return result

@@ -111,8 +111,10 @@ def _find_rate(p: Plea) -> str:
 
 
 def _lower(p: Plea) -> str:
-    """Where the rate has risen, the highest at which this run was stable is known."""
-    rise, rate = p.seen("rise", 1.0), p.trail.rate
+    """Where the rate has risen, the highest at which this run was stable is known, or how far it has risen."""
+    rise, rate, grown = p.seen("rise", 1.0), p.trail.rate, p.seen("rate_grown")
+    if grown and not math.isfinite(rate):
+        return f"set the learning rate back to what it was: updates are about {number(grown)} times as large as before"
     if not (rise > 1.3 and rate > 0 and math.isfinite(rate)):
         return _find_rate(p)
     if not p.setup.yaml:
@@ -149,6 +151,13 @@ def _label_shift(p: Plea) -> str:
     if p.setup.yaml and "rollback" not in p.setup.responses:
         return "health.on_alert=[rollback, stop]"
     return f"look at the data from step {p.since} on"
+
+
+def _rate_or_data(p: Plea) -> str:
+    return (
+        f"lower the learning rate if it rose near step {p.since}, and pass schedule= to make_train_step, so that the "
+        f"watch knows it; otherwise look at the data from step {p.since} on"
+    )
 
 
 def _scale_loss(p: Plea) -> str:
@@ -215,6 +224,7 @@ ADVICE: dict[str, Callable[[Plea], str]] = {
     "bad_batch": _clip,
     "not_finite": _replay,
     "label_shift": _label_shift,
+    "rate_or_data": _rate_or_data,
     "dead_relu": _activation,
     "adam_eps": _smaller_epsilon,
     "logit_drift": _limit_logits,

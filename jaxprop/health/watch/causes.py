@@ -17,6 +17,8 @@ ROSE = 1.5  # factor by which the first updates raised the loss
 HIGH = 3.0  # factor by which a first loss is out of scale, or a later one blown up
 KILLING = 0.02  # update ratio in the first steps that may have killed what is dead later
 START = ("overshoot", "update_ratio", "loss_start", "adam_lag", "gradient_spike", "layer_spike")
+GREY = 1.7  # growth of the updates above which it is uncertain that a hidden rate is the same
+PACED = 60  # steps for which updates that have grown count as evidence of a higher rate
 SLOW = ("loss_rise", "adam_lag", "gradient_trend")
 SUDDEN = ("gradient_spike", "layer_spike", "loss_jump")
 DAMAGE = ("dead", "saturated", "attention", "entropy", "output", "output_trend", "output_drift", "zero_gradient")
@@ -53,7 +55,14 @@ def _no_loss_scaling(c: Case) -> bool:
     return c.kind == "flushed" or (c.reading.scale == 1 and (lost or (half and sign)))
 
 
+def _hidden(c: Case) -> bool:
+    """Whether records hold no learning rate."""
+    return not math.isfinite(c.trail.rate)
+
+
 def _rate_too_high(c: Case) -> bool:
+    if _hidden(c):
+        return c.recent("rate_grown", PACED)
     jumped = c.trail.jumped_at >= 0 and c.reading.step - c.trail.jumped_at <= 100
     return c.recent("rise") or jumped or (c.trail.warming and c.age > 20 and c.kind in START)
 
@@ -110,6 +119,18 @@ def _label_shift(c: Case) -> bool:
     return c.kind in SLOW
 
 
+def _undecided(c: Case) -> bool:
+    """Whether it may as well be the learning rate, because that is hidden and updates do not show that it is the same.
+
+    Full records alone hold the updates, so that one is needed since the trouble began.
+    """
+    passed = c.kind in SUDDEN and _told(c) and c.seen("stayed") == 0 and c.seen("loss_z") < 3
+    if not _hidden(c) or c.kind not in (*SUDDEN, *SLOW) or passed:
+        return False
+    measured = c.trail.seen_at.get("pace", 0)
+    return measured < (c.symptom.since or c.reading.step) or c.seen("pace") > GREY
+
+
 def _is(*kinds: str) -> Callable[[Case], bool]:
     return lambda c: c.kind in kinds
 
@@ -158,6 +179,7 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("post_norm", lambda c: c.trail.attention and c.age <= EARLY and c.kind in START and c.seen("tilt_start") > 0.5),
     ("bad_init", _is("exploding")),
     ("adam_eps", lambda c: c.seen("tiny_second_moment") > 0.5),
+    ("rate_or_data", _undecided),
     ("logit_drift", lambda c: c.kind in SLOW and c.seen("output_growth", 1.0) > 1.3),
     ("dead_relu", lambda c: c.kind in SLOW and c.seen("dead_grown") > 0.15 and c.recent("dead_grown", 60)),
     ("bad_batch", _sudden_input),

@@ -16,7 +16,7 @@ import numpy as np
 from jaxprop.health.watch.alerts import WatchConfig
 from jaxprop.health.watch.history import LayerEma, LogEma, Means, Trend
 from jaxprop.health.watch.reading import NAN, Reading, Trail
-from jaxprop.health.watch.schedule import rate_rise
+from jaxprop.health.watch.schedule import Pace, rate_rise
 
 QUICK = 0.9  # decay of the histories in a grace period
 EVERY_TREND = 10  # steps between fits of a trend
@@ -340,8 +340,11 @@ class Rate:
     detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("rate",)
     since: int = 0
+    pace: Pace = dataclasses.field(default_factory=Pace)
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
+        if not math.isfinite(r.rate):
+            self.pace.follow(r, trail)
         rise = rate_rise(trail, r.step)
         self.since = (self.since or r.step) if rise > 1.01 else 0
         if rise > 1.3:

@@ -72,6 +72,15 @@ def test_a_rate_fault_is_answered_by_a_search_or_by_the_rate_that_was_stable():
     assert "0.001" in ADVICE["rate_too_high"](risen._replace(setup=Setup()))
 
 
+def test_a_rate_that_is_not_known_is_to_be_set_back_or_to_be_told():
+    grown = plea(Setup(), rate=float("nan"))
+    grown.trail.note(1000, rate_grown=12.3)
+    assert "about 12 times" in ADVICE["rate_too_high"](grown)
+    said = ADVICE["rate_or_data"](plea(Setup(), rate=float("nan")))
+    assert "schedule=" in said
+    assert "data from step 1000 on" in said
+
+
 def test_a_gradient_that_is_clipped_is_not_told_to_be():
     assert "clip" in ADVICE["bad_batch"](plea(Setup()))
     assert "clip" not in ADVICE["bad_batch"](plea(Setup(), clipped=True))

@@ -59,6 +59,43 @@ def test_float32_is_never_told_to_scale_its_loss():
         assert judge(kind, step=40, setup=HALF, scale=1024.0)[0] != "no_loss_scaling"
 
 
+def unknown(step, **seen):
+    """The trail of a run whose records hold no learning rate, with evidence of a step."""
+    trail = Trail(start=1)
+    trail.note(step, **seen)
+    return trail
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen", "at", "cause"),
+    [
+        ("loss_jump", {"pace": 20.0, "rate_grown": 20.0}, 995, "rate_too_high"),
+        ("loss_rise", {"pace": 3.0, "rate_grown": 3.0}, 995, "rate_too_high"),
+        ("loss_jump", {"pace": 20.0, "rate_grown": 20.0}, 900, "rate_or_data"),  # of long ago
+        ("loss_jump", {"pace": 1.2}, 1000, "label_shift"),  # measured since, and the rate is the same
+        ("loss_rise", {"pace": 1.2}, 1000, "label_shift"),
+        ("gradient_spike", {"pace": 1.2}, 990, "rate_or_data"),  # not measured since
+        ("loss_jump", {"pace": 2.0}, 1000, "rate_or_data"),  # too near to tell
+        ("gradient_spike", {}, 990, "rate_or_data"),  # never measured
+        ("dead", {}, 990, "dead_relu"),  # seen directly
+        ("output", {}, 990, "logit_drift"),
+    ],
+)
+def test_a_rate_that_is_not_known_is_judged_by_the_updates(kind, seen, at, cause):
+    assert judge(kind, trail=unknown(at, **seen), loss_z=20.0)[0] == cause
+
+
+def test_what_has_passed_is_no_rate_even_if_that_is_not_known():
+    assert judge("loss_jump", trail=unknown(990), stayed=0, loss_z=1.0)[0] == "bad_batch"
+    assert judge("loss_jump", trail=unknown(990), stayed=0, loss_z=5.0)[0] == "rate_or_data"
+    assert judge("loss_jump", trail=unknown(990), stayed=3, loss_z=20.0)[0] == "rate_or_data"
+
+
+def test_updates_say_nothing_where_the_rate_is_known():
+    seen = {"pace": 20.0, "rate_grown": 20.0, "loss_z": 20.0, "stayed": 3}
+    assert judge("loss_jump", **seen)[0] == "label_shift"
+
+
 def test_old_evidence_of_a_rise_is_forgotten():
     trail = Trail(start=1, rate=1e-3, first=1e-5, settled=1e-3)
     trail.note(100, rise=4.0)
@@ -86,7 +123,10 @@ def test_recurrent_layers_explode_through_time():
         judge("gradient_spike", layer="layers/0/recurrent", trail=Trail(start=1, recurrent=True))[0]
         == "exploding_recurrence"
     )
-    assert judge("gradient_spike", layer="layers/0/input", trail=Trail(start=1, recurrent=True))[0] == "bad_batch"
+    assert (
+        judge("gradient_spike", layer="layers/0/input", trail=Trail(start=1, rate=1e-3, recurrent=True))[0]
+        == "bad_batch"
+    )
     assert judge("exploding", trail=Trail(start=1))[0] == "bad_init"
 
 

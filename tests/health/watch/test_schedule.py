@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxprop.health.watch.reading import Trail, depth_order, read
-from jaxprop.health.watch.schedule import follow, rate_rise
-from tests.health.records import FULL, LAYERS, record
+from jaxprop.health.watch.schedule import FEWEST_PACES, GROWN, Pace, follow, rate_rise
+from tests.health.records import FULL, LAYERS, ROWS, record
 
 
 def tell(rates, weights=None):
@@ -73,3 +73,53 @@ def test_a_tap_is_found_its_layer():
     assert [reading.layer_of_tap(i) for i in range(6)] == list(LAYERS)
     other = read(10, record(FULL._replace(taps=(("elsewhere", ""),)), loss=1.0, grad_norm=1.0), LAYERS)
     assert other.layer_of_tap(0) == "elsewhere"
+
+
+# -- the stand-in for a rate that is not known --------------------------------------------------
+
+
+def pace_of(last_update, last_gradient, before=12, spike=(), layers=None):
+    """The trail after full records each 10th step, in the last of which updates and gradients are so many times larger.
+
+    Args:
+      spike: steps before the last one at which the gradient alone is 100 times as large.
+      layers: factors of each layer's update in the last record, instead of `last_update`.
+    """
+    pace, trail, end = Pace(), Trail(start=1), 10 * before + 10
+    noise = np.random.default_rng(0)
+    for step in range(1, end + 1):
+        last = step == end
+        gradient = (last_gradient if last else 100.0 if end - step in spike else 1.0) * np.exp(0.1 * noise.normal())
+        update = (np.asarray(layers) if layers is not None else last_update) if last else 1.0
+        full = {"rows_update_norm": 0.01 * update * np.ones(len(LAYERS))} if step % 10 == 0 else {}
+        layout = FULL if step % 10 == 0 else ROWS
+        values = {"loss": 1.0, "grad_norm": gradient, "rows_grad_norm": gradient, "learning_rate": np.nan}
+        pace.follow(read(step, record(layout, **values, **full), ()), trail)
+    return trail
+
+
+@pytest.mark.parametrize(
+    ("update", "gradient", "least", "most"),
+    [
+        (1.0, 1.0, 0.7, 1.4),  # nothing changes
+        (20.0, 1.0, 14.0, 21.0),  # a higher rate
+        (60.0, 5.0, 8.0, 15.0),  # a higher rate, and gradients that have grown because of it
+        (10.0, 10.0, 0.7, 1.4),  # other data, SGD
+        (3.0, 10.0, 0.2, 0.5),  # other data, Adam
+        (1.0, 0.1, 0.7, 1.1),  # a gradient that vanishes
+    ],
+)
+def test_updates_that_outgrow_gradients_are_a_higher_rate(update, gradient, least, most):
+    trail = pace_of(update, gradient)
+    assert least < trail.get("pace") < most
+    assert ("rate_grown" in trail.seen) == (trail.get("pace") > GROWN)
+
+
+def test_one_layer_and_an_earlier_spike_of_the_gradient_are_no_higher_rate():
+    assert pace_of(1.0, 1.0, layers=[50.0, 1, 1, 1, 1, 1]).get("pace") < 1.4
+    assert pace_of(10.0, 1.0, spike=(3,)).get("pace") < 1.0  # what momentum still holds of the spike
+
+
+def test_a_pace_needs_a_history():
+    assert "pace" not in pace_of(20.0, 1.0, before=FEWEST_PACES - 1).seen
+    assert "pace" in pace_of(20.0, 1.0, before=FEWEST_PACES).seen

@@ -191,6 +191,24 @@ def test_sudden_faults_are_told_at_once():
     assert plant(FAULTS["labels"][0])[0].step <= 303
 
 
+def untold(step, values):
+    values["learning_rate"] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (together(untold, jump(3.0), scaled("rows_update_norm", lambda t: 40)), "rate_too_high"),
+        (together(untold, jump(3.0)), "label_shift"),  # step 300 has a full record
+        (together(untold, lambda step, values: jump(3.0)(step - 1, values)), "rate_or_data"),  # step 301 has none
+    ],
+)
+def test_a_jump_of_the_loss_at_a_rate_that_is_not_known(change, cause):
+    (alert,) = [alert for alert in plant(change) if alert.kind == "loss_jump"]
+    assert alert.cause == cause
+    assert alert.step <= 304
+
+
 def test_a_layer_that_spikes_alone_is_named():
     row = np.full(6, 0.4)
     row[4] = 60.0
@@ -364,10 +382,10 @@ def test_one_outlier_does_not_move_the_history_far():
 # -- state --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["rate ramp", "labels", "nan", "dead", "logits", "lag"])
+@pytest.mark.parametrize("name", ["rate ramp", "labels", "nan", "dead", "logits", "lag", "no rate"])
 @pytest.mark.parametrize("at", [7, 130, 301, 334])
 def test_state_through_json_continues_bit_for_bit(name, at):
-    change = FAULTS[name][0]
+    change = together(untold, jump(3.0)) if name == "no rate" else FAULTS[name][0]
     whole, first = Watch(LAYERS), Watch(LAYERS)
     second = Watch(LAYERS)
     for step, values, layout in healthy(400, seed=5, restart=180):
