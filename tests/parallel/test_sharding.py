@@ -32,7 +32,7 @@ def test_a_batch_that_cannot_be_split_and_one_that_can():
     assert misplaced(arrays, mesh) is None
     assert misplaced(jax.device_put(arrays, batch_sharding(mesh)), mesh) is None
     assert misplaced({"x": np.ones((3, 8))}, mesh, 2) is None
-    assert "a batch of 3 cannot be divided over the 4 devices of the mesh (x has" in misplaced(
+    assert "a batch of 3 cannot be divided over the 4 devices" in misplaced(
         {"x": np.ones((8, 3))}, mesh, 2
     )
     placed = jax.device_put(arrays, jax.devices()[2])
