@@ -32,9 +32,7 @@ def test_a_batch_that_cannot_be_split_and_one_that_can():
     assert misplaced(arrays, mesh) is None
     assert misplaced(jax.device_put(arrays, batch_sharding(mesh)), mesh) is None
     assert misplaced({"x": np.ones((3, 8))}, mesh, 2) is None
-    assert "a batch of 3 cannot be divided over the 4 devices" in misplaced(
-        {"x": np.ones((8, 3))}, mesh, 2
-    )
+    assert "a batch of 3 cannot be divided over the 4 devices" in misplaced({"x": np.ones((8, 3))}, mesh, 2)
     placed = jax.device_put(arrays, jax.devices()[2])
     assert "x was placed on" in misplaced(placed, mesh)
     assert "jax.P('data',)" in misplaced(placed, mesh)
