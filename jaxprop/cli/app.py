@@ -50,11 +50,13 @@ app = typer.Typer(
     help="Train neural networks from one YAML file, and measure how gradients behave in every layer.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # importing rich would double the time of --help
     pretty_exceptions_enable=False,
 )
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    # Given as the short help, the sentence is wrapped; otherwise typer cuts it.
+    app.command(_name, short_help=(_command.__doc__ or "").partition("\n")[0])(_command)
 
 
 def _version(wanted: bool) -> None:

@@ -28,6 +28,12 @@ def test_help_lists_the_commands_in_the_order_of_the_table(jaxprop):
     assert re.findall(r"^  ([\w-]+)  +\S", listed, re.MULTILINE) == list(app.COMMANDS)
 
 
+def test_the_list_of_commands_shows_whole_sentences(jaxprop):
+    shown = " ".join(jaxprop("-h").out.split())
+    for command in app.COMMANDS.values():
+        assert command.__doc__.partition("\n")[0] in shown
+
+
 @pytest.mark.parametrize("command", app.COMMANDS)
 def test_help_of_a_command_is_its_docstring_and_explains_every_option(jaxprop, command):
     ran = jaxprop(command, "--help")
