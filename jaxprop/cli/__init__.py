@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and _flushed(EXIT_DONE) != EXIT_DONE:
             return EXIT_RUNTIME
+        if verbose:
+            tell(traceback.format_exc().rstrip())
         # Unbuffered, a full stdout fails within the command. Such an error names no file, as one of opening does.
         if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
             tell(f"error: the output cannot be written ({error.strerror})")
             silence(sys.stdout)
             return EXIT_RUNTIME
-        if verbose:
-            tell(traceback.format_exc().rstrip())
         _tell(error)
         code = error.exit_code if isinstance(error, JaxpropError) else EXIT_RUNTIME
     return _flushed(code)
