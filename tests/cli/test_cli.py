@@ -43,7 +43,7 @@ def test_light_commands_import_nothing_heavy(package, arguments):
         (RuntimeError("two\nlines"), 1, "error: RuntimeError: two lines (run again with -v for the traceback)\n"),
         (ZeroDivisionError(), 1, "error: ZeroDivisionError: no message (run again with -v for the traceback)\n"),
         (OSError(28, "No space left"), 1, "error: the output cannot be written (No space left)\n"),
-        (OSError(5, "I/O error"), 1, "error: OSError: [Errno 5] I/O error (run again with -v"),
+        (OSError(22, "Invalid"), 1, "error: OSError: [Errno 22] Invalid (run again with -v"),
         (KeyboardInterrupt(), 130, ""),
         (SystemExit(75), 75, ""),
     ],
