@@ -211,7 +211,8 @@ class Loop:
             self._read_step(step, m, sink)
 
     def _read_step(self, step: int, m: Measurements, sink: Sink) -> None:
-        for line in self._responder.read(step, m):
+        alerts = list(self._responder.read(step, m))
+        for line in alerts:
             sink.alert(line)
         if self.diagnosis is not None:
             self.status = Status.DIVERGED  # whatever later steps of the same reading say
@@ -222,7 +223,9 @@ class Loop:
         self._interval.add(step, m)
         if is_recorded(step, log_every, total):
             sink.write(train_record(step, m, self.clock.rate(), self._interval.take()))
-        rows = list(layer_rows(step, m, *self._pace.logged(step, log_every, total)))
+        # What has led to an alert is written whole, so that the report can show it.
+        logged = (True, True) if alerts else self._pace.logged(step, log_every, total)
+        rows = list(layer_rows(step, m, *logged))
         if rows:
             sink.layers(rows)
 

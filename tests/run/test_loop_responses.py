@@ -240,3 +240,17 @@ def test_the_pace_is_chosen_once_a_run(bench, tmp_path):
         assert not loop._pace.measuring
         assert loop.run(Sink(note=seen.append)) == "completed"
     assert not [note for note in seen if note.startswith("health: ")]
+
+
+def test_the_layers_of_a_step_that_led_to_an_alert_are_written(bench, tmp_path):
+    alerts, rows = [], []
+    config = with_config(bench, health={"on_alert": "log", "every": 1, "rare_every": 20}, run={"log_every": 40})
+    sink = Sink(alert=alerts.append, layers=rows.extend)
+    train(bench, tmp_path, set(range(22, 999)), config=config, sink=sink)
+    (alert,) = alerts
+    steps = {row["step"] for row in rows}
+    assert alert["step"] in steps
+    assert alert["step"] + 1 not in steps
+    assert {row["layer"] for row in rows if row["step"] == alert["step"]} == {
+        row["layer"] for row in rows if "layer" in row
+    }

@@ -64,7 +64,10 @@ def _rate_too_high(c: Case) -> bool:
     if _hidden(c):
         return c.recent("rate_grown", PACED)
     jumped = c.trail.jumped_at >= 0 and c.reading.step - c.trail.jumped_at <= 100
-    return c.recent("rise") or jumped or (c.trail.warming and c.age > 20 and c.kind in START)
+    # A rate that has only ever risen is higher than any that was stable; but a jump that has passed was one bad batch.
+    passed = c.kind == "loss_jump" and _told(c) and c.seen("stayed") == 0
+    untried = c.trail.warming and c.age > 20 and c.kind in (*START, *SUDDEN, *SLOW) and not passed
+    return c.recent("rise") or jumped or untried
 
 
 def _calm(c: Case) -> bool:

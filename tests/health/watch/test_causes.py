@@ -103,6 +103,19 @@ def test_old_evidence_of_a_rise_is_forgotten():
     assert judge("adam_lag", step=101 + RECENT, trail=trail)[0] == "label_shift"
 
 
+@pytest.mark.parametrize("kind", ["loss_jump", "loss_rise", "gradient_trend", "gradient_spike", "adam_lag"])
+def test_what_breaks_while_the_rate_still_rises_is_the_rate(kind):
+    seen = {"loss_z": 20.0, "stayed": 3}
+    rising = Trail(start=1, rate=1e-1, first=1e-4, warming=True, risen_at=1000)
+    assert judge(kind, trail=rising, **seen)[0] == "rate_too_high"
+    assert judge(kind, **seen)[0] == "label_shift"
+
+
+def test_a_jump_that_has_passed_while_the_rate_rises_is_a_bad_batch():
+    rising = Trail(start=1, rate=1e-1, first=1e-4, warming=True, risen_at=1000)
+    assert judge("loss_jump", trail=rising, loss_z=1.0, stayed=0)[0] == "bad_batch"
+
+
 def test_a_cold_start_takes_the_blame_for_what_it_breaks():
     cold, warm = Trail(start=1, rate=1e-2, first=1e-2), Trail(start=1, rate=1e-2, first=1e-4)
     assert judge("dead", step=60, trail=cold, ratio_peak=0.2)[0] == "rate_too_high"
