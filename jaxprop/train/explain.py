@@ -69,7 +69,7 @@ def explain(recipe: Recipe, take: Take, state: TrainState, batch: Batch) -> Expl
     return Explanation(
         all(check.agrees for check in checks), int(state.step) + 1, plain.examples, _size(batch), plain.loss,
         plain.weight, _layers(plain, measured, row_weights(batch)), _parameters(plain, before),
-        None if recipe.clip is None else _clip(plain, problem.moves),
+        None if recipe.clip is None else _clip(plain, problem.influence.counted),
         _known(float(measured.learning_rate)), taken, float(measured.guard), _follow(plain, before), plain.expected,
         plain.loss_after, tolerance, checks, tuple(notes if recipe.accumulate > 1 and plain.tapped else ()),
     )  # fmt: skip
@@ -301,7 +301,7 @@ def _norm(tree: PyTree) -> float:
 def _checks(
     plain: ByHand, problem: Problem, before: PyTree, after: PyTree, m: Measurements, tolerance: float, taken: bool
 ) -> tuple[Check, ...]:
-    moves = problem.moves
+    moves = problem.influence.counted
     names, owner = trees.layer_names(before)
     found = [("loss", plain.loss, m.loss), ("sum of weights", plain.weight, m.weight)]
     grads, params = split(plain.grads, moves), split(plain.params, moves)  # without the frozen ones, as in the record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections.abc import Callable
 from functools import partial
@@ -35,7 +37,7 @@ from jaxprop.train import gradients
 from jaxprop.train.arguments import check_batch_stack
 from jaxprop.train.gradients import Backward, Forward
 from jaxprop.train.state import averaged
-from jaxprop.train.trainable import Trainable, merge, moved, split, trainable_mask
+from jaxprop.train.trainable import Trainable, influence, merge, split, trainable_mask
 from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
 
 FUNCTIONS = ("grad_fn", "obj_fn")  # what a line search, which takes `value_fn`, refuses to be given besides
@@ -84,7 +86,7 @@ def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> 
     plan = make_plan(problem, detail)
     forward, back = problem.gradient(problem.trained, plan)
     norms = layers.norms(plan.groups, problem.counted(back.params))
-    finite = jnp.isfinite(forward.loss) & norms.finite
+    finite = jnp.isfinite(forward.loss) & norms.finite & problem.heeded_finite(back.params)
     decision = guard.decide(recipe.signals, norms.total.astype(jnp.float32), finite, state.health)
     # Only what is not finite is let through: a spike that the guard skips stays skipped.
     take = decision.take if recipe.skip_nonfinite else decision.take | ~finite
@@ -107,7 +109,7 @@ class Problem:
         self.recipe, self.state, self.batch, self.key = recipe, state, batch, key
         self._mask = trainable_mask(recipe.trainable, state.params)
         self.trained = split(state.params, self._mask)
-        self.moves = moved(
+        self.influence = influence(
             lambda grads, opt_state, trained: call_update(self, None, grads, opt_state, trained),
             self.trained, state.opt_state, self.trained,
         )  # fmt: skip
@@ -130,7 +132,12 @@ class Problem:
 
     def counted(self, trained: PyTree) -> PyTree:
         """What of a tree like the trained parameters the optimizer moves: the rest is no part of any measurement."""
-        return split(trained, self.moves)
+        return split(trained, self.influence.counted)
+
+    def heeded_finite(self, grads: PyTree) -> jax.Array | bool:
+        """Whether the gradients are finite that are not counted, and yet change the updates of those that are."""
+        heeded = jax.tree.leaves(split(grads, self.influence.heeded))
+        return functools.reduce(operator.and_, [jnp.all(jnp.isfinite(g)) for g in heeded], True)
 
     def merged(self, trained: PyTree) -> PyTree:
         """All parameters, with these for the trained ones."""
@@ -177,7 +184,7 @@ def make_plan(problem: Problem, detail: str) -> Plan:
     seeks_taps = detail != "rows" and recipe.signals.taps and recipe.gradient is None
     found, jaxpr = taps.find(problem.loss, trained) if seeks_taps else ((), jax.make_jaxpr(problem.loss)(trained))
     first_uses = uses(jaxpr, len(jax.tree.leaves(trained)))
-    counted = [use for use, keep in zip(first_uses, problem.moves, strict=True) if keep]
+    counted = [use for use, keep in zip(first_uses, problem.influence.counted, strict=True) if keep]
     return Plan(recipe.signals, detail, layers.group_layers(problem.counted(trained), counted), found, recipe.clip)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,19 +81,32 @@ def _wanted(trainable: Trainable, params: PyTree, paths: list[str]) -> list[Any]
     return jax.tree.leaves(trainable)
 
 
-def moved(
-    update: Callable[[PyTree, PyTree, PyTree], Any], grads: PyTree, opt_state: PyTree, params: PyTree
-) -> list[bool]:
-    """Says for every leaf of the parameters whether the optimizer moves it: its update is not constant.
+class Influence(NamedTuple):
+    """What the gradient of each leaf of the parameters does in the optimizer.
 
-    `optax.set_to_zero` in a partition freezes parameters by an update of zeros, which depends on nothing.
+    Args:
+      counted: one boolean a leaf: its gradient changes its update, so that it is trained and part of measurements.
+      heeded: it does not, and yet changes the updates of others, as in a clipping by the global norm.
+    """
+
+    counted: list[bool]
+    heeded: list[bool]
+
+
+def influence(
+    update: Callable[[PyTree, PyTree, PyTree], Any], grads: PyTree, opt_state: PyTree, params: PyTree
+) -> Influence:
+    """Finds which leaves of the parameters an optimizer trains, and whose gradients it looks at.
+
+    `optax.set_to_zero` in a partition freezes parameters by an update of zeros. In front of an optimizer it does so by
+    a gradient of zeros, which the optimizer makes a constant update of.
 
     Args:
       update: `(grads, opt_state, params) -> (updates, opt_state)`.
       grads, opt_state, params: what it is given, or their shapes.
 
     Returns:
-      One boolean a leaf.
+      What each gradient does.
 
     Raises:
       UsageError: some updates are the gradient itself, which `optax.masked` leaves as it is where its mask is False.
@@ -100,15 +115,23 @@ def moved(
       >>> import optax
       >>> tx = optax.partition({"on": optax.sgd(0.1), "off": optax.set_to_zero()}, {"a": "on", "b": "off"})
       >>> params = {"a": jnp.ones(2), "b": jnp.ones(2)}
-      >>> moved(tx.update, params, tx.init(params), params)
-      [True, False]
+      >>> influence(tx.update, params, tx.init(params), params)
+      Influence(counted=[True, False], heeded=[False, False])
     """
     shapes = jax.eval_shape(lambda *args: args, grads, opt_state, params)
     traced = jax.make_jaxpr(lambda *args: update(*args)[0])(*shapes)
     masked = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, optax.MaskedState))
     if any(isinstance(node, optax.MaskedState) for node in masked):  # to look through the whole update takes time
         _check_signs(traced, grads)
-    return run(traced, [True] * len(jax.tree.leaves(shapes)), _depends, lambda _: False)
+    # What a value depends on, as the bits of an integer: one for each gradient, and one for everything else.
+    count = len(jax.tree.leaves(shapes[0]))
+    inputs = [1 << i for i in range(count)] + [1 << count] * (len(jax.tree.leaves(shapes)) - count)
+    found = run(traced, inputs, _depends, lambda _: 0)
+    counted = [bool(bits >> i & 1) for i, bits in enumerate(found)]
+    if not any(counted):  # an optimizer that takes up a gradient one step later, or none
+        counted = [bits > 0 for bits in found]
+    read = functools.reduce(operator.or_, [bits for bits, keep in zip(found, counted, strict=True) if keep], 0)
+    return Influence(counted, [not keep and bool(read >> i & 1) for i, keep in enumerate(counted)])
 
 
 def _check_signs(traced: ClosedJaxpr, grads: PyTree) -> None:
@@ -169,11 +192,11 @@ def _sign(equation: JaxprEqn, inputs: list[Any]) -> list[Any]:
     return [result] * len(equation.outvars)
 
 
-def _depends(equation: JaxprEqn, inputs: list[bool]) -> list[bool]:
+def _depends(equation: JaxprEqn, inputs: list[int]) -> list[int]:
     body = body_of(equation) if is_call(equation) else None
     if body is not None:
-        return run(body, inputs, _depends, lambda _: False)
-    return [any(inputs)] * len(equation.outvars)
+        return run(body, inputs, _depends, lambda _: 0)
+    return [functools.reduce(operator.or_, inputs, 0)] * len(equation.outvars)
 
 
 def split(params: PyTree, mask: list[bool]) -> PyTree:

@@ -9,7 +9,7 @@ import pytest
 import jaxprop
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.settings import Signals
-from jaxprop.train.trainable import merge, moved, split, trainable_mask
+from jaxprop.train.trainable import influence, merge, split, trainable_mask
 from tests.steps import assert_close, assert_same_bits, make_batch, make_params, mean_loss
 
 HEAD = {"dense_0": {"bias": False, "kernel": False}, "dense_1": {"bias": True, "kernel": True}}
@@ -156,6 +156,10 @@ FROZEN = {
     "partition": lambda tx: freezing(tx),
     "masked to zero": lambda tx: optax.chain(tx, optax.masked(optax.set_to_zero(), BODY)),
     "in a chain": lambda tx: optax.chain(optax.clip(1e3), freezing(tx)),
+    "gradients of zero": lambda tx: optax.chain(optax.masked(optax.set_to_zero(), BODY), tx),
+    "gradients of zero, clipped": lambda tx: optax.chain(
+        optax.masked(optax.set_to_zero(), BODY), optax.clip_by_global_norm(1.0), tx
+    ),
 }  # fmt: skip
 
 
@@ -163,9 +167,34 @@ FROZEN = {
 def test_an_update_that_depends_on_nothing_moves_nothing(how):
     tx, params = FROZEN[how](optax.adam(0.1)), make_params()
     with jax.numpy_dtype_promotion("standard"):
-        assert moved(tx.update, params, tx.init(params), params) == jax.tree.leaves(HEAD)
+        assert influence(tx.update, params, tx.init(params), params).counted == jax.tree.leaves(HEAD)
         plain = optax.adam(0.1)
-        assert moved(plain.update, params, plain.init(params), params) == [True] * 4
+        assert influence(plain.update, params, plain.init(params), params).counted == [True] * 4
+
+
+CLIPPED = {
+    "clipped with the rest": (lambda tx: optax.chain(optax.clip_by_global_norm(1.0), freezing(tx)), True),
+    "clipped without": (lambda tx: freezing(optax.chain(optax.clip_by_global_norm(1.0), tx)), False),
+    "gradients of zero": (lambda tx: optax.chain(optax.masked(optax.set_to_zero(), BODY), tx), False),
+}
+
+
+@pytest.mark.parametrize("how", CLIPPED)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_frozen_gradient_that_is_not_finite_skips_a_step_only_where_others_heed_it(how, value):
+    make, heeded = CLIPPED[how]
+
+    def loss_fn(params, batch, key):
+        zero = sum(jnp.sum(x - jax.lax.stop_gradient(x)) for x in jax.tree.leaves(params["dense_0"]))
+        # Not chosen, so that the loss is finite; its derivative, 0 times the value, is not.
+        return mean_loss(params, batch, key) + jnp.where(jnp.isfinite(zero * value), zero * value, 0.0)
+
+    step = jaxprop.make_train_step(loss_fn, make(optax.sgd(0.1)))
+    state, m = step(step.init(make_params(), key=jax.random.key(0)), make_batch())
+    assert step.layer_names == ("dense_1",)
+    assert np.isfinite(m.grad_norm)
+    assert bool(m.skipped) is heeded
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 
 ON = {name: dict.fromkeys(("kernel", "bias"), name == "dense_1") for name in PARTITION}
@@ -201,7 +230,7 @@ def test_a_gradient_passed_on_by_a_mask_is_told(how):
 def test_other_updates_are_not_taken_for_the_gradient(how):
     tx, params = DOWNHILL[how](optax.adamw(0.1)), make_params()
     with jax.numpy_dtype_promotion("standard"):
-        assert moved(tx.update, params, tx.init(params), params) == [True] * 4
+        assert influence(tx.update, params, tx.init(params), params).counted == [True] * 4
 
 
 def exploding(params, batch, key):
