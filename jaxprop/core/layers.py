@@ -278,7 +278,7 @@ def norms(groups: Groups, tree: PyTree) -> Norms:
 
     with s of 2^-80 or 2^80. The plain sum of squares is infinite from entries of 2e19 on and 0 below 1e-23. On CPU the
     other sums are a branch that is hardly ever taken, so they cost nothing. On an accelerator a branch would make the
-    host wait; there the sums at three scales come out of one pass.
+    host wait; there the sums at all three scales are taken.
 
     Args:
       groups: the layers.
@@ -306,7 +306,7 @@ def norms(groups: Groups, tree: PyTree) -> Norms:
         return [_blocks(groups, leaves, members) for members in bunches]
 
     sums = lax.platform_dependent(
-        leaves, cpu=partial(_sums_by_branch, lines), default=lambda leaves: _sums_in_one_pass(lines(leaves))
+        leaves, cpu=partial(_sums_by_branch, lines), default=lambda leaves: _sums_at_all_scales(lines(leaves))
     )
     # The last row is the sum of all.
     sums = _by_row(sums, [*_places(rows, len(groups.names)), list(range(len(rows)))])
@@ -365,9 +365,11 @@ def _scaled_sums(lines: list[jax.Array], scale: jax.Array) -> jax.Array:
     return jnp.concatenate([sums[i] for i in range(len(lines))])
 
 
-def _sums_in_one_pass(lines: list[jax.Array]) -> jax.Array:
-    """The same without a branch. Sums of their own, which a compiler makes while it writes the gradient, and reads
-    none of it again; it does not do that with one reduction of three operands.
+def _sums_at_all_scales(lines: list[jax.Array]) -> jax.Array:
+    """The same without a branch, as three reductions.
+
+    A compiler can make those while it writes the gradient, which is then not read again. With one reduction of three
+    operands it did not.
     """
     dtype = _widest(lines)
     return jnp.stack(

@@ -216,8 +216,8 @@ def test_both_forms_agree_on_parts_of_every_size():
     lines = [np.stack([x["a"] for x in sized(MIXED[2:], np.float32).values()])]
     lines.append(np.array([[np.nan, 1], [np.inf, 1], [1e30, 1e-30], [0, 0]], np.float32))
     by_branch = jax.jit(lambda lines: layers._sums_by_branch(list, lines))(lines)
-    in_one_pass = jax.jit(layers._sums_in_one_pass)(lines)
-    np.testing.assert_allclose(layers._roots(by_branch), layers._roots(in_one_pass), rtol=2e-6)
+    all_scales = jax.jit(layers._sums_at_all_scales)(lines)
+    np.testing.assert_allclose(layers._roots(by_branch), layers._roots(all_scales), rtol=2e-6)
 
 
 def test_without_parameters_the_norm_is_zero():

@@ -187,14 +187,17 @@ def test_a_prefetch_that_is_dropped_ends_its_thread():
     del batches  # the fixture looks for the thread
 
 
+class Finite(Stream):
+    """A stream of one epoch."""
+
+    def __next__(self):
+        if self.epoch == 1:
+            raise StopIteration
+        return super().__next__()
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_finite_stream_ends_the_iterator_with_its_last_short_group(depth):
-    class Finite(Stream):
-        def __next__(self):
-            if self.epoch == 1:
-                raise StopIteration
-            return super().__next__()
-
     stream = Finite(make_stream()._source, 3, seed=1)
     with prefetch(stream, depth, keep, group=3) as batches:
         assert [batch["inputs"].shape for batch, _ in batches] == [(3, 3), (1, 3)]
@@ -202,12 +205,6 @@ def test_a_finite_stream_ends_the_iterator_with_its_last_short_group(depth):
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_stream_that_ends_within_a_call_is_an_error(depth):
-    class Finite(Stream):
-        def __next__(self):
-            if self.epoch == 1:
-                raise StopIteration
-            return super().__next__()
-
     stream = Finite(make_stream()._source, 3, seed=1)
     with prefetch(stream, depth, keep, group=[3, 3]) as batches:
         next(batches)
