@@ -1,6 +1,6 @@
 """Cost of the jaxprop train step against gradient and optimizer by hand, over one grid of models and sizes.
 
-    python scripts/bench_step.py [--rounds N] [--case NAME ...] [--compile N]
+    python scripts/bench_step.py [--rounds N] [--case NAME ...] [--side NAME ...] [--seconds S] [--compile N]
 
 Both sides share the loss, AdamW and the data, and live in one process; by hand there are no norms and no guard. A round
 takes by hand, by hand again (the A/A pair), `health=False`, a step as most are (gradient norms of every layer) and one
@@ -9,12 +9,17 @@ quartiles. "As it comes" weighs the last two as a run of 200 steps with the libr
 stand the peak memory that the compiler plans, to that of by hand, and with `--compile` the time from the first call to
 the end of the second, with empty caches. `cpu` figures are CPU seconds of the process: they hardly change with the
 machine's load.
+
+The step guards its update with a branch on CPU and with a select elsewhere. The sides `branch` and `select` are the
+step as most are, made with one of these forms whatever the device is.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import math
 import platform
 import statistics
 import time
@@ -159,12 +164,14 @@ def lstm(batch_size: int, length: int, steps: int, width: int = 256) -> Case:
     return Case(loss_fn, params, batch, steps)
 
 
-def language_model(tokens: int, steps: int, vocabulary: int = 1280, length: int = 256) -> Case:
-    """Decoder-only transformer, 6 layers of width 256, about 5M parameters, on random tokens."""
+def language_model(
+    tokens: int, steps: int, *, vocabulary: int = 1280, length: int = 256, layers: int = 6, width: int = 256,
+    heads: int = 8, dtype: Any = jnp.float32, attention: str | None = None,
+) -> Case:  # fmt: skip
+    """Decoder-only transformer on random tokens; `dtype` is what it computes in, parameters are float32."""
     rng = np.random.default_rng(0)
-    width, heads = 256, 8
     params = {"embed": {"w": _dense(rng, vocabulary, width)}}
-    for i in range(6):
+    for i in range(layers):
         params[f"block_{i}"] = {
             "qkv": {"w": _dense(rng, width, 3 * width)}, "out": {"w": _dense(rng, width, width)},
             "up": {"w": _dense(rng, width, 4 * width)}, "down": {"w": _dense(rng, 4 * width, width)},
@@ -175,17 +182,27 @@ def language_model(tokens: int, steps: int, vocabulary: int = 1280, length: int 
         return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6) * scale
 
     def loss_fn(params, batch, _key):
+        params = jax.tree.map(lambda p: p.astype(dtype), params)
         x = params["embed"]["w"][batch["inputs"]]
         b, t, _ = x.shape
-        for i in range(6):
+        for i in range(layers):
             p = params[f"block_{i}"]
             q, k, v = jnp.split((norm(x, p["norm"]["a"]) @ p["qkv"]["w"]).reshape(b, t, heads, -1), 3, -1)
-            x = x + jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(b, t, -1) @ p["out"]["w"]
+            mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=attention)
+            x = x + mixed.reshape(b, t, -1) @ p["out"]["w"]
             x = x + jax.nn.gelu(norm(x, p["norm"]["b"]) @ p["up"]["w"]) @ p["down"]["w"]
-        return _cross_entropy(x @ params["embed"]["w"].T, batch["labels"])
+        return _cross_entropy((x @ params["embed"]["w"].T).astype(jnp.float32), batch["labels"])
 
     data = rng.integers(0, vocabulary, (tokens // length, length + 1)).astype(np.int32)
     return Case(loss_fn, params, {"inputs": data[:, :-1], "labels": data[:, 1:]}, steps)
+
+
+def gpt2(batch_size: int, attention: str) -> Case:
+    """A transformer of the sizes of GPT-2 small, 124M parameters, computing in bfloat16 on texts of 1,024 tokens."""
+    return language_model(
+        1024 * batch_size, 1, vocabulary=50304, length=1024, layers=12, width=768, heads=12, dtype=jnp.bfloat16,
+        attention=attention,
+    )  # fmt: skip
 
 
 WIDE = [1024] * 7
@@ -199,6 +216,15 @@ CASES: dict[str, Callable[[], Case]] = {
     "LSTM 256, 100 steps, batch 32": lambda: lstm(32, 100, 2),
     "ResNet-like, 200 leaves, batch 16": lambda: resnet(16, 1),
     "tiny MLP, batch 64": lambda: mlp(64, [64, 128, 128, 10], 200),
+}
+ON_REQUEST: dict[str, Callable[[], Case]] = {  # for an accelerator
+    "MLP 6 x 4096, batch 8192": lambda: mlp(8192, [4096] * 7, 4),
+    "CNN 32-64-128, batch 1024": lambda: cnn(1024, 4),
+    "LM 5M, 65,536 tokens": lambda: language_model(65536, 4),
+    "LSTM 256, 100 steps, batch 512": lambda: lstm(512, 100, 4),
+    "ResNet-like, 200 leaves, batch 256": lambda: resnet(256, 4),
+    "GPT-2 124M, bfloat16, 16 x 1024, cuDNN attention": lambda: gpt2(16, "cudnn"),
+    "GPT-2 124M, bfloat16, 16 x 1024, XLA attention": lambda: gpt2(16, "xla"),
 }
 
 
@@ -221,7 +247,7 @@ class Runner:
 
     def __init__(self, step: Callable, lower: Callable, state: Any, batch: Any, calls: int):
         self.step, self.lower, self.state, self.batch, self.calls = step, lower, state, batch, calls
-        self.time()
+        self.time()  # compiles
 
     def time(self) -> tuple[float, float]:
         """Wall and CPU seconds of the calls, until the whole state is ready."""
@@ -238,28 +264,55 @@ class Runner:
         return size - stats.alias_size_in_bytes
 
 
-def sides(case: Case, steps_per_call: int) -> dict[str, Runner]:
-    """By hand twice, and the variants of the step."""
+@contextlib.contextmanager
+def guard(form: str | None) -> Iterator[None]:
+    """Traces what depends on the platform as on CPU (`branch`) or as on an accelerator (`select`); None: as it is."""
+    chosen = jax.lax.platform_dependent
+
+    def choose(*args: Any, default: Callable, **by_platform: Callable) -> Any:
+        return (by_platform.get("cpu", default) if form == "branch" else default)(*args)
+
+    jax.lax.platform_dependent = chosen if form is None else choose
+    try:
+        yield
+    finally:
+        jax.lax.platform_dependent = chosen
+
+
+def sides(case: Case, steps_per_call: int, wanted: list[str]) -> dict[str, Runner]:
+    """By hand twice, and the wanted variants of the step."""
     batch = case.batch
     if steps_per_call > 1:
         batch = {name: np.stack([x] * steps_per_call) for name, x in batch.items()}
+    batch = jax.device_put(batch) if jax.default_backend() != "cpu" else batch
     calls = max(1, case.steps // steps_per_call)
+    step_by_hand = by_hand(case, steps_per_call)
 
     def hand() -> Runner:
-        params, step = jax.tree.map(jnp.copy, case.params), by_hand(case, steps_per_call)
-        return Runner(step, step.lower, (params, TX.init(params), jnp.int32(0)), batch, calls)
+        params = jax.tree.map(jnp.copy, case.params)
+        return Runner(step_by_hand, step_by_hand.lower, (params, TX.init(params), jnp.int32(0)), batch, calls)
 
-    def ours(health: bool, detail: str) -> Runner:
+    def ours(health: bool, detail: str, form: str | None = None) -> Runner:
         step = jaxprop.make_train_step(case.loss_fn, TX, steps_per_call=steps_per_call, health=health)
-        return Runner(
-            lambda state, batch: step(state, batch, detail), lambda state, batch: step.lower(state, batch, detail),
-            step.init(case.params, key=jax.random.key(0)), batch, calls,
-        )  # fmt: skip
+        with guard(form):
+            return Runner(
+                lambda state, batch: step(state, batch, detail), lambda state, batch: step.lower(state, batch, detail),
+                step.init(case.params, key=jax.random.key(0)), batch, calls,
+            )  # fmt: skip
 
-    return {
-        "hand": hand(), "again": hand(), "lean": ours(False, "lean"), "rows": ours(True, "rows"),
-        "full": ours(True, "full"),
+    variants = {
+        "lean": lambda: ours(False, "lean"), "rows": lambda: ours(True, "rows"), "full": lambda: ours(True, "full"),
+        "branch": lambda: ours(True, "rows", "branch"), "select": lambda: ours(True, "rows", "select"),
     }  # fmt: skip
+    return {"hand": hand(), "again": hand(), **{side: variants[side]() for side in wanted}}
+
+
+def calibrate(runners: dict[str, Runner], seconds: float) -> None:
+    """Sets the calls of a timing, the same for all sides, so that by hand it takes at least that long."""
+    hand = runners["hand"]
+    taken = min(hand.time()[0] for _ in range(3)) / hand.calls
+    for runner in runners.values():
+        runner.calls = max(1, math.ceil(seconds / taken))
 
 
 def rounds(runners: dict[str, Runner], count: int) -> Iterator[dict[str, tuple[float, float]]]:
@@ -286,19 +339,28 @@ def _spread(values: list[float]) -> str:
     return f"{middle:.3f} ({low:.3f}-{high:.3f})"
 
 
-def report(name: str, case: Case, count: int, steps_per_call: int = 1) -> None:
+COLUMNS = {
+    "lean": "health=False", "rows": "as most steps are", "comes": "as it comes", "full": "a record of everything",
+    "branch": "guard by branch", "select": "guard by select", "again": "A/A",
+}  # fmt: skip
+
+
+def report(name: str, case: Case, options: argparse.Namespace, steps_per_call: int = 1) -> None:
     """Prints one row of the table for wall time, and one for CPU time."""
-    runners = sides(case, steps_per_call)
-    found = list(rounds(runners, count))
+    runners = sides(case, steps_per_call, options.side)
+    if options.seconds:
+        calibrate(runners, options.seconds)
+    found = list(rounds(runners, options.rounds))
     peaks = {side: runner.peak_bytes() / runners["hand"].peak_bytes() for side, runner in runners.items()}
     steps = runners["hand"].calls * steps_per_call
     for kind, label in ((0, ""), (1, ", cpu")):
         seconds = [{side: times[kind] for side, times in one.items()} for one in found]
-        ratios = {side: [one[side] / one["hand"] for one in seconds] for side in ("again", "lean", "full")}
-        ratios["comes"] = [as_it_comes(one, steps_per_call) / one["hand"] for one in seconds]
+        ratios = {side: [one[side] / one["hand"] for one in seconds] for side in runners}
+        if {"rows", "full"} <= runners.keys():
+            ratios["comes"] = [as_it_comes(one, steps_per_call) / one["hand"] for one in seconds]
         hand = statistics.median(one["hand"] for one in seconds) / steps * 1e3
-        columns = " | ".join(_spread(ratios[side]) for side in ("lean", "comes", "full", "again"))
-        memory = f"{peaks['lean']:.2f}, {peaks['rows']:.2f}, {peaks['full']:.2f}"
+        columns = " | ".join(_spread(ratios[side]) for side in COLUMNS if side in ratios)
+        memory = ", ".join(f"{peaks[side]:.2f}" for side in options.side)
         print(f"| {name}{label} | {hand:.3f} | {columns} | {memory} |", flush=True)
 
 
@@ -329,24 +391,30 @@ def report_compile(name: str, case: Case, count: int) -> None:
 
 def main() -> None:
     """Runs the chosen cases and prints Markdown tables."""
+    cases = CASES | ON_REQUEST
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11, help="rounds a case")
-    parser.add_argument("--case", action="append", choices=[*CASES], help="only this case; may be repeated")
+    parser.add_argument("--case", action="append", choices=[*cases], help="only this case; may be repeated")
+    parser.add_argument("--side", action="append", choices=["lean", "rows", "full", "branch", "select"])
+    parser.add_argument("--seconds", type=float, help="how long one timing takes at least; default: a few steps")
     parser.add_argument("--compile", type=int, default=0, metavar="N", help="measure compile time N times instead")
     args = parser.parse_args()
+    args.side = args.side or ["lean", "rows", "full"]
     device = jax.devices()[0]
     print(f"jax {jax.__version__}, optax {optax.__version__}, {device.device_kind}, {platform.machine()}\n")
     if args.compile:
         print("| step | by hand, s | health=False | as it comes |\n|---|---|---|---|")
         for name in args.case or CASES:
-            report_compile(name, CASES[name](), args.compile)
+            report_compile(name, cases[name](), args.compile)
         return
-    print("| step | by hand, ms | health=False | as it comes | a record of everything | A/A | peak memory |")
-    print("|---|---|---|---|---|---|---|")
+    shown = [*args.side, "again", *(["comes"] if {"rows", "full"} <= {*args.side} else [])]
+    titles = [title for side, title in COLUMNS.items() if side in shown]
+    print(f"| step | by hand, ms | {' | '.join(titles)} | peak memory: {', '.join(args.side)} |")
+    print("|---" * (len(titles) + 3) + "|")
     for name in args.case or CASES:
-        report(name, CASES[name](), args.rounds)
+        report(name, cases[name](), args)
         if name.startswith("tiny"):
-            report(f"{name}, steps_per_call 20", CASES[name](), args.rounds, steps_per_call=20)
+            report(f"{name}, steps_per_call 20", cases[name](), args, steps_per_call=20)
 
 
 if __name__ == "__main__":

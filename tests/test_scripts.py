@@ -35,7 +35,7 @@ def bench():
 @pytest.fixture(scope="module", params=[1, 2], ids=lambda n: f"steps_per_call {n}")
 def sides(bench, request):
     with jax.numpy_dtype_promotion("standard"):  # optax itself needs it, in the step by hand
-        return bench.sides(bench.mlp(8, [4, 5, 3], 4), request.param)
+        return bench.sides(bench.mlp(8, [4, 5, 3], 4), request.param, ["lean", "rows", "full"])
 
 
 def test_all_sides_have_taken_the_same_steps(sides):
