@@ -17,6 +17,7 @@ class Calls:
 
     def __init__(self):
         self.details = []
+        self.compilations = []
 
     def __call__(self, state, batch, detail):
         self.details.append(detail)
