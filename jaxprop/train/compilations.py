@@ -55,15 +55,15 @@ class _Noticed(threading.local):
 NOTICED = _Noticed()
 
 
-def _listen(event: str, seconds: float, **_: Any) -> None:
+def _listen(event: str, duration_secs: float, **_: Any) -> None:
     if event in EVENTS:
-        NOTICED.seconds += seconds
+        NOTICED.seconds += duration_secs
         NOTICED.programs += event == BUILT
 
 
 @functools.cache
 def listen() -> None:
-    """Has jax report compilations to `NOTICED` from now on; what does not compile reports nothing, and costs nothing."""
+    """Has jax report compilations to `NOTICED` from now on; a call that compiles nothing reports nothing."""
     jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
@@ -224,7 +224,7 @@ def _place(leaf: Any) -> str:
     if not isinstance(leaf, jax.Array) or not leaf.committed:
         return ""
     sharding = leaf.sharding
-    devices = ", ".join(str(device) for device in sorted(sharding.device_set, key=lambda device: device.id))
+    devices = ", ".join(sorted(map(str, sharding.device_set)))
     return f"{sharding.spec} over {devices}" if isinstance(sharding, NamedSharding) else devices
 
 

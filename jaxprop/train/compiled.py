@@ -42,8 +42,8 @@ class TrainStep:
 
     The state is donated: after the call the old one is gone. Arguments are positional, since jit does not
     donate keyword arguments. What is measured rarely is a second program, compiled when it is first due; a line on
-    the `jaxprop` logger announces that slow call. A call that compiles a program again is told there with its cause, its
-    cost and the fix; a loop that says itself what each call measures finds that in `compilations` instead.
+    the `jaxprop` logger announces that slow call. A call that compiles a program again is told there with its cause,
+    its cost and the fix; a loop that says itself what each call measures finds that in `compilations` instead.
 
     Args:
       recipe: what the step closes over.
