@@ -75,8 +75,8 @@ def find_cache(environment: Mapping[str, str]) -> CompileCache:
 def machine(environment: Mapping[str, str]) -> str:
     """Returns a short name of what programs for this CPU depend on beyond what jax's own key holds.
 
-    A program for another CPU may use instructions that this one lacks, and one that was compiled for a single core keeps
-    to that, with other bits. Neither is part of the key.
+    A program for another CPU may use instructions that this one lacks, and one that was compiled for a single core
+    stays on it and computes other bits. Neither is part of the key.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parts = [platform.system(), platform.machine(), str(cores), environment.get("NPROC", "")]
@@ -126,9 +126,28 @@ def make_private(folder: Path) -> str:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        itself, target = folder.lstat(), folder.stat()
+        return _distrust(folder)
     except OSError as error:
         return f"{folder} cannot be made ({error.strerror})"
+
+
+def refusal(cache: CompileCache) -> str:
+    """Returns why a folder of ours that is there already cannot be trusted, or nothing; makes none."""
+    folders = (cache.folder.parent, cache.folder) if cache.ours and cache.folder is not None else ()
+    for folder in folders:
+        try:
+            problem = _distrust(folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problem = f"{folder} cannot be read ({error.strerror})"
+        if problem:
+            return problem
+    return ""
+
+
+def _distrust(folder: Path) -> str:
+    itself, target = folder.lstat(), folder.stat()  # who makes a link decides where it leads
     if not stat.S_ISDIR(target.st_mode):
         return f"{folder} is not a folder"
     user = getattr(os, "geteuid", lambda: target.st_uid)()
@@ -193,7 +212,8 @@ def _mend(folder: Path, tell: Callable[[str], None]) -> None:
             usual(message, *rest, **options)
             return
         named = list(folder.glob(f"{found[2]}-*-cache"))
-        for path in [path for path in named if not _is_whole(path)] or named:
+        broken = [path for path in named if not _is_whole(path)]
+        for path in broken or named * (found[1] == "reading"):
             with contextlib.suppress(OSError):
                 path.unlink()
         if found[1] not in told:

@@ -37,7 +37,7 @@ class Stepper:
     def __init__(self, step: TrainStep, pace: Pace, clock: Clock, per_call: int):
         self._step, self._pace, self._clock, self._per_call = step, pace, clock, per_call
         self._called: set[Variant] = set()
-        self._known = 0  # compilations that have been looked at
+        self._known = len(step.compilations)  # how many have been looked at
 
     def take(
         self, state: TrainState, batch: Any, *, first: int, size: int, examples: float, note: Callable[[str], None]

@@ -27,8 +27,6 @@ SETTINGS = (
     "jax_default_device",
     "jax_numpy_dtype_promotion",
     "jax_default_prng_impl",
-    "jax_debug_nans",
-    "jax_disable_jit",
 )
 KEPT = 32  # earlier calls of a program that a new one is compared with
 IN_FULL = 3  # repeated compilations that are told one by one; then those whose number is a power of ten
@@ -247,7 +245,11 @@ def changes(before: Call, after: Call) -> Iterator[Change]:
     if old.keys() == new.keys():
         for root, one, two in zip(("state", "batch"), before.trees, after.trees, strict=True):
             if one != two:
-                yield Change(root, "structure", *_apart(str(one), str(two)))
+                yield Change(
+                    root,
+                    "structure",
+                    *_apart(*(str(tree).removeprefix("PyTreeDef(").removesuffix(")") for tree in (one, two))),
+                )
     for path in (path for path in new if path in old and new[path] != old[path]):
         yield _change(path, old[path], new[path])
 
