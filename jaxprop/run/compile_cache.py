@@ -7,6 +7,7 @@ the folder has to be one that nobody else can write to. Loads no jax.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import platform
@@ -26,10 +27,10 @@ SETTINGS = {  # every program is kept, however quickly it was compiled
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 PREFIX = "compiled-"
-MOST_BYTES = 2 << 30  # beyond, the programs that were not used for longest are removed when a command starts
+MOST_BYTES = 512 << 20  # beyond, the programs that were not used for longest are removed when a command starts
 ROOM = 0.8  # share of it that is left then, so that not every start has to remove some
 CPU_LINES = ("vendor_id", "cpu family", "model", "model name", "flags", "CPU implementer", "CPU part", "Features")
-FAILED = re.compile(r"Error (reading|writing) persistent compilation cache entry for '([\w.<>-]+)': (.*)", re.DOTALL)
+FAILED = re.compile(r"Error (reading|writing) persistent compilation cache entry for '([^'/]+)': (.*)", re.DOTALL)
 
 
 class CompileCache(NamedTuple):
@@ -211,7 +212,7 @@ def _mend(folder: Path, tell: Callable[[str], None]) -> None:
         if found is None:
             usual(message, *rest, **options)
             return
-        named = list(folder.glob(f"{found[2]}-*-cache"))
+        named = list(folder.glob(f"{glob.escape(found[2])}-*-cache"))
         broken = [path for path in named if not _is_whole(path)]
         for path in broken or named * (found[1] == "reading"):
             with contextlib.suppress(OSError):

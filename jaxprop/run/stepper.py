@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from jaxprop.core.measurements import Measurements
 from jaxprop.health.signals.settings import RARE
+from jaxprop.health.watch.alerts import RECOMPILATION
 from jaxprop.run.clock import Clock, timed
 from jaxprop.run.pace import Pace
 from jaxprop.train.compilations import Compilation
 from jaxprop.train.compiled import TrainStep
 from jaxprop.types import TrainState
 
-KIND = "recompilation"  # of its alerts
 EVIDENCE = 20  # changed arguments that one holds
 
 
@@ -97,7 +97,7 @@ class Stepper:
 def _alert(step: int, made: Compilation) -> dict[str, Any]:
     return {
         "step": step,
-        "kind": KIND,
+        "kind": RECOMPILATION,
         "layer": None,
         "severity": "advice",
         "value": made.seconds,
