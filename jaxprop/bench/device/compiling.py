@@ -97,5 +97,5 @@ def _prepare(warm: bool, device: jax.Device) -> Prepared:
     compiled: list[Any] = []
     if warm:
         call(0)
-        weakref.finalize(call, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(call, shutil.rmtree, str(folder), ignore_errors=True)
     return Prepared(call, check)
