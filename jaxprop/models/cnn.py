@@ -80,12 +80,16 @@ class Cnn(nnx.Module):
         """Maps `x [B, H, W, C]` to outputs `[B, K]`; `weight [B]` marks padding for batch norm."""
         x = as_numbers(x, self.head.kernel[...]).reshape(*x.shape[:3], -1)
         for i, block in enumerate(self.blocks):
-            x = call(block, self.remat, f"blocks/{i}", max_pool(x) if i else x, weight, function=_block)
+            x = call(block, self.remat, f"blocks/{i}", x, weight, function=_pooled_block if i else _block)
         x = x.reshape(x.shape[0], -1)  # [B, H W C]
         for dense_layer in self.layers:
             x = call(dense_layer, self.remat, dense_layer.name, x, weight)
         with jax.named_scope("head"):
             return tap(self.head(x), "head", "output")
+
+
+def _pooled_block(layers: nnx.List, x: jax.Array, weight: jax.Array | None) -> jax.Array:
+    return _block(layers, max_pool(x), weight)
 
 
 def _block(layers: nnx.List, x: jax.Array, weight: jax.Array | None) -> jax.Array:

@@ -66,13 +66,14 @@ def call(unit: Any, remat: str, scope: str, *args: Any, function: Callable[..., 
     with jax.named_scope(scope):
         if remat == NONE:
             return apply(unit, *args)
-        graph, params, rest = nnx.split(unit, nnx.Param, ...)
+        parts: Any = nnx.split(unit, nnx.Param, ...)
+        graph, params, rest = parts
 
         # A function of its own for each call: jax keeps a trace by the function, and taps differ from call to call.
         def pure(params: Any, rest: Any, args: Any) -> tuple[Any, Any]:
             merged = nnx.merge(graph, params, rest)
             outputs = apply(merged, *args)
-            return outputs, nnx.split(merged, nnx.Param, ...)[2]
+            return outputs, nnx.state(merged, nnx.Not(nnx.Param))
 
         outputs, changed = checkpointed(pure, remat)(params, rest, args)
         nnx.update(unit, changed)

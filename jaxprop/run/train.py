@@ -20,6 +20,7 @@ from jaxprop.run.folder import expanded, write_summary, write_text
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
+from jaxprop.run.memory import explained
 from jaxprop.run.replaced import BACK, Replaced, recover
 from jaxprop.run.resume import check_data, finished, refuse_unreadable, resume_note, start_over
 from jaxprop.run.status import Status
@@ -69,9 +70,12 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         checkpoints, replaced = _open_checkpoints(config, folder), Replaced(folder)
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
-        loop = Loop(experiment, experiment.init(config.run.seed), checkpoints, interrupts, Recorder(folder, config))
+        with explained(experiment):
+            state = experiment.init(config.run.seed)
+        loop = Loop(experiment, state, checkpoints, interrupts, Recorder(folder, config))
+        del state
         try:
-            with checkpoints:
+            with checkpoints, explained(experiment, checkpoints.latest):
                 status = _run(loop, experiment, replaced, folder, fresh, quiet)
         except BaseException as error:
             if replaced.bring_back():
