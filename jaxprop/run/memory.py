@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +18,8 @@ import jax
 from jaxprop import data
 from jaxprop.config.checks import check
 from jaxprop.config.diff import mathematical
+from jaxprop.config.dump import dump, with_absolute_paths
+from jaxprop.config.load import load
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import JaxpropError, OutOfMemoryError
 from jaxprop.models.remat import POLICIES
@@ -23,7 +30,7 @@ from jaxprop.train.memory.predict import size_text
 from jaxprop.types import Source
 
 WORTH = 0.01  # of the peak: a smaller saving is not advised
-SECONDS = 90.0  # after which a run that has failed compiles no further change
+SECONDS = 120.0  # that a run which has failed takes for finding out what would help
 
 
 class Change(NamedTuple):
@@ -115,7 +122,6 @@ def advise(
     now: Memory,
     sources: Mapping[str, Source] | None = None,
     note: Callable[[str], None] = tell,
-    seconds: float | None = None,
 ) -> tuple[Advice, ...]:
     """Compiles the step with each change, and returns those that lower the peak, the largest saving first.
 
@@ -124,12 +130,15 @@ def advise(
       now: its prediction.
       sources: its data, if they are open already.
       note: takes a line before each compilation, since it may take long; by default it is shown.
-      seconds: after which no further compilation is started.
     """
-    found, tried, started = [], changes(config), time.perf_counter()
+    return tuple(sorted(_advice(config, now, sources, note), key=lambda advice: -advice.saving))
+
+
+def _advice(
+    config: Config, now: Memory, sources: Mapping[str, Source] | None, note: Callable[[str], None]
+) -> Iterator[Advice]:
+    tried = changes(config)
     for i, change in enumerate(tried):
-        if seconds is not None and time.perf_counter() - started > seconds:
-            break
         note(f"compiling with {change.line} ({i + 1} of {len(tried)})")
         try:
             memory = predicted(compose(change.config, sources))
@@ -137,8 +146,7 @@ def advise(
             continue  # a change that the data or the devices do not allow, or whose own program does not fit
         if memory is not None and now.peak - memory.peak > WORTH * now.peak:
             resumes = not mathematical(config, change.config)
-            found.append(Advice(change.line, memory.peak, now.peak - memory.peak, resumes))
-    return tuple(sorted(found, key=lambda advice: -advice.saving))
+            yield Advice(change.line, memory.peak, now.peak - memory.peak, resumes)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -174,35 +182,76 @@ def explained(experiment: Experiment, saved: Callable[[], int | None] = lambda: 
         if not is_out_of_memory(error):
             raise
         # Said first: where memory is short, what follows may take the process with it.
-        tell("this run does not fit in memory; compiling changes of the configuration that may help")
+        tell("this run does not fit in memory; compiling it with changes that may help, for up to two minutes")
         raise OutOfMemoryError(_sentence(experiment, error, saved)) from error
 
 
 def _sentence(experiment: Experiment, error: Exception, saved: Callable[[], int | None]) -> str:
     what = f"this run does not fit in memory{_asked(error)}"
     try:
-        now = predicted(experiment)
-        assert now is not None
-        advice = advise(experiment.config, now, experiment.sources, seconds=SECONDS)
+        now, *advice = _worked_out(experiment)
         step = saved()
     except Exception:  # whatever fails here must not hide what is known
         return (
             f"{what}; lower data.batch_size, raise run.accumulate, or set run.remat=full or precision.policy=bfloat16"
         )
-    part, size = now.largest
-    what += f": a step needs {size_text(now.peak)} on each device, of which {size_text(size)} are {part}"
-    kept = [line for line in advice if line.resumes or step is None] or list(advice)
-    if not kept:
-        return f"{what}; no single line of the configuration lowers that, so it takes a smaller model or more devices"
-    best = kept[0]
-    how = f"{best.line} lowers it to {size_text(best.peak)}, which saves {size_text(best.saving)}"
+    peak, part, size = now["peak"], now["part"], now["size"]
+    what += f": a step needs {size_text(peak)} on each device, of which {size_text(size)} are {part}"
+    useful = sorted((Advice(**one) for one in advice), key=lambda one: -one.saving)
+    best = next((one for one in useful if one.resumes or step is None), useful[0] if useful else None)
+    if best is None:
+        return f"{what}; a smaller model, a smaller data.batch_size or more devices would lower that"
+    how = f"{what}; {best.line} lowers it to {size_text(best.peak)}, which saves {size_text(best.saving)}"
     if step is None:
-        return f"{what}; {how}"
+        return how
     if best.resumes:
-        return f"{what}; {how}, and goes on from the checkpoint of step {step}"
-    return f"{what}; {how}, but changes what is computed: give it with --run DIR, or with --fresh"
+        return f"{how}, and goes on from the checkpoint of step {step}"
+    return f"{how}, but changes what is computed: give it with --run DIR, or with --fresh"
+
+
+def _worked_out(experiment: Experiment) -> list[dict[str, Any]]:
+    """What `findings` finds in the time there is; on CPU in a process of its own.
+
+    There the program is compiled in the memory that has run out, and XLA ends a process that has none left to compile.
+    """
+    if jax.default_backend() != "cpu":
+        started, found = time.perf_counter(), []
+        for finding in findings(experiment):
+            found.append(finding)
+            if time.perf_counter() - started > SECONDS:
+                break
+        return found
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(dump(with_absolute_paths(experiment.config), Path(folder)), encoding="utf-8")
+        command = [sys.executable, "-m", __name__, str(file)]
+        try:
+            lines = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS).stdout
+        except subprocess.TimeoutExpired as late:
+            lines = late.stdout or b""
+    return [json.loads(line) for line in lines.splitlines() if line.endswith(b"}")]
+
+
+def findings(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    """Yields the peak and its largest part, and then each change that lowers it, as soon as it is known.
+
+    Args:
+      experiment: of the configuration.
+    """
+    now = predicted(experiment)
+    if now is None:
+        return
+    part, size = now.largest
+    yield {"peak": now.peak, "part": part, "size": size}
+    for one in _advice(experiment.config, now, experiment.sources, note=lambda _: None):
+        yield one._asdict()
 
 
 def _asked(error: BaseException) -> str:
     found = re.search(r"allocat\w+ (\d+) bytes", str(error))
     return f" (an allocation of {size_text(int(found[1]))} failed)" if found else ""
+
+
+if __name__ == "__main__":
+    for finding in findings(compose(load(sys.argv[1]).config)):
+        print(json.dumps(finding), flush=True)

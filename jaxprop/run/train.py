@@ -75,7 +75,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         loop = Loop(experiment, state, checkpoints, interrupts, Recorder(folder, config))
         del state
         try:
-            with checkpoints, explained(experiment, checkpoints.latest):
+            with checkpoints, explained(experiment, lambda: _saved(checkpoints)):
                 status = _run(loop, experiment, replaced, folder, fresh, quiet)
         except BaseException as error:
             if replaced.bring_back():
@@ -136,6 +136,11 @@ def _trace(experiment: Experiment, state: TrainState) -> None:
     if config.run.steps_per_call > 1:
         batch = {name: values[None] for name, values in batch.items()}
     experiment.step.lower(state, batch)
+
+
+def _saved(checkpoints: Checkpoints) -> int | None:
+    checkpoints.wait()  # one may just be under way
+    return checkpoints.latest()
 
 
 def _open_checkpoints(config: Config, folder: Path) -> Checkpoints:
