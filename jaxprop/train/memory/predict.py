@@ -11,7 +11,15 @@ import jax
 
 from jaxprop.core.jaxprs.sites import is_backward, is_written, scope_of
 from jaxprop.errors import printable
-from jaxprop.train.memory.program import Program, Value, constant_bytes, program, shape_text, temporaries
+from jaxprop.train.memory.program import (
+    Program,
+    Value,
+    constant_bytes,
+    convolution_bytes,
+    program,
+    shape_text,
+    temporaries,
+)
 from jaxprop.types import PyTree, TrainState
 
 PARTS = {
@@ -26,6 +34,7 @@ PARTS = {
     "activations": "activations",
     "gradients": "gradients",
     "temporaries": "other temporaries",
+    "kernels": "copies made by convolutions",
 }
 LIMIT = 12  # buffers that are shown
 # What jax writes into a name stack for its own control flow.
@@ -85,6 +94,8 @@ def predict(compiled: Any) -> Memory | None:
 
         peak = state + batch + outputs that are not written over the state + constants + temporaries
 
+    and, on CPU, the padded copies that the largest convolution makes of its operands.
+
     Args:
       compiled: of `(state, batch)`, from `step.lower(state, batch).compile()`.
 
@@ -108,8 +119,11 @@ def predict(compiled: Any) -> Memory | None:
     assignment = getattr(stats, "serialized_buffer_assignment_proto", b"")
     try:
         parts["constants"] = constant_bytes(assignment)
-        module = compiled.runtime_executable().hlo_modules()[0].as_serialized_hlo_module_proto()
-        buffers = attributed(program(module), temporaries(assignment))
+        executable = compiled.runtime_executable()
+        made = program(executable.hlo_modules()[0].as_serialized_hlo_module_proto())
+        buffers = attributed(made, temporaries(assignment))
+        if executable.client.platform == "cpu":
+            parts["kernels"] = convolution_bytes(made)
     except (ValueError, IndexError, NotImplementedError, AttributeError, jax.errors.JaxRuntimeError):
         pass  # a backend that does not tell, or tells it in another form: the sums above still hold
     parts |= _temporary(stats.temp_size_in_bytes, buffers)
@@ -220,7 +234,7 @@ def text(found: Memory, limit: int = LIMIT) -> str:
       limit: largest number of buffers.
     """
     lines = [f"predicted peak of one step, each device: {size_text(found.peak)}"]
-    lines += [f"  {PARTS[name]:<18} {size_text(size):>12}" for name, size in found.parts.items()]
+    lines += [f"  {PARTS[name]:<28} {size_text(size):>10}" for name, size in found.parts.items()]
     if found.buffers:
         lines.append("largest temporaries at the peak:")
     for buffer in found.buffers[:limit]:

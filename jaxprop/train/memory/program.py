@@ -5,6 +5,8 @@ The numbers are those of the fields in XLA's `hlo.proto` and `xla_data.proto`.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ class Instruction(NamedTuple):
       op_name: name stack and primitive, as jax wrote them; empty where XLA made the instruction itself.
       frame: number of its stack frame, 0 if there is none.
       operands: their numbers.
+      padding: of a convolution, what is added to each spatial axis of its input; `{axis: elements}`.
     """
 
     opcode: str
@@ -34,6 +37,7 @@ class Instruction(NamedTuple):
     op_name: str
     frame: int
     operands: tuple[int, ...]
+    padding: dict[int, int]
 
 
 class Frame(NamedTuple):
@@ -99,7 +103,18 @@ def _instruction(message: memoryview) -> tuple[int, Instruction]:
     metadata = dict(fields(found.get(7, b"")))
     shape = found.get(3, memoryview(b""))
     name, frame = _text(metadata.get(2, b"")), metadata.get(15, 0)
-    return found.get(35, 0), Instruction(_text(found.get(2, b"")), shape, name, frame, tuple(operands))
+    opcode, padding = _text(found.get(2, b"")), _padding(found.get(15, b""), found.get(16, b""))
+    return found.get(35, 0), Instruction(opcode, shape, name, frame, tuple(operands), padding)
+
+
+def _padding(window: memoryview | bytes, dimensions: memoryview | bytes) -> dict[int, int]:
+    axes = [axis for number, value in fields(dimensions) if number == 11 for axis in numbers(value)]
+    entries = [dict(fields(entry)) for number, entry in fields(window) if number == 1]
+    if len(axes) != len(entries):
+        return {}
+    # Negative padding, which crops, is written as a number of 64 bits.
+    added = [sum(side for side in (entry.get(3, 0), entry.get(4, 0)) if side < 2**63) for entry in entries]
+    return dict(zip(axes, added, strict=True))
 
 
 def _frames(message: memoryview) -> tuple[Frame, ...]:
@@ -168,6 +183,35 @@ def _add_allocation(message: memoryview, assigned: dict[int, list[int]]) -> None
         return
     held = (dict(fields(value)) for number, value in fields(message) if number == 9)
     assigned[entry.get(1, 0)] = [one.get(1, 0) for one in held]
+
+
+def convolution_bytes(made: Program) -> int:
+    """Returns the size of the largest padded copy of its operands that a convolution on CPU makes for itself.
+
+    XLA's kernels there take that memory while they run; it has no place in the buffer assignment.
+    """
+    found = [0]
+    for one in made.instructions.values():
+        if one.opcode != "convolution":
+            continue
+        shapes = [_sizes(made.instructions[operand].shape) for operand in one.operands if operand in made.instructions]
+        if len(shapes) == 2:
+            (sizes, width), (kernel, kernel_width) = shapes
+            padded = [size + one.padding.get(axis, 0) for axis, size in enumerate(sizes)]
+            found.append(math.prod(padded) * width + math.prod(kernel) * kernel_width)
+    return max(found)
+
+
+def _sizes(shape: memoryview) -> tuple[list[int], int]:
+    """The axes of an array, and the bytes of an element."""
+    dtype, sizes = 0, []
+    for number, value in fields(shape):
+        if number == 2:
+            dtype = value
+        elif number == 3:
+            sizes += numbers(value)
+    digits = re.sub(r"\D", "", DTYPES.get(dtype, ""))
+    return sizes, int(digits or 8) // 8
 
 
 def shape_text(shape: memoryview, index: tuple[int, ...] = ()) -> str:

@@ -128,8 +128,8 @@ def test_text():
     lines = text(Memory(6 << 20, {"params": 2 << 20, "activations": 4 << 20}, buffers)).splitlines()
     assert lines == [
         "predicted peak of one step, each device: 6.0 MiB",
-        "  parameters              2.0 MiB",
-        "  activations             4.0 MiB",
+        "  parameters                      2.0 MiB",
+        "  activations                     4.0 MiB",
         "largest temporaries at the peak:",
         "       3.0 MiB  float32[4] x 3  blocks/0 dot model.py:7",
         "         512 B  float32[2]  (no layer) fusion",

@@ -2,8 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
-from jaxprop.train.memory.program import Frame, Value, constant_bytes, program, shape_text, temporaries
+from jaxprop.train.memory.program import (
+    Frame,
+    Value,
+    constant_bytes,
+    convolution_bytes,
+    program,
+    shape_text,
+    temporaries,
+)
 
 
 def varint(value):
@@ -93,6 +102,24 @@ def test_shapes_of_tuples_are_those_of_their_parts():
     assert shape_text(memoryview(pair), (0,)) == "bfloat16[4]"
     assert shape_text(memoryview(pair), (1,)) == "int32[]"
     assert shape_text(memoryview(pair)) == shape_text(memoryview(pair), (5,)) == "tuple"
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(jnp.float32, 4), (jnp.bfloat16, 2)])
+@pytest.mark.parametrize(("padding", "side"), [("SAME", 10), ("VALID", 8)])
+def test_a_convolution_copies_its_padded_input(dtype, width, padding, side):
+    x, kernel = jnp.ones((16, 8, 8, 4), dtype), jnp.ones((3, 3, 4, 8), dtype)
+
+    def convolved(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    compiled = jax.jit(convolved).lower(x, kernel).compile()
+    made = program(compiled.runtime_executable().hlo_modules()[0].as_serialized_hlo_module_proto())
+    # XLA may compute in float32 what is bfloat16.
+    assert convolution_bytes(made) in {w * (16 * side * side * 4 + kernel.size) for w in (width, 4)}
+
+
+def test_a_program_without_convolutions_copies_nothing():
+    assert convolution_bytes(program(message((3, message(instruction(1, "dot", "jit(f)/dot")))))) == 0
 
 
 def test_the_fields_are_those_of_the_installed_xla():
