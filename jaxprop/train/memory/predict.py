@@ -39,7 +39,7 @@ PARTS = {
 LIMIT = 12  # buffers that are shown
 # What jax writes into a name stack for its own control flow.
 _CONTROL = re.compile(
-    r"^(while|body|cond|branch_\d+_fun|scan|closed_call|checkpoint|remat\d?|custom_[jv]\w+_call\w*|shard_map|pjit)$"
+    r"^(while|body|cond|branch_\d+_fun|scan|closed_call|eval_jaxpr|checkpoint|remat\d?|custom_[jv]\w+_call\w*|shard_map|pjit)$"
 )
 _JIT = re.compile(r"\bp?jit\([^()]*\)")
 

@@ -112,6 +112,7 @@ def test_a_backend_that_reports_nothing():
             "tanh",
             "activations",
         ),
+        ("jit(f)/while/body/eval_jaxpr/jvp(net)/tanh", "net", "tanh", "activations"),
         ("jit(f)/cond/branch_1_fun/sqrt", "", "sqrt", "temporaries"),
     ],
 )
