@@ -41,6 +41,7 @@ LIMIT = 12  # buffers that are shown
 _CONTROL = re.compile(
     r"^(while|body|cond|branch_\d+_fun|scan|closed_call|eval_jaxpr|checkpoint|remat\d?|custom_[jv]\w+_call\w*|shard_map|pjit)$"
 )
+_TRAIN = __file__.replace("\\", "/").rpartition("/memory/")[0] + "/"
 _JIT = re.compile(r"\bp?jit\([^()]*\)")
 
 
@@ -182,17 +183,30 @@ def attributed(made: Program, values: Sequence[Value]) -> tuple[Buffer, ...]:
                 operation = f"{at.opcode} of {known.op_name}"
             elif known.opcode in ("dot", "convolution") or not operation:
                 operation = known.opcode
-            places = [f"{f.file}:{f.line}" for f in made.stack(known.frame) if is_written(f.file)]
             shape = shape_text(at.shape, value.place)
             if shape == "tuple":  # a table of pointers
                 continue
-            key = (layer, operation, places[0] if places else "", shape, part_of(known.op_name))
+            key = (layer, operation, place_of(made, known.frame), shape, part_of(known.op_name))
         groups.setdefault(key, []).append(value.size)
     found = [
         Buffer(sum(sizes), len(sizes), layer, operation, place, shape, part)
         for (layer, operation, place, shape, part), sizes in groups.items()
     ]
     return tuple(sorted(found, key=lambda buffer: -buffer.size))
+
+
+def place_of(made: Program, frame: int) -> str:
+    """Returns `file:line` of the innermost line of a stack that belongs to no library.
+
+    A stack that comes to the train step before such a line is of the step's own work, as the update is: whoever calls
+    the step has not written it.
+    """
+    for one in made.stack(frame):
+        if is_written(one.file):
+            return f"{one.file}:{one.line}"
+        if one.file.replace("\\", "/").startswith(_TRAIN):
+            break
+    return ""
 
 
 def named(op_name: str) -> tuple[str, str]:
@@ -209,6 +223,8 @@ def named(op_name: str) -> tuple[str, str]:
       >>> named("jit(train_step)/add"), named("")
       (('', 'add'), ('', ''))
     """
+    if ":jit(" in op_name:  # XLA has made one operation of several, as it does with those between devices
+        return "", ""
     path, _, primitive = _JIT.sub("", op_name).rpartition("/")
     names = [name for name in path.split("/") if name and not _CONTROL.match(name)]
     return scope_of("/".join(names)), primitive

@@ -9,7 +9,9 @@ import optax
 import pytest
 
 import jaxprop
-from jaxprop.train.memory.predict import Buffer, Memory, named, part_of, predict, text
+from jaxprop.train.compiled import make_train_step
+from jaxprop.train.memory.predict import Buffer, Memory, named, part_of, place_of, predict, text
+from jaxprop.train.memory.program import Frame, Program
 
 WIDTH, BATCH, DEPTH = 64, 512, 6
 
@@ -114,11 +116,24 @@ def test_a_backend_that_reports_nothing():
         ),
         ("jit(f)/while/body/eval_jaxpr/jvp(net)/tanh", "net", "tanh", "activations"),
         ("jit(f)/cond/branch_1_fun/sqrt", "", "sqrt", "temporaries"),
+        ("jit(f)/transpose(jvp(a))/reduce_sum:jit(f)/transpose(jvp(b))/reduce_sum", "", "", "gradients"),
     ],
 )
 def test_names(op_name, layer, operation, part):
     assert named(op_name) == (layer, operation)
     assert part_of(op_name) == part
+
+
+def test_the_line_of_a_caller_is_not_that_of_the_update():
+    inside = make_train_step.__code__.co_filename
+    frames = (
+        Frame("/lib/python3.11/site-packages/optax/adam.py", 1, 2),
+        Frame(inside, 2, 3),
+        Frame("/home/me/main.py", 3, 0),
+        Frame("/home/me/model.py", 4, 2),
+    )
+    made = Program({}, frames)
+    assert [place_of(made, frame) for frame in (1, 3, 4, 0)] == ["", "/home/me/main.py:3", "/home/me/model.py:4", ""]
 
 
 def test_text():
