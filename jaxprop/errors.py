@@ -47,6 +47,10 @@ class CheckpointError(JaxpropError):
     """A checkpoint cannot be written, read, or continued from."""
 
 
+class OutOfMemoryError(JaxpropError):
+    """A run does not fit in the memory of its devices or of the host."""
+
+
 class RunFolderError(JaxpropError):
     """A run's folder is held by another process, unwritable, or belongs to another run."""
 

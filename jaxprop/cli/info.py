@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from jaxprop.cli.arguments import ConfigArgument, OverridesArgument, split
 from jaxprop.cli.tables import show, size
 from jaxprop.errors import EXIT_DONE
 
 if TYPE_CHECKING:
+    from jaxprop.config.schema.config import Config
     from jaxprop.tools.info import Cost, Description, Layer
+    from jaxprop.train.memory import Buffer
 
 UNKNOWN = "not reported by this backend"
+BUFFERS = 12  # rows of temporaries
 
 
-def info(config: ConfigArgument, overrides: OverridesArgument = None) -> int:
+def info(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    memory: Annotated[
+        bool,
+        typer.Option("--memory", help="show what a step keeps in memory, and which overrides lower it; compiles each"),
+    ] = False,
+) -> int:
     """Show the layers, shapes, parameters, FLOPs and memory of a model."""
     config, changes = split(config, overrides)
     from jaxprop.config.load import load
 
     loaded = load(config, changes)
+    if memory:
+        return _memory(loaded.config)
     # Imported late, so that a mistake in the file is reported before jax has loaded.
     from jaxprop.tools.info import describe
 
@@ -36,6 +50,35 @@ def info(config: ConfigArgument, overrides: OverridesArgument = None) -> int:
     show(["data", ""], data, right=[1])
     show(["reference", ""], reference, right=[1])
     return EXIT_DONE
+
+
+def _memory(config: Config) -> int:
+    from jaxprop.run.compose import compose
+    from jaxprop.run.memory import advise, predicted
+    from jaxprop.sinks.streams import tell
+    from jaxprop.train.memory.predict import PARTS
+
+    tell("compiling the train step")
+    experiment = compose(config)
+    found = predicted(experiment)
+    if found is None:
+        tell(f"memory is {UNKNOWN}")
+        return EXIT_DONE
+    parts = [(PARTS[name], size(count)) for name, count in found.parts.items()]
+    show(["one train step, each device", "at the peak"], [*parts, ("all", size(found.peak))], right=[1])
+    headers = ["largest temporaries at the peak", "operation", "array", "line", "size"]
+    show(headers, map(_buffer, found.buffers[:BUFFERS]), right=[4])
+    advice = advise(config, found, experiment.sources, tell)
+    rows = [(one.line, size(one.peak), size(one.saving), f"{one.saving / found.peak:.0%}") for one in advice]
+    show(["override", "peak with it", "saves", ""], rows, right=[1, 2, 3])
+    if not rows:
+        print("No single override lowers the peak by more than 1 %.")
+    return EXIT_DONE
+
+
+def _buffer(buffer: Buffer) -> tuple[str, ...]:
+    array = buffer.shape if buffer.number == 1 else f"{buffer.number} x {buffer.shape}"
+    return buffer.layer or f"({buffer.part})", buffer.operation, array, buffer.place, size(buffer.size)
 
 
 def _layer(layer: Layer) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ HARMLESS: tuple[Path, ...] = (
     ("run", "log_every"),
     ("run", "eval_every"),
     ("run", "eval_batches"),
+    ("run", "remat"),
     ("data", "prefetch"),
     ("data", "eval_batch_size"),
     # What the training data are is decided by their fingerprint, not by where they lie.

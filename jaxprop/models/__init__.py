@@ -15,6 +15,7 @@ from jaxprop.models.adapters.linen import from_linen
 from jaxprop.models.adapters.nnx import from_nnx
 from jaxprop.models.cnn import Cnn
 from jaxprop.models.mlp import Mlp
+from jaxprop.models.remat import NONE
 from jaxprop.models.rnn import Rnn
 from jaxprop.models.transformer import Transformer
 from jaxprop.types import Batch, Model, Spec
@@ -24,12 +25,13 @@ __all__ = ["MODELS", "from_equinox", "from_functions", "from_linen", "from_nnx",
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": Mlp, "cnn": Cnn, "rnn": Rnn, "transformer": Transformer}
 
 
-def make_model(section: schema.ModelSection, spec: Spec) -> Model:
+def make_model(section: schema.ModelSection, spec: Spec, remat: str = NONE) -> Model:
     """Builds the model a configuration names.
 
     Args:
       section: the section `model`.
       spec: what the data look like.
+      remat: which activations the backward pass computes again, `run.remat`.
 
     Returns:
       A `Model`.
@@ -49,7 +51,7 @@ def make_model(section: schema.ModelSection, spec: Spec) -> Model:
     make = MODELS[section.name]
     # batch statistics must leave padded examples out, so these models see the weights
     call = _call_with_weight if getattr(section, "batch_norm", False) else None
-    return from_nnx(lambda rngs: make(section, spec, rngs=rngs), call, taps=False)
+    return from_nnx(lambda rngs: make(section, spec, rngs=rngs, remat=remat), call, taps=False)
 
 
 def _call_with_weight(module: Any, batch: Batch) -> Any:

@@ -12,6 +12,7 @@ from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, answers, as_numbers, dense, max_pool
 from jaxprop.models.mlp import MlpLayer
+from jaxprop.models.remat import NONE, call
 from jaxprop.types import Spec
 
 
@@ -39,6 +40,7 @@ class Cnn(nnx.Module):
       config: the section `model` of the configuration.
       spec: images `[H, W, C]` or `[H, W]` as `inputs`; `classes` or `targets` K.
       rngs: random streams.
+      remat: policy of rematerialization; its units are the blocks and the dense layers.
 
     Raises:
       ShapeError: the inputs are not images.
@@ -51,7 +53,8 @@ class Cnn(nnx.Module):
       (2, 10)
     """
 
-    def __init__(self, config: schema.Cnn, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, config: schema.Cnn, spec: Spec, *, rngs: nnx.Rngs, remat: str = NONE):
+        self.remat = remat
         outputs = answers(spec, "cnn")
         shape = spec.batch["inputs"].shape
         if len(shape) not in (2, 3):
@@ -77,10 +80,19 @@ class Cnn(nnx.Module):
         """Maps `x [B, H, W, C]` to outputs `[B, K]`; `weight [B]` marks padding for batch norm."""
         x = as_numbers(x, self.head.kernel[...]).reshape(*x.shape[:3], -1)
         for i, block in enumerate(self.blocks):
-            x = max_pool(x) if i else x
-            for layer in block:
-                x = layer(x, weight)
+            x = call(block, self.remat, f"blocks/{i}", x, weight, function=_pooled_block if i else _block)
         x = x.reshape(x.shape[0], -1)  # [B, H W C]
         for dense_layer in self.layers:
-            x = dense_layer(x, weight)
-        return tap(self.head(x), "head", "output")
+            x = call(dense_layer, self.remat, dense_layer.name, x, weight)
+        with jax.named_scope("head"):
+            return tap(self.head(x), "head", "output")
+
+
+def _pooled_block(layers: nnx.List, x: jax.Array, weight: jax.Array | None) -> jax.Array:
+    return _block(layers, max_pool(x), weight)
+
+
+def _block(layers: nnx.List, x: jax.Array, weight: jax.Array | None) -> jax.Array:
+    for j, layer in enumerate(layers):
+        x = call(layer, NONE, str(j), x, weight)
+    return x

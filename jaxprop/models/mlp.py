@@ -11,6 +11,7 @@ from flax import nnx
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, answers, as_numbers, dense
+from jaxprop.models.remat import NONE, call
 from jaxprop.types import Spec
 
 
@@ -38,6 +39,7 @@ class Mlp(nnx.Module):
       config: the section `model` of the configuration.
       spec: numbers of any shape as `inputs`; `classes` or `targets` K.
       rngs: random streams.
+      remat: policy of rematerialization; its unit is a hidden layer.
 
     Raises:
       ShapeError: the data have an answer for every token.
@@ -50,7 +52,8 @@ class Mlp(nnx.Module):
       (2, 10)
     """
 
-    def __init__(self, config: schema.Mlp, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, config: schema.Mlp, spec: Spec, *, rngs: nnx.Rngs, remat: str = NONE):
+        self.remat = remat
         outputs = answers(spec, "mlp")
         sizes = [math.prod(spec.batch["inputs"].shape), *config.hidden]
         pairs = enumerate(itertools.pairwise(sizes))
@@ -61,5 +64,6 @@ class Mlp(nnx.Module):
         """Maps `x [B, ...]` to outputs `[B, K]`; `weight [B]` marks padding for batch norm."""
         x = as_numbers(x, self.head.kernel[...]).reshape(x.shape[0], -1)  # [B, N]
         for layer in self.layers:
-            x = layer(x, weight)
-        return tap(self.head(x), "head", "output")
+            x = call(layer, self.remat, layer.name, x, weight)
+        with jax.named_scope("head"):
+            return tap(self.head(x), "head", "output")

@@ -26,6 +26,7 @@ from jaxprop.models.layers import (
     is_integer,
     vocabulary,
 )
+from jaxprop.models.remat import NONE, call, checkpointed
 from jaxprop.types import Spec
 
 STRETCHES = 8  # of a sequence whose gradients are looked at apart
@@ -84,8 +85,8 @@ class RnnLayer(nnx.Module):
     Its tap has a row for each stretch of time: how the gradient fares on its way back.
     """
 
-    def __init__(self, name: str, n_in: int, config: schema.Rnn, *, rngs: nnx.Rngs):
-        self.name, self.cell = name, CELLS[config.cell]
+    def __init__(self, name: str, n_in: int, config: schema.Rnn, *, rngs: nnx.Rngs, remat: str = NONE):
+        self.name, self.cell, self.remat = name, CELLS[config.cell], remat
         # Only the Elman cell's state is an activation; those of the others are mixtures.
         self.kind = TAP_KINDS.get(config.activation, "") if config.cell == "elman" else ""
         self.activation = ACTIVATIONS[config.activation]
@@ -117,6 +118,7 @@ class RnnLayer(nnx.Module):
 
         zeros = jnp.zeros((x.shape[0], kernel.shape[0]), projected.dtype)
         times = jnp.arange(time, dtype=jnp.int32) if measuring() else None
+        step = checkpointed(step, self.remat, in_scan=True)
         _, hidden = jax.lax.scan(step, (zeros,) * self.cell.carries, (projected, times))
         return hidden.swapaxes(0, 1)
 
@@ -144,6 +146,7 @@ class Rnn(nnx.Module):
         `[H, W, C]`, read row by row. With `classes` or `targets` there is one answer an example; with a `vocabulary`
         alone, one a token.
       rngs: random streams.
+      remat: policy of rematerialization; its unit is a step of time.
 
     Raises:
       ShapeError: the inputs are no sequence, or integers without a vocabulary.
@@ -159,7 +162,7 @@ class Rnn(nnx.Module):
       cuDNN, which resets after the product); Elman, Finding Structure in Time, 1990.
     """
 
-    def __init__(self, config: schema.Rnn, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, config: schema.Rnn, spec: Spec, *, rngs: nnx.Rngs, remat: str = NONE):
         inputs, width = spec.batch["inputs"], config.width
         shape = inputs.shape
         if len(shape) not in (1, 2, 3):
@@ -173,7 +176,8 @@ class Rnn(nnx.Module):
         if self.tokens:
             self.embed = Embed(vocabulary(spec, "rnn"), width, stddev=1.0, rngs=rngs)
         sizes = [width if self.tokens else math.prod(shape[1:]), *[width] * (config.layers - 1)]
-        self.layers = nnx.List([RnnLayer(f"layers/{i}", n, config, rngs=rngs) for i, n in enumerate(sizes)])
+        layers = [RnnLayer(f"layers/{i}", n, config, rngs=rngs, remat=remat) for i, n in enumerate(sizes)]
+        self.layers = nnx.List(layers)
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
         self.head = dense(width, outputs, INITS[config.init], rngs=rngs)
 
@@ -181,7 +185,8 @@ class Rnn(nnx.Module):
         """Maps tokens `[B, T]` or numbers `[B, T, ...]` to `[B, K]`; tokens of a language to `[B, T, V]`."""
         if not self.tokens:
             x = as_numbers(x, self.head.kernel[...]).reshape(*x.shape[:2], -1)
-        x = self.embed(x) if self.tokens else x  # [B, T, D]
+        x = call(self.embed, NONE, "embed", x) if self.tokens else x  # [B, T, D]
         for layer in self.layers:
-            x = self.dropout(layer(x))
-        return tap(self.head(x if self.each_token else x[:, -1]), "head", "output")
+            x = self.dropout(call(layer, NONE, layer.name, x))
+        with jax.named_scope("head"):
+            return tap(self.head(x if self.each_token else x[:, -1]), "head", "output")

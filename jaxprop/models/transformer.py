@@ -25,6 +25,7 @@ from jaxprop.models.layers import (
     scaled,
     vocabulary,
 )
+from jaxprop.models.remat import NONE, call
 from jaxprop.types import Spec
 
 
@@ -167,8 +168,10 @@ class Block(nnx.Module):
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x + self.dropout(self.attn(self.attn_norm(x)))
-        return tap(x + self.dropout(self.mlp(self.mlp_norm(x))), self.name)
+        with jax.named_scope("attn"):
+            x = x + self.dropout(self.attn(self.attn_norm(x)))
+        with jax.named_scope("mlp"):
+            return tap(x + self.dropout(self.mlp(self.mlp_norm(x))), self.name)
 
 
 class Transformer(nnx.Module):
@@ -180,6 +183,7 @@ class Transformer(nnx.Module):
         Dropout acts on the embeddings and on each residual branch, not on attention weights.
       spec: tokens `[T]` as `inputs`; their `vocabulary` V.
       rngs: random streams.
+      remat: policy of rematerialization; its unit is a block.
 
     Raises:
       ShapeError: the inputs are no tokens, or longer than learned positions reach.
@@ -196,9 +200,10 @@ class Transformer(nnx.Module):
       Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
     """
 
-    def __init__(self, config: schema.Transformer, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, config: schema.Transformer, spec: Spec, *, rngs: nnx.Rngs, remat: str = NONE):
         _expect_tokens(spec)
         _expect_heads(config)
+        self.remat = remat
         tokens, (time,) = vocabulary(spec, "transformer"), spec.batch["inputs"].shape
         self.embed = Embed(tokens, config.width, stddev=0.02, rngs=rngs)
         learned = config.positions == "learned"
@@ -211,15 +216,16 @@ class Transformer(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Maps tokens `[B, T]` to logits `[B, T, V]`; position t sees tokens 0..t."""
-        x = self.embed(tokens)  # [B, T, D]
+        x = call(self.embed, NONE, "embed", tokens)  # [B, T, D]
         if self.positions is not None:
             x = x + _first_rows(self.positions.embedding[...], tokens.shape[1])
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x)
-        x = self.final_norm(x)
-        logits = product(x, self.embed.embedding[...].T) if self.head is None else self.head(x)
-        return tap(logits, "head", "output")
+            x = call(block, self.remat, block.name, x)
+        x = call(self.final_norm, NONE, "final_norm", x)
+        with jax.named_scope("head"):
+            logits = product(x, self.embed.embedding[...].T) if self.head is None else self.head(x)
+            return tap(logits, "head", "output")
 
 
 def _first_rows(table: jax.Array, time: int) -> jax.Array:

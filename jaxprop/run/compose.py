@@ -55,11 +55,12 @@ class Experiment(NamedTuple):
     total_steps: int
 
 
-def compose(config: Config, *, health: bool = True) -> Experiment:
+def compose(config: Config, sources: Mapping[str, Source] | None = None, *, health: bool = True) -> Experiment:
     """Builds everything a configuration names.
 
     Args:
       config: the configuration.
+      sources: the data's splits, where they are open already.
       health: whether the step has its signals; without them, what they cost can be measured.
 
     Returns:
@@ -68,7 +69,7 @@ def compose(config: Config, *, health: bool = True) -> Experiment:
     Raises:
       JaxpropError: the data, the model, the optimizer and the devices do not fit together.
     """
-    sources = data.open_sources(config.data, config.task.name)
+    sources = data.open_sources(config.data, config.task.name) if sources is None else sources
     train = sources["train"]
     task = tasks.make_task(config, sources)
     _check_batch_size(config, train)

@@ -20,6 +20,7 @@ from jaxprop.run.folder import expanded, write_summary, write_text
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
+from jaxprop.run.memory import explained
 from jaxprop.run.replaced import BACK, Replaced, recover
 from jaxprop.run.resume import check_data, finished, refuse_unreadable, resume_note, start_over
 from jaxprop.run.status import Status
@@ -69,9 +70,12 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         checkpoints, replaced = _open_checkpoints(config, folder), Replaced(folder)
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
-        loop = Loop(experiment, experiment.init(config.run.seed), checkpoints, interrupts, Recorder(folder, config))
+        with explained(experiment):
+            state = experiment.init(config.run.seed)
+        loop = Loop(experiment, state, checkpoints, interrupts, Recorder(folder, config))
+        del state
         try:
-            with checkpoints:
+            with checkpoints, explained(experiment, lambda: _saved(checkpoints)):
                 status = _run(loop, experiment, replaced, folder, fresh, quiet)
         except BaseException as error:
             if replaced.bring_back():
@@ -132,6 +136,11 @@ def _trace(experiment: Experiment, state: TrainState) -> None:
     if config.run.steps_per_call > 1:
         batch = {name: values[None] for name, values in batch.items()}
     experiment.step.lower(state, batch)
+
+
+def _saved(checkpoints: Checkpoints) -> int | None:
+    checkpoints.wait()  # one may just be under way
+    return checkpoints.latest()
 
 
 def _open_checkpoints(config: Config, folder: Path) -> Checkpoints:

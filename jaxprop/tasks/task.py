@@ -82,7 +82,7 @@ def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:
     example = train.take(np.zeros(1, np.int64))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), example)
     spec = Spec(shapes, {name: train.info[name] for name in SIZES if name in train.info})
-    model = models.make_model(config.model, spec)
+    model = models.make_model(config.model, spec, config.run.remat)
     loss = make_loss(config.task.loss or usual_loss(config.task.name))
     figures = TASK_TABLE[config.task.name].figures
     metrics = {name: METRICS[figure.metric] for name, figure in figures.items() if figure.metric is not None}

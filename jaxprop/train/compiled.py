@@ -28,6 +28,7 @@ from jaxprop.train.arguments import check_arguments, mistake
 from jaxprop.train.compilations import NOTICED, Compilation, Compilations, listen
 from jaxprop.train.explain import explain
 from jaxprop.train.explanation import Explanation
+from jaxprop.train.memory import Memory, predict
 from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.train.state import init_state
 from jaxprop.train.step import Recipe, train_step, variants
@@ -308,6 +309,27 @@ class TrainStep:
     def lower(self, state: TrainState, batch: Batch, detail: str = "rows", /) -> Any:
         """Traces the step without running it; `.compile()` gives its memory and cost analysis."""
         return (self._compiled or self._compile_for(state))[self._detail(detail)].lower(state, batch)
+
+    def memory(self, state: TrainState, batch: Batch, detail: str = "rows", /) -> Memory | None:
+        """Predicts the memory that a call needs on each device at its peak, by compiling it; nothing runs.
+
+        Args:
+          state, batch: arrays, or their shapes as `jax.eval_shape` returns them, which take no memory.
+          detail: how much the call measures; `"full"` needs the most.
+
+        Returns:
+          The peak, its parts and its largest arrays with their layers and lines; `print` shows it as text. None where
+          the backend does not report memory.
+
+        Example:
+          >>> import jaxprop, optax, jax.numpy as jnp
+          >>> step = jaxprop.make_train_step(lambda p, b, key: jnp.mean((b @ p) ** 2), optax.adam(0.1))
+          >>> state = jax.eval_shape(lambda: step.init(jnp.ones((8, 4)), key=jax.random.key(0)))
+          >>> found = step.memory(state, jax.ShapeDtypeStruct((16, 8), jnp.float32))
+          >>> found.parts["params"], found.parts["opt_state"]
+          (128, 260)
+        """
+        return predict(self.lower(state, batch, detail).compile())
 
     def _shardings(self, state: TrainState) -> PyTree:
         assert self._mesh is not None

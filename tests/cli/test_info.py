@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from jaxprop.run import memory
 from jaxprop.tools import info as module
 from jaxprop.tools.info import Cost, Description, Device, Layer
+from jaxprop.train.memory import Buffer, Memory
 
 SOME = Description(
     layers=(
@@ -61,6 +63,55 @@ def test_overrides(jaxprop, monkeypatch):
     monkeypatch.setattr(module, "describe", lambda config: configs.append(config) or SOME)
     assert jaxprop("info", "model.hidden=[7]", "digits").code == 0
     assert [config.model.hidden for config in configs] == [(7,)]
+
+
+FOUND = Memory(
+    8 << 20,
+    {"params": 1 << 20, "activations": 7 << 20},
+    (
+        Buffer(6 << 20, 3, "blocks/0", "dot", "model.py:7", "float32[64,8]", "activations"),
+        Buffer(1 << 20, 1, "", "sort", "", "int32[9]", "temporaries"),
+    ),
+)
+
+
+def memory_rows(jaxprop, monkeypatch, found, advice):
+    monkeypatch.setattr(memory, "predicted", lambda experiment: found)
+    monkeypatch.setattr(memory, "advise", lambda config, now, sources, note: advice)
+    ran = jaxprop("info", "digits", "--memory")
+    assert ran.code == 0
+    return [" ".join(line.split()) for line in ran.out.splitlines() if "─" not in line], ran.err
+
+
+def test_memory(jaxprop, monkeypatch):
+    shown, said = memory_rows(jaxprop, monkeypatch, FOUND, (memory.Advice("run.remat=full", 5 << 20, 3 << 20, True),))
+    assert said == "compiling the train step\n"
+    assert shown == [
+        "one train step, each device at the peak",
+        "parameters 1.0 MiB",
+        "activations 7.0 MiB",
+        "all 8.0 MiB",
+        "largest temporaries at the peak operation array line size",
+        "blocks/0 dot 3 x float32[64,8] model.py:7 6.0 MiB",
+        "(temporaries) sort int32[9] 1.0 MiB",
+        "override peak with it saves",
+        "run.remat=full 5.0 MiB 3.0 MiB 38%",
+    ]
+
+
+def test_memory_that_nothing_lowers_or_nobody_reports(jaxprop, monkeypatch):
+    shown, _ = memory_rows(jaxprop, monkeypatch, FOUND, ())
+    assert shown[-1] == "No single override lowers the peak by more than 1 %."
+    shown, said = memory_rows(jaxprop, monkeypatch, None, ())
+    assert shown == []
+    assert said.endswith("memory is not reported by this backend\n")
+
+
+def test_memory_of_a_packaged_config(jaxprop):
+    ran = jaxprop("info", "digits", "--memory", "health.layers=false", "model.hidden=[8]", "parallel.devices=1")
+    assert ran.code == 0
+    assert "activations" in ran.out
+    assert ran.err.startswith("compiling the train step\ncompiling with run.remat=full (1 of ")
 
 
 def test_what_a_backend_does_not_tell(jaxprop, monkeypatch):

@@ -279,10 +279,10 @@ def test_an_old_run_comes_back_where_the_new_one_fails_before_its_first_checkpoi
     before = contents(done)
 
     def fail(step):
-        raise MemoryError("no more of it")
+        raise RuntimeError("no more of it")
 
     with_progress(monkeypatch, fail)
-    with pytest.raises(MemoryError) as error:
+    with pytest.raises(RuntimeError) as error:
         runner.train(build(sections), done, fresh=True, quiet=True)
     assert error.value.__notes__ == ["the run from before --fresh is back in its place"]
     assert contents(done) == before
@@ -667,7 +667,7 @@ def test_sinks_are_closed_when_a_run_fails(sections, tmp_path, monkeypatch):
     closed = []
 
     def fail(step):
-        raise MemoryError("no more of it")
+        raise RuntimeError("no more of it")
 
     opened = runner.open_sinks
     monkeypatch.setattr(
@@ -675,8 +675,8 @@ def test_sinks_are_closed_when_a_run_fails(sections, tmp_path, monkeypatch):
         "open_sinks",
         lambda *args, **kwargs: fan_out([opened(*args, **kwargs), Sink(progress=fail, close=lambda: closed.append(1))]),
     )
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError):
         runner.train(build(sections), tmp_path, quiet=True)
     assert closed == [1]
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["status"], summary["error"]) == ("failed", "MemoryError: no more of it")
+    assert (summary["status"], summary["error"]) == ("failed", "RuntimeError: no more of it")

@@ -98,6 +98,12 @@ class Run(Section):
     eval_batches: Positive | None = Field(None, description="largest number of batches in an evaluation; default: all")
     accumulate: Positive = Field(1, description="number of microbatches over which a gradient is accumulated")
     steps_per_call: Positive = Field(1, description="number of steps in one call of the compiled step")
+    remat: Literal["none", "full", "dots", "dots_no_batch"] = Field(
+        "none",
+        description="activations of each block that the backward pass computes again instead of keeping them: none, "
+        "all (full), all but the outputs of matrix products and convolutions (dots), or all but those of products "
+        "without a batch axis (dots_no_batch)",
+    )
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="decay of an exponential moving average of the parameters, which evaluations then use",

@@ -18,6 +18,7 @@ _HERE = __file__.replace("\\", "/").rpartition("/core/")[0] + "/"
 _CUSTOM_DERIVATIVES = f"{jax.__file__.rpartition('/')[0]}/_src/custom_derivatives"
 _PLACE = re.compile(r"^(?P<function>.*) at (?P<file>.*):(?P<line>\d+)$", re.DOTALL)
 _MODELS = ("models/", "losses/", "metrics/")  # what of this package is the network itself
+_AROUND = ("models/adapters/", "models/remat")  # what calls it
 
 
 class Site(NamedTuple):
@@ -66,7 +67,8 @@ def is_written(file: str) -> bool:
     if file.startswith("<frozen"):
         return False
     if file.startswith(_HERE):
-        return file.removeprefix(_HERE).startswith(_MODELS)
+        inside = file.removeprefix(_HERE)
+        return inside.startswith(_MODELS) and not inside.startswith(_AROUND)
     for packages in ("/site-packages/", "/dist-packages/"):
         if packages in file:
             return file.rpartition(packages)[2].partition("/")[0] not in LIBRARIES

@@ -1,0 +1,110 @@
+"""Rematerialization changes what is kept, and nothing of what is computed."""
+
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxprop.config.schema import model as schema
+from jaxprop.config.schema.run import Run
+from jaxprop.losses.softmax import softmax_cross_entropy
+from jaxprop.models import make_model
+from jaxprop.models.remat import NONE, POLICIES, call, checkpointed
+from jaxprop.train.compiled import make_train_step
+from jaxprop.train.objective import loss_from
+from tests.models.test_init import FLOAT, KEY, TOKENS, batch_of
+
+CASES = {
+    "mlp": (schema.Mlp(name="mlp", hidden=(6, 5), batch_norm=True, dropout=0.2), FLOAT),
+    "cnn": (schema.Cnn(name="cnn", channels=(2, 3), convs_per_block=2, hidden=(4,), dropout=0.2), FLOAT),
+    "lstm": (schema.Rnn(name="rnn", cell="lstm", width=4, layers=2, dropout=0.2), TOKENS),
+    "transformer": (schema.Transformer(name="transformer", layers=2, width=8, heads=2, dropout=0.2), TOKENS),
+}
+
+
+def two_steps(case, remat, **options):
+    section, spec = CASES[case]
+    model, batch = make_model(section, spec, remat), batch_of(spec, size=16)
+    step = make_train_step(loss_from(model, softmax_cross_entropy), optax.adam(1e-2), **options)
+    params, extras = jax.jit(model.init)(KEY, batch)
+    state = step.init(params, key=KEY, extras=extras)
+    state, first = step(state, batch, "full")
+    state, second = step(state, batch, "full")
+    return state, [first, second]
+
+
+@pytest.mark.parametrize("remat", POLICIES)
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_measures_and_computes_the_same_under_every_policy(case, remat):
+    options = {"accumulate": 2} if case != "lstm" else {}
+    (state, kept), (same, again) = (two_steps(case, name, **options) for name in (NONE, remat))
+    assert kept[0].layout == again[0].layout
+    assert len(kept[0].layout.taps) >= 3
+    for before, after in zip(kept, again, strict=True):  # scalars, rows of layers and rows of taps
+        np.testing.assert_allclose(after.packed, before.packed, rtol=2e-5, atol=1e-6)
+    trees = zip(jax.tree.leaves((state.params, state.extras)), jax.tree.leaves((same.params, same.extras)), strict=True)
+    for before, after in trees:
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("case", ["cnn", "transformer"])
+def test_a_step_in_lower_precision_stays_the_same(case, precision):
+    (_, kept), (_, again) = (two_steps(case, name, precision=precision) for name in (NONE, "full"))
+    np.testing.assert_allclose(again[0].loss, kept[0].loss, rtol=1e-2)
+    np.testing.assert_allclose(again[0].grad_norm, kept[0].grad_norm, rtol=5e-2)
+
+
+def residual_bytes(case, remat):
+    """Bytes that the forward pass hands to the backward pass, parameters apart."""
+    section, spec = CASES[case]
+    section = section.model_copy(update={"dropout": 0.0})
+    model, batch = make_model(section, spec, remat), batch_of(spec, size=64)
+    params, extras = model.init(KEY, batch)
+
+    def loss(params):
+        return model.apply(params, extras, batch, key=KEY, train=True)[0].sum()
+
+    _, backward = jax.vjp(loss, params)
+    known = {id(leaf) for leaf in jax.tree.leaves(params)}
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(backward) if hasattr(leaf, "nbytes") and id(leaf) not in known)
+
+
+@pytest.mark.parametrize("case", ["cnn", "lstm", "transformer"])
+def test_the_forward_pass_keeps_less(case):
+    kept = {remat: residual_bytes(case, remat) for remat in (NONE, *POLICIES)}
+    assert kept["full"] < 0.6 * kept[NONE]
+    assert kept["full"] <= kept["dots_no_batch"] <= kept["dots"] <= kept[NONE]
+
+
+def test_a_scan_over_time_takes_less_memory_once_compiled():
+    def temporaries(remat):
+        section = schema.Rnn(name="rnn", cell="lstm", width=32)
+        model = make_model(section, TOKENS, remat)
+        batch = {"inputs": np.zeros((8, 64), np.int32)}
+        params, extras = model.init(KEY, batch)
+
+        def loss(params):
+            return model.apply(params, extras, batch, key=KEY, train=True)[0].sum()
+
+        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries("full") < 0.7 * temporaries(NONE)
+
+
+def test_the_schema_names_the_policies():
+    assert set(get_args(Run.model_fields["remat"].annotation)) == {NONE, *POLICIES}
+
+
+def test_what_a_call_changes_in_a_module_stays_changed():
+    module = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+    call(module, "full", "norm", jnp.array([[1.0, 2.0], [3.0, 6.0]]))
+    assert module.mean[...].tolist() != [0.0, 0.0]
+
+
+def test_no_policy_is_the_function_itself():
+    assert checkpointed(jnp.sin, NONE) is jnp.sin
