@@ -18,6 +18,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.core.jaxprs.products import Product, products
 from jaxprop.core.precision import policy
 from jaxprop.run import compose
+from jaxprop.train.memory import predict
 from jaxprop.types import TrainState
 
 BATCHES = 4  # on the device, taken in turn
@@ -76,12 +77,8 @@ def make(config: Config, *, health: bool = True, twice: bool = True) -> Made:
 
 def planned(compiled: Any) -> dict[str, Fact]:
     """What the compiler says of a program: the bytes of memory that it takes at most, and its operations."""
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    facts: dict[str, Fact] = {"flops_compiled": cost.get("flops")}
-    if memory is not None:
-        held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        facts["planned_bytes"] = held + memory.temp_size_in_bytes
-    return facts
+    memory, cost = predict(compiled), compiled.cost_analysis() or {}
+    return {"flops_compiled": cost.get("flops"), "planned_bytes": memory.peak if memory else None}
 
 
 def caller(made: Made) -> Callable[[int], Any]:
