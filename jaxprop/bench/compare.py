@@ -196,7 +196,7 @@ def _line(first: Row, second: Row | None) -> Line:
         if plain and first.better == "higher":
             plain = 1 / plain
         return line._replace(ratio=plain, verdict="same" if plain == 1 else "no verdict", reason=reason)
-    return _with_ratio(line, ratio(*(side(_seconds(row)) for row in (first, second))))
+    return _with_ratio(line, ratio(*(side(_seconds(row), _waited(row)) for row in (first, second))))
 
 
 def _with_ratio(line: Line, found: Ratio) -> Line:
@@ -210,6 +210,13 @@ def _seconds(row: Row) -> list[list[float]]:
     """Seconds of the same amount of work, whatever one call does."""
     factor = row.per_call if row.better == "lower" else 1 / row.per_call
     return [[factor * one for one in samples] for samples in row.samples if samples]
+
+
+def _waited(row: Row) -> float | None:
+    """Share of the measured time that the process has waited for a core."""
+    seconds = row.facts.get("waited_seconds")
+    measured = row.calls * sum(one for samples in row.samples for one in samples)
+    return float(seconds) / measured if isinstance(seconds, int | float) and measured > 0 else None
 
 
 def _unusable(row: Row) -> str:
@@ -234,7 +241,7 @@ def _verdict(line: Line) -> Line:
     assert line.ratio and line.low and line.high and line.floor is not None and line.p is not None
     if line.p < ALPHA:
         return line._replace(verdict="slower" if line.ratio > 1 else "faster")
-    if 1 / (1 + SAME) <= line.low and line.high <= 1 + SAME:
+    if 1 / (1 + SAME) <= line.low and line.high <= 1 + SAME and line.floor <= SAME:
         return line._replace(verdict="same")
     return line._replace(
         verdict="no verdict",

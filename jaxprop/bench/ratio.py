@@ -8,7 +8,8 @@ of the medians is given beside it, because a slowdown of only some steps is seen
 The interval takes in the scatter within rounds (samples are drawn anew) and between rounds (rounds are drawn anew) of
 both sides. It cannot take in what changed between the two documents. For that there is a *floor* below which
 nothing is called a difference: what the same program has differed by within one document, between its earlier and
-its later rounds and between its even and its odd ones.
+its later rounds and between its even and its odd ones, and how much more one of the two processes has waited for a core
+than the other did.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Side(NamedTuple):
       error: standard error of the logarithm of `seconds`.
       rounds: how many there are.
       again: relative difference of the program to itself: of halves of its rounds (A/A).
+      waited: share of the measured time that its threads have waited for a core, or None where that is not known.
     """
 
     seconds: float
@@ -44,6 +46,7 @@ class Side(NamedTuple):
     error: float
     rounds: int
     again: float
+    waited: float | None = None
 
 
 class Ratio(NamedTuple):
@@ -78,11 +81,12 @@ def undisturbed(rounds: Rounds) -> float:
     return float(np.quantile([np.quantile(one, WITHIN) for one in rounds], BETWEEN))
 
 
-def side(rounds: Rounds) -> Side:
+def side(rounds: Rounds, waited: float | None = None) -> Side:
     """Describes one side.
 
     Args:
       rounds: seconds of one call, at least two rounds, positive.
+      waited: share of the measured time that its threads have waited for a core, if known.
 
     Example:
       >>> side([[1.0, 1.1], [1.0, 1.1]]).rounds
@@ -95,6 +99,7 @@ def side(rounds: Rounds) -> Side:
         error=_error(rounds),
         rounds=len(rounds),
         again=_again(rounds),
+        waited=waited,
     )
 
 
@@ -118,7 +123,7 @@ def ratio(first: Side, second: Side) -> Ratio:
     error = math.sqrt(variance) or 1e-9
     freedom = variance**2 / sum((one.error**4 or 1e-30) / (one.rounds - 1) for one in (first, second)) or 1.0
     reach = float(stdtrit(freedom, 0.975)) * error
-    floor = max(FLOOR, first.again, second.again)
+    floor = max(FLOOR, first.again, second.again, _unequal_waits(first, second))
     beyond = max(abs(log) - math.log1p(floor), 0.0)
     return Ratio(
         ratio=math.exp(log),
@@ -169,6 +174,10 @@ def _drawn_ranks(count: int, seed: int) -> np.ndarray:
     """Ranks of the low quantile of as many samples drawn anew, once a draw."""
     ranks = np.sort(np.random.default_rng(seed + 1).integers(0, count, (DRAWS, count)), axis=1)
     return ranks[:, round(WITHIN * (count - 1))]
+
+
+def _unequal_waits(first: Side, second: Side) -> float:
+    return 0.0 if first.waited is None or second.waited is None else abs(first.waited - second.waited)
 
 
 def _again(rounds: Rounds) -> float:

@@ -143,6 +143,21 @@ def summary(readings: list[Reading], seconds: float) -> dict[str, Fact]:
     return found | ({"throttled": ", ".join(reasons)} if reasons else {})
 
 
+def waited() -> float | None:
+    """Seconds that the threads of this process have waited for a core because others had it, or None.
+
+    Its increase during a measurement tells how far other processes have disturbed it, which their load by itself does
+    not: they may run on other cores.
+
+    Example:
+      >>> (waited() or 0.0) >= 0
+      True
+    """
+    found = [_text(path).split() for path in Path("/proc/self/task").glob("*/schedstat")]
+    waits = [int(fields[1]) for fields in found if len(fields) == 3 and fields[1].isdigit()]
+    return sum(waits) / 1e9 if waits else None
+
+
 # -- NVIDIA ---------------------------------------------------------------------------------------
 
 
