@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jaxprop.bench.document import Document, Fact, Row
@@ -15,7 +15,10 @@ ALPHA = 0.05  # probability of any false alarm among all rows of two equal docum
 SAME = 0.05  # relative difference that an interval has to exclude before two times are called the same
 REMARK = 0.05  # relative difference between the ratio of medians and that of undisturbed times that is worth a remark
 
-Verdict = Literal["slower", "faster", "same", "no verdict", "broken", "repaired", "unmeasured", "only first", "only second"]
+Verdict = Literal[
+    "slower", "faster", "same", "no verdict", "broken", "repaired", "unmeasured", "only first", "only second"
+]
+Key = tuple[str, str, str]
 MEASURED = ("ok", "noisy")
 
 
@@ -97,7 +100,8 @@ def compare(first: Document, second: Document, force: bool = False) -> Compariso
     """
     if first.command != second.command:
         raise UsageError(
-            f"one document is of `bench {first.command}`, the other of `bench {second.command}`; compare two of the same"
+            f"one document is of `bench {first.command}`, the other of `bench {second.command}`; "
+            "compare two of the same"
         )
     machine = list(_differences(machine_of(first), machine_of(second)))
     if machine and not force:
@@ -109,14 +113,25 @@ def compare(first: Document, second: Document, force: bool = False) -> Compariso
     mine, theirs = ({row.key: row for row in document.rows} for document in (first, second))
     if not mine.keys() & theirs.keys():
         raise UsageError("the documents have no row in common; compare two of the same arguments")
-    lines = [_line(row, theirs.get(key)) for key, row in mine.items()]
-    lines += [_only("only second", row) for key, row in theirs.items() if key not in mine]
     return Comparison(
-        lines=_judged(lines),
+        lines=compare_rows(mine, theirs),
         machine=machine,
         differences=list(_differences(_circumstances(first), _circumstances(second))),
         notes=list(_notes(first, second)),
     )
+
+
+def compare_rows(first: Mapping[Key, Row], second: Mapping[Key, Row]) -> list[Line]:
+    """Compares rows by their keys.
+
+    Args:
+      first, second: rows by key.
+
+    Returns:
+      A line for each row of the first, then for those of the second alone.
+    """
+    lines = [_line(row, second.get(key)) for key, row in first.items()]
+    return _judged(lines + [_only("only second", row) for key, row in second.items() if key not in first])
 
 
 def failures(lines: Sequence[Line], limit: float) -> list[Line]:
@@ -238,10 +253,14 @@ def _judged(lines: Sequence[Line]) -> list[Line]:
 
 
 def _verdict(line: Line) -> Line:
-    assert line.ratio and line.low and line.high and line.floor is not None and line.p is not None
+    assert line.ratio
+    assert line.low
+    assert line.high
+    assert line.floor is not None
+    assert line.p is not None
     if line.p < ALPHA:
         return line._replace(verdict="slower" if line.ratio > 1 else "faster")
-    if 1 / (1 + SAME) <= line.low and line.high <= 1 + SAME and line.floor <= SAME:
+    if line.low >= 1 / (1 + SAME) and line.high <= 1 + SAME and line.floor <= SAME:
         return line._replace(verdict="same")
     return line._replace(
         verdict="no verdict",
@@ -250,8 +269,9 @@ def _verdict(line: Line) -> Line:
 
 
 def _noise(line: Line) -> float:
-    assert line.low and line.high and line.floor is not None
-    return max(math.sqrt(line.high / line.low) - 1, line.floor)
+    assert line.low
+    assert line.high
+    return max(math.sqrt(line.high / line.low) - 1, line.floor or 0.0)
 
 
 def _bare(verdict: Verdict, row: Row) -> Line:

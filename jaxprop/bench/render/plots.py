@@ -1,0 +1,108 @@
+"""Which plots a document has: sweeps over sizes and batches, and the roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from jaxprop.bench.document import Document, Fact, Row
+from jaxprop.bench.render.svg import Line, Plot, Point, bytes_label, plain_label
+from jaxprop.bench.render.cells import figure, spread
+
+
+def plots(document: Document) -> Iterator[Plot]:
+    """The plots for which a document has the figures.
+
+    Args:
+      document: any.
+
+    Yields:
+      Sweeps of matrix products, memory, transfers, collectives and batches, and the roofline.
+    """
+    rows = [row for row in document.rows if row.value]
+    square = [
+        row for row in rows if "dtype" in row.facts and row.facts.get("m") == row.facts.get("k") == row.facts.get("n")
+    ]
+    yield from _sweep(
+        square, "m", "dtype", "Matrix products", "size of square factors", "TFLOP/s", plain_label, log_y=False
+    )
+    for fact, title, what in (
+        ("operation", "Memory bandwidth", "bytes of the data"),
+        ("direction", "Between host and device", "bytes of the array"),
+        ("collective", "Collectives", "bytes on each device"),
+    ):
+        yield from _sweep(
+            [row for row in rows if row.unit == "GB/s"], "bytes", fact, title, what, "GB/s", bytes_label, log_y=True
+        )
+    trained = [row for row in rows if _number(row.facts.get("batch")) and "workload" in row.facts]
+    for unit in dict.fromkeys(row.unit for row in trained):
+        yield from _sweep(
+            [row for row in trained if row.unit == unit], "batch", "workload", f"Train steps: {unit}",
+            "examples in a batch", unit, plain_label, log_y=True,
+        )  # fmt: skip
+    yield from _roofline(rows)
+
+
+def _sweep(
+    rows: Sequence[Row], over: str, by: str, title: str, x_label: str, y_label: str, label: Callable[[float], str],
+    log_y: bool,
+) -> Iterator[Plot]:  # fmt: skip
+    lines: dict[str, list[Point]] = {}
+    several = len({row.device for row in rows}) > 1
+    for row in rows:
+        x = _number(row.facts.get(over))
+        if x and by in row.facts and row.value:
+            parts = [str(row.facts[by])]
+            parts += [str(row.facts["precision"])] if row.facts.get("precision") else []
+            parts += [f"device {row.device}"] if several else []
+            # What is measured in other sections, such as products of zeros, is another line.
+            parts += [row.section] if row.section != rows[0].section else []
+            lines.setdefault(" ".join(parts), []).append(point(row, x))
+    drawn = [Line(name, sorted(points)) for name, points in lines.items()]
+    if any(len({one.x for one in line.points}) > 1 for line in drawn):
+        yield Plot(title, drawn, x_label, y_label, x_ticks=label, log_x=True, log_y=log_y)
+
+
+def point(row: Row, x: float) -> Point:
+    """A row as a point of a plot.
+
+    Args:
+      row: with a figure.
+      x: where it is drawn.
+    """
+    around = f" ± {spread(row)}" if spread(row) else ""
+    return Point(x, row.value or 0.0, row.low, row.high, f"{row.name}: {figure(row)}{around}")
+
+
+def _roofline(rows: Sequence[Row]) -> Iterator[Plot]:
+    parts = [row for row in rows if _number(row.facts.get("flops_per_byte")) and _number(row.facts.get("tflops"))]
+    rates = [row for row in rows if row.unit == "TFLOP/s" and row not in parts]
+    # The largest data, which no cache holds.
+    memory = [row for row in rows if row.unit == "GB/s" and "operation" in row.facts]
+    largest = max((_number(row.facts.get("bytes")) or 0.0 for row in memory), default=0.0)
+    bandwidth = max((row.value or 0 for row in memory if row.facts.get("bytes") == largest), default=0.0)
+    if not parts:
+        return
+    lines = [Line("parts of a step", [_part(row) for row in parts], joined=False)]
+    at = [one.x for one in lines[0].points]
+    first, last = min(at) / 4, max(at) * 4
+    for dtype in dict.fromkeys(str(row.facts.get("dtype", "")) for row in rates):
+        peak = max(row.value or 0 for row in rates if str(row.facts.get("dtype", "")) == dtype)
+        if bandwidth and peak:
+            ridge = peak * 1e3 / bandwidth  # FLOPs a byte from which on the products are the limit
+            xs = sorted({first, ridge, max(last, 2 * ridge)})
+            said = f"{peak:.4g} TFLOP/s {dtype}, {bandwidth:.4g} GB/s, measured"
+            roof = [Point(x, min(peak, x * bandwidth / 1e3), None, None, said) for x in xs if x >= first]
+            lines.append(Line(f"roof, {dtype}" if dtype else "roof", roof))
+    yield Plot(
+        "Roofline", lines, "FLOPs per byte of memory traffic", "TFLOP/s", x_ticks=plain_label, log_x=True, log_y=True
+    )
+
+
+def _part(row: Row) -> Point:
+    x, y = _number(row.facts.get("flops_per_byte")) or 0.0, _number(row.facts.get("tflops")) or 0.0
+    return Point(x, y, None, None, f"{row.name}: {y:.4g} TFLOP/s at {x:.4g} FLOPs a byte", row.name)
+
+
+def _number(value: Fact) -> float | None:
+    """A positive number, or None; a plot is logarithmic."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
