@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -35,7 +35,7 @@ class Prepared(NamedTuple):
 
     call: Callable[[int], Any]
     check: Callable[[Any], str]
-    facts: dict[str, Fact] = {}
+    facts: Mapping[str, Fact] = {}
     per_call: float | None = None
 
 
@@ -61,7 +61,7 @@ class Job(NamedTuple):
     better: Literal["higher", "lower"] = "higher"
     per_call: float = 1.0
     device: jax.Device | None = None
-    facts: dict[str, Fact] = {}
+    facts: Mapping[str, Fact] = {}
     follows: tuple[str, float] | None = None
     limit: float | None = None
 

@@ -58,7 +58,27 @@ def read(device: jax.Device) -> Reading:
     handle = _nvml(device)
     if handle is not None:
         return _read_nvml(*handle)
-    return _read_host() if _is_host(device) else Reading()
+    return _read_host() if is_host(device) else Reading()
+
+
+def is_host(device: jax.Device) -> bool:
+    """Whether a device is the host's own processor."""
+    return device.device_kind.lower() == "cpu"
+
+
+def missing(device: jax.Device) -> str:
+    """What cannot be read of a device and how to change that, or an empty text."""
+    found = read(device)
+    names = {"clock": found.clock, "temperature": found.temperature, "power": found.power or found.energy}
+    unread = [name for name, value in names.items() if value is None]
+    if not unread:
+        return ""
+    fix = ""
+    if "NVIDIA" in device.device_kind.upper():
+        fix = "; `pip install nvidia-ml-py` reads them"
+    elif is_host(device) and "power" in unread and Path("/sys/class/powercap/intel-rapl:0").exists():
+        fix = "; power can be read as root"
+    return f"{' and '.join(unread)} cannot be read{fix}"
 
 
 def driver_version(device: jax.Device) -> str | None:
@@ -82,7 +102,7 @@ def busy(device: jax.Device) -> str:
     if handle is not None:
         share = _tried(lambda: handle[0].nvmlDeviceGetUtilizationRates(handle[1]).gpu)
         return f"another process uses {share} % of the card" if share and share > 10 else ""
-    if not _is_host(device):
+    if not is_host(device):
         return ""
     share = _host_load()
     return f"other processes use {share:.0%} of the processor" if share > 0.15 else ""
@@ -194,11 +214,6 @@ def _tried(ask: Any) -> Any:
 
 
 # -- the host -------------------------------------------------------------------------------------
-
-
-def _is_host(device: jax.Device) -> bool:
-    # A device that shares the host's memory space by name, whatever its platform is called.
-    return device.device_kind.lower() == "cpu"
 
 
 def _read_host() -> Reading:

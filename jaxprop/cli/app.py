@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jaxprop.cli.bench import bench
 from jaxprop.cli.configs import configs
 from jaxprop.cli.doctor import doctor
 from jaxprop.cli.eval import evaluate
@@ -57,6 +58,7 @@ app = typer.Typer(
 for _name, _command in COMMANDS.items():
     # Given as the short help, the sentence is wrapped; otherwise typer cuts it.
     app.command(_name, short_help=(_command.__doc__ or "").partition("\n")[0])(_command)
+app.add_typer(bench, name="bench")
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,147 @@
+"""What all commands of `jaxprop bench` print and write: progress, tables, and the files of results."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jaxprop.cli.arguments import home
+from jaxprop.cli.output import print_json
+from jaxprop.cli.tables import show
+from jaxprop.errors import EXIT_DONE, EXIT_SIGINT
+
+if TYPE_CHECKING:
+    from jaxprop.bench.document import Document
+    from jaxprop.bench.session import Session
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", parser=home, help="the file of results; default: bench/COMMAND-TIME.json"),
+]
+MarkdownOption = Annotated[
+    Path | None, typer.Option("--markdown", metavar="FILE", parser=home, help="write the results as Markdown too")
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", parser=home, help="write one page with plots too")
+]
+FOLDER = Path("bench")
+
+
+def results_path(command: str, out: Path | None) -> Path:
+    """The file of results: the one that was asked for, or a new one in `bench/`."""
+    return out or FOLDER / f"{command}-{datetime.now().strftime('%Y%m%d-%H%M%S')}.json"
+
+
+class Screen:
+    """Shows on stderr which figure was measured last; on a terminal only, since it is written over and over.
+
+    Args:
+      quiet: show nothing.
+    """
+
+    def __init__(self, *, quiet: bool):
+        self._progress: Any = None
+        self._start = time.monotonic()
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self._progress = Progress(
+                SpinnerColumn(), TextColumn("{task.completed} figures"), TimeElapsedColumn(),
+                TextColumn("{task.description}"), console=Console(file=sys.stderr), transient=True,
+            )  # fmt: skip
+            self._task = self._progress.add_task("warming up", total=None)
+        self._rounds = 0
+
+    def __enter__(self) -> Screen:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, document: Document) -> None:
+        """Shows the figure that was measured last; after the first round of all, the table so far."""
+        from jaxprop.bench.render.tables import cell
+
+        last = document.rows[-1]
+        if self._progress is not None:
+            self._progress.update(
+                self._task, completed=len(document.rows), description=f"{last.section} {last.name}: {cell(last)}"
+            )
+
+
+def finish(
+    session: Session, measure: Callable[[], None], *, markdown: Path | None, html: Path | None, json: bool
+) -> int:
+    """Measures, and hands the results over, also where the measurement was interrupted.
+
+    Args:
+      session: of the measurement.
+      measure: adds rows to it.
+      markdown, html: further files, or None.
+      json: whether the document itself is printed, and nothing else.
+
+    Returns:
+      The exit code.
+    """
+    complete = False
+    try:
+        measure()
+        complete = True
+    except KeyboardInterrupt:
+        session.note("interrupted: what had been measured by then is here")
+    finally:
+        document = session.close(complete=complete)
+    for path, render in ((markdown, _markdown), (html, _html)):
+        if path is not None:
+            render(document, path)
+    if json:
+        from jaxprop.bench.document import as_json
+
+        print_json(as_json(document))
+    else:
+        print_document(document)
+        print(f"results: {session.path}")
+    return EXIT_DONE if complete else EXIT_SIGINT
+
+
+def print_document(document: Document) -> None:
+    """Prints a document: where it was measured, its tables, and what is said about it."""
+    from jaxprop.bench.render.tables import tables
+
+    environment = document.environment
+    for i, device in enumerate(environment.devices):
+        print(f"device {i}: {device['kind']} ({device['platform']}), {device['counts_as']}")
+    host = environment.host
+    print(f"host: {host['cpu']}, cores {host['affinity'] or host['cores']}; jax {environment.versions['jax']}")
+    for table in tables(document):
+        print(f"\n{table.title}")
+        show(table.headers, table.rows, right=list(range(1, len(table.headers))))
+    for note in document.notes:
+        print(f"note: {note}")
+
+
+def _markdown(document: Document, path: Path) -> None:
+    from jaxprop.bench.render.markdown import markdown
+    from jaxprop.sinks.files import write_whole
+
+    write_whole(path, markdown(document))
+
+
+def _html(document: Document, path: Path) -> None:
+    from jaxprop.bench.render.html import page
+    from jaxprop.sinks.files import write_whole
+
+    write_whole(path, page(document))
