@@ -34,7 +34,7 @@ def history(
     found = read_history(folder)
     if html is not None:
         from jaxprop.bench.render.history import history_page
-        from jaxprop.bench.render.page import write_page
+        from jaxprop.bench.render.frame import write_page
 
         write_page(html, history_page(found, f"History of {folder.name or folder}"), "--html")
     if json:

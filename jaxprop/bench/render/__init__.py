@@ -1,4 +1,4 @@
 """Documents as Markdown and as HTML pages.
 
-`cells` and `plots` choose what is shown of a document; `svg` draws; `page` is the frame of every page.
+`tables`, `cells` and `plots` choose what is shown of a document; `svg` draws; `frame` is around every page.
 """

@@ -1,11 +1,12 @@
-"""What tables show of a document, for every kind of output: cells are plain text, escaped by who prints them."""
+"""What files show of a document beside its tables. Cells are plain text, which is escaped by what writes them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from jaxprop.bench.document import Document, Fact, Row
+from jaxprop.bench.render.tables import Table
 
 METHOD = (
     "All figures are measured in turn, a fraction of a second each, and then again, until the interval of each is "
@@ -15,57 +16,43 @@ METHOD = (
     "Data are random, results are checked, and a rate above the datasheet is an error.",
     "A/A is the relative difference between the medians of even and odd rounds, which measured the same program.",
 )
-TITLES = {
-    "matmul": "Matrix products", "memory": "Memory bandwidth", "transfer": "Between host and device",
-    "dispatch": "Cost of a call", "compile": "Compile time", "collectives": "Collectives", "train": "Train steps",
-}  # fmt: skip
+NUMBER = re.compile(r"[-+±]?[\d.]")
 READ = {"clock_mhz": "MHz", "temperature_c": "°C", "power_w": "W"}  # what could be read of the device, and its unit
 
 
-class Table(NamedTuple):
-    """A section of a document.
-
-    Args:
-      title: heading.
-      header: of the columns.
-      rows: cells, as many as there are columns.
-      right: indices of columns that are aligned to the right.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    right: tuple[int, ...]
-
-
-def tables(document: Document) -> Iterator[Table]:
-    """The sections of a document, in the order of their first figure.
+def all_figures(document: Document) -> Table:
+    """Every figure of a document with what belongs to it, one a line. Columns that would be empty are left out.
 
     Args:
       document: any.
-
-    Yields:
-      A table a section. Columns that would be empty are left out.
     """
-    for section in dict.fromkeys(row.section for row in document.rows):
-        rows = [row for row in document.rows if row.section == section]
-        header = ["what", "device", "figure", "±", "A/A", "of datasheet", "device while measured", "remarks"]
-        cells = [
-            [row.name, row.device, figure(row), spread(row), percent(row.drift), percent(row.facts.get("of_datasheet")),
-             readings(row), remarks(row)]
-            for row in rows
-        ]  # fmt: skip
-        devices = {row.device for row in rows}
-        kept = [
-            i for i in range(len(header))
-            if i in (0, 2) or (i == 1 and len(devices) > 1) or (i > 2 and any(one[i] for one in cells))
-        ]  # fmt: skip
-        yield Table(
-            title=TITLES.get(section, section),
-            header=[header[i] for i in kept],
-            rows=[[one[i] for i in kept] for one in cells],
-            right=tuple(place for place, i in enumerate(kept) if i in (2, 3, 4, 5)),
-        )
+    headers = ["section", "what", "device", "figure", "±", "A/A", "of datasheet", "device while measured", "remarks"]
+    rows = [
+        [row.section, row.name, row.device, figure(row), spread(row), percent(row.drift),
+         percent(row.facts.get("of_datasheet")), readings(row), remarks(row)]
+        for row in document.rows
+    ]  # fmt: skip
+    several = len({row.device for row in document.rows}) > 1
+    kept = [i for i in range(len(headers)) if any(row[i] for row in rows) and (i != 2 or several)]
+    return Table("All figures", [headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def right(table: Table) -> set[int]:
+    """Indices of the columns that hold numbers, which are aligned to the right.
+
+    Args:
+      table: any.
+
+    Example:
+      >>> right(Table("", ["a", "b"], [["x", "1.5 ms"], ["y", ""]]))
+      {1}
+    """
+    columns = range(1, len(table.rows[0]) if table.rows else 0)  # the first one says what a row is
+    return {
+        i
+        for i in columns
+        if any(row[i] for row in table.rows) and all(NUMBER.match(row[i]) for row in table.rows if row[i])
+    }
 
 
 def figure(row: Row) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from html import escape
 
 from jaxprop.bench.history import Group, History, Track
-from jaxprop.bench.render.page import page, table_html
-from jaxprop.bench.render.svg import Line, Plot, Point, figure
-from jaxprop.bench.render.cells import Table, number, spread
 from jaxprop.bench.render.cells import figure as figure_of
+from jaxprop.bench.render.cells import number, spread
+from jaxprop.bench.render.frame import frame, table_html
+from jaxprop.bench.render.svg import Line, Plot, Point, figure
+from jaxprop.bench.render.tables import Table
 
 
 def history_page(history: History, title: str) -> str:
@@ -19,7 +20,7 @@ def history_page(history: History, title: str) -> str:
       history: of a folder.
       title: of the page.
     """
-    return page(title, _body(history, title))
+    return frame(title, _body(history, title))
 
 
 def _body(history: History, title: str) -> Iterator[str]:
@@ -67,12 +68,11 @@ def table(group: Group) -> Table:
     """
     return Table(
         title=group.machine,
-        header=["what", "device", "documents", "first", "last", "change", "verdict"],
+        headers=["what", "device", "documents", "first", "last", "change", "verdict"],
         rows=[
             [f"{track.section}: {track.name}", track.device, str(len(track.entries)), *ends(track)]
             for track in group.tracks
         ],
-        right=(2, 3, 4, 5),
     )
 
 

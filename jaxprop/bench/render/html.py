@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from html import escape
 
 from jaxprop.bench.document import Document
-from jaxprop.bench.render.page import page, table_html
+from jaxprop.bench.render.cells import METHOD, all_figures, circumstances, title
+from jaxprop.bench.render.frame import frame, table_html
 from jaxprop.bench.render.plots import plots
 from jaxprop.bench.render.svg import figure
-from jaxprop.bench.render.cells import METHOD, Table, circumstances, tables, title
+from jaxprop.bench.render.tables import Table, tables
 
 
-def html_page(document: Document) -> str:
+def page(document: Document) -> str:
     """Returns a document as the text of one HTML file: plots, a table a section, environment and method.
 
     Args:
       document: any.
     """
-    return page(title(document), _body(document))
+    return frame(title(document), _body(document))
 
 
 def _body(document: Document) -> Iterator[str]:
@@ -33,13 +34,17 @@ def _body(document: Document) -> Iterator[str]:
     for table in tables(document):
         yield f"<h2>{escape(table.title)}</h2>"
         yield table_html(table)
-    if not document.rows:
+    if document.rows:
+        figures = all_figures(document)
+        yield f"<details><summary>{figures.title}, with what could be read of the device</summary>"
+        yield f"{table_html(figures)}</details>"
+    else:
         yield "<p>Nothing was measured.</p>"
     if document.notes:
         yield "<h2>Notes</h2>"
         yield _listed(document.notes)
     yield "<h2>Environment</h2>"
-    yield table_html(Table("", [], [[*pair] for pair in circumstances(document)], ()))
+    yield table_html(Table("", [], [[*pair] for pair in circumstances(document)]))
     yield "<h2>Method</h2>"
     yield _listed(METHOD)
 

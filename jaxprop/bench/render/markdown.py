@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jaxprop.bench.document import Document
-from jaxprop.bench.render.cells import METHOD, Table, circumstances, tables, title
+from jaxprop.bench.render.cells import METHOD, circumstances, right, title
+from jaxprop.bench.render.tables import Table, tables
 
 SPECIAL = str.maketrans(
     {char: f"\\{char}" for char in "\\`*_[]<>|#~"} | {"\n": " ", "\r": " ", "&": "&amp;"}
@@ -39,13 +40,14 @@ def table_lines(table: Table) -> Iterator[str]:
     """A table's lines.
 
     Example:
-      >>> print(*table_lines(Table("t", ["a", "b"], [["x|y", "1"]], (1,))), sep="\\n")
+      >>> print(*table_lines(Table("t", ["a", "b"], [["x|y", "1"]])), sep="\\n")
       | a | b |
       |---|---:|
       | x\\|y | 1 |
     """
-    yield f"| {' | '.join(escaped(name) for name in table.header)} |"
-    yield "|" + "|".join("---:" if i in table.right else "---" for i in range(len(table.header))) + "|"
+    numbers = right(table)
+    yield f"| {' | '.join(escaped(name) for name in table.headers)} |"
+    yield "|" + "|".join("---:" if i in numbers else "---" for i in range(len(table.headers))) + "|"
     for row in table.rows:
         yield f"| {' | '.join(escaped(cell) for cell in row)} |"
 

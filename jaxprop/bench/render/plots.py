@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from jaxprop.bench.document import Document, Fact, Row
-from jaxprop.bench.render.svg import Line, Plot, Point, bytes_label, plain_label
 from jaxprop.bench.render.cells import figure, spread
+from jaxprop.bench.render.svg import Line, Plot, Point, bytes_label, plain_label
 
 
 def plots(document: Document) -> Iterator[Plot]:

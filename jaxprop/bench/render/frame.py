@@ -8,7 +8,8 @@ import html
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxprop.bench.render.cells import Table
+from jaxprop.bench.render.cells import right
+from jaxprop.bench.render.tables import Table
 from jaxprop.errors import UsageError
 from jaxprop.sinks.files import write_whole
 
@@ -73,7 +74,7 @@ def _named(palette: tuple[str, ...]) -> str:
     return " ".join(f"--line-{i}: {colour};" for i, colour in enumerate(palette))
 
 
-def page(title: str, body: Iterable[str]) -> str:
+def frame(title: str, body: Iterable[str]) -> str:
     """Returns a page as the text of one file.
 
     Only its own style is allowed, so that no text from a document can be executed or fetch anything.
@@ -83,7 +84,7 @@ def page(title: str, body: Iterable[str]) -> str:
       body: HTML, escaped by who wrote it.
 
     Example:
-      >>> page("<a>", ["<p>text</p>"]).count("&lt;a&gt;")
+      >>> frame("<a>", ["<p>text</p>"]).count("&lt;a&gt;")
       1
     """
     css = style()
@@ -105,17 +106,19 @@ def table_html(table: Table) -> str:
     """A table, everything in it escaped.
 
     Example:
-      >>> "<td>&lt;b&gt;</td>" in table_html(Table("t", ["a"], [["<b>"]], ()))
+      >>> "<td>&lt;b&gt;</td>" in table_html(Table("t", ["a"], [["<b>"]]))
       True
     """
 
+    numbers = right(table)
+
     def cells(tag: str, row: list[str]) -> str:
-        marks = ['class="right"' if i in table.right else "" for i in range(len(row))]
+        marks = ['class="right"' if i in numbers else "" for i in range(len(row))]
         return "".join(
             f"<{f'{tag} {mark}'.strip()}>{html.escape(cell)}</{tag}>" for mark, cell in zip(marks, row, strict=True)
         )
 
-    head = f"<thead><tr>{cells('th', table.header)}</tr></thead>" if table.header else ""
+    head = f"<thead><tr>{cells('th', table.headers)}</tr></thead>" if table.headers else ""
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
     return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
 
