@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 from jaxprop.cli.arguments import JsonOption
+from jaxprop.cli.bench_check import check
+from jaxprop.cli.bench_compare import compare
+from jaxprop.cli.bench_history import history
 from jaxprop.cli.bench_output import HtmlOption, MarkdownOption, OutOption, Screen, finish, results_path
 from jaxprop.errors import UsageError
 
@@ -67,3 +70,7 @@ def device(
         session = Session("device", arguments, devices, results_path("device", out), screen.show)
         return finish(session, lambda: suite.run(session, devices, options), markdown=markdown, html=html, json=json)
 
+
+bench.command("compare", short_help="Compare two files of results row by row.")(compare)
+bench.command("history", short_help="Draw each figure over all files of results in a folder.")(history)
+bench.command("check", short_help="Check files of results before they are published.")(check)

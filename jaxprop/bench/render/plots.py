@@ -19,9 +19,7 @@ def plots(document: Document) -> Iterator[Plot]:
       Sweeps of matrix products, memory, transfers, collectives and batches, and the roofline.
     """
     rows = [row for row in document.rows if row.value]
-    square = [
-        row for row in rows if "dtype" in row.facts and row.facts.get("m") == row.facts.get("k") == row.facts.get("n")
-    ]
+    square = [row for row in rows if row.section.split()[0] in ("matmul", "numpy") and _is_square(row)]
     yield from _sweep(
         square, "m", "dtype", "Matrix products", "size of square factors", "TFLOP/s", plain_label, log_y=False
     )
@@ -42,6 +40,10 @@ def plots(document: Document) -> Iterator[Plot]:
     yield from _roofline(rows)
 
 
+def _is_square(row: Row) -> bool:
+    return row.facts.get("m") == row.facts.get("k") == row.facts.get("n")
+
+
 def _sweep(
     rows: Sequence[Row], over: str, by: str, title: str, x_label: str, y_label: str, label: Callable[[float], str],
     log_y: bool,
@@ -50,11 +52,11 @@ def _sweep(
     several = len({row.device for row in rows}) > 1
     for row in rows:
         x = _number(row.facts.get(over))
-        if x and by in row.facts and row.value:
-            parts = [str(row.facts[by])]
+        if x and row.value and (by in row.facts or row.section == "numpy"):
+            parts = [str(row.facts[by])] if by in row.facts else []
             parts += [str(row.facts["precision"])] if row.facts.get("precision") else []
             parts += [f"device {row.device}"] if several else []
-            # What is measured in other sections, such as products of zeros, is another line.
+            # What is measured in other sections, such as products of zeros or those of NumPy, is another line.
             parts += [row.section] if row.section != rows[0].section else []
             lines.setdefault(" ".join(parts), []).append(point(row, x))
     drawn = [Line(name, sorted(points)) for name, points in lines.items()]
