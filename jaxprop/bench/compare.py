@@ -18,6 +18,7 @@ REMARK = 0.05  # relative difference between the ratio of medians and that of un
 Verdict = Literal[
     "slower", "faster", "same", "no verdict", "broken", "repaired", "unmeasured", "only first", "only second"
 ]
+SHORTEST, LONGEST = 1e-30, 1e30  # of the time for a unit of work, far beyond what there is
 Key = tuple[str, str, str]
 MEASURED = ("ok", "noisy")
 
@@ -223,7 +224,8 @@ def _with_ratio(line: Line, found: Ratio) -> Line:
 
 def _seconds(row: Row) -> list[list[float]]:
     """Seconds of the same amount of work, whatever one call does."""
-    factor = row.per_call if row.better == "lower" else 1 / row.per_call
+    # A work of 0 makes a time of 0, which is then found to be none.
+    factor = row.per_call if row.better == "lower" else 1 / row.per_call if row.per_call > 0 else 0.0
     return [[factor * one for one in samples] for samples in row.samples if samples]
 
 
@@ -238,8 +240,8 @@ def _unusable(row: Row) -> str:
     """Why a row's samples do not tell how far they scatter, or an empty text."""
     if not any(row.samples):
         return "a single figure, without samples"
-    if row.per_call <= 0 or any(one <= 0 for samples in row.samples for one in samples):
-        return "a sample is not above 0"
+    if not all(SHORTEST < one < LONGEST for samples in _seconds(row) for one in samples):
+        return "a sample is no time that can be measured"
     if sum(bool(samples) for samples in row.samples) < 2:
         return "a single round does not tell how far rounds differ; measure longer"
     return ""
@@ -262,10 +264,8 @@ def _verdict(line: Line) -> Line:
         return line._replace(verdict="slower" if line.ratio > 1 else "faster")
     if line.low >= 1 / (1 + SAME) and line.high <= 1 + SAME and line.floor <= SAME:
         return line._replace(verdict="same")
-    return line._replace(
-        verdict="no verdict",
-        reason=line.reason or f"the noise is {_noise(line):.0%}; measure longer, or when nothing else runs",
-    )
+    reason = f"the noise is {_noise(line):.0%}; measure longer, or when nothing else runs"
+    return line._replace(verdict="no verdict", reason=f"{reason}; {line.reason}" if line.reason else reason)
 
 
 def _noise(line: Line) -> float:

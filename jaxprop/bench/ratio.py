@@ -26,6 +26,7 @@ from jaxprop.bench.samples import Rounds
 
 WITHIN, BETWEEN = 0.10, 0.25  # quantiles within a round, and over the rounds
 DRAWS = 400  # of the bootstrap; the error of a standard error is 4 % then
+LEAST = 1e-6  # relative error of a time, which no clock undercuts
 FLOOR = 0.02  # what equal programs differ by from process to process, where memory lies elsewhere
 
 
@@ -96,7 +97,7 @@ def side(rounds: Rounds, waited: float | None = None) -> Side:
     return Side(
         seconds=seconds,
         median=float(np.median(np.concatenate([np.asarray(one) for one in rounds]))),
-        error=_error(rounds),
+        error=max(_error(rounds), LEAST),
         rounds=len(rounds),
         again=_again(rounds),
         waited=waited,
@@ -120,8 +121,8 @@ def ratio(first: Side, second: Side) -> Ratio:
     """
     log = math.log(second.seconds / first.seconds)
     variance = first.error**2 + second.error**2
-    error = math.sqrt(variance) or 1e-9
-    freedom = variance**2 / sum((one.error**4 or 1e-30) / (one.rounds - 1) for one in (first, second)) or 1.0
+    error = math.sqrt(variance)
+    freedom = variance**2 / sum(one.error**4 / (one.rounds - 1) for one in (first, second))
     reach = float(stdtrit(freedom, 0.975)) * error
     floor = max(FLOOR, first.again, second.again, _unequal_waits(first, second))
     beyond = max(abs(log) - math.log1p(floor), 0.0)

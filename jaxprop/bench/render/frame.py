@@ -52,7 +52,7 @@ svg .bar { stroke-width: 1.5; opacity: 0.6; }
 table { border-collapse: collapse; font-size: 13px; }
 th, td { text-align: left; vertical-align: top; padding: 3px 18px 3px 0; border-bottom: 1px solid var(--grid); }
 th { color: var(--muted); font-weight: 500; white-space: nowrap; }
-td { max-width: 620px; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+td { max-width: 620px; overflow-wrap: break-word; font-variant-numeric: tabular-nums; }
 td.nowrap, td.right { white-space: nowrap; }
 .right { text-align: right; }
 ul { margin: 6px 0; padding-left: 20px; max-width: 860px; }

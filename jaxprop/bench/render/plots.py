@@ -34,7 +34,7 @@ def plots(document: Document) -> Iterator[Plot]:
     trained = [row for row in rows if _number(row.facts.get("batch")) and "workload" in row.facts]
     for unit in dict.fromkeys(row.unit for row in trained):
         yield from _sweep(
-            [row for row in trained if row.unit == unit], "batch", "workload", f"Train steps: {unit}",
+            [row for row in trained if row.unit == unit], "batch", "workload", "Train steps",
             "examples in a batch", unit, plain_label, log_y=True,
         )  # fmt: skip
     yield from _roofline(rows)
@@ -84,8 +84,8 @@ def _roofline(rows: Sequence[Row]) -> Iterator[Plot]:
     bandwidth = max((row.value or 0 for row in memory if row.facts.get("bytes") == largest), default=0.0)
     if not parts:
         return
-    lines = [Line("parts of a step", [_part(row) for row in parts], joined=False)]
-    at = [one.x for one in lines[0].points]
+    lines: list[Line] = []
+    at = [_part(row).x for row in parts]
     first, last = min(at) / 4, max(at) * 4
     for dtype in dict.fromkeys(str(row.facts.get("dtype", "")) for row in rates):
         peak = max(row.value or 0 for row in rates if str(row.facts.get("dtype", "")) == dtype)
@@ -95,6 +95,7 @@ def _roofline(rows: Sequence[Row]) -> Iterator[Plot]:
             said = f"{peak:.4g} TFLOP/s {dtype}, {bandwidth:.4g} GB/s, measured"
             roof = [Point(x, min(peak, x * bandwidth / 1e3), None, None, said) for x in xs if x >= first]
             lines.append(Line(f"roof, {dtype}" if dtype else "roof", roof))
+    lines.append(Line("parts of a step", [_part(row) for row in parts], joined=False))  # drawn over the roofs
     yield Plot(
         "Roofline", lines, "FLOPs per byte of memory traffic", "TFLOP/s", x_ticks=plain_label, log_x=True, log_y=True
     )

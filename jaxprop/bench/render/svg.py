@@ -217,4 +217,4 @@ def _ticks(axis: _Axis) -> list[float]:
     step = 10 ** math.floor(math.log10((axis.high - axis.low) / TICKS))
     step *= next(m for m in (1, 2, 5, 10) if (axis.high - axis.low) / (step * m) <= TICKS)
     first = math.ceil(axis.low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(axis.high / step + 1e-9) + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, math.floor(axis.high / step + 1e-9) + 1)]
