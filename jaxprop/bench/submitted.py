@@ -20,7 +20,7 @@ TELLING = {
     "a path": re.compile(r"(?<![\w/.:])(?:~[\w.-]*|/[\w.+@~-]+)/[\w.+@~-]+|(?<!\w)[A-Za-z]:\\|\\\\\w"),
     "an address": re.compile(r"[\w.+-]+@[\w-]+\.\w+|(?<![\w.])(?:10|127|172|192)(?:\.\d{1,3}){3}(?![\w.])"),
     "a host name": re.compile(
-        r"(?<![\w.-])(?:localhost|[a-z][\w-]*(?:\.[\w-]+)*\.(?:local|lan|internal|corp|home|com|net|org|edu|io))(?![\w.])",
+        r"(?<![\w.-])(?<!://)(?:localhost|[a-z][\w-]*(?:\.[\w-]+)*\.(?:local|lan|internal|corp|home|com|net|org|edu|io))(?![\w-])",
         re.IGNORECASE,
     ),
 }

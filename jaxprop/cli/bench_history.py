@@ -33,8 +33,8 @@ def history(
 
     found = read_history(folder)
     if html is not None:
-        from jaxprop.bench.render.history import history_page
         from jaxprop.bench.render.frame import write_page
+        from jaxprop.bench.render.history import history_page
 
         write_page(html, history_page(found, f"History of {folder.name or folder}"), "--html")
     if json:

@@ -54,17 +54,27 @@ def device_document():
             flops = 2 * size**3 / 1e12
             rows.append(
                 make_row(
-                    f"{dtype} {size} x {size} x {size}", flops / (peak * size / 4096), section="matmul", unit="TFLOP/s",
-                    better="higher", per_call=flops, facts={"dtype": dtype, "m": size, "k": size, "n": size},
-                )  # fmt: skip
+                    f"{dtype} {size} x {size} x {size}",
+                    flops / (peak * size / 4096),
+                    section="matmul",
+                    unit="TFLOP/s",
+                    better="higher",
+                    per_call=flops,
+                    facts={"dtype": dtype, "m": size, "k": size, "n": size},
+                )
             )
     for operation in ("copy", "triad"):
         for size in (1 << 15, 1 << 22, 1 << 29):
             rows.append(
                 make_row(
-                    f"{operation} {size >> 10} KiB", size / 3e12, section="memory", unit="GB/s", better="higher",
-                    per_call=size / 1e9, facts={"operation": operation, "bytes": size, "clock_mhz": 1980.0},
-                )  # fmt: skip
+                    f"{operation} {size >> 10} KiB",
+                    size / 3e12,
+                    section="memory",
+                    unit="GB/s",
+                    better="higher",
+                    per_call=size / 1e9,
+                    facts={"operation": operation, "bytes": size, "clock_mhz": 1980.0},
+                )
             )
     rows.append(Row(section="matmul", name="int8 256", status="unsupported", message="no kernel", unit="TFLOP/s"))
     return make_document(*rows, command="device", notes=["temperature cannot be read"])
@@ -74,19 +84,26 @@ def train_document():
     """What `bench train` measures: a sweep over batches, a batch that does not fit, and the roofline of a step."""
     rows = [
         make_row(
-            f"gpt_10m {precision} batch {batch}", 0.01 * batch / speed, unit="ms",
+            f"gpt_10m {precision} batch {batch}",
+            0.01 * batch / speed,
+            unit="ms",
             facts={"workload": "gpt_10m", "precision": precision, "batch": batch},
         )
         for precision, speed in (("float32", 8), ("bfloat16", 30))
         for batch in (8, 16, 32)
-    ]  # fmt: skip
+    ]
     rows.append(Row(section="train", name="gpt_10m float32 batch 64", status="out_of_memory", message="does not fit"))
     for name, intensity, tflops in (("attention", 60.0, 120.0), ("feed-forward", 300.0, 500.0), ("norm", 1.5, 3.0)):
         rows.append(
             make_row(
-                name, 0.001, section="roofline", unit="TFLOP/s", better="higher", per_call=tflops / 1e3,
+                name,
+                0.001,
+                section="roofline",
+                unit="TFLOP/s",
+                better="higher",
+                per_call=tflops / 1e3,
                 facts={"flops_per_byte": intensity, "tflops": tflops},
-            )  # fmt: skip
+            )
         )
     device = [row for row in device_document().rows if row.value]
     return make_document(*rows, *device)

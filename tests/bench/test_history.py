@@ -33,9 +33,11 @@ def test_figures_in_the_order_of_time(tmp_path):
 
 def test_machines_and_commands_lie_apart(tmp_path):
     documents = [
-        day(1, make_row()), day(2, make_row(), kinds=("NVIDIA A100",)), day(3, make_row(), command="device"),
+        day(1, make_row()),
+        day(2, make_row(), kinds=("NVIDIA A100",)),
+        day(3, make_row(), command="device"),
         day(4, make_row(), host={"affinity": "0"}),
-    ]  # fmt: skip
+    ]
     groups = history(folder_of(tmp_path, *documents)).groups
     assert sorted(group.command for group in groups) == ["device", "train", "train", "train"]
     assert all(group.documents == 1 for group in groups)

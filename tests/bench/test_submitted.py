@@ -13,7 +13,9 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 NAME = "nvidia-h100-80gb-hbm3-device-2026-11-27.json"
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")) or [None], ids=lambda path: path.name if path else "none")
+@pytest.mark.parametrize(
+    "path", sorted(RESULTS.glob("*.json")) or [None], ids=lambda path: path.name if path else "none"
+)
 def test_published_results(path):
     assert RESULTS.joinpath("README.md").is_file()
     assert path is None or check(path) == []
@@ -29,12 +31,15 @@ def test_documents_that_are_ready(tmp_path):
     [
         (make_document(kinds=("NVIDIA A100",) * 8), "nvidia-a100-x8-train-2026-11-27.json"),
         (make_document(kinds=("cpu",)), "amd-epyc-9554-train-2026-11-27.json"),
-        (make_document(kinds=("cpu",), host={"cpu": "Intel(R) Xeon(R) @ 2.00GHz"}), "intel-xeon-2-00ghz-train-2026-11-27.json"),
+        (
+            make_document(kinds=("cpu",), host={"cpu": "Intel(R) Xeon(R) @ 2.00GHz"}),
+            "intel-xeon-2-00ghz-train-2026-11-27.json",
+        ),
         (make_document(kinds=("TPU v5 lite",), command="device"), "tpu-v5-lite-device-2026-11-27.json"),
         (make_document(kinds=("../../x",)), "x-train-2026-11-27.json"),
         (make_document(kinds=()), "unknown-train-2026-11-27.json"),
     ],
-)  # fmt: skip
+)
 def test_the_name_of_a_file(document, name):
     assert file_name(document) == name
 
@@ -61,7 +66,7 @@ DTYPE = {"facts": {"dtype": "bfloat16"}}
         (make_row(status="failed", message="x"), "has a figure and the status 'failed'"),
         (Row(section="train", name="step", status="failed"), "has the status 'failed' without a message"),
     ],
-)  # fmt: skip
+)
 def test_rows_that_cannot_be(tmp_path, row, problem):
     found = one_problem(tmp_path, make_document(make_row("good"), row))
     assert problem in found
@@ -76,12 +81,12 @@ def test_rows_that_cannot_be(tmp_path, row, problem):
         ({"notes": ["see ~/x and so on"]}, "notes.0: holds a path, '~/x'; take it out"),
         ({"notes": [r"see C:\Users"]}, r"notes.0: holds a path, 'C:\\'; take it out"),
         ({"arguments": {"out": "/tmp/x/y.json"}}, "arguments.out: holds a path, '/tmp/x'; take it out"),
-        ({"arguments": {"/srv/x": 1}}, "arguments./srv/x: a name: holds a path, '/srv/x'; take it out"),
-        ({"flags": {"JAX_COORDINATOR": "10.0.0.7:80"}}, "environment.flags.JAX_COORDINATOR: holds an address, '10.0.0.7'; take it out"),
+        ({"arguments": {"/srv/x": 1}}, "arguments: a name: holds a path, '/srv/x'; take it out"),
+        ({"flags": {"JAX_X": "10.0.0.7:80"}}, "environment.flags.JAX_X: holds an address, '10.0.0.7'; take it out"),
         ({"notes": ["ask ann@example.org"]}, "notes.0: holds an address, 'ann@example.org'; take it out"),
-        ({"notes": ["on node7.cluster.internal."]}, "notes.0: holds a host name, 'node7.cluster.internal'; take it out"),
+        ({"notes": ["on node7.corp."]}, "notes.0: holds a host name, 'node7.corp'; take it out"),
     ],
-)  # fmt: skip
+)
 def test_what_must_not_be_published(tmp_path, changed, problem):
     document = make_document(make_row(), **changed)
     if "@" in problem:  # an address is a host's name, too
@@ -92,10 +97,18 @@ def test_what_must_not_be_published(tmp_path, changed, problem):
 
 def test_ordinary_words_name_nobody(tmp_path):
     notes = [
-        "700 TFLOP/s and 3 GB/s; input/output; cl/123456; and/or", "jax 0.10.2, CUDA 12.9.1.4, 12.0.0.1",
-        "float32 1024 x 1024 x 1024 at 1.5e-3", "layers/0/dense", "and so on. Then more", "a / b / c",
-    ]  # fmt: skip
-    assert check(save(make_document(make_row(), notes=notes), tmp_path / "nvidia-h100-80gb-hbm3-train-2026-11-27.json")) == []
+        "700 TFLOP/s and 3 GB/s; input/output; cl/123456; and/or",
+        "jax 0.10.2, CUDA 12.9.1.4, 12.0.0.1",
+        "float32 1024 x 1024 x 1024 at 1.5e-3",
+        "layers/0/dense",
+        "and so on. Then more",
+        "a / b / c",
+        "see https://docs.jax.dev/en/latest and https://jax.readthedocs.io.",
+    ]
+    assert (
+        check(save(make_document(make_row(), notes=notes), tmp_path / "nvidia-h100-80gb-hbm3-train-2026-11-27.json"))
+        == []
+    )
 
 
 def test_the_document_as_a_whole(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from jaxprop.bench.document import Document
 from jaxprop.bench.render.cells import METHOD, circumstances, right, title
 from jaxprop.bench.render.tables import Table, tables
+from jaxprop.errors import printable
 
 SPECIAL = str.maketrans(
     {char: f"\\{char}" for char in "\\`*_[]<>|#~"} | {"\n": " ", "\r": " ", "&": "&amp;"}
@@ -54,4 +55,4 @@ def table_lines(table: Table) -> Iterator[str]:
 
 def escaped(text: str) -> str:
     """A text that Markdown shows as it is, in one line."""
-    return text.translate(SPECIAL)
+    return printable(text.translate(SPECIAL))
