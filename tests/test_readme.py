@@ -11,6 +11,7 @@ import pytest
 
 from jaxprop.cli import app, main
 from jaxprop.cli.arguments import split
+from jaxprop.cli.bench import bench
 from jaxprop.config.load import load
 from jaxprop.run import train as runner
 
@@ -131,6 +132,8 @@ def test_command_lines_are_understood(page, block, tmp_path, monkeypatch, capsys
     for registered in app.app.registered_commands:
         if registered.name in LONG:
             monkeypatch.setattr(registered, "callback", parsed(registered.callback))
+    for registered in bench.registered_commands:
+        monkeypatch.setattr(registered, "callback", parsed(registered.callback))
     for line in block.splitlines():
         program, *arguments = shlex.split(line)
         assert program == "jaxprop"

@@ -22,7 +22,7 @@ def test_a_table_with_differences_and_counts(jaxprop, pair):
     lines = ran.out.splitlines()
     assert lines[0] == "differs: commit: 0123456789ab -> fedcba"
     step = next(line for line in lines if "train: step" in line)
-    assert "1.08" in step
+    assert "1.077x" in step
     assert step.split()[-1] == "slower"
     assert next(line for line in lines if "train: other" in line).split()[-1] == "same"
     assert lines[-1] == "1 slower, 1 same"
@@ -33,7 +33,7 @@ def test_the_exit_code_of_a_slowdown(jaxprop, pair, limit, code):
     ran = jaxprop("bench", "compare", "a.json", "b.json", "--fail-above", limit)
     assert ran.code == code
     last = ran.out.splitlines()[-1]
-    assert last.startswith("failed: train: step takes 1.08" if code else "no row is slower by more than 0.1 beyond")
+    assert last.startswith("failed: train: step takes 1.077 times" if code else "no row is slower by more than 0.1 beyond")
 
 
 def test_the_other_way_round_it_is_faster(jaxprop, pair):
