@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxprop.bench.datasheet import SHEETS, Sheet
+from jaxprop.bench.datasheet import sheet_of_kind
 from jaxprop.bench.document import Document, Row, read
 from jaxprop.bench.rounds import NOISY
 from jaxprop.bench.samples import estimate
@@ -125,15 +125,6 @@ def _limit(row: Row, document: Document) -> float | None:
     if sheet is None:
         return None
     return sheet.tflops.get(str(row.facts.get("dtype"))) if row.unit == "TFLOP/s" else None
-
-
-def sheet_of_kind(kind: str) -> Sheet | None:
-    """The datasheet of a device by the kind that it reports.
-
-    Args:
-      kind: such as `NVIDIA H100 80GB HBM3`.
-    """
-    return next((sheet for sheet in SHEETS if re.search(sheet.pattern, kind)), None)
 
 
 def _texts(document: Document) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jaxprop.bench.document import Row
-from jaxprop.bench.submitted import check, file_name, problems, sheet_of_kind
+from jaxprop.bench.submitted import check, file_name, problems
 from jaxprop.errors import UsageError
 from tests.bench.documents import device_document, make_document, make_row, save, train_document
 
@@ -129,8 +129,3 @@ def test_a_file_that_cannot_be_read_is_a_problem_too(tmp_path):
         problems(tmp_path / "a.json")
     assert "is cut off" in check(tmp_path / "a.json")[0]
     assert "cannot be read" in check(tmp_path / "nowhere.json")[0]
-
-
-def test_the_datasheet_of_a_kind():
-    assert sheet_of_kind("NVIDIA H100 80GB HBM3").tflops["bfloat16"] == 989.5
-    assert sheet_of_kind("cpu") is None
