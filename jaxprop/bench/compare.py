@@ -211,7 +211,9 @@ def _line(first: Row, second: Row | None) -> Line:
         plain = second.value / first.value if first.value and second.value else None
         if plain and first.better == "higher":
             plain = 1 / plain
-        return line._replace(ratio=plain, verdict="same" if plain == 1 else "no verdict", reason=reason)
+        if plain == 1:
+            return line._replace(ratio=plain, verdict="same")
+        return line._replace(ratio=plain, reason=reason)
     return _with_ratio(line, ratio(*(side(_seconds(row), _waited(row)) for row in (first, second))))
 
 
@@ -243,7 +245,7 @@ def _unusable(row: Row) -> str:
     if not all(SHORTEST < one < LONGEST for samples in _seconds(row) for one in samples):
         return "a sample is no time that can be measured"
     if sum(bool(samples) for samples in row.samples) < 2:
-        return "a single round does not tell how far rounds differ; measure longer"
+        return "one round only, which does not tell how far rounds differ; measure longer"
     return ""
 
 

@@ -96,8 +96,16 @@ def test_rows_of_one_document_only_are_named():
     ("changed", "verdict", "reason"),
     [
         ({"samples": []}, "no verdict", "a single figure, without samples"),
-        ({"samples": [[0.01] * 9]}, "no verdict", "a single round does not tell how far rounds differ; measure longer"),
-        ({"samples": [[0.01], []]}, "no verdict", "a single round does not tell how far rounds differ; measure longer"),
+        (
+            {"samples": [[0.01] * 9]},
+            "no verdict",
+            "one round only, which does not tell how far rounds differ; measure longer",
+        ),
+        (
+            {"samples": [[0.01], []]},
+            "no verdict",
+            "one round only, which does not tell how far rounds differ; measure longer",
+        ),
         ({"samples": [[0.0, 0.01], [0.01]]}, "no verdict", "a sample is no time that can be measured"),
         ({"per_call": 0.0}, "no verdict", "a sample is no time that can be measured"),
         ({"unit": "s"}, "no verdict", "one is in ms, the other in s"),
