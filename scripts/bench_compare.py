@@ -40,7 +40,7 @@ from jaxprop.bench.environment import environment
 from jaxprop.bench.rounds import Job, Plan, Prepared, measure
 
 WIDTH, BATCH = 768, 256
-SECONDS = 6.0  # of measuring a document
+SECONDS = 8.0  # of measuring a document
 BURST = 0.25  # seconds of one round
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jaxprop.bench.document import Document, Fact, Row
-from jaxprop.bench.ratio import Ratio, holm, ratio, side
+from jaxprop.bench.ratio import FLOOR, HOST_FLOOR, Ratio, holm, ratio, side
 from jaxprop.errors import UsageError, printable
 
 ALPHA = 0.05  # probability of any false alarm among all rows of two equal documents
@@ -115,23 +115,30 @@ def compare(first: Document, second: Document, force: bool = False) -> Compariso
     if not mine.keys() & theirs.keys():
         raise UsageError("the documents have no row in common; compare two of the same arguments")
     return Comparison(
-        lines=compare_rows(mine, theirs),
+        lines=compare_rows(mine, theirs, floor_of(first)),
         machine=machine,
         differences=list(_differences(_circumstances(first), _circumstances(second))),
         notes=list(_notes(first, second)),
     )
 
 
-def compare_rows(first: Mapping[Key, Row], second: Mapping[Key, Row]) -> list[Line]:
+def floor_of(document: Document) -> float:
+    """The relative difference between two documents of equal programs that is none, however small their noise is."""
+    kinds = {str(device.get("kind")).lower() for device in document.environment.devices}
+    return HOST_FLOOR if "cpu" in kinds else FLOOR
+
+
+def compare_rows(first: Mapping[Key, Row], second: Mapping[Key, Row], floor: float) -> list[Line]:
     """Compares rows by their keys.
 
     Args:
       first, second: rows by key.
+      floor: of their machine.
 
     Returns:
       A line for each row of the first, then for those of the second alone.
     """
-    lines = [_line(row, second.get(key)) for key, row in first.items()]
+    lines = [_line(row, second.get(key), floor) for key, row in first.items()]
     return _judged(lines + [_only("only second", row) for key, row in second.items() if key not in first])
 
 
@@ -194,7 +201,7 @@ def machine_of(document: Document) -> dict[str, Fact]:
 # -- rows -----------------------------------------------------------------------------------------
 
 
-def _line(first: Row, second: Row | None) -> Line:
+def _line(first: Row, second: Row | None, floor: float) -> Line:
     if second is None:
         return _only("only first", first)
     line = _bare("no verdict", first)._replace(first=first.value, second=second.value)
@@ -214,7 +221,8 @@ def _line(first: Row, second: Row | None) -> Line:
         if plain == 1:
             return line._replace(ratio=plain, verdict="same")
         return line._replace(ratio=plain, reason=reason)
-    return _with_ratio(line, ratio(*(side(_seconds(row), _waited(row)) for row in (first, second))))
+    one, other = (side(_seconds(row), _waited(row)) for row in (first, second))
+    return _with_ratio(line, ratio(one, other, floor))
 
 
 def _with_ratio(line: Line, found: Ratio) -> Line:

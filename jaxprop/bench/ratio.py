@@ -28,6 +28,7 @@ WITHIN, BETWEEN = 0.10, 0.25  # quantiles within a round, and over the rounds
 DRAWS = 400  # of the bootstrap; the error of a standard error is 4 % then
 LEAST = 1e-6  # relative error of a time, which no clock undercuts
 FLOOR = 0.02  # what equal programs differ by from process to process, where memory lies elsewhere
+HOST_FLOOR = 0.03  # of a CPU, whose clock and caches are also those of all that runs beside
 
 
 class Side(NamedTuple):
@@ -104,11 +105,12 @@ def side(rounds: Rounds, waited: float | None = None) -> Side:
     )
 
 
-def ratio(first: Side, second: Side) -> Ratio:
+def ratio(first: Side, second: Side, floor: float = FLOOR) -> Ratio:
     """Compares two sides.
 
     Args:
       first, second: of the same work.
+      floor: relative difference that is none, however small the noise of both sides is.
 
     Example:
       >>> a, b = side([[1.0, 1.01]] * 5), side([[1.5, 1.51]] * 5)
@@ -124,7 +126,7 @@ def ratio(first: Side, second: Side) -> Ratio:
     error = math.sqrt(variance)
     freedom = variance**2 / sum(one.error**4 / (one.rounds - 1) for one in (first, second))
     reach = float(stdtrit(freedom, 0.975)) * error
-    floor = max(FLOOR, first.again, second.again, _unequal_waits(first, second))
+    floor = max(floor, first.again, second.again, _unequal_waits(first, second))
     beyond = max(abs(log) - math.log1p(floor), 0.0)
     return Ratio(
         ratio=math.exp(log),

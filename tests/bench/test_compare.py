@@ -125,6 +125,15 @@ def test_single_figures_have_a_ratio_and_equal_ones_are_the_same():
     assert only(memory, memory).verdict == "same"
 
 
+def test_a_difference_of_the_floor_is_none_whichever_the_machine_is():
+    """2.5 % is a difference on an accelerator, and none between two processes on a CPU."""
+    rows = make_row(noise=0.001, rounds=10), make_row(seconds=0.01027, noise=0.001, rounds=10, seed=1)
+    verdicts = [
+        compare(*(make_document(row, kinds=(kind,)) for row in rows)).lines[0].verdict for kind in ("TPU v4", "cpu")
+    ]
+    assert verdicts == ["slower", "same"]
+
+
 def test_only_what_is_slower_beyond_its_interval_fails():
     line = only(make_row(noise=0.01), make_row(seconds=0.0108, noise=0.01, seed=1))
     assert failures([line], 0.05) == [line]
