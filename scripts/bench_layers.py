@@ -88,7 +88,7 @@ def lstm(batch: int, time_steps: int, width: int) -> Row:
     )
 
 
-def rows(small: bool) -> list[Callable[[], Row]]:
+def rows(small: bool) -> list[partial[Row]]:
     """What is measured, the most telling first."""
     if small:
         return [partial(attention, 4, 256, 8, 32, jnp.float32), partial(lstm, 32, 100, 256)]
@@ -164,13 +164,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.05, help="how long one timing takes at least")
+    parser.add_argument("--only", default="", help="only layers whose name contains this")
     parser.add_argument("--deadline", type=float, default=math.inf, help="seconds after which no further row begins")
     args = parser.parse_args()
     start = time.monotonic()
     device = jax.devices()[0]
     print(f"jax {jax.__version__}, {device.device_kind}\n\n| layer | form | ms | TFLOP/s |\n|---|---|---|---|")
     for make in rows(device.platform == "cpu"):
-        if time.monotonic() - start < args.deadline:
+        if args.only in make.func.__name__ and time.monotonic() - start < args.deadline:
             report(make(), args.rounds, args.seconds)
 
 

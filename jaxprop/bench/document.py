@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -99,7 +99,9 @@ class Document(_Part):
       rows: the figures, in the order of their first measurement.
     """
 
-    schema_: Annotated[Literal["jaxprop.bench/1"], Field(alias="schema")] = SCHEMA
+    schema_: Literal["jaxprop.bench/1"] = Field(
+        "jaxprop.bench/1", validation_alias="schema", serialization_alias="schema"
+    )
     command: Literal["device", "train"]
     arguments: dict[str, Fact] = {}
     started: str

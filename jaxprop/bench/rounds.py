@@ -1,8 +1,8 @@
 """The method: how a figure is measured, the same for all of them.
 
-All figures are measured in turn, a fraction of a second each, and then again, until the interval of each is narrow enough
-or the time is used up. So a first table is there soon, the rounds of one figure lie apart in time, and a machine that
-changes meanwhile widens the interval instead of shifting one figure.
+All figures are measured in turn, a fraction of a second each, and then again, until the interval of each is narrow
+enough or the time is used up. So a first table is there soon, the rounds of one figure lie apart in time, and a machine
+that changes meanwhile widens the interval instead of shifting one figure.
 """
 
 from __future__ import annotations
@@ -168,12 +168,15 @@ def _first(job: Job, plan: Plan) -> _Kept | Exception:
     """The first round of a figure, before which its result is checked; or what went wrong."""
     try:
         ready = job.prepare()
-        problem = ready.check(jax.block_until_ready(ready.call(0)))
+        start = time.monotonic()
+        out = jax.block_until_ready(ready.call(0))
+        long = time.monotonic() - start > plan.burst  # with what a first call loads, so an upper bound
+        problem = ready.check(out)
         if problem:
             return WrongResult(problem)
         warm_up(ready.call, plan.burst / 3)
-        calls = _calibrate(ready.call, plan)
-        facts = dict(job.facts) | ready.facts
+        calls = 1 if long and timing(ready.call, 1, 1) > plan.burst else _calibrate(ready.call, plan)
+        facts = {**job.facts, **ready.facts}
         samples = _round(job, ready, calls, plan, facts)
     except Exception as error:
         return error

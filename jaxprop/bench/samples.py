@@ -1,7 +1,7 @@
 """Statistics of timings: all of them are kept, none is dropped as an outlier. Pure Python.
 
-Samples come in rounds, which lie apart in time. Within a round, timings vary little; between rounds, the machine may have
-changed. The interval of a figure takes in both.
+Samples come in rounds, which lie apart in time. Within a round, timings vary little; between rounds, the machine may
+have changed. The interval of a figure takes in both.
 """
 
 from __future__ import annotations

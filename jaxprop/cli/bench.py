@@ -6,11 +6,25 @@ from typing import Annotated
 
 import typer
 
+<<<<<<< HEAD
 from jaxprop.cli.arguments import JsonOption
 from jaxprop.cli.bench_check import check
 from jaxprop.cli.bench_compare import compare
 from jaxprop.cli.bench_history import history
 from jaxprop.cli.bench_output import HtmlOption, MarkdownOption, OutOption, Screen, finish, results_path
+=======
+from jaxprop.cli.arguments import OVERRIDE, JsonOption
+from jaxprop.cli.bench_output import (
+    HtmlOption,
+    MarkdownOption,
+    OutOption,
+    Screen,
+    batch_sizes,
+    finish,
+    precisions,
+    results_path,
+)
+>>>>>>> main
 from jaxprop.errors import UsageError
 
 bench = typer.Typer(
@@ -38,7 +52,9 @@ def device(
     ] = None,
     seconds: SecondsOption = 75.0,
     sustain: Annotated[float, typer.Option("--sustain", min=0, help="seconds of the sustained rate; 0 for none")] = 30,
-    contrast: Annotated[bool, typer.Option("--contrast", help="measure products of zeros too, which run faster")] = False,
+    contrast: Annotated[
+        bool, typer.Option("--contrast", help="measure products of zeros too, which run faster")
+    ] = False,
     aim: AimOption = 0.01,
     out: OutOption = None,
     markdown: MarkdownOption = None,
@@ -71,6 +87,59 @@ def device(
         return finish(session, lambda: suite.run(session, devices, options), markdown=markdown, html=html, json=json)
 
 
+<<<<<<< HEAD
 bench.command("compare", short_help="Compare two files of results row by row.")(compare)
 bench.command("history", short_help="Draw each figure over all files of results in a folder.")(history)
 bench.command("check", short_help="Check files of results before they are published.")(check)
+=======
+@bench.command("train", short_help="Measure the train step of a configuration or of a built-in workload.")
+def train(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="[CONFIG|WORKLOAD]...", help="a YAML file with KEY=VALUE overrides, or workloads"),
+    ],
+    precision: Annotated[
+        list[str] | None, typer.Option("--precision", help="float32, bfloat16 or float16; may be repeated")
+    ] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option("--batch", metavar="SIZE|auto", help="batch size; auto: the largest that fits")
+    ] = None,
+    seconds: SecondsOption = 15.0,
+    aim: AimOption = 0.01,
+    roofline: Annotated[bool, typer.Option(help="measure the step's products by themselves")] = True,
+    out: OutOption = None,
+    markdown: MarkdownOption = None,
+    html: HtmlOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Measure what a train step gets out of the device.
+
+    Time of a step, examples and tokens a second, floating-point operations, the share of the device's own measured
+    rate (MFU), memory, the cost of the signals, compile time, and where the time goes.
+
+    The workloads are mlp, cnn, lstm, gpt_10m, gpt2_124m and gpt_1b.
+    """
+    names = [word for word in targets if not OVERRIDE.match(word)]
+    overrides = [word for word in targets if OVERRIDE.match(word)]
+    sizes, policies = batch_sizes(batch), precisions(precision)
+    from jaxprop.bench.rounds import Plan
+    from jaxprop.bench.session import Session
+    from jaxprop.bench.train import suite
+
+    found = suite.targets_of(names, overrides)
+    options = suite.Options(
+        precisions=policies, batches=sizes, roofline=roofline,
+        plan=Plan(seconds=seconds, burst=min(0.5, max(seconds / 6, 0.05)), aim=aim, longest=float("inf")),
+    )  # fmt: skip
+    import jax
+
+    arguments = {
+        "targets": " ".join(targets), "precision": ",".join(policies) or None, "batch": ",".join(batch or []) or None,
+        "seconds": seconds, "aim": aim, "roofline": roofline,
+    }  # fmt: skip
+    with Screen(quiet=json) as screen:
+        session = Session("train", arguments, jax.local_devices()[:1], results_path("train", out), screen.show)
+        return finish(
+            session, lambda: suite.run(session, found, options, screen.say), markdown=markdown, html=html, json=json
+        )
+>>>>>>> main

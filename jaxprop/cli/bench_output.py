@@ -15,7 +15,7 @@ import typer
 from jaxprop.cli.arguments import home
 from jaxprop.cli.output import print_json
 from jaxprop.cli.tables import show
-from jaxprop.errors import EXIT_DONE, EXIT_SIGINT
+from jaxprop.errors import EXIT_DONE, EXIT_SIGINT, UsageError, one_of
 
 if TYPE_CHECKING:
     from jaxprop.bench.document import Document
@@ -37,6 +37,35 @@ FOLDER = Path("bench")
 def results_path(command: str, out: Path | None) -> Path:
     """The file of results: the one that was asked for, or a new one in `bench/`."""
     return out or FOLDER / f"{command}-{datetime.now().strftime('%Y%m%d-%H%M%S')}.json"
+
+
+def batch_sizes(words: list[str] | None) -> tuple[int, ...]:
+    """Reads the option `--batch`; `auto` is 0.
+
+    Raises:
+      UsageError: a word is neither `auto` nor a positive number.
+
+    Example:
+      >>> batch_sizes(["auto", "32"])
+      (0, 32)
+    """
+    for word in words or []:
+        if word != "auto" and not (word.isdigit() and int(word) > 0):
+            raise UsageError(f"--batch {word}: expected a positive number, or auto for the largest batch that fits")
+    return tuple(0 if word == "auto" else int(word) for word in words or [])
+
+
+def precisions(words: list[str] | None) -> tuple[str, ...]:
+    """Reads the option `--precision`.
+
+    Raises:
+      UsageError: there is no such precision.
+    """
+    known = ("float32", "bfloat16", "float16")
+    for word in words or []:
+        if word not in known:
+            raise UsageError(f"--precision: {one_of(word, known, 'precision')}")
+    return tuple(words or [])
 
 
 class Screen:
@@ -70,6 +99,11 @@ class Screen:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+    def say(self, sentence: str) -> None:
+        """Shows what takes long."""
+        if self._progress is not None:
+            self._progress.update(self._task, description=sentence)
 
     def show(self, document: Document) -> None:
         """Shows the figure that was measured last; after the first round of all, the table so far."""

@@ -46,7 +46,7 @@ TASK_TABLE: dict[str, TaskEntry] = {
         summary="one class for each example",
         losses=("softmax_cross_entropy",),
         figures={"loss": Figure("min"), "accuracy": Figure("max", "accuracy")},
-        data=("digits", "arrays"),
+        data=("digits", "arrays", "random"),
         models=("mlp", "cnn", "rnn"),
     ),
     "multilabel": TaskEntry(
@@ -67,7 +67,7 @@ TASK_TABLE: dict[str, TaskEntry] = {
         summary="the next token",
         losses=("softmax_cross_entropy",),
         figures={"loss": Figure("min"), "accuracy": Figure("max", "accuracy"), "perplexity": Figure("min")},
-        data=("stdlib_text",),
+        data=("stdlib_text", "random"),
         models=("rnn", "transformer"),
     ),
 }

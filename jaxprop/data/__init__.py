@@ -10,6 +10,7 @@ from jaxprop.config.tasks import TASK_TABLE, tasks_for
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.readers.arrays import open_arrays
 from jaxprop.data.readers.digits import open_digits
+from jaxprop.data.readers.random import open_random
 from jaxprop.data.readers.stdlib_text import open_stdlib_text
 from jaxprop.data.stream import Stream, one_pass
 from jaxprop.errors import ConfigError, one_of
@@ -21,6 +22,7 @@ SOURCES: dict[str, Callable[[Any, str], dict[str, Source]]] = {
     "digits": lambda _section, _task: open_digits(),
     "stdlib_text": lambda section, _task: open_stdlib_text(section),
     "arrays": open_arrays,
+    "random": open_random,
 }
 
 

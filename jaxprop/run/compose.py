@@ -55,11 +55,12 @@ class Experiment(NamedTuple):
     total_steps: int
 
 
-def compose(config: Config) -> Experiment:
+def compose(config: Config, *, health: bool = True) -> Experiment:
     """Builds everything a configuration names.
 
     Args:
       config: the configuration.
+      health: whether the step has its signals; without them, what they cost can be measured.
 
     Returns:
       The experiment.
@@ -73,7 +74,8 @@ def compose(config: Config) -> Experiment:
     _check_batch_size(config, train)
     stream = open_stream(config, train)
     total_steps = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
-    mesh, precision, signals = _mesh(config), config.precision.policy, signals_of(config)
+    mesh, precision = _mesh(config), config.precision.policy
+    signals = signals_of(config) if health else False
     scaling = Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
     init_model, example = jax.jit(task.model.init), next(data.one_pass(train, 2))
     shapes, _ = init_model.eval_shape(jax.random.key(0), example)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -50,18 +50,19 @@ KINDS = [
 ]
 
 
-def jobs(device: jax.Device, contents: str = "random") -> Iterator[Job]:
+def jobs(device: jax.Device, contents: str = "random", kinds: Sequence[Kind] = KINDS) -> Iterator[Job]:
     """The products of one device, from small to large, one dtype after the other.
 
     Args:
       device: to be measured.
       contents: of the factors, `random` or `zeros`.
+      kinds: ways to multiply.
 
     Yields:
       One job a dtype and shape; larger ones are left out where they would take too long.
     """
     sheet = sheet_of(device)
-    for kind in KINDS:
+    for kind in kinds:
         limit = sheet.tflops.get(kind.name) if sheet else None
         before = None
         for shape in [*((n, n, n) for n in SIZES), *SHAPES]:
@@ -136,8 +137,8 @@ def work_of(compiled: Any, flops: float) -> dict[str, Fact]:
 
     analysis = compiled.cost_analysis() or {}
     counted = analysis.get("flops")
-    # A compiler that hands the product to a library may not count it at all.
-    if counted and 0 < counted < 0.9 * flops:
+    # What is handed to a library is not always counted.
+    if counted and 0 < counted < 0.9 * flops and "custom-call" not in compiled.as_text():
         raise WrongResult(f"the compiled program has {counted:.3g} operations where the product has {flops:.3g}")
     return {"compiled_flops": counted}
 

@@ -122,14 +122,14 @@ def _program(operation: Operation, turns: int) -> Callable[..., jax.Array]:
         if turns == 1:
             return jnp.copy(read) if operation.arrays == operation.moved else operation.turn(written, read, factor)
         # The array that is read is carried along, since the compiler keeps what is written apart from it.
-        carry = jax.lax.fori_loop(0, turns, lambda _, x: (operation.turn(*x, factor), x[1]), (written, read))
+        carry = jax.lax.fori_loop(0, turns, lambda _, x: (operation.turn(x[0], x[1], factor), x[1]), (written, read))
         return carry[0]
 
     return jax.jit(program, donate_argnums=0, keep_unused=True)
 
 
 def _check(operation: Operation, before: list[np.ndarray], turns: int, found: Any) -> str:
-    expected = operation.expected(*before, turns)
+    expected = operation.expected(before[0], before[1], turns)
     away = np.abs(np.asarray(found[:CHECKED], np.float64) - expected).max()
     # Each turn rounds once.
     return "" if away <= 2e-7 * turns * np.abs(expected).max() else f"the values differ by {away:.1e} from NumPy's"

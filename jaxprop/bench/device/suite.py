@@ -196,8 +196,8 @@ def _ratios(document: Document) -> list[str]:
     ratio = ours.value / (theirs.value or 1)
     return [
         f"float32 at its best size: JAX {ours.value:.3g} TFLOP/s ({ours.name}), NumPy {theirs.value:.3g} TFLOP/s "
-        f"({theirs.name}); JAX is {ratio:.2f} times as fast. NumPy multiplies with {_blas()}, JAX with the kernels that "
-        "XLA brings along; both use every core that this process may use, and their kernels are chosen for other "
+        f"({theirs.name}); JAX is {ratio:.2f} times as fast. NumPy multiplies with {_blas()}, JAX with the kernels "
+        "that XLA brings along; both use every core that this process may use, and their kernels are chosen for other "
         "processors and sizes"
     ]
 

@@ -41,7 +41,10 @@ def sustained(job: Job, burst: Row, seconds: float, devices: Sequence[jax.Device
             while not rounds[-1] or time.monotonic() - start < seconds * (part + 1) / PARTS:
                 rounds[-1].append(timing(ready.call, part, calls))
     last = telemetry.read(device)
-    for name, before, after in (("clock", first.clock, last.clock), ("temperature", first.temperature, last.temperature)):
+    for name, before, after in (
+        ("clock", first.clock, last.clock),
+        ("temperature", first.temperature, last.temperature),
+    ):
         if before is not None and after is not None:
             facts |= {f"{name}_at_start": before, f"{name}_at_end": after}
     kept = rounds[-PARTS // 3 :]

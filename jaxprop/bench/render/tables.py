@@ -58,9 +58,7 @@ def _crossed(title: str, rows: Sequence[Row], down: Callable[[Row], str], across
     """A table with one figure for each pair of two facts; the best of a column is marked."""
     columns, lines = (list(dict.fromkeys(map(name, rows))) for name in (across, down))
     at = {(down(row), across(row)): row for row in rows}
-    best = {
-        column: max((row.value or 0 for row in rows if across(row) == column), default=0) for column in columns
-    }
+    best = {column: max((row.value or 0 for row in rows if across(row) == column), default=0) for column in columns}
 
     def shown(row: Row | None) -> str:
         return cell(row) + (" *" if row is not None and row.value and row.value == best[across(row)] else "")
@@ -130,9 +128,56 @@ def _sustained(title: str, rows: Sequence[Row]) -> list[Table]:
     return [Table(f"{title} over {rows[0].facts.get('seconds')} s", ["", "figure", "unit", "of the burst", ""], lines)]
 
 
+STEP_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "step": lambda row: cell(row),
+    "examples/s": lambda row: _fact(row, "examples_per_s", "{:,.0f}"),
+    "tokens/s": lambda row: _fact(row, "tokens_per_s", "{:,.0f}"),
+    "TFLOP/s": lambda row: _fact(row, "step_tflops", "{:.3g}"),
+    "MFU": lambda row: _fact(row, "mfu", "{:.1%}"),
+    "of datasheet": lambda row: _fact(row, "mfu_datasheet", "{:.1%}"),
+    "products": lambda row: _fact(row, "products_share", "{:.0%}"),
+    "signals": lambda row: _fact(row, "signals_cost", "{:.3f}"),
+    "memory, MiB": lambda row: _fact(row, "planned_bytes", "{:,.0f}", 1 / 2**20),
+    "host, us": lambda row: _fact(row, "host_us", "{:,.0f}"),
+    "data wait, us": lambda row: _fact(row, "data_wait_us", "{:,.0f}"),
+    "compile, s": lambda row: _fact(row, "compile_cold_s", "{:.2f}"),
+    "warm, s": lambda row: _fact(row, "compile_warm_s", "{:.2f}"),
+    "examples/J": lambda row: _fact(row, "examples_per_joule", "{:.4g}"),
+}
+
+
+def _fact(row: Row, name: str, form: str, scale: float = 1.0) -> str:
+    value = row.facts.get(name)
+    return form.format(value * scale) if isinstance(value, int | float) else ""
+
+
+def _steps(title: str, rows: Sequence[Row]) -> list[Table]:
+    shown = [row for row in rows if not row.name.endswith(", health off")]
+    columns = {name: show for name, show in STEP_COLUMNS.items() if any(show(row) for row in shown)}
+    lines = [[row.name, *(show(row) for show in columns.values())] for row in shown]
+    return [
+        Table(f"{title}, ms a step", ["", *columns], lines), *_messages([row for row in rows if row.message])
+    ]  # fmt: skip
+
+
+def _roofline(title: str, rows: Sequence[Row]) -> list[Table]:
+    lines = []
+    for row in rows:
+        count, value = row.facts.get("count"), row.value
+        taken = row.per_call / value * float(count) * 1e3 if value and count else None
+        lines.append([
+            row.name, str(count), _fact(row, "flops_per_byte", "{:,.1f}"), cell(row),
+            "" if taken is None else f"{taken:.3g}",
+        ])  # fmt: skip
+    headers = ["product of the step", "times", "FLOP/byte", "TFLOP/s", "ms in all"]
+    return [Table(f"{title}: each product by itself", headers, lines)]
+
+
 SECTIONS: dict[str, Callable[[str, Sequence[Row]], list[Table]]] = {
     "matmul": _products,
     "memory": _memory,
     "collectives": _collectives,
     "sustained": _sustained,
+    "train": _steps,
+    "roofline": _roofline,
 }

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jaxprop.config.schema.base import NonNegative, Positive, Section, Text
+from jaxprop.config.schema.base import NonNegative, Positive, Section, Sizes, Text
 
 # Keys that hold the path of a file.
 PATHS = ("train", "test", "train_inputs", "train_labels", "test_inputs", "test_labels")
@@ -56,4 +56,14 @@ class Arrays(DataSection):
     classes: Positive | None = Field(None, description="number of classes; default: the largest training label + 1")
 
 
-Data = Annotated[Digits | StdlibText | Arrays, Field(discriminator="name")]
+class Random(DataSection):
+    """Random examples of any size, for measuring: tokens, or inputs with random labels. Nothing can be learned."""
+
+    name: Literal["random"]
+    shape: Sizes = Field((32,), min_length=1, description="shape of an example's inputs; the length of a text")
+    classes: Positive = Field(10, description="number of classes; for classify")
+    vocabulary: Positive = Field(256, description="number of tokens; for language")
+    examples: Positive = Field(1024, description="number of examples")
+
+
+Data = Annotated[Digits | StdlibText | Arrays | Random, Field(discriminator="name")]

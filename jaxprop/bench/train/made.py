@@ -1,0 +1,139 @@
+"""A configuration made ready to be measured: its step compiled twice, its state, and batches on the device."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprop.bench.device.compiling import cache_in
+from jaxprop.bench.document import Fact
+from jaxprop.config.schema.config import Config
+from jaxprop.core.jaxprs.products import Product, products
+from jaxprop.core.precision import policy
+from jaxprop.run import compose
+from jaxprop.types import TrainState
+
+BATCHES = 4  # on the device, taken in turn
+DETAIL = "rows"  # what most steps of a run measure: the gradient norm of every layer
+
+
+class Made(NamedTuple):
+    """One configuration, ready.
+
+    Args:
+      experiment: as a run has it.
+      state: before the first step.
+      batches: on the devices.
+      products: of loss and gradient.
+      facts: sizes, and what compiling took and planned.
+    """
+
+    experiment: compose.Experiment
+    state: TrainState
+    batches: list[Any]
+    products: list[Product]
+    facts: dict[str, Fact]
+
+
+def make(config: Config, *, health: bool = True, twice: bool = True) -> Made:
+    """Builds a configuration and compiles its step.
+
+    Args:
+      config: with the precision and the batch size to be measured.
+      health: whether the step has its signals.
+      twice: whether the step is compiled a second time, from a filled cache, to see how long that takes.
+
+    Raises:
+      JaxpropError: its parts do not fit together.
+    """
+    config = config.model_copy(update={"run": config.run.model_copy(update={"steps_per_call": 1})})
+    experiment = compose.compose(config, health=health)
+    stream = itertools.islice(experiment.stream, BATCHES)
+    # Put there even where jit would take NumPy's arrays as they are: their transfer is no part of the step.
+    batches = [jax.device_put(compose.place(experiment, batch)[0]) for batch in stream]
+    state = experiment.init(config.run.seed)
+    found = _products(experiment, state, batches[0])
+    facts = _sizes(config, state, batches[0])
+    facts["flops_formula"] = sum(one.flops * one.times for one in found) * config.run.accumulate
+    with tempfile.TemporaryDirectory(prefix="jaxprop-bench-") as folder, cache_in(folder):
+        compiled, facts["compile_cold_s"] = _compiled(experiment, state, batches[0])
+        if twice:
+            again = compose.compose(config)
+            again.init(config.run.seed)  # what a step compiles for is settled by its first state
+            _, facts["compile_warm_s"] = _compiled(again, state, batches[0])
+        facts |= planned(compiled)
+        # The program that the calls will use comes out of the cache too.
+        state, _ = jax.block_until_ready(experiment.step(state, batches[0], DETAIL))
+    return Made(experiment, state, batches, found, facts)
+
+
+def planned(compiled: Any) -> dict[str, Fact]:
+    """What the compiler says of a program: the bytes of memory that it takes at most, and its operations."""
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    facts: dict[str, Fact] = {"flops_compiled": cost.get("flops")}
+    if memory is not None:
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        facts["planned_bytes"] = held + memory.temp_size_in_bytes
+    return facts
+
+
+def caller(made: Made) -> Callable[[int], Any]:
+    """Returns what takes one step after the other, and returns what to wait for."""
+    state = made.state
+
+    def call(i: int) -> Any:
+        nonlocal state
+        state, _ = made.experiment.step(state, made.batches[i % len(made.batches)], DETAIL)
+        return state.step  # all that a program returns is ready at once
+
+    return call
+
+
+def _compiled(experiment: compose.Experiment, state: TrainState, batch: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    compiled = experiment.step.lower(state, batch, DETAIL).compile()
+    return compiled, round(time.perf_counter() - start, 3)
+
+
+def _products(experiment: compose.Experiment, state: TrainState, batch: Any) -> list[Product]:
+    """Products of one microbatch's loss and gradient, as written: without what rematerialization would repeat."""
+    config = experiment.config
+    dtypes = policy(config.precision.policy)
+    size = config.data.batch_size // config.run.accumulate
+    micro = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *np.shape(x)[1:]), x.dtype), batch)
+    mean_loss = experiment.task.objective.mean_loss
+    key = jax.eval_shape(partial(jax.random.key, 0))
+
+    def loss(params: Any, extras: Any, batch: Any, key: Any) -> jax.Array:
+        return mean_loss(params, extras, batch, key, dtypes)[0]
+
+    return products(jax.make_jaxpr(jax.value_and_grad(loss))(state.params, state.extras, micro, key))
+
+
+def _sizes(config: Config, state: TrainState, batch: Any) -> dict[str, Fact]:
+    labels = batch["labels"]
+    tokens = int(labels.size) if labels.ndim > 1 and config.task.name == "language" else None
+    return {
+        "precision": config.precision.policy, "batch": config.data.batch_size, "tokens": tokens,
+        "parameters": sum(int(x.size) for x in jax.tree.leaves(state.params)),
+    }  # fmt: skip
+
+
+def planned_bytes(config: Config) -> float:
+    """Bytes that the compiler plans for a step at most, without making its state.
+
+    Args:
+      config: with the batch size in question.
+    """
+    experiment = compose.compose(config)
+    state = jax.eval_shape(experiment.init, config.run.seed)
+    batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, next(experiment.stream)))
+    found = planned(experiment.step.lower(state, batch, DETAIL).compile()).get("planned_bytes")
+    return float(found or 0)

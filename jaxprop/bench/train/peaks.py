@@ -1,0 +1,66 @@
+"""What the device itself reaches, measured in the same process: the roofs that a step is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprop.bench.device import matmul, memory
+from jaxprop.bench.document import Row
+from jaxprop.bench.rounds import Job, Plan, measure
+
+PLAN = Plan(seconds=4.0, burst=0.1, aim=0.02, longest=0.3)
+
+
+class Peaks(NamedTuple):
+    """Roofs of one precision.
+
+    Args:
+      tflops: of the fastest matrix product, or None where none ran.
+      bandwidth: of the largest triad in GB/s, or None.
+    """
+
+    tflops: float | None
+    bandwidth: float | None
+
+
+def kind_of(precision: str) -> matmul.Kind:
+    """How a model multiplies in a precision: for float32 as JAX does by itself, which may be tf32.
+
+    Example:
+      >>> kind_of("bfloat16").name, kind_of("float32").precision is None
+      ('bfloat16', True)
+    """
+    usual = next(kind for kind in matmul.KINDS if kind.name == precision)
+    return usual._replace(precision=None, tolerance=1e-2) if usual.dtype == jnp.float32 else usual
+
+
+def measure_peaks(precision: str, device: jax.Device, add: Callable[[Row], None]) -> Peaks:
+    """Measures the fastest product and the bandwidth of a device.
+
+    Args:
+      precision: of the products.
+      device: to be measured.
+      add: takes the rows.
+
+    Returns:
+      The roofs.
+    """
+    rows: dict[tuple[str, str, str], Row] = {}
+    for row in measure([*_jobs(precision, device)], PLAN, [device]):
+        rows[row.key] = row
+        add(row)
+
+    def best(section: str) -> float | None:
+        return max((row.value for row in rows.values() if row.section == section and row.value), default=None)
+
+    return Peaks(best("matmul"), best("memory"))
+
+
+def _jobs(precision: str, device: jax.Device) -> Iterator[Job]:
+    yield from matmul.jobs(device, kinds=[kind_of(precision)])
+    largest = [job for job in memory.jobs(device) if job.name.startswith("triad")][-2:]
+    yield from (job._replace(follows=None) for job in largest[:1])

@@ -1,0 +1,251 @@
+"""`jaxprop bench train`: configurations by precisions by batch sizes, with the time of a step and where it goes."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprop import data
+from jaxprop.bench import telemetry
+from jaxprop.bench.datasheet import Sheet, sheet_of
+from jaxprop.bench.document import Fact, Row
+from jaxprop.bench.rounds import Job, Plan, Prepared, explain, measure, warm_up
+from jaxprop.bench.session import Session
+from jaxprop.bench.train.largest import find_largest, with_batch
+from jaxprop.bench.train.made import DETAIL, Made, make
+from jaxprop.bench.train.parts import measure_parts, seconds_of
+from jaxprop.bench.train.peaks import Peaks, kind_of, measure_peaks
+from jaxprop.config.schema.config import Config
+from jaxprop.errors import JaxpropError
+from jaxprop.run import compose
+
+WARM_UP = 3.0  # seconds, once
+WAITED = 50  # batches over which the wait for data is measured, or
+WAIT_SECONDS = 5.0
+HOST_SECONDS = 3.0
+
+
+class Options(NamedTuple):
+    """What `jaxprop bench train` was asked for.
+
+    Args:
+      precisions: names of policies; empty for that of the configuration.
+      batches: batch sizes, 0 for the largest that fits; empty for that of the configuration.
+      roofline: whether the step's products are measured by themselves.
+      plan: of the rounds of one configuration.
+    """
+
+    precisions: tuple[str, ...] = ()
+    batches: tuple[int, ...] = ()
+    roofline: bool = True
+    plan: Plan = Plan(seconds=15.0, burst=0.5, longest=float("inf"))
+
+
+def run(session: Session, targets: Sequence[tuple[str, Config]], options: Options, say: Callable[[str], None]) -> None:
+    """Measures configurations.
+
+    Args:
+      session: takes the rows.
+      targets: names and configurations.
+      options: what is measured of them.
+      say: takes a line about what takes long.
+    """
+    device = jax.local_devices()[0]
+    for sentence in (telemetry.busy(device), telemetry.missing(device)):
+        session.note(f"{device}: {sentence}" if sentence else "")
+    peaks: dict[str, Peaks] = {}
+    for (name, config), precision in itertools.product(targets, options.precisions or (None,)):
+        if precision is not None:
+            config = config.model_copy(update={"precision": config.precision.model_copy(update={"policy": precision})})
+        precision = config.precision.policy
+        if precision not in peaks:
+            say(f"the device's own rate in {precision}")
+            peaks[precision] = measure_peaks(precision, device, session.add)
+        for batch in options.batches or (config.data.batch_size,):
+            label = f"{name} {precision} batch {batch or 'auto'}"
+            try:
+                if batch == 0:
+                    batch = find_largest(config, device, say)
+                    label = f"{name} {precision} batch {batch} (largest)"
+                say(f"compiling {label}")
+                _measure(session, label, name, with_batch(config, batch), peaks[precision], device, options)
+            except Exception as error:
+                session.add(_failed(label, name, precision, batch, error))
+            gc.collect()
+
+
+def _failed(label: str, name: str, precision: str, batch: int, error: Exception) -> Row:
+    status, message = explain(error)
+    facts: dict[str, Fact] = {"workload": name, "precision": precision, "batch": batch}
+    return Row(section="train", name=label, unit="ms", better="lower", status=status, message=message, facts=facts)
+
+
+def _measure(
+    session: Session, label: str, name: str, config: Config, peaks: Peaks, device: jax.Device, options: Options
+) -> None:
+    made = make(config)
+    stepper = _Stepper(made)
+    jobs = [_job(label, stepper.usual, made, name, device)]
+    with_signals = label
+    try:
+        stepper.compile_without_signals(config)
+    except Exception as error:
+        session.note(f"{label}: the cost of the signals was not measured: {explain(error)[1]}")
+    else:
+        jobs.append(_job(f"{label}, health off", stepper.lean, made, name, device))
+    warm_up(stepper.usual, WARM_UP)
+    rows: dict[str, Row] = {}
+    for row in measure(jobs, options.plan, [device]):
+        rows[row.name] = row
+        session.add(row)
+    main = rows.get(with_signals)
+    if main is None or main.value is None:
+        return
+    facts = _figures(
+        main, rows.get(f"{label}, health off"), made, peaks, sheet_of(device), kind_of(config.precision.policy).name
+    )
+    facts["host_us"] = _host_microseconds(stepper.usual)
+    facts["data_wait_us"] = _data_wait_microseconds(made, stepper)
+    facts["device_peak_bytes"] = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    session.add(main.model_copy(update={"facts": main.facts | facts}))
+    if options.roofline:
+        products, seconds = made.products, main.value / 1e3
+        del stepper, jobs, made
+        gc.collect()
+        parts: dict[str, Row] = {}
+        for row in measure_parts(label, products, device):
+            parts[row.name] = row
+            session.add(row)
+        facts["products_share"] = round(seconds_of([*parts.values()]) / seconds, 4)
+        session.add(main.model_copy(update={"facts": main.facts | facts}))
+
+
+class _Stepper:
+    """One state, which the step with signals and the one without take in turn."""
+
+    def __init__(self, made: Made):
+        self._made, self._state = made, made.state
+        self._step = made.experiment.step
+        self._lean: Any = None
+        self.loss: Any = None
+
+    def usual(self, i: int) -> Any:
+        return self._take(self._step, i)
+
+    def lean(self, i: int) -> Any:
+        return self._take(self._lean, i)
+
+    def compile_without_signals(self, config: Config) -> None:
+        self._lean = compose.compose(config, health=False).step
+        jax.block_until_ready(self.lean(0))
+
+    def take(self, batch: Any) -> Any:
+        """One step with a batch of somebody else's."""
+        self._state, _ = self._step(self._state, batch, DETAIL)
+        return self._state.step
+
+    def _take(self, step: Any, i: int) -> Any:
+        batches = self._made.batches
+        self._state, measurements = step(self._state, batches[i % len(batches)], DETAIL)
+        self.loss = measurements.loss
+        return self._state.step  # all that a program returns is ready at once
+
+
+def _job(label: str, call: Callable[[int], Any], made: Made, name: str, device: jax.Device) -> Job:
+    def check(step: Any) -> str:
+        counted, formula = made.facts["flops_compiled"], made.facts["flops_formula"]
+        if int(step) < 1:
+            return "no step was taken"
+        loops = made.experiment.config.run.accumulate > 1 or any(one.times > 1 for one in made.products)
+        if counted and formula and not loops and float(counted) < 0.8 * float(formula):
+            return f"the compiled step has {counted:.3g} operations where its products have {formula:.3g}"
+        return ""
+
+    facts = {"workload": name} | {key: made.facts[key] for key in ("precision", "batch", "tokens", "parameters")}
+    return Job(
+        "train", label, "ms", lambda: Prepared(call, check), better="lower", per_call=1e3, device=device, facts=facts
+    )
+
+
+def _figures(row: Row, lean: Row | None, made: Made, peaks: Peaks, sheet: Sheet | None, kind: str) -> dict[str, Fact]:
+    """What follows from the time of a step."""
+    assert row.value is not None
+    facts, seconds = dict(made.facts), row.value / 1e3
+    rate = float(facts["flops_formula"] or 0) / seconds / 1e12
+    batch, tokens, power = facts["batch"], facts["tokens"], row.facts.get("power_w")
+    found: dict[str, Fact] = {
+        "examples_per_s": round(float(batch or 0) / seconds, 2),
+        "tokens_per_s": round(float(tokens) / seconds, 1) if tokens else None,
+        "step_tflops": round(rate, 4),
+        "mfu": round(rate / peaks.tflops, 4) if peaks.tflops else None,
+        "mfu_datasheet": round(rate / sheet.tflops[kind], 4) if sheet and kind in sheet.tflops else None,
+        "peak_tflops": peaks.tflops,
+        "peak_gb_per_s": peaks.bandwidth,
+        "signals_cost": round(row.value / lean.value, 4) if lean and lean.value else None,
+        "examples_per_joule": round(float(batch or 0) / seconds / float(power), 4) if power else None,
+    }
+    return facts | found
+
+
+def _host_microseconds(call: Callable[[int], Any]) -> float:
+    """Median time until a call returns, with nothing else under way."""
+    taken: list[float] = []
+    until = time.monotonic() + HOST_SECONDS
+    while len(taken) < 15 and (not taken or time.monotonic() < until):
+        start = time.perf_counter()
+        out = call(len(taken))
+        taken.append(time.perf_counter() - start)
+        jax.block_until_ready(out)
+    return round(statistics.median(taken) * 1e6, 1)
+
+
+def _data_wait_microseconds(made: Made, stepper: _Stepper) -> float:
+    """Mean time that a step waits for its batch, read and placed as in a run."""
+    experiment = made.experiment
+
+    def place(batch: dict[str, np.ndarray]) -> Any:
+        return compose.place(experiment, batch)[0]
+
+    waited, count, until = 0.0, 0, time.monotonic() + WAIT_SECONDS
+    with data.prefetch(experiment.stream, experiment.config.data.prefetch, place) as batches:
+        while count < WAITED and (count < 2 or time.monotonic() < until):
+            start = time.perf_counter()
+            batch, _ = next(batches)
+            waited, count = waited + time.perf_counter() - start, count + 1
+            # The step before is done, as in a run, which is one step ahead of the device and no more.
+            jax.block_until_ready(stepper.take(batch))
+    return round(waited / count * 1e6, 1)
+
+
+def targets_of(names: Sequence[str], overrides: Sequence[str] = ()) -> list[tuple[str, Config]]:
+    """Returns the configurations that the command names: workloads, or one YAML file with its overrides.
+
+    Args:
+      names: of workloads, or one file.
+      overrides: `key=value`, for a file.
+
+    Raises:
+      JaxpropError: there is no such workload or file.
+    """
+    from jaxprop.bench.train.workloads import WORKLOADS, config_of
+    from jaxprop.config.load import load
+
+    found = []
+    for name in names:
+        if name in WORKLOADS:
+            if overrides:
+                raise JaxpropError(
+                    f"{name}: overrides are of a YAML file, not of a workload; use --batch and --precision"
+                )
+            found.append((name, config_of(name)))
+        else:
+            loaded = load(name, tuple(overrides))
+            found.append((loaded.name, loaded.config))
+    return found

@@ -1,0 +1,57 @@
+"""The built-in workloads: sections of a configuration with random data, one entry each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxprop.config.build import build
+from jaxprop.config.schema.config import Config
+from jaxprop.errors import UsageError, one_of
+
+OPTIMIZER = {"name": "adamw", "lr": 1e-4, "weight_decay": 0.1, "decay_mask": "matrices", "grad_clip": {"norm": 1.0}}
+
+
+def _images(batch: int, *shape: int) -> dict[str, Any]:
+    return {"task": {"name": "classify"}, "data": {"name": "random", "shape": shape, "batch_size": batch}}
+
+
+def _texts(batch: int, length: int, vocabulary: int) -> dict[str, Any]:
+    data = {"name": "random", "shape": [length], "vocabulary": vocabulary, "batch_size": batch}
+    return {"task": {"name": "language"}, "data": data}
+
+
+def _gpt(layers: int, width: int, heads: int) -> dict[str, Any]:
+    return {"name": "transformer", "layers": layers, "width": width, "heads": heads, "positions": "learned"}
+
+
+WORKLOADS: dict[str, dict[str, Any]] = {
+    "mlp": _images(256, 784) | {"model": {"name": "mlp", "hidden": [1024] * 5}},
+    "cnn": _images(128, 32, 32, 3) | {"model": {"name": "cnn", "channels": [64, 128, 256], "convs_per_block": 2}},
+    "lstm": _images(64, 100, 80) | {"model": {"name": "rnn", "cell": "lstm", "width": 512, "layers": 2}},
+    "gpt_10m": _texts(16, 256, 4096) | {"model": _gpt(6, 320, 5)},
+    "gpt2_124m": _texts(16, 1024, 50304) | {"model": _gpt(12, 768, 12)},
+    "gpt_1b": _texts(4, 1024, 50304) | {"model": _gpt(22, 1920, 15)},
+}
+
+
+def config_of(workload: str, **changes: Mapping[str, Any]) -> Config:
+    """Returns the configuration of a workload.
+
+    Args:
+      workload: its name.
+      changes: section -> keys that replace those of the workload.
+
+    Raises:
+      UsageError: there is no such workload.
+
+    Example:
+      >>> config_of("mlp", data={"batch_size": 32}).data.batch_size
+      32
+    """
+    if workload not in WORKLOADS:
+        raise UsageError(f"{one_of(workload, WORKLOADS, 'workload')}; or give a YAML file")
+    sections = WORKLOADS[workload] | {"optimizer": OPTIMIZER, "run": {"steps": 1_000_000}}
+    return build({
+        name: sections.get(name, {}) | dict(changes.get(name, {})) for name in dict.fromkeys([*sections, *changes])
+    })  # fmt: skip
