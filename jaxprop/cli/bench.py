@@ -6,14 +6,10 @@ from typing import Annotated
 
 import typer
 
-<<<<<<< HEAD
-from jaxprop.cli.arguments import JsonOption
+from jaxprop.cli.arguments import OVERRIDE, JsonOption
 from jaxprop.cli.bench_check import check
 from jaxprop.cli.bench_compare import compare
 from jaxprop.cli.bench_history import history
-from jaxprop.cli.bench_output import HtmlOption, MarkdownOption, OutOption, Screen, finish, results_path
-=======
-from jaxprop.cli.arguments import OVERRIDE, JsonOption
 from jaxprop.cli.bench_output import (
     HtmlOption,
     MarkdownOption,
@@ -24,7 +20,6 @@ from jaxprop.cli.bench_output import (
     precisions,
     results_path,
 )
->>>>>>> main
 from jaxprop.errors import UsageError
 
 bench = typer.Typer(
@@ -87,11 +82,6 @@ def device(
         return finish(session, lambda: suite.run(session, devices, options), markdown=markdown, html=html, json=json)
 
 
-<<<<<<< HEAD
-bench.command("compare", short_help="Compare two files of results row by row.")(compare)
-bench.command("history", short_help="Draw each figure over all files of results in a folder.")(history)
-bench.command("check", short_help="Check files of results before they are published.")(check)
-=======
 @bench.command("train", short_help="Measure the train step of a configuration or of a built-in workload.")
 def train(
     targets: Annotated[
@@ -142,4 +132,8 @@ def train(
         return finish(
             session, lambda: suite.run(session, found, options, screen.say), markdown=markdown, html=html, json=json
         )
->>>>>>> main
+
+
+bench.command("compare", short_help="Compare two files of results row by row.")(compare)
+bench.command("history", short_help="Draw each figure over all files of results in a folder.")(history)
+bench.command("check", short_help="Check files of results before they are published.")(check)
