@@ -82,16 +82,13 @@ def device_document():
 
 def train_document():
     """What `bench train` measures: a sweep over batches, a batch that does not fit, and the roofline of a step."""
-    rows = [
-        make_row(
-            f"gpt_10m {precision} batch {batch}",
-            0.01 * batch / speed,
-            unit="ms",
-            facts={"workload": "gpt_10m", "precision": precision, "batch": batch},
-        )
-        for precision, speed in (("float32", 8), ("bfloat16", 30))
-        for batch in (8, 16, 32)
-    ]
+    rows = []
+    for precision, speed in (("float32", 8), ("bfloat16", 30)):
+        for batch in (8, 16, 32):
+            seconds, name = 0.01 * batch / speed, f"gpt_10m {precision} batch {batch}"
+            facts = {"workload": "gpt_10m", "precision": precision, "batch": batch}
+            rows.append(make_row(name, seconds, facts=facts | {"examples_per_s": batch / seconds}))
+            rows.append(make_row(f"{name}, health off", seconds, facts=facts))
     rows.append(Row(section="train", name="gpt_10m float32 batch 64", status="out_of_memory", message="does not fit"))
     for name, intensity, tflops in (("attention", 60.0, 120.0), ("feed-forward", 300.0, 500.0), ("norm", 1.5, 3.0)):
         rows.append(
@@ -102,7 +99,7 @@ def train_document():
                 unit="TFLOP/s",
                 better="higher",
                 per_call=tflops / 1e3,
-                facts={"flops_per_byte": intensity, "tflops": tflops},
+                facts={"of": "gpt_10m", "flops_per_byte": intensity, "tflops": tflops},
             )
         )
     device = [row for row in device_document().rows if row.value]

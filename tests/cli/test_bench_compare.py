@@ -33,7 +33,8 @@ def test_the_exit_code_of_a_slowdown(jaxprop, pair, limit, code):
     ran = jaxprop("bench", "compare", "a.json", "b.json", "--fail-above", limit)
     assert ran.code == code
     last = ran.out.splitlines()[-1]
-    assert last.startswith("failed: train: step takes 1.077 times" if code else "no row is slower by more than 0.1 beyond")
+    said = "failed: train: step takes 1.077 times" if code else "no row is slower by more than 0.1 beyond"
+    assert last.startswith(said)
 
 
 def test_the_other_way_round_it_is_faster(jaxprop, pair):

@@ -31,13 +31,22 @@ def plots(document: Document) -> Iterator[Plot]:
         yield from _sweep(
             [row for row in rows if row.unit == "GB/s"], "bytes", fact, title, what, "GB/s", bytes_label, log_y=True
         )
-    trained = [row for row in rows if _number(row.facts.get("batch")) and "workload" in row.facts]
-    for unit in dict.fromkeys(row.unit for row in trained):
-        yield from _sweep(
-            [row for row in trained if row.unit == unit], "batch", "workload", "Train steps",
-            "examples in a batch", unit, plain_label, log_y=True,
-        )  # fmt: skip
+    # The step without signals, which is measured beside the step, has no rate of its own.
+    trained = [row for row in rows if "workload" in row.facts and _number(row.facts.get("examples_per_s"))]
+    yield from _sweep(
+        trained, "batch", "workload", "Time of a step", "examples in a batch", "ms", plain_label, log_y=True
+    )
+    rates = [_as_rate(row) for row in trained]
+    yield from _sweep(
+        rates, "batch", "workload", "Train rate", "examples in a batch", "examples/s", plain_label, log_y=True
+    )
     yield from _roofline(rows)
+
+
+def _as_rate(row: Row) -> Row:
+    """A train step with its examples a second as the figure."""
+    rate = _number(row.facts.get("examples_per_s"))
+    return row.model_copy(update={"value": rate, "low": None, "high": None, "unit": "examples/s"})
 
 
 def _is_square(row: Row) -> bool:
@@ -95,7 +104,10 @@ def _roofline(rows: Sequence[Row]) -> Iterator[Plot]:
             said = f"{peak:.4g} TFLOP/s {dtype}, {bandwidth:.4g} GB/s, measured"
             roof = [Point(x, min(peak, x * bandwidth / 1e3), None, None, said) for x in xs if x >= first]
             lines.append(Line(f"roof, {dtype}" if dtype else "roof", roof))
-    lines.append(Line("parts of a step", [_part(row) for row in parts], joined=False))  # drawn over the roofs
+    steps: dict[str, list[Point]] = {}
+    for row in parts:
+        steps.setdefault(str(row.facts.get("of") or "parts of a step"), []).append(_part(row))
+    lines += [Line(name, points, joined=False) for name, points in steps.items()]  # drawn over the roofs
     yield Plot(
         "Roofline", lines, "FLOPs per byte of memory traffic", "TFLOP/s", x_ticks=plain_label, log_x=True, log_y=True
     )
@@ -103,7 +115,7 @@ def _roofline(rows: Sequence[Row]) -> Iterator[Plot]:
 
 def _part(row: Row) -> Point:
     x, y = _number(row.facts.get("flops_per_byte")) or 0.0, _number(row.facts.get("tflops")) or 0.0
-    return Point(x, y, None, None, f"{row.name}: {y:.4g} TFLOP/s at {x:.4g} FLOPs a byte", row.name)
+    return Point(x, y, None, None, f"{row.name}: {y:.4g} TFLOP/s at {x:.4g} FLOPs a byte")
 
 
 def _number(value: Fact) -> float | None:

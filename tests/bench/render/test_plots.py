@@ -23,11 +23,15 @@ def test_a_device_has_its_sweeps():
 
 def test_a_sweep_over_batches_and_the_roofline():
     found = drawn(train_document())
-    assert list(found) == ["Matrix products", "Memory bandwidth", "Train steps", "Roofline"]
-    assert [line.name for line in found["Train steps"].lines] == ["gpt_10m float32", "gpt_10m bfloat16"]
+    assert list(found) == ["Matrix products", "Memory bandwidth", "Time of a step", "Train rate", "Roofline"]
+    for title in ("Time of a step", "Train rate"):
+        assert [line.name for line in found[title].lines] == ["gpt_10m float32", "gpt_10m bfloat16"]
+        assert [point.x for point in found[title].lines[0].points] == [8, 16, 32]
+    assert found["Train rate"].lines[1].points[0].y == pytest.approx(3000)
     *roofs, parts = found["Roofline"].lines
     assert [line.name for line in roofs] == ["roof, float32", "roof, bfloat16"]
-    assert [point.label for point in parts.points] == ["attention", "feed-forward", "norm"]
+    assert [point.said.partition(":")[0] for point in parts.points] == ["attention", "feed-forward", "norm"]
+    assert parts.name == "gpt_10m"
     assert not parts.joined
     for roof, peak in zip(roofs, (50, 700), strict=True):
         assert max(point.y for point in roof.points) == pytest.approx(peak, rel=0.05)
@@ -75,9 +79,9 @@ def test_devices_and_other_sections_are_lines_of_their_own():
     [
         {},
         {"workload": "mlp"},
-        {"workload": "mlp", "batch": "auto"},
-        {"workload": "mlp", "batch": 0},
-        {"workload": "mlp", "batch": True},
+        {"workload": "mlp", "examples_per_s": 1.0, "batch": "auto"},
+        {"workload": "mlp", "examples_per_s": 1.0, "batch": 0},
+        {"workload": "mlp", "examples_per_s": 1.0, "batch": True},
     ],
 )
 def test_facts_that_are_no_numbers_are_not_drawn(facts):
@@ -85,4 +89,4 @@ def test_facts_that_are_no_numbers_are_not_drawn(facts):
 
 
 def test_a_single_size_is_no_sweep():
-    assert drawn(make_document(make_row(facts={"workload": "mlp", "batch": 8}))) == {}
+    assert drawn(make_document(make_row(facts={"workload": "mlp", "examples_per_s": 1.0, "batch": 8}))) == {}
