@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jaxprop.bench.document import Document, Fact, Row
-from jaxprop.bench.ratio import FLOOR, HOST_FLOOR, Ratio, holm, ratio, side
+from jaxprop.bench.ratio import FLOOR, HOST_FLOOR, Ratio, Side, holm, ratio, side
 from jaxprop.errors import UsageError, printable
 
 ALPHA = 0.05  # probability of any false alarm among all rows of two equal documents
@@ -221,8 +221,7 @@ def _line(first: Row, second: Row | None, floor: float) -> Line:
         if plain == 1:
             return line._replace(ratio=plain, verdict="same")
         return line._replace(ratio=plain, reason=reason)
-    one, other = (side(_seconds(row), _waited(row)) for row in (first, second))
-    return _with_ratio(line, ratio(one, other, floor))
+    return _with_ratio(line, ratio(_side(first), _side(second), floor))
 
 
 def _with_ratio(line: Line, found: Ratio) -> Line:
@@ -239,11 +238,13 @@ def _seconds(row: Row) -> list[list[float]]:
     return [[factor * one for one in samples] for samples in row.samples if samples]
 
 
-def _waited(row: Row) -> float | None:
-    """Share of the measured time that the process has waited for a core."""
-    seconds = row.facts.get("waited_seconds")
+def _side(row: Row) -> Side:
     measured = row.calls * sum(one for samples in row.samples for one in samples)
-    return float(seconds) / measured if isinstance(seconds, int | float) and measured > 0 else None
+    waited, others = (
+        float(value) / measured if isinstance(value := row.facts.get(name), int | float) and value > 0 else 0.0
+        for name in ("waited_seconds", "others_seconds")
+    )
+    return side(_seconds(row), waited, others)
 
 
 def _unusable(row: Row) -> str:

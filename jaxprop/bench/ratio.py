@@ -8,8 +8,8 @@ of the medians is given beside it, because a slowdown of only some steps is seen
 The interval takes in the scatter within rounds (samples are drawn anew) and between rounds (rounds are drawn anew) of
 both sides. It cannot take in what changed between the two documents. For that there is a *floor* below which
 nothing is called a difference: what the same program has differed by within one document, between its earlier and
-its later rounds and between its even and its odd ones, and how much more one of the two processes has waited for a core
-than the other did.
+its later rounds and between its even and its odd ones; and what other processes can have added, by the core that
+they had or by what they share with the cores beside.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from scipy.special import stdtr, stdtrit
 from jaxprop.bench.samples import Rounds
 
 WITHIN, BETWEEN = 0.10, 0.25  # quantiles within a round, and over the rounds
+MOST_WAITED = 0.95
+BESIDE = 0.3  # slowdown by a process on the core beside, with which caches or even the arithmetic units are shared
 DRAWS = 400  # of the bootstrap; the error of a standard error is 4 % then
 LEAST = 1e-6  # relative error of a time, which no clock undercuts
 FLOOR = 0.02  # what equal programs differ by from process to process, where memory lies elsewhere
@@ -40,7 +42,8 @@ class Side(NamedTuple):
       error: standard error of the logarithm of `seconds`.
       rounds: how many there are.
       again: relative difference of the program to itself: of halves of its rounds (A/A).
-      waited: share of the measured time that its threads have waited for a core, or None where that is not known.
+      waited: seconds for which it waited for a core that another process had, for each second of measuring.
+      others: seconds of other processes on all cores, for each second of measuring.
     """
 
     seconds: float
@@ -48,7 +51,8 @@ class Side(NamedTuple):
     error: float
     rounds: int
     again: float
-    waited: float | None = None
+    waited: float = 0.0
+    others: float = 0.0
 
 
 class Ratio(NamedTuple):
@@ -83,12 +87,12 @@ def undisturbed(rounds: Rounds) -> float:
     return float(np.quantile([np.quantile(one, WITHIN) for one in rounds], BETWEEN))
 
 
-def side(rounds: Rounds, waited: float | None = None) -> Side:
+def side(rounds: Rounds, waited: float = 0.0, others: float = 0.0) -> Side:
     """Describes one side.
 
     Args:
       rounds: seconds of one call, at least two rounds, positive.
-      waited: share of the measured time that its threads have waited for a core, if known.
+      waited, others: for each second of measuring, as `Side` has them; 0 where they are not known.
 
     Example:
       >>> side([[1.0, 1.1], [1.0, 1.1]]).rounds
@@ -102,6 +106,7 @@ def side(rounds: Rounds, waited: float | None = None) -> Side:
         rounds=len(rounds),
         again=_again(rounds),
         waited=waited,
+        others=others,
     )
 
 
@@ -126,7 +131,7 @@ def ratio(first: Side, second: Side, floor: float = FLOOR) -> Ratio:
     error = math.sqrt(variance)
     freedom = variance**2 / sum(one.error**4 / (one.rounds - 1) for one in (first, second))
     reach = float(stdtrit(freedom, 0.975)) * error
-    floor = max(floor, first.again, second.again, _unequal_waits(first, second))
+    floor = max(floor, first.again, second.again, _disturbance(first, second))
     beyond = max(abs(log) - math.log1p(floor), 0.0)
     return Ratio(
         ratio=math.exp(log),
@@ -179,8 +184,14 @@ def _drawn_ranks(count: int, seed: int) -> np.ndarray:
     return ranks[:, round(WITHIN * (count - 1))]
 
 
-def _unequal_waits(first: Side, second: Side) -> float:
-    return 0.0 if first.waited is None or second.waited is None else abs(first.waited - second.waited)
+def _disturbance(first: Side, second: Side) -> float:
+    """The relative difference that other processes can have made.
+
+    All of the waiting can be in one of the two times. A core beside is slowed down alike in both as far as its
+    neighbours were equally busy.
+    """
+    waiting = max(1 / (1 - min(one.waited, MOST_WAITED)) - 1 for one in (first, second))
+    return max(waiting, BESIDE * abs(first.others - second.others))
 
 
 def _again(rounds: Rounds) -> float:

@@ -189,15 +189,11 @@ def _round(job: Job, ready: Prepared, calls: int, plan: Plan, facts: dict[str, F
     samples: list[float] = []
     gc.collect(0)
     jax.block_until_ready(ready.call(0))
-    before = telemetry.waited()
-    with telemetry.watch(job.device or jax.devices()[0], facts):
+    with telemetry.watch(job.device or jax.devices()[0], facts), telemetry.beside(facts):
         until, first = time.monotonic() + plan.burst, 1
         while len(samples) < FEWEST or time.monotonic() < until:
             samples.append(timing(ready.call, first, calls))
             first += calls
-    after = telemetry.waited()
-    if before is not None and after is not None:  # threads that have ended take their seconds along
-        facts["waited_seconds"] = round(float(facts.get("waited_seconds") or 0.0) + max(after - before, 0.0), 6)
     return samples
 
 

@@ -54,12 +54,16 @@ def test_rounds_that_alternate_are_an_a_a_pair_of_different_programs():
     assert side([[1.0, 1.0], [1.2, 1.2]] * 4).again == pytest.approx(0.2)
 
 
-def test_a_process_that_had_to_wait_for_a_core_is_not_called_slower():
+def test_what_other_processes_can_have_added_is_no_difference():
     quick, slow = [[1.0, 1.01]] * 6, [[1.2, 1.21]] * 6
-    assert ratio(side(quick, waited=0.0), side(slow, waited=0.01)).p < 0.01
-    assert ratio(side(quick, waited=0.0), side(slow, waited=0.4)).p > 0.9
-    # Both have waited alike, so that is no difference between them.
-    assert ratio(side(quick, waited=0.4), side(slow, waited=0.4)).p < 0.01
+    assert ratio(side(quick, waited=0.01), side(slow, waited=0.01)).p < 0.01
+    for waits in ((0.0, 0.4), (0.4, 0.0), (0.4, 0.4), (1.7, 0.0)):
+        found = ratio(side(quick, waited=waits[0]), side(slow, waited=waits[1]))
+        assert found.p > 0.9
+        assert found.floor >= 1 / (1 - 0.4) - 1
+    # Beside as busy a neighbour both are slowed down alike; beside an idle one only one of them is.
+    assert ratio(side(quick, others=1.0), side(slow, others=1.0)).p < 0.01
+    assert ratio(side(quick, others=0.0), side(slow, others=1.0)).p > 0.9
 
 
 def test_samples_without_any_scatter():

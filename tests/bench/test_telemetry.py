@@ -16,11 +16,14 @@ while time.monotonic() < end: pass
 """
 MEASURED = """
 import os, time
-from jaxprop.bench.telemetry import waited
+from jaxprop.bench.telemetry import beside
 os.sched_setaffinity(0, {{{core}}})
-before, end = waited(), time.monotonic() + 0.6
-while time.monotonic() < end: pass
-print(waited() - before)
+facts = {{}}
+for _ in range(2):
+    with beside(facts):
+        end = time.monotonic() + 0.4
+        while time.monotonic() < end: pass
+print(facts["waited_seconds"], facts["others_seconds"])
 """
 
 
@@ -36,13 +39,26 @@ def test_waiting_for_a_core_is_counted():
     finally:
         other.kill()
         other.wait()
-    assert 0.05 < float(ran.stdout) < 1.2
+    waited, others = map(float, ran.stdout.split())
+    assert 0.05 < waited < 0.8 + 0.1
+    assert waited <= others
 
 
 def test_a_kernel_that_does_not_say_is_no_error(monkeypatch):
-    monkeypatch.setattr(telemetry, "_text", lambda _: "")
-    assert telemetry.waited() is None
-    monkeypatch.setattr(telemetry, "_text", lambda _: "1 x 3")
-    assert telemetry.waited() is None
-    monkeypatch.setattr(telemetry, "_text", lambda _: "1 5000000000 3")
-    assert telemetry.waited() is None or telemetry.waited() >= 5
+    for text in ("", "1 x 3"):
+        monkeypatch.setattr(telemetry, "_text", lambda _, text=text: text)
+        facts = {"clock_mhz": 1.0}
+        with telemetry.beside(facts):
+            pass
+        assert telemetry.waited() is None
+        assert facts == {"clock_mhz": 1.0}
+
+
+def test_threads_that_wait_for_each_other_do_not_count(monkeypatch):
+    waits, used = iter([0.0, 5.0]), iter([10.0, 10.0])
+    monkeypatch.setattr(telemetry, "waited", lambda: next(waits))
+    monkeypatch.setattr(telemetry, "_used", lambda: next(used))
+    facts = {"waited_seconds": 1.0}
+    with telemetry.beside(facts):
+        pass
+    assert facts == {"waited_seconds": 1.0, "others_seconds": 0.0}
