@@ -7,6 +7,8 @@ import signal
 # Nearly all the time of a test is XLA compiling a tiny program, so compile quickly instead of well: a fifth of the
 # CPU time for a train step. The flags come first, so that XLA_FLAGS from outside has the last word.
 os.environ["JAX_PLATFORMS"] = "cpu"
+# The user's folder of compiled programs is left alone; the tests of the folder name one of their own.
+os.environ["JAXPROP_COMPILE_CACHE"] = "off"
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_backend_optimization_level=0",

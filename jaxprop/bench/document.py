@@ -8,21 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jaxprop.errors import UsageError
 from jaxprop.sinks.files import write_whole
 
-SCHEMA = "jaxprop.bench/1"
+SCHEMA: Final = "jaxprop.bench/1"
 
 Status = Literal["ok", "noisy", "unsupported", "out_of_memory", "failed"]
 Fact = str | int | float | bool | None
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True)
 
 
 class Row(_Part):

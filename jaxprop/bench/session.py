@@ -40,7 +40,7 @@ class Session:
         self._rows: dict[tuple[str, str, str], Row] = {}
         self._notes: list[str] = []
         self._head = Document(
-            command=command, arguments=dict(arguments),
+            schema_=document.SCHEMA, command=command, arguments=dict(arguments),
             started=datetime.now(UTC).isoformat(timespec="seconds"), environment=environment(list(devices)),
         )  # fmt: skip
         self._write()  # a folder that cannot be written is better found now

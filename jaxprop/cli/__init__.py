@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, EXIT_SIGINT, ConfigError, JaxpropError
 from jaxprop.run.allocator import restart_with_allocator
+from jaxprop.run.compile_cache import open_cache
 from jaxprop.sinks.streams import replace_closed, silence, tell
 
 VERBOSE = ("-v", "--verbose")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 COMPUTING = ("train", "lr-find", "lesson", "gradcheck", "explain")  # what a faster allocator is worth starting anew for
+COMPILING = (*COMPUTING, "eval", "replay", "info")  # whose programs are kept for the next start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     replace_closed()
     if argv is None and any(argument in COMPUTING for argument in arguments[:2]):
         restart_with_allocator(arguments, os.environ)
+    if argv is None and any(argument in COMPILING for argument in arguments[:2]):
+        open_cache(os.environ, tell)
     verbose = any(argument in VERBOSE for argument in arguments)
     try:
         code = _run([argument for argument in arguments if argument not in VERBOSE])

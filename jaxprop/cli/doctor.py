@@ -29,7 +29,7 @@ def _print(found: Diagnosis) -> None:
     show(["package", "version"], [(name, version or "not installed") for name, version in found.versions.items()])
     host = {"system": found.host["system"], "cores": str(found.host["cores"])}
     host |= {"memory": size(found.host["memory_bytes"]), "available": size(found.host["available_bytes"])}
-    host["allocator"] = found.host["allocator"]
+    host |= {"allocator": found.host["allocator"], "compile cache": found.host["compile_cache"]}
     show(["host", ""], host.items())
     devices = [(d["platform"], d["kind"], str(d["count"]), size(d["memory_bytes"])) for d in found.devices]
     show(["platform", "devices", "count", "memory of each"], devices, right=[2, 3])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprop.health.watch.alerts import TITLES
+from jaxprop.health.watch.alerts import RECOMPILATION, TITLES
 from jaxprop.health.watch.outcome import trivial
 from jaxprop.report.fields import nested, number, text, whole
 from jaxprop.report.read import RunData
@@ -36,6 +36,7 @@ SHORT = {
     "init": "a layer starts out of proportion",
     "init_scale": "first weights out of scale",
     "init_output": "first outputs too large",
+    RECOMPILATION: "the step was compiled again",
 }
 CAUSES = {
     "rate_too_high": "the learning rate is too high",
@@ -142,9 +143,10 @@ def _broken_at(run: RunData) -> int | None:
 
 
 def main_alert(run: RunData) -> dict[str, Any] | None:
-    """Returns the first alert to act on, else the first advice, else None."""
+    """Returns the first alert to act on, else the first advice, one on the training before others; else None."""
     acts = [alert for alert in run.alerts if alert.get("severity") == "act"]
-    return next(iter(acts or run.alerts), None)
+    training = [alert for alert in run.alerts if alert.get("kind") != RECOMPILATION]
+    return next(iter(acts or training or run.alerts), None)
 
 
 def short(kind: str) -> str:

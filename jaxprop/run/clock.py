@@ -46,6 +46,11 @@ class Clock:
         self.resume()
         return out
 
+    def recompiled(self, seconds: float) -> None:
+        """Books a part of the time that is counted as training as compiling."""
+        self.compile_seconds += seconds
+        self.seconds -= seconds
+
 
 def timed(call: Callable[..., Any], *args: Any) -> tuple[Any, float]:
     """Makes a call that waits for what is under way before it and for its own end.

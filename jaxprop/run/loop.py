@@ -165,6 +165,9 @@ class Loop:
                     self.state, batch, first=self.step + 1, size=size, examples=examples, note=sink.note
                 )
                 self.step += size
+                for line in self._stepper.alerts(self.step):
+                    self._responder.lines += 1
+                    sink.alert(line)
                 self._stream_state = stream_state
                 self._recorder.take(self.step, size, batch)
                 self._unread.add(self.step, measurements)

@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 
 from jaxprop.core.measurements import Measurements
 from jaxprop.health.signals.settings import RARE
+from jaxprop.health.watch.alerts import RECOMPILATION
 from jaxprop.run.clock import Clock, timed
 from jaxprop.run.pace import Pace
+from jaxprop.train.compilations import Compilation
 from jaxprop.train.compiled import TrainStep
 from jaxprop.types import TrainState
+
+EVIDENCE = 20  # changed arguments that one holds
 
 
 class Variant(NamedTuple):
@@ -21,7 +25,7 @@ class Variant(NamedTuple):
 
 
 class Stepper:
-    """Calls the compiled step, and books the time of its calls.
+    """Calls the compiled step, books the time of its calls, and tells of those that compile it again.
 
     Args:
       step: the compiled step.
@@ -33,6 +37,7 @@ class Stepper:
     def __init__(self, step: TrainStep, pace: Pace, clock: Clock, per_call: int):
         self._step, self._pace, self._clock, self._per_call = step, pace, clock, per_call
         self._called: set[Variant] = set()
+        self._known = len(step.compilations)  # how many have been looked at
 
     def take(
         self, state: TrainState, batch: Any, *, first: int, size: int, examples: float, note: Callable[[str], None]
@@ -64,6 +69,21 @@ class Stepper:
             self._clock.resume()
         return state, measurements
 
+    def alerts(self, step: int) -> list[dict[str, Any]]:
+        """Returns the lines of `alerts.jsonl` for what has been compiled again since the last time.
+
+        Args:
+          step: the last step that was taken.
+        """
+        made = self._step.compilations[self._known :]
+        if not made:
+            return []
+        self._known += len(made)
+        again = [one for one in made if one.changes]
+        for one in again:
+            self._clock.recompiled(one.seconds)
+        return [_alert(step, one) for one in again if one.message]
+
     def _compile(
         self, state: TrainState, batch: Any, variant: Variant, note: Callable[[str], None]
     ) -> tuple[TrainState, Measurements]:
@@ -72,3 +92,18 @@ class Stepper:
         which = " (all signals)" if variant.detail in RARE else ""
         note(f"compiled in {self._clock.compile_seconds - before:.1f} s{which}")
         return out
+
+
+def _alert(step: int, made: Compilation) -> dict[str, Any]:
+    return {
+        "step": step,
+        "kind": RECOMPILATION,
+        "layer": None,
+        "severity": "advice",
+        "value": made.seconds,
+        "threshold": None,
+        "since": step,
+        "evidence": {change.path: f"{change.before} -> {change.after}" for change in made.changes[:EVIDENCE]},
+        "fix": made.fix,
+        "message": made.message,
+    }

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxprop.run.allocator import VARIABLE, allocator_in_use, find_allocator
+from jaxprop.run.compile_cache import VARIABLE as CACHE_VARIABLE
+from jaxprop.run.compile_cache import find_cache, refusal, usage
 from jaxprop.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pydantic")
@@ -74,7 +76,8 @@ class Diagnosis(NamedTuple):
     Args:
       versions: package -> version, None where it is missing.
       devices: `platform`, `kind`, `count` and `memory_bytes` of each kind of local device.
-      host: `system`, `cores` this process may use, `memory_bytes`, `available_bytes`; None where unknown.
+      host: `system`, `cores` this process may use, `memory_bytes`, `available_bytes`, and what there is to say of the
+        `allocator` and the `compile_cache`; None where unknown.
       extras: name -> whether it is installed, and how to.
       notices: the broken things first, then the notes.
     """
@@ -116,12 +119,13 @@ def diagnose(folder: str | os.PathLike[str] = ".", environment: Mapping[str, str
         *_folder_notices(Path(folder)),
         *([] if failure else _accelerator_notices(devices, extras, environment)),
         *_variable_notices(environment),
+        *_cache_notices(environment),
     ]
     versions = {"python": platform.python_version(), "jaxprop": __version__}
     return Diagnosis(
         versions={**versions, **{name: version_of(name) for name in PACKAGES}},
         devices=devices,
-        host=find_host(),
+        host={**find_host(), "compile_cache": describe_cache(environment)},
         extras=extras,
         notices=sorted(notices, key=lambda notice: notice.severity != "broken"),
     )
@@ -302,6 +306,31 @@ def _allocator() -> str:
     if os.environ.get(VARIABLE) == "off":
         return f"the system's, since {VARIABLE}=off"
     return "the system's; runs on CPU may be faster with libjemalloc2 or libtcmalloc-minimal4 installed"
+
+
+def describe_cache(environment: Mapping[str, str]) -> str:
+    """Returns where commands keep compiled programs, and how much there is.
+
+    Example:
+      >>> describe_cache({"JAXPROP_COMPILE_CACHE": "off"})
+      'nothing is kept (JAXPROP_COMPILE_CACHE=off)'
+    """
+    cache = find_cache(environment)
+    if cache.folder is None:
+        return f"nothing is kept ({cache.why})"
+    if not cache.ours:
+        return f"{cache.folder} ({cache.why})"
+    if refusal(cache):
+        return f"nothing is kept in {cache.folder}"
+    files, size = usage(cache)
+    return f"{cache.folder}, {files} programs, {size / 2**20:.1f} MiB"
+
+
+def _cache_notices(environment: Mapping[str, str]) -> Iterator[Notice]:
+    problem = refusal(find_cache(environment))
+    if problem:
+        fix = f"{CACHE_VARIABLE}=DIR names another folder, {CACHE_VARIABLE}=off keeps none"
+        yield Notice("note", f"compiled programs are not kept between runs: {problem}", fix)
 
 
 def _memory() -> dict[str, int]:

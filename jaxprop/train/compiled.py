@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import sharding
 from jaxprop.parallel.sharding import StateSharding
 from jaxprop.train.arguments import check_arguments, mistake
+from jaxprop.train.compilations import NOTICED, Compilation, Compilations, listen
 from jaxprop.train.explain import explain
 from jaxprop.train.explanation import Explanation
 from jaxprop.train.objective import Cast, LossFn, as_objective
@@ -41,7 +42,8 @@ class TrainStep:
 
     The state is donated: after the call the old one is gone. Arguments are positional, since jit does not
     donate keyword arguments. What is measured rarely is a second program, compiled when it is first due; a line on
-    the `jaxprop` logger announces that slow call.
+    the `jaxprop` logger announces that slow call. A call that compiles a program again is told there with its cause,
+    its cost and the fix; a loop that says itself what each call measures finds that in `compilations` instead.
 
     Args:
       recipe: what the step closes over.
@@ -68,6 +70,8 @@ class TrainStep:
         self._calls = 0
         self._taken: set[str] = set()  # the details that calls have had
         self._layers: tuple[str, ...] | None = None
+        self._compilations = Compilations()
+        listen()
 
     def init(self, params: PyTree, *, key: jax.Array, extras: PyTree = None) -> TrainState:
         """Returns the state before the first step.
@@ -125,8 +129,9 @@ class TrainStep:
             self._taken.add(due)
             if due in RARE and detail is None and self._calls:
                 self._announce(due)
+        programs, seconds = NOTICED.programs, NOTICED.seconds
         try:
-            state, measurements = step(state, batch)
+            after, measurements = step(state, batch)
         except Exception as error:
             if isinstance(error, JaxpropError):
                 raise
@@ -135,9 +140,21 @@ class TrainStep:
                 raise
             raise UsageError(told) from error
         self._calls += 1
+        if NOTICED.programs != programs and not traced:
+            self._note_compilation(due, NOTICED.seconds - seconds, state, batch, silent=detail is not None)
         if measurements.layout.layers:
             self._layers = measurements.layout.layers
-        return state, measurements
+        return after, measurements
+
+    def _note_compilation(self, due: str, seconds: float, state: TrainState, batch: Batch, silent: bool) -> None:
+        """Takes note of a call that has compiled, and tells of it where the arguments have changed."""
+        # A shorter stack, as at the end of a run, is a program of its own.
+        stacked = jnp.shape(jax.tree.leaves(batch)[0])[0] if self._steps_per_call > 1 else 1
+        step = self._calls * self._steps_per_call
+        self._compilations.add((due, stacked), step, due, seconds, state, batch)
+        said = self._compilations.made[-1].message
+        if said and not silent:
+            LOG.warning("jaxprop: the call of step %d %s", step, said)
 
     def _announce(self, due: str) -> None:
         """Says before the one slow call that it is slow, so that a loop which times its steps is not misled."""
@@ -172,6 +189,23 @@ class TrainStep:
         if self._layers is None:
             raise UsageError("layer_names is known once the step has its state; call step.init(params, key=key) first")
         return self._layers
+
+    @property
+    def compilations(self) -> Sequence[Compilation]:
+        """What the calls of this object have compiled, in order, with the seconds it took.
+
+        Those with `changes` were made necessary by arguments unlike those of the calls before.
+
+        Example:
+          >>> import jaxprop, optax, jax.numpy as jnp
+          >>> step = jaxprop.make_train_step(lambda p, b, key: jnp.mean(b["x"] * p["w"]), optax.sgd(0.1))
+          >>> state = step.init({"w": jnp.ones(())}, key=jax.random.key(0))
+          >>> for size in (4, 3):
+          ...     state, _ = step(state, {"x": jnp.ones(size)}, "rows")
+          >>> [[str(change) for change in made.changes] for made in step.compilations]
+          [[], ['batch["x"]: float32[4] -> float32[3]']]
+        """
+        return self._compilations.made
 
     def find_nonfinite(self, state: TrainState, batch: Batch, *, examples: bool = True) -> Finding | None:
         """Finds what would make this step's loss or gradient NaN or infinite; nothing is donated.

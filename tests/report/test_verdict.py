@@ -22,6 +22,7 @@ def test_every_kind_cause_and_status_has_its_words():
     assert set(ENDED) >= {"completed", "stopped_early", "interrupted", "diverged", "failed"}
 
 
+RECOMPILED = {"step": 3, "kind": "recompilation", "severity": "advice", "value": 1.5, "message": "compiled again"}
 HEADLINES = [
     ({}, "good", "Healthy: 100 steps without an alert."),
     ({"ended": "stopped_early"}, "good", "Healthy: 100 steps without an alert (stopped early)."),
@@ -49,6 +50,12 @@ HEADLINES = [
         "bad",
         "Gradient spike at step 60; the run was int",
     ),
+    (
+        {"alerts": [RECOMPILED]},
+        "watch",
+        "The step was compiled again at step 3; the run completed all the same.",
+    ),
+    ({"alerts": [RECOMPILED, ADVICE]}, "watch", "Dead units in head at step 20; the run completed all the same."),
     ({"finding": FINDING}, "bad", "A value that is not finite, at step 60."),
 ]
 

@@ -14,6 +14,7 @@ from jaxprop.checkpoint import Checkpoints
 from jaxprop.checkpoint.leaves import describe
 from jaxprop.data import Source
 from jaxprop.errors import CheckpointError, DataError
+from jaxprop.run import loop as loop_module
 from jaxprop.run.compose import Experiment, open_stream
 from jaxprop.run.evaluate import evaluate
 from jaxprop.sinks import Sink
@@ -70,6 +71,36 @@ def test_the_whole_run_is_what_the_cases_mean_it_to_be(whole):
     assert ("skips" in train[-1]) == (name == "float16 by 4")
     if name == "float16 by 4":
         assert [record["step"] for record in train] == [*range(1, 11), 12, 16, 18]
+
+
+def test_what_a_run_has_to_compile_is_no_alert(whole):
+    """Details, a short last call, evaluations, resuming, going back to a checkpoint."""
+    _, bench, expected = whole
+    assert [made.changes for made in bench.experiment.step.compilations if made.changes] == []
+    assert bench.experiment.step.compilations
+    assert [line for line in expected.alerts if line["kind"] == "recompilation"] == []
+
+
+def test_a_batch_of_another_shape_is_an_alert_that_a_resumed_run_keeps(tmp_path, monkeypatch):
+    bench = Bench({"run": {"accumulate": 1}})
+    usual = loop_module.place
+
+    def cut(experiment, batch):
+        batch = {name: values[:200] for name, values in batch.items()} if batch["inputs"][0].sum() == first else batch
+        return usual(experiment, batch)
+
+    stream = open_stream(bench.config, bench.experiment.sources["train"])
+    first = [next(stream) for _ in range(5)][4]["inputs"][0].sum()  # of the fifth batch
+    monkeypatch.setattr(loop_module, "place", cut)
+    whole = bench.train(tmp_path, stop_at=9)
+    (line,) = [line for line in whole.alerts if line["kind"] == "recompilation"]
+    assert (line["step"], line["severity"]) == (5, "advice")
+    assert 'batch["inputs"]: float32[240,' in line["message"]
+    assert "-> float32[200," in line["message"]
+    assert line["value"] < whole.loop.clock.compile_seconds
+    resumed = bench.train(tmp_path)
+    assert resumed.status == "completed"
+    assert [line for line in resumed.alerts if line["kind"] == "recompilation"] == [line]
 
 
 def test_a_checkpoint_of_0_1_0_goes_on(tmp_path):
@@ -172,7 +203,9 @@ def test_unsaved_runs_start_over_and_keep_no_old_records(tiny, tmp_path):
 
 
 def test_asked_to_stop_before_the_first_step_it_compiles_nothing(tiny, tmp_path, compilations):
-    loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=signal.SIGTERM), step=None)
+    loop, checkpoints = tiny.loop(
+        tmp_path, SimpleNamespace(received=signal.SIGTERM), step=SimpleNamespace(compilations=[])
+    )
     with checkpoints:
         assert loop.run(Sink()) == "interrupted"
     assert compilations() == 0

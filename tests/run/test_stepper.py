@@ -7,6 +7,7 @@ from jaxprop.config.schema.run import Health
 from jaxprop.run.clock import Clock
 from jaxprop.run.pace import FULL_CALLS, ROW_CALLS, Pace
 from jaxprop.run.stepper import Stepper
+from jaxprop.train.compilations import Change, Compilation
 from jaxprop.types import TrainState
 
 STATE = TrainState(0, {"w": jnp.ones(4)}, {}, (), None, (), {}, ())
@@ -17,6 +18,7 @@ class Calls:
 
     def __init__(self):
         self.details = []
+        self.compilations = []
 
     def __call__(self, state, batch, detail):
         self.details.append(detail)
@@ -50,3 +52,26 @@ def test_calls_are_timed_until_the_pace_is_chosen(size):
     # Calls of another size say nothing of the pace.
     assert pace.measuring == (size == 2)
     assert len([note for note in notes if note.startswith("health: ")]) == (size == 1)
+
+
+def test_a_compilation_that_the_arguments_made_necessary_is_an_alert_and_no_training():
+    calls, clock, _, made = stepper(Health(every=2, rare_every=4))
+    seconds = clock.seconds
+    change = Change('batch["x"]', "shape", "float32[4]", "float32[3]")
+    calls.compilations += [
+        Compilation(1, "full", 2.0, (), ""),
+        Compilation(7, "rows", 0.5, (change,), "compiled"),
+        Compilation(8, "rows", 0.25, (change,), ""),
+    ]
+    (line,) = made.alerts(107)
+    assert (line["step"], line["kind"], line["severity"], line["value"]) == (107, "recompilation", "advice", 0.5)
+    assert (line["message"], line["evidence"]) == ("compiled", {'batch["x"]': "float32[4] -> float32[3]"})
+    assert line["fix"].startswith("give every batch the same shape")
+    assert (clock.compile_seconds, clock.seconds) == (0.75, seconds - 0.75)
+    assert made.alerts(108) == []
+
+
+def test_what_was_compiled_before_is_none_of_the_loops_business():
+    calls, clock, pace, _ = stepper(Health())
+    calls.compilations.append(Compilation(7, "rows", 0.5, (Change("x", "shape", "a", "b"),), "compiled"))
+    assert Stepper(calls, pace, clock, 1).alerts(1) == []

@@ -10,8 +10,17 @@ import sys
 import pytest
 
 import jaxprop
+from jaxprop.run.compile_cache import find_cache
 from jaxprop.tools import doctor as module
-from jaxprop.tools.doctor import diagnose, find_extras, find_host, install_line, parse_requirement, probe_devices
+from jaxprop.tools.doctor import (
+    describe_cache,
+    diagnose,
+    find_extras,
+    find_host,
+    install_line,
+    parse_requirement,
+    probe_devices,
+)
 
 PIP = f"{sys.executable} -m pip install"
 
@@ -166,6 +175,24 @@ def test_this_host():
     host = find_host()
     assert host["cores"] >= 1
     assert host["memory_bytes"] is None or host["memory_bytes"] > (host["available_bytes"] or 0) >= 0
+
+
+def test_the_folder_of_compiled_programs_is_described_and_a_refused_one_noted(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "probe_devices", lambda environment: ([], ""))
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    folder = find_cache(environment).folder
+    assert describe_cache(environment) == f"{folder}, 0 programs, 0.0 MiB"
+    folder.mkdir(parents=True)
+    (folder / "jit_f-00-cache").write_bytes(bytes(1 << 20))
+    assert describe_cache(environment) == f"{folder}, 1 programs, 1.0 MiB"
+    folder.chmod(0o777)
+    assert describe_cache(environment) == f"nothing is kept in {folder}"
+    whats = [notice.what for notice in diagnose(tmp_path, environment).notices]
+    assert f"compiled programs are not kept between runs: others may write to {folder}" in whats
+    assert describe_cache({"JAX_COMPILATION_CACHE_DIR": "/x"}) == "/x (as JAX_COMPILATION_CACHE_DIR says)"
+    assert [
+        notice.what for notice in diagnose(tmp_path, {"JAXPROP_COMPILE_CACHE": "off"}).notices if "kept" in notice.what
+    ] == []
 
 
 def test_a_source_tree_that_is_not_installed(monkeypatch, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -81,10 +83,10 @@ def _configure(settings: dict[str, Any]) -> None:
 
 
 def _prepare(warm: bool, device: jax.Device) -> Prepared:
-    folder = tempfile.TemporaryDirectory(prefix="jaxprop-bench-") if warm else None
+    folder = tempfile.mkdtemp(prefix="jaxprop-bench-") if warm else None
 
     def call(_: int) -> Any:
-        with cache_in(folder.name if folder else None):  # held here, since it is removed with its last reference
+        with cache_in(folder):
             compiled.append(_compile(device))
         return ()
 
@@ -95,4 +97,5 @@ def _prepare(warm: bool, device: jax.Device) -> Prepared:
     compiled: list[Any] = []
     if warm:
         call(0)
+        weakref.finalize(call, shutil.rmtree, folder, ignore_errors=True)
     return Prepared(call, check)

@@ -216,7 +216,7 @@ def _repeats(devices: Sequence[jax.Device]) -> list[str]:
     for i, device in enumerate(devices):
         x = random((512, 512), jnp.float32, 1, device)
         program = jax.jit(lambda x: jax.nn.softmax(x @ x) @ x.T)
-        digests[str(i)] = {hashlib.sha256(np.asarray(program(x)).tobytes()).hexdigest() for _ in range(REPEATS)}
+        digests[str(i)] = {_digest(program(x)) for _ in range(REPEATS)}
     unsteady = [device for device, found in digests.items() if len(found) > 1]
     if unsteady:
         return [f"device {device}: the same program gave other bits in {REPEATS} repeats" for device in unsteady]
@@ -224,3 +224,7 @@ def _repeats(devices: Sequence[jax.Device]) -> list[str]:
     if len(kinds) == 1 and len({next(iter(found)) for found in digests.values()}) > 1:
         return ["devices of one kind gave other bits for the same program and data"]
     return []
+
+
+def _digest(x: jax.Array) -> str:
+    return hashlib.sha256(np.asarray(x).tobytes()).hexdigest()

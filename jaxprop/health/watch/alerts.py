@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 LINE = re.compile(r"[a-z_.]+=")  # begins a line of the configuration
 
+RECOMPILATION = "recompilation"  # the one kind that the loop finds, and that says nothing of the training's health
+
 TITLES = {
     "nonfinite": "loss or gradient is not finite (layers)",
     "zero_gradient": "the gradient is exactly zero in nearly every parameter",
@@ -38,6 +40,7 @@ TITLES = {
     "init": "||g|| / ||w|| of the layer differs from that of the others at the start (decades)",
     "init_scale": "the layer's initial weights are far from 1 / sqrt(inputs) (decades)",
     "init_output": "the first outputs are far too large (largest logit)",
+    RECOMPILATION: "the train step was compiled again (seconds)",
 }
 
 
