@@ -26,7 +26,7 @@ from jaxprop.bench.samples import Rounds
 
 WITHIN, BETWEEN = 0.10, 0.25  # quantiles within a round, and over the rounds
 MOST_WAITED = 0.95
-BESIDE = 0.3  # slowdown by a process on the core beside, with which caches or even the arithmetic units are shared
+BESIDE = 0.3  # slowdown by a process on a neighbouring core, which shares caches or even arithmetic units
 DRAWS = 400  # of the bootstrap; the error of a standard error is 4 % then
 LEAST = 1e-6  # relative error of a time, which no clock undercuts
 FLOOR = 0.02  # what equal programs differ by from process to process, where memory lies elsewhere
@@ -191,7 +191,7 @@ def _disturbance(first: Side, second: Side) -> float:
     neighbours were equally busy.
     """
     waiting = max(1 / (1 - min(one.waited, MOST_WAITED)) - 1 for one in (first, second))
-    return max(waiting, BESIDE * abs(first.others - second.others))
+    return max(waiting, BESIDE * min(abs(first.others - second.others), 1.0))
 
 
 def _again(rounds: Rounds) -> float:

@@ -165,12 +165,13 @@ def summary(readings: list[Reading], seconds: float) -> dict[str, Fact]:
 
 
 @contextlib.contextmanager
-def beside(into: dict[str, Fact]) -> Iterator[None]:
+def beside(device: jax.Device, into: dict[str, Fact]) -> Iterator[None]:
     """Adds up how far other processes use the processor while the block runs, as far as the kernel tells it.
 
     Args:
-      into: `others_seconds` grows by the processor time of other processes, over all cores, and `waited_seconds` by
-        the time for which threads of this process waited for a core that another process had.
+      device: that the block keeps busy.
+      into: `waited_seconds` grows by the time for which threads of this process waited for a core that another process
+        had, and, if the device is the host's CPU, `others_seconds` by the processor time of other processes.
     """
     waits, used, own = waited(), _used(), time.process_time()
     yield
@@ -178,7 +179,7 @@ def beside(into: dict[str, Fact]) -> Iterator[None]:
     if used is None or used_after is None:
         return
     others = max(used_after - used - (time.process_time() - own), 0.0)
-    found = {"others_seconds": others}
+    found = {"others_seconds": others} if is_host(device) else {}
     if waits is not None and waits_after is not None:
         # Threads also wait for each other, and for a quota; what waits for others is no more than they have used.
         found["waited_seconds"] = min(max(waits_after - waits, 0.0), others)

@@ -64,6 +64,7 @@ def test_what_other_processes_can_have_added_is_no_difference():
     # Beside as busy a neighbour both are slowed down alike; beside an idle one only one of them is.
     assert ratio(side(quick, others=1.0), side(slow, others=1.0)).p < 0.01
     assert ratio(side(quick, others=0.0), side(slow, others=1.0)).p > 0.9
+    assert ratio(side(quick, others=0.0), side(slow, others=9.0)).floor == 0.3
 
 
 def test_samples_without_any_scatter():

@@ -125,11 +125,12 @@ while time.monotonic() < end: pass
 """
 MEASURED = """
 import os, time
+import jax
 from jaxprop.bench.telemetry import beside
 os.sched_setaffinity(0, {{{core}}})
 facts = {{}}
 for _ in range(2):
-    with beside(facts):
+    with beside(jax.devices()[0], facts):
         end = time.monotonic() + 0.4
         while time.monotonic() < end: pass
 print(facts["waited_seconds"], facts["others_seconds"])
@@ -157,7 +158,7 @@ def test_a_kernel_that_does_not_say_is_no_error(monkeypatch):
     for text in ("", "1 x 3"):
         monkeypatch.setattr(telemetry, "_text", lambda _, text=text: text)
         facts = {"clock_mhz": 1.0}
-        with telemetry.beside(facts):
+        with telemetry.beside(CPU, facts):
             pass
         assert telemetry.waited() is None
         assert facts == {"clock_mhz": 1.0}
@@ -168,6 +169,16 @@ def test_threads_that_wait_for_each_other_do_not_count(monkeypatch):
     monkeypatch.setattr(telemetry, "waited", lambda: next(waits))
     monkeypatch.setattr(telemetry, "_used", lambda: next(used))
     facts = {"waited_seconds": 1.0}
-    with telemetry.beside(facts):
+    with telemetry.beside(CPU, facts):
         pass
     assert facts == {"waited_seconds": 1.0, "others_seconds": 0.0}
+
+
+def test_of_an_accelerator_only_the_waiting_counts(monkeypatch):
+    waits, used = iter([0.0, 5.0]), iter([10.0, 30.0])
+    monkeypatch.setattr(telemetry, "waited", lambda: next(waits))
+    monkeypatch.setattr(telemetry, "_used", lambda: next(used))
+    facts = {}
+    with telemetry.beside(SimpleNamespace(device_kind="TPU v4"), facts):
+        pass
+    assert facts == {"waited_seconds": 5.0}
