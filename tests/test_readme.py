@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import re
 import shlex
 import subprocess
@@ -11,7 +12,6 @@ import pytest
 
 from jaxprop.cli import app, main
 from jaxprop.cli.arguments import split
-from jaxprop.cli.bench import bench
 from jaxprop.config.load import load
 from jaxprop.run import train as runner
 
@@ -129,11 +129,10 @@ def test_command_lines_are_understood(page, block, tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("base: digits_mlp\n")
     monkeypatch.setattr(runner, "train", lambda *_, **__: runner.Outcome({"status": "completed"}, 0))
-    for registered in app.app.registered_commands:
-        if registered.name in LONG:
+    groups = [group.typer_instance.registered_commands for group in app.app.registered_groups]
+    for registered in [*app.app.registered_commands, *itertools.chain(*groups)]:
+        if registered.name in LONG or registered.callback in app.BENCH.values():
             monkeypatch.setattr(registered, "callback", parsed(registered.callback))
-    for registered in bench.registered_commands:
-        monkeypatch.setattr(registered, "callback", parsed(registered.callback))
     for line in block.splitlines():
         program, *arguments = shlex.split(line)
         assert program == "jaxprop"

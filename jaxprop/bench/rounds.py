@@ -78,7 +78,7 @@ class Plan(NamedTuple):
     """
 
     seconds: float = 90.0
-    burst: float = 0.15
+    burst: float = 0.1
     aim: float = 0.01
     fewest: int = 3
     longest: float = 0.15

@@ -15,7 +15,14 @@ from jaxprop.sinks.streams import replace_closed, silence, tell
 
 VERBOSE = ("-v", "--verbose")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-COMPUTING = ("train", "lr-find", "lesson", "gradcheck", "explain")  # what a faster allocator is worth starting anew for
+COMPUTING = (
+    "train",
+    "lr-find",
+    "lesson",
+    "gradcheck",
+    "explain",
+    "bench",
+)  # what a faster allocator is worth starting anew for
 COMPILING = (*COMPUTING, "eval", "replay", "info")  # whose programs are kept for the next start
 
 

@@ -12,7 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxprop.cli.bench import bench
+from jaxprop.cli.bench_check import bench_check
+from jaxprop.cli.bench_compare import bench_compare
+from jaxprop.cli.bench_device import bench_device
+from jaxprop.cli.bench_history import bench_history
+from jaxprop.cli.bench_train import bench_train
 from jaxprop.cli.configs import configs
 from jaxprop.cli.doctor import doctor
 from jaxprop.cli.eval import evaluate
@@ -45,6 +49,14 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "lr-find": lr_find,
     "doctor": doctor,
 }
+# `jaxprop bench` is a group of commands.
+BENCH: dict[str, Callable[..., int]] = {
+    "device": bench_device,
+    "train": bench_train,
+    "compare": bench_compare,
+    "history": bench_history,
+    "check": bench_check,
+}
 
 app = typer.Typer(
     name="jaxprop",
@@ -58,7 +70,14 @@ app = typer.Typer(
 for _name, _command in COMMANDS.items():
     # Given as the short help, the sentence is wrapped; otherwise typer cuts it.
     app.command(_name, short_help=(_command.__doc__ or "").partition("\n")[0])(_command)
-app.add_typer(bench, name="bench")
+_bench = typer.Typer(
+    help="Measure what a device can do and what a train step gets out of it, and compare results.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+for _name, _command in BENCH.items():
+    _bench.command(_name, short_help=(_command.__doc__ or "").partition("\n")[0])(_command)
+app.add_typer(_bench, name="bench")
 
 
 def _version(wanted: bool) -> None:

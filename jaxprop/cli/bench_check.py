@@ -12,16 +12,16 @@ from jaxprop.cli.output import print_json
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, printable
 
 
-def check(
+def bench_check(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", parser=home, help="files that `jaxprop bench` has written")
     ],
     json: JsonOption = False,
 ) -> int:
     """Check documents before they are published: complete, possible, and without names of people or computers."""
-    from jaxprop.bench.submitted import check as problems_of
+    from jaxprop.bench.submitted import check
 
-    found = {str(path): problems_of(path) for path in files}
+    found = {str(path): check(path) for path in files}
     if json:
         print_json(found, indent=2)
     else:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxprop.bench.compare import Comparison, Line
 
 
-def compare(
+def bench_compare(
     first: Annotated[Path, typer.Argument(metavar="A.json", parser=home, help="the earlier document")],
     second: Annotated[Path, typer.Argument(metavar="B.json", parser=home, help="the later document")],
     fail_above: Annotated[

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxprop.bench.history import Group, History
 
 
-def history(
+def bench_history(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", parser=home, help="folder of files that `jaxprop bench` has written")
     ],
@@ -29,9 +29,9 @@ def history(
     """Draw each figure over time from all documents in a folder, machine by machine."""
     if html is not None and html.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--html {html}: expected a file that ends in .html; write --html {html.name}.html")
-    from jaxprop.bench.history import history as read_history
+    from jaxprop.bench.history import history
 
-    found = read_history(folder)
+    found = history(folder)
     if html is not None:
         from jaxprop.bench.render.frame import write_page
         from jaxprop.bench.render.history import history_page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", parser=home, help="the file of results; default: bench/COMMAND-TIME.json"),
+    typer.Option("--out", metavar="FILE", parser=home, help="the file of results; default: a new one in bench/"),
 ]
 MarkdownOption = Annotated[
     Path | None, typer.Option("--markdown", metavar="FILE", parser=home, help="write the results as Markdown too")
@@ -31,7 +32,14 @@ MarkdownOption = Annotated[
 HtmlOption = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", parser=home, help="write one page with plots too")
 ]
+SecondsOption = Annotated[
+    float, typer.Option("--seconds", min=0, help="no further round begins after so many seconds; each figure gets one")
+]
+AimOption = Annotated[
+    float, typer.Option("--aim", min=0, help="half width of an interval, relative, at which a figure is settled")
+]
 FOLDER = Path("bench")
+FIRST = 18.0  # seconds until the first table, if the first round is not done before
 
 
 def results_path(command: str, out: Path | None) -> Path:
@@ -87,7 +95,7 @@ class Screen:
                 TextColumn("{task.description}"), console=Console(file=sys.stderr), transient=True,
             )  # fmt: skip
             self._task = self._progress.add_task("warming up", total=None)
-        self._rounds = 0
+        self._shown, self._quiet = False, quiet
 
     def __enter__(self) -> Screen:
         if self._progress is not None:
@@ -110,10 +118,20 @@ class Screen:
         from jaxprop.bench.render.tables import cell
 
         last = document.rows[-1]
+        again = any(len(row.samples) > 1 for row in document.rows)
+        if not self._shown and not self._quiet and (again or time.monotonic() - self._start > FIRST):
+            self._shown = True
+            self._say_first(document)
         if self._progress is not None:
             self._progress.update(
                 self._task, completed=len(document.rows), description=f"{last.section} {last.name}: {cell(last)}"
             )
+
+
+    def _say_first(self, document: Document) -> None:
+        with contextlib.redirect_stdout(sys.stderr):
+            print_tables(document)
+            print(f"a first table, after {time.monotonic() - self._start:.0f} s; measuring goes on")
 
 
 def finish(
@@ -153,18 +171,23 @@ def finish(
 
 def print_document(document: Document) -> None:
     """Prints a document: where it was measured, its tables, and what is said about it."""
-    from jaxprop.bench.render.tables import tables
-
     environment = document.environment
     for i, device in enumerate(environment.devices):
         print(f"device {i}: {device['kind']} ({device['platform']}), {device['counts_as']}")
     host = environment.host
     print(f"host: {host['cpu']}, cores {host['affinity'] or host['cores']}; jax {environment.versions['jax']}")
+    print_tables(document)
+    for note in document.notes:
+        print(f"note: {note}")
+
+
+def print_tables(document: Document) -> None:
+    """Prints the tables of a document, complete or not."""
+    from jaxprop.bench.render.tables import tables
+
     for table in tables(document):
         print(f"\n{table.title}")
         show(table.headers, table.rows, right=list(range(1, len(table.headers))))
-    for note in document.notes:
-        print(f"note: {note}")
 
 
 def _markdown(document: Document, path: Path) -> None:

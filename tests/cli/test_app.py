@@ -12,35 +12,46 @@ from typer.main import get_command
 from jaxprop.cli import app
 
 FOLDER = Path(app.__file__).parent
-HELPERS = {"__init__", "app", "arguments", "modules", "output", "tables"}
+HELPERS = {"__init__", "app", "arguments", "bench_output", "modules", "output", "tables"}
+GROUPS = {"bench": app.BENCH}
+ALL = app.COMMANDS | {f"{group} {name}": f for group, commands in GROUPS.items() for name, f in commands.items()}
 HEAVY = ("jax", "flax", "optax", "numpy", "pydantic", "yaml", "rich", "sklearn")
 
 
 def test_every_file_is_a_command_of_its_name():
     files = {path.stem for path in FOLDER.glob("*.py")} - HELPERS
-    assert {name: function.__module__ for name, function in app.COMMANDS.items()} == {
-        file.replace("_", "-"): f"jaxprop.cli.{file}" for file in files
+    # lr_find.py holds lr-find, and bench_device.py holds device of the group bench.
+    assert {name.replace("-", "_").replace(" ", "_"): function.__module__ for name, function in ALL.items()} == {
+        file: f"jaxprop.cli.{file}" for file in files
     }
 
 
 def test_help_lists_the_commands_in_the_order_of_the_table(jaxprop):
     listed = jaxprop("--help").out.partition("Commands:\n")[2]
-    assert re.findall(r"^  ([\w-]+)  +\S", listed, re.MULTILINE) == list(app.COMMANDS)
+    assert re.findall(r"^  ([\w-]+)  +\S", listed, re.MULTILINE) == [*app.COMMANDS, *GROUPS]
 
 
 def test_the_list_of_commands_shows_whole_sentences(jaxprop):
     shown = " ".join(jaxprop("-h").out.split())
-    for command in app.COMMANDS.values():
+    for group, commands in GROUPS.items():
+        shown += " ".join(jaxprop(group, "-h").out.split())
+        assert re.findall(
+            r"^  ([\w-]+)  +\S", jaxprop(group, "-h").out.partition("Commands:\n")[2], re.MULTILINE
+        ) == list(commands)
+    for command in ALL.values():
         assert command.__doc__.partition("\n")[0] in shown
 
 
-@pytest.mark.parametrize("command", app.COMMANDS)
+@pytest.mark.parametrize("command", ALL)
 def test_help_of_a_command_is_its_docstring_and_explains_every_option(jaxprop, command):
-    ran = jaxprop(command, "--help")
+    ran = jaxprop(*command.split(), "--help")
     assert (ran.code, ran.err) == (0, "")
     shown = " ".join(ran.out.split())
-    assert " ".join(app.COMMANDS[command].__doc__.split()) in shown
-    for parameter in get_command(app.app).commands[command].params:
+    assert " ".join(ALL[command].__doc__.split()) in shown
+    found = get_command(app.app)
+    for word in command.split():
+        found = found.commands[word]
+    for parameter in found.params:
         assert parameter.help in shown
         assert parameter.help
 

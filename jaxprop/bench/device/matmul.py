@@ -19,7 +19,7 @@ from jaxprop.bench.rounds import Job, Prepared, WrongResult
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 # Not square: what a transformer multiplies, tokens by width by the inner width of its feed-forward layers.
 SHAPES = ((4096, 1024, 4096), (4096, 4096, 1024))
-CHECKED_ROWS = 4
+CHECKED = 64  # rows and columns of a product
 MULTIPLIES = re.compile(r"\b(dot|convolution)\(")
 
 
@@ -31,7 +31,7 @@ class Kind(NamedTuple):
       dtype: of the factors.
       output: dtype of the product.
       precision: as `jnp.matmul` takes it.
-      tolerance: relative error of the product, in the norm of the rows that are checked.
+      tolerance: relative error of the product, in the norm of what is checked.
     """
 
     name: str
@@ -146,10 +146,10 @@ def work_of(compiled: Any, flops: float) -> dict[str, Fact]:
 
 
 def check(kind: Kind, factors: tuple[jax.Array, jax.Array], product: jax.Array) -> str:
-    """Compares some rows of a product with NumPy's in float64; returns what is wrong, or an empty text."""
-    rows = np.linspace(0, product.shape[0] - 1, CHECKED_ROWS).astype(int)
-    left, right = np.asarray(factors[0][rows], np.float64), np.asarray(factors[1], np.float64)
-    expected, found = left @ right, np.asarray(product[rows], np.float64)
+    """Compares rows and columns of a product with NumPy's in float64; returns what is wrong, or an empty text."""
+    rows, columns = (np.linspace(0, size - 1, min(size, CHECKED)).astype(int) for size in product.shape)
+    left, right = np.asarray(factors[0][rows], np.float64), np.asarray(factors[1][:, columns], np.float64)
+    expected, found = left @ right, np.asarray(product[rows][:, columns], np.float64)
     if kind.tolerance == 0:
         return "" if np.array_equal(found, expected) else "the product is not exact"
     norm = float(np.linalg.norm(expected))

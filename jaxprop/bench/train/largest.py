@@ -46,6 +46,8 @@ def find_largest(config: Config, device: jax.Device, say: Callable[[str], None] 
     slope = max((high - low) / smaller, 1.0)
     batch = _rounded((limit - low) / slope + smaller)
     for _ in range(TRIES):
+        if batch < 1:
+            break
         say(f"trying a batch of {batch}")
         planned = _planned(config, batch)
         if planned > limit:
@@ -54,8 +56,6 @@ def find_largest(config: Config, device: jax.Device, say: Callable[[str], None] 
             return batch
         else:
             batch = _rounded(batch * 0.9)
-        if batch < 1:
-            break
     raise JaxpropError(f"--batch auto: not even a batch of {max(batch, 1)} fits into {limit / 2**30:.1f} GiB")
 
 

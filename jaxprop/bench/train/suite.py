@@ -23,7 +23,7 @@ from jaxprop.bench.train.made import DETAIL, Made, make
 from jaxprop.bench.train.parts import measure_parts, seconds_of
 from jaxprop.bench.train.peaks import Peaks, kind_of, measure_peaks
 from jaxprop.config.schema.config import Config
-from jaxprop.errors import JaxpropError
+from jaxprop.errors import UsageError
 from jaxprop.run import compose
 
 WARM_UP = 3.0  # seconds, once
@@ -170,7 +170,14 @@ def _job(label: str, call: Callable[[int], Any], made: Made, name: str, device: 
 
     facts = {"workload": name} | {key: made.facts[key] for key in ("precision", "batch", "tokens", "parameters")}
     return Job(
-        "train", label, "ms", lambda: Prepared(call, check), better="lower", per_call=1e3, device=device, facts=facts
+        "train",
+        label,
+        "ms",
+        lambda: Prepared(call, check),
+        better="lower",
+        per_call=1e3,
+        device=None if made.experiment.mesh else device,
+        facts=facts,
     )
 
 
@@ -179,17 +186,19 @@ def _figures(row: Row, lean: Row | None, made: Made, peaks: Peaks, sheet: Sheet 
     assert row.value is not None
     facts, seconds = dict(made.facts), row.value / 1e3
     rate = float(facts["flops_formula"] or 0) / seconds / 1e12
+    count = made.experiment.mesh.size if made.experiment.mesh else 1
     batch, tokens, power = facts["batch"], facts["tokens"], row.facts.get("power_w")
     found: dict[str, Fact] = {
         "examples_per_s": round(float(batch or 0) / seconds, 2),
         "tokens_per_s": round(float(tokens) / seconds, 1) if tokens else None,
         "step_tflops": round(rate, 4),
-        "mfu": round(rate / peaks.tflops, 4) if peaks.tflops else None,
-        "mfu_datasheet": round(rate / sheet.tflops[kind], 4) if sheet and kind in sheet.tflops else None,
+        "devices": count,
+        "mfu": round(rate / count / peaks.tflops, 4) if peaks.tflops else None,
+        "mfu_datasheet": round(rate / count / sheet.tflops[kind], 4) if sheet and kind in sheet.tflops else None,
         "peak_tflops": peaks.tflops,
         "peak_gb_per_s": peaks.bandwidth,
         "signals_cost": round(row.value / lean.value, 4) if lean and lean.value else None,
-        "examples_per_joule": round(float(batch or 0) / seconds / float(power), 4) if power else None,
+        "examples_per_joule": round(float(batch or 0) / seconds / float(power), 4) if power and count == 1 else None,
     }
     return facts | found
 
@@ -241,7 +250,7 @@ def targets_of(names: Sequence[str], overrides: Sequence[str] = ()) -> list[tupl
     for name in names:
         if name in WORKLOADS:
             if overrides:
-                raise JaxpropError(
+                raise UsageError(
                     f"{name}: overrides are of a YAML file, not of a workload; use --batch and --precision"
                 )
             found.append((name, config_of(name)))

@@ -31,7 +31,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "lstm": _images(64, 100, 80) | {"model": {"name": "rnn", "cell": "lstm", "width": 512, "layers": 2}},
     "gpt_10m": _texts(16, 256, 4096) | {"model": _gpt(6, 320, 5)},
     "gpt2_124m": _texts(16, 1024, 50304) | {"model": _gpt(12, 768, 12)},
-    "gpt_1b": _texts(4, 1024, 50304) | {"model": _gpt(22, 1920, 15)},
+    "gpt_1b": _texts(8, 1024, 50304) | {"model": _gpt(22, 1920, 15)},
 }
 
 

@@ -1,0 +1,72 @@
+"""`jaxprop bench train`: what a train step gets out of a device."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jaxprop.cli.arguments import OVERRIDE, JsonOption
+from jaxprop.cli.bench_output import (
+    AimOption,
+    HtmlOption,
+    MarkdownOption,
+    OutOption,
+    Screen,
+    SecondsOption,
+    batch_sizes,
+    finish,
+    precisions,
+    results_path,
+)
+
+
+def bench_train(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="[CONFIG|WORKLOAD]...", help="a YAML file with KEY=VALUE overrides, or workloads"),
+    ],
+    precision: Annotated[
+        list[str] | None, typer.Option("--precision", help="float32, bfloat16 or float16; may be repeated")
+    ] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option("--batch", metavar="SIZE|auto", help="batch size; auto: the largest that fits")
+    ] = None,
+    seconds: SecondsOption = 15.0,
+    aim: AimOption = 0.01,
+    roofline: Annotated[bool, typer.Option(help="measure the step's products by themselves")] = True,
+    out: OutOption = None,
+    markdown: MarkdownOption = None,
+    html: HtmlOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Measure what a train step gets out of the device.
+
+    Time of a step, examples and tokens a second, floating-point operations, the share of the device's own measured
+    rate (MFU), memory, the cost of the signals, compile time, and where the time goes.
+
+    The workloads are mlp, cnn, lstm, gpt_10m, gpt2_124m and gpt_1b.
+    """
+    names = [word for word in targets if not OVERRIDE.match(word)]
+    overrides = [word for word in targets if OVERRIDE.match(word)]
+    sizes, policies = batch_sizes(batch), precisions(precision)
+    from jaxprop.bench.rounds import Plan
+    from jaxprop.bench.session import Session
+    from jaxprop.bench.train import suite
+
+    found = suite.targets_of(names, overrides)
+    options = suite.Options(
+        precisions=policies, batches=sizes, roofline=roofline,
+        plan=Plan(seconds=seconds, burst=min(0.5, max(seconds / 6, 0.05)), aim=aim, longest=float("inf")),
+    )  # fmt: skip
+    import jax
+
+    arguments = {
+        "targets": " ".join(targets), "precision": ",".join(policies) or None, "batch": ",".join(batch or []) or None,
+        "seconds": seconds, "aim": aim, "roofline": roofline,
+    }  # fmt: skip
+    with Screen(quiet=json) as screen:
+        session = Session("train", arguments, jax.local_devices()[:1], results_path("train", out), screen.show)
+        return finish(
+            session, lambda: suite.run(session, found, options, screen.say), markdown=markdown, html=html, json=json
+        )
