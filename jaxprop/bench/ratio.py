@@ -30,7 +30,7 @@ BESIDE = 0.3  # slowdown by a process on a neighbouring core, which shares cache
 DRAWS = 400  # of the bootstrap; the error of a standard error is 4 % then
 LEAST = 1e-6  # relative error of a time, which no clock undercuts
 FLOOR = 0.02  # what equal programs differ by from process to process, where memory lies elsewhere
-HOST_FLOOR = 0.03  # of a CPU, whose clock and caches are also those of all that runs beside
+HOST_FLOOR = 0.05  # of a CPU, whose clock and caches are also those of all that runs beside
 
 
 class Side(NamedTuple):
