@@ -9,6 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxprop.bench.document import read
+from tests.bench.documents import make_document, make_row, save
+
 SCRIPTS = sorted((Path(__file__).parent.parent / "scripts").glob("*.py"))
 
 
@@ -145,3 +148,33 @@ def test_the_committed_config_reference_is_what_the_script_writes():
     script = loaded("make_config_reference")
     written = script.REFERENCE.read_text(encoding="utf-8")
     assert written == script.reference(), "write it anew: python scripts/make_config_reference.py"
+
+
+# -- comparing results ----------------------------------------------------------------------------
+
+
+def test_pairs_of_results_are_judged_by_kind(tmp_path, capsys):
+    for i in range(2):
+        for kind, seconds in (("planted", 0.0108), ("equal", 0.01)):
+            waited = {"waited_seconds": 0.001 * i}
+            save(make_document(make_row(seed=4 * i, facts=waited)), tmp_path / f"{kind}-{i:02}-a.json")
+            save(make_document(make_row(seconds=seconds, seed=4 * i + 1)), tmp_path / f"{kind}-{i:02}-b.json")
+    save(make_document(make_row()), tmp_path / "equal-02-a.json")  # of a measurement that was interrupted
+    loaded("bench_compare").report(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("planted 00: slower     1.0")
+    assert "| planted | 2 of 2 | 0 of 2 | 0 of 2 | 0 of 2 |" in lines
+    assert "| equal | 0 of 2 | 0 of 2 | 2 of 2 | 0 of 2 |" in lines
+    assert lines[-1].startswith("waited for a core: median ")
+
+
+def test_a_planted_document_says_how_long_it_slept(tmp_path, monkeypatch):
+    script = loaded("bench_compare")
+    monkeypatch.setattr(script, "WIDTH", 32)
+    for name, slower in (("a", 0.0), ("b", 0.5)):
+        script.measure_one(tmp_path / f"{name}.json", slower, 2.0)
+    first, second = (read(tmp_path / f"{name}.json") for name in "ab")
+    assert first.complete
+    assert len(first.rows[0].samples) > 1
+    assert "slept" not in first.rows[0].facts
+    assert second.rows[0].facts["slept"] >= 0.5

@@ -98,4 +98,17 @@ def sheet_of(device: jax.Device) -> Sheet | None:
       >>> sheet_of(jax.devices("cpu")[0]) is None
       True
     """
-    return next((sheet for sheet in SHEETS if re.search(sheet.pattern, device.device_kind)), None)
+    return sheet_of_kind(device.device_kind)
+
+
+def sheet_of_kind(kind: str) -> Sheet | None:
+    """Returns the datasheet of a device by the kind that it reports, or None where it is not listed.
+
+    Args:
+      kind: such as `NVIDIA H100 80GB HBM3`.
+
+    Example:
+      >>> sheet_of_kind("NVIDIA H100 80GB HBM3").tflops["bfloat16"]
+      989.5
+    """
+    return next((sheet for sheet in SHEETS if re.search(sheet.pattern, kind)), None)

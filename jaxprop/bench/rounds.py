@@ -189,7 +189,8 @@ def _round(job: Job, ready: Prepared, calls: int, plan: Plan, facts: dict[str, F
     samples: list[float] = []
     gc.collect(0)
     jax.block_until_ready(ready.call(0))
-    with telemetry.watch(job.device or jax.devices()[0], facts):
+    device = job.device or jax.devices()[0]
+    with telemetry.watch(device, facts), telemetry.beside(device, facts):
         until, first = time.monotonic() + plan.burst, 1
         while len(samples) < FEWEST or time.monotonic() < until:
             samples.append(timing(ready.call, first, calls))

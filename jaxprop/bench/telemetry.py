@@ -6,6 +6,7 @@ NVIDIA's library is asked through `nvidia-ml-py`; a CPU through files of the ker
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -161,6 +162,47 @@ def summary(readings: list[Reading], seconds: float) -> dict[str, Fact]:
         found["power_w"] = round((energies[-1] - energies[0]) / seconds, 1)
     reasons = sorted({one.throttled for one in readings if one.throttled})
     return found | ({"throttled": ", ".join(reasons)} if reasons else {})
+
+
+@contextlib.contextmanager
+def beside(device: jax.Device, into: dict[str, Fact]) -> Iterator[None]:
+    """Adds up how far other processes use the processor while the block runs, as far as the kernel tells it.
+
+    Args:
+      device: that the block keeps busy.
+      into: `waited_seconds` grows by the time for which threads of this process waited for a core that another process
+        had, and, if the device is the host's CPU, `others_seconds` by the processor time of other processes.
+    """
+    waits, used, own = waited(), _used(), time.process_time()
+    yield
+    waits_after, used_after = waited(), _used()
+    if used is None or used_after is None:
+        return
+    others = max(used_after - used - (time.process_time() - own), 0.0)
+    found = {"others_seconds": others} if is_host(device) else {}
+    if waits is not None and waits_after is not None:
+        # Threads also wait for each other, and for a quota; what waits for others is no more than they have used.
+        found["waited_seconds"] = min(max(waits_after - waits, 0.0), others)
+    for name, seconds in found.items():
+        into[name] = round(float(into.get(name) or 0.0) + seconds, 6)
+
+
+def waited() -> float | None:
+    """Seconds that the threads of this process have waited for a core, or None where the kernel does not say.
+
+    Example:
+      >>> (waited() or 0.0) >= 0
+      True
+    """
+    found = [_text(path).split() for path in Path("/proc/self/task").glob("*/schedstat")]
+    waits = [int(fields[1]) for fields in found if len(fields) == 3 and fields[1].isdigit()]
+    return sum(waits) / 1e9 if waits else None
+
+
+def _used() -> float | None:
+    """Seconds that all cores together have been used since the start, by anyone."""
+    ticks = _ticks()
+    return ticks[0] / os.sysconf("SC_CLK_TCK") if ticks else None
 
 
 # -- NVIDIA ---------------------------------------------------------------------------------------

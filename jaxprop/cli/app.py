@@ -12,7 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from jaxprop.cli.bench_check import bench_check
+from jaxprop.cli.bench_compare import bench_compare
 from jaxprop.cli.bench_device import bench_device
+from jaxprop.cli.bench_history import bench_history
 from jaxprop.cli.bench_train import bench_train
 from jaxprop.cli.configs import configs
 from jaxprop.cli.doctor import doctor
@@ -50,6 +53,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
 BENCH: dict[str, Callable[..., int]] = {
     "device": bench_device,
     "train": bench_train,
+    "compare": bench_compare,
+    "history": bench_history,
+    "check": bench_check,
 }
 
 app = typer.Typer(

@@ -1,0 +1,172 @@
+"""All documents in a folder as the course of each figure over time, machine by machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxprop.bench.compare import Line, compare_rows, floor_of, machine_of, shown
+from jaxprop.bench.document import Document, Row, read
+from jaxprop.errors import UsageError
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+PLAIN = "_.-:=+*#"  # for terminals without block characters
+WIDTH = 40  # figures in a sparkline, the latest
+
+
+class Damaged(NamedTuple):
+    """A file that is no document, and the sentence that says why."""
+
+    name: str
+    reason: str
+
+
+class Entry(NamedTuple):
+    """A figure in one document: the name of its file, when it was started, and the commit."""
+
+    file: str
+    started: str
+    commit: str | None
+    row: Row
+
+
+class Track(NamedTuple):
+    """One figure over time.
+
+    Args:
+      section, name, device: of its rows.
+      entries: the documents that have the row, the earliest first.
+      line: the last figure compared with the first; None where only one was measured.
+    """
+
+    section: str
+    name: str
+    device: str
+    entries: list[Entry]
+    line: Line | None
+
+    @property
+    def measured(self) -> list[Entry]:
+        """The entries with a figure."""
+        return [entry for entry in self.entries if entry.row.value is not None]
+
+    @property
+    def change(self) -> float | None:
+        """Relative change of the figure from the first to the last."""
+        found = self.measured
+        if len(found) < 2 or not found[0].row.value:
+            return None
+        return (found[-1].row.value or 0.0) / found[0].row.value - 1
+
+
+class Group(NamedTuple):
+    """The figures of one command on one machine.
+
+    Args:
+      command: `device` or `train`.
+      machine: in words.
+      documents: how many there are.
+      tracks: the figures, in the order of the latest document.
+    """
+
+    command: str
+    machine: str
+    documents: int
+    tracks: list[Track]
+
+
+class History(NamedTuple):
+    """What a folder holds: documents by machine, and the files that are none."""
+
+    groups: list[Group]
+    damaged: list[Damaged]
+
+
+def history(folder: str | Path) -> History:
+    """Reads all documents of a folder, `*.json`, and follows each figure through them.
+
+    Args:
+      folder: with the documents.
+
+    Returns:
+      The figures by machine, and the files that are damaged.
+
+    Raises:
+      UsageError: there is no such folder, or it holds no document.
+    """
+    documents, damaged = _read_all(Path(folder))
+    if not documents:
+        first = f"; the first of {len(damaged)} files: {damaged[0].reason}" if damaged else ""
+        raise UsageError(f"{folder}: holds no document of `jaxprop bench` (*.json){first}")
+    groups: dict[tuple[str, str], list[tuple[str, Document]]] = {}
+    for name, document in documents:
+        groups.setdefault((document.command, machine(document)), []).append((name, document))
+    return History([_group(*key, ordered(found)) for key, found in sorted(groups.items())], damaged)
+
+
+def machine(document: Document) -> str:
+    """The machine of a document in words."""
+    return "; ".join(f"{name} {shown(value)}" for name, value in machine_of(document).items() if value is not None)
+
+
+def ordered(documents: Sequence[tuple[str, Document]]) -> list[tuple[str, Document]]:
+    """Documents by the time when they were started."""
+    return sorted(documents, key=lambda pair: (pair[1].started, pair[0]))
+
+
+def sparkline(values: Sequence[float], plain: bool = False) -> str:
+    """Draws figures with one character each, the latest ones.
+
+    Args:
+      values: in the order of time.
+      plain: whether to use only ASCII.
+
+    Example:
+      >>> sparkline([1, 2, 3, 2]), sparkline([5, 5])
+      ('▁▅█▅', '▁▁')
+    """
+    blocks, values = PLAIN if plain else BLOCKS, values[-WIDTH:]
+    low, high = min(values), max(values)
+    scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
+    return "".join(blocks[int((value - low) * scale + 0.5)] for value in values)
+
+
+def _read_all(folder: Path) -> tuple[list[tuple[str, Document]], list[Damaged]]:
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "there is no such folder"
+        raise UsageError(f"{folder}: {what}; give a folder that holds documents of `jaxprop bench`")
+    documents, damaged = [], []
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read ({error.strerror}); give another folder") from None
+    for path in paths:
+        try:
+            documents.append((path.name, read(path)))
+        except UsageError as error:
+            damaged.append(Damaged(path.name, str(error)))
+    return documents, damaged
+
+
+def _group(command: str, where: str, documents: Sequence[tuple[str, Document]]) -> Group:
+    tracks: dict[tuple[str, str, str], list[Entry]] = {}
+    for name, document in documents:
+        for row in document.rows:
+            entry = Entry(name, document.started, document.environment.commit, row)
+            tracks.setdefault(row.key, []).append(entry)
+    order = [row.key for row in documents[-1][1].rows]
+    keys = dict.fromkeys([*order, *tracks])
+    lines = _lines({key: tracks[key] for key in keys}, floor_of(documents[-1][1]))
+    return Group(command, where, len(documents), [Track(*key, tracks[key], lines.get(key)) for key in keys])
+
+
+def _lines(tracks: Mapping[tuple[str, str, str], list[Entry]], floor: float) -> dict[tuple[str, str, str], Line]:
+    """The last figure of each compared with its first."""
+    ends = {key: found for key, entries in tracks.items() if len(found := list(_measured(entries))) > 1}
+    first, last = ({key: found[i].row for key, found in ends.items()} for i in (0, -1))
+    return dict(zip(ends, compare_rows(first, last, floor), strict=True))
+
+
+def _measured(entries: Sequence[Entry]) -> Iterator[Entry]:
+    return (entry for entry in entries if entry.row.value is not None)
