@@ -358,6 +358,7 @@ def report(name: str, case: Case, options: argparse.Namespace, steps_per_call: i
         ratios = {side: [one[side] / one["hand"] for one in seconds] for side in runners}
         if {"rows", "full"} <= runners.keys():
             ratios["comes"] = [as_it_comes(one, steps_per_call) / one["hand"] for one in seconds]
+            del ratios["rows"]
         hand = statistics.median(one["hand"] for one in seconds) / steps * 1e3
         columns = " | ".join(_spread(ratios[side]) for side in COLUMNS if side in ratios)
         memory = ", ".join(f"{peaks[side]:.2f}" for side in options.side)
@@ -407,7 +408,9 @@ def main() -> None:
         for name in args.case or CASES:
             report_compile(name, cases[name](), args.compile)
         return
-    shown = [*args.side, "again", *(["comes"] if {"rows", "full"} <= {*args.side} else [])]
+    shown = {*args.side, "again"}
+    if {"rows", "full"} <= shown:
+        shown = shown - {"rows"} | {"comes"}
     titles = [title for side, title in COLUMNS.items() if side in shown]
     print(f"| step | by hand, ms | {' | '.join(titles)} | peak memory: {', '.join(args.side)} |")
     print("|---" * (len(titles) + 3) + "|")

@@ -80,7 +80,7 @@ class Plan(NamedTuple):
     seconds: float = 90.0
     burst: float = 0.1
     aim: float = 0.01
-    fewest: int = 3
+    fewest: int = 5
     longest: float = 0.15
 
 
@@ -141,7 +141,7 @@ def settled(rounds: Sequence[Sequence[float]], plan: Plan) -> bool:
     """Whether a figure needs no further round.
 
     Example:
-      >>> settled([[1.0] * 20] * 3, Plan()), settled([[1.0, 1.5]] * 3, Plan()), settled([[1.0] * 20], Plan())
+      >>> settled([[1.0] * 20] * 5, Plan()), settled([[1.0, 1.5]] * 5, Plan()), settled([[1.0] * 20], Plan())
       (True, False, False)
     """
     return len(rounds) >= plan.fewest and estimate(rounds).noise <= plan.aim

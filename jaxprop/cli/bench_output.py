@@ -127,7 +127,6 @@ class Screen:
                 self._task, completed=len(document.rows), description=f"{last.section} {last.name}: {cell(last)}"
             )
 
-
     def _say_first(self, document: Document) -> None:
         with contextlib.redirect_stdout(sys.stderr):
             print_tables(document)
@@ -191,14 +190,14 @@ def print_tables(document: Document) -> None:
 
 
 def _markdown(document: Document, path: Path) -> None:
+    from jaxprop.bench.render.frame import write_page
     from jaxprop.bench.render.markdown import markdown
-    from jaxprop.sinks.files import write_whole
 
-    write_whole(path, markdown(document))
+    write_page(path, markdown(document), "--markdown")
 
 
 def _html(document: Document, path: Path) -> None:
+    from jaxprop.bench.render.frame import write_page
     from jaxprop.bench.render.html import page
-    from jaxprop.sinks.files import write_whole
 
-    write_whole(path, page(document))
+    write_page(path, page(document), "--html")

@@ -145,11 +145,18 @@ def work_of(compiled: Any, flops: float) -> dict[str, Fact]:
     return {"compiled_flops": counted}
 
 
+@jax.jit  # one program for all of them, since each takes about a second to compile on some devices
+def _picked(
+    left: jax.Array, right: jax.Array, product: jax.Array, rows: jax.Array, columns: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return left[rows], right[:, columns], product[rows][:, columns]
+
+
 def check(kind: Kind, factors: tuple[jax.Array, jax.Array], product: jax.Array) -> str:
     """Compares rows and columns of a product with NumPy's in float64; returns what is wrong, or an empty text."""
     rows, columns = (np.linspace(0, size - 1, min(size, CHECKED)).astype(int) for size in product.shape)
-    left, right = np.asarray(factors[0][rows], np.float64), np.asarray(factors[1][:, columns], np.float64)
-    expected, found = left @ right, np.asarray(product[rows][:, columns], np.float64)
+    left, right, found = (np.asarray(x, np.float64) for x in _picked(*factors, product, rows, columns))
+    expected = left @ right
     if kind.tolerance == 0:
         return "" if np.array_equal(found, expected) else "the product is not exact"
     norm = float(np.linalg.norm(expected))

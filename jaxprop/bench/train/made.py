@@ -67,7 +67,7 @@ def make(config: Config, *, health: bool = True, twice: bool = True) -> Made:
         compiled, facts["compile_cold_s"] = _compiled(experiment, state, batches[0])
         if twice:
             again = compose.compose(config)
-            again.init(config.run.seed)  # what a step compiles for is settled by its first state
+            jax.eval_shape(again.init, config.run.seed)  # a step knows what it compiles for from its first state
             _, facts["compile_warm_s"] = _compiled(again, state, batches[0])
         facts |= planned(compiled)
         # The program that the calls will use comes out of the cache too.

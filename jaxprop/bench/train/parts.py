@@ -15,7 +15,7 @@ from jaxprop.bench.rounds import Job, Plan, Prepared, measure
 from jaxprop.core.jaxprs.products import Product
 
 MOST = 12  # products that are measured, those with the most operations
-PLAN = Plan(seconds=3.0, burst=0.05, aim=0.03, longest=float("inf"))
+PLAN = Plan(seconds=3.0, burst=0.05, aim=0.03, fewest=3, longest=float("inf"))
 
 
 def measure_parts(name: str, products: Sequence[Product], device: jax.Device) -> Iterator[Row]:
