@@ -108,6 +108,8 @@ def _flags() -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if name in VARIABLES or name.startswith("JAX_")}
     # Paths may name a person.
     variables = {name: value for name, value in variables.items() if os.sep not in value}
+    # Set by the command line itself, and without effect on what is measured.
+    variables = {name: value for name, value in variables.items() if not name.startswith("JAX_PERSISTENT_CACHE")}
     settings = {name: getattr(jax.config, name) for name in SETTINGS if getattr(jax.config, name, None)}
     return dict(sorted(variables.items())) | {name: str(value) for name, value in settings.items()}
 

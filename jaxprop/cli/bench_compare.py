@@ -15,6 +15,9 @@ from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, printable
 if TYPE_CHECKING:
     from jaxprop.bench.compare import Comparison, Line
 
+# What there is to act on stands at the end, where it is seen first; lines of one verdict keep their order.
+ORDER = {"faster": 1, "repaired": 2, "slower": 3, "broken": 4}
+
 
 def bench_compare(
     first: Annotated[Path, typer.Argument(metavar="A.json", parser=home, help="the earlier document")],
@@ -70,7 +73,7 @@ def _print(found: Comparison) -> None:
             "" if line.low is None or line.high is None else f"{line.low:.3f} to {line.high:.3f}",
             line.verdict, line.reason,
         )
-        for line in found.lines
+        for line in sorted(found.lines, key=lambda line: ORDER.get(line.verdict, 0))
     ]  # fmt: skip
     kept = [i for i in range(len(headers)) if any(row[i] for row in rows)]
     kept = [i for i in kept if i != 1 or len({row[1] for row in rows}) > 1]

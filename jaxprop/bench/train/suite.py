@@ -56,11 +56,16 @@ def run(session: Session, targets: Sequence[tuple[str, Config]], options: Option
       targets: names and configurations.
       options: what is measured of them.
       say: takes a line about what takes long.
+
+    Raises:
+      Exception: what went wrong first, where nothing at all could be measured.
     """
     device = jax.local_devices()[0]
     for sentence in (telemetry.busy(device), telemetry.missing(device)):
         session.note(f"{device}: {sentence}" if sentence else "")
     peaks: dict[str, Peaks] = {}
+    errors: list[Exception] = []
+    count = 0
     for (name, config), precision in itertools.product(targets, options.precisions or (None,)):
         if precision is not None:
             config = config.model_copy(update={"precision": config.precision.model_copy(update={"policy": precision})})
@@ -70,6 +75,7 @@ def run(session: Session, targets: Sequence[tuple[str, Config]], options: Option
             peaks[precision] = measure_peaks(precision, device, session.add)
         for batch in options.batches or (config.data.batch_size,):
             label = f"{name} {precision} batch {batch or 'auto'}"
+            count += 1
             try:
                 if batch == 0:
                     batch = find_largest(config, device, say)
@@ -78,7 +84,10 @@ def run(session: Session, targets: Sequence[tuple[str, Config]], options: Option
                 _measure(session, label, name, with_batch(config, batch), peaks[precision], device, options)
             except Exception as error:
                 session.add(_failed(label, name, precision, batch, error))
+                errors.append(error)
             gc.collect()
+    if len(errors) == count:
+        raise errors[0]
 
 
 def _failed(label: str, name: str, precision: str, batch: int, error: Exception) -> Row:

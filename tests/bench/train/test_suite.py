@@ -84,3 +84,12 @@ def test_targets_are_workloads_or_files(tmp_path):
         suite.targets_of(["mlp"], ["data.batch_size=32"])
     with pytest.raises(JaxpropError, match="mlpp"):
         suite.targets_of(["mlpp"])
+
+
+def test_where_nothing_could_be_measured_the_error_is_raised(monkeypatch):
+    def full(_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(suite, "make", full)
+    with pytest.raises(RuntimeError, match="Out of memory"):
+        measured([("small", SMALL)], batches=(16, 4), roofline=False)
