@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jaxprop.bench.document import Document, Fact, Row
-from jaxprop.bench.ratio import FLOOR, HOST_FLOOR, Ratio, Side, holm, ratio, side
+from jaxprop.bench.ratio import HOST, OTHER, Known, Ratio, Side, holm, ratio, side, side_of_processes
 from jaxprop.errors import UsageError, printable
 
 ALPHA = 0.05  # probability of any false alarm among all rows of two equal documents
@@ -115,30 +116,30 @@ def compare(first: Document, second: Document, force: bool = False) -> Compariso
     if not mine.keys() & theirs.keys():
         raise UsageError("the documents have no row in common; compare two of the same arguments")
     return Comparison(
-        lines=compare_rows(mine, theirs, floor_of(first)),
+        lines=compare_rows(mine, theirs, known_of(first)),
         machine=machine,
         differences=list(_differences(_circumstances(first), _circumstances(second))),
         notes=list(_notes(first, second)),
     )
 
 
-def floor_of(document: Document) -> float:
-    """The relative difference between two documents of equal programs that is none, however small their noise is."""
+def known_of(document: Document) -> Known:
+    """What is known beforehand of equal programs on a document's machine."""
     kinds = {str(device.get("kind")).lower() for device in document.environment.devices}
-    return HOST_FLOOR if "cpu" in kinds else FLOOR
+    return HOST if "cpu" in kinds else OTHER
 
 
-def compare_rows(first: Mapping[Key, Row], second: Mapping[Key, Row], floor: float) -> list[Line]:
+def compare_rows(first: Mapping[Key, Row], second: Mapping[Key, Row], known: Known) -> list[Line]:
     """Compares rows by their keys.
 
     Args:
       first, second: rows by key.
-      floor: of their machine.
+      known: of equal programs on their machine.
 
     Returns:
       A line for each row of the first, then for those of the second alone.
     """
-    lines = [_line(row, second.get(key), floor) for key, row in first.items()]
+    lines = [_line(row, second.get(key), known) for key, row in first.items()]
     return _judged(lines + [_only("only second", row) for key, row in second.items() if key not in first])
 
 
@@ -201,7 +202,7 @@ def machine_of(document: Document) -> dict[str, Fact]:
 # -- rows -----------------------------------------------------------------------------------------
 
 
-def _line(first: Row, second: Row | None, floor: float) -> Line:
+def _line(first: Row, second: Row | None, known: Known) -> Line:
     if second is None:
         return _only("only first", first)
     line = _bare("no verdict", first)._replace(first=first.value, second=second.value)
@@ -221,7 +222,7 @@ def _line(first: Row, second: Row | None, floor: float) -> Line:
         if plain == 1:
             return line._replace(ratio=plain, verdict="same")
         return line._replace(ratio=plain, reason=reason)
-    return _with_ratio(line, ratio(_side(first), _side(second), floor))
+    return _with_ratio(line, ratio(_side(first, known), _side(second, known), known.floor))
 
 
 def _with_ratio(line: Line, found: Ratio) -> Line:
@@ -238,13 +239,17 @@ def _seconds(row: Row) -> list[list[float]]:
     return [[factor * one for one in samples] for samples in row.samples if samples]
 
 
-def _side(row: Row) -> Side:
+def _side(row: Row, known: Known) -> Side:
     measured = row.calls * sum(one for samples in row.samples for one in samples)
     waited, others = (
         float(value) / measured if isinstance(value := row.facts.get(name), int | float) and value > 0 else 0.0
         for name in ("waited_seconds", "others_seconds")
     )
-    return side(_seconds(row), waited, others)
+    rounds = _seconds(row)
+    if len(row.processes) > 1 and sum(row.processes) == len(rounds):
+        ends = list(itertools.accumulate(row.processes, initial=0))
+        return side_of_processes([rounds[a:b] for a, b in itertools.pairwise(ends)], known.scatter, waited, others)
+    return side(rounds, waited, others)
 
 
 def _unusable(row: Row) -> str:

@@ -39,6 +39,7 @@ class Row(_Part):
       value, low, high: the figure and its interval of 95 %.
       per_call: a rate is `per_call / seconds`; a time is `per_call * seconds`.
       samples: seconds of one call, a list a round, none left out.
+      processes: rounds of each process, where several have measured; empty for one.
       calls: calls that one sample is the mean of.
       drift: relative difference between even and odd rounds (the A/A pair).
       facts: what belongs to the figure: sizes, dtype, share of the datasheet, clock, temperature and so on.
@@ -56,6 +57,7 @@ class Row(_Part):
     high: float | None = None
     per_call: float = 1.0
     samples: list[list[float]] = []
+    processes: list[int] = []
     calls: int = 1
     drift: float | None = None
     facts: dict[str, Fact] = {}

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxprop.bench.compare import Line, compare_rows, floor_of, machine_of, shown
+from jaxprop.bench.compare import Line, compare_rows, known_of, machine_of, shown
 from jaxprop.bench.document import Document, Row, read
+from jaxprop.bench.ratio import Known
 from jaxprop.errors import UsageError
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -157,15 +158,15 @@ def _group(command: str, where: str, documents: Sequence[tuple[str, Document]]) 
             tracks.setdefault(row.key, []).append(entry)
     order = [row.key for row in documents[-1][1].rows]
     keys = dict.fromkeys([*order, *tracks])
-    lines = _lines({key: tracks[key] for key in keys}, floor_of(documents[-1][1]))
+    lines = _lines({key: tracks[key] for key in keys}, known_of(documents[-1][1]))
     return Group(command, where, len(documents), [Track(*key, tracks[key], lines.get(key)) for key in keys])
 
 
-def _lines(tracks: Mapping[tuple[str, str, str], list[Entry]], floor: float) -> dict[tuple[str, str, str], Line]:
+def _lines(tracks: Mapping[tuple[str, str, str], list[Entry]], known: Known) -> dict[tuple[str, str, str], Line]:
     """The last figure of each compared with its first."""
     ends = {key: found for key, entries in tracks.items() if len(found := list(_measured(entries))) > 1}
     first, last = ({key: found[i].row for key, found in ends.items()} for i in (0, -1))
-    return dict(zip(ends, compare_rows(first, last, floor), strict=True))
+    return dict(zip(ends, compare_rows(first, last, known), strict=True))
 
 
 def _measured(entries: Sequence[Entry]) -> Iterator[Entry]:

@@ -29,8 +29,23 @@ MOST_WAITED = 0.95
 BESIDE = 0.3  # slowdown by a process on a neighbouring core, which shares caches or even arithmetic units
 DRAWS = 400  # of the bootstrap; the error of a standard error is 4 % then
 LEAST = 1e-6  # relative error of a time, which no clock undercuts
-FLOOR = 0.02  # what equal programs differ by from process to process, where memory lies elsewhere
-HOST_FLOOR = 0.05  # of a CPU, whose clock and caches are also those of all that runs beside
+FREEDOM = 10.0  # degrees of freedom of a scatter that is known beforehand
+
+
+class Known(NamedTuple):
+    """What is known beforehand of equal programs, from scripts/bench_compare.py.
+
+    Args:
+      floor: relative difference that is none.
+      scatter: standard deviation of the logarithm of the time, from process to process: memory lies elsewhere.
+    """
+
+    floor: float
+    scatter: float
+
+
+HOST = Known(floor=0.05, scatter=0.022)  # a CPU, whose clock and caches are also those of all that runs beside
+OTHER = Known(floor=0.02, scatter=0.01)
 
 
 class Side(NamedTuple):
@@ -44,6 +59,7 @@ class Side(NamedTuple):
       again: relative difference of the program to itself: of halves of its rounds (A/A).
       waited: seconds for which it waited for a core that another process had, for each second of measuring.
       others: seconds of other processes on all cores, for each second of measuring.
+      processes: in how many processes it was measured.
     """
 
     seconds: float
@@ -53,6 +69,7 @@ class Side(NamedTuple):
     again: float
     waited: float = 0.0
     others: float = 0.0
+    processes: int = 1
 
 
 class Ratio(NamedTuple):
@@ -110,7 +127,40 @@ def side(rounds: Rounds, waited: float = 0.0, others: float = 0.0) -> Side:
     )
 
 
-def ratio(first: Side, second: Side, floor: float = FLOOR) -> Ratio:
+def side_of_processes(processes: Sequence[Rounds], scatter: float, waited: float = 0.0, others: float = 0.0) -> Side:
+    """Describes one side that several processes have measured.
+
+    The time is the geometric mean of the processes' undisturbed times; its error is that of a mean of so many. Few
+    processes tell little of how far they scatter, so it is at least what is known of equal ones.
+
+    Args:
+      processes: rounds of each, at least two processes.
+      scatter: standard deviation of the logarithm of equal processes' times.
+      waited, others: as in `side`.
+
+    Example:
+      >>> found = side_of_processes([[[1.0, 1.1]] * 2, [[1.1, 1.2]] * 2], scatter=0.02)
+      >>> found.processes, round(found.seconds, 3)
+      (2, 1.059)
+    """
+    sides = [side(rounds, waited, others) for rounds in processes]
+    logs = np.log([one.seconds for one in sides])
+    within = float(np.mean([one.error**2 for one in sides]))
+    between = max(scatter, float(np.std(logs, ddof=1))) ** 2
+    count = len(sides)
+    return Side(
+        seconds=float(np.exp(logs.mean())),
+        median=float(np.median([one.median for one in sides])),
+        error=math.sqrt((within + between) / count),
+        rounds=sum(one.rounds for one in sides),
+        again=0.0,
+        waited=waited,
+        others=others,
+        processes=count,
+    )
+
+
+def ratio(first: Side, second: Side, floor: float = OTHER.floor) -> Ratio:
     """Compares two sides.
 
     Args:
@@ -131,8 +181,15 @@ def ratio(first: Side, second: Side, floor: float = FLOOR) -> Ratio:
     error = math.sqrt(variance)
     freedom = variance**2 / sum(one.error**4 / (one.rounds - 1) for one in (first, second))
     reach = float(stdtrit(freedom, 0.975)) * error
+    apart = min(first.processes, second.processes) > 1
+    if apart:
+        freedom = max(FREEDOM, first.processes + second.processes - 2.0)
+        reach = float(stdtrit(freedom, 0.975)) * error
     floor = max(floor, first.again, second.again, _disturbance(first, second))
+    # Between single processes, whose scatter is not in the error, only what lies beyond the floor counts.
     beyond = max(abs(log) - math.log1p(floor), 0.0)
+    if apart and beyond > 0:
+        beyond = abs(log)
     return Ratio(
         ratio=math.exp(log),
         low=math.exp(log - reach),

@@ -12,8 +12,10 @@ from jaxprop.cli.bench_output import (
     HtmlOption,
     MarkdownOption,
     OutOption,
+    ProcessesOption,
     Screen,
     SecondsOption,
+    apart,
     finish,
     results_path,
 )
@@ -35,6 +37,7 @@ def bench_device(
         bool, typer.Option("--contrast", help="measure products of zeros too, which run faster")
     ] = False,
     aim: AimOption = 0.01,
+    processes: ProcessesOption = 1,
     out: OutOption = None,
     markdown: MarkdownOption = None,
     html: HtmlOption = None,
@@ -60,6 +63,10 @@ def bench_device(
         "device": device, "sections": ",".join(section or []) or None, "seconds": seconds, "sustain": sustain,
         "contrast": contrast, "aim": aim,
     }  # fmt: skip
+    if processes > 1:
+        words = ["device", "--device", device, *(word for one in section or [] for word in ("--section", one))]
+        words += ["--seconds", str(seconds), "--sustain", str(sustain), "--aim", str(aim), *["--contrast"] * contrast]
+        return apart(words, processes, results_path("device", out), markdown=markdown, html=html, json=json)
     devices = suite.choose(device)
     with Screen(quiet=json) as screen:
         session = Session("device", arguments, devices, results_path("device", out), screen.show)

@@ -38,6 +38,10 @@ SecondsOption = Annotated[
 AimOption = Annotated[
     float, typer.Option("--aim", min=0, help="half width of an interval, relative, at which a figure is settled")
 ]
+ProcessesOption = Annotated[
+    int,
+    typer.Option("--processes", min=1, help="measure in so many processes, one after the other, which compares best"),
+]
 FOLDER = Path("bench")
 FIRST = 18.0  # seconds until the first table, if the first round is not done before
 
@@ -155,17 +159,44 @@ def finish(
         session.note("interrupted: what had been measured by then is here")
     finally:
         document = session.close(complete=complete)
-    for path, render in ((markdown, _markdown), (html, _html)):
-        if path is not None:
-            render(document, path)
+    _hand_over(document, session.path, markdown=markdown, html=html, json=json)
+    return EXIT_DONE if complete else EXIT_SIGINT
+
+
+def _hand_over(document: Document, path: Path | None, *, markdown: Path | None, html: Path | None, json: bool) -> None:
+    for more, render in ((markdown, _markdown), (html, _html)):
+        if more is not None:
+            render(document, more)
     if json:
         from jaxprop.bench.document import as_json
 
         print_json(as_json(document))
     else:
         print_document(document)
-        print(f"results: {session.path}")
-    return EXIT_DONE if complete else EXIT_SIGINT
+        print(f"results: {path}")
+
+
+def apart(words: list[str], processes: int, path: Path, *, markdown: Path | None, html: Path | None, json: bool) -> int:
+    """Measures in several processes, and hands the results over.
+
+    Args:
+      words: the command with its options, for each of the processes.
+      processes: how many.
+      path: of the file of results.
+      markdown, html: further files, or None.
+      json: whether the document itself is printed, and nothing else.
+
+    Returns:
+      The exit code.
+    """
+    from jaxprop.bench import document
+    from jaxprop.bench.processes import measure_apart
+    from jaxprop.sinks.streams import tell
+
+    found, code = measure_apart(words, processes, (lambda _: None) if json else tell)
+    document.write(path, found)
+    _hand_over(found, path, markdown=markdown, html=html, json=json)
+    return code
 
 
 def print_document(document: Document) -> None:

@@ -12,8 +12,10 @@ from jaxprop.cli.bench_output import (
     HtmlOption,
     MarkdownOption,
     OutOption,
+    ProcessesOption,
     Screen,
     SecondsOption,
+    apart,
     batch_sizes,
     finish,
     precisions,
@@ -35,6 +37,7 @@ def bench_train(
     seconds: SecondsOption = 15.0,
     aim: AimOption = 0.01,
     roofline: Annotated[bool, typer.Option(help="measure the step's products by themselves")] = True,
+    processes: ProcessesOption = 1,
     out: OutOption = None,
     markdown: MarkdownOption = None,
     html: HtmlOption = None,
@@ -59,6 +62,11 @@ def bench_train(
         precisions=policies, batches=sizes, roofline=roofline,
         plan=Plan(seconds=seconds, burst=min(0.5, max(seconds / 6, 0.05)), aim=aim, longest=float("inf")),
     )  # fmt: skip
+    if processes > 1:
+        words = ["train", *targets, "--seconds", str(seconds), "--aim", str(aim), *["--no-roofline"] * (not roofline)]
+        words += [word for one in precision or [] for word in ("--precision", one)]
+        words += [word for one in batch or [] for word in ("--batch", one)]
+        return apart(words, processes, results_path("train", out), markdown=markdown, html=html, json=json)
     import jax
 
     arguments = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxprop.bench.ratio import FLOOR, Side, holm, ratio, side, undisturbed
+from jaxprop.bench.ratio import HOST, OTHER, Side, holm, ratio, side, side_of_processes, undisturbed
 
 
 def drawn(rng, rounds, count, between, within, scale=1.0):
@@ -69,7 +69,7 @@ def test_what_other_processes_can_have_added_is_no_difference():
 
 def test_samples_without_any_scatter():
     found = ratio(side([[1.0, 1.0]] * 3), side([[1.0, 1.0]] * 3))
-    assert (found.ratio, found.floor, found.p) == (1.0, FLOOR, 1.0)
+    assert (found.ratio, found.floor, found.p) == (1.0, OTHER.floor, 1.0)
     assert found.low == pytest.approx(1.0, abs=1e-5)
     assert ratio(side([[1.0, 1.0]] * 3), side([[1.1, 1.1]] * 3)).p < 0.01
 
@@ -95,3 +95,40 @@ def test_the_result_is_the_same_each_time():
     rounds = drawn(np.random.default_rng(0), 5, 20, 0.05, 0.05)
     assert side(rounds) == side(rounds)
     assert isinstance(side(rounds), Side)
+
+
+# -- several processes ----------------------------------------------------------------------------
+
+
+def processes(rng, count, scale=1.0, scatter=HOST.scatter):
+    """Rounds of processes that differ by a scatter of their own, which no round of one of them shows."""
+    found = []
+    for _ in range(count):
+        own = scale * np.exp(rng.normal(0, scatter))
+        found.append((own * (1 + np.abs(rng.normal(0, 0.01, (8, 20))))).tolist())
+    return found
+
+
+def judged(rng, count, scale):
+    sides = [side_of_processes(processes(rng, count, factor), HOST.scatter) for factor in (1.0, scale)]
+    return ratio(*sides, HOST.floor)
+
+
+@pytest.mark.parametrize(("scale", "least", "most"), [(1.0, 0.0, 0.02), (1.09, 0.98, 1.0)])
+def test_five_processes_tell_a_slowdown_from_their_scatter(scale, least, most):
+    rng = np.random.default_rng(0)
+    found = [judged(rng, 5, scale) for _ in range(200)]
+    called = np.mean([one.p < 0.05 and one.ratio > 1 for one in found])
+    assert least <= called <= most
+
+
+def test_their_interval_holds_the_true_ratio():
+    rng = np.random.default_rng(1)
+    found = [judged(rng, 5, 1.09) for _ in range(200)]
+    assert 0.93 <= np.mean([one.low <= 1.09 <= one.high for one in found]) <= 1.0
+
+
+def test_processes_that_scatter_more_than_is_known_have_no_verdict():
+    rng = np.random.default_rng(2)
+    sides = [side_of_processes(processes(rng, 3, factor, scatter=0.2), HOST.scatter) for factor in (1.0, 1.09)]
+    assert ratio(*sides, HOST.floor).p > 0.05
