@@ -143,16 +143,16 @@ def side_of_processes(processes: Sequence[Rounds], scatter: float, waited: float
       >>> found.processes, round(found.seconds, 3)
       (2, 1.059)
     """
-    sides = [side(rounds, waited, others) for rounds in processes]
-    logs = np.log([one.seconds for one in sides])
-    within = float(np.mean([one.error**2 for one in sides]))
+    logs = np.log([undisturbed(rounds) for rounds in processes])
+    # A process with a single round tells nothing of its own error; how far the processes differ holds that, too.
+    within = float(np.mean([_error(rounds) ** 2 if len(rounds) > 1 else LEAST**2 for rounds in processes]))
     between = max(scatter, float(np.std(logs, ddof=1))) ** 2
-    count = len(sides)
+    count = len(processes)
     return Side(
         seconds=float(np.exp(logs.mean())),
-        median=float(np.median([one.median for one in sides])),
+        median=float(np.median(np.concatenate([np.asarray(one) for rounds in processes for one in rounds]))),
         error=math.sqrt((within + between) / count),
-        rounds=sum(one.rounds for one in sides),
+        rounds=sum(map(len, processes)),
         again=0.0,
         waited=waited,
         others=others,

@@ -132,3 +132,11 @@ def test_processes_that_scatter_more_than_is_known_have_no_verdict():
     rng = np.random.default_rng(2)
     sides = [side_of_processes(processes(rng, 3, factor, scatter=0.2), HOST.scatter) for factor in (1.0, 1.09)]
     assert ratio(*sides, HOST.floor).p > 0.05
+
+
+def test_processes_of_a_single_round_each():
+    one = side_of_processes([[[1.0, 1.1]], [[1.02, 1.1]], [[0.99, 1.2]]], HOST.scatter)
+    found = ratio(one, one, HOST.floor)
+    assert found.ratio == 1.0
+    assert found.low < 1.0 < found.high
+    assert found.p == 1.0
