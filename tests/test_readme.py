@@ -160,9 +160,10 @@ def table(page, header):
 
 
 def test_the_table_of_commands_is_complete():
-    assert [re.search(r"jaxprop ([\w-]+)", cell).group(1) for cell in table("docs/running.md", "command")] == list(
-        app.COMMANDS
-    )
+    assert [re.search(r"jaxprop ([\w-]+)", cell).group(1) for cell in table("docs/running.md", "command")] == [
+        *app.COMMANDS,
+        "bench",
+    ]
 
 
 def test_the_table_of_exit_codes_is_complete():

@@ -13,6 +13,7 @@ from jaxprop.bench.ratio import HOST, OTHER, Known, Ratio, Side, holm, ratio, si
 from jaxprop.errors import UsageError, printable
 
 ALPHA = 0.05  # probability of any false alarm among all rows of two equal documents
+BUSY = 1.0  # noise from which on the machine is the reason
 SAME = 0.05  # relative difference that an interval has to exclude before two times are called the same
 REMARK = 0.05  # relative difference between the ratio of medians and that of undisturbed times that is worth a remark
 
@@ -280,7 +281,10 @@ def _verdict(line: Line) -> Line:
         return line._replace(verdict="slower" if line.ratio > 1 else "faster")
     if line.low >= 1 / (1 + SAME) and line.high <= 1 + SAME and line.floor <= SAME:
         return line._replace(verdict="same")
-    reason = f"the noise is {_noise(line):.0%}; measure longer, or when nothing else runs"
+    noise = _noise(line)
+    reason = f"the noise is {noise:.0%}; measure longer, or when nothing else runs"
+    if noise > BUSY:
+        reason = "others had the processor for most of the time; measure when nothing else runs"
     return line._replace(verdict="no verdict", reason=f"{reason}; {line.reason}" if line.reason else reason)
 
 

@@ -245,7 +245,7 @@ def _row(found: _Kept, devices: Sequence[jax.Device]) -> Row:
         )
     else:
         low, value, high = (found.per_call * one for one in (seconds.low, seconds.middle, seconds.high))
-    noisy = seconds.noise > NOISY and len(found.rounds) > 1
+    noisy = seconds.noise > NOISY
     return Row(
         section=section, name=name, device=device, unit=job.unit, better=job.better, value=value, low=low, high=high,
         status="noisy" if noisy else "ok", per_call=found.per_call, samples=[[*one] for one in found.rounds],

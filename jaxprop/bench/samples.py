@@ -1,4 +1,4 @@
-"""Statistics of timings: all of them are kept, none is dropped as an outlier. Pure Python.
+"""Statistics of timings: all of them are kept, none is dropped as an outlier. Pure.
 
 Samples come in rounds, which lie apart in time. Within a round, timings vary little; between rounds, the machine may
 have changed. The interval of a figure takes in both.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
+
+from scipy.special import stdtrit
 
 Rounds = Sequence[Sequence[float]]  # seconds of one call, round by round
 
@@ -26,14 +29,14 @@ class Estimate(NamedTuple):
     @property
     def noise(self) -> float:
         """Half the width of the interval, relative to the middle."""
-        return (self.high - self.low) / (2 * self.middle)
+        return (self.high - self.low) / (2 * self.middle) if self.middle else math.inf
 
 
 def estimate(rounds: Rounds) -> Estimate:
     """Estimates the time of one call.
 
     The standard error is the larger of two: that of the median of all samples, from the distance of its order
-    statistics, and that of the mean of the rounds' medians, from their scatter.
+    statistics, and that of the mean of the rounds' medians, from their scatter and Student's t.
 
     Args:
       rounds: at least one sample, in seconds.
@@ -50,7 +53,8 @@ def estimate(rounds: Rounds) -> Estimate:
     """
     samples = sorted(value for one in rounds for value in one)
     middle = statistics.median(samples)
-    half = Z * max(_error_of_median(samples), _error_between([statistics.median(one) for one in rounds if one]))
+    medians = [statistics.median(one) for one in rounds if one]
+    half = max(Z * _error_of_median(samples), _reach(len(medians)) * _error_between(medians))
     return Estimate(middle, max(middle - half, 0.0), middle + half)
 
 
@@ -67,7 +71,14 @@ def drift(rounds: Rounds) -> float:
     if len(rounds) < 2:
         rounds = [rounds[0][::2], rounds[0][1::2] or rounds[0]]
     first, second = ([value for one in rounds[i::2] for value in one] for i in (0, 1))
-    return abs(statistics.median(second) / statistics.median(first) - 1)
+    before, after = statistics.median(first), statistics.median(second)
+    return abs(after / before - 1) if before else 0.0
+
+
+@cache
+def _reach(rounds: int) -> float:
+    """Standard errors on either side that 95 % lie within, where the error itself comes from so few rounds."""
+    return float(stdtrit(rounds - 1, 0.975)) if rounds > 1 else 0.0
 
 
 def _error_of_median(samples: Sequence[float]) -> float:

@@ -46,6 +46,8 @@ def bench_compare(
         _print(found)
         if limit is not None:
             _tell(failed, limit)
+            if unjudged := found.count("no verdict"):
+                print(f"nothing is said of the {unjudged} without a verdict")
     return EXIT_RUNTIME if failed else EXIT_DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from jaxprop.cli.arguments import home
 from jaxprop.cli.output import print_json
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_SIGINT, UsageError, one_of
+from jaxprop.sinks.streams import tell
 
 if TYPE_CHECKING:
     from jaxprop.bench.document import Document
@@ -48,7 +50,8 @@ FIRST = 18.0  # seconds until the first table, if the first round is not done be
 
 def results_path(command: str, out: Path | None) -> Path:
     """The file of results: the one that was asked for, or a new one in `bench/`."""
-    return out or FOLDER / f"{command}-{datetime.now().strftime('%Y%m%d-%H%M%S')}.json"
+    # With the process, since two may begin in the same second.
+    return out or FOLDER / f"{command}-{datetime.now().strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
 
 
 def batch_sizes(words: list[str] | None) -> tuple[int, ...]:
@@ -116,6 +119,8 @@ class Screen:
         """Shows what takes long."""
         if self._progress is not None:
             self._progress.update(self._task, description=sentence)
+        elif not self._quiet:
+            tell(sentence)
 
     def show(self, document: Document) -> None:
         """Shows the figure that was measured last; after the first round of all, the table so far."""
@@ -191,7 +196,6 @@ def apart(words: list[str], processes: int, path: Path, *, markdown: Path | None
     """
     from jaxprop.bench import document
     from jaxprop.bench.processes import measure_apart
-    from jaxprop.sinks.streams import tell
 
     found, code = measure_apart(words, processes, (lambda _: None) if json else tell)
     document.write(path, found)

@@ -109,7 +109,7 @@ def test_what_was_measured_before_an_error_is_kept(jaxprop, monkeypatch, here):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("device", "--device", "99"), "--device 99: expected a number below 8, or `all`"),
+        (("device", "--device", "99"), "--device 99: expected a number below 8 or `all`"),
         (("device", "--section", "matmull"), "--section matmull: there is no such section; one of matmul"),
         (("device", "--seconds", "-1"), "greater than or equal to 0"),
         (("device", "--out", "file/a.json"), "the results cannot be written to file/a.json"),

@@ -74,6 +74,8 @@ def run(session: Session, devices: Sequence[jax.Device], options: Options) -> No
         jobs += _numpy_jobs()
     if options.wants("collectives"):
         jobs += collectives.jobs(devices)
+        if "collectives" in options.sections and len(devices) == 1:
+            session.note("collectives need several devices; measure them with --device all")
     warm_up(_warming(devices[0]), WARM_UP)
     session.extend(measure(jobs, options.plan, devices))
     for sentence in _repeats(devices):
@@ -102,7 +104,8 @@ def choose(device: str) -> list[jax.Device]:
     if device == "all":
         return found
     if not device.isdigit() or int(device) >= len(found):
-        raise UsageError(f"--device {device}: expected a number below {len(found)}, or `all`")
+        numbers = "0, the only device," if len(found) == 1 else f"a number below {len(found)}"
+        raise UsageError(f"--device {device}: expected {numbers} or `all`")
     return [found[int(device)]]
 
 

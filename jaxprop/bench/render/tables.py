@@ -156,7 +156,7 @@ def _steps(title: str, rows: Sequence[Row]) -> list[Table]:
     columns = {name: show for name, show in STEP_COLUMNS.items() if any(show(row) for row in shown)}
     lines = [[row.name, *(show(row) for show in columns.values())] for row in shown]
     return [
-        Table(f"{title}, ms a step", ["", *columns], lines), *_messages([row for row in rows if row.message])
+        Table(f"{title}, step in ms", ["", *columns], lines), *_messages([row for row in rows if row.message])
     ]  # fmt: skip
 
 

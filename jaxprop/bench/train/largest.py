@@ -8,23 +8,26 @@ from pathlib import Path
 
 import jax
 
+from jaxprop import data
 from jaxprop.bench.environment import memory_limit
 from jaxprop.bench.rounds import explain
-from jaxprop.bench.train.made import make
+from jaxprop.bench.train.made import make, planned_bytes
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import JaxpropError
 
 SPARE = 0.92  # share of the memory that is planned with; the rest is the allocator's and the libraries'
 HOST_SHARE = 0.5  # of the host's free memory, which others use too
 TRIES = 6
+CLOSE = 0.02  # of the batch: the search ends so close to one that does not fit
 LARGEST = 1 << 20
 
 
 def find_largest(config: Config, device: jax.Device, say: Callable[[str], None] = lambda _: None) -> int:
-    """Finds the largest batch that fits.
+    """Finds the largest batch that fits, to about two per cent.
 
-    The memory of a step grows with its batch as `a + b B`. Two compilations give a and b, a third one checks the batch
-    that follows, and a step of it has to run.
+    What the compiler plans for a step grows with its batch, but neither evenly nor from the start. So the search keeps
+    a batch that fits and one that does not, and tries in between where a straight line says that the memory is full.
+    The batch that it ends with has to take a step.
 
     Args:
       config: its batch size is where the search begins.
@@ -32,7 +35,7 @@ def find_largest(config: Config, device: jax.Device, say: Callable[[str], None] 
       say: takes a line about each try.
 
     Returns:
-      A multiple of 8, or of 1 below 8.
+      A multiple of `run.accumulate` times the number of devices; no more than the examples there are.
 
     Raises:
       JaxpropError: not even the smallest batch fits, or the device does not say how much memory it has.
@@ -41,22 +44,71 @@ def find_largest(config: Config, device: jax.Device, say: Callable[[str], None] 
     limit = SPARE * known if known else HOST_SHARE * (available_bytes() or 0)
     if not limit:
         raise JaxpropError("--batch auto: this device does not say how much memory it has; give a number instead")
-    smaller = max(1, config.data.batch_size // 2)
-    low, high = _planned(config, smaller), _planned(config, 2 * smaller)
-    slope = max((high - low) / smaller, 1.0)
-    batch = _rounded((limit - low) / slope + smaller)
+    unit, most = _unit(config), _most(config)
+    planned: dict[int, float] = {}
+
+    def fits(batch: int) -> bool:
+        say(f"planning a batch of {batch}")
+        planned[batch] = _planned(config, batch)
+        return planned[batch] <= limit
+
+    low, high = _bracket(fits, planned, limit, unit, most, _rounded(config.data.batch_size, unit, most))
+    if not low:
+        raise JaxpropError(
+            f"--batch auto: not even a batch of {unit} fits into {limit / 2**30:.1f} GiB: a step of it takes "
+            f"{planned[unit] / 2**30:.1f} GiB"
+        )
     for _ in range(TRIES):
-        if batch < 1:
+        if high is None or high - low <= max(unit, CLOSE * low):
             break
-        say(f"trying a batch of {batch}")
-        planned = _planned(config, batch)
-        if planned > limit:
-            batch = min(_rounded(batch - (planned - limit) / slope), _rounded(batch * 0.95))
-        elif _runs(config, batch):
-            return batch
-        else:
-            batch = _rounded(batch * 0.9)
-    raise JaxpropError(f"--batch auto: not even a batch of {max(batch, 1)} fits into {limit / 2**30:.1f} GiB")
+        share = (limit - planned[low]) / (planned[high] - planned[low])
+        # Not at the very ends, so that each try takes away a part of what is left.
+        batch = _rounded(low + min(max(share, 0.1), 0.9) * (high - low), unit, most)
+        if batch in (low, high):
+            break
+        low, high = (batch, high) if fits(batch) else (low, batch)
+    while low and not _runs(config, low):
+        say(f"a batch of {low} was planned to fit, but does not")
+        low = _rounded(low * 0.9, unit, most) if low > unit else 0
+    if not low:
+        raise JaxpropError(f"--batch auto: not even a batch of {unit} runs on this device")
+    return low
+
+
+def _bracket(
+    fits: Callable[[int], bool], planned: dict[int, float], limit: float, unit: int, most: int, batch: int
+) -> tuple[int, int | None]:
+    """A batch that fits (0 for none) and a larger one that does not (None where all do)."""
+    if not fits(batch):
+        while batch > unit:
+            high, batch = batch, _rounded(batch / 4, unit, most)
+            if fits(batch):
+                return batch, high
+        return 0, unit
+    while batch < most:
+        # As far as the memory of the last step per example would reach, and at most 8 times further.
+        reach = min(8.0, max(2.0, limit / planned[batch]))
+        low, batch = batch, _rounded(batch * reach, unit, most)
+        if not fits(batch):
+            return low, batch
+    return batch, None
+
+
+def _unit(config: Config) -> int:
+    """What a batch has to be a multiple of: a microbatch is divided over the devices."""
+    return config.run.accumulate * (config.parallel.devices or jax.local_device_count())
+
+
+def _most(config: Config) -> int:
+    """The largest batch that the data have examples for."""
+    if config.data.name == "random":
+        return LARGEST
+    sources = data.open_sources(config.data, config.task.name)
+    return max(_unit(config), sources["train"].length // _unit(config) * _unit(config))
+
+
+def _rounded(batch: float, unit: int, most: int) -> int:
+    return max(unit, min(int(batch), most) // unit * unit)
 
 
 def available_bytes() -> int | None:
@@ -83,14 +135,7 @@ def with_batch(config: Config, batch: int) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update=changes)})
 
 
-def _rounded(batch: float) -> int:
-    whole = int(min(batch, LARGEST))
-    return whole // 8 * 8 if whole >= 8 else whole
-
-
 def _planned(config: Config, batch: int) -> float:
-    from jaxprop.bench.train.made import planned_bytes
-
     gc.collect()
     return planned_bytes(with_batch(config, batch))
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.interpreters import partial_eval
 
 from jaxprop.bench.device.compiling import cache_in
 from jaxprop.bench.document import Fact
@@ -54,7 +55,7 @@ def make(config: Config, *, health: bool = True, twice: bool = True) -> Made:
     Raises:
       JaxpropError: its parts do not fit together.
     """
-    config = config.model_copy(update={"run": config.run.model_copy(update={"steps_per_call": 1})})
+    config = single(config)
     experiment = compose.compose(config, health=health)
     stream = itertools.islice(experiment.stream, BATCHES)
     # Put there even where jit would take NumPy's arrays as they are: their transfer is no part of the step.
@@ -73,6 +74,11 @@ def make(config: Config, *, health: bool = True, twice: bool = True) -> Made:
         # The program that the calls will use comes out of the cache too.
         state, _ = jax.block_until_ready(experiment.step(state, batches[0], DETAIL))
     return Made(experiment, state, batches, found, facts)
+
+
+def single(config: Config) -> Config:
+    """A configuration whose step is called once for each batch, so that one step is what is measured."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"steps_per_call": 1})})
 
 
 def planned(compiled: Any) -> dict[str, Fact]:
@@ -100,18 +106,31 @@ def _compiled(experiment: compose.Experiment, state: TrainState, batch: Any) -> 
 
 
 def _products(experiment: compose.Experiment, state: TrainState, batch: Any) -> list[Product]:
-    """Products of one microbatch's loss and gradient, as written: without what rematerialization would repeat."""
+    """Products of one microbatch's loss and of its gradient by what is trained.
+
+    As written: without what rematerialization would repeat, and without what nothing depends on.
+    """
     config = experiment.config
+    plain = config.model_copy(update={"run": config.run.model_copy(update={"remat": "none"})})
+    objective = (experiment if config.run.remat == "none" else compose.compose(plain)).task.objective
     dtypes = policy(config.precision.policy)
     size = config.data.batch_size // config.run.accumulate
     micro = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *np.shape(x)[1:]), x.dtype), batch)
-    mean_loss = experiment.task.objective.mean_loss
     key = jax.eval_shape(partial(jax.random.key, 0))
+    leaves, treedef = jax.tree.flatten(state.params)
+    trained = [scale != 0 for scale in experiment.optimizer.lr_scales]
 
-    def loss(params: Any, extras: Any, batch: Any, key: Any) -> jax.Array:
-        return mean_loss(params, extras, batch, key, dtypes)[0]
+    def loss(moving: list[Any], fixed: list[Any], extras: Any, batch: Any, key: Any) -> jax.Array:
+        of = {True: iter(moving), False: iter(fixed)}
+        params = jax.tree.unflatten(treedef, [next(of[one]) for one in trained])
+        return objective.mean_loss(params, extras, batch, key, dtypes)[0]
 
-    return products(jax.make_jaxpr(jax.value_and_grad(loss))(state.params, state.extras, micro, key))
+    moving, fixed = (
+        [leaf for leaf, one in zip(leaves, trained, strict=True) if one is which] for which in (True, False)
+    )
+    traced = jax.make_jaxpr(jax.value_and_grad(loss))(moving, fixed, state.extras, micro, key)
+    used, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    return products(used)
 
 
 def _sizes(config: Config, state: TrainState, batch: Any) -> dict[str, Fact]:
@@ -129,6 +148,7 @@ def planned_bytes(config: Config) -> float:
     Args:
       config: with the batch size in question.
     """
+    config = single(config)
     experiment = compose.compose(config)
     state = jax.eval_shape(experiment.init, config.run.seed)
     batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, next(experiment.stream)))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from jaxprop.core.jaxprs.walk import bodies, closed
@@ -64,7 +65,9 @@ def products(jaxpr: Jaxpr | ClosedJaxpr) -> list[Product]:
 
 
 def flops_of(equation: JaxprEqn) -> float:
-    """Operations of a product or a convolution; 0 for everything else.
+    """Operations of a product, a convolution or a library's attention; 0 for everything else.
+
+    A product of complex numbers counts as one of real numbers.
 
     Args:
       equation: of a jaxpr.
@@ -74,16 +77,42 @@ def flops_of(equation: JaxprEqn) -> float:
       >>> flops_of(jax.make_jaxpr(jnp.dot)(jnp.ones((3, 2)), jnp.ones((2, 4))).eqns[0])
       48.0
     """
-    if equation.primitive.name not in ("dot_general", "conv_general_dilated"):
-        return _attention_flops(equation)
+    return KINDS.get(equation.primitive.name, _attention_flops)(equation)
+
+
+def _dot_flops(equation: JaxprEqn) -> float:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = _aval(equation.invars[0]).shape
+    return 2.0 * math.prod(_aval(equation.outvars[0]).shape) * math.prod(left[axis] for axis in contracted)
+
+
+def _ragged_flops(equation: JaxprEqn) -> float:
+    """Rows `[M, K]` in groups, each times a matrix of its own `[G, K, N]`."""
+    return 2.0 * math.prod(_aval(equation.outvars[0]).shape) * _aval(equation.invars[0]).shape[-1]
+
+
+def _conv_flops(equation: JaxprEqn) -> float:
+    """Operations of a convolution, without those whose input is padding or a zero between dilated values."""
+    params = equation.params
+    layout = params["dimension_numbers"]
     left, right = (_aval(atom).shape for atom in equation.invars)
-    out = math.prod(_aval(equation.outvars[0]).shape)
-    if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        return 2.0 * out * math.prod(left[axis] for axis in contracted)
-    layout, dilation = equation.params["dimension_numbers"], equation.params["lhs_dilation"]
-    # Each output takes the whole kernel but for its output features; what a dilation fills with zeros is no work.
-    return 2.0 * out * math.prod(right) / right[layout.rhs_spec[0]] / math.prod(dilation)
+    out = _aval(equation.outvars[0]).shape
+    spatial = list(zip(layout.lhs_spec[2:], layout.rhs_spec[2:], layout.out_spec[2:], strict=True))
+    # Everything but the spatial axes: each output takes all input features of its group.
+    flops = 2.0 * math.prod(out) * math.prod(right) / right[layout.rhs_spec[0]]
+    for axis, (i, k, o) in enumerate(spatial):
+        taps = _taps(
+            left[i], right[k], out[o], params["window_strides"][axis], params["padding"][axis][0],
+            params["lhs_dilation"][axis], params["rhs_dilation"][axis],
+        )  # fmt: skip
+        flops *= taps / (right[k] * out[o])
+    return flops
+
+
+def _taps(size: int, kernel: int, out: int, stride: int, low: int, spread: int, apart: int) -> int:
+    """Pairs of an output and a kernel's value along one axis that meet an input."""
+    at = np.arange(out)[:, None] * stride + np.arange(kernel)[None] * apart - low
+    return int(np.sum((at >= 0) & (at <= (size - 1) * spread) & (at % spread == 0)))
 
 
 def _attention_flops(equation: JaxprEqn) -> float:
@@ -92,8 +121,12 @@ def _attention_flops(equation: JaxprEqn) -> float:
     if not name.startswith("dot_product_attention"):
         return 0.0
     query, key = (_aval(atom).shape for atom in equation.invars[:2])  # [B, T, H, D]
-    two = 2 * 2.0 * math.prod(query) * key[1]
+    two = 2 * 2.0 * math.prod(query) * key[2 if equation.params.get("layout") == HEADS_FIRST else 1]
     return 2 * two if "bwd" in name else two
+
+
+KINDS = {"dot_general": _dot_flops, "conv_general_dilated": _conv_flops, "ragged_dot_general": _ragged_flops}
+HEADS_FIRST = 1  # how cuDNN's attention names the layout `[B, H, T, D]`
 
 
 def _aval(atom: Any) -> Any:
@@ -103,10 +136,24 @@ def _aval(atom: Any) -> Any:
 def _with_counts(jaxpr: Jaxpr, times: int) -> Iterator[tuple[JaxprEqn, int]]:
     for equation in jaxpr.eqns:
         yield equation, times
-        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+        turns = _turns(equation)
         # One branch of several runs; the one with the most work stands for it.
         inner = [list(_with_counts(body.jaxpr, times * turns)) for body in bodies(equation)]
         if equation.primitive.name == "cond" and inner:
             inner = [max(inner, key=lambda found: sum(flops_of(e) * n for e, n in found))]
         for found in inner:
             yield from found
+
+
+def _turns(equation: JaxprEqn) -> int:
+    """How often the function inside an equation runs: turns of a scan, cells of a grid, devices of a mesh."""
+    params = equation.params
+    if equation.primitive.name == "scan":
+        return int(params["length"])
+    if equation.primitive.name == "pallas_call":
+        return math.prod(params["grid_mapping"].grid)
+    if equation.primitive.name == "shard_map":
+        return math.prod(
+            params["mesh"].shape[axis] for axis in params.get("newly_manual_axes", params["mesh"].axis_names)
+        )
+    return 1

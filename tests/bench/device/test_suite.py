@@ -74,5 +74,5 @@ def test_devices_are_chosen_by_number(small):
     assert suite.choose("3") == [jax.devices()[3]]
     assert suite.choose("all") == jax.devices()
     for word in ("99", "-1", "gpu"):
-        with pytest.raises(UsageError, match="expected a number below 8, or `all`"):
+        with pytest.raises(UsageError, match="expected a number below 8 or `all`"):
             suite.choose(word)

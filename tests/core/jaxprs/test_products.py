@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxprop.core.jaxprs.products import flops_of, products
@@ -29,7 +30,8 @@ def test_products_with_batches():
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 4)])
 def test_a_convolution_and_both_of_its_gradients_take_the_same(stride, groups):
     x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4 // groups, 8))
-    once = 2 * 2 * (8 // stride) ** 2 * 8 * 9 * 4 / groups
+    taps = {1: 8 * 3 - 2, 2: 4 * 3 - 1}[stride]  # along one axis, without those on the padding
+    once = 2 * 2 * 8 * taps**2 * 4 / groups
     run = conv(stride, groups)
     assert total(run, x, kernel) == once
     assert total(jax.grad(lambda *both: run(*both).sum(), (0, 1)), x, kernel) == pytest.approx(3 * once)
@@ -57,3 +59,27 @@ def test_attention_of_a_library_counts_as_its_products():
     once = 2 * 2 * 2 * 3 * 16 * 16 * 8
     assert flops_of(equation("dot_product_attention_fwd_wrapper")) == once
     assert flops_of(equation("dot_product_attention_bwd_wrapper")) == 2 * once
+
+
+def test_zeros_between_dilated_values_are_no_work():
+    def run(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), [(3, 3), (3, 3)], lhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    x, kernel = jnp.ones((1, 1, 1, 1)), jnp.ones((4, 4, 1, 1))
+    assert run(x, kernel).size == 16
+    assert total(run, x, kernel) == 2 * 16  # each output meets the one pixel
+
+
+def test_a_grid_and_a_mesh_run_the_function_as_often_as_they_have_cells():
+    from jax.sharding import PartitionSpec as P
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("a",))
+    sharded = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(P("a"), P()), out_specs=P("a"))
+    assert total(sharded, jnp.ones((8, 3)), jnp.ones((3, 5))) == 2 * 8 * 3 * 5
+
+
+def test_products_in_groups():
+    x, w, sizes = jnp.ones((6, 3)), jnp.ones((2, 3, 5)), jnp.array([2, 4], jnp.int32)
+    assert total(lambda x, w: jax.lax.ragged_dot(x, w, sizes), x, w) == 2 * 6 * 3 * 5
