@@ -23,6 +23,7 @@ from jaxprop.train.memory import predict
 from jaxprop.types import TrainState
 
 BATCHES = 4  # on the device, taken in turn
+LONG = 1_000_000  # steps of the run that a step is measured for
 DETAIL = "rows"  # what most steps of a run measure: the gradient norm of every layer
 
 
@@ -77,8 +78,12 @@ def make(config: Config, *, health: bool = True, twice: bool = True) -> Made:
 
 
 def single(config: Config) -> Config:
-    """A configuration whose step is called once for each batch, so that one step is what is measured."""
-    return config.model_copy(update={"run": config.run.model_copy(update={"steps_per_call": 1})})
+    """A configuration whose step is called once for each batch, in a run of any length.
+
+    With a larger batch, an epoch has fewer steps, and a schedule might not fit into them.
+    """
+    changes = {"steps_per_call": 1, "steps": LONG, "epochs": None}
+    return config.model_copy(update={"run": config.run.model_copy(update=changes)})
 
 
 def planned(compiled: Any) -> dict[str, Fact]:
