@@ -38,7 +38,7 @@ class Track(NamedTuple):
     Args:
       section, name, device: of its rows.
       entries: the documents that have the row, the earliest first.
-      line: the last figure compared with the first; None where only one was measured.
+      line: the last document compared with the first figure; None where there is nothing to compare.
     """
 
     section: str
@@ -54,9 +54,9 @@ class Track(NamedTuple):
 
     @property
     def change(self) -> float | None:
-        """Relative change of the figure from the first to the last."""
+        """Relative change of the figure from the first to the last; None where the last document has none."""
         found = self.measured
-        if len(found) < 2 or not found[0].row.value:
+        if len(found) < 2 or not found[0].row.value or found[-1] is not self.entries[-1]:
             return None
         return (found[-1].row.value or 0.0) / found[0].row.value - 1
 
@@ -163,9 +163,11 @@ def _group(command: str, where: str, documents: Sequence[tuple[str, Document]]) 
 
 
 def _lines(tracks: Mapping[tuple[str, str, str], list[Entry]], known: Known) -> dict[tuple[str, str, str], Line]:
-    """The last figure of each compared with its first."""
-    ends = {key: found for key, entries in tracks.items() if len(found := list(_measured(entries))) > 1}
-    first, last = ({key: found[i].row for key, found in ends.items()} for i in (0, -1))
+    """The last row of each, which may say why there is no figure any more, compared with the first figure."""
+    firsts = {key: next(_measured(entries), None) for key, entries in tracks.items()}
+    ends = [key for key, entries in tracks.items() if firsts[key] not in (None, entries[-1])]
+    first = {key: one.row for key in ends if (one := firsts[key]) is not None}
+    last = {key: tracks[key][-1].row for key in ends}
     return dict(zip(ends, compare_rows(first, last, known), strict=True))
 
 

@@ -53,6 +53,14 @@ def test_a_row_that_broke_is_followed(tmp_path):
     assert track.entries[-1].row.status == "out_of_memory"
 
 
+def test_a_row_whose_last_document_has_no_figure_has_no_change(tmp_path):
+    broken = make_row().model_copy(update={"value": None, "status": "out_of_memory", "message": "does not fit"})
+    (group,) = history(folder_of(tmp_path, day(1, make_row()), day(2, make_row()), day(3, broken))).groups
+    (track,) = group.tracks
+    assert track.change is None
+    assert track.line.verdict == "broken"
+
+
 def test_damaged_files_are_named_and_skipped(tmp_path):
     folder_of(tmp_path, day(1, make_row()))
     (tmp_path / "cut.json").write_text((tmp_path / "0.json").read_text()[:100])

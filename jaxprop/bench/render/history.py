@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
-from jaxprop.bench.history import Group, History, Track
+from jaxprop.bench.history import Entry, Group, History, Track
 from jaxprop.bench.render.cells import figure as figure_of
 from jaxprop.bench.render.cells import number, spread
 from jaxprop.bench.render.frame import frame, table_html
@@ -53,11 +53,19 @@ def plot(track: Track) -> Plot:
     return Plot(
         title=f"{track.section}: {track.name}" + (f", device {track.device}" if track.device != "0" else ""),
         lines=[Line("", points)],
-        x_label="commits",
+        x_label="commits" if all(one.commit for one in entries) else "started, UTC",
         y_label=f"{row.unit}, {row.better} is better",
-        x_names=[(one.commit or one.started[:10])[:8] for one in entries],
+        x_names=_names(entries),
         from_zero=False,
     )
+
+
+def _names(entries: Sequence[Entry]) -> list[str]:
+    """Names of documents on an axis: commits, or what tells their times apart."""
+    if all(one.commit for one in entries):
+        return [(one.commit or "")[:8] for one in entries]
+    same_day = len({one.started[:10] for one in entries}) == 1
+    return [one.started[11:16] if same_day else one.started[5:10] for one in entries]
 
 
 def table(group: Group) -> Table:
