@@ -21,10 +21,12 @@ class Peaks(NamedTuple):
     Args:
       tflops: of the fastest matrix product, or None where none ran.
       bandwidth: of the largest triad in GB/s, or None.
+      noise: half the width of the interval of `tflops`, relative to it, where that makes it noisy; else 0.
     """
 
     tflops: float | None
     bandwidth: float | None
+    noise: float = 0.0
 
 
 def kind_of(precision: str) -> matmul.Kind:
@@ -54,10 +56,15 @@ def measure_peaks(precision: str, device: jax.Device, add: Callable[[Row], None]
         rows[row.key] = row
         add(row)
 
-    def best(section: str) -> float | None:
-        return max((row.value for row in rows.values() if row.section == section and row.value), default=None)
+    def best(section: str) -> Row | None:
+        found = [row for row in rows.values() if row.section == section and row.value]
+        return max(found, key=lambda row: row.value or 0.0, default=None)
 
-    return Peaks(best("matmul"), best("memory"))
+    product, triad = best("matmul"), best("memory")
+    noise = 0.0
+    if product and product.status == "noisy" and product.value and product.high and product.low is not None:
+        noise = (product.high - product.low) / (2 * product.value)
+    return Peaks(product.value if product else None, triad.value if triad else None, noise)
 
 
 def _jobs(precision: str, device: jax.Device) -> Iterator[Job]:

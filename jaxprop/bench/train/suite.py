@@ -72,6 +72,8 @@ def run(session: Session, targets: Sequence[tuple[str, Config]], options: Option
         if precision not in peaks:
             say(f"the device's own rate in {precision}")
             peaks[precision] = measure_peaks(precision, device, session.add)
+            if noise := peaks[precision].noise:
+                session.note(f"the device's own rate in {precision} is uncertain by {noise:.0%}, and so is each MFU")
         for batch in options.batches or (config.data.batch_size,):
             label = f"{name} {precision} batch {batch or 'auto'}"
             try:

@@ -93,3 +93,10 @@ def test_where_nothing_could_be_measured_the_error_is_raised(monkeypatch):
     monkeypatch.setattr(suite, "make", full)
     with pytest.raises(RuntimeError, match="Out of memory"):
         measured([("small", SMALL)], batches=(16, 4), roofline=False)
+
+
+def test_a_rate_that_is_noisy_is_said(monkeypatch):
+    monkeypatch.setattr(suite, "measure_peaks", lambda *_: Peaks(0.5, 10.0, noise=0.3))
+    session = Session("train", {}, jax.devices()[:1], None, lambda _: None)
+    suite.run(session, [("small", SMALL)], suite.Options(plan=PLAN, roofline=False), lambda _: None)
+    assert "the device's own rate in float32 is uncertain by 30%, and so is each MFU" in session.document.notes
