@@ -22,14 +22,14 @@ class Sheet(NamedTuple):
     Args:
       pattern: regular expression that the device's kind matches.
       tflops: dtype -> TFLOP/s (for int8, 10^12 operations a second) of dense matrix products.
-      bandwidth: GB/s of its memory.
+      bandwidth: GB/s of its memory, or None where that is not stated.
       source: where the figures stand.
       counts_as: what one device of JAX is of the hardware.
     """
 
     pattern: str
     tflops: dict[str, float]
-    bandwidth: float
+    bandwidth: float | None
     source: str
     counts_as: str = "a whole card"
 
@@ -53,7 +53,7 @@ def _tpu(pattern: str, bandwidth: float, bf16: float, int8: float | None, counts
 
 SHEETS = [
     # MIG slices name themselves; what a slice may do at most is not in the datasheet of the card.
-    Sheet(r"MIG", {}, float("inf"), "", "a slice of a card (MIG)"),
+    Sheet(r"MIG", {}, None, "", "a slice of a card (MIG)"),
     _nvidia(r"B200", 8000, f"{NVIDIA}/blackwell", f32=75, tf32=1125, f16=2250, bf16=2250, f8=4500, i8=4500),
     _nvidia(r"H200 NVL", 4800, f"{NVIDIA}/h200", f32=60, tf32=418, f16=836, bf16=836, f8=1671, i8=1671),
     _nvidia(r"H200", 4800, f"{NVIDIA}/h200", f32=67, tf32=495, f16=989.5, bf16=989.5, f8=1979, i8=1979),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jaxprop.cli.arguments import JsonOption, home
-from jaxprop.cli.output import print_json
+from jaxprop.cli.output import can_print, print_json
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, UsageError, printable
 
@@ -50,11 +49,11 @@ def bench_history(
 
 
 def _print(group: Group) -> None:
-    from jaxprop.bench.history import sparkline
+    from jaxprop.bench.history import BLOCKS, sparkline
     from jaxprop.bench.render.history import ends
 
     print(f"bench {group.command}: {printable(group.machine)}; documents: {group.documents}")
-    plain = _is_plain()
+    plain = not can_print(BLOCKS)
     rows = []
     for track in group.tracks:
         drawn = sparkline([entry.row.value or 0.0 for entry in track.measured], plain) if track.measured else ""
@@ -87,13 +86,3 @@ def _as_json(found: History) -> dict[str, object]:
         ]  # fmt: skip
         groups.append({**group._asdict(), "tracks": tracks})
     return {"groups": groups, "damaged": found.damaged}
-
-
-def _is_plain() -> bool:
-    from jaxprop.bench.history import BLOCKS
-
-    try:
-        BLOCKS.encode(sys.stdout.encoding or "utf-8")
-    except (UnicodeEncodeError, LookupError):
-        return True
-    return False

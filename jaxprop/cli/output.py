@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 
@@ -24,6 +25,20 @@ def print_json(value: Any, *, indent: int | None = None) -> None:
     """
     # The files in a run folder are written with the same settings, so that the texts are equal.
     print(json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=indent is not None))
+
+
+def can_print(text: str) -> bool:
+    """Whether stdout has the characters of a text, which a terminal of another encoding has not.
+
+    Example:
+      >>> can_print("ascii")
+      True
+    """
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxprop.cli.arguments import home
+from jaxprop.cli.output import can_print
 from jaxprop.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def report(
     from jaxprop.report.page import render, target, write
     from jaxprop.report.payload import payload
     from jaxprop.report.serve import LivePage, open_server
-    from jaxprop.report.terminal import summaries
+    from jaxprop.report.terminal import BLOCKS, summaries
 
     readers = _readers(runs)
     path = target(out, readers[0].folder)
@@ -59,7 +59,7 @@ def report(
     names = labels([(path.name, path.parent.name) for path in paths])
     if not serve:
         read = [reader.read() for reader in readers]
-        print(summaries(read, names, _is_plain()))
+        print(summaries(read, names, plain=not can_print(BLOCKS)))
         if not no_html:
             write(path, render(payload(read, names)))
             print(f"report: {path}")
@@ -82,13 +82,3 @@ def _readers(runs: Sequence[Path]) -> list[Reader]:
 
     readers = [Reader(run) for run in runs]
     return list({reader.folder.resolve(): reader for reader in readers}.values())
-
-
-def _is_plain() -> bool:
-    from jaxprop.report.terminal import BLOCKS
-
-    try:
-        BLOCKS.encode(sys.stdout.encoding or "utf-8")
-    except (UnicodeEncodeError, LookupError):
-        return True
-    return False

@@ -36,3 +36,8 @@ def test_a_device_that_is_not_listed_has_no_sheet():
 
 def test_every_sheet_names_its_source():
     assert all(sheet.source.startswith("https://") for sheet in SHEETS if sheet.tflops)
+
+
+def test_of_a_slice_no_peak_is_stated():
+    sheet = sheet_of(SimpleNamespace(device_kind="NVIDIA A100-SXM4-40GB MIG 1g.5gb"))
+    assert (sheet.tflops, sheet.bandwidth) == ({}, None)

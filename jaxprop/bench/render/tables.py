@@ -93,10 +93,11 @@ def _memory(title: str, rows: Sequence[Row]) -> list[Table]:
 
 def _collectives(title: str, rows: Sequence[Row]) -> list[Table]:
     """Both bandwidths; see `device/collectives.py`."""
+    from jaxprop.bench.device.collectives import bus_bandwidth  # which loads jax, and few documents have collectives
+
     lines = []
     for row in rows:
-        factor = row.facts.get("bus_factor")
-        bus = f"{row.value * float(factor):.4g}" if row.value and factor else ""
+        bus = f"{bus_bandwidth(row.value, row.facts):.4g}" if row.value and row.facts.get("bus_factor") else ""
         lines.append([row.name, cell(row), bus, row.message])
     headers = ["collective, data of one device", "algorithm, GB/s", "bus, GB/s", ""]
     return [Table(f"{title}: bytes of one device over the time; and what each link carries", headers, lines)]

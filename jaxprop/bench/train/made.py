@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -45,19 +44,18 @@ class Made(NamedTuple):
     facts: dict[str, Fact]
 
 
-def make(config: Config, *, health: bool = True, twice: bool = True) -> Made:
+def make(config: Config, *, twice: bool = True) -> Made:
     """Builds a configuration and compiles its step.
 
     Args:
       config: with the precision and the batch size to be measured.
-      health: whether the step has its signals.
       twice: whether the step is compiled a second time, from a filled cache, to see how long that takes.
 
     Raises:
       JaxpropError: its parts do not fit together.
     """
     config = single(config)
-    experiment = compose.compose(config, health=health)
+    experiment = compose.compose(config)
     stream = itertools.islice(experiment.stream, BATCHES)
     # Put there even where jit would take NumPy's arrays as they are: their transfer is no part of the step.
     batches = [jax.device_put(compose.place(experiment, batch)[0]) for batch in stream]
@@ -90,18 +88,6 @@ def planned(compiled: Any) -> dict[str, Fact]:
     """What the compiler says of a program: the bytes of memory that it takes at most, and its operations."""
     memory, cost = predict(compiled), compiled.cost_analysis() or {}
     return {"flops_compiled": cost.get("flops"), "planned_bytes": memory.peak if memory else None}
-
-
-def caller(made: Made) -> Callable[[int], Any]:
-    """Returns what takes one step after the other, and returns what to wait for."""
-    state = made.state
-
-    def call(i: int) -> Any:
-        nonlocal state
-        state, _ = made.experiment.step(state, made.batches[i % len(made.batches)], DETAIL)
-        return state.step  # all that a program returns is ready at once
-
-    return call
 
 
 def _compiled(experiment: compose.Experiment, state: TrainState, batch: Any) -> tuple[Any, float]:

@@ -103,7 +103,6 @@ def _measure(
     made = make(config)
     stepper = _Stepper(made)
     jobs = [_job(label, stepper.usual, stepper, made, name, device)]
-    with_signals = label
     try:
         stepper.compile_without_signals(made.experiment.config)
     except Exception as error:
@@ -115,7 +114,7 @@ def _measure(
     for row in measure(jobs, options.plan, [device]):
         rows[row.name] = row
         session.add(row)
-    main = rows.get(with_signals)
+    main = rows.get(label)
     if main is None or main.value is None:
         return
     facts = _figures(

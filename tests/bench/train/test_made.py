@@ -1,9 +1,8 @@
 """`bench/train/made.py`: a configuration ready to be measured."""
 
-import jax
 import pytest
 
-from jaxprop.bench.train.made import caller, make, planned_bytes
+from jaxprop.bench.train.made import make, planned_bytes
 from jaxprop.bench.train.workloads import config_of
 
 SMALL = config_of("mlp", data={"shape": [6], "batch_size": 8}, model={"hidden": [5]}, parallel={"devices": 1})
@@ -17,12 +16,6 @@ def test_sizes_operations_and_compile_times():
     assert facts["flops_compiled"] >= facts["flops_formula"]
     assert facts["compile_warm_s"] > 0
     assert facts["compile_cold_s"] > 0
-
-
-def test_steps_are_taken_one_after_the_other():
-    call = caller(make(SMALL, twice=False))
-    before = int(jax.device_get(call(0)))
-    assert int(call(1)) == before + 1
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -100,3 +100,11 @@ def test_a_rate_that_is_noisy_is_said(monkeypatch):
     session = Session("train", {}, jax.devices()[:1], None, lambda _: None)
     suite.run(session, [("small", SMALL)], suite.Options(plan=PLAN, roofline=False), lambda _: None)
     assert "the device's own rate in float32 is uncertain by 30%, and so is each MFU" in session.document.notes
+
+
+def test_steps_are_taken_one_after_the_other_with_and_without_signals():
+    made = suite.make(SMALL, twice=False)
+    stepper = suite._Stepper(made)
+    stepper.compile_without_signals(made.experiment.config)
+    before = int(stepper.usual(0))
+    assert [int(stepper.lean(1)), int(stepper.usual(2))] == [before + 1, before + 2]
