@@ -1,11 +1,12 @@
 """Whether `jaxprop bench compare` finds a planted slowdown, and nothing between equal programs.
 
-    python scripts/bench_compare.py [--pairs N] [--seconds S] [--slower SHARE] [--all-cores] [--keep DIR] [--again DIR]
+    python scripts/bench_compare.py [--pairs N] [--processes N] [--seconds S] [--slower SHARE] [--all-cores]
+                                    [--keep DIR] [--again DIR]
 
-Each document is measured in a process of its own, with the method of `jaxprop bench`, on a train step of a small MLP
-that takes 5 to 20 ms. The two documents of a pair follow one another. In a planted pair, one of them sleeps after each
-step for a share of the time which that step has taken; which one is measured first alternates. In an equal pair,
-both are the same program. Planted and equal pairs alternate, too, so that both meet the same machine.
+Each document is measured in processes of its own, merged as `--processes` of `jaxprop bench` does, on a train step of
+a small MLP that takes 5 to 20 ms. The two documents of a pair follow one another. In a planted pair, one of them sleeps
+after each step for a share of the time which that step has taken; which one is measured first alternates. In an equal
+pair, both are the same program. Planted and equal pairs alternate, too, so that both meet the same machine.
 
 All of them run on one core, so that what else runs has the others; `--all-cores` measures on all of them.
 
@@ -37,10 +38,12 @@ import jaxprop
 from jaxprop.bench.compare import Line, compare
 from jaxprop.bench.document import SCHEMA, Document, read, write
 from jaxprop.bench.environment import environment
+from jaxprop.bench.processes import merge
 from jaxprop.bench.rounds import Job, Plan, Prepared, measure
 
 WIDTH, BATCH = 768, 256
-SECONDS = 8.0  # of measuring a document
+PROCESSES = 5  # that measure a document, one after the other
+SECONDS = 3.0  # of measuring in each
 BURST = 0.25  # seconds of one round
 
 
@@ -98,13 +101,13 @@ def job(slower: float, slept: dict[str, float]) -> Job:
 
 
 def measure_one(path: Path, slower: float, seconds: float) -> None:
-    """Measures one document in this process."""
+    """Measures in this process."""
     devices = jax.devices()[:1]
     slept = {"seconds": 0.0, "of": 0.0}
     wanted = job(slower, slept)
     wanted.prepare().call(0)  # compiles, so that the time is for measuring alone
     started, start = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    # An aim of 0 is never reached, so all documents have the same time.
+    # An aim of 0 is never reached, so all processes have the same time.
     *_, row = measure([wanted], Plan(seconds=seconds, burst=BURST, aim=0.0), devices)
     facts = {"slept": round(slept["seconds"] / slept["of"], 4)} if slept["of"] else {}
     document = Document(
@@ -119,20 +122,24 @@ def measure_one(path: Path, slower: float, seconds: float) -> None:
     write(path, document)
 
 
-def in_a_process(path: Path, slower: float, seconds: float) -> None:
-    """Measures one document in a new process."""
-    options = ["--measure", str(path), "--slower", str(slower), "--seconds", str(seconds)]
-    subprocess.run([sys.executable, __file__, *options], check=True)
+def measure_document(path: Path, slower: float, options: argparse.Namespace) -> None:
+    """Measures one document in new processes."""
+    with tempfile.TemporaryDirectory() as temporary:
+        parts = [Path(temporary, f"{i}.json") for i in range(options.processes)]
+        for part in parts:
+            words = ["--measure", str(part), "--slower", str(slower), "--seconds", str(options.seconds)]
+            subprocess.run([sys.executable, __file__, *words], check=True)
+        write(path, merge([read(part) for part in parts], options.processes))
 
 
-def measure_pairs(folder: Path, pairs: int, slower: float, seconds: float) -> None:
+def measure_pairs(folder: Path, options: argparse.Namespace) -> None:
     """Measures all documents, `KIND-NUMBER-a.json` and `-b.json`; `b` has what is planted."""
-    for i in range(pairs):
-        for kind, planted in (("planted", slower), ("equal", 0.0)):
+    for i in range(options.pairs):
+        for kind, planted in (("planted", options.slower), ("equal", 0.0)):
             sides = [("a", 0.0), ("b", planted)]
             for side, share in sides if i % 2 == 0 else reversed(sides):
-                in_a_process(folder / f"{kind}-{i:02}-{side}.json", share, seconds)
-        print(f"pair {i + 1} of {pairs} is measured", file=sys.stderr, flush=True)
+                measure_document(folder / f"{kind}-{i:02}-{side}.json", share, options)
+        print(f"pair {i + 1} of {options.pairs} is measured", file=sys.stderr, flush=True)
 
 
 def judged(folder: Path) -> dict[str, list[Line]]:
@@ -146,7 +153,7 @@ def judged(folder: Path) -> dict[str, list[Line]]:
 
 
 def waits(folder: Path) -> list[float]:
-    """Share of the measured time that each document's process has waited for a core."""
+    """Share of the measured time that each document's processes have waited for a core."""
     found = []
     for path in sorted(folder.glob("*.json")):
         row = read(path).rows[0]
@@ -182,7 +189,8 @@ def main() -> None:
     """Measures pairs and judges them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20, help="pairs of each kind")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of measuring one document")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="that measure one document")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of measuring in each process")
     parser.add_argument("--slower", type=float, default=0.08, help="what is planted, as a share of a step's time")
     parser.add_argument("--all-cores", action="store_true", help="measure on all cores instead of one")
     parser.add_argument("--keep", type=Path, help="folder for the documents; default: one that is deleted")
@@ -200,7 +208,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        measure_pairs(folder, options.pairs, options.slower, options.seconds)
+        measure_pairs(folder, options)
         report(folder)
 
 
