@@ -252,6 +252,7 @@ def keep_if(take: jax.Array, change: Callable[[PyTree, Held], Held], grads: PyTr
     than the arithmetic; a branch that hands over nothing but the state writes the new one over the old one.
     """
 
+    @_traced_once
     def typed(grads: PyTree, held: Held) -> Held:
         return _typed_like(change(grads, held), held)
 
@@ -276,6 +277,7 @@ def measured(
         return None, take
     trained, opt_state = jax.lax.stop_gradient((problem.trained, problem.state.opt_state))
 
+    @_traced_once
     def read(grads: PyTree, opt_state: PyTree, trained: PyTree) -> Seen:
         return measure_update(
             plan,
@@ -425,6 +427,11 @@ def several_steps(
     state, early = jax.lax.scan(one("rows"), state, jax.tree.map(lambda x: x[:-1], batches))
     state, last = one(detail)(state, jax.tree.map(lambda x: x[-1], batches))
     return state, join(early, last)
+
+
+def _traced_once(function: Callable) -> Callable:
+    """The function, traced once although it stands in a branch for each platform; its operations stand there plainly."""
+    return jax.jit(function, inline=True)
 
 
 def _typed_like(tree: PyTree, like: PyTree) -> PyTree:
