@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,14 +22,36 @@ class Source(NamedTuple):
     Args:
       length: number of records, N.
       take: maps indices `[B]` in `0..N-1` to a batch: a dict of arrays with leading axis B.
-      info: what a task needs to know of the data, such as `{"classes": 10}`.
+      info: what a task needs to know of the data, such as `{"classes": 10}`, and what a person is told of them:
+        `class_names`, `target_names`, `notes`.
       fingerprint: hex digest of the contents; a resume refuses data that has changed.
+      prepared: what has been learned of the training data to prepare them by, as JSON values: statistics, categories,
+        a vocabulary. It is stored with the run, and prepares what the run evaluates and predicts later.
+      labels: `() -> labels [N, ...]` of all records, where these are at hand without the records; None elsewhere.
     """
 
     length: int
     take: Callable[[np.ndarray], dict[str, np.ndarray]]
     info: Mapping[str, Any]
     fingerprint: str
+    prepared: Mapping[str, Any] = {}
+    labels: Callable[[], np.ndarray] | None = None
+
+
+class Reader(NamedTuple):
+    """How one kind of data is read, a `data.name`.
+
+    Args:
+      open: `(section, task, prepared) -> {split: Source}`; splits are `train`, `validation` and `test`, of which the
+        last two may be missing. `prepared` is None for a new run, which learns it from the training split. Otherwise
+        it is what an earlier run has stored: then it prepares all splits, and the training split may be missing.
+      inputs: `(section, task, prepared, paths) -> Source` of records without labels, to predict; `paths` are what the
+        user has named: files, folders, or `-` for standard input. `info["names"]` says what each record is, such as
+        `wine.csv:3`. None where a kind of data has no files.
+    """
+
+    open: Callable[[Any, str, Mapping[str, Any] | None], dict[str, Source]]
+    inputs: Callable[[Any, str, Mapping[str, Any], Sequence[str]], Source] | None = None
 
 
 class Spec(NamedTuple):

@@ -12,25 +12,38 @@ from jaxprop.cli.output import print_json
 from jaxprop.errors import EXIT_DONE, UsageError
 
 
+CHOSEN_HERE = (
+    "the best checkpoint was chosen on this split, so its figures flatter; data.validation: 0.1 holds examples out for "
+    "the choice, and --newest evaluates the newest"
+)
+
+
 def evaluate(
     config: Annotated[str, typer.Argument(metavar="RUN|CONFIG", help="folder of a run, or a config")],
     overrides: OverridesArgument = None,
     run: RunOption = None,
-    best: Annotated[bool, typer.Option("--best", help="evaluate the best checkpoint instead of the newest")] = False,
+    newest: Annotated[bool, typer.Option("--newest", help="evaluate the newest checkpoint")] = False,
+    best: Annotated[bool, typer.Option("--best", help="evaluate the best checkpoint; the default")] = False,
     json: JsonOption = False,
 ) -> int:
     """Evaluate a checkpoint of a run on the test split."""
+    if newest and best:
+        raise UsageError("--newest and --best name two checkpoints; give one of them")
     run_or_config, changes = split(config, overrides)
     folder = run_folder(run_or_config, run)
     # Imported late, so that a misspelled name is reported before jax has loaded.
     from jaxprop.sinks import print_summary
+    from jaxprop.run.opened import Which
     from jaxprop.tools.eval import evaluate_run
 
-    result = evaluate_run(folder, changes, best=best)
+    which: Which | None = "newest" if newest else "best" if best else None
+    result = evaluate_run(folder, changes, which=which)
     if json:
         print_json(result)
     else:
         print_summary(result)
+        if result.get("chosen_on") == result["split"]:
+            print(CHOSEN_HERE)
         print(f"run folder: {folder}")
     return EXIT_DONE
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.data import Arrays
+from jaxprop.config.schema.data import Arrays, Random
 from jaxprop.config.schema.model import Transformer
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Path
@@ -53,14 +53,21 @@ def known_steps(config: Config) -> int | None:
     if config.run.epochs is None or config.data.name != "digits":
         return config.run.steps
     size = config.data.batch_size
-    an_epoch = DIGITS_TRAIN // size if config.data.drop_last else math.ceil(DIGITS_TRAIN / size)
+    length = _digits_to_train_on(config)
+    an_epoch = length // size if config.data.drop_last else math.ceil(length / size)
     return config.run.epochs * an_epoch
 
 
-def has_test_split(config: Config) -> bool:
+def _digits_to_train_on(config: Config) -> int:
+    return DIGITS_TRAIN - math.ceil((config.data.validation or 0) * DIGITS_TRAIN)
+
+
+def has_split_to_evaluate(config: Config) -> bool:
     """Returns whether there are data to evaluate on."""
     data = config.data
-    return not isinstance(data, Arrays) or any((data.test, data.test_inputs, data.test_labels))
+    if data.validation is not None or not isinstance(data, Arrays | Random):
+        return True
+    return isinstance(data, Arrays) and any((data.test, data.test_inputs, data.test_labels))
 
 
 def _fits_task(config: Config) -> Iterator[Problem]:
@@ -113,8 +120,8 @@ def _rhythm(config: Config) -> Iterator[Problem]:
 def _batches(config: Config) -> Iterator[Problem]:
     size, parts = config.data.batch_size, config.run.accumulate
     path = ("data", "batch_size")
-    if config.data.name == "digits" and size > DIGITS_TRAIN:
-        yield Problem(path, f"{size} is larger than the data set, which has {DIGITS_TRAIN} training examples")
+    if config.data.name == "digits" and size > (length := _digits_to_train_on(config)):
+        yield Problem(path, f"{size} is larger than the data set, which has {length} training examples")
     if size % parts:
         yield Problem(path, f"expected a multiple of run.accumulate ({parts}), got {size}")
     devices = config.parallel.devices or 1
@@ -143,8 +150,8 @@ def _arrays(config: Config) -> Iterator[Problem]:
 
 def _evaluation(config: Config) -> Iterator[Problem]:
     best, mode = config.checkpoint.best, config.checkpoint.mode
-    if not has_test_split(config):
-        what = "there is no test split to evaluate on; add data.test, or remove this"
+    if not has_split_to_evaluate(config):
+        what = "there is no split to evaluate on; add data.validation or data.test, or remove this"
         wanted = {
             ("run", "eval_every"): config.run.eval_every,
             ("run", "eval_batches"): config.run.eval_batches,

@@ -1,7 +1,7 @@
 """What each task is: its losses, figures, data and models, entered once. Imports no jax.
 
 The checks and the JSON Schema of a config, the opening of data, and the tasks themselves read this table; the functions
-behind the names are in `jaxprop.losses.LOSSES`, `jaxprop.metrics.METRICS`, `jaxprop.data.SOURCES`,
+behind the names are in `jaxprop.losses.LOSSES`, `jaxprop.metrics.METRICS`, `jaxprop.data.READERS`,
 `jaxprop.models.MODELS` and `jaxprop.tasks.TASKS`.
 """
 

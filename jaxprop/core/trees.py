@@ -71,3 +71,18 @@ def size_bytes(tree: PyTree) -> int:
       48
     """
     return sum(int(leaf.size) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and place of an array, for another one to be put there.
+
+    An array that is not committed follows the arrays it meets, and so shall the one in its place.
+
+    Args:
+      leaf: the array.
+
+    Example:
+      >>> abstract(jax.numpy.ones(2)).shape
+      (2,)
+    """
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding if leaf.committed else None)

@@ -1,40 +1,46 @@
-"""Data: a source gives examples by index; a stream gives seeded, resumable batches of them."""
+"""Data: a reader opens sources, which give examples by index; a stream gives seeded, resumable batches of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from jaxprop.config.schema.data import DataSection
 from jaxprop.config.tasks import TASK_TABLE, tasks_for
 from jaxprop.data.prefetch import Prefetch, prefetch
-from jaxprop.data.readers.arrays import open_arrays
-from jaxprop.data.readers.digits import open_digits
-from jaxprop.data.readers.random import open_random
-from jaxprop.data.readers.stdlib_text import open_stdlib_text
+from jaxprop.data.readers.arrays import ARRAYS
+from jaxprop.data.readers.digits import DIGITS
+from jaxprop.data.readers.random import RANDOM
+from jaxprop.data.readers.stdlib_text import STDLIB_TEXT
+from jaxprop.data.splits import hold_out
 from jaxprop.data.stream import Stream, one_pass
 from jaxprop.errors import ConfigError, one_of
-from jaxprop.types import Source
+from jaxprop.types import Reader, Source
 
-__all__ = ["SOURCES", "Prefetch", "Source", "Stream", "one_pass", "open_sources", "prefetch"]
+__all__ = ["READERS", "Prefetch", "Reader", "Source", "Stream", "one_pass", "open_sources", "prefetch"]
 
-SOURCES: dict[str, Callable[[Any, str], dict[str, Source]]] = {
-    "digits": lambda _section, _task: open_digits(),
-    "stdlib_text": lambda section, _task: open_stdlib_text(section),
-    "arrays": open_arrays,
-    "random": open_random,
+READERS: dict[str, Reader] = {
+    "digits": DIGITS,
+    "stdlib_text": STDLIB_TEXT,
+    "arrays": ARRAYS,
+    "random": RANDOM,
 }
 
 
-def open_sources(section: DataSection, task: str) -> dict[str, Source]:
+def open_sources(
+    section: DataSection, task: str, prepared: Mapping[str, Any] | None = None
+) -> dict[str, Source]:
     """Opens the data that a config's `data` section names, and checks that they fit a task.
 
     Args:
       section: a `data` section, such as `jaxprop.config.schema.data.Digits(name="digits")`.
       task: the task's name; the labels' dtype, shape and range depend on it.
+      prepared: what an earlier run has learned of its training data and stored, to prepare these alike; None for a
+        new run, which learns it.
 
     Returns:
-      One source for each split: `"train"`, and `"test"` if there is one.
+      One source for each split: `"train"`, which may be missing where `prepared` is given; and `"validation"` and
+      `"test"`, where there are such. A `data.validation` that is a number is a part of the training data.
 
     Raises:
       ConfigError: the task cannot use this kind of data.
@@ -42,17 +48,21 @@ def open_sources(section: DataSection, task: str) -> dict[str, Source]:
 
     Example:
       >>> from jaxprop.config.schema.data import Digits
-      >>> sources = open_sources(Digits(name="digits"), "classify")
+      >>> sources = open_sources(Digits(name="digits", validation=0.1), "classify")
       >>> {split: source.length for split, source in sources.items()}
-      {'train': 1437, 'test': 360}
+      {'train': 1293, 'validation': 144, 'test': 360}
     """
     name = getattr(section, "name", type(section).__name__)
-    if name not in SOURCES:
-        raise ConfigError(f"data.name: {one_of(name, SOURCES, 'data')}")
+    if name not in READERS:
+        raise ConfigError(f"data.name: {one_of(name, READERS, 'data')}")
     if task not in tasks_for(name):
         usable = sorted(TASK_TABLE[task].data) if task in TASK_TABLE else []
         fix = f"data.name: {' or '.join(usable)}, or " if usable else ""
         raise ConfigError(
             f"data {name!r} cannot be used for task {task!r}; set {fix}task.name: {' or '.join(tasks_for(name))}"
         )
-    return SOURCES[name](section, task)
+    opened = READERS[name].open(section, task, prepared)
+    if isinstance(section.validation, float) and "train" in opened and "validation" not in opened:
+        train, validation = hold_out(opened["train"], section.validation, section.split_seed)
+        opened = {"train": train, "validation": validation} | {k: v for k, v in opened.items() if k != "train"}
+    return opened

@@ -33,7 +33,9 @@ class Experiment(NamedTuple):
       task: model, loss and metrics bound together.
       sources: the data's splits.
       stream: training batches.
-      test: the split to evaluate on, or None.
+      validation: the split that evaluations of the run use, and the best checkpoint is chosen by: `validation`, else
+        `test`, else None.
+      test: the split for the end alone, where `validation` is another; else None.
       optimizer: the update rule with its schedule.
       init: `seed -> state` before the first step, with the parameters and the random stream of that seed.
       step: the compiled train step.
@@ -46,6 +48,7 @@ class Experiment(NamedTuple):
     task: tasks.Task
     sources: Mapping[str, Source]
     stream: data.Stream
+    validation: Source | None
     test: Source | None
     optimizer: optimizers.Optimizer
     init: Callable[[int], TrainState]
@@ -95,10 +98,11 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
         steps_per_call=config.run.steps_per_call, health=signals, ema_decay=config.run.ema_decay,
         schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh,
     )  # fmt: skip
+    validation, test = sources.get("validation"), sources.get("test")
     return Experiment(
-        config=config, task=task, sources=sources, stream=stream, test=sources.get("test"), optimizer=optimizer,
-        init=init, step=step, evaluate=make_eval_step(task.objective, precision, mesh=mesh), mesh=mesh,
-        total_steps=total_steps,
+        config=config, task=task, sources=sources, stream=stream, validation=validation or test,
+        test=test if validation else None, optimizer=optimizer, init=init, step=step,
+        evaluate=make_eval_step(task.objective, precision, mesh=mesh), mesh=mesh, total_steps=total_steps,
     )  # fmt: skip
 
 

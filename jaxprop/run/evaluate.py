@@ -1,4 +1,4 @@
-"""Evaluates a state on the test split."""
+"""Evaluates a state on a split."""
 
 from __future__ import annotations
 
@@ -10,31 +10,38 @@ from jaxprop.parallel.placement import place_batch
 from jaxprop.run.clock import Clock
 from jaxprop.run.compose import Experiment
 from jaxprop.run.interrupt import Interrupts
-from jaxprop.types import TrainState
+from jaxprop.types import Source, TrainState
 
 
 def evaluate(
-    experiment: Experiment, state: TrainState, clock: Clock | None = None, stop: Interrupts | None = None
+    experiment: Experiment,
+    state: TrainState,
+    clock: Clock | None = None,
+    stop: Interrupts | None = None,
+    *,
+    source: Source | None = None,
 ) -> dict[str, float] | None:
-    """Evaluates a state on the test split: exact, padding left out.
+    """Evaluates a state on a split: exact, padding left out.
 
     Args:
-      experiment: with `test`, the split.
+      experiment: the run.
       state: evaluated by the moving averages that it keeps, else by its parameters.
       clock: books the first call as compiling.
       stop: asks for an early end.
+      source: the split; default: the run's own for evaluations.
 
     Returns:
       Every metric, `loss` among them, and what the task derives from them; None where `stop` cut it short.
     """
     config, mesh = experiment.config, experiment.mesh
-    assert experiment.test is not None
+    source = experiment.validation if source is None else source
+    assert source is not None
     size = config.data.eval_batch_size or config.data.batch_size
     if mesh is not None:
         size = -(-size // mesh.size) * mesh.size  # what is added is padding, and masked
     params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
     totals: dict[str, Any] = {}
-    for i, batch in enumerate(data.one_pass(experiment.test, size, config.run.eval_batches)):
+    for i, batch in enumerate(data.one_pass(source, size, config.run.eval_batches)):
         if stop is not None and stop.received is not None:
             return None
         placed = batch if mesh is None else place_batch(batch, mesh)

@@ -56,6 +56,7 @@ class Loop:
         self.clock = Clock()
         self.metrics: dict[str, float] = {}  # of the newest evaluation
         self.best: dict[str, float] | None = None  # of the best one, with its step
+        self.test: dict[str, float] | None = None  # of the best checkpoint on the test split, at the end, with its step
         self.status = Status.COMPLETED  # unless something else becomes of it
         self._stream_state = experiment.stream.state()
         self._unread = Unread()
@@ -63,7 +64,7 @@ class Loop:
         self._owes_evaluation = False  # one that a stop cut short
         self._has_evaluated = False  # and so has compiled the eval step
         config, total, per_call = self._config, experiment.total_steps, self._config.run.steps_per_call
-        self._rhythm = rhythm_of(config, total, experiment.stream.batches_per_epoch, experiment.test is not None)
+        self._rhythm = rhythm_of(config, total, experiment.stream.batches_per_epoch, experiment.validation is not None)
         self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
         self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call)
         self._responder = _responder(config, total, state.params)
@@ -111,7 +112,7 @@ class Loop:
 
     def _restore(self, step: int | None) -> Restored:
         # The shapes will do: two states side by side are twice the memory for the length of the run.
-        abstract = jax.tree.map(_abstract, self.state)
+        abstract = jax.tree.map(trees.abstract, self.state)
         jax.tree.map(lambda leaf: leaf.delete(), self.state)
         restored = self._checkpoints.restore(abstract, step)
         assert restored is not None
@@ -317,8 +318,3 @@ def _responder(config: Config, total_steps: int, params: PyTree) -> Responder:
         max_skips=health.max_skips, per_call=per_call, total_steps=total_steps,
         point_every=point_interval(config.checkpoint.every_steps, per_call),
     )  # fmt: skip
-
-
-def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    # An uncommitted array follows the arrays it meets, and so shall the one restored in its place.
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding if leaf.committed else None)

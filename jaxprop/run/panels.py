@@ -24,13 +24,15 @@ EXAMPLES, ANSWERS = 2048, 2**15
 
 
 def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
-    """Returns the panels of the run's task, drawn of the first examples of the test split; None without either.
+    """Returns the panels of the run's task, drawn of the first examples of the test split, or of the one
+    that evaluations use; None without either.
 
     Args:
       experiment: the run.
       state: evaluated as the run's evaluations are.
     """
-    task, test, mesh = experiment.task, experiment.test, experiment.mesh
+    task, mesh = experiment.task, experiment.mesh
+    test = experiment.test or experiment.validation
     if test is None or not task.panels:
         return None
     size = experiment.config.data.eval_batch_size or experiment.config.data.batch_size

@@ -73,6 +73,7 @@ def summary(status: Status, run: Loop, reference: Mapping[str, float], started: 
         "step": run.step,
         "metrics": run.metrics,
         "best": run.best,
+        "test": run.test,
         "reference": dict(reference),
         "parameters": trees.count(run.state.params),
         "seconds": time.perf_counter() - started,

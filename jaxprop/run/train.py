@@ -13,9 +13,10 @@ from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import EXIT_DONE
-from jaxprop.run import panels
+from jaxprop.run import panels, prepared
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
+from jaxprop.run.final import evaluate_test
 from jaxprop.run.folder import expanded, write_summary, write_text
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
@@ -76,7 +77,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         del state
         try:
             with checkpoints, explained(experiment, lambda: _saved(checkpoints)):
-                status = _run(loop, experiment, replaced, folder, fresh, quiet)
+                status = _run(loop, experiment, checkpoints, interrupts, replaced, folder, fresh, quiet)
         except BaseException as error:
             if replaced.bring_back():
                 error.add_note(BACK)
@@ -103,7 +104,16 @@ def _tell_if(text: str | None) -> None:
         tell(text)
 
 
-def _run(loop: Loop, experiment: Experiment, replaced: Replaced, folder: Path, fresh: bool, quiet: bool) -> Status:
+def _run(
+    loop: Loop,
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    stop: Interrupts,
+    replaced: Replaced,
+    folder: Path,
+    fresh: bool,
+    quiet: bool,
+) -> Status:
     """Resumes or starts over, and runs; returns how the run ended."""
     if fresh:
         _trace(experiment, loop.state)
@@ -116,6 +126,7 @@ def _run(loop: Loop, experiment: Experiment, replaced: Replaced, folder: Path, f
         refuse_unreadable(folder / "checkpoints")
         notes += start_over(folder)
     write_text(folder / "config.yaml", dump(experiment.config, folder))
+    prepared.write(folder, prepared.prepared_of(experiment.sources["train"]))
     section, run = experiment.config.sinks, experiment.config.run
     sinks = open_sinks(
         section, folder, total_steps=experiment.total_steps, start_step=resumed_from, alerts=loop.alert_lines,
@@ -126,7 +137,10 @@ def _run(loop: Loop, experiment: Experiment, replaced: Replaced, folder: Path, f
             (folder / name).unlink(missing_ok=True)
         for note in notes:
             sink.note(note)
-        return loop.run(sink, lambda: replaced.pending)
+        status = loop.run(sink, lambda: replaced.pending)
+        if status == Status.COMPLETED:
+            evaluate_test(loop, experiment, checkpoints, sink, stop)
+        return status
 
 
 def _trace(experiment: Experiment, state: TrainState) -> None:

@@ -109,7 +109,8 @@ def _open_bar(console: Console, total_steps: int, start_step: int) -> Sink:
 def summary_table(summary: Record) -> Table:
     """Returns the table of a run's results, with the loss first, and beside each metric its best and its reference.
 
-    The best evaluation, where the summary has one, is a column headed by its step. A reference belongs to the metric
+    The best evaluation, where the summary has one, is a column headed by its step; so is the test of that checkpoint on
+    a split that no evaluation used. A reference belongs to the metric
     that its name ends in, as `unigram_loss` belongs to `loss`; any other reference has a line of its own.
 
     Args:
@@ -128,24 +129,25 @@ def summary_table(summary: Record) -> Table:
     from rich.text import Text
 
     metrics, reference = dict(summary.get("metrics") or {}), dict(summary.get("reference") or {})
-    best = dict(summary.get("best") or {})
+    beyond = {f"{name}, at step": dict(summary[name]) for name in ("best", "test") if summary.get(name)}
     ordered = sorted(metrics, key=lambda name: name != "loss")  # stable: the others keep their order
     beside = {name: [r for r in reference if r == name or r.endswith(f"_{name}")] for name in ordered}
     alone = [r for r in reference if not any(r in names for names in beside.values())]
-    rows = [(name, summary.get(name), None, "") for name in ("status", "step")]
-    rows += [(name, metrics[name], best.get(name), _figures(reference, beside[name])) for name in ordered]
-    rows += [("reference", "", None, _figures(reference, [name])) for name in alone]
-    rows += [(name, summary.get(name), None, "") for name in _COSTS]
+    rows = [(name, summary.get(name), "") for name in ("status", "step", "checkpoint", "split")]
+    rows += [(name, metrics[name], _figures(reference, beside[name])) for name in ordered]
+    rows += [("reference", "", _figures(reference, [name])) for name in alone]
+    rows += [(name, summary.get(name), "") for name in _COSTS]
     table = Table("result", box=box.HORIZONTALS)
     table.add_column(justify="right")
-    if best:
-        table.add_column(printable(f"best, at step {_number(best.get('step', ''))}"), justify="right")
+    for title, figures in beyond.items():
+        table.add_column(printable(f"{title} {_number(figures.get('step', ''))}"), justify="right")
     if reference:
         table.add_column("reference")
-    for name, value, at_best, compared in rows:
+    for name, value, compared in rows:
         if value is not None:
             cells = [name.replace("_", " "), _number(value)]
-            cells += ["" if at_best is None else _number(at_best)] * bool(best) + [compared] * bool(reference)
+            cells += [_number(at[name]) if name in metrics and name in at else "" for at in beyond.values()]
+            cells += [compared] * bool(reference)
             table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 

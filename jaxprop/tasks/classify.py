@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxprop.config.schema.config import Config
 from jaxprop.core.precision import wide
+from jaxprop.data.splits import labels_of
 from jaxprop.tasks.panels import confusion, surest_mistakes
 from jaxprop.tasks.task import Task, bind
 from jaxprop.types import Batch, Source
@@ -20,7 +21,7 @@ def classify(config: Config, sources: Mapping[str, Source]) -> Task:
 
     Args:
       config: the run's configuration.
-      sources: `train`, and `test` to evaluate on; `info["classes"]` is the number of classes.
+      sources: `train`, and `validation` or `test` to evaluate on; `info["classes"]` is the number of classes.
 
     Returns:
       The task; its reference is the accuracy of always answering the most frequent training class.
@@ -50,13 +51,10 @@ def predict(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
 
 
 def _majority(sources: Mapping[str, Source]) -> dict[str, float]:
-    if "test" not in sources:
+    evaluated = sources.get("validation") or sources.get("test")
+    if evaluated is None:
         return {}
-    counts = np.bincount(_labels(sources["train"]))
-    return {"majority_accuracy": float(np.mean(_labels(sources["test"]) == counts.argmax()))}
-
-
-def _labels(source: Source) -> np.ndarray:
-    # In slices, since a record's inputs come along and a memory-mapped file may be larger than memory.
-    rows = np.arange(source.length)
-    return np.concatenate([source.take(part)["labels"] for part in np.array_split(rows, -(-len(rows) // 4096))])
+    counts = np.bincount(labels_of(sources["train"]))
+    if not counts.size:  # the training data are gone, and their classes were not counted
+        return {}
+    return {"majority_accuracy": float(np.mean(labels_of(evaluated) == counts.argmax()))}

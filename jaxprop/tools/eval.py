@@ -5,30 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jaxprop.checkpoint import Checkpoints, Restored, stored_config
-from jaxprop.config.build import build, build_tree
-from jaxprop.config.diff import mathematical
-from jaxprop.config.dump import to_builtins
-from jaxprop.config.merge import merge, overrides_tree
-from jaxprop.config.schema.config import Config
-from jaxprop.config.tree import Path as Keys
-from jaxprop.config.tree import Tree
+from jaxprop import data
 from jaxprop.core import trees
-from jaxprop.errors import CheckpointError, UsageError
+from jaxprop.errors import UsageError
 from jaxprop.run.compose import compose
 from jaxprop.run.evaluate import evaluate
-from jaxprop.run.folder import find_run
-from jaxprop.types import TrainState
-
-# Overrides of these are allowed although they alter a run: the devices and the test data of an evaluation.
-EVALUATION_ONLY: tuple[Keys, ...] = (("parallel",), ("data", "test"), ("data", "test_inputs"), ("data", "test_labels"))
+from jaxprop.run.opened import Opened, Which, open_run
+from jaxprop.run.prepared import stand_in
+from jaxprop.types import Source
 
 
 def evaluate_run(
-    folder: str | os.PathLike[str], overrides: Sequence[str] = (), *, best: bool = False
+    folder: str | os.PathLike[str], overrides: Sequence[str] = (), *, which: Which | None = None
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint on the test split, with the config saved in the checkpoint.
 
@@ -37,79 +27,44 @@ def evaluate_run(
     Args:
       folder: the run's folder.
       overrides: `key=value`, for keys that do not alter the model or its training.
-      best: whether to evaluate the best checkpoint instead of the newest.
+      which: the checkpoint; by default the best, and the newest where none was saved with an evaluation.
 
     Returns:
-      `run` (the folder), `step` of the checkpoint, `metrics`, `reference` figures, `parameters`, `examples` in the
-      test split, and `seconds`.
+      `run` (the folder), `step` of the checkpoint and `checkpoint` (best or newest), `split`, `metrics`, `reference`
+      figures, `parameters`, `examples` in the split, and `seconds`. `chosen_on` is the split that the best checkpoint
+      was chosen by: where it is the same one, the figures flatter.
 
     Raises:
-      UsageError: this is not the folder of a run, an override alters the run, or there is no test split.
+      UsageError: this is not the folder of a run, an override alters the run, or there is no split to evaluate on.
       CheckpointError: there is no checkpoint yet, or it cannot be read.
     """
     started = time.perf_counter()
-    path = _checkpoints_of(Path(folder))
-    config = _overridden(build(stored_config(path)), overrides)
-    experiment = compose(config)
-    if experiment.test is None:
-        raise UsageError(
-            f"the data of {folder} have no test split to evaluate on; add the override data.test=FILE.npz"
-            if config.data.name == "arrays"
-            else f"the data of {folder} have no test split to evaluate on"
-        )
-    restored = _restore(path, config, experiment.init(config.run.seed), "best" if best else None)
+    opened = open_run(folder, overrides, which=which)
+    sources = data.open_sources(opened.config.data, opened.config.task.name, opened.prepared.prepared)
+    split = "test" if "test" in sources else "validation"
+    if split not in sources:
+        raise UsageError(_nothing_to_evaluate(opened))
+    evaluated = {"train": stand_in(opened.prepared), "test": sources[split]}
+    chosen = {"chosen_on": "validation" if "validation" in sources else "test"} if opened.which == "best" else {}
     return {
         "run": str(folder),
-        "step": restored.step,
-        "metrics": evaluate(experiment, restored.state),
-        "reference": dict(experiment.task.reference),
-        "parameters": trees.count(restored.state.params),
-        "examples": experiment.test.length,
+        "step": opened.step,
+        "checkpoint": opened.which,
+        **chosen,
+        "split": split,
+        "metrics": evaluate(opened.experiment, opened.state, source=sources[split]),
+        "reference": _reference(opened, evaluated),
+        "parameters": trees.count(opened.state.params),
+        "examples": sources[split].length,
         "seconds": time.perf_counter() - started,
     }
 
 
-def _checkpoints_of(folder: Path) -> Path:
-    """Returns the folder of a run's checkpoints, if there is at least one."""
-    checkpoints = folder / "checkpoints"
-    if not checkpoints.is_dir():
-        find_run(folder)
-    if not Checkpoints(checkpoints).steps():
-        raise CheckpointError(
-            f"{folder} has no checkpoint yet; a run saves one at each evaluation and at its end "
-            "(not with checkpoint.enabled: false)"
-        )
-    return checkpoints
+def _reference(opened: Opened, sources: dict[str, Source]) -> dict[str, float]:
+    """Figures of trivial predictors on the split, which depend on the data that are evaluated."""
+    return dict(compose(opened.config, sources).task.reference)
 
 
-def _overridden(stored: Config, overrides: Sequence[str]) -> Config:
-    patch, problems = overrides_tree(overrides)
-    config = build_tree(merge(Tree(to_builtins(stored), {}), patch), problems)
-    changes = [c for c in mathematical(stored, config) if not any(c.path[: len(p)] == p for p in EVALUATION_ONLY)]
-    if changes:
-        lines = "".join(f"\n  {change}" for change in changes)
-        raise UsageError(
-            f"a run is evaluated as it was trained, and these overrides would alter it:{lines}\n"
-            "remove them; keys such as data.eval_batch_size and run.eval_batches may be set"
-        )
-    return config
-
-
-def _restore(path: Path, config: Config, abstract: TrainState, step: Literal["best"] | None) -> Restored:
-    section = config.checkpoint
-    with Checkpoints(path, best=section.best or "loss", mode=section.mode) as checkpoints:
-        before = checkpoints.steps()
-        try:
-            restored = checkpoints.restore(abstract, step)
-        except CheckpointError:
-            if checkpoints.steps() == before:
-                raise
-            # The run is still training and has removed the checkpoint while it was being read.
-            restored = checkpoints.restore(abstract, step)
-    if restored is None:
-        metric = section.best or "loss"
-        raise CheckpointError(
-            f"no checkpoint in {path} was saved with a finite {metric} from an evaluation, so there is no best one; "
-            "leave --best out to evaluate the newest"
-        )
-    return restored
+def _nothing_to_evaluate(opened: Opened) -> str:
+    what = f"the data of {opened.folder} have no test split to evaluate on"
+    return f"{what}; add the override data.test=FILE.npz" if opened.config.data.name == "arrays" else what

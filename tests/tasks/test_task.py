@@ -10,7 +10,7 @@ import pytest
 from jaxprop import models, tasks
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.core.precision import policy
-from jaxprop.data import SOURCES
+from jaxprop.data import READERS
 from jaxprop.losses import LOSSES
 from jaxprop.metrics import METRICS
 from jaxprop.models import MODELS
@@ -20,7 +20,7 @@ from jaxprop.types import Model
 
 def test_every_name_of_the_table_has_what_it_names():
     assert tasks.TASKS.keys() == TASK_TABLE.keys()
-    for column, known in {"losses": LOSSES, "data": SOURCES, "models": MODELS}.items():
+    for column, known in {"losses": LOSSES, "data": READERS, "models": MODELS}.items():
         assert {name for entry in TASK_TABLE.values() for name in getattr(entry, column)} == set(known)
     measured = [figure.metric for entry in TASK_TABLE.values() for figure in entry.figures.values()]
     assert set(measured) - {None} == set(METRICS)

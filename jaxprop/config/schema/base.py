@@ -12,6 +12,7 @@ NonNegative = Annotated[int, Field(ge=0, le=MAX_INT)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Part = Annotated[float, Field(gt=0, lt=1)]
 # YAML has only lists and a frozen config holds tuples, so strictness is lifted for this conversion.
 Sizes = Annotated[tuple[Positive, ...], Strict(False)]
 Text = Annotated[str, Field(min_length=1)]

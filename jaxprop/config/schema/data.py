@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jaxprop.config.schema.base import NonNegative, Positive, Section, Sizes, Text
+from jaxprop.config.schema.base import NonNegative, Part, Positive, Section, Sizes, Text
 
 # Keys that hold the path of a file.
 PATHS = ("train", "test", "train_inputs", "train_labels", "test_inputs", "test_labels")
@@ -23,6 +23,12 @@ class DataSection(Section):
     )
     shuffle: bool = Field(True, description="use a new order in every epoch, drawn from run.seed")
     drop_last: bool = Field(False, description="drop the last partial batch of a training epoch instead of padding it")
+    validation: Part | None = Field(
+        None,
+        description="fraction of the training examples to hold out, by class where there are classes: evaluations and "
+        "the choice of the best checkpoint then use it, and the test split is for the end alone",
+    )
+    split_seed: NonNegative = Field(0, description="seed of the choice of the held-out examples")
     prefetch: NonNegative = Field(2, description="number of batches prepared ahead in the background; 0 turns this off")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxprop.config.schema.data import Arrays
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.errors import ConfigError, DataError, did_you_mean
-from jaxprop.types import Source
+from jaxprop.types import Reader, Source
 
 _NUMBERS = "biuf"  # dtype kinds: bool, signed, unsigned, floating
 _INTEGERS = "iu"
@@ -388,4 +388,13 @@ def _source(split: _Split, task: str, info: dict[str, int]) -> Source:
             **{name: values[indices].astype(np.float32, copy=False) for name, values in extra.items()},
         }
 
-    return Source(length=len(inputs), take=take, info=info | _notes(split), fingerprint=digest)
+    return Source(
+        length=len(inputs),
+        take=take,
+        info=info | _notes(split),
+        fingerprint=digest,
+        labels=lambda: labels.astype(label_dtype, copy=False),
+    )
+
+
+ARRAYS = Reader(lambda section, task, _prepared: open_arrays(section, task))

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxprop.data.fingerprint import fingerprint
-from jaxprop.data.order import permutation
+from jaxprop.data.splits import stratified_split
 from jaxprop.errors import DataError
-from jaxprop.types import Source
+from jaxprop.types import Reader, Source
 
 _CLASSES = 10
 _BRIGHTEST = 16.0
@@ -76,42 +76,14 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     return bunch.data, bunch.target.astype(np.int32)
 
 
-def stratified_split(labels: np.ndarray, test_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits examples so that the test set has the same fraction of every class, to within one example.
-
-    The counts are rounded by the largest-remainder method, so that the test set has `ceil(test_fraction N)` examples.
-
-    Args:
-      labels: int `[N]`.
-      test_fraction: fraction of the examples in the test set.
-      seed: non-negative integer.
-
-    Returns:
-      Sorted indices of the train examples and of the test examples; together they are `0..N-1`.
-
-    Example:
-      >>> train, test = stratified_split(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
-      >>> train.size, np.array([0, 0, 0, 0, 1, 1, 1, 1])[test].tolist()
-      (6, [0, 1])
-    """
-    classes, counts = np.unique(labels, return_counts=True)
-    wanted = counts * test_fraction
-    quota = np.floor(wanted).astype(np.int64)
-    missing = int(np.ceil(labels.size * test_fraction)) - int(quota.sum())
-    quota[np.argsort(quota - wanted, kind="stable")[:missing]] += 1
-
-    chosen = []
-    for label, size in zip(classes.tolist(), quota.tolist(), strict=True):
-        members = np.flatnonzero(labels == label)
-        chosen.append(members[permutation(members.size, seed, label)[:size]])
-    test = np.sort(np.concatenate(chosen))
-    return np.setdiff1d(np.arange(labels.size), test), test
-
-
 def _source(inputs: np.ndarray, labels: np.ndarray) -> Source:
     return Source(
         length=labels.size,
         take=lambda indices: {"inputs": inputs[indices], "labels": labels[indices]},
         info={"classes": _CLASSES},
         fingerprint=fingerprint("digits", inputs, labels),
+        labels=lambda: labels,
     )
+
+
+DIGITS = Reader(lambda _section, _task, _prepared: open_digits())

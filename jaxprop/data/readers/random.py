@@ -9,7 +9,7 @@ import numpy as np
 from jaxprop.config.schema.data import Random
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.errors import DataError
-from jaxprop.types import Source
+from jaxprop.types import Reader, Source
 
 _POOL = 1 << 20  # values that are drawn; examples are windows of them
 _SEED = 0
@@ -65,3 +65,6 @@ def _windows(pool: np.ndarray, indices: np.ndarray, size: int) -> np.ndarray:
     """Windows of a pool, each index another one; a large prime sets neighbours far apart."""
     starts = indices * 7919 % (len(pool) - size)
     return pool[starts[:, None] + np.arange(size)]
+
+
+RANDOM = Reader(lambda section, task, _prepared: open_random(section, task))

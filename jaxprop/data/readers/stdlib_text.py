@@ -14,7 +14,7 @@ import numpy as np
 from jaxprop.config.schema.data import StdlibText
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.errors import DataError
-from jaxprop.types import Source
+from jaxprop.types import Reader, Source
 
 _VOCAB = 256
 # The split is the same for every run: the run's seed must not move files between train and test. Of the seeds 0 to 5,
@@ -226,3 +226,6 @@ def _source(text: _Text, length: int, nats: float) -> Source:
         info={"vocabulary": _VOCAB, "bytes": text.content.size, "files": text.files, "unigram_nats": nats},
         fingerprint=fingerprint("stdlib_text", str(length), text.content),
     )
+
+
+STDLIB_TEXT = Reader(lambda section, _task, _prepared: open_stdlib_text(section))

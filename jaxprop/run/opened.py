@@ -1,0 +1,119 @@
+"""A run opened for use: its model and one checkpoint, without its training data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from jaxprop import data
+from jaxprop.checkpoint import Checkpoints, Restored, stored_config
+from jaxprop.config.build import build, build_tree
+from jaxprop.config.diff import mathematical
+from jaxprop.config.dump import to_builtins
+from jaxprop.config.merge import merge, overrides_tree
+from jaxprop.config.schema.config import Config
+from jaxprop.config.tree import Path as Keys
+from jaxprop.config.tree import Tree
+from jaxprop.errors import CheckpointError, UsageError
+from jaxprop.run.compose import Experiment, compose
+from jaxprop.run.folder import find_run
+from jaxprop.run.prepared import Prepared, prepared_of, read, stand_in
+from jaxprop.types import TrainState
+
+# Overrides of these are allowed although they alter a run: the devices and the data of an evaluation.
+EVALUATION_ONLY: tuple[Keys, ...] = (("parallel",), ("data", "test"), ("data", "test_inputs"), ("data", "test_labels"))
+Which = Literal["best", "newest"]
+
+
+class Opened(NamedTuple):
+    """A run and one of its checkpoints.
+
+    Args:
+      folder: the run's folder.
+      config: the configuration it was trained with.
+      experiment: what that stands for; its training source is a stand-in of zeros.
+      prepared: what the run has kept of its training data.
+      state: the checkpoint's.
+      step: of the checkpoint.
+      which: whether that is the best one or the newest.
+    """
+
+    folder: Path
+    config: Config
+    experiment: Experiment
+    prepared: Prepared
+    state: TrainState
+    step: int
+    which: Which
+
+
+def open_run(
+    folder: str | os.PathLike[str], overrides: Sequence[str] = (), *, which: Which | None = None
+) -> Opened:
+    """Opens a run with the config saved in its checkpoint. It may be training at the same time: no lock is taken.
+
+    Args:
+      folder: the run's folder.
+      overrides: `key=value`, for keys that do not alter the model or its training.
+      which: the checkpoint; by default the best, and the newest where none was saved with an evaluation.
+
+    Raises:
+      UsageError: this is not the folder of a run, or an override alters the run.
+      CheckpointError: there is no checkpoint yet, or it cannot be read.
+    """
+    folder = find_run(Path(folder))
+    path = _checkpoints_of(folder)
+    config = _overridden(build(stored_config(path)), overrides)
+    # A run of an earlier jaxprop has kept nothing of its data, so they are opened.
+    prepared = read(folder) or prepared_of(data.open_sources(config.data, config.task.name)["train"])
+    experiment = compose(config, {"train": stand_in(prepared)})
+    restored, chosen = _restore(path, config, experiment.init(config.run.seed), which)
+    return Opened(folder, config, experiment, prepared, restored.state, restored.step, chosen)
+
+
+def _checkpoints_of(folder: Path) -> Path:
+    """Returns the folder of a run's checkpoints, if there is at least one."""
+    checkpoints = folder / "checkpoints"
+    if not checkpoints.is_dir() or not Checkpoints(checkpoints).steps():
+        raise CheckpointError(
+            f"{folder} has no checkpoint yet; a run saves one at each evaluation and at its end "
+            "(not with checkpoint.enabled: false)"
+        )
+    return checkpoints
+
+
+def _overridden(stored: Config, overrides: Sequence[str]) -> Config:
+    patch, problems = overrides_tree(overrides)
+    config = build_tree(merge(Tree(to_builtins(stored), {}), patch), problems)
+    changes = [c for c in mathematical(stored, config) if not any(c.path[: len(p)] == p for p in EVALUATION_ONLY)]
+    if changes:
+        lines = "".join(f"\n  {change}" for change in changes)
+        raise UsageError(
+            f"a run is used as it was trained, and these overrides would alter it:{lines}\n"
+            "remove them; keys such as data.eval_batch_size and run.eval_batches may be set"
+        )
+    return config
+
+
+def _restore(path: Path, config: Config, abstract: TrainState, which: Which | None) -> tuple[Restored, Which]:
+    section = config.checkpoint
+    with Checkpoints(path, best=section.best or "loss", mode=section.mode) as checkpoints:
+        before = checkpoints.steps()
+        which = which or ("newest" if checkpoints.best() is None else "best")
+        step: Literal["best"] | None = "best" if which == "best" else None
+        try:
+            restored = checkpoints.restore(abstract, step)
+        except CheckpointError:
+            if checkpoints.steps() == before:
+                raise
+            # The run is still training and has removed the checkpoint while it was being read.
+            restored = checkpoints.restore(abstract, step)
+    if restored is None:
+        metric = section.best or "loss"
+        raise CheckpointError(
+            f"no checkpoint in {path} was saved with a finite {metric} from an evaluation, so there is no best one; "
+            "use --newest for the newest"
+        )
+    return restored, which
