@@ -28,17 +28,22 @@ from jaxprop.types import TrainState
 
 
 class Outcome(NamedTuple):
-    """How a run ended: the summary that `summary.json` holds, the exit code, and what was trained.
+    """How a run ended: the summary that `summary.json` holds, and the exit code."""
+
+    summary: dict[str, Any]
+    exit_code: int
+
+
+class Conducted(NamedTuple):
+    """A run that has ended.
 
     Args:
-      summary: of the run.
-      exit_code: 0 done, 3 diverged, 75 or 130 interrupted after saving.
+      outcome: how; its exit code is 0 done, 3 diverged, 75 or 130 interrupted after saving.
       experiment: what was trained.
       state: the newest; None where the folder's run was complete already.
     """
 
-    summary: dict[str, Any]
-    exit_code: int
+    outcome: Outcome
     experiment: Experiment
     state: TrainState | None
 
@@ -69,7 +74,7 @@ class Undertaking(NamedTuple):
 
 def conduct(
     undertaking: Undertaking, folder: str | os.PathLike[str], *, fresh: bool = False, quiet: bool = False
-) -> Outcome:
+) -> Conducted:
     """Runs an undertaking in a folder, or goes on where the folder's newest checkpoint stands.
 
     Args:
@@ -95,7 +100,7 @@ def conduct(
             undertaking.complete(experiment, folder)
             tell(resume_note(before["step"], before["step"]))
             _tell_if(None if quiet else headline_of(before))
-            return Outcome(before, EXIT_DONE, experiment, None)
+            return Conducted(Outcome(before, EXIT_DONE), experiment, None)
         checkpoints, replaced = open_checkpoints(experiment, folder), Replaced(folder)
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
@@ -132,7 +137,7 @@ def conduct(
     if status != Status.COMPLETED:
         saved = experiment.config.checkpoint.enabled
         tell(last_words(status, loop, saved=saved, back=back, aside=replaced.pending))
-    return Outcome(figures, exit_code(status, interrupts.received), experiment, loop.state)
+    return Conducted(Outcome(figures, exit_code(status, interrupts.received)), experiment, loop.state)
 
 
 class _Started(NamedTuple):
