@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxprop.config.schema.data import DataSection
 from jaxprop.config.tasks import TASK_TABLE, tasks_for
+from jaxprop.data import augment
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.readers.arrays import open_arrays
 from jaxprop.data.readers.digits import open_digits
@@ -16,7 +17,7 @@ from jaxprop.data.stream import Stream, one_pass
 from jaxprop.errors import ConfigError, one_of
 from jaxprop.types import Source
 
-__all__ = ["SOURCES", "Prefetch", "Source", "Stream", "one_pass", "open_sources", "prefetch"]
+__all__ = ["SOURCES", "Prefetch", "Source", "Stream", "augment", "one_pass", "open_sources", "prefetch"]
 
 SOURCES: dict[str, Callable[[Any, str], dict[str, Source]]] = {
     "digits": lambda _section, _task: open_digits(),
