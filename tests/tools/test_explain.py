@@ -33,7 +33,6 @@ CASES = {
         "model": {"name": "cnn", "channels": [3], "hidden": [4], "activation": "tanh"},
         "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
     },
-    "augmented": {"data": {"augment": [{"name": "affine", "degrees": 20}, {"name": "cutmix"}]}},
     "bfloat16": {"precision": {"policy": "bfloat16"}},
     "float16": {"precision": {"policy": "float16"}},
 }
