@@ -13,6 +13,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.task import usual_loss
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.core.precision import Policy, cast_floating, cast_keys
+from jaxprop.data.augment import make_augmentation
 from jaxprop.losses import make_loss
 from jaxprop.metrics import METRICS
 from jaxprop.tasks.panels import Panel
@@ -76,7 +77,7 @@ def predictions(task: Task, policy: Policy) -> Callable[[PyTree, PyTree, Batch],
 
 
 def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:
-    """Builds the model for the data's shapes and binds it to the loss and metrics of the table of tasks.
+    """Builds the model for the data's shapes and binds it to augmentation and to the task's loss and metrics.
 
     Args:
       config: the run's configuration; its `task.loss` goes before the task's usual one.
@@ -92,4 +93,5 @@ def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:
     loss = make_loss(config.task.loss or usual_loss(config.task.name))
     figures = TASK_TABLE[config.task.name].figures
     metrics = {name: METRICS[figure.metric] for name, figure in figures.items() if figure.metric is not None}
-    return model, loss_from(model, loss, metrics, cast=COMPUTED), spec
+    augment = make_augmentation(config.data.augment, spec)
+    return model, loss_from(model, loss, metrics, cast=COMPUTED, augment=augment), spec

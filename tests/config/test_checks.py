@@ -26,6 +26,7 @@ GOOD = [
     {"optimizer": WARMUP, "run": {"steps": 101}},
     ARRAYS | {"optimizer": WARMUP, "run": {"epochs": 1}},  # the length of an epoch is not known here
     {"data": {"name": "digits", "batch_size": 1437}},
+    {"data": {"name": "digits", "augment": [{"name": "crop", "pad": 1}, {"name": "mixup"}]}},
     TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5, "positions": "learned"}},
     {"health": {"on_alert": "log"}},
     {"health": {"on_alert": ["clip", "cut_lr", "rollback", "stop"]}},
@@ -65,6 +66,10 @@ BAD = [
     ({"data": {"name": "stdlib_text"}}, "data.name: stdlib_text does not fit the task classify"),
     ({"model": {"name": "transformer"}}, "model.name: transformer does not fit the task classify"),
     ({"task": {"name": "classify", "loss": {"name": "huber"}}}, "task.loss.name: huber does not fit the task classify"),
+    (
+        TEXT | {"data": {"name": "stdlib_text", "augment": [{"name": "noise", "std": 1}]}},
+        "data.augment: augmentation changes images and other numbers, but the inputs of the task language are tokens",
+    ),
     ({"data": {"name": "arrays"}}, "data: expected train (one .npz), or train_inputs and train_labels"),
     ({"data": ARRAYS["data"] | {"train_inputs": "a.npy"}}, "data.train: give train (one .npz) or train_inputs"),
     ({"data": {"name": "arrays", "train_inputs": "a.npy"}}, "data.train_inputs: train_labels is missing"),
