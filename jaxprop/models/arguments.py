@@ -80,7 +80,7 @@ ARGUMENTS: dict[str, Callable[[Batch], jax.Array | None]] = {
 }
 
 
-def arguments_of(module: Callable[..., Any]) -> tuple[str, ...]:
+def arguments_of(module: Any) -> tuple[str, ...]:
     """Returns the names of `ARGUMENTS` that the call of a module's class has.
 
     Example:
