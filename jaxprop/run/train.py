@@ -37,7 +37,14 @@ class Outcome(NamedTuple):
     exit_code: int
 
 
-def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False, quiet: bool = False) -> Outcome:
+def train(
+    config: Config,
+    folder: str | os.PathLike[str],
+    *,
+    fresh: bool = False,
+    quiet: bool = False,
+    brief: bool = False,
+) -> Outcome:
     """Trains a configuration in a folder, or goes on where the folder's newest checkpoint stands.
 
     Args:
@@ -46,6 +53,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
       fresh: start over. The folder's run is set aside; it is removed once the new one has a checkpoint, and comes back
         if the new one fails or is interrupted before that.
       quiet: no console.
+      brief: a console of warnings alone: alerts to act on, and the responses to them.
 
     Returns:
       The summary and the exit code: 0 done, 3 diverged, 75 or 130 interrupted after saving.
@@ -64,7 +72,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         experiment = experiment._replace(config=config)
         if before is not None and before["step"] == experiment.total_steps:
             check_data(experiment.stream, folder / "checkpoints")
-            tell(resume_note(before["step"], before["step"]))
+            tell(resume_note(before["step"], before["step"], config))
             _tell_if(None if quiet else headline_of(before))
             return Outcome(before, EXIT_DONE)
         checkpoints, replaced = _open_checkpoints(config, folder), Replaced(folder)
@@ -76,7 +84,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         del state
         try:
             with checkpoints, explained(experiment, lambda: _saved(checkpoints)):
-                status = _run(loop, experiment, replaced, folder, fresh, quiet)
+                status = _run(loop, experiment, replaced, folder, fresh, quiet, brief)
         except BaseException as error:
             if replaced.bring_back():
                 error.add_note(BACK)
@@ -103,7 +111,9 @@ def _tell_if(text: str | None) -> None:
         tell(text)
 
 
-def _run(loop: Loop, experiment: Experiment, replaced: Replaced, folder: Path, fresh: bool, quiet: bool) -> Status:
+def _run(
+    loop: Loop, experiment: Experiment, replaced: Replaced, folder: Path, fresh: bool, quiet: bool, brief: bool
+) -> Status:
     """Resumes or starts over, and runs; returns how the run ended."""
     if fresh:
         _trace(experiment, loop.state)
@@ -111,7 +121,7 @@ def _run(loop: Loop, experiment: Experiment, replaced: Replaced, folder: Path, f
     resumed_from = None if fresh else loop.resume()
     notes = [note for source in experiment.sources.values() for note in source.info.get("notes", ())]
     if resumed_from is not None:
-        notes.append(resume_note(resumed_from, experiment.total_steps))
+        notes.append(resume_note(resumed_from, experiment.total_steps, experiment.config))
     elif not fresh:
         refuse_unreadable(folder / "checkpoints")
         notes += start_over(folder)
@@ -119,7 +129,7 @@ def _run(loop: Loop, experiment: Experiment, replaced: Replaced, folder: Path, f
     section, run = experiment.config.sinks, experiment.config.run
     sinks = open_sinks(
         section, folder, total_steps=experiment.total_steps, start_step=resumed_from, alerts=loop.alert_lines,
-        log_every=run.log_every, quiet=quiet,
+        log_every=run.log_every, quiet=quiet, brief=brief,
     )  # fmt: skip
     with contextlib.closing(sinks) as sink:
         for name in ("summary.json", panels.NAME):  # of an earlier end that this run goes beyond
