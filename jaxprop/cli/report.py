@@ -17,6 +17,8 @@ from jaxprop.errors import EXIT_DONE, UsageError, printable
 if TYPE_CHECKING:
     from jaxprop.report.read import Reader, RunData
 
+WIDE = ("final train loss", "parameters", "alerts", "worst layer")  # columns that the page has room for
+
 
 def report(
     runs: Annotated[
@@ -87,7 +89,9 @@ def _draw(readers: Sequence[Reader], names: Sequence[str], page: Path | None, *,
         print(summaries(read, names, plain=not can_print(BLOCKS)))
         if len(read) > 1:
             print()
-            show(*compare(read, names)[:2])
+            found = compare(read, names)
+            kept = [i for i, header in enumerate(found.headers) if header not in WIDE]
+            show([found.headers[i] for i in kept], [[row[i] for i in kept] for row in found.rows])
     if page is not None:
         write(page, render(payload(read, names)))
     if json:

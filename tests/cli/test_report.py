@@ -120,4 +120,5 @@ def test_several_runs_end_with_a_table_of_them(jaxprop):
     ran = jaxprop("report", "a", "b", "--no-html")
     header, first, second = [line.split() for line in ran.out.splitlines() if "─" not in line][-3:]
     assert header[:5] == ["run", "optimizer.lr", "best", "eval", "accuracy"]
+    assert header[-1] == "status"
     assert (first[:2], second[:2]) == (["a", "0.1"], ["b", "0.2"])

@@ -307,7 +307,7 @@ function report(data) {
   const drawn = [
     el("header", {}, el("h1", {}, data.title), el("span", { class: "by" }, "jaxprop report"), live ? el("span", { id: "pulse" }, "live") : null),
     comparison(data),
-    el("div", { class: "verdicts" }, runs.map((run) => verdict(run, several, runs.length > 3))),
+    el("div", { class: "verdicts" }, (several ? data.compare.order : [0]).map((i) => verdict(runs[i], several, runs.length > 3))),
     several ? null : card(runs[0]),
     section("Over the steps", `Drag to zoom, double-click to see all. ${several ? "Triangles: alerts, in their run's colour." : LEGEND}`, curves(runs)),
     section("Predictions", "", each(panels)),
