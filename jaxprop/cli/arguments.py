@@ -37,6 +37,14 @@ RunOption = Annotated[
     Path | None,
     typer.Option("--run", metavar="DIR", parser=home, help="folder of the run; default: runs/NAME"),
 ]
+CodeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--code",
+        metavar="FILE",
+        help="permit code that a run names: a file, or a module; what a config of yours names needs no permission",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
 
 

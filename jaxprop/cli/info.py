@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import ConfigArgument, OverridesArgument, split
+from jaxprop.cli.arguments import CodeOption, ConfigArgument, OverridesArgument, split
 from jaxprop.cli.tables import show, size
 from jaxprop.errors import EXIT_DONE
 
@@ -27,12 +27,13 @@ def info(
         bool,
         typer.Option("--memory", help="show what a step keeps in memory, and which overrides lower it; compiles each"),
     ] = False,
+    code: CodeOption = None,
 ) -> int:
     """Show the layers, shapes, parameters, FLOPs and memory of a model."""
     config, changes = split(config, overrides)
     from jaxprop.config.load import load
 
-    loaded = load(config, changes)
+    loaded = load(config, changes, code or ())
     if memory:
         return _memory(loaded.config)
     # Imported late, so that a mistake in the file is reported before jax has loaded.

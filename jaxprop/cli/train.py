@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, RunOption, split
+from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, RunOption, split
 from jaxprop.cli.output import print_json
 from jaxprop.sinks.streams import Lasting
 
@@ -19,6 +19,7 @@ def train(
     overrides: OverridesArgument = None,
     run: RunOption = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming the run in DIR")] = False,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Train the run that a config describes, or resume it."""
@@ -26,7 +27,7 @@ def train(
     from jaxprop.config.load import load
     from jaxprop.run.interrupt import leaving_at_once
 
-    loaded = load(config, changes)
+    loaded = load(config, changes, code or ())
     with leaving_at_once():
         # Imported late, so that a mistake in the file is reported before jax has loaded.
         from jaxprop.run import train as runs

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from jaxprop.config.custom import is_place
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.custom import target_of
 from jaxprop.config.schema.data import PATHS
 from jaxprop.config.tree import Path, dotted
 
@@ -26,6 +28,7 @@ HARMLESS: tuple[Path, ...] = (
     # measurements and responses; the structure of the train state does not depend on them
     *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
     ("health", "blackboxes"),
+    ("task", "metrics"),  # further figures of evaluations
 )
 LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
 
@@ -74,7 +77,8 @@ def differences(old: Any, new: Any) -> list[Change]:
 def mathematical(old: Config, new: Config) -> list[Change]:
     """Returns the changes that alter what a run computes, so that the run cannot be continued.
 
-    Sinks, checkpoints, intervals of logging and evaluation, prefetching and the paths of files do not alter it. The
+    Sinks, checkpoints, intervals of logging and evaluation, prefetching and the paths of files do not alter it. Changed
+    contents of a file with code are told elsewhere, by `jaxprop.code.digest`. The
     length of the run does only if the schedule depends on the step.
 
     Args:
@@ -86,7 +90,19 @@ def mathematical(old: Config, new: Config) -> list[Change]:
     """
     constant = old.optimizer.schedule.name == new.optimizer.schedule.name == "constant"
     harmless = HARMLESS + LENGTH if constant else HARMLESS
-    return [change for change in diff(old, new) if not any(change.path[: len(p)] == p for p in harmless)]
+    changes = [change for change in diff(old, new) if not any(change.path[: len(p)] == p for p in harmless)]
+    return [change for change in changes if not _same_code(change)]
+
+
+def _same_code(change: Change) -> bool:
+    """Whether a change is only of where a file with code of the user's own lies, or of its contents, which are told."""
+    if not is_place(change.path[:-1]):
+        return False
+    if change.path[-1] == "class_sha256":
+        return True
+    written = [target_of(value) for value in (change.old, change.new) if isinstance(value, str)]
+    shown = {target and target.shown for target in written}
+    return change.path[-1] == "class" and len(written) == 2 and len(shown) == 1
 
 
 def _differences(old: Any, new: Any, path: Path) -> Iterator[Change]:

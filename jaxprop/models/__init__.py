@@ -15,12 +15,16 @@ from jaxprop.models.adapters.linen import from_linen
 from jaxprop.models.adapters.nnx import from_nnx
 from jaxprop.models.cnn import Cnn
 from jaxprop.models.mlp import Mlp
+from jaxprop.models.own import LossFunction, no_outputs, own_model
 from jaxprop.models.remat import NONE
 from jaxprop.models.rnn import Rnn
 from jaxprop.models.transformer import Transformer
 from jaxprop.types import Batch, Model, Spec
 
-__all__ = ["MODELS", "from_equinox", "from_functions", "from_linen", "from_nnx", "make_model"]
+__all__ = [
+    "MODELS", "LossFunction", "from_equinox", "from_functions", "from_linen", "from_nnx", "make_model", "no_outputs",
+    "own_model",
+]  # fmt: skip
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": Mlp, "cnn": Cnn, "rnn": Rnn, "transformer": Transformer}
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from jaxprop.config.schema.base import Fraction, Positive, Section, Sizes
+from jaxprop.config.schema.custom import Chosen, Custom
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu"]
 Init = Literal[
@@ -68,4 +69,8 @@ class Transformer(Section):
     dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
 
 
-ModelSection = Annotated[Mlp | Cnn | Rnn | Transformer, Field(discriminator="name")]
+class CustomModel(Custom):
+    """A model of your own: a module class of Flax or Equinox, or a function that returns a model."""
+
+
+ModelSection = Annotated[Mlp | Cnn | Rnn | Transformer | CustomModel, Chosen()]
