@@ -74,6 +74,7 @@ def reference() -> str:
         if name == "task":
             parts += [TASKS, tasks()]
             parts += [described(loss, "task.loss.name", definitions) for loss in losses(definitions)]
+            parts.append(described(definitions["CustomMetric"], "task.metrics.NAME.name", definitions))
     return "\n".join(parts)
 
 
@@ -82,11 +83,12 @@ def described(variant: Mapping[str, Any], key: str, definitions: Mapping[str, An
 
     Args:
       variant: its schema.
-      key: the dotted name of the key that chooses it, such as `model.name`.
+      key: the dotted name of the key that chooses it, such as `model.name`; code of the user's own has `class` there.
       definitions: of the whole schema.
     """
-    name, about = variant["properties"]["name"]["const"], variant["description"]
-    return f"### `{key}: {name}`\n\n{about}\n\n{table(variant, definitions, without=('name',))}"
+    named, about = variant["properties"].get("name"), variant["description"]
+    chosen = f"{key}: {named['const']}" if named else f"{key.rpartition('.')[0]}.class"
+    return f"### `{chosen}`\n\n{about}\n\n{table(variant, definitions, without=('name', 'class_sha256'))}"
 
 
 def table(variant: Mapping[str, Any], definitions: Mapping[str, Any], without: tuple[str, ...] = ()) -> str:
@@ -117,6 +119,7 @@ def optimizers(section: Mapping[str, Any], definitions: Mapping[str, Any]) -> It
     yield "\n".join(optimizer_row(name, row) for name, row in OPTIMIZERS.items()) + "\n"
     yield f"{LEFT_OUT_INTRODUCTION}\n"
     yield "\n".join(f"- `{name}`: {why}." for name, why in LEFT_OUT.items()) + "\n"
+    yield described(definitions["CustomOptimizer"], "optimizer.name", definitions)
 
 
 def optimizer_row(name: str, row: Mapping[str, Any]) -> str:

@@ -98,8 +98,9 @@ def _tell(error: Exception) -> None:
     elif isinstance(error, JaxpropError):
         message = str(error)
     else:
-        detail = " ".join(str(error).split()) or "no message"
-        message = f"{type(error).__name__}: {detail} (run again with -v for the traceback)"
+        from jaxprop.code.modules import told
+
+        message = f"{told(error)} (run again with -v for the traceback)"
     # jax adds a note, after a rule of dashes, about the frames that it removed from the traceback.
     notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()) if not note.startswith("-----"))
     tell(f"error: {message}{notes}")

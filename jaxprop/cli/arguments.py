@@ -53,6 +53,14 @@ RunOption = Annotated[
         autocompletion=completion.runs,
     ),
 ]
+CodeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--code",
+        metavar="FILE",
+        help="permit code that a run names: a file, or a module; what a config of yours names needs no permission",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="print only errors, warnings and one last line")]
 

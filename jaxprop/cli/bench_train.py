@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jaxprop.cli.arguments import OVERRIDE, JsonOption
+from jaxprop.cli.arguments import OVERRIDE, CodeOption, JsonOption
 from jaxprop.cli.bench_output import (
     AimOption,
     ForceOption,
@@ -43,6 +43,7 @@ def bench_train(
     force: ForceOption = False,
     markdown: MarkdownOption = None,
     html: HtmlOption = None,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Measure what a train step gets out of the device.
@@ -59,7 +60,7 @@ def bench_train(
     from jaxprop.bench.session import Session
     from jaxprop.bench.train import suite
 
-    found = suite.targets_of(names, overrides)
+    found = suite.targets_of(names, overrides, code or ())
     options = suite.Options(
         precisions=policies, batches=sizes, roofline=roofline,
         plan=Plan(seconds=seconds, burst=min(0.5, max(seconds / 6, 0.05)), aim=aim, longest=float("inf")),
@@ -68,6 +69,7 @@ def bench_train(
         words = ["train", *targets, "--seconds", str(seconds), "--aim", str(aim), *["--no-roofline"] * (not roofline)]
         words += [word for one in precision or [] for word in ("--precision", one)]
         words += [word for one in batch or [] for word in ("--batch", one)]
+        words += [word for one in code or [] for word in ("--code", one)]
         return apart(words, processes, path, markdown=markdown, html=html, json=json)
     import jax
 

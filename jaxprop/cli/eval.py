@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from jaxprop.cli import completion
-from jaxprop.cli.arguments import JsonOption, OverridesArgument, QuietOption, RunOption, split
+from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, QuietOption, RunOption, split
 from jaxprop.cli.output import print_result
-from jaxprop.errors import EXIT_DONE, UsageError
+from jaxprop.errors import EXIT_DONE, ConfigError, UsageError
 
 CHOSEN_HERE = (
     "the best checkpoint was chosen on this split, so its figures flatter; data.validation: 0.1 holds examples out for "
@@ -32,6 +33,7 @@ def evaluate(
     newest: Annotated[bool, typer.Option("--newest", help="evaluate the newest checkpoint")] = False,
     best: Annotated[bool, typer.Option("--best", help="evaluate the best checkpoint; the default")] = False,
     quiet: QuietOption = False,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Evaluate a checkpoint of a run on the test split."""
@@ -45,7 +47,7 @@ def evaluate(
     from jaxprop.tools.eval import evaluate_run
 
     which: Which | None = "newest" if newest else "best" if best else None
-    result = evaluate_run(folder, changes, which=which)
+    result = evaluate_run(folder, changes, which=which, code=code_named(run_or_config, code))
     if json:
         print_result("eval", folder, result)
     elif quiet:
@@ -88,3 +90,24 @@ def run_folder(run_or_config: str, run: Path | None) -> Path:
     if path.parent != Path() and not path.exists() and path.suffix not in SUFFIXES:
         return path  # taken as a folder, so that the error lists the existing runs
     return Path("runs") / load(run_or_config).name
+
+
+def code_named(run_or_config: str, code: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the code of their own that the user names: with `--code`, and in a config on the command line.
+
+    Args:
+      run_or_config: as `run_folder` takes it; a run names nothing that may be run.
+      code: given by `--code`.
+    """
+    from jaxprop.config.custom import custom_sections
+    from jaxprop.config.load import load
+
+    given, path = tuple(code or ()), Path(run_or_config).expanduser()
+    if path.is_dir() or (path.parent == Path() and (Path("runs") / path / "config.yaml").is_file()):
+        return given
+    try:
+        config = load(run_or_config).config
+    except ConfigError:  # with --run, the config need not be valid
+        return given
+    named = [section.target.where for section in custom_sections(config).values() if section.permitted]
+    return given + tuple(dict.fromkeys(named))

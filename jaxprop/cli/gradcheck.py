@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaxprop.cli import completion
-from jaxprop.cli.arguments import JsonOption, OverridesArgument, split
+from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, split
 from jaxprop.cli.modules import named
 from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import show
@@ -42,6 +42,7 @@ def gradcheck(
         int, typer.Option("--examples", min=1, help="number of examples of a config's batch to use")
     ] = 4,
     entries: Annotated[int, typer.Option("--entries", min=1, help="number of entries to check in each parameter")] = 4,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Check gradients against finite differences and forward mode.
@@ -58,7 +59,7 @@ def gradcheck(
     if FUNCTION.fullmatch(target):
         report = _of_function(target, changes, entries)
     else:
-        loaded = load(target, changes)
+        loaded = load(target, changes, code or ())
         # Imported late, so that a mistake in the file is reported before jax has loaded.
         from jaxprop.tools.gradcheck.configured import check_config
 

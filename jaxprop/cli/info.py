@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, split
 from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import show, size
 from jaxprop.errors import EXIT_DONE
@@ -30,12 +30,13 @@ def info(
         typer.Option("--memory", help="show what a step keeps in memory, and which overrides lower it; compiles each"),
     ] = False,
     json: JsonOption = False,
+    code: CodeOption = None,
 ) -> int:
     """Show the layers, shapes, parameters, FLOPs and memory of a model."""
     config, changes = split(config, overrides)
     from jaxprop.config.load import load
 
-    loaded = load(config, changes)
+    loaded = load(config, changes, code or ())
     if memory:
         return _memory(loaded.config, json)
     # Imported late, so that a mistake in the file is reported before jax has loaded.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import JsonOption, RunArgument
+from jaxprop.cli.arguments import CodeOption, JsonOption, RunArgument
 from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import shorten, show
 from jaxprop.errors import EXIT_DONE
@@ -23,12 +23,13 @@ def replay(
     step: Annotated[
         int | None, typer.Option("--step", help="number of the failing step; default: the first one")
     ] = None,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Find the operation, layer, source line and examples that produced a NaN."""
     from jaxprop.tools.replay import replay_run
 
-    replayed = replay_run(run, step)
+    replayed = replay_run(run, step, code=code or ())
     finding = replayed.finding
     if json:
         found = None if finding is None else finding.record()

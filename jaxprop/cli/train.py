@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, QuietOption, RunOption, split
+from jaxprop.cli.arguments import (
+    CodeOption,
+    ConfigArgument,
+    JsonOption,
+    OverridesArgument,
+    QuietOption,
+    RunOption,
+    split,
+)
 from jaxprop.cli.output import print_result
 from jaxprop.errors import ConfigError
 from jaxprop.sinks.streams import Lasting
@@ -24,6 +32,7 @@ def train(
     run: RunOption = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming the run in DIR")] = False,
     quiet: QuietOption = False,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Train the run that a config describes, or resume it."""
@@ -31,7 +40,7 @@ def train(
     from jaxprop.config.load import load
     from jaxprop.run.interrupt import leaving_at_once
 
-    loaded = load(config, changes)
+    loaded = load(config, changes, code or ())
     folder = run if run is not None else _folder(config, loaded)
     with leaving_at_once():
         # Imported late, so that a mistake in the file is reported before jax has loaded.

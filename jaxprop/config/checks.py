@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.custom import Custom
 from jaxprop.config.schema.data import Arrays, Random
 from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE
@@ -73,11 +74,11 @@ def has_split_to_evaluate(config: Config) -> bool:
 def _fits_task(config: Config) -> Iterator[Problem]:
     task, loss = config.task.name, config.task.loss
     entry = TASK_TABLE[task]
-    if config.data.name not in entry.data:
+    if not isinstance(config.data, Custom) and config.data.name not in entry.data:
         yield _unfit(("data", "name"), task, config.data.name, entry.data)
-    if config.model.name not in entry.models:
+    if not isinstance(config.model, Custom) and config.model.name not in entry.models:
         yield _unfit(("model", "name"), task, config.model.name, entry.models)
-    if loss is not None and loss.name not in entry.losses:
+    if loss is not None and not isinstance(loss, Custom) and loss.name not in entry.losses:
         yield _unfit(("task", "loss", "name"), task, loss.name, entry.losses)
 
 
@@ -159,8 +160,11 @@ def _evaluation(config: Config) -> Iterator[Problem]:
         }
         yield from (Problem(path, what) for path, value in wanted.items() if value is not None)
     metrics = {name: figure.better for name, figure in TASK_TABLE[config.task.name].figures.items()}
+    own = config.task.metrics or {}
+    if best in own and best not in metrics:
+        return  # whether more of it is better only its author knows
     if best is not None and best not in metrics:
-        yield Problem(("checkpoint", "best"), one_of(best, metrics, f"metric of the task {config.task.name}"))
+        yield Problem(("checkpoint", "best"), one_of(best, [*metrics, *own], f"metric of the task {config.task.name}"))
     elif mode != metrics[best or "loss"]:
         better = {"max": "larger", "min": "smaller"}[metrics[best or "loss"]]
         what = f"{best or 'loss'} is better when {better}; write 'mode: {metrics[best or 'loss']}'"
@@ -235,9 +239,22 @@ def _order(config: Config) -> Iterator[Problem]:
         yield Problem(("model", "bidirectional"), what)
 
 
+def _own_code(config: Config) -> Iterator[Problem]:
+    for name in config.task.metrics or {}:
+        if name in TASK_TABLE[config.task.name].figures:
+            what = f"the task {config.task.name} has a metric of this name; give yours another one"
+            yield Problem(("task", "metrics", name), what)
+    if isinstance(config.model, Custom) and config.run.remat != "none":
+        what = (
+            "remat is for the models of jaxprop; wrap a block of yours in jax.checkpoint or nnx.remat, and remove this"
+        )
+        yield Problem(("run", "remat"), what)
+
+
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
     _augmentation,
+    _own_code,
     _arrays,
     _attention,
     _stages,

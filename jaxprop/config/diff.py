@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jaxprop.config.checks import known_steps
+from jaxprop.config.custom import is_place
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.custom import target_of
 from jaxprop.config.schema.data import PATHS
 from jaxprop.config.schema.optimizer import Schedule
 from jaxprop.config.tree import Path, dotted
@@ -28,6 +30,7 @@ HARMLESS: tuple[Path, ...] = (
     # measurements and responses; the structure of the train state does not depend on them
     *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
     ("health", "blackboxes"),
+    ("task", "metrics"),  # further figures of evaluations
 )
 LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
 SCHEDULE: Path = ("optimizer", "schedule")
@@ -78,7 +81,8 @@ def mathematical(old: Config, new: Config, steps: int | None = None) -> list[Cha
     """Returns the changes that alter what a run computes, so that the run cannot be continued.
 
     Sinks, checkpoints, intervals of logging and evaluation, prefetching and the paths of files do not alter it. The
-    length of the run does only where the schedule is as long as the run, so that all of its rates would change.
+    length of the run does only where the schedule is as long as the run, so that all of its rates would change. Changed
+    contents of a file with code are told elsewhere, by `jaxprop.code.digest`.
 
     Args:
       old: the configuration that the run was started with.
@@ -89,7 +93,19 @@ def mathematical(old: Config, new: Config, steps: int | None = None) -> list[Cha
       A part of `diff(old, new)`; empty if the run can be continued.
     """
     harmless = HARMLESS + LENGTH + (SCHEDULE,) if _same_schedule(old, new, steps) else HARMLESS
-    return [change for change in diff(old, new) if not any(change.path[: len(p)] == p for p in harmless)]
+    changes = [change for change in diff(old, new) if not any(change.path[: len(p)] == p for p in harmless)]
+    return [change for change in changes if not _same_code(change)]
+
+
+def _same_code(change: Change) -> bool:
+    """Whether a change is only of where a file with code of the user's own lies, or of its contents, which are told."""
+    if not is_place(change.path[:-1]):
+        return False
+    if change.path[-1] == "class_sha256":
+        return True
+    written = [target_of(value) for value in (change.old, change.new) if isinstance(value, str)]
+    shown = {target and target.shown for target in written}
+    return change.path[-1] == "class" and len(written) == 2 and len(shown) == 1
 
 
 def _same_schedule(old: Config, new: Config, steps: int | None) -> bool:

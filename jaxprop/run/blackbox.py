@@ -33,9 +33,10 @@ VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL
 FIGURES = ("loss", "grad_norm", "learning_rate", "loss_scale", "skipped", "skips")
 ABOUT = ("step", "updates", "leaves", "key_impls", "versions", "flags", "device", "sources", "records")  # of box.json
 FILES = ("state.safetensors", "batch.safetensors", "config.yaml", "box.json", "repro.py")
-REPRO = '''"""Replays a step that was not finite, from this folder alone: python repro.py"""
+REPRO = '''"""Replays a step that was not finite, from this folder alone: python repro.py [FILES WITH YOUR CODE]"""
 
 import os
+import sys
 from pathlib import Path
 
 for name, value in {flags!r}.items():
@@ -45,7 +46,7 @@ from jaxprop.errors import JaxpropError
 from jaxprop.tools.replay import replay
 
 try:
-    print(replay(Path(__file__).parent).message)
+    print(replay(Path(__file__).parent, code=sys.argv[1:]).message)
 except JaxpropError as error:
     raise SystemExit(f"error: {{error}}") from None
 '''

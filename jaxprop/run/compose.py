@@ -11,13 +11,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxprop import data, tasks
+from jaxprop.code.load import RATES, load_code
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.optimizer import CustomOptimizer
 from jaxprop.core.precision import Scaling
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.mesh import make_mesh
 from jaxprop.parallel.placement import place_batch, replicate
+from jaxprop.run import own_code
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
@@ -30,7 +33,7 @@ class Experiment(NamedTuple):
     It holds no state: whoever trains calls `init`, since the step donates the state that it is given.
 
     Args:
-      config: the configuration, or the settings of `jaxprop.fit`.
+      config: the configuration, with the digests of code of the user's own; or the settings of `jaxprop.fit`.
       task: model, loss and metrics bound together.
       sources: the data's splits.
       stream: training batches: a `data.Stream`, or one that is resumed in another way.
@@ -71,8 +74,11 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
       The experiment.
 
     Raises:
+      ConfigError: code of the user's own cannot be loaded, or its arguments do not fit.
+      UsageError: a run names such code, and the user has not repeated it.
       JaxpropError: the data, the model, the optimizer and the devices do not fit together.
     """
+    config = own_code.checked(config)
     sources = data.open_sources(config.data, config.task.name) if sources is None else sources
     train = sources["train"]
     task = tasks.make_task(config, sources)
@@ -85,7 +91,9 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
     assert task.model is not None
     init_model, example = jax.jit(task.model.init), next(data.one_pass(train, 2))
     shapes, _ = init_model.eval_shape(jax.random.key(0), example)
-    optimizer = optimizers.make_optimizer(config.optimizer, steps=total_steps, params=shapes)
+    optimizer = optimizers.make_optimizer(
+        config.optimizer, steps=total_steps, params=shapes, own=_own_optimizer(config)
+    )
 
     def init(seed: int) -> TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
@@ -106,6 +114,13 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
         test=test if validation else None, optimizer=optimizer, init=init, step=step,
         evaluate=make_eval_step(task.objective, precision, mesh=mesh), mesh=mesh, total_steps=total_steps,
     )  # fmt: skip
+
+
+def _own_optimizer(config: Config) -> Callable[[Any], Any] | None:
+    if not isinstance(config.optimizer, CustomOptimizer):
+        return None
+    code = load_code(config.optimizer, ("optimizer",))
+    return lambda rate: code(**({} if rate is None else dict.fromkeys(RATES, rate)))
 
 
 def open_stream(config: Config, train: Source) -> data.Stream:

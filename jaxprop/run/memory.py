@@ -17,6 +17,7 @@ import jax
 
 from jaxprop import data
 from jaxprop.config.checks import check
+from jaxprop.config.custom import custom_sections
 from jaxprop.config.diff import mathematical
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.load import load
@@ -260,7 +261,8 @@ def _worked_out(experiment: Experiment) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(dump(with_absolute_paths(experiment.config), Path(folder)), encoding="utf-8")
-        command = [sys.executable, "-m", __name__, str(file)]
+        own = [section.target.where for section in custom_sections(experiment.config).values()]
+        command = [sys.executable, "-m", __name__, str(file), *dict.fromkeys(own)]
         try:
             lines = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS).stdout
         except subprocess.TimeoutExpired as late:
@@ -290,5 +292,5 @@ def _asked(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    for finding in findings(compose(load(sys.argv[1]).config)):
+    for finding in findings(compose(load(sys.argv[1], code=sys.argv[2:]).config)):
         print(json.dumps(finding), flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxprop import data
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
-from jaxprop.run import prepared
+from jaxprop.run import own_code, prepared
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.conduct import Outcome, Undertaking, conduct
@@ -42,13 +42,11 @@ def train(
       UsageError: the folder holds a run whose mathematics another configuration would change.
       JaxpropError: the run cannot be built, or its folder not be written.
     """
-    # It is stored, and may be read in another working directory.
-    stored = with_absolute_paths(config)
     undertaking = Undertaking(
-        compose=lambda: compose(config)._replace(config=stored),
+        compose=lambda: _composed(config),
         finished=lambda folder: finished(config, folder),
         complete=lambda experiment, folder: check_data(experiment.stream, folder / "checkpoints"),
-        recorder=lambda folder, _: Recorder(folder, stored),
+        recorder=lambda folder, experiment: Recorder(folder, experiment.config),
         trace=_trace,
         describe=_describe,
         explained=explained,
@@ -56,8 +54,16 @@ def train(
     return conduct(undertaking, folder, fresh=fresh, quiet=quiet, brief=brief).outcome
 
 
+def _composed(config: Config) -> Experiment:
+    experiment = compose(config)
+    # It is stored, and may be read in another working directory.
+    return experiment._replace(config=with_absolute_paths(experiment.config))
+
+
 def _describe(experiment: Experiment, folder: Path) -> None:
+    own_code.tell_changes(folder, experiment.config)
     write_text(folder / "config.yaml", dump(experiment.config, folder))
+    own_code.write(folder, experiment.config)
     prepared.write(folder, prepared.prepared_of(experiment.sources["train"]))
 
 

@@ -52,7 +52,9 @@ def predict(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
 
 def _majority(sources: Mapping[str, Source]) -> dict[str, float]:
     evaluated = sources.get("validation") or sources.get("test")
-    if evaluated is None:
+    if evaluated is None or "labels" not in evaluated.take(
+        np.zeros(1, np.int64)
+    ):  # data of the user's own may have none
         return {}
     counts = np.bincount(labels_of(sources["train"]))
     if not counts.size:  # the training data are gone, and their classes were not counted

@@ -76,8 +76,8 @@ def test_the_figures_as_json_and_as_a_table(jaxprop, monkeypatch):
         ["run", "folder:", "x"],
     ]
     assert calls == [
-        *[((Path("runs/digits"), ()), {"which": None})] * 2,
-        ((Path("x"), ("run.eval_batches=1",)), {"which": "best"}),
+        *[((Path("runs/digits"), ()), {"which": None, "code": ()})] * 2,
+        ((Path("x"), ("run.eval_batches=1",)), {"which": "best", "code": ()}),
     ]
 
 

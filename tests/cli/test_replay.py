@@ -16,7 +16,7 @@ FOUND = Finding(
 
 def answering(monkeypatch, replayed):
     calls = []
-    monkeypatch.setattr(tool, "replay_run", lambda run, step: calls.append((run, step)) or replayed)
+    monkeypatch.setattr(tool, "replay_run", lambda run, step, code: calls.append((run, step)) or replayed)
     return calls
 
 

@@ -92,3 +92,26 @@ def test_another_optimizer_lists_its_arguments(sections):
     lines = [str(change) for change in mathematical(build(sections), build(sections | adam))]
     assert lines[0] == 'optimizer.name: "sgd" -> "adam"'
     assert "optimizer.b1: (not set) -> 0.9" in lines
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new", "alters"),
+    [
+        ("class", "a/net.py:Net", "b/net.py:Net", False),
+        ("class", "a/net.py:Net", "a/other.py:Net", True),
+        ("class", "a/net.py:Net", "a/net.py:Other", True),
+        ("class", "mine.net:Net", "mine.other:Net", True),
+        ("class_sha256", "0" * 64, "1" * 64, False),
+        ("width", 1, 2, True),
+    ],
+)
+def test_where_a_file_of_ones_own_lies_does_not_matter_but_what_it_is_called(sections, key, old, new, alters):
+    model = {"class": "/net.py:Net", "class_sha256": "0" * 64, "width": 1}
+    before, after = (build(sections | {"model": model | {key: value}}) for value in (old, new))
+    assert len(diff(before, after)) == 1
+    assert bool(mathematical(before, after)) == alters
+
+
+def test_further_metrics_do_not_matter(sections):
+    metrics = {"name": "classify", "metrics": {"f1": {"class": "m.py:f1"}}}
+    assert mathematical(build(sections), build(sections | {"task": metrics})) == []

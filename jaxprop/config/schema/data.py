@@ -8,6 +8,7 @@ from pydantic import Field, Strict
 
 from jaxprop.config.schema.augment import Augmentation
 from jaxprop.config.schema.base import NonNegative, Part, Positive, Section, Sizes, Text
+from jaxprop.config.schema.custom import Chosen, Custom
 
 # Keys that hold the path of a file.
 PATHS = ("train", "test", "train_inputs", "train_labels", "test_inputs", "test_labels")
@@ -81,4 +82,8 @@ class Random(DataSection):
     examples: Positive = Field(1024, description="number of examples")
 
 
-Data = Annotated[Digits | StdlibText | Arrays | Random, Field(discriminator="name")]
+class CustomData(DataSection, Custom):
+    """Data of your own: a function that returns sources or arrays."""
+
+
+Data = Annotated[Digits | StdlibText | Arrays | Random | CustomData, Chosen()]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from jaxprop.config.schema.base import Fraction, Positive, Section, Sizes
+from jaxprop.config.schema.custom import Chosen, Custom
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu"]
 Init = Literal[
@@ -136,4 +137,8 @@ class Vit(Blocks):
     init: Init = Field("glorot_uniform", description="initializer of the kernels; biases start at zero")
 
 
-ModelSection = Annotated[Mlp | Cnn | ResNet | Rnn | Transformer | Vit, Field(discriminator="name")]
+class CustomModel(Custom):
+    """A model of your own: a module class of Flax or Equinox, or a function that returns a model."""
+
+
+ModelSection = Annotated[Mlp | Cnn | ResNet | Rnn | Transformer | Vit | CustomModel, Chosen()]

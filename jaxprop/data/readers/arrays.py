@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -83,15 +83,41 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
         )
     test = _load(section, "test")
     splits = {"train": train} if test is None else {"train": train, "test": test}
+    return _sources(splits, task, section.classes)
+
+
+def arrays_sources(splits: Mapping[str, Mapping[str, np.ndarray]], task: str, name: str) -> dict[str, Source]:
+    """Checks arrays in memory as those of files are, and returns their sources.
+
+    Args:
+      splits: `train`, and others; each with `inputs`, `labels`, and if need be `weight` and `mask`.
+      task: as `open_arrays` takes it.
+      name: of where they come from, for messages.
+
+    Example:
+      >>> train = {"inputs": np.zeros((4, 3)), "labels": np.array([0, 1, 2, 1])}
+      >>> arrays_sources({"train": train}, "classify", "mine")["train"].info
+      {'classes': 3}
+    """
+
+    def split_of(split: str, arrays: Mapping[str, np.ndarray]) -> _Split:
+        named = {key: _Named(f"{name}:{split}:{key}", values) for key, values in arrays.items()}
+        return _Split(named["inputs"], named["labels"], named.get("weight"), named.get("mask"))
+
+    return _sources({split: split_of(split, arrays) for split, arrays in splits.items()}, task)
+
+
+def _sources(splits: dict[str, _Split], task: str, classes: int | None = None) -> dict[str, Source]:
     for name, split in splits.items():
         _check_examples(split)
         _check_weights(split)
         splits[name] = _without_masked_labels(split)
         _LABEL_CHECKS[task](splits[name].labels)
-    if test is not None:
-        _check_same_shape(train.inputs, test.inputs)
-        _check_same_shape(train.labels, test.labels)
-    info = _outputs(section, task, splits) | _vocabulary(splits)
+    train, *others = splits.values()
+    for other in others:
+        _check_same_shape(train.inputs, other.inputs)
+        _check_same_shape(train.labels, other.labels)
+    info = _outputs(classes, task, splits) | _vocabulary(splits)
     return {name: _source(split, task, info) for name, split in splits.items()}
 
 
@@ -328,21 +354,21 @@ def _check_same_shape(train: _Named, test: _Named) -> None:
         )
 
 
-def _outputs(section: Arrays, task: str, splits: dict[str, _Split]) -> dict[str, int]:
-    labels = splits["train"].labels.values
+def _outputs(stated: int | None, task: str, splits: dict[str, _Split]) -> dict[str, int]:
+    first = next(iter(splits.values())).labels
+    labels = first.values
     columns = 1 if labels.ndim == 1 else labels.shape[1]
     if task == "classify":
-        return {"classes": _classes(section.classes, splits)}
-    if section.classes is not None and (task != "multilabel" or section.classes != columns):
+        return {"classes": _classes(stated, splits)}
+    if stated is not None and (task != "multilabel" or stated != columns):
         raise DataError(
-            f"data.classes is {section.classes}, but {splits['train'].labels.name} has {columns} columns of "
-            f"{task} labels; leave data.classes out"
+            f"data.classes is {stated}, but {first.name} has {columns} columns of {task} labels; leave data.classes out"
         )
     return {"classes": columns} if task == "multilabel" else {"targets": columns}
 
 
 def _classes(stated: int | None, splits: dict[str, _Split]) -> int:
-    train = splits["train"].labels
+    train = next(iter(splits.values())).labels
     classes = stated if stated is not None else min(int(train.values.max()), _INT32_MAX - 1) + 1
     for name, values in (split.labels for split in splits.values()):
         at = _first(values, lambda chunk: chunk >= classes)
