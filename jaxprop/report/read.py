@@ -15,7 +15,7 @@ from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import JaxpropError, RunFolderError
 from jaxprop.report.fields import LARGEST_STEP, number, numbers, text, whole
 from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, RowBuffer
-from jaxprop.report.lines import Tail
+from jaxprop.sinks.lines import Tail
 from jaxprop.report.order import forward_order
 from jaxprop.run.folder import find_run
 from jaxprop.run.status import OPEN, Status
