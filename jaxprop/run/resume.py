@@ -39,12 +39,16 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
         before = _config_of_records(folder)
         moved = [change for change in _changes(before, config) if change.path in TRAINING_DATA]
         _refuse_another(mathematical(before, config) + moved, folder)
-        if completed and (before.run.steps, before.run.epochs) != (config.run.steps, config.run.epochs):
+        if completed and _reach(before) != _reach(config):
             raise UsageError(
                 f"{folder} holds a completed run that was not saved, so it cannot be made longer; "
                 "use --run DIR for a new run, or --fresh to start this one over"
             )
     return summary if completed else None
+
+
+def _reach(config: Config) -> tuple[Any, ...]:
+    return config.run.steps, config.run.epochs, config.run.stop
 
 
 def has_records(folder: Path) -> bool:
@@ -104,8 +108,35 @@ def start_over(folder: Path) -> list[str]:
     return ["starting over from step 0: this run has records here, but no checkpoint was saved of it"]
 
 
-def resume_note(step: int, total: int) -> str:
-    """What to tell a person whose run goes on, or has nothing left to do."""
+def still_stopped(summary: dict[str, Any], config: Config, folder: Path) -> bool:
+    """Whether a completed run ended early, by the same `run.stop` that the configuration has.
+
+    Args:
+      summary: of the run.
+      config: the configuration to go on with.
+      folder: of the run.
+    """
+    if not summary.get("stopped") or config.run.stop is None:
+        return False
+    checkpoints = folder / "checkpoints"
+    saved = checkpoints.is_dir() and bool(Checkpoints(checkpoints).steps())
+    before = build(stored_config(checkpoints)) if saved else _config_of_records(folder)
+    return before.run.stop == config.run.stop
+
+
+def resume_note(step: int, total: int, stopped: str | None = None) -> str:
+    """What to tell a person whose run goes on, or has nothing left to do.
+
+    Args:
+      step: that the run has come to.
+      total: steps of the run.
+      stopped: why it has ended early, where it goes no further.
+    """
+    if stopped is not None:
+        return (
+            f"the run has ended early after step {step} of {total}: {stopped}; remove or loosen run.stop to go on, or "
+            "start over with --fresh"
+        )
     if step == total:
         return (
             f"all {total} steps are done already; raise run.steps or run.epochs for more, which a constant schedule "

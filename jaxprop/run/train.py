@@ -23,7 +23,7 @@ from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
 from jaxprop.run.memory import explained
 from jaxprop.run.replaced import BACK, Replaced, recover
-from jaxprop.run.resume import check_data, finished, refuse_unreadable, resume_note, start_over
+from jaxprop.run.resume import check_data, finished, refuse_unreadable, resume_note, start_over, still_stopped
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
 from jaxprop.sinks import open_sinks
@@ -63,9 +63,9 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         experiment = compose(config)
         config = with_absolute_paths(config)  # it is stored, and may be read in another working directory
         experiment = experiment._replace(config=config)
-        if before is not None and before["step"] == experiment.total_steps:
+        if before is not None and (before["step"] == experiment.total_steps or still_stopped(before, config, folder)):
             check_data(experiment.stream, folder / "checkpoints")
-            tell(resume_note(before["step"], before["step"]))
+            tell(resume_note(before["step"], experiment.total_steps, before.get("stopped")))
             _tell_if(None if quiet else headline_of(before))
             return Outcome(before, EXIT_DONE)
         checkpoints, replaced = _open_checkpoints(config, folder), Replaced(folder)

@@ -85,6 +85,21 @@ class Sinks(Section):
     tensorboard: bool = Field(False, description="event files in the run's folder")
 
 
+class Stop(Section):
+    """When a run ends before its last step; whatever comes first."""
+
+    metric: Text | None = Field(
+        None, description="evaluation metric of patience and target; default: that of checkpoint.best"
+    )
+    patience: Positive | None = Field(
+        None, description="number of evaluations in a row without a better value, after which the run ends"
+    )
+    target: float | None = Field(None, description="value of the metric at which the run ends")
+    minutes: PositiveFloat | None = Field(
+        None, description="minutes after which the run ends with an evaluation; of a resumed run, all its parts together"
+    )
+
+
 class Run(Section):
     """Length, seed and intervals of the run, and how its steps are taken."""
 
@@ -108,3 +123,4 @@ class Run(Section):
         None,
         description="decay of an exponential moving average of the parameters, which evaluations then use",
     )
+    stop: Stop | None = Field(None, description="when the run ends early; default: it takes all of its steps")
