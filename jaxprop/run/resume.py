@@ -10,7 +10,7 @@ from jaxprop.checkpoint import Checkpoints, stored_config
 from jaxprop.checkpoint.files import read_manifests
 from jaxprop.config.build import build
 from jaxprop.config.diff import Change, diff, mathematical
-from jaxprop.config.dump import with_absolute_paths
+from jaxprop.config.dump import to_builtins, with_absolute_paths
 from jaxprop.config.load import load
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import PATHS
@@ -34,11 +34,11 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
     checkpoints = folder / "checkpoints"
     saved = checkpoints.is_dir() and bool(Checkpoints(checkpoints).steps())
     if saved:
-        _refuse_another(mathematical(build(stored_config(checkpoints)), config), folder)
+        refuse_another(mathematical(build(stored_config(checkpoints)), config), folder)
     elif completed or has_records(folder):
         before = _config_of_records(folder)
         moved = [change for change in _changes(before, config) if change.path in TRAINING_DATA]
-        _refuse_another(mathematical(before, config) + moved, folder)
+        refuse_another(mathematical(before, config) + moved, folder)
         if completed and _reach(before) != _reach(config):
             raise UsageError(
                 f"{folder} holds a completed run that was not saved, so it cannot be made longer; "
@@ -74,7 +74,8 @@ def _changes(before: Config, config: Config) -> list[Change]:
     return diff(with_absolute_paths(before), with_absolute_paths(config))
 
 
-def _refuse_another(changes: list[Change], folder: Path) -> None:
+def refuse_another(changes: list[Change], folder: Path) -> None:
+    """Raises UsageError where there are changes that would alter what the run in a folder computes."""
     if changes:
         lines = "".join(f"\n  {change}" for change in changes)
         raise UsageError(
@@ -108,20 +109,21 @@ def start_over(folder: Path) -> list[str]:
     return ["starting over from step 0: this run has records here, but no checkpoint was saved of it"]
 
 
-def still_stopped(summary: dict[str, Any], config: Config, folder: Path) -> bool:
-    """Whether a completed run ended early, by the same `run.stop` that the configuration has.
+def still_stopped(summary: dict[str, Any], config: Any, folder: Path) -> bool:
+    """Whether a completed run ended early, by the same `run.stop` that it has now.
 
     Args:
       summary: of the run.
-      config: the configuration to go on with.
+      config: the configuration, or the settings of `jaxprop.fit`, to go on with.
       folder: of the run.
     """
     if not summary.get("stopped") or config.run.stop is None:
         return False
-    checkpoints = folder / "checkpoints"
-    saved = checkpoints.is_dir() and bool(Checkpoints(checkpoints).steps())
-    before = build(stored_config(checkpoints)) if saved else _config_of_records(folder)
-    return before.run.stop == config.run.stop
+    try:
+        before = stored_config(folder / "checkpoints")
+    except CheckpointError:
+        before = to_builtins(_config_of_records(folder))
+    return before["run"].get("stop") == to_builtins(config.run.stop)
 
 
 def resume_note(step: int, total: int, stopped: str | None = None) -> str:

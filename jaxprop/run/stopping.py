@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from jaxprop.config.schema.config import Config
 from jaxprop.config.tasks import TASK_TABLE
 
 
@@ -15,7 +14,7 @@ class Stopping:
     """Decides whether a run ends early, by `run.stop`. What it knows is saved with each checkpoint.
 
     Args:
-      config: the run's configuration.
+      config: the run's configuration, or the settings of `jaxprop.fit`.
 
     Example:
       >>> from jaxprop.config.build import build
@@ -28,7 +27,7 @@ class Stopping:
       'loss was no better in 2 evaluations than 0.5 at step 10'
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Any):
         section = config.run.stop
         self._patience = section.patience if section else None
         self._target = section.target if section else None
@@ -96,7 +95,7 @@ class Stopping:
         self._before, self._started = max(passed, float(state["seconds"])), time.monotonic()
 
 
-def watched(config: Config) -> tuple[str, int]:
+def watched(config: Any) -> tuple[str, int]:
     """Returns the metric that patience and target are about, and 1 where smaller is better, -1 where larger is.
 
     Args:
@@ -105,6 +104,7 @@ def watched(config: Config) -> tuple[str, int]:
     section = config.run.stop
     best = config.checkpoint.best or "loss"
     name = (section.metric if section else None) or best
-    figures = TASK_TABLE[config.task.name].figures
+    task = getattr(config, "task", None)  # a loss of one's own belongs to none
+    figures = TASK_TABLE[task.name].figures if task else {}
     mode = figures[name].better if name in figures else config.checkpoint.mode
     return name, 1 if mode == "min" else -1
