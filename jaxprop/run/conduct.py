@@ -27,6 +27,10 @@ from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
 
 
+def _drawn(experiment: Experiment) -> tuple[TrainState, list[str]]:
+    return experiment.init(experiment.config.run.seed), []
+
+
 class Outcome(NamedTuple):
     """How a run ended: the summary that `summary.json` holds, the exit code, and what was trained.
 
@@ -54,6 +58,7 @@ class Undertaking(NamedTuple):
       trace: `(experiment, state)`, finds out whether the step can be trained, before anything is removed for it.
       describe: `(experiment, folder)`, writes what the run is.
       explained: `(experiment, saved)`, a context that explains running out of memory.
+      begin: `experiment -> (state, notes)`, the state before the first step, and what there is to say of it.
       sinks: further destinations of records.
     """
 
@@ -64,6 +69,7 @@ class Undertaking(NamedTuple):
     trace: Callable[[Experiment, TrainState], None]
     describe: Callable[[Experiment, Path], None]
     explained: Callable[..., contextlib.AbstractContextManager[None]]
+    begin: Callable[[Experiment], tuple[TrainState, list[str]]] = _drawn
     sinks: Sequence[Sink] = ()
 
 
@@ -100,10 +106,11 @@ def conduct(
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
         with undertaking.explained(experiment):
-            state = experiment.init(experiment.config.run.seed)
+            begins = fresh or checkpoints.latest() is None  # otherwise the state only says what to restore into
+            state, begun = undertaking.begin(experiment) if begins else (experiment.init(experiment.config.run.seed), [])
         loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment))
         del state
-        run = _Run(undertaking, experiment, loop, checkpoints, replaced, interrupts, folder)
+        run = _Run(undertaking, experiment, loop, checkpoints, replaced, interrupts, folder, begun)
         try:
             with checkpoints, undertaking.explained(experiment, lambda: _saved(checkpoints)):
                 status = run.take(fresh, quiet)
@@ -139,6 +146,7 @@ class _Run(NamedTuple):
     replaced: Replaced
     interrupts: Interrupts
     folder: Path
+    begun: list[str]
 
     def take(self, fresh: bool, quiet: bool) -> Status:
         """Resumes or starts over, and runs; returns how the run ended."""
@@ -153,6 +161,7 @@ class _Run(NamedTuple):
         elif not fresh:
             refuse_unreadable(folder / "checkpoints")
             notes += start_over(folder)
+        notes += self.begun
         self.undertaking.describe(experiment, folder)
         section, run = experiment.config.sinks, experiment.config.run
         own = open_sinks(

@@ -81,6 +81,7 @@ def fit(
     evaluate: Source | Iterable[Any] | None = None,
     eval_every: int | None = None,
     health: bool | Mapping[str, Any] = True,
+    stop: Mapping[str, Any] | None = None,
     checkpoint: bool | Mapping[str, Any] = True,
     sinks: Mapping[str, Any] | Sequence[Sink] = (),
     seed: int = 0,
@@ -119,6 +120,7 @@ def fit(
       health: False measures no layers and watches nothing; a mapping has the keys of the section `health` of a
         configuration, such as `{"on_alert": ["clip", "rollback"]}`.
       checkpoint: False saves nothing; a mapping has the keys of the section `checkpoint`.
+      stop: when the run ends early: the keys of `run.stop` in a configuration, such as `{"patience": 5}`.
       sinks: the keys of the section `sinks`, or sinks of your own besides the usual ones.
       seed: of the initial parameters and of the keys that the loss is given.
       precision, accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, stateful: as in
@@ -158,11 +160,11 @@ def fit(
         sinks=sinks if isinstance(sinks, Mapping) else {},
         run={
             "steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate,
-            "steps_per_call": steps_per_call, "ema_decay": ema_decay,
+            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "stop": stop,
             "eval_every": _rhythm(eval_every, steps, steps_per_call, stream) if evaluate is not None else None,
         },
     )  # fmt: skip
-    _check_evaluation(evaluate, batch_size)
+    _check_evaluation(evaluate, batch_size, settings)
 
     def make() -> Experiment:
         objective = as_objective(loss_fn, stateful=stateful)
@@ -234,7 +236,11 @@ def _rhythm(eval_every: int | None, steps: int, per_call: int, stream: Any) -> i
     return max(1, round(every / per_call)) * per_call
 
 
-def _check_evaluation(evaluate: Any, batch_size: int | None) -> None:
+def _check_evaluation(evaluate: Any, batch_size: int | None, settings: Settings) -> None:
+    stop = settings.run.stop
+    if evaluate is None and stop is not None and (stop.patience is not None or stop.target is not None):
+        raise UsageError("fit: stop has patience or target, which are about evaluations; give evaluate=...")
+| None) -> None:
     if isinstance(evaluate, Source):
         if batch_size is None:
             raise UsageError("fit evaluates on a Source in batches; give batch_size, such as batch_size=256")

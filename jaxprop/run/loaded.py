@@ -12,6 +12,7 @@ from jaxprop.checkpoint.files import read_manifests
 from jaxprop.config.build import build
 from jaxprop.config.load import load as load_config
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.fit import Settings
 from jaxprop.errors import CheckpointError, UsageError, one_of
 from jaxprop.run.columns import Columns, columns, read_records
 from jaxprop.run.folder import find_run, read_summary
@@ -42,6 +43,11 @@ class LoadedRun:
     @functools.cached_property
     def opened(self) -> Opened:
         """The checkpoint with everything that its configuration stands for."""
+        if isinstance(self.config, Settings):
+            raise UsageError(
+                f"{self.folder.name} is a run of jaxprop.fit, whose model is Python code; the same call of jaxprop.fit "
+                "returns its parameters, and jaxprop.load(...) has its records"
+            )
         return open_run(self.folder, which=self._which)
 
     @functools.cached_property
@@ -93,10 +99,11 @@ class LoadedRun:
     # -- its records ------------------------------------------------------------------------------
 
     @functools.cached_property
-    def config(self) -> Config:
-        """The configuration it was trained with."""
+    def config(self) -> Config | Settings:
+        """The configuration it was trained with, or the settings of `jaxprop.fit`."""
         try:
-            return build(stored_config(self.folder / "checkpoints"))
+            stored = stored_config(self.folder / "checkpoints")
+            return build(stored) if "model" in stored else Settings.model_validate(stored)
         except CheckpointError:
             return load_config(self.folder / "config.yaml").config
 
@@ -137,7 +144,7 @@ class LoadedRun:
         size = f", {summary['parameters']:,} parameters" if "parameters" in summary else ""
         lines = [
             f"run {self.folder.name}: {status}{ended} ({self.folder})",
-            f"  {config.task.name} {config.data.name} with {config.model.name}, {config.optimizer.name}{size}",
+            f"  {_what(config)}{size}",
             *(f"  {name}: {summary[name]}" for name in ("stopped", "outcome", "error") if summary.get(name)),
             *self._checkpoint_lines(),
             "  predict(batch), model, params, extras; metrics, layers, taps, alerts; config, summary",
@@ -158,6 +165,12 @@ class LoadedRun:
                 used = "  (used here)" if step == chosen else ""
                 lines.append(f"  {name} checkpoint, step {step}:{figures}{used}")
         return lines
+
+
+def _what(config: Config | Settings) -> str:
+    if isinstance(config, Settings):
+        return "a loss of your own, by jaxprop.fit"
+    return f"{config.task.name} {config.data.name} with {config.model.name}, {config.optimizer.name}"
 
 
 def load(run: str | os.PathLike[str], *, which: Which | None = None, ema: bool = True) -> LoadedRun:

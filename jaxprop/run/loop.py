@@ -71,7 +71,7 @@ class Loop:
         self._stopping = Stopping(config)
         self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
         self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call)
-        self._responder = _responder(config, total, state.params)
+        self._responder = _responder(config, total, experiment.step.trained(state.params))
         self._replaces: Callable[[], bool] = bool
 
     @property
@@ -328,9 +328,9 @@ class Loop:
         self.clock.resume()
 
 
-def _responder(config: Config, total_steps: int, params: PyTree) -> Responder:
+def _responder(config: Config, total_steps: int, trained: PyTree) -> Responder:
     health, per_call = config.health, config.run.steps_per_call
-    names = trees.layer_names(params)[0]
+    names = trees.layer_names(trained)[0]
     watch = Watch(names, source="yaml", run=to_builtins(config)) if health.watch else None
     return Responder(
         health.responses, watch, tries=health.tries,

@@ -13,6 +13,7 @@ from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.conduct import Outcome, Undertaking, conduct
 from jaxprop.run.folder import write_text
+from jaxprop.run.initial import begin, resolved
 from jaxprop.run.memory import explained
 from jaxprop.run.resume import check_data, finished
 from jaxprop.types import TrainState
@@ -34,6 +35,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
       UsageError: the folder holds a run whose mathematics another configuration would change.
       JaxpropError: the run cannot be built, or its folder not be written.
     """
+    config = resolved(config)
     # It is stored, and may be read in another working directory.
     stored = with_absolute_paths(config)
     undertaking = Undertaking(
@@ -44,6 +46,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         trace=_trace,
         describe=_describe,
         explained=explained,
+        begin=begin,
     )
     return conduct(undertaking, folder, fresh=fresh, quiet=quiet)
 

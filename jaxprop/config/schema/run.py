@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict
 
 from jaxprop.config.schema.base import NonNegative, Positive, PositiveFloat, Section, Text
+from jaxprop.config.schema.initial import InitFromField
 
 
 class Precision(Section):
@@ -22,7 +23,10 @@ class Precision(Section):
 class Parallel(Section):
     """The devices that a step runs on."""
 
-    devices: Positive | None = Field(None, description="number of local devices; default: all")
+    devices: Positive |    init_from: InitFromField = Field(
+        None, description="weights that the run starts from: a run, a .safetensors file, or a mapping; default: drawn"
+    )
+ None = Field(None, description="number of local devices; default: all")
 
 
 Response = Literal["log", "skip", "clip", "cut_lr", "rollback", "stop"]
