@@ -146,4 +146,4 @@ def test_digits_in_files(tmp_path):
     np.save(tmp_path / "new.npy", pixels[:300])
     answers = list(itertools.chain(*predict_inputs(load(tmp_path / "run"), [str(tmp_path / "new.npy")])))
     assert np.mean([answer.values["label"] == label for answer, label in zip(answers, labels[:300], strict=True)]) > 0.9
-    assert answers[7].input == f"{tmp_path / 'new.npy'}[7]"
+    assert answers[7].input == f"{tmp_path / 'new.npy'}:7"

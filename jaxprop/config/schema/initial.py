@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, Strict, create_model
 from pydantic_core import core_schema
@@ -28,11 +28,14 @@ class InitialWeights(Section):
         return getattr(self, "from")
 
 
-InitFrom: type[InitialWeights] = create_model(
+FROM: dict[str, Any] = {
+    "from": (Text, Field(description="folder of a run, the name of one in runs/, or a .safetensors file"))
+}
+InitFrom = create_model(
     "InitFrom",
     __base__=InitialWeights,
     __doc__=InitialWeights.__doc__,
-    **{"from": (Text, Field(description="folder of a run, the name of one in runs/, or a .safetensors file"))},
+    **FROM,
 )
 
 
@@ -49,4 +52,8 @@ class _OrText:
         return {"anyOf": [{"type": "string"}, *handler(schema["schema"])["anyOf"]]}
 
 
-InitFromField = Annotated[InitFrom | None, _OrText()]
+if TYPE_CHECKING:
+    InitFromField = InitialWeights | None
+else:
+    InitFromField = Annotated[InitFrom | None, _OrText()]
+| None, _OrText()]

@@ -94,14 +94,14 @@ def digits_inputs(paths: Sequence[str]) -> Source:
       paths: `.npy` files, or `.npz` files with the array `inputs`, of shape `[N, 8, 8]`, `[N, 8, 8, 1]` or `[N, 64]`.
 
     Returns:
-      Inputs float32 `[B, 8, 8, 1]` in 0..1; `info["names"]` says where each comes from, such as `new.npy[0]`.
+      Inputs float32 `[B, 8, 8, 1]` in 0..1; `info["names"]` says where each comes from, such as `new.npy:0`, counted from 0.
 
     Raises:
       DataError: a file cannot be read, or does not hold such images.
     """
     images = [(path, _images(path)) for path in paths]
     inputs = np.concatenate([values for _, values in images])
-    names = [f"{path}[{i}]" for path, values in images for i in range(len(values))]
+    names = [f"{path}:{i}" for path, values in images for i in range(len(values))]
     return Source(
         length=len(inputs),
         take=lambda indices: {"inputs": inputs[indices]},

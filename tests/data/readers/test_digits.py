@@ -103,7 +103,7 @@ def test_images_to_predict_are_prepared_as_the_training_data_are(tmp_path, shape
     np.save(tmp_path / "a.npy", pixels[:3].reshape(shape))
     np.savez(tmp_path / "b.npz", inputs=pixels[3:5].reshape(shape))
     source = digits_inputs([str(tmp_path / "a.npy"), str(tmp_path / "b.npz")])
-    assert source.info["names"][2:4] == [f"{tmp_path / 'a.npy'}[2]", f"{tmp_path / 'b.npz'}[0]"]
+    assert source.info["names"][2:4] == [f"{tmp_path / 'a.npy'}:2", f"{tmp_path / 'b.npz'}:0"]
     expected = (pixels[:5].astype(np.float32) / 16).reshape(-1, 8, 8, 1)
     assert np.array_equal(everything(source)["inputs"], expected)
 
