@@ -56,4 +56,3 @@ if TYPE_CHECKING:
     InitFromField = InitialWeights | None
 else:
     InitFromField = Annotated[InitFrom | None, _OrText()]
-| None, _OrText()]
