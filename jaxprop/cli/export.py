@@ -14,7 +14,9 @@ from jaxprop.errors import EXIT_DONE
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", parser=home, help="folder of a run, or the name of one in runs/")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", parser=home, help="folder of a run, or the name of one in runs/")
+    ],
     format: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="safetensors: the weights; stablehlo: the predictions")
     ],
@@ -23,7 +25,8 @@ def export(
         typer.Option("--out", metavar="DIR", parser=home, help="folder to write to; default: RUN/exports/FORMAT"),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, help="examples the program takes; default: any number")
+        int | None,
+        typer.Option("--batch-size", metavar="N", min=1, help="examples the program takes; default: any number"),
     ] = None,
     newest: Annotated[bool, typer.Option("--newest", help="export the newest checkpoint instead of the best")] = False,
     raw: Annotated[

@@ -27,7 +27,9 @@ Write = Callable[["Sequence[Answer]"], None]
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", parser=home, help="folder of a run, or the name of one in runs/")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", parser=home, help="folder of a run, or the name of one in runs/")
+    ],
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="files or folders like the training data; - is stdin")
     ],
@@ -37,7 +39,8 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="likeliest classes to name")] = 3,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, help="records at a time; default: as in evaluations")
+        int | None,
+        typer.Option("--batch-size", metavar="N", min=1, help="records at a time; default: as in evaluations"),
     ] = None,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
     json: JsonOption = False,
@@ -48,9 +51,7 @@ def predict(
     from jaxprop.run.loaded import load
     from jaxprop.tools.predict import predict_inputs
 
-    batches = predict_inputs(
-        load(run, which="newest" if newest else None), inputs, batch_size=batch_size, top=top
-    )
+    batches = predict_inputs(load(run, which="newest" if newest else None), inputs, batch_size=batch_size, top=top)
     count = failed = 0
     with _output(out, json) as write:
         for answers in batches:

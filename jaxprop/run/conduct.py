@@ -107,7 +107,9 @@ def conduct(
         # Nobody but the loop holds the state: its first step donates it.
         with undertaking.explained(experiment):
             begins = fresh or checkpoints.latest() is None  # otherwise the state only says what to restore into
-            state, begun = undertaking.begin(experiment) if begins else (experiment.init(experiment.config.run.seed), [])
+            state, begun = (
+                undertaking.begin(experiment) if begins else (experiment.init(experiment.config.run.seed), [])
+            )
         loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment))
         del state
         run = _Run(undertaking, experiment, loop, checkpoints, replaced, interrupts, folder, begun)

@@ -240,7 +240,6 @@ def _check_evaluation(evaluate: Any, batch_size: int | None, settings: Settings)
     stop = settings.run.stop
     if evaluate is None and stop is not None and (stop.patience is not None or stop.target is not None):
         raise UsageError("fit: stop has patience or target, which are about evaluations; give evaluate=...")
-| None) -> None:
     if isinstance(evaluate, Source):
         if batch_size is None:
             raise UsageError("fit evaluates on a Source in batches; give batch_size, such as batch_size=256")

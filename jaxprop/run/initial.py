@@ -67,9 +67,10 @@ def begin(experiment: Experiment, seed: int | None = None) -> tuple[TrainState, 
     notes: list[str] = []
 
     def change(params: PyTree, extras: PyTree) -> tuple[PyTree, PyTree]:
+        _check_skipped(section, [*leaf_paths(params), *leaf_paths(extras)])
         filled = fill(params, given.params, section, given.where)
         beside = fill(extras, given.extras, section, given.where)
-        _check_used(section, filled, beside, given)
+        _check_used(section, filled, given)
         notes[:] = _notes(section, filled, beside, given)
         return filled.tree, beside.tree
 
@@ -146,7 +147,9 @@ def renamed(given: Weights, patterns: Mapping[str, str]) -> Weights:
                 try:
                     name = match[1].expand(patterns[match[0]])
                 except (re.error, IndexError) as error:
-                    raise UsageError(f"run.init_from.map: {patterns[match[0]]!r} cannot be filled in: {error}") from error
+                    raise UsageError(
+                        f"run.init_from.map: {patterns[match[0]]!r} cannot be filled in: {error}"
+                    ) from error
             yield name
 
     parts = []
@@ -199,12 +202,14 @@ def _fitting(path: str, array: Any, leaf: Any, where: str) -> Any:
     return jnp.asarray(array, leaf.dtype)
 
 
-def _check_used(section: InitialWeights, params: Filled, extras: Filled, given: Weights) -> None:
-    paths = [*params.loaded, *params.skipped, *params.drawn]
-    beside = [*extras.loaded, *extras.skipped, *extras.drawn]
+def _check_skipped(section: InitialWeights, paths: Sequence[str]) -> None:
     for pattern in section.skip:
-        if not any(re.fullmatch(pattern, path) for path in (*paths, *beside)):
+        if not any(re.fullmatch(pattern, path) for path in paths):
             raise UsageError(f"run.init_from.skip: {pattern!r} matches no parameter{_some(paths)}")
+
+
+def _check_used(section: InitialWeights, params: Filled, given: Weights) -> None:
+    paths = [*params.loaded, *params.skipped, *params.drawn]
     if not params.loaded:
         raise UsageError(
             f"run.init_from: no parameter of this model is in {given.where}, which has {_listed(given.params)}; this "
@@ -248,5 +253,3 @@ def _listed(paths: Iterable[str]) -> str:
 
 def _some(paths: Iterable[str]) -> str:
     return f"; there are: {_listed(paths)}"
-
-

@@ -157,13 +157,14 @@ class LoadedRun:
             return ["  no checkpoint"]
         best = Checkpoints(self.folder / "checkpoints", best=section.best or "loss", mode=section.mode).best()
         chosen = best if self._which != "newest" and best is not None else max(manifests)
+        names = {max(manifests): "newest"}
+        if best is not None:
+            names[best] = "best" if best != max(manifests) else "best and newest"
         lines = []
-        for name, step in (("best", best), ("newest", max(manifests))):
-            if step is not None:
-                metrics = manifests[step]["metrics"] or {}
-                figures = "".join(f"  {key} {value:.4g}" for key, value in metrics.items() if value is not None)
-                used = "  (used here)" if step == chosen else ""
-                lines.append(f"  {name} checkpoint, step {step}:{figures}{used}")
+        for step, name in sorted(names.items()):
+            metrics = manifests[step]["metrics"] or {}
+            figures = "".join(f"  {key} {value:.4g}" for key, value in metrics.items() if value is not None)
+            lines.append(f"  {name} checkpoint, step {step}:{figures}{'  (used here)' if step == chosen else ''}")
         return lines
 
 

@@ -50,9 +50,7 @@ class Predictor:
         arrays = fitted(batch, self._example)
         length = _length(arrays)
         starts = range(0, max(length, 1), self.batch_size)
-        parts = [
-            self._part(jax.tree.map(lambda x, at=at: x[at : at + self.batch_size], arrays)) for at in starts
-        ]
+        parts = [self._part(jax.tree.map(lambda x, at=at: x[at : at + self.batch_size], arrays)) for at in starts]
         found = jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
         if self._class_names and "class" in found:
             found["label"] = np.asarray(self._class_names)[found["class"]]
@@ -68,7 +66,9 @@ class Predictor:
         except JaxpropError:
             raise
         except KeyError as error:
-            raise ShapeError(f"the batch has no {error.args[0]!r}; the model takes {_described(self._example)}") from error
+            raise ShapeError(
+                f"the batch has no {error.args[0]!r}; the model takes {_described(self._example)}"
+            ) from error
         except (TypeError, ValueError) as error:
             why = str(error).strip().split("\n")[0]
             raise ShapeError(
@@ -130,7 +130,9 @@ def _as(name: str, value: Any, wanted: jax.ShapeDtypeStruct) -> np.ndarray:
         one = "; one example is a batch too: x[None]" if array.ndim == len(wanted.shape) else ""
         raise ShapeError(f"{name}: expected [{axes}], N examples, got {list(array.shape)}{one}")
     if array.dtype.kind == "f" and wanted.dtype.kind in "biu":
-        raise ShapeError(f"{name}: expected {wanted.dtype}, got {array.dtype}; convert it yourself if that loses nothing")
+        raise ShapeError(
+            f"{name}: expected {wanted.dtype}, got {array.dtype}; convert it yourself if that loses nothing"
+        )
     return array.astype(wanted.dtype, copy=False)
 
 
@@ -148,5 +150,7 @@ def _size_for(length: int) -> int:
 def _described(example: PyTree) -> str:
     flat, _ = jax.tree_util.tree_flatten_with_path(example)
     named = {"/".join(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in flat}
-    shapes = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named.items() if name not in ("labels", "weight")}
+    shapes = {
+        name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named.items() if name not in ("labels", "weight")
+    }
     return ", ".join(f"{name} {shape}" for name, shape in shapes.items())

@@ -55,8 +55,7 @@ class Stopping:
 
     @property
     def why(self) -> str | None:
-        """Why the run ends after the newest evaluation, minutes apart; None where it goes on."""| None:
-        """Why the run ends after the newest evaluation; None where it goes on."""
+        """Why the run ends after the newest evaluation, minutes apart; None where it goes on."""
         last, best = self._last, self._best
         if self._target is not None and last is not None and self._sign * last <= self._sign * self._target:
             return f"{self._metric} {last:.6g} has reached the target {self._target:g}"

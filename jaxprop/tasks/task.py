@@ -55,7 +55,9 @@ class Task(NamedTuple):
     panels: tuple[Panel, ...] = ()
 
 
-def predictions(task: Task, policy: Policy, *, padded: bool = True) -> Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]]:
+def predictions(
+    task: Task, policy: Policy, *, padded: bool = True
+) -> Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]]:
     """Returns `(params, extras, batch) -> predictions` of a task, in evaluation and with the policy's casts. Pure.
 
     Args:

@@ -71,7 +71,11 @@ def test_files(jaxprop, answers):
     answers(GOOD, [BAD])
     ran = jaxprop("predict", "pets", "x", "--out", "new.jsonl", "--json")
     assert json.loads(ran.out) == {"out": "new.jsonl", "records": 3, "failed": 1}
-    assert [json.loads(line)["input"] for line in Path("new.jsonl").read_text().splitlines()] == ["a.png", "b.png", "c.png"]
+    assert [json.loads(line)["input"] for line in Path("new.jsonl").read_text().splitlines()] == [
+        "a.png",
+        "b.png",
+        "c.png",
+    ]
     assert sorted(os.listdir()) == ["new.csv", "new.jsonl"]
 
 

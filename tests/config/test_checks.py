@@ -37,9 +37,18 @@ GOOD = [
 ]
 
 BAD = [
-    ({"run": {"epochs": 1, "stop": {}}}, "run.stop: expected patience, target or minutes, as in {patience: 5}; got none"),
-    ({"run": {"epochs": 1, "stop": {"metric": "loss", "minutes": 1}}}, "run.stop.metric: the metric of patience and target"),
-    ({"run": {"epochs": 1, "stop": {"metric": "los", "patience": 1}}}, "unknown metric of the task classify 'los'; did you"),
+    (
+        {"run": {"epochs": 1, "stop": {}}},
+        "run.stop: expected patience, target or minutes, as in {patience: 5}; got none",
+    ),
+    (
+        {"run": {"epochs": 1, "stop": {"metric": "loss", "minutes": 1}}},
+        "run.stop.metric: the metric of patience and target",
+    ),
+    (
+        {"run": {"epochs": 1, "stop": {"metric": "los", "patience": 1}}},
+        "unknown metric of the task classify 'los'; did you",
+    ),
     (ARRAYS | {"run": {"epochs": 1, "stop": {"patience": 1}}}, "run.stop.patience: there is no split to evaluate on"),
     ({"run": {}}, "run: expected steps or epochs, such as 'run: {epochs: 10}'; got neither"),
     ({"run": {"steps": 1, "epochs": 1}}, "run.epochs: both steps and epochs are given; remove one"),

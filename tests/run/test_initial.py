@@ -42,7 +42,7 @@ def arrays_of(tree):
 def test_a_new_head_on_a_frozen_body(first, tmp_path, capfd):
     """What stays is bitwise what the best checkpoint holds, and what is new learns."""
     given = {"from": str(first), "skip": ["head/.*"], "freeze": ["layers/.*"]}
-    outcome = train(config(first, given), tmp_path / "tuned")
+    outcome = train(config(first, given, sinks={"console": True}), tmp_path / "tuned")
     said = capfd.readouterr().err
     source, tuned = load(first), load(tmp_path / "tuned", which="newest", ema=False)
     assert f"initial weights of {first} (best checkpoint, step {source.step}): " in said
@@ -95,7 +95,11 @@ def test_a_file_of_weights_is_the_same_as_the_run(first, tmp_path):
 
 def test_names_of_another_model_are_mapped(first, tmp_path):
     run = load(first)
-    body = {f"encoder.{path.replace('/', '.')}": array for path, array in arrays_of(run.params).items() if "head" not in path}
+    body = {
+        f"encoder.{path.replace('/', '.')}": array
+        for path, array in arrays_of(run.params).items()
+        if "head" not in path
+    }
     save_file(body, tmp_path / "encoder.safetensors")
     given = {"from": str(tmp_path / "encoder.safetensors"), "map": {"encoder/(.*)": "\\1"}}
     state, notes = begin(compose(config(first, given)))
@@ -106,12 +110,24 @@ def test_names_of_another_model_are_mapped(first, tmp_path):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({}, r"run.init_from: head/bias is float32\[3\] in .* and float32\[4\] here; draw it anew with skip: \['head/\.\*'\]"),
+        (
+            {},
+            r"head/bias is float32\[3\] in .* and float32\[4\] in this model; draw it anew with skip: \['head/\.\*'\]",
+        ),
         ({"skip": ["haed/.*"]}, r"run.init_from.skip: 'haed/\.\*' matches no parameter; there are: head, layers/0"),
-        ({"freeze": ["layers"], "skip": ["head/.*"]}, r"freeze: 'layers' matches no parameter; write 'layers/\.\*' for"),
+        (
+            {"freeze": ["layers"], "skip": ["head/.*"]},
+            r"freeze: 'layers' matches no parameter; write 'layers/\.\*' for",
+        ),
         ({"freeze": [".*"], "skip": ["head/.*"]}, "run.init_from.freeze: every parameter is frozen"),
-        ({"freeze": ["head/.*"], "skip": ["head/.*"]}, "freeze: head/bias is not loaded, so it would stay as it was drawn"),
-        ({"map": {"backbone/(.*)": "\\1"}}, r"map: 'backbone/\(\.\*\)' matches no array of .*; there are: head, layers/0"),
+        (
+            {"freeze": ["head/.*"], "skip": ["head/.*"]},
+            "freeze: head/bias is not loaded, so it would stay as it was drawn",
+        ),
+        (
+            {"map": {"backbone/(.*)": "\\1"}},
+            r"map: 'backbone/\(\.\*\)' matches no array of .*; there are: head, layers/0",
+        ),
         ({"map": {"(.*)": "other/\\1"}}, "no parameter of this model is in .*, which has other/head"),
         ({"map": {"(.*)": "\\2"}}, r"map: '\\\\2' cannot be filled in"),
         ({"map": {".*": "one"}}, "two arrays of .* get the name one; map one of them"),
@@ -134,7 +150,7 @@ def test_sources_that_cannot_be_read(first, tmp_path):
 
 def test_integers_are_not_taken_for_floats():
     section = build_section({"from": "a"})
-    with pytest.raises(UsageError, match=r"w is int32\[2\] in there and float32\[2\] here"):
+    with pytest.raises(UsageError, match=r"w is int32\[2\] in there and float32\[2\] in this model"):
         fill({"w": jnp.ones(2)}, {"w": np.ones(2, np.int32)}, section, "there")
     filled = fill({"w": jnp.ones(2)}, {"w": np.full(2, 0.5, np.float16)}, section, "there")
     assert filled.tree["w"].dtype == jnp.float32

@@ -88,7 +88,11 @@ def data(tmp_path_factory):
 
 
 def run(data, folder, stop, **changes):
-    return train(build(sections(data, run={"steps": 40, "eval_every": 4, "log_every": 8, "stop": stop}, **changes)), folder, quiet=True).summary
+    return train(
+        build(sections(data, run={"steps": 40, "eval_every": 4, "log_every": 8, "stop": stop}, **changes)),
+        folder,
+        quiet=True,
+    ).summary
 
 
 def evaluations(folder):

@@ -129,7 +129,11 @@ def test_numbers_by_their_targets(value, info, said):
 
 
 def test_anything_else_as_it_is():
-    found = {"token": np.array([[1, 2]]), "probability": np.array([[0.1, 0.2]], np.float32), "boxes": np.zeros((1, 0, 4))}
+    found = {
+        "token": np.array([[1, 2]]),
+        "probability": np.array([[0.1, 0.2]], np.float32),
+        "boxes": np.zeros((1, 0, 4)),
+    }
     assert describe(found, 0, {}) == {"token": [1, 2], "probability": [0.1, 0.2], "boxes": []}
 
 

@@ -23,10 +23,7 @@ class Precision(Section):
 class Parallel(Section):
     """The devices that a step runs on."""
 
-    devices: Positive |    init_from: InitFromField = Field(
-        None, description="weights that the run starts from: a run, a .safetensors file, or a mapping; default: drawn"
-    )
- None = Field(None, description="number of local devices; default: all")
+    devices: Positive | None = Field(None, description="number of local devices; default: all")
 
 
 Response = Literal["log", "skip", "clip", "cut_lr", "rollback", "stop"]
@@ -126,5 +123,8 @@ class Run(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="decay of an exponential moving average of the parameters, which evaluations then use",
+    )
+    init_from: InitFromField = Field(
+        None, description="weights that the run starts from: a run, a .safetensors file, or a mapping; default: drawn"
     )
     stop: Stop | None = Field(None, description="when the run ends early; default: it takes all of its steps")

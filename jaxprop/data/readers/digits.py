@@ -121,7 +121,9 @@ def _images(path: str) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as a .npy or .npz file of numbers ({type(error).__name__})") from error
     if pixels.shape[1:] not in ((8, 8), (8, 8, 1), (64,)) or pixels.dtype.kind not in "biuf":
-        raise DataError(f"{path}: expected images of shape [N, 8, 8] or [N, 64], got {pixels.dtype}{list(pixels.shape)}")
+        raise DataError(
+            f"{path}: expected images of shape [N, 8, 8] or [N, 64], got {pixels.dtype}{list(pixels.shape)}"
+        )
     if not pixels.size or not (0 <= pixels.min() and 1 < pixels.max() <= _BRIGHTEST):
         extent = f"{pixels.min():g} to {pixels.max():g}" if pixels.size else "no images"
         raise DataError(f"{path}: expected ink from 0 to 16, as sklearn.datasets.load_digits() gives it, got {extent}")

@@ -44,7 +44,12 @@ def _figures(run: LoadedRun) -> Iterator[str]:
     names = list(dict.fromkeys(name for figures in held.values() for name in figures if name != "step"))
     if not names:
         return
-    yield from ("## Figures", "", *_rows(["", *held], ([n, *(_cell(f.get(n)) for f in held.values())] for n in names)), "")
+    yield from (
+        "## Figures",
+        "",
+        *_rows(["", *held], ([n, *(_cell(f.get(n)) for f in held.values())] for n in names)),
+        "",
+    )
 
 
 def _evaluations(run: LoadedRun) -> list[dict[str, Any]]:

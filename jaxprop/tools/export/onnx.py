@@ -91,7 +91,12 @@ def _rename(graph: Any, names: dict[str, str]) -> None:
 
 
 def _compare(
-    content: bytes, predict: Any, example: Sequence[Any], inputs: Sequence[str], outputs: Sequence[str], size: int | None
+    content: bytes,
+    predict: Any,
+    example: Sequence[Any],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    size: int | None,
 ) -> None:
     """Raises UsageError where the converted model does not predict what the run does."""
     import onnxruntime
@@ -109,7 +114,9 @@ def _compare(
         found = session.run(list(outputs), dict(zip(inputs, arrays, strict=True)))
         for name, ours, theirs in zip(outputs, map(np.asarray, own), found, strict=True):
             wide = ours.astype(np.float64)
-            if theirs.shape != ours.shape or np.max(abs(wide - theirs), initial=0) > TOLERANCE * max(1, abs(wide).max()):
+            if theirs.shape != ours.shape or np.max(abs(wide - theirs), initial=0) > TOLERANCE * max(
+                1, abs(wide).max()
+            ):
                 raise UsageError(
                     f"what jax2onnx makes of this model predicts another {name} for {length} examples; use --format "
                     "stablehlo"

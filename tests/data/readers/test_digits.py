@@ -112,7 +112,10 @@ def test_images_to_predict_are_prepared_as_the_training_data_are(tmp_path, shape
     ("values", "sentence"),
     [
         (np.zeros((2, 9, 9)), r"expected images of shape \[N, 8, 8\] or \[N, 64\], got float64\[2, 9, 9\]"),
-        (np.full((2, 64), 0.5), r"expected ink from 0 to 16, as sklearn.datasets.load_digits\(\) gives it, got 0.5 to 0.5"),
+        (
+            np.full((2, 64), 0.5),
+            r"expected ink from 0 to 16, as sklearn.datasets.load_digits\(\) gives it, got 0.5 to 0.5",
+        ),
         (np.full((2, 64), 255), "expected ink from 0 to 16"),
         (np.full((2, 64), np.nan), "expected ink from 0 to 16"),
         (np.zeros((0, 64)), "got no images"),
@@ -129,7 +132,11 @@ def test_files_that_hold_no_images(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.ones((2, 64)))
     np.save(tmp_path / "b.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "c.npy").write_text("text")
-    for name, sentence in {"a.npz": "has no array 'inputs'", "b.npy": "cannot be read", "c.npy": "cannot be read"}.items():
+    for name, sentence in {
+        "a.npz": "has no array 'inputs'",
+        "b.npy": "cannot be read",
+        "c.npy": "cannot be read",
+    }.items():
         with pytest.raises(DataError, match=sentence):
             digits_inputs([str(tmp_path / name)])
     with pytest.raises(DataError, match=r"nothing.npy: cannot be read as a .npy or .npz file"):

@@ -25,7 +25,9 @@ def test_figures_are_those_of_the_checkpoint(run):
 
 def test_the_preparation_is_shown_and_long_ones_are_cut(run):
     held = run.opened.prepared
-    run.opened = run.opened._replace(prepared=held._replace(prepared={"mean": [0.5] * 3000}, info={"class_names": ["a|b"]}))
+    run.opened = run.opened._replace(
+        prepared=held._replace(prepared={"mean": [0.5] * 3000}, info={"class_names": ["a|b"]})
+    )
     try:
         text = card(run, "safetensors", Made("a", b"", "load()", {}, {}))
     finally:

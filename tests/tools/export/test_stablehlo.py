@@ -102,6 +102,8 @@ def test_what_is_missing_and_what_cannot_be_exported(tmp_path, monkeypatch):
         return lambda batch: inner({"inputs": batch["inputs"][: int(batch["inputs"].shape[0])]})
 
     monkeypatch.setattr(stablehlo, "prediction_function", counting)
-    with pytest.raises(UsageError, match=r"cannot be exported for any number of examples \(.*\); give one with --batch-size"):
+    with pytest.raises(
+        UsageError, match=r"cannot be exported for any number of examples \(.*\); give one with --batch-size"
+    ):
         export_run(run, "stablehlo", tmp_path / "out")
     assert export_run(run, "stablehlo", tmp_path / "out", batch_size=2)["files"]["model.stablehlo"]

@@ -48,7 +48,9 @@ def test_a_network_computed_from_the_file_alone(tmp_path, ema):
 def test_names_that_collide_and_arrays_that_are_no_numbers():
     with pytest.raises(UsageError, match=r"two arrays of the model are called 'params.a.b'"):
         named_arrays({"a.b": np.ones(1), "a": {"b": np.ones(1)}}, {})
-    arrays = named_arrays({"w": jax.numpy.ones((2, 3), jax.numpy.bfloat16)}, {"rng": jax.random.key(0), "n": np.int32(3)})
+    arrays = named_arrays(
+        {"w": jax.numpy.ones((2, 3), jax.numpy.bfloat16)}, {"rng": jax.random.key(0), "n": np.int32(3)}
+    )
     assert {name: (array.dtype.name, array.shape) for name, array in arrays.items()} == {
         "params.w": ("bfloat16", (2, 3)),
         "extras.n": ("int32", ()),
