@@ -18,7 +18,7 @@ def export(
         Path, typer.Argument(metavar="RUN", parser=home, help="folder of a run, or the name of one in runs/")
     ],
     format: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="safetensors: the weights; stablehlo: the predictions")
+        str, typer.Option("--format", metavar="FORMAT", help="safetensors: weights; stablehlo or onnx: predictions")
     ],
     out: Annotated[
         Path | None,

@@ -14,18 +14,18 @@ from jaxprop.sinks.lines import Tail
 Columns = dict[str, "np.ndarray | list[Any]"]
 
 
-def read_records(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda record: True) -> list[dict[str, Any]]:
+def read_records(path: Path, keep: Callable[[dict[str, Any]], bool] | None = None) -> list[dict[str, Any]]:
     """Reads the records of a JSONL file; damaged lines, and a last one that is still being written, are left out.
 
     Args:
       path: the file; without it there are no records.
-      keep: which records to return.
+      keep: which records to return; default: all.
 
     Raises:
       RunFolderError: the file cannot be read.
     """
     try:
-        return [record for block in Tail(path).more()[1] for record in block if keep(record)]
+        return [record for block in Tail(path).more()[1] for record in block if keep is None or keep(record)]
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -197,7 +197,8 @@ def _fitting(path: str, array: Any, leaf: Any, where: str) -> Any:
         layer = path.rpartition("/")[0]
         pattern = f"{layer}/.*" if layer else path
         raise UsageError(
-            f"run.init_from: {path} is {there} in {where} and {here} in this model; draw it anew with skip: ['{pattern}']"
+            f"run.init_from: {path} is {there} in {where} and {here} in this model; draw it anew with "
+            f"skip: ['{pattern}']"
         )
     return jnp.asarray(array, leaf.dtype)
 

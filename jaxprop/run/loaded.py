@@ -57,7 +57,7 @@ class LoadedRun:
 
     @property
     def model(self) -> Model:
-        """The model as a pair of pure functions: `run.model.apply(run.params, run.extras, batch, key=None, train=False)`."""
+        """The model: `run.model.apply(run.params, run.extras, batch, key=None, train=False)`."""
         return self.opened.experiment.task.model
 
     @property

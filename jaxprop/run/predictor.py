@@ -115,9 +115,8 @@ def fitted(batch: Any, example: Mapping[str, Any]) -> dict[str, Any]:
             arrays[name] = _as(name, value, wanted)
     lengths = {len(leaf) for leaf in jax.tree.leaves(arrays)}
     if len(lengths) != 1:
-        raise ShapeError(
-            f"the arrays of a batch must have one number of examples, got {', '.join(map(str, sorted(lengths))) or 'none'}"
-        )
+        got = ", ".join(map(str, sorted(lengths))) or "none"
+        raise ShapeError(f"the arrays of a batch must have one number of examples, got {got}")
     return arrays
 
 

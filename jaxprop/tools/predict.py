@@ -57,8 +57,8 @@ def predict_inputs(
     inputs = READERS[kind].inputs if kind in READERS else None
     if inputs is None:
         raise UsageError(
-            f"{run.folder.name} was trained on data.name: {kind}, which is not read from files of records; predict from "
-            "Python instead: jaxprop.load(RUN).predict(arrays)"
+            f"{run.folder.name} was trained on data.name: {kind}, which is not read from files of records; predict "
+            "from Python instead: jaxprop.load(RUN).predict(arrays)"
         )
     if list(paths).count("-") > 1:
         raise UsageError("standard input can be read once; give '-' once")

@@ -97,7 +97,8 @@ class Stop(Section):
     )
     target: float | None = Field(None, description="value of the metric at which the run ends")
     minutes: PositiveFloat | None = Field(
-        None, description="minutes after which the run ends with an evaluation; of a resumed run, all its parts together"
+        None,
+        description="minutes after which the run ends, with an evaluation; of a resumed run, all its parts together",
     )
 
 

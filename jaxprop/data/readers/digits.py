@@ -88,13 +88,13 @@ def _source(inputs: np.ndarray, labels: np.ndarray) -> Source:
 
 
 def digits_inputs(paths: Sequence[str]) -> Source:
-    """Opens images to predict, as arrays of ink from 0 to 16: what `sklearn.datasets.load_digits()` gives.
+    """Opens images to predict, as arrays of ink from 0 to 16, which `sklearn.datasets.load_digits()` gives.
 
     Args:
       paths: `.npy` files, or `.npz` files with the array `inputs`, of shape `[N, 8, 8]`, `[N, 8, 8, 1]` or `[N, 64]`.
 
     Returns:
-      Inputs float32 `[B, 8, 8, 1]` in 0..1; `info["names"]` says where each comes from, such as `new.npy:0`, counted from 0.
+      Inputs float32 `[B, 8, 8, 1]` in 0..1; `info["names"]` are such as `new.npy:0`, counted from 0.
 
     Raises:
       DataError: a file cannot be read, or does not hold such images.
@@ -124,7 +124,7 @@ def _images(path: str) -> np.ndarray:
         raise DataError(
             f"{path}: expected images of shape [N, 8, 8] or [N, 64], got {pixels.dtype}{list(pixels.shape)}"
         )
-    if not pixels.size or not (0 <= pixels.min() and 1 < pixels.max() <= _BRIGHTEST):
+    if not pixels.size or not (pixels.min() >= 0 and 1 < pixels.max() <= _BRIGHTEST):
         extent = f"{pixels.min():g} to {pixels.max():g}" if pixels.size else "no images"
         raise DataError(f"{path}: expected ink from 0 to 16, as sklearn.datasets.load_digits() gives it, got {extent}")
     return (pixels.astype(np.float32) / np.float32(_BRIGHTEST)).reshape(-1, 8, 8, 1)

@@ -29,7 +29,8 @@ def _head(run: LoadedRun, name: str) -> Iterator[str]:
     config, opened = run.config, run.opened
     yield from ("---", "library_name: jax", f"tags: [jaxprop, {config.task.name}, {name}]", "---", "")
     yield from (f"# {run.folder.name}", "")
-    yield f"A model `{config.model.name}` for the task `{config.task.name}`, trained with jaxprop on `{config.data.name}` data."
+    yield f"A model `{config.model.name}` for the task `{config.task.name}`,"
+    yield f"trained with jaxprop on `{config.data.name}` data."
     average = " Its weights are the moving average that evaluations used." if config.run.ema_decay else ""
     yield f"It is the {opened.which} checkpoint, of step {opened.step:,}.{average}"
     yield ""

@@ -36,9 +36,15 @@ class Made(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def prediction_function(run: LoadedRun) -> Any:
-    """Returns `batch -> predictions` of a run with its parameters built in, for batches without padding."""
-    predict = predictions(run.opened.experiment.task, policy(run.config.precision.policy), padded=False)
+def prediction_function(run: LoadedRun, precision: str | None = None) -> Any:
+    """Returns `batch -> predictions` of a run with its parameters built in, for batches without padding.
+
+    Args:
+      run: the run.
+      precision: what it is computed in; default: as the run was trained.
+    """
+    computed = policy(precision or run.opened.config.precision.policy)
+    predict = predictions(run.opened.experiment.task, computed, padded=False)
     params, extras = run.params, run.extras
     return lambda batch: predict(params, extras, batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxprop.tools.export.format import Made, inputs_of, prediction_function, sh
 FILE = "model.onnx"
 # Its requirements would put an older Orbax in place of the installed one, and the conversion needs none of it.
 INSTALL = "onnx onnxruntime onnx-ir && pip install --no-deps jax2onnx"
+PRECISION = "float32"  # what every runtime of ONNX computes; few have bfloat16 for all operations
 TOLERANCE = 1e-3  # of a probability or a value relative to the largest; float32 summed in another order
 LOADING = """\
 import numpy as np
@@ -44,7 +46,7 @@ def make_onnx(run: LoadedRun, batch_size: int | None = None) -> Made:
         from jax2onnx import to_onnx
     except ImportError as error:
         raise MissingExtraError("jax2onnx", "the export to ONNX", INSTALL) from error
-    predict = prediction_function(run)
+    predict = prediction_function(run, PRECISION)
     example = inputs_of(run, predict)
     flat, structure = jax.tree.flatten(example)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), example)
@@ -57,37 +59,20 @@ def make_onnx(run: LoadedRun, batch_size: int | None = None) -> Made:
     size: Any = "batch" if batch_size is None else batch_size
     wanted = [jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype) for leaf in flat]
     try:
-        model = to_onnx(positional, inputs=wanted, model_name="jaxprop")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what jax2onnx itself calls, which nobody here can change
+            model = to_onnx(positional, wanted, input_names=list(inputs), output_names=list(outputs))
     except Exception as error:
         why = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise UsageError(
             f"jax2onnx cannot convert this model ({why}); use --format stablehlo, which takes every model"
         ) from error
-    _name(model.graph, list(inputs), list(outputs))
     content = model.SerializeToString()
     _compare(content, positional, flat, list(inputs), list(outputs), batch_size)
     arguments = ", ".join(
         f'"{name}": np.zeros({(batch_size or 1, *shape[1:])}, np.{dtype})' for name, (shape, dtype) in inputs.items()
     )
-    return Made(FILE, content, LOADING.format(arguments=arguments), inputs, outputs)
-
-
-def _name(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Gives inputs and outputs of a graph their names."""
-    names = {value.name: name for value, name in zip(graph.input, inputs, strict=True)}
-    names |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        value.name = names.get(value.name, value.name)
-    _rename(graph, names)
-
-
-def _rename(graph: Any, names: dict[str, str]) -> None:
-    for node in graph.node:
-        for values in (node.input, node.output):
-            values[:] = [names.get(value, value) for value in values]
-        for attribute in node.attribute:
-            if attribute.HasField("g"):  # the body of a loop or a branch reads what is around it
-                _rename(attribute.g, names)
+    return Made(FILE, content, LOADING.format(arguments=arguments), inputs, outputs, ("It computes in float32.",))
 
 
 def _compare(

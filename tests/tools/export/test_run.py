@@ -32,7 +32,7 @@ def test_the_card_says_what_it_is(run, tmp_path):
     best = run.summary["best"]
     for part in (
         "# first",
-        "trained with jaxprop on `arrays` data",
+        "trained with jaxprop on `arrays` data.",
         f"the best checkpoint, of step {run.step}. Its weights are the moving average",
         f"| loss | {best['loss']:.4g} |",
         "| `inputs` | float32 | [N, 5] |",

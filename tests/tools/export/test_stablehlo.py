@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from jaxprop.config.build import build
 from jaxprop.errors import MissingExtraError, UsageError
 from jaxprop.run.loaded import load
-from jaxprop.run.train import train
 from jaxprop.tools.export import export_run, stablehlo
 from jaxprop.tools.export.format import inputs_of, prediction_function
 from tests.run.trained import FEATURES, trained
 from tests.tools.export.alone import result_of
+from tests.tools.export.models import CASES, run_of
 
 LOAD = """\
 import json
@@ -22,41 +21,11 @@ x = np.load("x.npy")
 found = [{name: np.asarray(value).tolist() for name, value in predict({"inputs": x[:n]}).items()} for n in SIZES]
 print(json.dumps(found))
 """
-CASES = {
-    "mlp": {},
-    "cnn": {"data": {"name": "digits"}, "model": {"name": "cnn", "channels": [4, 8], "hidden": [8]}},
-    "bfloat16": {"precision": {"policy": "bfloat16"}, "model": {"name": "mlp", "batch_norm": False}},
-    "rnn": {"data": {"name": "digits"}, "model": {"name": "rnn", "width": 8}},
-    "transformer": {
-        "task": {"name": "language"},
-        "data": {"name": "random", "shape": [12], "examples": 64, "vocabulary": 20},
-        "model": {"name": "transformer", "width": 16, "heads": 2, "depth": 1},
-    },
-}
-BASE = {
-    "task": {"name": "classify"},
-    "model": {"name": "mlp", "hidden": [8]},
-    "optimizer": {"name": "adam", "lr": 0.01},
-    "parallel": {"devices": 1},
-    "run": {"steps": 2},
-}
 
 
 @pytest.fixture(params=CASES)
 def case(request, tmp_path):
-    """A run of each kind of model, and inputs of seven examples."""
-    over = CASES[request.param]
-    if "data" not in over:
-        folder = trained(tmp_path, **over)
-    else:
-        folder = tmp_path / "run"
-        train(build({**BASE, **over}), folder, quiet=True)
-    run = load(folder)
-    shape = run.opened.prepared.example["inputs"]
-    rng = np.random.default_rng(0)
-    whole = shape.dtype == np.int32
-    x = rng.integers(0, 20, (7, *shape.shape)) if whole else rng.random((7, *shape.shape))
-    return run, x.astype(shape.dtype)
+    return run_of(request.param, tmp_path)
 
 
 @pytest.mark.timeout(300)
@@ -94,7 +63,7 @@ def test_what_is_missing_and_what_cannot_be_exported(tmp_path, monkeypatch):
     run = load(trained(tmp_path))
     with monkeypatch.context() as patched:
         patched.setattr(stablehlo, "find_spec", lambda name: None)
-        with pytest.raises(MissingExtraError, match="needs the package 'flatbuffers', .* pip install flatbuffers"):
+        with pytest.raises(MissingExtraError, match=r"needs the package 'flatbuffers', .* pip install flatbuffers"):
             export_run(run, "stablehlo", tmp_path / "out")
 
     def counting(run):
