@@ -28,6 +28,7 @@ def explain(config: Config) -> Explanation:
     single, notes = _single(config)
     experiment = compose.compose(single)
     state, batch = begin(experiment)[0], next(experiment.stream)
+    assert experiment.optimizer is not None
     first = next((n for n in range(LATEST) if float(experiment.optimizer.schedule(n)) > 0), 0)
     for _ in range(first):
         state, _ = experiment.step(state, batch, "lean")
