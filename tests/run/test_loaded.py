@@ -96,11 +96,11 @@ def test_a_run_is_shown_to_a_person(folder):
     run = load(folder)
     text = str(run)
     assert f"run first: completed, step 12 ({folder})" in text
-    used, = [line for line in text.splitlines() if "(used here)" in line]
+    (used,) = [line for line in text.splitlines() if "(used here)" in line]
     assert used.strip().startswith("best")
     assert f" checkpoint, step {run.step}:  loss " in used
     assert "classify arrays with mlp, adam, 83 parameters" in text
-    used, = [line for line in str(load(folder, which="newest")).splitlines() if "(used here)" in line]
+    (used,) = [line for line in str(load(folder, which="newest")).splitlines() if "(used here)" in line]
     assert "newest checkpoint, step 12:" in used
 
 
