@@ -152,8 +152,7 @@ def fit(
     stream = as_stream(batches, depth=(prefetch + 2) * steps_per_call)
     evaluates = _check_evaluation(evaluate, batch_size) and _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
-        data={"batch_size": batch_size, "prefetch": prefetch},
-        precision={"policy": precision},
+        data={"batch_size": batch_size, "prefetch": prefetch}, precision={"policy": precision},
         health=health if isinstance(health, Mapping) else {"layers": health, "watch": health},
         checkpoint=checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
         sinks=sinks if isinstance(sinks, Mapping) else {},
@@ -162,7 +161,6 @@ def fit(
             "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "stop": stop,
         },
     )  # fmt: skip
-    _check_stop(settings)
 
     def make() -> Experiment:
         objective = as_objective(loss_fn, stateful=stateful)
@@ -224,11 +222,15 @@ class _Finder:
 
 def _settings(**sections: Any) -> Settings:
     try:
-        return Settings.model_validate(sections)
+        settings = Settings.model_validate(sections)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"] if part != "run")
         raise UsageError(f"fit: {where}: {first['msg']}; got {first['input']!r}") from error
+    stop = settings.run.stop
+    if stop is not None and settings.run.eval_every is None and (stop.patience, stop.target) != (None, None):
+        raise UsageError("fit: stop has patience or target, which are about evaluations; give evaluate=...")
+    return settings
 
 
 def _rhythm(eval_every: int | None, steps: int, per_call: int, stream: Any) -> int:
@@ -236,12 +238,6 @@ def _rhythm(eval_every: int | None, steps: int, per_call: int, stream: Any) -> i
         return eval_every
     every = stream.batches_per_epoch or max(1, steps // 10)
     return max(1, round(every / per_call)) * per_call
-
-
-def _check_stop(settings: Settings) -> None:
-    stop = settings.run.stop
-    if stop is not None and settings.run.eval_every is None and (stop.patience, stop.target) != (None, None):
-        raise UsageError("fit: stop has patience or target, which are about evaluations; give evaluate=...")
 
 
 def _check_evaluation(evaluate: Any, batch_size: int | None) -> bool | None:
