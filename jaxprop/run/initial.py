@@ -103,8 +103,10 @@ def read_weights(source: str) -> Weights:
         return _read_file(path)
     run = load(path)
     where = f"{source} ({run.opened.which} checkpoint, step {run.step})"
-    held = [dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)) for tree in (run.params, run.extras)]
-    return Weights(*held, where)
+    params, extras = (
+        dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)) for tree in (run.params, run.extras)
+    )
+    return Weights(params, extras, where)
 
 
 def _read_file(path: Path) -> Weights:
@@ -161,7 +163,7 @@ def renamed(given: Weights, patterns: Mapping[str, str]) -> Weights:
         parts.append(dict(zip(names, arrays.values(), strict=True)))
     for pattern in unused:
         raise UsageError(f"run.init_from.map: {pattern!r} matches no array of {given.where}{_some(given.params)}")
-    return Weights(*parts, given.where)
+    return Weights(parts[0], parts[1], given.where)
 
 
 def fill(tree: PyTree, given: Mapping[str, Any], section: InitialWeights, where: str) -> Filled:

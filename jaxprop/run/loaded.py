@@ -58,7 +58,9 @@ class LoadedRun:
     @property
     def model(self) -> Model:
         """The model: `run.model.apply(run.params, run.extras, batch, key=None, train=False)`."""
-        return self.opened.experiment.task.model
+        model = self.opened.experiment.task.model
+        assert model is not None  # only a plain loss function has none
+        return model
 
     @property
     def params(self) -> PyTree:

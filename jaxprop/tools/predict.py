@@ -53,7 +53,8 @@ def predict_inputs(
       UsageError: the run's kind of data has no files, or a path is given twice.
       DataError: an input cannot be read at all.
     """
-    kind = run.config.data.name
+    config = run.opened.config
+    kind = config.data.name
     inputs = READERS[kind].inputs if kind in READERS else None
     if inputs is None:
         raise UsageError(
@@ -62,7 +63,7 @@ def predict_inputs(
         )
     if list(paths).count("-") > 1:
         raise UsageError("standard input can be read once; give '-' once")
-    opened = inputs(run.config.data, run.config.task.name, run.opened.prepared.prepared, list(paths))
+    opened = inputs(config.data, config.task.name, run.opened.prepared.prepared, list(paths))
     blocks: Iterable[Source] = [opened] if isinstance(opened, Source) else opened
     for block in blocks:
         bad = [Answer(*_split(sentence)) for sentence in block.info.get("bad", ())]

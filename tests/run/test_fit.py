@@ -179,7 +179,5 @@ def test_a_run_ends_early(tmp_path):
     assert fitted.summary["stopped"].endswith("has reached the target 0.5")
     again = run(tmp_path / "run", steps=200, stop={"target": 0.5})
     assert (again.step, again.summary["stopped"]) == (fitted.step, fitted.summary["stopped"])
-    with pytest.raises(
-        UsageError, match="fit: stop has patience or target, which are about evaluations; give evaluate="
-    ):
+    with pytest.raises(UsageError, match="stop has patience or target, which are about evaluations; give"):
         run(tmp_path / "other", evaluate=None, eval_every=None, stop={"patience": 1})

@@ -26,7 +26,7 @@ def card(run: LoadedRun, name: str, made: Made) -> str:
 
 
 def _head(run: LoadedRun, name: str) -> Iterator[str]:
-    config, opened = run.config, run.opened
+    config, opened = run.opened.config, run.opened
     yield from ("---", "library_name: jax", f"tags: [jaxprop, {config.task.name}, {name}]", "---", "")
     yield from (f"# {run.folder.name}", "")
     yield f"A model `{config.model.name}` for the task `{config.task.name}`,"
@@ -73,7 +73,7 @@ def _arrays(made: Made) -> Iterator[str]:
 def _data(run: LoadedRun) -> Iterator[str]:
     held = run.opened.prepared
     yield from ("## Training data", "")
-    yield from (f"- {held.length:,} examples of `{run.config.data.name}`", f"- fingerprint `{held.fingerprint}`")
+    yield from (f"- {held.length:,} examples of `{run.opened.config.data.name}`", f"- fingerprint `{held.fingerprint}`")
     for what in ("class_names", "target_names"):
         names = list(held.info.get(what) or ())
         if names:

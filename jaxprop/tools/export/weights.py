@@ -49,10 +49,10 @@ def make_safetensors(run: LoadedRun, batch_size: int | None = None) -> Made:
     metadata = {
         "format": "np",
         "jaxprop": __version__,
-        "task": run.config.task.name,
+        "task": run.opened.config.task.name,
         "step": str(run.step),
         "checkpoint": run.opened.which,
-        "config": json.dumps(to_builtins(run.config)),
+        "config": json.dumps(to_builtins(run.opened.config)),
         "class_names": json.dumps(run.info.get("class_names")),
         "target_names": json.dumps(run.info.get("target_names")),
         "data_fingerprint": run.opened.prepared.fingerprint,
