@@ -36,6 +36,9 @@ TASKS = """\
 The losses, data, models and metrics that fit each task. The first loss is the default. "min" and "max" say which value
 of a metric is the best one, for `checkpoint.mode`.
 """
+AUGMENT = """\
+The items of `data.augment`, which are applied in the order of the list. Text has none.
+"""
 OPTIMIZERS_INTRODUCTION = """\
 `name` is the name of an optimizer in optax. Each optimizer takes the arguments of the optax function by their names
 there, with the defaults below. `lr` is the learning rate. The keys that all optimizers have are listed first.
@@ -66,6 +69,9 @@ def reference() -> str:
             parts += nested(name, variants[0], definitions)
         else:
             parts += [described(variant, f"{name}.name", definitions) for variant in variants]
+        if name == "data":
+            parts.append(AUGMENT)
+            parts += [described(item, "data.augment.name", definitions) for item in augmentations(definitions)]
         if name == "task":
             parts += [TASKS, tasks()]
             parts += [described(loss, "task.loss.name", definitions) for loss in losses(definitions)]
@@ -154,6 +160,11 @@ def listed(names: Iterable[str]) -> str:
 def losses(definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Returns the schemas of all losses."""
     return variants_of(definitions["Task"]["properties"]["loss"], definitions)
+
+
+def augmentations(definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the schemas of all augmentations."""
+    return variants_of(definitions["Digits"]["properties"]["augment"]["items"], definitions)
 
 
 def variants_of(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:

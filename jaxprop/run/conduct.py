@@ -19,7 +19,7 @@ from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
 from jaxprop.run.replaced import BACK, Replaced, recover
-from jaxprop.run.resume import refuse_unreadable, resume_note, start_over, still_stopped
+from jaxprop.run.resume import refuse_unreadable, resume_note, start_over, still_stopped, stopped_note
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
 from jaxprop.sinks import Sink, fan_out, open_sinks
@@ -79,7 +79,12 @@ class Undertaking(NamedTuple):
 
 
 def conduct(
-    undertaking: Undertaking, folder: str | os.PathLike[str], *, fresh: bool = False, quiet: bool = False
+    undertaking: Undertaking,
+    folder: str | os.PathLike[str],
+    *,
+    fresh: bool = False,
+    quiet: bool = False,
+    brief: bool = False,
 ) -> Conducted:
     """Runs an undertaking in a folder, or goes on where the folder's newest checkpoint stands.
 
@@ -89,6 +94,7 @@ def conduct(
       fresh: start over. The folder's run is set aside; it is removed once the new one has a checkpoint, and comes back
         if the new one fails or is interrupted before that.
       quiet: no console.
+      brief: a console of warnings alone: alerts to act on, and the responses to them.
 
     Returns:
       How it ended.
@@ -104,7 +110,8 @@ def conduct(
         experiment = undertaking.compose()
         if before is not None and _has_ended(before, experiment, folder):
             undertaking.complete(experiment, folder)
-            tell(resume_note(before["step"], experiment.total_steps, before.get("stopped")))
+            early = stopped_note(before, experiment.total_steps)
+            tell(early or resume_note(before["step"], before["step"], experiment.config))
             _tell_if(None if quiet else headline_of(before))
             return Conducted(Outcome(before, EXIT_DONE), experiment, None)
         checkpoints, replaced = open_checkpoints(experiment, folder), Replaced(folder)
@@ -122,7 +129,7 @@ def conduct(
             with (
                 checkpoints,
                 undertaking.explained(experiment, lambda: _saved(checkpoints)),
-                _begun(started, fresh, quiet) as sink,
+                _begun(started, fresh, quiet, brief) as sink,
             ):
                 status = loop.run(sink, lambda: replaced.pending)
                 if status == Status.COMPLETED:
@@ -161,7 +168,7 @@ class _Started(NamedTuple):
 
 
 @contextlib.contextmanager
-def _begun(run: _Started, fresh: bool, quiet: bool) -> Iterator[Sink]:
+def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sink]:
     """Resumes or starts over; yields the destination of the run's records, open for as long as it runs."""
     undertaking, experiment, loop, replaced, folder, begun = run
     if fresh:
@@ -170,7 +177,7 @@ def _begun(run: _Started, fresh: bool, quiet: bool) -> Iterator[Sink]:
     resumed_from = None if fresh else loop.resume()
     notes = [note for source in experiment.sources.values() for note in source.info.get("notes", ())]
     if resumed_from is not None:
-        notes.append(resume_note(resumed_from, experiment.total_steps))
+        notes.append(resume_note(resumed_from, experiment.total_steps, experiment.config))
     elif not fresh:
         refuse_unreadable(folder / "checkpoints")
         notes += start_over(folder)
@@ -178,7 +185,7 @@ def _begun(run: _Started, fresh: bool, quiet: bool) -> Iterator[Sink]:
     undertaking.describe(experiment, folder)
     own = open_sinks(
         experiment.config.sinks, folder, total_steps=experiment.total_steps, start_step=resumed_from,
-        alerts=loop.alert_lines, log_every=experiment.config.run.log_every, quiet=quiet,
+        alerts=loop.alert_lines, log_every=experiment.config.run.log_every, quiet=quiet, brief=brief,
     )  # fmt: skip
     with contextlib.closing(fan_out([own, *undertaking.sinks])) as sink:
         for name in ("summary.json", panels.NAME):  # of an earlier end that this run goes beyond

@@ -13,13 +13,16 @@ from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.task import usual_loss
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.core.precision import Policy, cast_floating, cast_keys
+from jaxprop.data.augment import make_augmentation
 from jaxprop.losses import make_loss
 from jaxprop.metrics import METRICS
+from jaxprop.models.arguments import masks_tokens
 from jaxprop.tasks.panels import Panel
+from jaxprop.tasks.tokens import loss_of_sequences, metric_of_sequences
 from jaxprop.train.objective import loss_from, without_padding
 from jaxprop.types import Batch, Model, Objective, PyTree, Source, Spec
 
-SIZES = ("classes", "targets", "vocabulary")  # what a source may say in `info` and a model may need
+SIZES = ("classes", "targets", "vocabulary", "categories")  # what a source may say in `info` and a model may need
 COMPUTED = ("inputs",)  # what of a batch is computed with, and so cast; answers, masks and weights are not
 
 
@@ -77,7 +80,7 @@ def predictions(
 
 
 def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:
-    """Builds the model for the data's shapes and binds it to the loss and metrics of the table of tasks.
+    """Builds the model for the data's shapes and binds it to augmentation and to the task's loss and metrics.
 
     Args:
       config: the run's configuration; its `task.loss` goes before the task's usual one.
@@ -93,4 +96,7 @@ def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:
     loss = make_loss(config.task.loss or usual_loss(config.task.name))
     figures = TASK_TABLE[config.task.name].figures
     metrics = {name: METRICS[figure.metric] for name, figure in figures.items() if figure.metric is not None}
-    return model, loss_from(model, loss, metrics, cast=COMPUTED), spec
+    if masks_tokens(spec):
+        loss, metrics = loss_of_sequences(loss), {name: metric_of_sequences(metrics[name]) for name in metrics}
+    augment = make_augmentation(config.data.augment, spec)
+    return model, loss_from(model, loss, metrics, cast=COMPUTED, augment=augment), spec
