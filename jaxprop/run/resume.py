@@ -162,8 +162,8 @@ def stopped_note(summary: dict[str, Any], total: int) -> str | None:
     if not summary.get("stopped"):
         return None
     return (
-        f"the run has ended early after step {summary['step']} of {total}: {summary['stopped']}; remove or loosen run.stop "
-        "to go on, or start over with --fresh"
+        f"the run has ended early after step {summary['step']} of {total}: {summary['stopped']}; remove or loosen "
+        "run.stop to go on, or start over with --fresh"
     )
 
 
