@@ -66,6 +66,7 @@ def reference() -> str:
         variants = variants_of(section, definitions)
         if len(variants) == 1:
             parts.append(table(variants[0], definitions))
+            parts += nested(name, variants[0], definitions)
         else:
             parts += [described(variant, f"{name}.name", definitions) for variant in variants]
         if name == "data":
@@ -101,6 +102,20 @@ def table(variant: Mapping[str, Any], definitions: Mapping[str, Any], without: t
         default = "" if key in required else code(value.get("default"))
         rows.append(f"| `{key}` | {kind(value, definitions)} | {default} | {cell(value.get('description', ''))} |")
     return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows, ""]) if rows else "No keys.\n"
+
+
+def nested(name: str, section: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the part of every key of a section that is a mapping with keys of its own.
+
+    Args:
+      name: of the section, such as `run`.
+      section: its schema.
+      definitions: of the whole schema.
+    """
+    for key, value in section["properties"].items():
+        for inner in variants_of(value, definitions):
+            if "properties" in inner and "name" not in inner["properties"]:
+                yield f"### `{name}.{key}`\n\n{inner['description']}\n\n{table(inner, definitions)}"
 
 
 def optimizers(section: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:

@@ -21,11 +21,13 @@ from jaxprop.cli.configs import configs
 from jaxprop.cli.doctor import doctor
 from jaxprop.cli.eval import evaluate
 from jaxprop.cli.explain import explain
+from jaxprop.cli.export import export
 from jaxprop.cli.gradcheck import gradcheck
 from jaxprop.cli.info import info
 from jaxprop.cli.init import init
 from jaxprop.cli.lesson import lesson
 from jaxprop.cli.lr_find import lr_find
+from jaxprop.cli.predict import predict
 from jaxprop.cli.replay import replay
 from jaxprop.cli.report import report
 from jaxprop.cli.runs import runs
@@ -37,6 +39,8 @@ from jaxprop.version import __version__
 COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "eval": evaluate,
+    "predict": predict,
+    "export": export,
     "runs": runs,
     "report": report,
     "replay": replay,

@@ -171,6 +171,23 @@ def _evaluation(config: Config) -> Iterator[Problem]:
         yield Problem(("checkpoint", "mode"), what)
 
 
+def _stop(config: Config) -> Iterator[Problem]:
+    stop, path = config.run.stop, ("run", "stop")
+    if stop is None:
+        return
+    by_metric = [name for name in ("patience", "target") if getattr(stop, name) is not None]
+    if not by_metric and stop.minutes is None:
+        yield Problem(path, "expected patience, target or minutes, as in {patience: 5}; got none of them")
+    if stop.metric is not None and not by_metric:
+        yield Problem((*path, "metric"), "the metric of patience and target, of which none is given; remove it")
+    if by_metric and not has_split_to_evaluate(config):
+        what = "there is no split to evaluate on; add data.validation or data.test, or remove this"
+        yield from (Problem((*path, name), what) for name in by_metric)
+    figures = TASK_TABLE[config.task.name].figures
+    if stop.metric is not None and stop.metric not in figures:
+        yield Problem((*path, "metric"), one_of(stop.metric, figures, f"metric of the task {config.task.name}"))
+
+
 def _responses(config: Config) -> Iterator[Problem]:
     health, path = config.health, ("health", "on_alert")
     listed = (health.on_alert,) if isinstance(health.on_alert, str) else health.on_alert
@@ -264,5 +281,6 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _length,
     _rhythm,
     _evaluation,
+    _stop,
     _responses,
 )

@@ -23,6 +23,7 @@ HARMLESS: tuple[Path, ...] = (
     ("run", "eval_every"),
     ("run", "eval_batches"),
     ("run", "remat"),
+    ("run", "stop"),  # how far a run goes, and nothing of what its steps are
     ("data", "prefetch"),
     ("data", "eval_batch_size"),
     # What the training data are is decided by their fingerprint, not by where they lie.

@@ -14,11 +14,11 @@ from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import JaxpropError, RunFolderError
 from jaxprop.report.fields import LARGEST_STEP, number, numbers, whole
 from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, RowBuffer
-from jaxprop.report.lines import Tail
 from jaxprop.report.order import forward_order
 from jaxprop.run.folder import find_run, status_of
 from jaxprop.run.status import OPEN, Status
 from jaxprop.sinks.files import open_to_read
+from jaxprop.sinks.lines import Tail
 
 FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json", "panels.json")
 NO_COLUMN = ("step", "split")

@@ -19,12 +19,16 @@ from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
 from jaxprop.run.replaced import BACK, Replaced, recover
-from jaxprop.run.resume import refuse_unreadable, resume_note, start_over
+from jaxprop.run.resume import refuse_unreadable, resume_note, start_over, still_stopped, stopped_note
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
 from jaxprop.sinks import Sink, fan_out, open_sinks
 from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
+
+
+def _drawn(experiment: Experiment) -> tuple[TrainState, list[str]]:
+    return experiment.init(experiment.config.run.seed), []
 
 
 class Outcome(NamedTuple):
@@ -59,6 +63,7 @@ class Undertaking(NamedTuple):
       trace: `(experiment, state)`, finds out whether the step can be trained, before anything is removed for it.
       describe: `(experiment, folder)`, writes what the run is.
       explained: `(experiment, saved)`, a context that explains running out of memory.
+      begin: `experiment -> (state, notes)`, the state before the first step, and what there is to say of it.
       sinks: further destinations of records.
     """
 
@@ -69,6 +74,7 @@ class Undertaking(NamedTuple):
     trace: Callable[[Experiment, TrainState], None]
     describe: Callable[[Experiment, Path], None]
     explained: Callable[..., contextlib.AbstractContextManager[None]]
+    begin: Callable[[Experiment], tuple[TrainState, list[str]]] = _drawn
     sinks: Sequence[Sink] = ()
 
 
@@ -102,19 +108,23 @@ def conduct(
         _tell_if(recover(folder))
         before = None if fresh else undertaking.finished(folder)
         experiment = undertaking.compose()
-        if before is not None and before["step"] == experiment.total_steps:
+        if before is not None and _has_ended(before, experiment, folder):
             undertaking.complete(experiment, folder)
-            tell(resume_note(before["step"], before["step"], experiment.config))
+            early = stopped_note(before, experiment.total_steps)
+            tell(early or resume_note(before["step"], before["step"], experiment.config))
             _tell_if(None if quiet else headline_of(before))
             return Conducted(Outcome(before, EXIT_DONE), experiment, None)
         checkpoints, replaced = open_checkpoints(experiment, folder), Replaced(folder)
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
         with undertaking.explained(experiment):
-            state = experiment.init(experiment.config.run.seed)
+            begins = fresh or checkpoints.latest() is None  # otherwise the state only says what to restore into
+            state, begun = (
+                undertaking.begin(experiment) if begins else (experiment.init(experiment.config.run.seed), [])
+            )
         loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment))
         del state
-        started = _Started(undertaking, experiment, loop, replaced, folder)
+        started = _Started(undertaking, experiment, loop, replaced, folder, begun)
         try:
             with (
                 checkpoints,
@@ -154,12 +164,13 @@ class _Started(NamedTuple):
     loop: Loop
     replaced: Replaced
     folder: Path
+    begun: list[str]
 
 
 @contextlib.contextmanager
 def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sink]:
     """Resumes or starts over; yields the destination of the run's records, open for as long as it runs."""
-    undertaking, experiment, loop, replaced, folder = run
+    undertaking, experiment, loop, replaced, folder, begun = run
     if fresh:
         undertaking.trace(experiment, loop.state)
         replaced.set_aside()
@@ -170,6 +181,7 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
     elif not fresh:
         refuse_unreadable(folder / "checkpoints")
         notes += start_over(folder)
+    notes += begun
     undertaking.describe(experiment, folder)
     own = open_sinks(
         experiment.config.sinks, folder, total_steps=experiment.total_steps, start_step=resumed_from,
@@ -187,6 +199,11 @@ def open_checkpoints(experiment: Experiment, folder: Path) -> Checkpoints:
     """Opens the checkpoints of a run, as its configuration says which are kept."""
     section = experiment.config.checkpoint
     return Checkpoints(folder / "checkpoints", keep=section.keep, best=section.best or "loss", mode=section.mode)
+
+
+def _has_ended(before: dict[str, Any], experiment: Experiment, folder: Path) -> bool:
+    """Whether nothing is left to do for a run that has completed."""
+    return before["step"] == experiment.total_steps or still_stopped(before, experiment.config, folder)
 
 
 def _tell_if(text: str | None) -> None:

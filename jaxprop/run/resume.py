@@ -11,7 +11,7 @@ from jaxprop.checkpoint.files import read_manifests
 from jaxprop.config.build import build
 from jaxprop.config.checks import known_steps
 from jaxprop.config.diff import LENGTH, Change, diff, mathematical
-from jaxprop.config.dump import with_absolute_paths
+from jaxprop.config.dump import to_builtins, with_absolute_paths
 from jaxprop.config.load import load
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import PATHS
@@ -45,12 +45,16 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
         moved = [change for change in _changes(before, config) if change.path in TRAINING_DATA]
         changes = mathematical(before, config) + moved
         refuse_another(changes, folder, _how_longer(changes, before, None))
-        if completed and (before.run.steps, before.run.epochs) != (config.run.steps, config.run.epochs):
+        if completed and _reach(before) != _reach(config):
             raise UsageError(
                 f"{folder} holds a completed run that was not saved, so it cannot be made longer; "
                 "use --run DIR for a new run, or --fresh to start this one over"
             )
     return summary if completed else None
+
+
+def _reach(config: Config) -> tuple[Any, ...]:
+    return config.run.steps, config.run.epochs, config.run.stop
 
 
 def has_records(folder: Path) -> bool:
@@ -129,6 +133,38 @@ def start_over(folder: Path) -> list[str]:
         return []
     shutil.rmtree(folder / "blackbox", ignore_errors=True)  # its steps will be taken, and fail, again
     return ["starting over from step 0: this run has records here, but no checkpoint was saved of it"]
+
+
+def still_stopped(summary: dict[str, Any], config: Any, folder: Path) -> bool:
+    """Whether a completed run ended early, by the same `run.stop` that it has now.
+
+    Args:
+      summary: of the run.
+      config: the configuration, or the settings of `jaxprop.fit`, to go on with.
+      folder: of the run.
+    """
+    if not summary.get("stopped") or config.run.stop is None:
+        return False
+    try:
+        before = stored_config(folder / "checkpoints")
+    except CheckpointError:
+        before = to_builtins(_config_of_records(folder))
+    return before["run"].get("stop") == to_builtins(config.run.stop)
+
+
+def stopped_note(summary: dict[str, Any], total: int) -> str | None:
+    """What to tell a person whose run has ended early and goes no further; None of any other.
+
+    Args:
+      summary: of the run.
+      total: steps that it would have taken.
+    """
+    if not summary.get("stopped"):
+        return None
+    return (
+        f"the run has ended early after step {summary['step']} of {total}: {summary['stopped']}; remove or loosen "
+        "run.stop to go on, or start over with --fresh"
+    )
 
 
 def resume_note(step: int, total: int, config: Any) -> str:

@@ -13,6 +13,7 @@ from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.conduct import Outcome, Undertaking, conduct
 from jaxprop.run.folder import write_text
+from jaxprop.run.initial import begin, resolved
 from jaxprop.run.memory import explained
 from jaxprop.run.resume import check_data, finished
 from jaxprop.types import TrainState
@@ -42,6 +43,7 @@ def train(
       UsageError: the folder holds a run whose mathematics another configuration would change.
       JaxpropError: the run cannot be built, or its folder not be written.
     """
+    config = resolved(config)
     undertaking = Undertaking(
         compose=lambda: _composed(config),
         finished=lambda folder: finished(config, folder),
@@ -50,6 +52,7 @@ def train(
         trace=_trace,
         describe=_describe,
         explained=explained,
+        begin=begin,
     )
     return conduct(undertaking, folder, fresh=fresh, quiet=quiet, brief=brief).outcome
 

@@ -150,7 +150,7 @@ def summary_table(summary: Record) -> Table:
     ordered = sorted(metrics, key=lambda name: name != "loss")  # stable: the others keep their order
     beside = {name: [r for r in reference if r == name or r.endswith(f"_{name}")] for name in ordered}
     alone = [r for r in reference if not any(r in names for names in beside.values())]
-    rows = [(name, summary.get(name), "") for name in ("status", "step", "checkpoint", "split")]
+    rows = [(name, summary.get(name), "") for name in ("status", "step", "stopped", "checkpoint", "split")]
     rows += [(name, metrics[name], _figures(reference, beside[name])) for name in ordered]
     rows += [("reference", "", _figures(reference, [name])) for name in alone]
     rows += [(name, summary.get(name), "") for name in _COSTS]

@@ -61,19 +61,20 @@ class Task(NamedTuple):
     panels: tuple[Panel, ...] = ()
 
 
-def predictions(task: Task, policy: Policy) -> Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]]:
+def predictions(
+    task: Task, policy: Policy, *, padded: bool = True
+) -> Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]]:
     """Returns `(params, extras, batch) -> predictions` of a task, in evaluation and with the policy's casts. Pure.
 
     Args:
       task: the task.
       policy: of the precision that it is trained in.
+      padded: whether batches may hold examples that are padding.
     """
 
     def predict(params: PyTree, extras: PyTree, batch: Batch) -> dict[str, jax.Array]:
-        params, narrow = (
-            cast_floating(params, policy.compute),
-            cast_keys(without_padding(batch), policy.compute, _computed(task.spec)),
-        )
+        params, seen = cast_floating(params, policy.compute), without_padding(batch) if padded else batch
+        narrow = cast_keys(seen, policy.compute, _computed(task.spec))
         assert task.model is not None
         outputs, _ = task.model.apply(params, extras, narrow, key=None, train=False)
         return task.predict(cast_floating(outputs, policy.output), batch)

@@ -34,6 +34,8 @@ GOOD = [
     {"data": {"name": "digits", "batch_size": 1437}},
     {"data": {"name": "digits", "augment": [{"name": "crop", "pad": 1}, {"name": "mixup"}]}},
     TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5, "positions": "learned"}},
+    {"run": {"epochs": 1, "stop": {"patience": 3, "metric": "accuracy", "target": 0.9, "minutes": 0.5}}},
+    ARRAYS | {"run": {"steps": 1, "stop": {"minutes": 2}}},
     {"health": {"on_alert": "log"}},
     {"health": {"on_alert": ["clip", "cut_lr", "rollback", "stop"]}},
     {"health": {"on_alert": ["skip", "cut_lr"], "every": 2, "rare_every": 20}},
@@ -42,6 +44,19 @@ GOOD = [
 ]
 
 BAD = [
+    (
+        {"run": {"epochs": 1, "stop": {}}},
+        "run.stop: expected patience, target or minutes, as in {patience: 5}; got none",
+    ),
+    (
+        {"run": {"epochs": 1, "stop": {"metric": "loss", "minutes": 1}}},
+        "run.stop.metric: the metric of patience and target",
+    ),
+    (
+        {"run": {"epochs": 1, "stop": {"metric": "los", "patience": 1}}},
+        "unknown metric of the task classify 'los'; did you",
+    ),
+    (ARRAYS | {"run": {"epochs": 1, "stop": {"patience": 1}}}, "run.stop.patience: there is no split to evaluate on"),
     ({"run": {}}, "run: expected steps or epochs, such as 'run: {epochs: 10}'; got neither"),
     ({"run": {"steps": 1, "epochs": 1}}, "run.epochs: both steps and epochs are given; remove one"),
     ({"optimizer": WARMUP, "run": {"steps": 100}}, "optimizer.schedule.warmup_steps: warmup_steps is 100"),

@@ -58,7 +58,7 @@ def test_nothing_derived():
 LOGITS = np.array([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]], np.float32)
 SHARES = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
 PREDICTIONS = {
-    "classify": (LOGITS, {"class": [0, 2], "probability": SHARES.max(-1)}),
+    "classify": (LOGITS, {"class": [0, 2], "probability": SHARES.max(-1), "probabilities": SHARES}),
     "multilabel": (LOGITS, {"probability": 1 / (1 + np.exp(-LOGITS))}),
     "regress": (LOGITS, {"value": LOGITS}),
     "language": (LOGITS[:, None], {"token": [[0], [2]], "probability": SHARES.max(-1)[:, None]}),
