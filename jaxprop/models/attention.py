@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,14 @@ from jaxprop.models.layers import INITS, Initializer, dense
 MASKED = -1e30  # a logit that is finite: a query that may attend to nothing gets an average instead of NaN
 
 
-def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
+class KeysAndValues(NamedTuple):
+    """What attention keeps of the tokens that were read: keys and values, each `[B, L, K, D/H]` for at most L tokens."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+def rotate(x: jax.Array, base: float = 10_000.0, start: jax.Array | int = 0) -> jax.Array:
     """Rotary position embedding: turns pairs of features by an angle that grows with the position.
 
     (a, b) -> (a cos t - b sin t, a sin t + b cos t), t = position * base^(-i / (D/2)) for pair i, which is
@@ -25,6 +33,7 @@ def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
     Args:
       x: queries or keys `[B, T, H, D]`, D even.
       base: longest period, in units of 2 pi positions.
+      start: position of the first of them.
 
     Returns:
       The same shape and dtype.
@@ -39,7 +48,8 @@ def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
     """
     time, half, dtype = x.shape[1], x.shape[-1] // 2, wide_dtype(x.dtype)
     frequency = base ** (-jnp.arange(half, dtype=dtype) / half)
-    angle = jnp.arange(time, dtype=dtype)[:, None] * frequency  # [T, D/2]
+    positions = jnp.arange(time, dtype=dtype) + jnp.asarray(start, dtype)
+    angle = positions[:, None] * frequency  # [T, D/2]
     cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]  # [T, 1, D/2]
     a, b = jnp.split(x.astype(dtype), 2, -1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1).astype(x.dtype)
@@ -158,3 +168,35 @@ class Attention(nnx.Module):
         mixed = attention(q, k, v, causal=self.causal, mask=mask)
         mixed = tap_attention(mixed, q, k, self.name, causal=self.causal, mask=mask)
         return self.out(mixed.reshape(b, t, d))
+
+    def room(self, size: int, length: int, dtype: jnp.dtype) -> KeysAndValues:
+        """Returns room for the keys and values of `length` tokens of `size` sequences."""
+        width = self.qkv.in_features // self.heads
+        empty = jnp.zeros((size, length, self.kv_width // width, width), dtype)
+        return KeysAndValues(empty, empty)
+
+    def extend(self, x: jax.Array, held: KeysAndValues, start: jax.Array) -> tuple[jax.Array, KeysAndValues]:
+        """Maps further tokens `x [B, t, D]` to `[B, t, D]`; they attend to themselves and to those that were read.
+
+        Args:
+          x: of the tokens at positions `start..start + t - 1`.
+          held: keys and values of those before.
+          start: how many tokens were read, an int32 scalar.
+        """
+        b, t, d = x.shape
+        parts = jnp.split(self.qkv(x), [d, d + self.kv_width], -1)
+        q, k, v = (y.reshape(b, t, -1, d // self.heads) for y in parts)
+        if self.rope:
+            q, k = rotate(q, start=start), rotate(k, start=start)
+        held = KeysAndValues(*(_written(old, new, start) for old, new in zip(held, (k, v), strict=True)))
+        dtype, shared = wide_dtype(q.dtype), q.shape[2] // k.shape[2]
+        keys, values = _repeated(held.keys.astype(dtype), shared), _repeated(held.values, shared)
+        logits = jnp.einsum("bthd,bshd->bhts", q.astype(dtype), keys) / q.shape[-1] ** 0.5
+        seen = jnp.arange(keys.shape[1]) <= start + jnp.arange(t)[:, None]  # [t, L]
+        shares = jax.nn.softmax(jnp.where(seen, logits, -jnp.inf), -1)
+        mixed = jnp.einsum("bhts,bshd->bthd", shares.astype(values.dtype), values)
+        return self.out(mixed.reshape(b, t, d)), held
+
+
+def _written(old: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, start, 0, 0))

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
-from jaxprop.models.attention import Attention
+from jaxprop.models.attention import Attention, KeysAndValues
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, Initializer, LayerNorm, RmsNorm, dense, scaled
 
 NORMS: dict[str, Callable[[int], nnx.Module]] = {"layer": LayerNorm, "rms": RmsNorm}
@@ -82,6 +82,12 @@ class Block(nnx.Module):
             x = x + self.dropout(self.attn(self.attn_norm(x), mask))
         with jax.named_scope("mlp"):
             return tap(x + self.dropout(self.mlp(self.mlp_norm(x))), self.name)
+
+    def extend(self, x: jax.Array, held: KeysAndValues, start: jax.Array) -> tuple[jax.Array, KeysAndValues]:
+        """Maps further tokens `x [B, t, D]`, of which `start` were read before; see `Attention.extend`."""
+        mixed, held = self.attn.extend(self.attn_norm(x), held, start)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), held
 
 
 def expect_heads(config: schema.Blocks, positions: str) -> None:

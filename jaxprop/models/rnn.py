@@ -104,6 +104,14 @@ class RnnLayer(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, T, D]` to hidden states `[B, T, H]`; where `mask [B, T]` is False the state is kept as it was."""
+        return self.extend(x, None, mask)[0]
+
+    def extend(self, x: jax.Array, carry: Any, mask: jax.Array | None = None) -> tuple[jax.Array, Any]:
+        """Goes on from the state `carry` that an earlier stretch of the sequence has left, None at its beginning.
+
+        Returns:
+          The hidden states `[B, T, H]`, and the state after them.
+        """
         projected = self.input(x).swapaxes(0, 1)  # [T, B, gates H]
         kernel = self.recurrent.kernel[...]
         bias = None if self.recurrent.bias is None else self.recurrent.bias[...]
@@ -124,12 +132,13 @@ class RnnLayer(nnx.Module):
                 after = tuple(jnp.where(real[:, None], new, old) for new, old in zip(after, carry, strict=True))
             return after, after[0]
 
-        zeros = jnp.zeros((x.shape[0], kernel.shape[0]), projected.dtype)
+        if carry is None:
+            carry = (jnp.zeros((x.shape[0], kernel.shape[0]), projected.dtype),) * self.cell.carries
         times = jnp.arange(time, dtype=jnp.int32) if measuring() else None
         step = checkpointed(step, self.remat, in_scan=True)
         inputs = (projected, times, None if mask is None else mask.T)
-        _, hidden = jax.lax.scan(step, (zeros,) * self.cell.carries, inputs, reverse=self.reverse)
-        return hidden.swapaxes(0, 1)
+        carry, hidden = jax.lax.scan(step, carry, inputs, reverse=self.reverse)
+        return hidden.swapaxes(0, 1), carry
 
 
 class BothWays(nnx.Module):
@@ -235,6 +244,25 @@ class Rnn(nnx.Module):
             x = self.dropout(call(layer, NONE, layer.name, x, mask))
         with jax.named_scope("head"):
             return tap(self.head(x if self.each_token else self._pooled(x, mask)), "head", "output")
+
+    def room(self, size: int, length: int) -> tuple[Any, ...]:
+        """Returns the states of the layers before the first token, for `size` sequences of any length."""
+        del length
+        cell, kernel = self.layers[0].cell, self.layers[0].recurrent.kernel[...]
+        return ((jnp.zeros((size, kernel.shape[0]), kernel.dtype),) * cell.carries,) * len(self.layers)
+
+    def extend(self, tokens: jax.Array, held: tuple[Any, ...], start: jax.Array) -> tuple[jax.Array, Any]:
+        """Maps further tokens `[B, t]` to logits `[B, t, V]`, going on from the states `held`.
+
+        Returns:
+          The logits, and the states after them.
+        """
+        del start
+        x, kept = self.embed(tokens), []
+        for layer, before in zip(self.layers, held, strict=True):
+            x, after = layer.extend(x, before)
+            kept.append(after)
+        return self.head(x), tuple(kept)
 
     def _pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """States `[B, T, H]` to `[B, H]`. The last real state has been kept through the padding after it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
+from jaxprop.models.attention import KeysAndValues
 from jaxprop.models.blocks import NORMS, Block, expect_heads
 from jaxprop.models.layers import (
     INITS,
@@ -92,6 +94,32 @@ class Transformer(nnx.Module):
             x = x if self.each_token else mean_over(x, mask)
             logits = product(x, self.embed.embedding[...].T) if self.head is None else self.head(x)
             return tap(logits, "head", "output")
+
+    def room(self, size: int, length: int) -> tuple[KeysAndValues, ...]:
+        """Returns room for what each block keeps of `length` tokens of `size` sequences."""
+        dtype = self.embed.embedding[...].dtype
+        return tuple(block.attn.room(size, length, dtype) for block in self.blocks)
+
+    def extend(self, tokens: jax.Array, held: tuple[KeysAndValues, ...], start: jax.Array) -> tuple[jax.Array, Any]:
+        """Maps further tokens `[B, t]` to logits `[B, t, V]`, without reading those before again.
+
+        Args:
+          tokens: at positions `start..start + t - 1`.
+          held: what each block has kept of those before; from `room` at first.
+          start: how many tokens were read, an int32 scalar.
+
+        Returns:
+          The logits, and what each block keeps.
+        """
+        x = self.embed(tokens)
+        if self.positions is not None:
+            x = x + jax.lax.dynamic_slice_in_dim(self.positions.embedding[...], start, tokens.shape[1])
+        kept = []
+        for block, before in zip(self.blocks, held, strict=True):
+            x, after = block.extend(x, before, start)
+            kept.append(after)
+        x = self.final_norm(x)
+        return product(x, self.embed.embedding[...].T) if self.head is None else self.head(x), tuple(kept)
 
 
 def _first_rows(table: jax.Array, time: int) -> jax.Array:
