@@ -213,8 +213,8 @@ class RmsNorm(nnx.Module):
       epsilon: added to the mean square.
 
     Example:
-      >>> RmsNorm(2)(jnp.array([[1.0, 7.0]])).round(2).tolist()
-      [[0.20000000298023224, 1.399999976158142]]
+      >>> RmsNorm(2)(jnp.array([[3.0, -3.0]])).round(2).tolist()
+      [[1.0, -1.0]]
 
     Reference:
       Zhang and Sennrich, Root Mean Square Layer Normalization, 2019. https://arxiv.org/abs/1910.07467

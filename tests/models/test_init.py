@@ -34,10 +34,10 @@ SMALL = {
     "mlp": (schema.Mlp, {"hidden": (6, 5), "batch_norm": True}, FLOAT),
     "cnn": (schema.Cnn, {"channels": (2, 3), "hidden": (4,)}, FLOAT),
     "mlp, table": (schema.Mlp, {"hidden": (6, 5), "embedding": 2}, TABLE),
-    "resnet": (schema.ResNet, {"depths": (1, 1), "widths": (2, 3)}, FLOAT),
+    "resnet": (schema.ResNet, {"depths": (1, 1), "widths": (4, 5)}, FLOAT),
     "bottlenecks": (
         schema.ResNet,
-        {"block": "bottleneck", "stem": "large", "norm": "group", "groups": 1, "depths": (1, 1), "widths": (2, 3)},
+        {"block": "bottleneck", "norm": "group", "groups": 1, "depths": (1, 1), "widths": (4, 5)},
         FLOAT,
     ),
     "vit": (schema.Vit, {"layers": 1, "width": 8, "heads": 2, "ff_multiple": 2, "patch": 5}, FLOAT),
