@@ -61,6 +61,8 @@ def predict(
                     tell(f"error: {answer.input}: {answer.error}" if answer.input else f"error: {answer.error}")
             count += len(answers)
             write(answers)
+            if out is None and getattr(sys.stdout, "silent", False):
+                break  # who read the answers has left
     if failed:
         tell(f"{failed} of {count} records could not be predicted")
     if out is not None:

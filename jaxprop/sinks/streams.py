@@ -36,6 +36,11 @@ class Lasting:
         self._try("write", text.encode(self.encoding, "replace").decode(self.encoding))
         return len(text)
 
+    @property
+    def silent(self) -> bool:
+        """Whether it has fallen silent, so that nobody reads what is written."""
+        return self._stream is None
+
     def flush(self) -> None:
         """Hands on what is buffered, or drops it."""
         self._try("flush")

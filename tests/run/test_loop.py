@@ -208,7 +208,9 @@ def test_unsaved_runs_start_over_and_keep_no_old_records(tiny, tmp_path):
 
 def test_asked_to_stop_before_the_first_step_it_compiles_nothing(tiny, tmp_path, compilations):
     loop, checkpoints = tiny.loop(
-        tmp_path, SimpleNamespace(received=signal.SIGTERM), step=SimpleNamespace(compilations=[])
+        tmp_path,
+        SimpleNamespace(received=signal.SIGTERM),
+        step=SimpleNamespace(compilations=[], trained=lambda params: params),
     )
     with checkpoints:
         assert loop.run(Sink()) == "interrupted"
