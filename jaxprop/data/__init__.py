@@ -12,6 +12,7 @@ from jaxprop.data.readers.arrays import ARRAYS
 from jaxprop.data.readers.digits import DIGITS
 from jaxprop.data.readers.random import RANDOM
 from jaxprop.data.readers.stdlib_text import STDLIB_TEXT
+from jaxprop.data.readers.table import TABLE
 from jaxprop.data.splits import hold_out
 from jaxprop.data.stream import Stream, one_pass
 from jaxprop.errors import ConfigError, one_of
@@ -23,6 +24,7 @@ READERS: dict[str, Reader] = {
     "digits": DIGITS,
     "stdlib_text": STDLIB_TEXT,
     "arrays": ARRAYS,
+    "table": TABLE,
     "random": RANDOM,
 }
 

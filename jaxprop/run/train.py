@@ -13,7 +13,7 @@ from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import EXIT_DONE
-from jaxprop.run import panels, prepared
+from jaxprop.run import linear, panels, prepared
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.final import evaluate_test
@@ -85,7 +85,10 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
                 sum_up_failure(error, loop, experiment.task.reference, started, folder)
             raise
         # Written once the last save is known to be whole.
-        figures = summary(status, loop, experiment.task.reference, started)
+        reference = dict(experiment.task.reference)
+        if status == Status.COMPLETED:
+            reference |= linear.compared(experiment, folder)
+        figures = summary(status, loop, reference, started)
         back = status == Status.INTERRUPTED and replaced.bring_back()
         if status == Status.COMPLETED:
             panels.write(folder, panels.draw(experiment, loop.state))
