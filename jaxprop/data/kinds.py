@@ -206,3 +206,23 @@ def advice(path: str | os.PathLike[str], reader: str) -> str:
     if kind.reader == reader:
         return f"is {kind.what}; write {section(path, kind)}"
     return f"is {kind.what}, which data.name: {kind.reader} reads; write {section(path, kind)}"
+
+
+def mistaken(path: str | os.PathLike[str], reader: str) -> str | None:
+    """Returns `advice` where a path is known to be of a kind that a reader does not read; None where it is not known.
+
+    For a reader to say of a file that it cannot make sense of, before it says that the file is damaged.
+
+    Args:
+      path: a file or a folder that exists.
+      reader: the `data.name` that was to read it.
+
+    Example:
+      >>> import tempfile
+      >>> file = Path(tempfile.mkdtemp()) / "wine.csv"
+      >>> _ = file.write_text("a,b\\n1,2\\n")
+      >>> mistaken(file, "table") is None, mistaken(file, "arrays") is None
+      (True, False)
+    """
+    found = kind_of(path)
+    return None if found in ("binary", "empty") or KINDS[found].reader == reader else advice(path, reader)

@@ -32,11 +32,15 @@ def compared(experiment: Experiment, folder: Path) -> dict[str, float]:
     config = experiment.config
     if config.data.name not in DATA or experiment.validation is None:
         return {}
-    model = fit(experiment.sources["train"], config.task.name)
+    try:
+        model = fit(experiment.sources["train"], config.task.name)
+        figures = references(model, config.task.name, experiment.validation, experiment.test)
+    except (ValueError, ArithmeticError, MemoryError, ImportError):  # a completed run must not fail by a figure beside it
+        return {}
     if model is not None:
         held = {"coefficients": model.coefficients.tolist(), "intercept": _finite(model.intercept)}
         write_text(folder / NAME, json.dumps(held) + "\n")
-    return references(model, config.task.name, experiment.validation, experiment.test)
+    return figures
 
 
 def compared_on(folder: Path, source: Source, task: str) -> dict[str, float]:
