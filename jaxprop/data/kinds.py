@@ -83,8 +83,7 @@ KINDS: dict[str, Kind] = {
     "utf16": Kind("UTF-16 text", None, "save it as UTF-8"),
     "tables": Kind("a folder of tables", None, "name one of its files"),
     "empty": Kind("empty", None, "give a file or a folder with data"),
-    "folder": Kind("a folder of no known kind", None, "give a folder with one folder of images for each class, a folder "
-    "of text files, or a file"),
+    "folder": Kind("a folder of no known kind", None, "give a folder of images by class or of text files, or a file"),
     "binary": Kind("of no known kind", None, "give CSV, TSV, JSONL, Parquet, .npz, .npy, images or text"),
 }  # fmt: skip
 

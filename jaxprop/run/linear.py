@@ -35,7 +35,12 @@ def compared(experiment: Experiment, folder: Path) -> dict[str, float]:
     try:
         model = fit(experiment.sources["train"], config.task.name)
         figures = references(model, config.task.name, experiment.validation, experiment.test)
-    except (ValueError, ArithmeticError, MemoryError, ImportError):  # a completed run must not fail by a figure beside it
+    except (
+        ValueError,
+        ArithmeticError,
+        MemoryError,
+        ImportError,
+    ):  # a completed run must not fail by a figure beside it
         return {}
     if model is not None:
         held = {"coefficients": model.coefficients.tolist(), "intercept": _finite(model.intercept)}

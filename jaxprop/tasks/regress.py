@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprop.config.schema.config import Config
@@ -52,6 +51,7 @@ def predict(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
       batch: not looked at.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> predict(jnp.array([[2.0]]), {})["value"].tolist()
       [[2.0]]
     """
@@ -66,6 +66,7 @@ def in_units(scale: Scale) -> Callable[[jax.Array, Batch], dict[str, jax.Array]]
       scale: mean and standard deviation of each of the K targets.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> in_units([[10.0, 4.0]])(jnp.array([[0.5]]), {})["value"].tolist()
       [[12.0]]
     """

@@ -54,7 +54,8 @@ def evaluate_run(
         **chosen,
         "split": split,
         "metrics": evaluate(opened.experiment, opened.state, source=sources[split]),
-        "reference": _reference(opened, evaluated) | compared_on(opened.folder, sources[split], opened.config.task.name),
+        "reference": _reference(opened, evaluated)
+        | compared_on(opened.folder, sources[split], opened.config.task.name),
         "parameters": trees.count(opened.state.params),
         "examples": sources[split].length,
         "seconds": time.perf_counter() - started,

@@ -38,7 +38,9 @@ def test_other_data_have_none(tmp_path):
     assert not (tmp_path / "run" / linear.NAME).exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"coefficients": "a", "intercept": []}', json.dumps({"intercept": [1]})])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"coefficients": "a", "intercept": []}', json.dumps({"intercept": [1]})]
+)
 def test_a_damaged_file_costs_only_the_figure(content, tmp_path):
     (tmp_path / linear.NAME).write_text(content)
     assert linear.compared_on(tmp_path, None, "classify") == {}

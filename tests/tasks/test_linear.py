@@ -29,7 +29,9 @@ def test_the_accuracy_is_that_of_logistic_regression(classes):
 
 def test_the_error_is_that_of_ridge_in_the_targets_units():
     targets = np.stack([X[:, 0] + 0.1 * X[:, 1] ** 2, 3 * X[:, 2]], 1).astype(np.float32)
-    train, test = (source(X[part], targets[part], target_scale=[[5.0, 2.0], [0.0, 10.0]]) for part in (slice(60), slice(60, None)))
+    train, test = (
+        source(X[part], targets[part], target_scale=[[5.0, 2.0], [0.0, 10.0]]) for part in (slice(60), slice(60, None))
+    )
     found = linear.references(linear.fit(train, "regress"), "regress", test, None)
     errors = np.abs(Ridge().fit(X[:60].astype(np.float64), targets[:60]).predict(X[60:]) - targets[60:]) * [2, 10]
     assert found == {"linear_mean_absolute_error": pytest.approx(errors.mean(), rel=1e-5)}

@@ -77,7 +77,8 @@ def test_arrays_get_a_config_that_opens(dtype, task):
 
 
 @pytest.mark.parametrize(
-    ("names", "reader", "task"), [(["c/1.png", "d/2.png"], "images", "classify"), (["a.txt", "b.txt"], "text", "language")]
+    ("names", "reader", "task"),
+    [(["c/1.png", "d/2.png"], "images", "classify"), (["a.txt", "b.txt"], "text", "language")],
 )
 def test_folders_get_a_config_for_their_reader(here, names, reader, task):
     for name in names:
@@ -106,7 +107,9 @@ def test_what_cannot_be_trained_on_is_a_sentence(here, name, content, sentence):
         starter(name, "a")
 
 
-@pytest.mark.parametrize("text", ["a", "a b", "no", "1", "~", "a: b", "a #b", "é", "x/y.csv", "./x", "[a]", "'", '"', "a\nb", " a", "1e3"])
+@pytest.mark.parametrize(
+    "text", ["a", "a b", "no", "1", "~", "a: b", "a #b", "é", "x/y.csv", "./x", "[a]", "'", '"', "a\nb", " a", "1e3"]
+)
 def test_quoted_text_is_read_back_by_yaml(text):
     assert yaml.safe_load(f"k: {quoted(text)}") == {"k": text}
     assert yaml.safe_load(f"k: [{quoted(text)}, b]") == {"k": [text, "b"]}

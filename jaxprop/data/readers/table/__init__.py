@@ -147,9 +147,7 @@ def _feature_names(table: Table, section: Section, targets: Sequence[str]) -> li
     for key in ("ignore", "features", "categorical"):
         for name in getattr(section, key) or ():
             if name not in table.columns:
-                raise DataError(
-                    f"data.{key}: {table.name} has no column {name!r}{did_you_mean(name, table.columns)}"
-                )
+                raise DataError(f"data.{key}: {table.name} has no column {name!r}{did_you_mean(name, table.columns)}")
     chosen = section.features or [name for name in table.columns if name not in section.ignore]
     return [name for name in chosen if name not in targets]
 

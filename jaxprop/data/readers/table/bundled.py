@@ -1,4 +1,4 @@
-"""Tables inside the installed scikit-learn, as CSV text with a header, so that a config can train without a download."""
+"""Tables inside the installed scikit-learn, as CSV text with a header: real data everywhere, without a download."""
 
 from __future__ import annotations
 

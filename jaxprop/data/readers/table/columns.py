@@ -98,8 +98,8 @@ def is_numeric(table: Table, name: str, found: Seen) -> bool:
     if commas and (table.delimiter in (None, ",") or not counts["comma"]):
         example = found.examples["thousand" if counts["thousand"] else "comma"]
         raise DataError(
-            f"{table.name}: the column {name!r} holds numbers with commas ({example!r}); write them with a decimal point "
-            "and without thousands separators"
+            f"{table.name}: the column {name!r} holds numbers with commas ({example!r}); write them with a "
+            "decimal point and without thousands separators"
         )
     return True
 

@@ -26,11 +26,11 @@ class Scan(NamedTuple):
 
     Args:
       lines: number of lines, the last one with or without an end.
-      utf8: whether all bytes are UTF-8.
+      plain: whether all bytes are UTF-8, each line ends in a line feed, and double quotes come in pairs.
     """
 
     lines: int
-    utf8: bool
+    plain: bool
 
 
 def open_delimited(content: Content, delimiter: str | None) -> Table:
@@ -49,7 +49,8 @@ def open_delimited(content: Content, delimiter: str | None) -> Table:
     names = [name.strip() for name in header]
     notes = check_names(content.name, line, names)
     used = tuple(name for name in names if name)
-    batches = _whole_lines(content, delimiter, names, found) if line == 1 else None
+    single = line == 1 and not any(end in name for name in header for end in "\r\n")
+    batches = _whole_lines(content, delimiter, names, found) if single else None
 
     def blocks() -> Iterator[Block]:
         if batches is None:
@@ -96,23 +97,25 @@ def sniff(content: Content, *more: str) -> str:
 
 
 def scan(content: Content) -> Scan:
-    """Looks at all bytes of a file once: how many lines, and whether they are UTF-8."""
+    """Looks at all bytes of a file once."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    newlines, last, utf8 = 0, b"", True
+    newlines, returns, quotes, last, utf8 = 0, 0, 0, b"\n", True
     with content.open() as file:
         while block := file.read(_SCANNED):
             newlines += block.count(b"\n")
+            # Carriage returns that are no part of a line end; one may stand at the end of the block before.
+            returns += block.count(b"\r") - block.count(b"\r\n") - (last == b"\r" and block.startswith(b"\n"))
+            quotes += block.count(b'"')
             last = block[-1:]
             try:
-                if utf8:
-                    decoder.decode(block)
+                decoder.decode(block if utf8 else b"")
             except UnicodeDecodeError:
                 utf8 = False
     try:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         utf8 = False
-    return Scan(newlines + (last != b"\n"), utf8)
+    return Scan(newlines + (last != b"\n"), utf8 and not returns and quotes % 2 == 0)
 
 
 def records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
@@ -161,15 +164,13 @@ def _undecodable(values: list[str]) -> str | None:
     return None
 
 
-def _whole_lines(
-    content: Content, delimiter: str, names: list[str], found: Scan
-) -> Callable[[], Iterable[Any]] | None:
+def _whole_lines(content: Content, delimiter: str, names: list[str], found: Scan) -> Callable[[], Iterable[Any]] | None:
     """Returns `() -> batches` of a file each of whose lines is one record; None for another file.
 
-    A value that holds a line break, a blank line, a ragged row and a quote that is not closed all change the number of
-    records, so that equal numbers mean that record i stands on line i + 2.
+    A value that holds a line break, a blank line and a ragged row all leave fewer records than lines, so that equal
+    numbers mean that record i stands on line i + 2.
     """
-    if not found.utf8:
+    if not found.plain:
         return None
     rows, kept = 0, []
     try:

@@ -149,9 +149,7 @@ def _numbers(block: Block, wanted: Wanted, problems: dict[int, str]) -> np.ndarr
     return out
 
 
-def _codes(
-    block: Block, wanted: Wanted, vocabularies: list[dict[str, int]], problems: dict[int, str]
-) -> np.ndarray:
+def _codes(block: Block, wanted: Wanted, vocabularies: list[dict[str, int]], problems: dict[int, str]) -> np.ndarray:
     out = np.empty((len(block.lines), len(wanted.texts)), np.int32)
     for column, name in enumerate(wanted.texts):
         out[:, column] = _coded(block.columns[name], vocabularies[column])

@@ -201,7 +201,9 @@ def answers_of(rows: Rows, train: np.ndarray, section: Section, task: str) -> tu
     if task == "classify":
         counts = np.bincount(rows.targets[train], minlength=len(rows.classes))
         rare = [name for name, n in zip(rows.classes, counts.tolist(), strict=True) if not n]
-        notes = [f"{rows.name}: all rows of the class {name!r} are held out, so that it cannot be learned" for name in rare]
+        notes = [
+            f"{rows.name}: all rows of the class {name!r} are held out, so that it cannot be learned" for name in rare
+        ]
         return {"classes": tuple(rows.classes)}, notes
     for column, name in enumerate(names):
         values = rows.targets[train, column]

@@ -26,8 +26,8 @@ class Seen(NamedTuple):
     """What a column holds, by the look of its values.
 
     Args:
-      counts: number of values of each sort: `number`, `comma` (1,5), `thousand` (1,500, which may be either), `date`, `text`
-        and `missing`.
+      counts: number of values of each sort: `number`, `comma` (1,5), `thousand` (1,500, which may be either), `date`,
+        `text` and `missing`.
       examples: the first value of each sort.
     """
 

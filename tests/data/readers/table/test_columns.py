@@ -32,7 +32,9 @@ def test_features_lie_in_the_order_numbers_indicators_categories():
         Column("shape", "category", values=("round", None)),
         Column("weight", "number", mean=10.0, std=5.0),
     ]
-    features = Features(np.array([[4.0, 10.0], [np.nan, 20.0], [2.0, np.nan]]), np.array([[0, 0], [1, 1], [2, -1]], np.int32))
+    features = Features(
+        np.array([[4.0, 10.0], [np.nan, 20.0], [2.0, np.nan]]), np.array([[0, 0], [1, 1], [2, -1]], np.int32)
+    )
     found = inputs_of(columns, one_hot=True)(features, np.arange(3))
     assert found["inputs"].tolist() == [[1, 0, 0, 1, 0, 0, 1, 0], [0, 2, 1, 0, 1, 0, 0, 1], [0, 0, 0, 0, 0, 1, 0, 0]]
     assert sum(column.width for column in columns) == 8

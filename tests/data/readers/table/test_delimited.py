@@ -76,7 +76,7 @@ VALUES = st.text(st.sampled_from('ab1.,;"\n\r \té-'), max_size=6)
        end=st.sampled_from(["\n", "\r\n"]))  # fmt: skip
 def test_what_a_writer_wrote_is_read_back(rows, delimiter, end):
     held = io.StringIO(newline="")
-    writer = csv.writer(held, delimiter=delimiter, lineterminator=end)
+    writer = csv.writer(held, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL)
     writer.writerows([("first", "second"), *rows])
     found, lines, bad = read(held.getvalue().encode(), delimiter)
     assert bad == []
@@ -94,7 +94,9 @@ def test_both_ways_of_reading_agree(text):
         return
     fast = [row for batch in batches() for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
     slow = list(delimited._by_record(held, ",", ["a", "b"]))
-    rows = [row for block in slow for row in zip(*(column.to_pylist() for column in block.columns.values()), strict=True)]
+    rows = [
+        row for block in slow for row in zip(*(column.to_pylist() for column in block.columns.values()), strict=True)
+    ]
     misquoted = [why for block in slow for _, why in block.bad]
     if misquoted:
         assert all("cannot be read as CSV" in why for why in misquoted)
@@ -127,12 +129,15 @@ def test_a_delimiter_of_ones_own_may_be_among_those_tried():
     assert sniff(content(b"a,b\n1,2\n"), ":") == ","
 
 
-def test_the_scan_counts_lines_and_sees_broken_utf8_across_its_blocks(monkeypatch):
+def test_the_scan_sees_what_lies_across_its_blocks(monkeypatch):
     monkeypatch.setattr(delimited, "_SCANNED", 3)
     assert scan(content("aé\nbé\n".encode())) == (2, True)
     assert scan(content(b"a\nb")) == (2, True)
+    assert scan(content(b"ab\r\nb\r\n")) == (2, True)
     assert scan(content(b"ab\xc3")) == (1, False)
     assert scan(content(b"a\xc3\nb")) == (2, False)
+    assert scan(content(b"ab\rb\n")) == (1, False)
+    assert scan(content(b'a"\nb\n')) == (2, False)
 
 
 def test_many_records_come_in_blocks(monkeypatch, slowly):

@@ -1,4 +1,4 @@
-"""A table becomes batches: the same of every format, from statistics of the training rows; each mistake is a sentence."""
+"""A table becomes batches, the same of every format, by statistics of the training rows; a mistake is a sentence."""
 
 import json
 import math
@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from jaxprop.config.schema.data import Table
 from jaxprop.data import Stream, open_sources
-from jaxprop.data.readers import table as module
-from jaxprop.data.readers.table import bundled, files, rows
-from jaxprop.data.readers.table import open_splits, rows_to_predict
+from jaxprop.data.readers.table import bundled, delimited, files, open_splits, rows, rows_to_predict
 from jaxprop.errors import ConfigError, DataError, JaxpropError
 
 FORMATS = ("csv", "semicolon", "tsv", "jsonl", "parquet")
@@ -53,7 +51,9 @@ def test_every_format_becomes_the_same_batches(write, kind):
     held = weight[~np.isnan(weight)]
     standardized = [(size - size.mean()) / size.std(), np.nan_to_num((weight - held.mean()) / held.std())]
     colors = ["blue, dark", "green", "red", None]  # the missing one is last
-    hot = [[row[1] == color for row in ROWS] for color in colors] + [[row[2] == truth for row in ROWS] for truth in (False, True)]
+    hot = [[row[1] == color for row in ROWS] for color in colors] + [
+        [row[2] == truth for row in ROWS] for truth in (False, True)
+    ]
     expected = np.array([*standardized, np.isnan(weight), *hot], float).T
     np.testing.assert_allclose(batch["inputs"], expected, atol=1e-6)
     picked = found.take(np.array([4, 4, 0]))
@@ -61,7 +61,15 @@ def test_every_format_becomes_the_same_batches(write, kind):
 
 
 def test_all_formats_have_the_same_fingerprint_of_the_same_values(write):
-    assert len({open_splits(section(write("fruit", kind, NAMES, ROWS)), "classify")["train"].fingerprint for kind in FORMATS}) == 1
+    assert (
+        len(
+            {
+                open_splits(section(write("fruit", kind, NAMES, ROWS)), "classify")["train"].fingerprint
+                for kind in FORMATS
+            }
+        )
+        == 1
+    )
 
 
 def test_the_fingerprint_follows_a_value_a_label_and_the_split(write):
@@ -75,7 +83,9 @@ def test_the_fingerprint_follows_a_value_a_label_and_the_split(write):
     assert of(ROWS) == found[0]
 
 
-@pytest.mark.parametrize("labels", [[3, 10, 3, 5, 10, 5], [3.0, 10.0, 3.0, 5.0, 10.0, 5.0], ["3", "10", "3", "5", "10", "5"]])
+@pytest.mark.parametrize(
+    "labels", [[3, 10, 3, 5, 10, 5], [3.0, 10.0, 3.0, 5.0, 10.0, 5.0], ["3", "10", "3", "5", "10", "5"]]
+)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_integer_classes_are_ordered_by_value_in_every_format(write, kind, labels):
     rows = [[*row[:4], label] for row, label in zip(ROWS, labels, strict=True)]
@@ -92,7 +102,7 @@ def test_targets_of_regress_are_standardized_and_their_scale_is_told(write):
     values = np.array([[5 - i, 10 * i] for i in range(6)], float)
     np.testing.assert_allclose(found.info["target_scale"], np.stack([values.mean(0), values.std(0)], 1), rtol=1e-9)
     mean, std = np.array(found.info["target_scale"]).T
-    np.testing.assert_allclose(everything(found)["labels"] * std + mean, values, rtol=1e-5)
+    np.testing.assert_allclose(everything(found)["labels"] * std + mean, values, atol=1e-5)
     assert everything(found)["labels"].dtype == np.float32
 
 
@@ -151,7 +161,11 @@ def test_fractions_are_held_out_by_class_and_share_nothing(write):
     assert {split: source.length for split, source in found.items()} == {"train": 24, "validation": 6, "test": 10}
     values = [everything(source)["inputs"][:, 0] for source in found.values()]
     assert len(np.unique(np.round(np.concatenate(values), 4))) == 40
-    assert [np.bincount(everything(source)["labels"]).tolist() for source in found.values()] == [[12, 12], [3, 3], [5, 5]]
+    assert [np.bincount(everything(source)["labels"]).tolist() for source in found.values()] == [
+        [12, 12],
+        [3, 3],
+        [5, 5],
+    ]
 
 
 def test_statistics_and_categories_are_of_the_training_rows_alone(write):
@@ -165,17 +179,15 @@ def test_statistics_and_categories_are_of_the_training_rows_alone(write):
 
 
 def test_a_changed_held_out_row_changes_nothing_that_is_learned(write):
-    def prepared(value):
-        rows = [[value if i == row else i, "ab"[i % 2]] for i in range(40)]
-        return open_splits(section(write("rows", "csv", ["x", "kind"], rows), validation=0.2), "classify")["train"]
+    def learned(row):
+        rows = [[1e6 if i == row else i, "ab"[i % 2]] for i in range(40)]
+        return open_splits(section(write("rows", "csv", ["x", "kind"], rows), validation=0.2), "classify")[
+            "train"
+        ].prepared
 
-    row = 0
-    before = prepared(0)
-    held = sorted(set(range(40)) - set(np.round(everything(before)["inputs"][:, 0] * before.prepared["columns"][0]["std"] + before.prepared["columns"][0]["mean"]).astype(int).tolist()))
-    row = held[0]
-    assert prepared(1e6).prepared == before.prepared
-    row = next(i for i in range(40) if i not in held)
-    assert prepared(1e6).prepared != before.prepared
+    before = learned(None)
+    changed = [learned(row) != before for row in range(40)]
+    assert sum(changed) == 32
 
 
 def test_splits_may_be_files_of_other_formats_with_other_orders_of_columns(write):
@@ -217,7 +229,9 @@ def test_rows_to_predict_are_those_of_the_split_whatever_their_format_and_order(
     assert "labels" not in everything(found)
 
 
-@pytest.mark.parametrize("text", ["color,size,weight,ripe\nred,1,10,true\n", '{"color": "red", "size": 1, "weight": 10, "ripe": true}'])
+@pytest.mark.parametrize(
+    "text", ["color,size,weight,ripe\nred,1,10,true\n", '{"color": "red", "size": 1, "weight": 10, "ripe": true}']
+)
 def test_rows_may_come_from_standard_input(write, text, monkeypatch):
     train = open_splits(section(write("fruit", "csv", NAMES, ROWS)), "classify")["train"]
     Path("stdin").write_text(text)
@@ -288,7 +302,7 @@ def test_a_table_larger_than_memory_is_mapped_and_the_same(write, kind, monkeypa
     path = numbered(write, kind=kind)
     small = open_splits(section(path, test=0.25), "classify")
     monkeypatch.setattr(rows, "MEMORY_BYTES", 64)
-    for place in (files, module.formats.delimited if hasattr(module, "formats") else files):
+    for place in (files, delimited):
         monkeypatch.setattr(place, "CACHED_BYTES", 0)
     large = open_splits(section(path, test=0.25), "classify")
     for split, source in small.items():
@@ -305,43 +319,42 @@ MISTAKES = [
     (b"", {}, r"^fruit.csv: the file is empty; expected a header line and at least one row$"),
     (b"\n\n", {}, r"^fruit.csv: the file is empty"),
     (b"size,kind\n", {}, r"^fruit.csv: has a header and no row below it"),
-    (b"size;kind\n1;a\n2;b\n", {"delimiter": ","}, r"has only one column, 'size;kind', .* by ','; set data.delimiter: \";\"$"),
+    (b"size;kind\n1;a\n2;b\n", {"delimiter": ","}, r"only one column, 'size;kind', .*; set data.delimiter: \";\"$"),
     (b"kind\na\nb\n", {}, r"no column to learn from beside the target kind$"),
     (b"sort\na\nb\n", {}, r"has only one column, 'sort', .*a table needs a target and at least one more column$"),
     (b"size,kinds\n1,a\n2,b\n", {}, r"has no target column 'kind'; did you mean 'kinds'\? \(it has: size, kinds\)$"),
     (b"size,kind\n1,a\n2,a\n", {}, r"the target 'kind' is 'a' in every row, so that there is nothing to learn"),
     (b"size,kind\n1,\n2,\n", {}, r"the target 'kind' has no value in any row"),
-    (b"size,kind\n1,a\n2,\n3,b\n", {}, r"^fruit.csv:3: the target 'kind' has no value; repair or remove this row, or set"),
+    (b"size,kind\n1,a\n2,\n3,b\n", {}, r"^fruit.csv:3: the target 'kind' has no value; repair or remove this row"),
     (b"size,kind\n1,a\n2,b\n3\n", {}, r"^fruit.csv:4: has 1 value, but the header has 2 columns; repair or"),
-    (b"size,kind\n1,a\n2,b,c\n", {}, r"^fruit.csv:3: has 3 values, but the header has 2 columns; a value that contains ','"),
+    (b"size,kind\n1,a\n2,b,c\n", {}, r"^fruit.csv:3: has 3 values, but the header has 2 columns; a value"),
     (b'size,kind\n1,"a\nx"\n2,b\n\n3\n', {}, r"^fruit.csv:6: has 1 value"),
     (b'size,kind\n1,a\n2,"b\n3,c\n', {}, r"^fruit.csv:3: a double quote is opened here and never closed"),
-    (b"size,kind\n1,caf\xe9\n2,b\n", {}, r"^fruit.csv:2: is not UTF-8 text \(byte 0xe9\); save the file as UTF-8; repair"),
+    (b"size,kind\n1,caf\xe9\n2,b\n", {}, r"^fruit.csv:2: is not UTF-8 text \(byte 0xe9\); save the file as UTF-8"),
     (b"siz\xe9,kind\n1,a\n2,b\n", {}, r"^fruit.csv:1: the header is not UTF-8 text"),
     ("size,kind\n1,a\n".encode("utf-16"), {}, r"^fruit.csv: is UTF-16 text; save it as UTF-8$"),
-    (b"size,size,kind\n1,2,a\n1,2,b\n", {}, r"^fruit.csv:1: the column 'size' is there 2 times \(columns 1, 2\); rename one$"),
-    (b"1,2,a\n1,2,b\n", {"target": "a"}, None),
+    (b"size,size,kind\n1,2,a\n1,2,b\n", {}, r"^fruit.csv:1: the column 'size' is there 2 times \(columns 1, 2\)"),
     (b"1,2,0\n1,2,1\n", {"target": "0"}, r"^fruit.csv:1: has numbers where the names of the columns are expected"),
-    (b"size,kind\n" + b"1,a\n" * 9 + b"big,b\n" + b"2,b\n", {}, r"^fruit.csv:11: 'size' is 'big', which is no finite number"),
+    (b"size,kind\n" + b"1,a\n" * 9 + b"big,b\n" + b"2,b\n", {}, r"^fruit.csv:11: 'size' is 'big', which is no finite"),
     (b"size,kind\n" + b"1,a\n" * 9 + b"inf,b\n", {}, r"^fruit.csv:11: 'size' is 'inf', which is no finite number"),
     (b"size,kind\n" + b"1,a\n" * 9 + b"1e39,b\n", {}, r"^fruit.csv:11: 'size' is '1e39', which is no finite number"),
     (b"size,kind\n1,a\n,b\n", {"missing": "refuse"}, r"^fruit.csv:3: 'size' has no value"),
-    (b"day,kind\n2024-01-02,a\n2024-01-03,b\n", {}, r"the column 'day' holds dates \('2024-01-02'\).*data.ignore: \[day\]$"),
+    (b"day,kind\n2024-01-02,a\n2024-01-03,b\n", {}, r"'day' holds dates \('2024-01-02'\).*data.ignore: \[day\]$"),
     (b'price,kind\n"1,200",a\n"3,400",b\n', {}, r"the column 'price' holds numbers with commas \('1,200'\)"),
     (b"price;kind\n1,200;a\n3,400;b\n", {}, r"the column 'price' holds numbers with commas \('1,200'\)"),
     (b"size,kind\n1,0.5\n2,1.5\n", {}, r"the target 'kind' holds numbers such as 0.5, .*set task.name: regress$"),
-    (b"size,kind\n" + b"".join(b"1,%d\n" % i for i in range(12)), {}, r"has 12 different values in 12 rows.*set task.name: regress$"),
+    (b"size,kind\n" + b"".join(b"1,%d\n" % i for i in range(12)), {}, r"has 12 different values .*: regress$"),
     (GOOD.encode(), {"ignore": ["siez"]}, r"^data.ignore: fruit.csv has no column 'siez'; did you mean 'size'\?$"),
     (GOOD.encode(), {"features": ["siez"]}, r"^data.features: fruit.csv has no column 'siez'; did you mean 'size'\?$"),
     (GOOD.encode(), {"validation": 0.9}, r"^data.validation: 0.9 of the 3 rows of fruit.csv leaves none to train on"),
     (b"PK\x03\x04.....", {}, r"^fruit.csv: is a zip archive; unpack it with unzip$"),
     (b"\x89PNG\r\n", {}, r"^fruit.csv: is a single image; give the folder"),
-    (b"\x93NUMPY\x01", {}, r"^fruit.csv: is a .npy file of NumPy, which data.name: arrays reads; write data: \{name: arrays,"),
+    (b"\x93NUMPY\x01", {}, r"^fruit.csv: is a .npy file of NumPy, which data.name: arrays reads; write data:"),
     (b"PAR1 and no more", {}, r"^fruit.csv: is damaged, cut short or not a Parquet file; write it again$"),
     (b'{"size": 1, "kind": "a"}\n[1]\n', {"train": "fruit.jsonl"}, r"^fruit.jsonl:2: holds a list, not an object"),
     (b'{"size": 1, "kind": "a"}\n{"size": 1,\n', {"train": "fruit.jsonl"}, r"^fruit.jsonl:2: is not JSON \("),
-    (b'{"size": 1, "kind": "a"}\n{"size": 1, "size": 2}\n', {"train": "fruit.jsonl"}, r"^fruit.jsonl:2: has the key 'size' twice"),
-    (b'{"size": [1], "kind": "a"}\n{"size": [2], "kind": "b"}\n', {"train": "fruit.jsonl"}, r"'size' holds a list in line 1"),
+    (b'{"size": 1, "kind": "a"}\n{"size": 1, "size": 2}\n', {"train": "fruit.jsonl"}, r"has the key 'size' twice"),
+    (b'{"size": [1], "kind": "a"}\n{"size": [2], "kind": "b"}\n', {"train": "fruit.jsonl"}, r"'size' holds a list"),
     (b'{"a": 1', {"train": "fruit.jsonl"}, r"^fruit.jsonl:1: is not JSON"),
     (b'[{"a": 1}]', {"train": "fruit.json"}, r"^fruit.json: is one JSON value; write one object a line"),
 ]  # fmt: skip
@@ -353,9 +366,6 @@ def test_each_mistake_is_one_sentence_with_its_place(content, settings, sentence
     Path("fruits.csv").write_text(GOOD)
     if content is not None:
         Path(path).write_bytes(content)
-    if sentence is None:
-        open_splits(section(**settings), "classify")
-        return
     with pytest.raises(DataError, match=sentence) as caught:
         open_splits(section(**settings), "classify")
     assert "\n" not in str(caught.value)
@@ -366,9 +376,19 @@ def test_each_mistake_is_one_sentence_with_its_place(content, settings, sentence
     ("content", "task", "target", "sentence"),
     [
         (b"x,y\n1,2\n2,2\n", "regress", "y", r"the target 'y' is 2 in every training row"),
-        (b"x,y\n1,a\n2,b\n", "regress", "y", r"the target 'y' holds texts such as 'a', not numbers; set task.name: classify$"),
+        (
+            b"x,y\n1,a\n2,b\n",
+            "regress",
+            "y",
+            r"the target 'y' holds texts such as 'a', not numbers; set task.name: classify$",
+        ),
         (b"x,y\n1,1\n2,nan\n3,2\n", "regress", "y", r"^t.csv:3: the target 'y' has no value"),
-        (b"x,y\n" + b"1,1\n2,3\n" * 9 + b"3,inf\n", "regress", "y", r"^t.csv:20: the target 'y' is 'inf', not a finite number"),
+        (
+            b"x,y\n" + b"1,1\n2,3\n" * 9 + b"3,inf\n",
+            "regress",
+            "y",
+            r"^t.csv:20: the target 'y' is 'inf', not a finite number",
+        ),
         (b"x,y,z\n1,1,0\n2,2,1\n", "multilabel", ["y", "z"], r"^t.csv:3: the target 'y' is '2', expected 0 or 1"),
     ],
 )
@@ -386,7 +406,9 @@ def test_several_targets_do_not_fit_classify():
 def test_a_test_set_with_an_unseen_class_names_the_row_and_the_classes(write):
     train = write("fruit", "csv", NAMES, ROWS)
     test = write("test", "csv", NAMES, [*ROWS, [*ROWS[0][:4], "fig"]])
-    sentence = r"^test.csv:8: the target 'kind' is 'fig', a class that no training row has \(classes: apple, pear, plum\)"
+    sentence = (
+        r"^test.csv:8: the target 'kind' is 'fig', a class that no training row has \(classes: apple, pear, plum\)"
+    )
     with pytest.raises(DataError, match=sentence):
         open_splits(section(train, test=test), "classify")
     found = open_splits(section(train, test=test, max_bad_fraction=0.2), "classify")
@@ -408,7 +430,7 @@ def test_bad_rows_are_skipped_up_to_the_fraction_that_is_allowed(write):
     (note,) = found.info["notes"]
     assert note.startswith("skipped 2 of 43 rows that cannot be used: t.csv:42: has 1 value")
     assert "t.csv:43: is not UTF-8" in note
-    with pytest.raises(DataError, match="^2 of 43 rows cannot be used, more than data.max_bad_fraction"):
+    with pytest.raises(DataError, match=r"^2 of 43 rows cannot be used, more than data\.max_bad"):
         open_splits(section("t.csv", max_bad_fraction=0.04), "classify")
 
 
@@ -457,7 +479,7 @@ def test_tables_of_scikit_learn_open_by_name():
         found = open_sources(section(f"sklearn:{name}.csv", target=target, test=0.2, validation=0.1), task)
         assert set(found) == {"train", "validation", "test"}
         assert math.isclose(everything(found["train"])["inputs"].std(), 1, abs_tol=0.01)
-    with pytest.raises(DataError, match="did you mean 'sklearn:iris.csv'"):
+    with pytest.raises(DataError, match=r"did you mean 'sklearn:iris\.csv'"):
         open_sources(section("sklearn:iriss.csv"), "classify")
 
 
@@ -485,11 +507,14 @@ def test_no_lines_crash_the_reader(lines, delimiter, task, allowed, tmp_path):
 
 
 def _opens_or_says_why(settings, task):
+    said, found = None, None
     try:
         found = open_splits(settings, task)["train"]
     except JaxpropError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) > 10
+        said = str(error)
+    if found is None:
+        assert "\n" not in said
+        assert len(said) > 10
         return
     batch = everything(found)
     assert np.isfinite(batch["inputs"]).all()
@@ -498,21 +523,22 @@ def _opens_or_says_why(settings, task):
         assert set(batch["labels"].tolist()) <= set(range(found.info["classes"]))
 
 
-LABELS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).filter(
-    lambda text: text.strip() == text and text not in module.rows_missing if hasattr(module, "rows_missing") else True
-)
+CLASSES_OF_ALL_SORTS = st.sampled_from(["cat", "dog", "it's", 'a "b"', "x,y", "x;y", "é", "l\nm", "-1", "01"])
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.lists(st.tuples(st.integers(-99, 99), st.sampled_from(["cat", "dog", "it's", 'a "b"', "x,y", "x;y", "é", "l\nm"])),
-                     min_size=2, max_size=30), kind=st.sampled_from(FORMATS))  # fmt: skip
+@given(
+    data=st.lists(st.tuples(st.integers(-99, 99), CLASSES_OF_ALL_SORTS), min_size=2, max_size=30),
+    kind=st.sampled_from(FORMATS),
+)
 def test_a_label_is_never_another_one(data, kind, write):
     path = write("labels", kind, ["x", "kind"], [list(row) for row in data])
-    try:
-        found = open_splits(section(path), "classify")["train"]
-    except DataError as error:
-        assert len({label for _, label in data}) in (1, *range(len(data) // 2, len(data) + 1)), error
+    classes = {label for _, label in data}
+    if len(classes) == 1 or (len(data) >= 10 and 2 * len(classes) > len(data)):
+        with pytest.raises(DataError, match=r"nothing to learn|no classes"):
+            open_splits(section(path), "classify")
         return
+    found = open_splits(section(path), "classify")["train"]
     batch = everything(found)
     assert [found.info["class_names"][label] for label in batch["labels"]] == [label for _, label in data]
     mean, std = (found.prepared["columns"][0][name] for name in ("mean", "std"))

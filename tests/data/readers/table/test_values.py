@@ -32,7 +32,9 @@ def test_numbers_are_read_and_missing_values_are_nan(values, expected):
     assert not wrong.any()
 
 
-@pytest.mark.parametrize("value", ["x", "1_000", "0x1F", "1 2", "٣", "1,5", "inf", "-Infinity", "1e39", "1e999", "true"])
+@pytest.mark.parametrize(
+    "value", ["x", "1_000", "0x1F", "1 2", "٣", "1,5", "inf", "-Infinity", "1e39", "1e999", "true"]
+)
 def test_what_is_no_finite_number_is_wrong(value):
     found, wrong = numbers(pa.array(["1", value, ""]))
     np.testing.assert_array_equal(found, [1, NAN, NAN])
@@ -63,7 +65,11 @@ def test_the_same_value_is_the_same_text_whatever_its_type(array, expected):
 
 def test_a_look_counts_each_sort_of_value():
     held = ["1", "2.5", "1,5", "1,500", "2024-01-02", "3.4.2024", "red", "", "NA"]
-    columns = {"mixed": pa.array(held), "typed": pa.array([1.5, None, NAN] * 3), "truth": pa.array([True, None, False] * 3)}
+    columns = {
+        "mixed": pa.array(held),
+        "typed": pa.array([1.5, None, NAN] * 3),
+        "truth": pa.array([True, None, False] * 3),
+    }
     table = Table("t", tuple(columns), lambda: iter([Block(columns, np.arange(9))]))
     found = look(table, list(columns))
     assert found["mixed"].counts == {"number": 2, "comma": 1, "thousand": 1, "date": 2, "text": 1, "missing": 2}
