@@ -30,11 +30,12 @@ def compared(experiment: Experiment, folder: Path) -> dict[str, float]:
       RunFolderError: the file cannot be written.
     """
     config = experiment.config
-    if config.data.name not in DATA or experiment.validation is None:
+    validation = experiment.validation
+    if not isinstance(validation, Source) or config.data.name not in DATA:
         return {}
     try:
         model = fit(experiment.sources["train"], config.task.name)
-        figures = references(model, config.task.name, experiment.validation, experiment.test)
+        figures = references(model, config.task.name, validation, experiment.test)
     except (
         ValueError,
         ArithmeticError,

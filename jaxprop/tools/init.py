@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -219,10 +220,10 @@ def _arrays(path: str, name: str) -> str:
             f"train_inputs: {path}, train_labels: LABELS.npy}}"
         )
     try:
-        with np.load(Path(path).expanduser(), allow_pickle=False) as archive:
+        with Path(path).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as archive:
             integers = archive["labels"].dtype.kind in "iu" if "labels" in archive.files else True
             several = archive["labels"].ndim > 1 if "labels" in archive.files else False
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path}: cannot be read as a .npz file ({type(error).__name__}); write it again") from error
     task = "classify" if integers and not several else "regress"
     return _folder(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,12 @@ from jaxprop.config.schema.base import Fraction, NonNegative, Part, Positive, Se
 # Keys that hold the path of a file.
 PATHS = ("train", "validation", "test", "train_inputs", "train_labels", "test_inputs", "test_labels")
 BUNDLED = "sklearn:"  # before the name of a table inside scikit-learn, which is no path
+
+# Readers of files take the path of a split as well, which widens the type that they inherit.
+if TYPE_CHECKING:
+    _Held = Any
+else:
+    _Held = Part | None
 
 
 class DataSection(Section):
@@ -24,7 +30,7 @@ class DataSection(Section):
     )
     shuffle: bool = Field(True, description="use a new order in every epoch, drawn from run.seed")
     drop_last: bool = Field(False, description="drop the last partial batch of a training epoch instead of padding it")
-    validation: Part | None = Field(
+    validation: _Held = Field(
         None,
         description="fraction of the training examples to hold out, by class where there are classes: evaluations and "
         "the choice of the best checkpoint then use it, and the test split is for the end alone",
