@@ -26,11 +26,13 @@ class Scan(NamedTuple):
 
     Args:
       lines: number of lines, the last one with or without an end.
-      plain: whether all bytes are UTF-8, each line ends in a line feed, and double quotes come in pairs.
+      plain: whether all bytes are UTF-8, and each line ends in a line feed.
+      last: the last line that is not empty.
     """
 
     lines: int
     plain: bool
+    last: str
 
 
 def open_delimited(content: Content, delimiter: str | None) -> Table:
@@ -99,14 +101,13 @@ def sniff(content: Content, *more: str) -> str:
 def scan(content: Content) -> Scan:
     """Looks at all bytes of a file once."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    newlines, returns, quotes, last, utf8 = 0, 0, 0, b"\n", True
+    newlines, returns, last, utf8, tail = 0, 0, b"\n", True, b""
     with content.open() as file:
         while block := file.read(_SCANNED):
             newlines += block.count(b"\n")
             # Carriage returns that are no part of a line end; one may stand at the end of the block before.
             returns += block.count(b"\r") - block.count(b"\r\n") - (last == b"\r" and block.startswith(b"\n"))
-            quotes += block.count(b'"')
-            last = block[-1:]
+            last, tail = block[-1:], (tail + block)[-_SNIFFED_BYTES:]
             try:
                 decoder.decode(block if utf8 else b"")
             except UnicodeDecodeError:
@@ -115,7 +116,8 @@ def scan(content: Content) -> Scan:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         utf8 = False
-    return Scan(newlines + (last != b"\n"), utf8 and not returns and quotes % 2 == 0)
+    final = tail.rstrip(b"\r\n").rsplit(b"\n", 1)[-1]
+    return Scan(newlines + (last != b"\n"), utf8 and not returns, final.decode(errors="replace"))
 
 
 def records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
@@ -168,9 +170,9 @@ def _whole_lines(content: Content, delimiter: str, names: list[str], found: Scan
     """Returns `() -> batches` of a file each of whose lines is one record; None for another file.
 
     A value that holds a line break, a blank line and a ragged row all leave fewer records than lines, so that equal
-    numbers mean that record i stands on line i + 2.
+    numbers mean that record i stands on line i + 2. A quote that the last line opens and leaves open is told apart.
     """
-    if not found.plain:
+    if not found.plain or not _is_csv(found.last, delimiter):
         return None
     rows, kept = 0, []
     try:
@@ -183,6 +185,13 @@ def _whole_lines(content: Content, delimiter: str, names: list[str], found: Scan
     if rows != found.lines - 1 or not rows:
         return None
     return (lambda: kept) if kept else (lambda: _batches(content, delimiter, names))
+
+
+def _is_csv(line: str, delimiter: str) -> bool:
+    try:
+        return len(list(csv.reader([line], delimiter=delimiter, strict=True))) == 1
+    except csv.Error:
+        return False
 
 
 def _batches(content: Content, delimiter: str, names: list[str]) -> Iterator[Any]:

@@ -148,7 +148,7 @@ def check_names(name: str, line: int, names: Sequence[str]) -> tuple[str, ...]:
       names: in their order.
 
     Raises:
-      DataError: a name occurs twice, or all names are numbers.
+      DataError: a name occurs twice, or there is no name that is not a number.
 
     Example:
       >>> check_names("wine.csv", 1, ["", "color"])
@@ -156,9 +156,10 @@ def check_names(name: str, line: int, names: Sequence[str]) -> tuple[str, ...]:
     """
     where = f"{name}:{line}" if line else name
     named = [column for column in names if column]
-    if named and all(_is_number(column) for column in named):
+    if all(_is_number(column) for column in named):
+        what = "has numbers where" if named else "has nothing where"
         raise DataError(
-            f"{where}: has numbers where the names of the columns are expected; put a header line such as "
+            f"{where}: {what} the names of the columns are expected; put a header line such as "
             f"{','.join(f'x{i}' for i in range(1, min(len(names), 3)))},target before it"
         )
     twice = next((column for i, column in enumerate(named) if column in named[:i]), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -225,6 +226,7 @@ class _Growing:
         self._parts: list[np.ndarray] = []
         self._shape: Sequence[int] = ()
         self._file: Any = None
+        self._open = contextlib.ExitStack()
 
     def add(self, part: np.ndarray) -> None:
         part = np.ascontiguousarray(part, self._dtype)
@@ -233,7 +235,8 @@ class _Growing:
         if self._bytes <= MEMORY_BYTES:
             return
         try:
-            self._file = self._file or tempfile.TemporaryFile(prefix="jaxprop-")
+            if self._file is None:
+                self._file = self._open.enter_context(_unnamed())
             for kept in self._parts:
                 self._file.write(kept.data)
             self._file.flush()
@@ -248,5 +251,11 @@ class _Growing:
         shape = (self._rows, *self._shape)
         if self._file is None:
             return np.concatenate(self._parts)
-        with self._file:
+        with self._open:
             return np.memmap(self._file, self._dtype, "r+", shape=shape)
+
+
+@contextlib.contextmanager
+def _unnamed() -> Iterator[Any]:
+    with tempfile.TemporaryFile(prefix="jaxprop-") as file:
+        yield file

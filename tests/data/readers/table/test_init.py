@@ -334,6 +334,7 @@ MISTAKES = [
     (b"siz\xe9,kind\n1,a\n2,b\n", {}, r"^fruit.csv:1: the header is not UTF-8 text"),
     ("size,kind\n1,a\n".encode("utf-16"), {}, r"^fruit.csv: is UTF-16 text; save it as UTF-8$"),
     (b"size,size,kind\n1,2,a\n1,2,b\n", {}, r"^fruit.csv:1: the column 'size' is there 2 times \(columns 1, 2\)"),
+    (b",\n1,2\n", {}, r"^fruit.csv:1: has nothing where the names of the columns are expected"),
     (b"1,2,0\n1,2,1\n", {"target": "0"}, r"^fruit.csv:1: has numbers where the names of the columns are expected"),
     (b"size,kind\n" + b"1,a\n" * 9 + b"big,b\n" + b"2,b\n", {}, r"^fruit.csv:11: 'size' is 'big', which is no finite"),
     (b"size,kind\n" + b"1,a\n" * 9 + b"inf,b\n", {}, r"^fruit.csv:11: 'size' is 'inf', which is no finite number"),
@@ -488,7 +489,7 @@ def test_tables_of_scikit_learn_open_by_name():
 WORDS = st.sampled_from(["a", "b", "1", "2.5", "-3", "", "NA", "true", "x y", 'q"q', "1,5", "é", "2020-01-01", "1e3"])
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200), suffix=st.sampled_from(["csv", "tsv", "jsonl", "pq", "txt"]))
 def test_no_bytes_crash_the_reader(content, suffix, tmp_path):
     path = tmp_path / f"any.{suffix}"
@@ -496,7 +497,7 @@ def test_no_bytes_crash_the_reader(content, suffix, tmp_path):
     _opens_or_says_why(section(str(path)), "classify")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(st.lists(WORDS, min_size=1, max_size=4), max_size=12), delimiter=st.sampled_from(",;\t"),
        task=st.sampled_from(["classify", "regress", "multilabel"]), allowed=st.sampled_from([0.0, 0.5]))  # fmt: skip
 def test_no_lines_crash_the_reader(lines, delimiter, task, allowed, tmp_path):
@@ -526,7 +527,7 @@ def _opens_or_says_why(settings, task):
 CLASSES_OF_ALL_SORTS = st.sampled_from(["cat", "dog", "it's", 'a "b"', "x,y", "x;y", "é", "l\nm", "-1", "01"])
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.lists(st.tuples(st.integers(-99, 99), CLASSES_OF_ALL_SORTS), min_size=2, max_size=30),
     kind=st.sampled_from(FORMATS),
