@@ -71,7 +71,6 @@ def starter(path: str, name: str) -> str:
 
 def _table(path: str, name: str) -> str:
     guess = guess_table(open_table(path))
-    figure, mode = {"classify": ("accuracy", "max"), "regress": ("mean_absolute_error", "min")}[guess.task]
     splits = guess.rows >= _FEW
     held = 0.3 * guess.rows if splits else 0
     size = max(1, min(_BATCH, int((guess.rows - held) // 2)))
@@ -102,7 +101,6 @@ def _table(path: str, name: str) -> str:
             "",
             "optimizer: {name: adamw, lr: 1e-3, weight_decay: 1e-2}",
             "",
-            *([f"checkpoint: {{best: {figure}, mode: {mode}}}", ""] if splits else []),
             f"run: {{epochs: {epochs}}}",
             "",
         ]
@@ -170,7 +168,6 @@ def _images(path: str, name: str) -> str:
         task="task: {name: classify}        # each folder is a class",
         data=["  validation: 0.15           # chooses the best checkpoint"],
         model="model: {name: cnn, channels: [32, 64]}",
-        best="checkpoint: {best: accuracy, mode: max}\n\n",
         run="run: {epochs: 20}",
     )
 
@@ -183,12 +180,11 @@ def _text(path: str, name: str) -> str:
         task="task: {name: language}        # the next byte",
         data=["  sequence_length: 128", "  validation: 0.1            # chooses the best checkpoint"],
         model="model: {name: transformer, layers: 4, width: 128, heads: 4}",
-        best="checkpoint: {best: loss}\n\n",
         run="run: {steps: 2000, eval_every: 200}",
     )
 
 
-def _folder(path: str, name: str, *, kind: str, task: str, data: list[str], model: str, best: str, run: str) -> str:
+def _folder(path: str, name: str, *, kind: str, task: str, data: list[str], model: str, run: str) -> str:
     return "\n".join(
         [
             f"# Made by 'jaxprop init' of {quoted(Path(path).name)}.",
@@ -207,7 +203,7 @@ def _folder(path: str, name: str, *, kind: str, task: str, data: list[str], mode
             "",
             "optimizer: {name: adamw, lr: 1e-3, weight_decay: 1e-2}",
             "",
-            f"{best}{run}",
+            run,
             "",
         ]
     )
@@ -233,7 +229,6 @@ def _arrays(path: str, name: str) -> str:
         task=f"task: {{name: {task}}}        # by the dtype of the labels",
         data=["  validation: 0.15           # chooses the best checkpoint"],
         model="model: {name: mlp, hidden: [64, 64]}",
-        best="",
         run="run: {epochs: 20}",
     )
 

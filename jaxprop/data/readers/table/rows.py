@@ -92,7 +92,7 @@ def _check_delimiter(table: Table) -> None:
     other = other_delimiter(table.columns[0])
     fix = f"set data.delimiter: {json.dumps(other)}" if other else "a table needs a target and at least one more column"
     raise DataError(
-        f"{table.name}: has only one column, {table.columns[0]!r}, when its values are separated by "
+        f"{table.name}: has only one column, {_cut(table.columns[0])}, when its values are separated by "
         f"{NAMES.get(table.delimiter, repr(table.delimiter))}; {fix}"
     )
 
@@ -213,7 +213,10 @@ def _true(mask: np.ndarray) -> Iterator[int]:
 
 
 def _shown(array: Any, row: int) -> str:
-    value = array[row].as_py()
+    return _cut(array[row].as_py())
+
+
+def _cut(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
