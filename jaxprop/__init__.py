@@ -2,8 +2,8 @@
 
 `make_train_step` makes a compiled train step from a loss function and an optax optimizer. `from_nnx`, `from_linen`,
 `from_equinox` and `from_functions` turn a model of another framework into a pair of pure functions, and `loss_from`
-binds it to a loss. `fit` runs the loop of the command line around them. `jaxprop.health` has the early warning and
-`find_nonfinite`, which finds the origin of a NaN.
+binds it to a loss. `fit` runs the loop of the command line around them, and `load` opens a trained run for predictions
+and analysis. `jaxprop.health` has the early warning and `find_nonfinite`, which finds the origin of a NaN.
 
 Public names are imported on first use, so that `jaxprop --help` and `jaxprop validate` do not import jax.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxprop.models.adapters.nnx import from_nnx
     from jaxprop.parallel.mesh import make_mesh
     from jaxprop.run.fit import Fitted, fit
+    from jaxprop.run.loaded import load
     from jaxprop.tools.gradcheck.check import gradcheck
     from jaxprop.train.compiled import make_train_step
     from jaxprop.train.eval_step import make_eval_step
@@ -43,12 +44,16 @@ _HOME = {
     "from_nnx": "models.adapters.nnx",
     "gradcheck": "tools.gradcheck.check",
     "init_state": "train.state",
+    "load": "run.loaded",
     "loss_from": "train.objective",
     "make_eval_step": "train.eval_step",
     "make_mesh": "parallel.mesh",
     "make_train_step": "train.compiled",
     "tap": "core.taps",
 }
+
+# Rooms that a library user needs besides; each is imported on first use, too.
+ROOMS = ("checkpoint", "data", "health", "losses", "metrics", "sinks")
 
 __all__ = [
     "Fitted",
@@ -62,6 +67,7 @@ __all__ = [
     "from_nnx",
     "gradcheck",
     "init_state",
+    "load",
     "loss_from",
     "make_eval_step",
     "make_mesh",
@@ -71,7 +77,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("health", "losses", "metrics"):
+    if name in ROOMS:
         return importlib.import_module(f"jaxprop.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'jaxprop' has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,11 +47,12 @@ class Reader(NamedTuple):
         it is what an earlier run has stored: then it prepares all splits, and the training split may be missing.
       inputs: `(section, task, prepared, paths) -> Source` of records without labels, to predict; `paths` are what the
         user has named: files, folders, or `-` for standard input. `info["names"]` says what each record is, such as
-        `wine.csv:3`. None where a kind of data has no files.
+        `wine.csv:3`, and `info["bad"]` lists the records that cannot be used, each as `wine.csv:4: has 2 values`. Where
+        there may be any number of records, an iterator of such sources. None where a kind of data has no files.
     """
 
     open: Callable[[Any, str, Mapping[str, Any] | None], dict[str, Source]]
-    inputs: Callable[[Any, str, Mapping[str, Any], Sequence[str]], Source] | None = None
+    inputs: Callable[[Any, str, Mapping[str, Any], Sequence[str]], Source | Iterable[Source]] | None = None
 
 
 class Spec(NamedTuple):
@@ -61,11 +62,12 @@ class Spec(NamedTuple):
       batch: a `jax.ShapeDtypeStruct` for every array of a batch, by key, of one example: without the leading axis B,
         which is not the model's. It may nest as the batch does.
       sizes: named sizes: `classes` or `targets` where an example has one answer, `vocabulary` where inputs are tokens.
-        With a vocabulary alone every token has an answer, the next token.
+        With a vocabulary alone every token has an answer, the next token. Where a batch has `categories`, integers
+        `[B, K]`, the size of this name is a tuple: how many categories each of the K columns has.
     """
 
     batch: Mapping[str, PyTree]
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, Any]
 
 
 class Rows(NamedTuple):

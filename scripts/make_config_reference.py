@@ -36,6 +36,9 @@ TASKS = """\
 The losses, data, models and metrics that fit each task. The first loss is the default. "min" and "max" say which value
 of a metric is the best one, for `checkpoint.mode`.
 """
+AUGMENT = """\
+The items of `data.augment`, which are applied in the order of the list. Text has none.
+"""
 OPTIMIZERS_INTRODUCTION = """\
 `name` is the name of an optimizer in optax. Each optimizer takes the arguments of the optax function by their names
 there, with the defaults below. `lr` is the learning rate. The keys that all optimizers have are listed first.
@@ -63,11 +66,16 @@ def reference() -> str:
         variants = variants_of(section, definitions)
         if len(variants) == 1:
             parts.append(table(variants[0], definitions))
+            parts += nested(name, variants[0], definitions)
         else:
             parts += [described(variant, f"{name}.name", definitions) for variant in variants]
+        if name == "data":
+            parts.append(AUGMENT)
+            parts += [described(item, "data.augment.name", definitions) for item in augmentations(definitions)]
         if name == "task":
             parts += [TASKS, tasks()]
             parts += [described(loss, "task.loss.name", definitions) for loss in losses(definitions)]
+            parts.append(described(definitions["CustomMetric"], "task.metrics.NAME.name", definitions))
     return "\n".join(parts)
 
 
@@ -76,11 +84,12 @@ def described(variant: Mapping[str, Any], key: str, definitions: Mapping[str, An
 
     Args:
       variant: its schema.
-      key: the dotted name of the key that chooses it, such as `model.name`.
+      key: the dotted name of the key that chooses it, such as `model.name`; code of the user's own has `class` there.
       definitions: of the whole schema.
     """
-    name, about = variant["properties"]["name"]["const"], variant["description"]
-    return f"### `{key}: {name}`\n\n{about}\n\n{table(variant, definitions, without=('name',))}"
+    named, about = variant["properties"].get("name"), variant["description"]
+    chosen = f"{key}: {named['const']}" if named else f"{key.rpartition('.')[0]}.class"
+    return f"### `{chosen}`\n\n{about}\n\n{table(variant, definitions, without=('name', 'class_sha256'))}"
 
 
 def table(variant: Mapping[str, Any], definitions: Mapping[str, Any], without: tuple[str, ...] = ()) -> str:
@@ -93,6 +102,20 @@ def table(variant: Mapping[str, Any], definitions: Mapping[str, Any], without: t
         default = "" if key in required else code(value.get("default"))
         rows.append(f"| `{key}` | {kind(value, definitions)} | {default} | {cell(value.get('description', ''))} |")
     return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows, ""]) if rows else "No keys.\n"
+
+
+def nested(name: str, section: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the part of every key of a section that is a mapping with keys of its own.
+
+    Args:
+      name: of the section, such as `run`.
+      section: its schema.
+      definitions: of the whole schema.
+    """
+    for key, value in section["properties"].items():
+        for inner in variants_of(value, definitions):
+            if "properties" in inner and "name" not in inner["properties"]:
+                yield f"### `{name}.{key}`\n\n{inner['description']}\n\n{table(inner, definitions)}"
 
 
 def optimizers(section: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:
@@ -111,6 +134,7 @@ def optimizers(section: Mapping[str, Any], definitions: Mapping[str, Any]) -> It
     yield "\n".join(optimizer_row(name, row) for name, row in OPTIMIZERS.items()) + "\n"
     yield f"{LEFT_OUT_INTRODUCTION}\n"
     yield "\n".join(f"- `{name}`: {why}." for name, why in LEFT_OUT.items()) + "\n"
+    yield described(definitions["CustomOptimizer"], "optimizer.name", definitions)
 
 
 def optimizer_row(name: str, row: Mapping[str, Any]) -> str:
@@ -139,6 +163,11 @@ def listed(names: Iterable[str]) -> str:
 def losses(definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Returns the schemas of all losses."""
     return variants_of(definitions["Task"]["properties"]["loss"], definitions)
+
+
+def augmentations(definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the schemas of all augmentations."""
+    return variants_of(definitions["Digits"]["properties"]["augment"]["items"], definitions)
 
 
 def variants_of(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,9 +1,12 @@
 """The worked examples of the documentation run, learn, and stay short."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
+
+from jaxprop.cli import main
 
 FOLDER = Path(__file__).parents[1] / "docs" / "examples"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -52,3 +55,13 @@ def test_the_gan_comes_near_the_ring():
 def test_the_torch_loader(tmp_path):
     pytest.importorskip("torch")
     assert example("torch_loader").main(str(tmp_path / "run"), steps=100).metrics["accuracy"] > 0.8
+
+
+def test_a_model_of_ones_own_from_yaml(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # the files are found beside the config
+    for file in (FOLDER / "own_model").glob("my_model.*"):
+        assert len(file.read_text().splitlines()) < 60
+    words = ["run.epochs=2", "data.batch_size=240", "model.width=8", "parallel.devices=1", "--json"]
+    assert main(["train", str(FOLDER / "own_model" / "my_model.yaml"), *words]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert 0.1 < summary["metrics"]["accuracy"] < summary["metrics"]["top_2"] <= 1

@@ -49,7 +49,7 @@ def test_importing_jaxprop_does_not_import_jax():
     assert ran.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", ["losses", "metrics", "health"])
+@pytest.mark.parametrize("name", jaxprop.ROOMS)
 def test_rooms_that_a_library_user_needs_come_with_the_package(name):
     code = f"import jaxprop; assert jaxprop.{name}.__name__ == 'jaxprop.{name}'"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

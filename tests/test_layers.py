@@ -23,6 +23,7 @@ NAME = "jaxprop"
 RANKS = {
     "types": 0, "errors": 0, "version": 0,
     "config": 1, "core": 1,
+    "code": 1.5,  # reads the sections of config, and is called by the rooms that build what they name
     "data": 2, "models": 2, "losses": 2, "metrics": 2, "parallel": 2, "checkpoint": 2, "sinks": 2,
     "health": 3,
     "train": 4,
@@ -40,7 +41,7 @@ IO_CALLS = {"input", "open", "print"}
 LOGS = {("train/compiled", "logging")}
 # These load jax: config/ must answer without any of them.
 JAX = {"chex", "equinox", "flax", "jax", "jaxlib", "optax", "orbax"}
-DYNAMIC = {"__init__", "cli/modules"}  # may import by a name in a string: public names, user code
+DYNAMIC = {"__init__", "code/modules"}  # may import by a name in a string: public names, user code
 SUPPRESSION = re.compile(r"#\s*(noqa|type:\s*ignore|pragma|pylint:|mypy:|ruff:\s*noqa|pyright:)")
 
 # How many calls of ours stand between `main` and the differentiation of the loss; it may only shrink.

@@ -21,13 +21,16 @@ from jaxprop.cli.configs import configs
 from jaxprop.cli.doctor import doctor
 from jaxprop.cli.eval import evaluate
 from jaxprop.cli.explain import explain
+from jaxprop.cli.export import export
 from jaxprop.cli.gradcheck import gradcheck
 from jaxprop.cli.info import info
 from jaxprop.cli.init import init
 from jaxprop.cli.lesson import lesson
 from jaxprop.cli.lr_find import lr_find
+from jaxprop.cli.predict import predict
 from jaxprop.cli.replay import replay
 from jaxprop.cli.report import report
+from jaxprop.cli.runs import runs
 from jaxprop.cli.schema import schema
 from jaxprop.cli.train import train
 from jaxprop.cli.validate import validate
@@ -36,6 +39,9 @@ from jaxprop.version import __version__
 COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "eval": evaluate,
+    "predict": predict,
+    "export": export,
+    "runs": runs,
     "report": report,
     "replay": replay,
     "lesson": lesson,
@@ -62,7 +68,6 @@ app = typer.Typer(
     name="jaxprop",
     help="Train neural networks from one YAML file, and measure how gradients behave in every layer.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # importing rich would double the time of --help
     pretty_exceptions_enable=False,

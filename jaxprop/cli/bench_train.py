@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from jaxprop.cli.arguments import OVERRIDE, JsonOption
+from jaxprop.cli.arguments import OVERRIDE, CodeOption, JsonOption
 from jaxprop.cli.bench_output import (
     AimOption,
+    ForceOption,
     HtmlOption,
     MarkdownOption,
     OutOption,
@@ -39,8 +40,10 @@ def bench_train(
     roofline: Annotated[bool, typer.Option(help="measure the step's products by themselves")] = True,
     processes: ProcessesOption = 1,
     out: OutOption = None,
+    force: ForceOption = False,
     markdown: MarkdownOption = None,
     html: HtmlOption = None,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Measure what a train step gets out of the device.
@@ -48,16 +51,16 @@ def bench_train(
     Time of a step, examples and tokens a second, floating-point operations, the share of the device's own measured
     rate (MFU), memory, the cost of the signals, compile time, and where the time goes.
 
-    The workloads are mlp, cnn, lstm, gpt_10m, gpt2_124m and gpt_1b.
+    The workloads are mlp, cnn, resnet18, resnet50, vit_s, lstm, gpt_10m, gpt2_124m and gpt_1b.
     """
     names = [word for word in targets if not OVERRIDE.match(word)]
     overrides = [word for word in targets if OVERRIDE.match(word)]
-    sizes, policies = batch_sizes(batch), precisions(precision)
+    sizes, policies, path = batch_sizes(batch), precisions(precision), results_path("train", out, force)
     from jaxprop.bench.rounds import Plan
     from jaxprop.bench.session import Session
     from jaxprop.bench.train import suite
 
-    found = suite.targets_of(names, overrides)
+    found = suite.targets_of(names, overrides, code or ())
     options = suite.Options(
         precisions=policies, batches=sizes, roofline=roofline,
         plan=Plan(seconds=seconds, burst=min(0.5, max(seconds / 6, 0.05)), aim=aim, longest=float("inf")),
@@ -66,7 +69,8 @@ def bench_train(
         words = ["train", *targets, "--seconds", str(seconds), "--aim", str(aim), *["--no-roofline"] * (not roofline)]
         words += [word for one in precision or [] for word in ("--precision", one)]
         words += [word for one in batch or [] for word in ("--batch", one)]
-        return apart(words, processes, results_path("train", out), markdown=markdown, html=html, json=json)
+        words += [word for one in code or [] for word in ("--code", one)]
+        return apart(words, processes, path, markdown=markdown, html=html, json=json)
     import jax
 
     arguments = {
@@ -74,7 +78,7 @@ def bench_train(
         "seconds": seconds, "aim": aim, "roofline": roofline,
     }  # fmt: skip
     with Screen(quiet=json) as screen:
-        session = Session("train", arguments, jax.local_devices()[:1], results_path("train", out), screen.show)
+        session = Session("train", arguments, jax.local_devices()[:1], path, screen.show)
         return finish(
             session, lambda: suite.run(session, found, options, screen.say), markdown=markdown, html=html, json=json
         )

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split
-from jaxprop.cli.output import print_json
+from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
 
 
@@ -15,6 +15,7 @@ def explain(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     layer_limit: Annotated[int, typer.Option("--layer-limit", min=1, help="largest number of rows in a table")] = 30,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Show one training step, layer by layer: forward, loss, backward, update.
@@ -24,14 +25,14 @@ def explain(
     config, changes = split(config, overrides)
     from jaxprop.config.load import load
 
-    loaded = load(config, changes)
+    loaded = load(config, changes, code or ())
     # Imported late, so that a mistake in the file is reported before jax has loaded.
     from jaxprop.tools.explain import explain as take_apart
     from jaxprop.train.explanation import text
 
     found = take_apart(loaded.config)
     if json:
-        print_json(found)
+        print_result("explain", None, found._asdict())
     else:
         print(text(found, layer_limit))
     return EXIT_DONE if found.ok else EXIT_RUNTIME

@@ -7,16 +7,25 @@ from typing import Annotated
 
 import typer
 
+from jaxprop.cli import completion
+from jaxprop.cli.arguments import JsonOption
+from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE, UsageError, one_of
 
 
 def init(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME|DATA", help="name of a packaged config, or a file or folder of data")
+        str | None,
+        typer.Argument(
+            metavar="NAME|DATA",
+            help="name of a packaged config, or a file or folder of data",
+            autocompletion=completion.packaged_names,
+        ),
     ] = None,
     path: Annotated[Path | None, typer.Argument(metavar="PATH", help="the new file; default: NAME.yaml")] = None,
     task: Annotated[str | None, typer.Option("--task", help="copy the first packaged config of this task")] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite PATH")] = False,
+    json: JsonOption = False,
 ) -> int:
     """Copy a packaged config to a new file, or write one for your own data."""
     from jaxprop.config.locate import packaged
@@ -35,7 +44,10 @@ def init(
         target = _target(_name_of(name), path)
         text = _made_for(name, target)
     _write(target, text, force)
-    print(f"wrote {target}; next: jaxprop train {target}")
+    if json:
+        print_result("init", None, {"config": name, "path": str(target.absolute())}, indent=2)
+    else:
+        print(f"wrote {target}; next: jaxprop train {target}")
     return EXIT_DONE
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, home, split
-from jaxprop.cli.output import print_json
+from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, home, split
+from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -27,13 +27,14 @@ def lr_find(
         Path | None,
         typer.Option("--run", metavar="DIR", parser=home, help="folder for the curve; default: runs/NAME-lr-find"),
     ] = None,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Try a range of learning rates, draw the curve of the loss, and suggest a rate."""
     config, changes = split(config, overrides)
     from jaxprop.config.load import load
 
-    loaded = load(config, changes)
+    loaded = load(config, changes, code or ())
     folder = run if run is not None else Path("runs") / f"{loaded.name}-lr-find"
     # Imported late, so that a mistake in the file is reported before jax has loaded.
     from jaxprop.tools.lr_find import check_folder, find_rate, write
@@ -42,7 +43,7 @@ def lr_find(
     found = find_rate(loaded.config)
     write(found, loaded.config, folder)
     if json:
-        print_json(found)
+        print_result("lr-find", folder, found._asdict())
     else:
         _print(found, config, changes, folder)
     return EXIT_DONE

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import JsonOption
-from jaxprop.cli.output import print_json
+from jaxprop.cli.arguments import CodeOption, JsonOption, RunArgument
+from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import shorten, show
 from jaxprop.errors import EXIT_DONE
 
@@ -19,20 +19,22 @@ MOST = 12  # largest number of parameters shown
 
 
 def replay(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")],
+    run: RunArgument,
     step: Annotated[
         int | None, typer.Option("--step", help="number of the failing step; default: the first one")
     ] = None,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Find the operation, layer, source line and examples that produced a NaN."""
     from jaxprop.tools.replay import replay_run
 
-    replayed = replay_run(run, step)
+    replayed = replay_run(run, step, code=code or ())
     finding = replayed.finding
     if json:
         found = None if finding is None else finding.record()
-        print_json({"step": replayed.step, "finding": found, "notes": replayed.notes})
+        values = {"step": replayed.step, "finding": found, "notes": replayed.notes}
+        print_result("replay", replayed.run, values)
         return EXIT_DONE
     print(replayed.message)
     if finding is not None:

@@ -8,17 +8,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from jaxprop.config.checks import check
+from jaxprop.config.custom import admit
 from jaxprop.config.problems import sentences, shown
 from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Tree
 from jaxprop.errors import ConfigError
 
 
-def build(mapping: Mapping[str, Any]) -> Config:
+def build(mapping: Mapping[str, Any], *, code: Sequence[str] = ()) -> Config:
     """Validates a mapping, such as one made by a sweep or in a notebook.
 
     Args:
       mapping: sections by name; plain dicts, lists and scalars.
+      code: files and modules with code of the user's own that may be run; no other that the mapping names is.
 
     Returns:
       The configuration with every default filled in.
@@ -34,7 +36,8 @@ def build(mapping: Mapping[str, Any]) -> Config:
       >>> config.data.batch_size
       64
     """
-    return build_tree(Tree(mapping, {}))
+    tree = Tree(mapping, {})
+    return admit(build_tree(tree), tree, code, stored=True)
 
 
 def build_tree(tree: Tree, problems: Sequence[str] = ()) -> Config:

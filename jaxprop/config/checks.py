@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.custom import Custom
 from jaxprop.config.schema.data import Arrays, Random, Table
-from jaxprop.config.schema.model import Transformer
+from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Path
 from jaxprop.errors import one_of
@@ -76,11 +77,11 @@ def has_split_to_evaluate(config: Config) -> bool:
 def _fits_task(config: Config) -> Iterator[Problem]:
     task, loss = config.task.name, config.task.loss
     entry = TASK_TABLE[task]
-    if config.data.name not in entry.data:
+    if not isinstance(config.data, Custom) and config.data.name not in entry.data:
         yield _unfit(("data", "name"), task, config.data.name, entry.data)
-    if config.model.name not in entry.models:
+    if not isinstance(config.model, Custom) and config.model.name not in entry.models:
         yield _unfit(("model", "name"), task, config.model.name, entry.models)
-    if loss is not None and loss.name not in entry.losses:
+    if loss is not None and not isinstance(loss, Custom) and loss.name not in entry.losses:
         yield _unfit(("task", "loss", "name"), task, loss.name, entry.losses)
 
 
@@ -181,12 +182,32 @@ def _evaluation(config: Config) -> Iterator[Problem]:
         }
         yield from (Problem(path, what) for path, value in wanted.items() if value is not None)
     metrics = {name: figure.better for name, figure in TASK_TABLE[config.task.name].figures.items()}
+    own = config.task.metrics or {}
+    if best in own and best not in metrics:
+        return  # whether more of it is better only its author knows
     if best is not None and best not in metrics:
-        yield Problem(("checkpoint", "best"), one_of(best, metrics, f"metric of the task {config.task.name}"))
+        yield Problem(("checkpoint", "best"), one_of(best, [*metrics, *own], f"metric of the task {config.task.name}"))
     elif mode != metrics[best or "loss"]:
         better = {"max": "larger", "min": "smaller"}[metrics[best or "loss"]]
         what = f"{best or 'loss'} is better when {better}; write 'mode: {metrics[best or 'loss']}'"
         yield Problem(("checkpoint", "mode"), what)
+
+
+def _stop(config: Config) -> Iterator[Problem]:
+    stop, path = config.run.stop, ("run", "stop")
+    if stop is None:
+        return
+    by_metric = [name for name in ("patience", "target") if getattr(stop, name) is not None]
+    if not by_metric and stop.minutes is None:
+        yield Problem(path, "expected patience, target or minutes, as in {patience: 5}; got none of them")
+    if stop.metric is not None and not by_metric:
+        yield Problem((*path, "metric"), "the metric of patience and target, of which none is given; remove it")
+    if by_metric and not has_split_to_evaluate(config):
+        what = "there is no split to evaluate on; add data.validation or data.test, or remove this"
+        yield from (Problem((*path, name), what) for name in by_metric)
+    figures = TASK_TABLE[config.task.name].figures
+    if stop.metric is not None and stop.metric not in figures:
+        yield Problem((*path, "metric"), one_of(stop.metric, figures, f"metric of the task {config.task.name}"))
 
 
 def _responses(config: Config) -> Iterator[Problem]:
@@ -208,26 +229,81 @@ def _responses(config: Config) -> Iterator[Problem]:
         yield Problem(path, f"{acting[0]} acts on alerts, but the watch is off; remove it, or set health.watch: true")
 
 
+def _augmentation(config: Config) -> Iterator[Problem]:
+    if config.data.augment and config.task.name == "language":
+        what = "augmentation changes images and other numbers, but the inputs of the task language are tokens"
+        yield Problem(("data", "augment"), f"{what}; remove it")
+
+
 def _attention(config: Config) -> Iterator[Problem]:
     model = config.model
-    if not isinstance(model, Transformer):
+    if not isinstance(model, Blocks):
         return
-    if model.width % model.heads:
-        yield Problem(("model", "width"), f"expected a multiple of heads ({model.heads}), got {model.width}")
-    elif model.positions == "rope" and (model.width // model.heads) % 2:
-        what = f"rope rotates pairs of features: expected an even width / heads, got {model.width // model.heads}"
+    heads, positions = model.heads, getattr(model, "positions", None)
+    if model.width % heads:
+        yield Problem(("model", "width"), f"expected a multiple of heads ({heads}), got {model.width}")
+    elif positions == "rope" and (model.width // heads) % 2:
+        what = f"rope rotates pairs of features: expected an even width / heads, got {model.width // heads}"
         yield Problem(("model", "width"), what)
+    elif positions == "sincos" and model.width % 4:
+        what = f"sincos fills quarters of the features: expected a multiple of 4, got {model.width}"
+        yield Problem(("model", "width"), what)
+    if model.kv_heads is not None and heads % model.kv_heads:
+        yield Problem(("model", "kv_heads"), f"expected a divisor of heads ({heads}), got {model.kv_heads}")
+
+
+def _stages(config: Config) -> Iterator[Problem]:
+    model = config.model
+    if not isinstance(model, ResNet):
+        return
+    if len(model.depths) != len(model.widths):
+        what = f"expected one number for each of the {len(model.widths)} widths, got {len(model.depths)}"
+        yield Problem(("model", "depths"), what)
+    odd = [width for width in model.widths if width % model.groups]
+    if model.norm == "group" and odd:
+        what = f"expected a divisor of every width, got {model.groups}, which does not divide {odd[0]}"
+        yield Problem(("model", "groups"), what)
+
+
+def _order(config: Config) -> Iterator[Problem]:
+    """The next token must not be read before it is predicted."""
+    model = config.model
+    if config.task.name != "language":
+        return
+    if isinstance(model, Transformer) and model.causal is False:
+        what = "the task language predicts the next token, which a token must not attend to; write causal: true"
+        yield Problem(("model", "causal"), what)
+    if isinstance(model, Rnn) and model.bidirectional:
+        what = "the task language predicts the next token, which must not be read before; write bidirectional: false"
+        yield Problem(("model", "bidirectional"), what)
+
+
+def _own_code(config: Config) -> Iterator[Problem]:
+    for name in config.task.metrics or {}:
+        if name in TASK_TABLE[config.task.name].figures:
+            what = f"the task {config.task.name} has a metric of this name; give yours another one"
+            yield Problem(("task", "metrics", name), what)
+    if isinstance(config.model, Custom) and config.run.remat != "none":
+        what = (
+            "remat is for the models of jaxprop; wrap a block of yours in jax.checkpoint or nnx.remat, and remove this"
+        )
+        yield Problem(("run", "remat"), what)
 
 
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
+    _augmentation,
+    _own_code,
     _arrays,
     _table,
     _attention,
+    _stages,
+    _order,
     _schedule,
     _batches,
     _length,
     _rhythm,
     _evaluation,
+    _stop,
     _responses,
 )

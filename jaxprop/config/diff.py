@@ -6,9 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from jaxprop.config.checks import known_steps
+from jaxprop.config.custom import is_place
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.custom import target_of
 from jaxprop.config.schema.data import PATHS
+from jaxprop.config.schema.optimizer import Schedule
 from jaxprop.config.tree import Path, dotted
 
 # A run may be continued with these changed. Every other key is assumed to change what it computes.
@@ -19,6 +23,7 @@ HARMLESS: tuple[Path, ...] = (
     ("run", "eval_every"),
     ("run", "eval_batches"),
     ("run", "remat"),
+    ("run", "stop"),  # how far a run goes, and nothing of what its steps are
     ("data", "prefetch"),
     ("data", "eval_batch_size"),
     # What the training data are is decided by their fingerprint, not by where they lie.
@@ -26,8 +31,10 @@ HARMLESS: tuple[Path, ...] = (
     # measurements and responses; the structure of the train state does not depend on them
     *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
     ("health", "blackboxes"),
+    ("task", "metrics"),  # further figures of evaluations
 )
 LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
+SCHEDULE: Path = ("optimizer", "schedule")
 
 
 class Change(NamedTuple):
@@ -71,22 +78,48 @@ def differences(old: Any, new: Any) -> list[Change]:
     return list(_differences(old, new, ()))
 
 
-def mathematical(old: Config, new: Config) -> list[Change]:
+def mathematical(old: Config, new: Config, steps: int | None = None) -> list[Change]:
     """Returns the changes that alter what a run computes, so that the run cannot be continued.
 
     Sinks, checkpoints, intervals of logging and evaluation, prefetching and the paths of files do not alter it. The
-    length of the run does only if the schedule depends on the step.
+    length of the run does only where the schedule is as long as the run, so that all of its rates would change. Changed
+    contents of a file with code are told elsewhere, by `jaxprop.code.digest`.
 
     Args:
       old: the configuration that the run was started with.
       new: the configuration to continue it with.
+      steps: the length of the run with the old one, where it is known although it does not follow from that.
 
     Returns:
       A part of `diff(old, new)`; empty if the run can be continued.
     """
-    constant = old.optimizer.schedule.name == new.optimizer.schedule.name == "constant"
-    harmless = HARMLESS + LENGTH if constant else HARMLESS
-    return [change for change in diff(old, new) if not any(change.path[: len(p)] == p for p in harmless)]
+    harmless = HARMLESS + LENGTH + (SCHEDULE,) if _same_schedule(old, new, steps) else HARMLESS
+    changes = [change for change in diff(old, new) if not any(change.path[: len(p)] == p for p in harmless)]
+    return [change for change in changes if not _same_code(change)]
+
+
+def _same_code(change: Change) -> bool:
+    """Whether a change is only of where a file with code of the user's own lies, or of its contents, which are told."""
+    if not is_place(change.path[:-1]):
+        return False
+    if change.path[-1] == "class_sha256":
+        return True
+    written = [target_of(value) for value in (change.old, change.new) if isinstance(value, str)]
+    shown = {target and target.shown for target in written}
+    return change.path[-1] == "class" and len(written) == 2 and len(shown) == 1
+
+
+def _same_schedule(old: Config, new: Config, steps: int | None) -> bool:
+    """Whether the rate of each step is the same, whatever the lengths of the runs."""
+    first, second = _with_length(old, steps or known_steps(old)), _with_length(new, known_steps(new))
+    return first == second and first.length_key is None
+
+
+def _with_length(config: Config, steps: int | None) -> Schedule:
+    """The schedule with its length written out, where that is the length of the run and known."""
+    schedule = config.optimizer.schedule
+    key = schedule.length_key
+    return schedule if key is None or steps is None else schedule.model_copy(update={key: steps})
 
 
 def _differences(old: Any, new: Any, path: Path) -> Iterator[Change]:

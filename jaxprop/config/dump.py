@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 
 from jaxprop.config.locate import schema_comment
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.data import BUNDLED, PATHS
+from jaxprop.config.schema.data import BUNDLED, PATHS, CustomData
 from jaxprop.config.yaml_loader import BOOL, FLOAT, INT, NULL
 
 
@@ -52,6 +53,8 @@ def with_absolute_paths(config: Config) -> Config:
       True
     """
     section = config.data
+    if isinstance(section, CustomData):
+        return config  # what its arguments mean is not known here
     given = {name: getattr(section, name, None) for name in PATHS}
     absolute = {
         name: str(Path(os.path.expanduser(path)).absolute())
@@ -65,9 +68,12 @@ def to_builtins(value: Any) -> Any:
     """Converts a section to dicts, lists and scalars, as YAML and JSON have them, without unset optional keys."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
-        names = sorted(fields, key=lambda name: name != "name")
+        names = sorted(fields, key=lambda name: name not in ("name", "class"))
         values = {name: getattr(value, name) for name in names}
-        return {name: to_builtins(v) for name, v in values.items() if v is not None or fields[name].default is not None}
+        given = {name: v for name, v in values.items() if v is not None or fields[name].default is not None}
+        return {name: to_builtins(v) for name, v in (given | (value.model_extra or {})).items()}
+    if isinstance(value, Mapping):
+        return {key: to_builtins(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_builtins(item) for item in value]
     return value

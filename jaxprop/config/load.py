@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxprop.config.build import build_tree
+from jaxprop.config.custom import admit, check_repeated
 from jaxprop.config.locate import locate, read
 from jaxprop.config.merge import merge, overrides_tree
 from jaxprop.config.schema.config import Config
@@ -30,7 +31,13 @@ class Loaded(NamedTuple):
     path: Path
 
 
-def load(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
+def load(
+    path_or_name: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    code: Sequence[str] = (),
+    *,
+    stored: bool = False,
+) -> Loaded:
     """Reads a config file, applies overrides, and checks the result.
 
     A file may inherit from another with `base: other.yaml`, a path relative to itself or a packaged config's
@@ -39,6 +46,8 @@ def load(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     Args:
       path_or_name: a YAML file, or the bare name of a packaged config.
       overrides: `key=value`, in any order; values are YAML: `optimizer.lr=3e-4`, `model.hidden=[64, 64]`.
+      code: files and modules with code of the user's own that may be run although a run has stored the configuration.
+      stored: whether a run has stored it; by default, a `config.yaml` beside what a run writes is taken for one.
 
     Returns:
       The configuration with every default filled in, and its file.
@@ -62,8 +71,10 @@ def load(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     """
     path = locate(path_or_name)
     patch, problems = overrides_tree(overrides)
-    config = build_tree(merge(_inherited(path, ()), patch), problems)
-    return Loaded(config, _name(path), path)
+    tree = merge(_inherited(path, ()), patch)
+    config = build_tree(tree, problems)
+    check_repeated(config, code, str(path))
+    return Loaded(admit(config, tree, code, stored=stored), _name(path), path)
 
 
 def _inherited(path: Path, above: tuple[Path, ...]) -> Tree:

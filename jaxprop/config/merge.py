@@ -19,7 +19,8 @@ def merge(old: Tree, new: Tree) -> Tree:
 
     Mappings are merged key by key; any other value replaces the inherited one. If `new` changes a `name` that
     chooses a class (`model.name`, `optimizer.name`, ...), only the inherited keys that the new class has are
-    kept. `run.steps` drops an inherited `run.epochs`, and vice versa. Items of a list are addressed by index:
+    kept; if it changes one `class` with code of the user's own to another, all of them are. `run.steps` drops an
+    inherited `run.epochs`, and vice versa. Items of a list are addressed by index:
     `{"groups": {"0": {"lr_scale": 2}}}`.
 
     Args:
@@ -91,10 +92,19 @@ def _kept(old: dict, new: dict, place: Place | None, path: Path) -> dict:
         other = EXCLUSIVE.get((*path, key))
         if place and other is not None and other not in new and new[key] is not None:
             kept.pop(other, None)
-    changed = "name" in new and "name" in old and new["name"] != old["name"]
-    if changed and place and place.choices() and (model := place.model(new)):
+    chosen, before = _choice(new), _choice(old)
+    if not chosen or not before or chosen == before:
+        return kept
+    if chosen[0] == before[0] == "class":  # what arguments the new code has is not known here
+        kept.pop("class_sha256", None)
+    elif place and place.choices() and (model := place.model(new)):
         kept = {key: value for key, value in kept.items() if key in model.model_fields and key not in model.refused()}
     return kept
+
+
+def _choice(section: dict) -> tuple[str, Any] | None:
+    """What chooses the class of a section: its `class` or its `name`, and the value."""
+    return next(((key, section[key]) for key in ("class", "name") if key in section), None)
 
 
 def overrides_tree(overrides: Sequence[str]) -> tuple[Tree, list[str]]:

@@ -8,22 +8,25 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from jaxprop.config.schema.base import Section
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.custom import Custom, names_of
 from jaxprop.config.schema.optimizer import ByName
 from jaxprop.config.tree import Path
 
 
 class Choices(NamedTuple):
-    """The classes among which a mapping's `name` chooses.
+    """The classes among which a mapping's `name` or `class` chooses.
 
     Args:
       names: all names.
       model: name -> class.
       tagged: whether pydantic adds the chosen name to the location of an error.
+      custom: the class for code of the user's own, which `class` chooses; None where there is no such choice.
     """
 
     names: tuple[str, ...]
     model: Callable[[str], type[Section]]
     tagged: bool
+    custom: type[Custom] | None = None
 
 
 class Place(NamedTuple):
@@ -33,20 +36,25 @@ class Place(NamedTuple):
     metadata: Sequence[Any] = ()
 
     def choices(self) -> Choices | None:
-        """Returns the classes to choose from by `name`, or None if there is no choice."""
+        """Returns the classes to choose from by `name` or `class`, or None if there is no choice."""
         for mark in self.metadata:
             if isinstance(mark, ByName):
-                return Choices(tuple(mark.names), mark.model, tagged=False)
+                return Choices(tuple(mark.names), mark.model, tagged=False, custom=mark.custom)
         found = [other for inner in self._alternatives() if (other := inner.choices())]
         if found:
             return found[0]
         models = self._models()
-        named = {name: model for model in models for name in _names(model)}
-        return Choices(tuple(named), named.__getitem__, tagged=True) if len(models) > 1 else None
+        if len(models) < 2:
+            return None
+        named = {name: model for model in models for name in names_of(model)}
+        custom = next((model for model in models if issubclass(model, Custom)), None)
+        return Choices(tuple(named), named.__getitem__, tagged=True, custom=custom)
 
     def model(self, value: Any) -> type[Section] | None:
         """Returns the class that validates `value` here, or None if `value` chooses none."""
         if choices := self.choices():
+            if choices.custom is not None and isinstance(value, Mapping) and "class" in value:
+                return choices.custom
             name = value.get("name") if isinstance(value, Mapping) else None
             return choices.model(name) if isinstance(name, str) and name in choices.names else None
         models = self._models()
@@ -61,6 +69,8 @@ class Place(NamedTuple):
         for inner in self._alternatives():
             if (place := inner.child(value, key)) is not None:
                 return place
+        if get_origin(self.annotation) is dict:
+            return Place(get_args(self.annotation)[1])
         if get_origin(self.annotation) in (list, tuple) and isinstance(key, int):
             return Place(get_args(self.annotation)[0])
         return None
@@ -101,8 +111,3 @@ def item(value: Any, key: str | int) -> Any:
         return value.get(key)
     inside = isinstance(value, list) and isinstance(key, int) and key < len(value)
     return value[int(key)] if inside else None
-
-
-def _names(model: type[Section]) -> tuple[str, ...]:
-    field = model.model_fields.get("name")
-    return get_args(field.annotation) if field else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -119,20 +119,41 @@ def _line(faults: list[Fault], tree: Tree) -> str:
         return _unknown_name(path, tree)
     if kind == "invalid_key":
         return tree.problem(path, f"a key must be text, got {path[-1]!r}")
-    phrases = [_expected(fault.error) for fault in faults]
-    if all(phrases):
-        got = faults[0].error["input"]
-        what = " or ".join(dict.fromkeys(phrase for phrase in phrases if phrase))
-        hint = _optional(path, tree) if got is None else _hint(got, faults[0].error)
-        return tree.problem(path, f"expected {what}, got {shown(got)}{hint}")
-    return tree.problem(_blamed(path, tree), _message(faults[0].error))
+    errors = [fault.error for fault in faults]
+    what = described(errors)
+    if what is None:
+        return tree.problem(_blamed(path, tree), _message(errors[0]))
+    return tree.problem(path, what + (_optional(path, tree) if errors[0]["input"] is None else ""))
+
+
+def described(errors: Sequence[ErrorDetails]) -> str | None:
+    """Returns what is wrong with one value: what was expected, and what it is; None where pydantic says it itself.
+
+    Args:
+      errors: of the alternatives that were tried.
+
+    Example:
+      >>> from pydantic import TypeAdapter
+      >>> try:
+      ...     TypeAdapter(int | bool).validate_python("7", strict=True)
+      ... except ValidationError as error:
+      ...     print(described(error.errors()))
+      expected a whole number or true or false, got '7'; remove the quotes
+    """
+    phrases = [_expected(error) for error in errors]
+    if not all(phrases):
+        return None
+    got = errors[0]["input"]
+    what = " or ".join(dict.fromkeys(phrase for phrase in phrases if phrase))
+    return f"expected {what}, got {shown(got)}{_hint(got, errors[0])}"
 
 
 def _blamed(path: Path, tree: Tree) -> Path:
     """Returns the path of the section's `name` if that is unknown, otherwise the path itself."""
     place, value = at(path, tree.value)
+    custom = isinstance(value, Mapping) and "class" in value
     choices = place.choices() if place else None
-    return (*path, "name") if choices and item(value, "name") not in choices.names else path
+    return (*path, "name") if choices and item(value, "name") not in choices.names and not custom else path
 
 
 def _expected(error: ErrorDetails) -> str | None:
@@ -162,7 +183,8 @@ def _some(place: Place) -> str:
     if not choices:
         return ""
     more = ", ..." if len(choices.names) > MANY else ""
-    return f" (one of {', '.join(choices.names[:MANY])}{more})"
+    custom = "; or class, for code of your own" if choices.custom else ""
+    return f" (one of {', '.join(choices.names[:MANY])}{more}{custom})"
 
 
 def _unknown_name(path: Path, tree: Tree) -> str:

@@ -233,6 +233,14 @@ class Measurements:
     packed: Any
     layout: Layout = dataclasses.field(metadata={"static": True})
 
+    def __str__(self) -> str:
+        if isinstance(self.packed, jax.core.Tracer):
+            return repr(self)  # inside a transformation, where there are no values to show
+        m = self.host()
+        if m.packed.ndim == 1:
+            return _text(m)
+        return f"the last of {len(m.packed)} steps:\n{_text(m.at(-1))}"
+
     def host(self) -> Measurements:
         """Returns the same record in host memory; waits for the step that made it."""
         return Measurements(np.asarray(self.packed), self.layout)
@@ -359,6 +367,36 @@ class Measurements:
 def _applicable(values: Any) -> Any:
     module = np if isinstance(values, np.ndarray) else jnp
     return module.where(values < 0, np.float32(np.nan), values)
+
+
+# -- for a person ---------------------------------------------------------------------------------
+
+_SHOWN = ("param_norm", "update_ratio", "zero_fraction", "adam_lag")  # of layers, where the record holds them
+_ROWS = 24  # layers that are shown
+
+
+def _text(m: Measurements) -> str:
+    """The record of one step, on the host, as lines: the scalars it holds, then a row for each layer."""
+    read = {name: getattr(m, name) for name in (*SCALARS, *RARE_SCALARS) if hasattr(m, name)}
+    read |= {name: getattr(m.rare, name) for name in RARE_SCALARS if name in Rare._fields and m.rare is not None}
+    usual = {"loss_scale": 1, "guard": 1, "skipped": 0, "skips": 0}
+    # Elsewhere NaN means that the record does not hold a signal; of these two it is news.
+    held = {name: float(x) for name, x in read.items() if name in ("loss", "grad_norm") or not np.isnan(x)}
+    figures = {name: x for name, x in held.items() if x != usual.get(name)}
+    figures |= {name: float(total / count) for name, (total, count) in m.metrics.items() if count}
+    lines = ["  ".join(f"{name} {value:.4g}" for name, value in figures.items())]
+    layers, names = m.layers, m.layout.layers
+    columns = {name: np.asarray(getattr(layers, name)) for name in ("grad_norm", "grad_rms", *_SHOWN)} if names else {}
+    columns = {name: values for name, values in columns.items() if not np.isnan(values).all()}
+    width = max((len(name) for name in names[:_ROWS]), default=0)
+    if names:
+        lines.append("  ".join(["layer".ljust(width), *(f"{name:>13}" for name in columns)]))
+    for i, name in enumerate(names[:_ROWS]):
+        cells = ["" if np.isnan(values[i]) else f"{values[i]:.4g}" for values in columns.values()]
+        lines.append("  ".join([name.ljust(width), *(f"{cell:>13}" for cell in cells)]).rstrip())
+    if len(names) > _ROWS:
+        lines.append(f"and {len(names) - _ROWS} more layers")
+    return "\n".join(lines)
 
 
 # -- packing ------------------------------------------------------------------------------------

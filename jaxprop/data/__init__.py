@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxprop.config.schema.data import DataSection
+from jaxprop.config.schema.data import CustomData, DataSection
 from jaxprop.config.tasks import TASK_TABLE, tasks_for
+from jaxprop.data import augment
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.readers.arrays import ARRAYS
 from jaxprop.data.readers.digits import DIGITS
+from jaxprop.data.readers.own import OWN
 from jaxprop.data.readers.random import RANDOM
 from jaxprop.data.readers.stdlib_text import STDLIB_TEXT
 from jaxprop.data.readers.table import TABLE
@@ -18,7 +20,7 @@ from jaxprop.data.stream import Stream, one_pass
 from jaxprop.errors import ConfigError, one_of
 from jaxprop.types import Reader, Source
 
-__all__ = ["READERS", "Prefetch", "Reader", "Source", "Stream", "one_pass", "open_sources", "prefetch"]
+__all__ = ["READERS", "Prefetch", "Reader", "Source", "Stream", "augment", "one_pass", "open_sources", "prefetch"]
 
 READERS: dict[str, Reader] = {
     "digits": DIGITS,
@@ -53,15 +55,16 @@ def open_sources(section: DataSection, task: str, prepared: Mapping[str, Any] | 
       {'train': 1293, 'validation': 144, 'test': 360}
     """
     name = getattr(section, "name", type(section).__name__)
-    if name not in READERS:
+    own = isinstance(section, CustomData)
+    if not own and name not in READERS:
         raise ConfigError(f"data.name: {one_of(name, READERS, 'data')}")
-    if task not in tasks_for(name):
+    if not own and task not in tasks_for(name):
         usable = sorted(TASK_TABLE[task].data) if task in TASK_TABLE else []
         fix = f"data.name: {' or '.join(usable)}, or " if usable else ""
         raise ConfigError(
             f"data {name!r} cannot be used for task {task!r}; set {fix}task.name: {' or '.join(tasks_for(name))}"
         )
-    opened = READERS[name].open(section, task, prepared)
+    opened = (OWN if own else READERS[name]).open(section, task, prepared)
     if isinstance(section.validation, float) and "train" in opened and "validation" not in opened:
         train, validation = hold_out(opened["train"], section.validation, section.split_seed)
         opened = {"train": train, "validation": validation} | {k: v for k, v in opened.items() if k != "train"}

@@ -7,13 +7,16 @@ from functools import partial
 
 from jaxprop.config.schema import task as schema
 from jaxprop.losses.huber import huber
+from jaxprop.losses.own import own_loss
 from jaxprop.losses.per_example import PerExample
 from jaxprop.losses.sigmoid import sigmoid_cross_entropy
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.losses.squared import squared_error
 from jaxprop.types import Loss
 
-__all__ = ["LOSSES", "huber", "make_loss", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error"]
+__all__ = [
+    "LOSSES", "huber", "make_loss", "own_loss", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error",
+]  # fmt: skip
 
 LOSSES: dict[str, Callable[..., PerExample]] = {
     "softmax_cross_entropy": softmax_cross_entropy,

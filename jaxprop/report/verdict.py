@@ -198,6 +198,8 @@ def _facts(run: RunData, main: dict[str, Any] | None) -> list[tuple[str, str]]:
     for finding in run.findings[:1]:
         facts.append(("origin", origin(finding)))
     facts += [("done", _done(action)) for action in run.actions[:6]]
+    if stopped := text((run.summary or {}).get("stopped")):
+        facts.append(("ended early", stopped))
     if len(run.actions) > 6:
         facts.append(("done", f"and {len(run.actions) - 6} more actions"))
     skips = run.train.get("skips")
@@ -239,7 +241,7 @@ def _done(action: dict[str, Any]) -> str:
 def _status(run: RunData) -> str:
     said = [f"{ENDED.get(run.status, run.status)}, step {run.last_step:,}"]
     for split, columns in (("train", run.train), ("eval", run.evaluation)):
-        for name in ("loss", "accuracy"):
+        for name in ("loss", *run.metrics):
             series = columns.get(name)
             if series is not None:
                 last = series.value[-1]

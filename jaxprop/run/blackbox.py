@@ -33,9 +33,10 @@ VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL
 FIGURES = ("loss", "grad_norm", "learning_rate", "loss_scale", "skipped", "skips")
 ABOUT = ("step", "updates", "leaves", "key_impls", "versions", "flags", "device", "sources", "records")  # of box.json
 FILES = ("state.safetensors", "batch.safetensors", "config.yaml", "box.json", "repro.py")
-REPRO = '''"""Replays a step that was not finite, from this folder alone: python repro.py"""
+REPRO = '''"""Replays a step that was not finite, from this folder alone: python repro.py [FILES WITH YOUR CODE]"""
 
 import os
+import sys
 from pathlib import Path
 
 for name, value in {flags!r}.items():
@@ -45,7 +46,7 @@ from jaxprop.errors import JaxpropError
 from jaxprop.tools.replay import replay
 
 try:
-    print(replay(Path(__file__).parent).message)
+    print(replay(Path(__file__).parent, code=sys.argv[1:]).message)
 except JaxpropError as error:
     raise SystemExit(f"error: {{error}}") from None
 '''
@@ -195,14 +196,15 @@ def flags() -> dict[str, str]:
 
 
 def fingerprints() -> dict[str, str]:
-    """Returns the SHA-256 of every source file that models and losses are made of, by its path in the package."""
+    """Returns the SHA-256 of every source file that computes the loss, by its path in the package."""
     package = Path(__file__).parents[1]
-    files = sorted(path for room in ("models", "losses", "tasks") for path in (package / room).rglob("*.py"))
+    rooms = ("data/augment", "models", "losses", "tasks")
+    files = sorted(path for room in rooms for path in (package / room).rglob("*.py"))
     return {path.relative_to(package).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def changed_sources(box: Box) -> list[str]:
-    """Returns the source files of models and losses that are not what they were when the box was written."""
+    """Returns the source files that compute the loss and are not what they were when the box was written."""
     now = fingerprints()
     return [path for path, digest in box.about["sources"].items() if now.get(path) != digest]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,17 +12,24 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxprop import data, tasks
+from jaxprop.code.load import RATES, load_code
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.optimizer import CustomOptimizer
 from jaxprop.core.precision import Scaling
+from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.mesh import make_mesh
 from jaxprop.parallel.placement import place_batch, replicate
+from jaxprop.run import own_code
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
-from jaxprop.types import Batch, Source, TrainState
+from jaxprop.train.trainable import split, trainable_mask
+from jaxprop.types import Batch, PyTree, Source, TrainState
+
+Change = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]  # of the parameters and extras that were drawn
 
 
 class Experiment(NamedTuple):
@@ -30,7 +38,7 @@ class Experiment(NamedTuple):
     It holds no state: whoever trains calls `init`, since the step donates the state that it is given.
 
     Args:
-      config: the configuration, or the settings of `jaxprop.fit`.
+      config: the configuration, with the digests of code of the user's own; or the settings of `jaxprop.fit`.
       task: model, loss and metrics bound together.
       sources: the data's splits.
       stream: training batches: a `data.Stream`, or one that is resumed in another way.
@@ -38,7 +46,8 @@ class Experiment(NamedTuple):
         `validation`, else `test`, else None.
       test: the split for the end alone, where `validation` is another; else None.
       optimizer: the update rule with its schedule; None for `jaxprop.fit`, which is given one.
-      init: `seed -> state` before the first step, with the parameters and the random stream of that seed.
+      init: `(seed, change) -> state` before the first step, with the parameters and the random stream of that seed;
+        `change(params, extras)`, if given, says what they are instead.
       step: the compiled train step.
       evaluate: the compiled eval step, `(params, extras, batch) -> {name: total}`, and how its totals are finished.
       mesh: the devices, or None for a single one.
@@ -52,7 +61,7 @@ class Experiment(NamedTuple):
     validation: Source | Iterable[Any] | None
     test: Source | None
     optimizer: optimizers.Optimizer | None
-    init: Callable[[int], TrainState]
+    init: Callable[..., TrainState]
     step: TrainStep
     evaluate: EvalStep
     mesh: Mesh | None
@@ -71,8 +80,11 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
       The experiment.
 
     Raises:
+      ConfigError: code of the user's own cannot be loaded, or its arguments do not fit.
+      UsageError: a run names such code, and the user has not repeated it.
       JaxpropError: the data, the model, the optimizer and the devices do not fit together.
     """
+    config = own_code.checked(config)
     sources = data.open_sources(config.data, config.task.name) if sources is None else sources
     train = sources["train"]
     task = tasks.make_task(config, sources)
@@ -85,11 +97,17 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
     assert task.model is not None
     init_model, example = jax.jit(task.model.init), next(data.one_pass(train, 2))
     shapes, _ = init_model.eval_shape(jax.random.key(0), example)
-    optimizer = optimizers.make_optimizer(config.optimizer, steps=total_steps, params=shapes)
+    trainable = _trainable(config, shapes)
+    mask = trainable_mask(trainable, shapes)
+    optimizer = optimizers.make_optimizer(
+        config.optimizer, steps=total_steps, params=split(shapes, mask), own=_own_optimizer(config)
+    )
+    scales = iter(optimizer.lr_scales)
+    optimizer = optimizer._replace(lr_scales=tuple(next(scales) if trained else 0.0 for trained in mask))
 
-    def init(seed: int) -> TrainState:
+    def init(seed: int, change: Change = _as_drawn) -> TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
-        params, extras = init_model(params_key, example)
+        params, extras = change(*init_model(params_key, example))
         state = step.init(params, key=run_key, extras=extras)
         # One structure whatever health.on_alert says, so that a checkpoint resumes under another setting of it.
         health = init_health(state.health.direction)
@@ -98,7 +116,7 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
     step = make_train_step(
         task.objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
         steps_per_call=config.run.steps_per_call, health=signals, ema_decay=config.run.ema_decay,
-        schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh,
+        schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh, trainable=trainable,
     )  # fmt: skip
     validation, test = sources.get("validation"), sources.get("test")
     return Experiment(
@@ -106,6 +124,34 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
         test=test if validation else None, optimizer=optimizer, init=init, step=step,
         evaluate=make_eval_step(task.objective, precision, mesh=mesh), mesh=mesh, total_steps=total_steps,
     )  # fmt: skip
+
+
+def _own_optimizer(config: Config) -> Callable[[Any], Any] | None:
+    if not isinstance(config.optimizer, CustomOptimizer):
+        return None
+    code = load_code(config.optimizer, ("optimizer",))
+    return lambda rate: code(**({} if rate is None else dict.fromkeys(RATES, rate)))
+
+
+def _as_drawn(params: PyTree, extras: PyTree) -> tuple[PyTree, PyTree]:
+    return params, extras
+
+
+def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
+    """Which parameters are trained: those that `run.init_from.freeze` does not match; None for all."""
+    patterns = config.run.init_from.freeze if config.run.init_from else ()
+    paths = leaf_paths(params)
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, path) for path in paths):
+            near = f"{pattern}/.*"
+            whole = f"; write {near!r} for the whole layer" if any(re.fullmatch(near, path) for path in paths) else ""
+            raise ConfigError(
+                f"run.init_from.freeze: {pattern!r} matches no parameter{whole}; there are: {', '.join(paths[:8])}"
+                f"{', ...' if len(paths) > 8 else ''}"
+            )
+    if patterns and all(any(re.fullmatch(pattern, path) for pattern in patterns) for path in paths):
+        raise ConfigError("run.init_from.freeze: every parameter is frozen, so nothing would be trained; free some")
+    return (lambda path: not any(re.fullmatch(pattern, path) for pattern in patterns)) if patterns else None
 
 
 def open_stream(config: Config, train: Source) -> data.Stream:

@@ -19,12 +19,16 @@ from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
 from jaxprop.run.replaced import BACK, Replaced, recover
-from jaxprop.run.resume import refuse_unreadable, resume_note, start_over
+from jaxprop.run.resume import refuse_unreadable, resume_note, start_over, still_stopped, stopped_note
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
 from jaxprop.sinks import Sink, fan_out, open_sinks
 from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
+
+
+def _drawn(experiment: Experiment) -> tuple[TrainState, list[str]]:
+    return experiment.init(experiment.config.run.seed), []
 
 
 class Outcome(NamedTuple):
@@ -59,6 +63,7 @@ class Undertaking(NamedTuple):
       trace: `(experiment, state)`, finds out whether the step can be trained, before anything is removed for it.
       describe: `(experiment, folder)`, writes what the run is.
       explained: `(experiment, saved)`, a context that explains running out of memory.
+      begin: `experiment -> (state, notes)`, the state before the first step, and what there is to say of it.
       sinks: further destinations of records.
       compared: `(experiment, folder) -> figures` of other models on the splits of a completed run, for its summary.
     """
@@ -70,12 +75,18 @@ class Undertaking(NamedTuple):
     trace: Callable[[Experiment, TrainState], None]
     describe: Callable[[Experiment, Path], None]
     explained: Callable[..., contextlib.AbstractContextManager[None]]
+    begin: Callable[[Experiment], tuple[TrainState, list[str]]] = _drawn
     sinks: Sequence[Sink] = ()
     compared: Callable[[Experiment, Path], dict[str, float]] = lambda _experiment, _folder: {}
 
 
 def conduct(
-    undertaking: Undertaking, folder: str | os.PathLike[str], *, fresh: bool = False, quiet: bool = False
+    undertaking: Undertaking,
+    folder: str | os.PathLike[str],
+    *,
+    fresh: bool = False,
+    quiet: bool = False,
+    brief: bool = False,
 ) -> Conducted:
     """Runs an undertaking in a folder, or goes on where the folder's newest checkpoint stands.
 
@@ -85,6 +96,7 @@ def conduct(
       fresh: start over. The folder's run is set aside; it is removed once the new one has a checkpoint, and comes back
         if the new one fails or is interrupted before that.
       quiet: no console.
+      brief: a console of warnings alone: alerts to act on, and the responses to them.
 
     Returns:
       How it ended.
@@ -98,24 +110,28 @@ def conduct(
         _tell_if(recover(folder))
         before = None if fresh else undertaking.finished(folder)
         experiment = undertaking.compose()
-        if before is not None and before["step"] == experiment.total_steps:
+        if before is not None and _has_ended(before, experiment, folder):
             undertaking.complete(experiment, folder)
-            tell(resume_note(before["step"], before["step"]))
+            early = stopped_note(before, experiment.total_steps)
+            tell(early or resume_note(before["step"], before["step"], experiment.config))
             _tell_if(None if quiet else headline_of(before))
             return Conducted(Outcome(before, EXIT_DONE), experiment, None)
         checkpoints, replaced = open_checkpoints(experiment, folder), Replaced(folder)
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
         with undertaking.explained(experiment):
-            state = experiment.init(experiment.config.run.seed)
+            begins = fresh or checkpoints.latest() is None  # otherwise the state only says what to restore into
+            state, begun = (
+                undertaking.begin(experiment) if begins else (experiment.init(experiment.config.run.seed), [])
+            )
         loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment))
         del state
-        started = _Started(undertaking, experiment, loop, replaced, folder)
+        started = _Started(undertaking, experiment, loop, replaced, folder, begun)
         try:
             with (
                 checkpoints,
                 undertaking.explained(experiment, lambda: _saved(checkpoints)),
-                _begun(started, fresh, quiet) as sink,
+                _begun(started, fresh, quiet, brief) as sink,
             ):
                 status = loop.run(sink, lambda: replaced.pending)
                 if status == Status.COMPLETED:
@@ -151,26 +167,28 @@ class _Started(NamedTuple):
     loop: Loop
     replaced: Replaced
     folder: Path
+    begun: list[str]
 
 
 @contextlib.contextmanager
-def _begun(run: _Started, fresh: bool, quiet: bool) -> Iterator[Sink]:
+def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sink]:
     """Resumes or starts over; yields the destination of the run's records, open for as long as it runs."""
-    undertaking, experiment, loop, replaced, folder = run
+    undertaking, experiment, loop, replaced, folder, begun = run
     if fresh:
         undertaking.trace(experiment, loop.state)
         replaced.set_aside()
     resumed_from = None if fresh else loop.resume()
     notes = [note for source in experiment.sources.values() for note in source.info.get("notes", ())]
     if resumed_from is not None:
-        notes.append(resume_note(resumed_from, experiment.total_steps))
+        notes.append(resume_note(resumed_from, experiment.total_steps, experiment.config))
     elif not fresh:
         refuse_unreadable(folder / "checkpoints")
         notes += start_over(folder)
+    notes += begun
     undertaking.describe(experiment, folder)
     own = open_sinks(
         experiment.config.sinks, folder, total_steps=experiment.total_steps, start_step=resumed_from,
-        alerts=loop.alert_lines, log_every=experiment.config.run.log_every, quiet=quiet,
+        alerts=loop.alert_lines, log_every=experiment.config.run.log_every, quiet=quiet, brief=brief,
     )  # fmt: skip
     with contextlib.closing(fan_out([own, *undertaking.sinks])) as sink:
         for name in ("summary.json", panels.NAME):  # of an earlier end that this run goes beyond
@@ -184,6 +202,11 @@ def open_checkpoints(experiment: Experiment, folder: Path) -> Checkpoints:
     """Opens the checkpoints of a run, as its configuration says which are kept."""
     section = experiment.config.checkpoint
     return Checkpoints(folder / "checkpoints", keep=section.keep, best=section.best or "loss", mode=section.mode)
+
+
+def _has_ended(before: dict[str, Any], experiment: Experiment, folder: Path) -> bool:
+    """Whether nothing is left to do for a run that has completed."""
+    return before["step"] == experiment.total_steps or still_stopped(before, experiment.config, folder)
 
 
 def _tell_if(text: str | None) -> None:

@@ -80,6 +80,7 @@ def fit(
     evaluate: Source | Iterable[Any] | None = None,
     eval_every: int | None = None,
     health: bool | Mapping[str, Any] = True,
+    stop: Mapping[str, Any] | None = None,
     checkpoint: bool | Mapping[str, Any] = True,
     sinks: Mapping[str, Any] | Sequence[Sink] = (),
     seed: int = 0,
@@ -118,6 +119,7 @@ def fit(
       health: False measures no layers and watches nothing; a mapping has the keys of the section `health` of a
         configuration, such as `{"on_alert": ["clip", "rollback"]}`.
       checkpoint: False saves nothing; a mapping has the keys of the section `checkpoint`.
+      stop: when the run ends early: the keys of `run.stop` in a configuration, such as `{"patience": 5}`.
       sinks: the keys of the section `sinks`, or sinks of your own besides the usual ones.
       seed: of the initial parameters and of the keys that the loss is given.
       precision, accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, stateful: as in
@@ -150,14 +152,13 @@ def fit(
     stream = as_stream(batches, depth=(prefetch + 2) * steps_per_call)
     evaluates = _check_evaluation(evaluate, batch_size) and _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
-        data={"batch_size": batch_size, "prefetch": prefetch},
-        precision={"policy": precision},
+        data={"batch_size": batch_size, "prefetch": prefetch}, precision={"policy": precision},
         health=health if isinstance(health, Mapping) else {"layers": health, "watch": health},
         checkpoint=checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
         sinks=sinks if isinstance(sinks, Mapping) else {},
         run={
             "steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate,
-            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates,
+            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "stop": stop,
         },
     )  # fmt: skip
 
@@ -221,11 +222,15 @@ class _Finder:
 
 def _settings(**sections: Any) -> Settings:
     try:
-        return Settings.model_validate(sections)
+        settings = Settings.model_validate(sections)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"] if part != "run")
         raise UsageError(f"fit: {where}: {first['msg']}; got {first['input']!r}") from error
+    stop = settings.run.stop
+    if stop is not None and settings.run.eval_every is None and (stop.patience, stop.target) != (None, None):
+        raise UsageError("fit: stop has patience or target, which are about evaluations; give evaluate=...")
+    return settings
 
 
 def _rhythm(eval_every: int | None, steps: int, per_call: int, stream: Any) -> int:

@@ -30,6 +30,7 @@ from jaxprop.run.pace import Pace
 from jaxprop.run.records import Interval, is_recorded, layer_rows, train_record
 from jaxprop.run.status import Status
 from jaxprop.run.stepper import Stepper
+from jaxprop.run.stopping import Stopping
 from jaxprop.run.unread import Unread
 from jaxprop.sinks import Sink
 from jaxprop.types import PyTree, TrainState
@@ -58,6 +59,7 @@ class Loop:
         self.best: dict[str, float] | None = None  # of the best one, with its step
         self.test: dict[str, float] | None = None  # of the best checkpoint on the test split, at the end, with its step
         self.status = Status.COMPLETED  # unless something else becomes of it
+        self.stopped: str | None = None  # why it has ended before its last step
         self._stream_state = experiment.stream.state()
         self._unread = Unread()
         self._interval = Interval()
@@ -66,9 +68,10 @@ class Loop:
         config, total, per_call = self._config, experiment.total_steps, self._config.run.steps_per_call
         epoch = experiment.stream.batches_per_epoch or max(1, total // 10)  # batches of no known number have no epoch
         self._rhythm = rhythm_of(config, total, epoch, experiment.validation is not None)
+        self._stopping = Stopping(config)
         self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
         self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call)
-        self._responder = _responder(config, total, state.params)
+        self._responder = _responder(config, total, experiment.step.trained(state.params))
         self._replaces: Callable[[], bool] = bool
 
     @property
@@ -120,6 +123,7 @@ class Loop:
         self.state, self.step, self.metrics = restored.state, restored.step, dict(restored.stream["metrics"])
         # jaxprop 0.1.0 saved neither.
         self.best = restored.stream.get("best")
+        self._stopping.restore(restored.stream.get("stop"))
         self._interval.restore(restored.stream.get("interval"))
         return restored
 
@@ -140,7 +144,9 @@ class Loop:
         self._replaces = replaces
         if self._owes_evaluation and not self._make_up_evaluation(sink):
             return Status.INTERRUPTED
-        if self.step < self._experiment.total_steps and self._stop.received is not None:
+        if self.step and self._rhythm.evaluates(self.step):
+            self._end_early(self._stopping.why)
+        if self.step < self._rhythm.total and self._stop.received is not None:
             return Status.INTERRUPTED  # before compiling, which may take minutes; what there was is saved already
         if self.step == 0 and self._responder.is_point(0):
             self._save(None, evaluated=True)
@@ -148,11 +154,13 @@ class Loop:
             # The data are not gone back in: those that come next are others.
             self._experiment.stream.restore(self._stream_state)
         self._read(sink, keep=0)
-        if self.status == Status.COMPLETED and self.step < self._experiment.total_steps:
+        if self.status == Status.COMPLETED and self.step < self._rhythm.total:
             raise DataError(
                 f"the training data ended after step {self.step} of {self._experiment.total_steps}; a source gives "
                 "its examples as often as it is asked, so its `take` or `__next__` must not raise StopIteration"
             )
+        if self.status == Status.COMPLETED and self.stopped is not None:
+            sink.note(f"stopped after step {self.step}: {self.stopped}")
         return self.status
 
     def _take_calls(self, sink: Sink) -> bool:
@@ -176,12 +184,13 @@ class Loop:
                 sink.progress(self.step)
                 if self._after_call(sink):
                     return True
-                if self.status != Status.COMPLETED:
+                if self.status != Status.COMPLETED or self.step >= self._rhythm.total:
                     break
         return False
 
     def _after_call(self, sink: Sink) -> bool:
         """Reads, responds, evaluates, saves and leaves, as is due at this step; returns whether the run went back."""
+        self._end_early(self._stopping.overdue)
         last = self.step == self._rhythm.total
         leaving = self._stop.received is not None
         evaluating, due = self._rhythm.evaluates(self.step), self._rhythm.saves(self.step)
@@ -201,7 +210,14 @@ class Loop:
         # A request that came during an evaluation is met at once too: evaluations are saved.
         if cut_short or ((leaving or (evaluating and self._stop.received is not None)) and not last):
             self.status = Status.INTERRUPTED
+        elif evaluating:
+            self._end_early(self._stopping.why)
         return False
+
+    def _end_early(self, why: str | None) -> None:
+        """Makes this step the run's last one, if there is a reason and it is not the last one anyway."""
+        if why is not None and self.step < self._rhythm.total:
+            self.stopped, self._rhythm = why, self._rhythm._replace(total=self.step)
 
     def _gives_way(self) -> bool:
         """Whether a stop has come before this run has a checkpoint, so that the one it was to replace comes back."""
@@ -273,6 +289,7 @@ class Loop:
         if metrics is not None:
             self.metrics = metrics
             self._note_best(metrics)
+            self._stopping.evaluated(self.step, metrics)
             sink.write({"step": self.step, "split": "eval", **metrics})
         self.clock.resume()
         return metrics
@@ -289,7 +306,7 @@ class Loop:
         metrics = self._evaluate(sink)
         if metrics is None:
             return False
-        stream = {"metrics": metrics, "best": self.best, "evaluated": True}
+        stream = {"metrics": metrics, "best": self.best, "stop": self._stopping.state(), "evaluated": True}
         write_text(*self._checkpoints.amended(self.step, metrics=metrics, stream=stream))
         self._checkpoints.retire()  # the best until now may be kept for nothing
         return True
@@ -301,6 +318,7 @@ class Loop:
             "data": self._stream_state,
             "metrics": self.metrics,
             "best": self.best,
+            "stop": self._stopping.state(),
             "interval": self._interval.state(),
             "health": self._responder.state(),
             "pace": self._pace.state(),
@@ -310,9 +328,9 @@ class Loop:
         self.clock.resume()
 
 
-def _responder(config: Config, total_steps: int, params: PyTree) -> Responder:
+def _responder(config: Config, total_steps: int, trained: PyTree) -> Responder:
     health, per_call = config.health, config.run.steps_per_call
-    names = trees.layer_names(params)[0]
+    names = trees.layer_names(trained)[0]
     watch = Watch(names, source="yaml", run=to_builtins(config)) if health.watch else None
     return Responder(
         health.responses, watch, tries=health.tries,

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from jaxprop import data
 from jaxprop.checkpoint import Checkpoints, Restored, stored_config
 from jaxprop.config.build import build, build_tree
+from jaxprop.config.custom import admit
 from jaxprop.config.diff import mathematical
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.merge import merge, overrides_tree
@@ -49,21 +50,28 @@ class Opened(NamedTuple):
     which: Which
 
 
-def open_run(folder: str | os.PathLike[str], overrides: Sequence[str] = (), *, which: Which | None = None) -> Opened:
+def open_run(
+    folder: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    which: Which | None = None,
+    code: Sequence[str] = (),
+) -> Opened:
     """Opens a run with the config saved in its checkpoint. It may be training at the same time: no lock is taken.
 
     Args:
       folder: the run's folder.
       overrides: `key=value`, for keys that do not alter the model or its training.
       which: the checkpoint; by default the best, and the newest where none was saved with an evaluation.
+      code: files and modules with code of the user's own that may be run; the run names them, and may be anyone's.
 
     Raises:
-      UsageError: this is not the folder of a run, or an override alters the run.
+      UsageError: this is not the folder of a run, an override alters the run, or it names code that is not in `code`.
       CheckpointError: there is no checkpoint yet, or it cannot be read.
     """
     folder = find_run(Path(folder))
     path = _checkpoints_of(folder)
-    config = _overridden(build(stored_config(path)), overrides)
+    config = _overridden(build(stored_config(path)), overrides, code)
     # A run of an earlier jaxprop has kept nothing of its data, so they are opened.
     prepared = read(folder) or prepared_of(data.open_sources(config.data, config.task.name)["train"])
     experiment = compose(config, {"train": stand_in(prepared)})
@@ -82,9 +90,10 @@ def _checkpoints_of(folder: Path) -> Path:
     return checkpoints
 
 
-def _overridden(stored: Config, overrides: Sequence[str]) -> Config:
+def _overridden(stored: Config, overrides: Sequence[str], code: Sequence[str]) -> Config:
     patch, problems = overrides_tree(overrides)
-    config = build_tree(merge(Tree(to_builtins(stored), {}), patch), problems)
+    tree = merge(Tree(to_builtins(stored), {}), patch)
+    config = admit(build_tree(tree, problems), tree, code, stored=True)
     changes = [c for c in mathematical(stored, config) if not any(c.path[: len(p)] == p for p in EVALUATION_ONLY)]
     if changes:
         lines = "".join(f"\n  {change}" for change in changes)

@@ -23,7 +23,10 @@ from jaxprop.run.folder import read_summary
 from jaxprop.run.status import Status
 
 ASIDE, MOVING, DROPPED = ".before-fresh", ".before-fresh.moving", ".before-fresh.dropped"
-FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "panels.json", "prepared.json")
+FILES = (
+    "config.yaml", "code.json", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "panels.json",
+    "prepared.json",
+)  # fmt: skip
 FOLDERS = ("checkpoints", "blackbox", "tensorboard")
 BACK = "the run from before --fresh is back in its place"
 

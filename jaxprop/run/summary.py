@@ -70,6 +70,7 @@ def summary(status: Status, run: Loop, reference: Mapping[str, float], started: 
         "status": status,
         **diverged,
         "outcome": run.outcome(reference) if status in (Status.COMPLETED, Status.DIVERGED) else None,
+        "stopped": run.stopped if status == Status.COMPLETED else None,
         "step": run.step,
         "metrics": run.metrics,
         "best": run.best,

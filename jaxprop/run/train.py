@@ -8,17 +8,25 @@ from pathlib import Path
 from jaxprop import data
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
-from jaxprop.run import linear, prepared
+from jaxprop.run import linear, own_code, prepared
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.conduct import Outcome, Undertaking, conduct
 from jaxprop.run.folder import write_text
+from jaxprop.run.initial import begin, resolved
 from jaxprop.run.memory import explained
 from jaxprop.run.resume import check_data, finished
 from jaxprop.types import TrainState
 
 
-def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False, quiet: bool = False) -> Outcome:
+def train(
+    config: Config,
+    folder: str | os.PathLike[str],
+    *,
+    fresh: bool = False,
+    quiet: bool = False,
+    brief: bool = False,
+) -> Outcome:
     """Trains a configuration in a folder, or goes on where the folder's newest checkpoint stands.
 
     Args:
@@ -26,6 +34,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
       folder: the run's folder.
       fresh: start over, as `conduct` does.
       quiet: no console.
+      brief: a console of warnings alone: alerts to act on, and the responses to them.
 
     Returns:
       The summary and the exit code: 0 done, 3 diverged, 75 or 130 interrupted after saving.
@@ -34,23 +43,31 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
       UsageError: the folder holds a run whose mathematics another configuration would change.
       JaxpropError: the run cannot be built, or its folder not be written.
     """
-    # It is stored, and may be read in another working directory.
-    stored = with_absolute_paths(config)
+    config = resolved(config)
     undertaking = Undertaking(
-        compose=lambda: compose(config)._replace(config=stored),
+        compose=lambda: _composed(config),
         finished=lambda folder: finished(config, folder),
         complete=lambda experiment, folder: check_data(experiment.stream, folder / "checkpoints"),
-        recorder=lambda folder, _: Recorder(folder, stored),
+        recorder=lambda folder, experiment: Recorder(folder, experiment.config),
         trace=_trace,
         describe=_describe,
         compared=linear.compared,
         explained=explained,
+        begin=begin,
     )
-    return conduct(undertaking, folder, fresh=fresh, quiet=quiet).outcome
+    return conduct(undertaking, folder, fresh=fresh, quiet=quiet, brief=brief).outcome
+
+
+def _composed(config: Config) -> Experiment:
+    experiment = compose(config)
+    # It is stored, and may be read in another working directory.
+    return experiment._replace(config=with_absolute_paths(experiment.config))
 
 
 def _describe(experiment: Experiment, folder: Path) -> None:
+    own_code.tell_changes(folder, experiment.config)
     write_text(folder / "config.yaml", dump(experiment.config, folder))
+    own_code.write(folder, experiment.config)
     prepared.write(folder, prepared.prepared_of(experiment.sources["train"]))
 
 

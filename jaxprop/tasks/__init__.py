@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from jaxprop.config.schema.config import Config
+from jaxprop.models import no_outputs
 from jaxprop.tasks.classify import classify
 from jaxprop.tasks.language import language
 from jaxprop.tasks.multilabel import multilabel
@@ -32,4 +33,6 @@ def make_task(config: Config, sources: Mapping[str, Source]) -> Task:
     Returns:
       The task.
     """
-    return TASKS[config.task.name](config, sources)
+    task = TASKS[config.task.name](config, sources)
+    has_outputs = task.model is None or task.model.apply is not no_outputs
+    return task if has_outputs else task._replace(panels=())

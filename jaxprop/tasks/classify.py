@@ -37,24 +37,27 @@ def classify(config: Config, sources: Mapping[str, Source]) -> Task:
 
 
 def predict(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-    """Returns the likeliest class of each example, int32 `[B]`, and its probability, float32 `[B]`.
+    """Returns the likeliest class of each example, int32 `[B]`, and the probability of it and of all, `[B]`, `[B, C]`.
 
     Args:
       outputs: logits `[B, C]`.
       batch: not looked at.
 
     Example:
-      >>> {name: x.tolist() for name, x in predict(jnp.array([[0.0, 0.0, 50.0]]), {}).items()}
-      {'class': [2], 'probability': [1.0]}
+      >>> {name: x.round().tolist() for name, x in predict(jnp.array([[0.0, 0.0, 50.0]]), {}).items()}
+      {'class': [2], 'probability': [1.0], 'probabilities': [[0.0, 0.0, 1.0]]}
     """
     del batch
     shares = jax.nn.softmax(wide(outputs), -1)
-    return {"class": jnp.argmax(shares, -1).astype(jnp.int32), "probability": jnp.max(shares, -1)}
+    likeliest = jnp.argmax(shares, -1).astype(jnp.int32)
+    return {"class": likeliest, "probability": jnp.max(shares, -1), "probabilities": shares}
 
 
 def _majority(sources: Mapping[str, Source]) -> dict[str, float]:
     evaluated = sources.get("validation") or sources.get("test")
-    if evaluated is None:
+    if evaluated is None or "labels" not in evaluated.take(
+        np.zeros(1, np.int64)
+    ):  # data of the user's own may have none
         return {}
     counts = np.bincount(labels_of(sources["train"]))
     if not counts.size:  # the training data are gone, and their classes were not counted

@@ -9,17 +9,23 @@ import jax
 import numpy as np
 
 from jaxprop import models
+from jaxprop.code.load import load_code
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.task import usual_loss
+from jaxprop.config.schema.model import CustomModel
+from jaxprop.config.schema.task import CustomLoss, usual_loss
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.core.precision import Policy, cast_floating, cast_keys
-from jaxprop.losses import make_loss
+from jaxprop.data.augment import make_augmentation
+from jaxprop.errors import ConfigError
+from jaxprop.losses import make_loss, own_loss
 from jaxprop.metrics import METRICS
+from jaxprop.models.arguments import masks_tokens
 from jaxprop.tasks.panels import Panel
-from jaxprop.train.objective import loss_from, without_padding
-from jaxprop.types import Batch, Metric, Model, Objective, PyTree, Source, Spec
+from jaxprop.tasks.tokens import loss_of_sequences, metric_of_sequences
+from jaxprop.train.objective import as_objective, loss_from, without_padding
+from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Source, Spec
 
-SIZES = ("classes", "targets", "vocabulary")  # what a source may say in `info` and a model may need
+SIZES = ("classes", "targets", "vocabulary", "categories")  # what a source may say in `info` and a model may need
 COMPUTED = ("inputs",)  # what of a batch is computed with, and so cast; answers, masks and weights are not
 
 
@@ -55,19 +61,20 @@ class Task(NamedTuple):
     panels: tuple[Panel, ...] = ()
 
 
-def predictions(task: Task, policy: Policy) -> Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]]:
+def predictions(
+    task: Task, policy: Policy, *, padded: bool = True
+) -> Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]]:
     """Returns `(params, extras, batch) -> predictions` of a task, in evaluation and with the policy's casts. Pure.
 
     Args:
       task: the task.
       policy: of the precision that it is trained in.
+      padded: whether batches may hold examples that are padding.
     """
 
     def predict(params: PyTree, extras: PyTree, batch: Batch) -> dict[str, jax.Array]:
-        params, narrow = (
-            cast_floating(params, policy.compute),
-            cast_keys(without_padding(batch), policy.compute, COMPUTED),
-        )
+        params, seen = cast_floating(params, policy.compute), without_padding(batch) if padded else batch
+        narrow = cast_keys(seen, policy.compute, _computed(task.spec))
         assert task.model is not None
         outputs, _ = task.model.apply(params, extras, narrow, key=None, train=False)
         return task.predict(cast_floating(outputs, policy.output), batch)
@@ -76,7 +83,7 @@ def predictions(task: Task, policy: Policy) -> Callable[[PyTree, PyTree, Batch],
 
 
 def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = None) -> tuple[Model, Objective, Spec]:
-    """Builds the model for the data's shapes and binds it to the loss and metrics of the table of tasks.
+    """Builds the model for the data's shapes and binds it to augmentation and to the task's loss and metrics.
 
     Args:
       config: the run's configuration; its `task.loss` goes before the task's usual one.
@@ -85,12 +92,59 @@ def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = N
 
     Returns:
       The model, the objective, and the spec the model was built for.
+
+    Raises:
+      ConfigError: code of the user's own does not fit.
     """
     example = train.take(np.zeros(1, np.int64))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), example)
     spec = Spec(shapes, {name: train.info[name] for name in SIZES if name in train.info})
-    model = models.make_model(config.model, spec, config.run.remat)
-    loss = make_loss(config.task.loss or usual_loss(config.task.name))
+    model = _model(config, spec)
+    if isinstance(model, models.LossFunction):
+        return model.model(), _own_objective(config, model, spec), spec
+    metrics, augment = _metrics(config, spec, instead or {}), make_augmentation(config.data.augment, spec)
+    return model, loss_from(model, _loss(config, spec), metrics, cast=_computed(spec), augment=augment), spec
+
+
+def _computed(spec: Spec) -> tuple[str, ...]:
+    """The keys of a batch that are computed with; in one of the user's own, all that are no answers and no weights."""
+    if set(COMPUTED) <= spec.batch.keys():
+        return COMPUTED
+    return tuple(name for name in spec.batch if name not in ("labels", "mask", "weight"))
+
+
+def _model(config: Config, spec: Spec) -> Model | models.LossFunction:
+    if isinstance(config.model, CustomModel):
+        return models.own_model(load_code(config.model, ("model",)), spec)
+    return models.make_model(config.model, spec, config.run.remat)
+
+
+def _loss(config: Config, spec: Spec) -> Loss:
+    section = config.task.loss or usual_loss(config.task.name)
+    if isinstance(section, CustomLoss):
+        return own_loss(load_code(section, ("task", "loss")), spec.sizes)
+    return loss_of_sequences(make_loss(section)) if masks_tokens(spec) else make_loss(section)
+
+
+def _metrics(config: Config, spec: Spec, instead: Mapping[str, Metric]) -> dict[str, Any]:
     figures = TASK_TABLE[config.task.name].figures
-    metrics = {name: METRICS[figure.metric] for name, figure in figures.items() if figure.metric is not None}
-    return model, loss_from(model, loss, metrics | dict(instead or {}), cast=COMPUTED), spec
+    own = {
+        name: load_code(section, ("task", "metrics", name)).of_outputs(**spec.sizes)
+        for name, section in (config.task.metrics or {}).items()
+    }
+    usual = {name: METRICS[figure.metric] for name, figure in figures.items() if figure.metric is not None}
+    if masks_tokens(spec):
+        usual = {name: metric_of_sequences(metric) for name, metric in usual.items()}
+    return usual | dict(instead) | own
+
+
+def _own_objective(config: Config, model: models.LossFunction, spec: Spec) -> Objective:
+    for key in ("loss", "metrics"):
+        if getattr(config.task, key) is not None:
+            raise ConfigError(
+                f"task.{key}: the model is a loss function, which has no outputs to compute it from; remove it, and "
+                "return figures of your own as loss_fn's aux: loss, {name: value}"
+            )
+    if config.data.augment:
+        raise ConfigError("data.augment: the model is a loss function, which takes the batch as it is; remove this")
+    return as_objective(model.loss_fn, _computed(spec))

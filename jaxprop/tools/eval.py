@@ -19,7 +19,11 @@ from jaxprop.types import Source
 
 
 def evaluate_run(
-    folder: str | os.PathLike[str], overrides: Sequence[str] = (), *, which: Which | None = None
+    folder: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    which: Which | None = None,
+    code: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint on the test split, with the config saved in the checkpoint.
 
@@ -29,6 +33,7 @@ def evaluate_run(
       folder: the run's folder.
       overrides: `key=value`, for keys that do not alter the model or its training.
       which: the checkpoint; by default the best, and the newest where none was saved with an evaluation.
+      code: files and modules with code of the user's own that may be run.
 
     Returns:
       `run` (the folder), `step` of the checkpoint and `checkpoint` (best or newest), `split`, `metrics`, `reference`
@@ -40,7 +45,7 @@ def evaluate_run(
       CheckpointError: there is no checkpoint yet, or it cannot be read.
     """
     started = time.perf_counter()
-    opened = open_run(folder, overrides, which=which)
+    opened = open_run(folder, overrides, which=which, code=code)
     sources = data.open_sources(opened.config.data, opened.config.task.name, opened.prepared.prepared)
     split = "test" if "test" in sources else "validation"
     if split not in sources:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import UsageError
 from jaxprop.run import compose
+from jaxprop.run.initial import begin
 from jaxprop.train.explain import NotFinite
 from jaxprop.train.explanation import Explanation
 
@@ -26,7 +27,7 @@ def explain(config: Config) -> Explanation:
     """
     single, notes = _single(config)
     experiment = compose.compose(single)
-    state, batch = experiment.init(single.run.seed), next(experiment.stream)
+    state, batch = begin(experiment)[0], next(experiment.stream)
     assert experiment.optimizer is not None
     first = next((n for n in range(LATEST) if float(experiment.optimizer.schedule(n)) > 0), 0)
     for _ in range(first):

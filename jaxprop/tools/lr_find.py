@@ -16,6 +16,7 @@ from jaxprop.errors import RunFolderError, UsageError
 from jaxprop.run import compose
 from jaxprop.run.compose import place
 from jaxprop.run.folder import write_text
+from jaxprop.run.initial import begin
 from jaxprop.sinks.jsonl import encode
 
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 150
@@ -150,7 +151,7 @@ def sweep(experiment: compose.Experiment, seed: int) -> Sweep:
     """
     config, step = experiment.config, experiment.step
     own = config.model_copy(update={"run": config.run.model_copy(update={"seed": config.run.seed + seed})})
-    state, stream = experiment.init(own.run.seed), compose.open_stream(own, experiment.sources["train"])
+    state, stream = begin(experiment, own.run.seed)[0], compose.open_stream(own, experiment.sources["train"])
     rates: list[float] = []
     losses: list[float] = []
     for _ in range(experiment.total_steps):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +35,13 @@ class Replayed(NamedTuple):
       step: its number.
       finding: where it stopped being finite, or None where it did not.
       notes: what is not as it was when the step failed, a sentence each.
+      run: folder of the run whose step it is; None of a black box that was replayed by itself.
     """
 
     step: int
     finding: Finding | None
     notes: tuple[str, ...]
+    run: Path | None = None
 
     @property
     def message(self) -> str:
@@ -49,12 +51,13 @@ class Replayed(NamedTuple):
         return "\n".join(map(printable, [f"step {self.step}: {found}", *self.notes]))
 
 
-def replay_run(folder: Path, step: int | None = None) -> Replayed:
+def replay_run(folder: Path, step: int | None = None, *, code: Sequence[str] = ()) -> Replayed:
     """Takes a run's failing step again and notes what is found in its black box, as `finding.json`.
 
     Args:
       folder: the run's folder, or a black box in it.
       step: which black box; None for the first.
+      code: files and modules with code of the user's own that may be run; the box names them, and may be anyone's.
 
     Raises:
       UsageError: there is no such run, or it has no such black box.
@@ -62,7 +65,7 @@ def replay_run(folder: Path, step: int | None = None) -> Replayed:
     """
     folder = expanded(folder)
     if (folder / "box.json").is_file():  # the box itself
-        return _noted(folder, folder.absolute().parents[1])
+        return _noted(folder, folder.absolute().parents[1], code)
     folder = find_run(folder)
     found = boxes(folder)
     if not found:
@@ -70,13 +73,13 @@ def replay_run(folder: Path, step: int | None = None) -> Replayed:
     chosen = found[0] if step is None else folder / "blackbox" / str(step)
     if chosen not in found:
         raise UsageError(f"{folder} has no black box of step {step}; it has {', '.join(path.name for path in found)}")
-    return _noted(chosen, folder)
+    return _noted(chosen, folder, code)
 
 
-def _noted(chosen: Path, run: Path) -> Replayed:
+def _noted(chosen: Path, run: Path, code: Sequence[str]) -> Replayed:
     """Replays a box and writes what is found into it."""
-    replayed = replay(chosen)
-    replayed = replayed._replace(notes=(*_of_another_run(chosen, run), *replayed.notes))
+    replayed = replay(chosen, code=code)
+    replayed = replayed._replace(notes=(*_of_another_run(chosen, run), *replayed.notes), run=run)
     noted = chosen / "finding.json"
     if replayed.finding is None:
         noted.unlink(missing_ok=True)
@@ -105,17 +108,20 @@ def _without_boxes(folder: Path) -> str:
     return f"{folder} has no black box to replay: none of its {summary.get('step')} steps was non-finite"
 
 
-def replay(folder: Path) -> Replayed:
+def replay(folder: Path, *, code: Sequence[str] = ()) -> Replayed:
     """Takes the failing step of a black box again.
 
     Args:
       folder: of the box.
+      code: files and modules with code of the user's own that may be run.
 
     Raises:
+      UsageError: the box names code that is not in `code`.
       JaxpropError: the box cannot be read, or its run not be built again.
     """
     box = read_box(folder)
-    experiment = compose.compose(load(box.folder / "config.yaml").config)
+    config = load(box.folder / "config.yaml", code=code, stored=True).config
+    experiment = compose.compose(config)
     state = _state(box, experiment)
     finding = None
     for part in parts(experiment, state, box):

@@ -105,7 +105,7 @@ class TrainStep:
         if self._sharding is not None:
             state = jax.device_put(state, self._shardings(state))
         if self._layers is None:
-            self._layers = group_layers(self._trained(state.params)).names
+            self._layers = group_layers(self.trained(state.params)).names
         return state
 
     def __call__(
@@ -136,7 +136,7 @@ class TrainStep:
         except Exception as error:
             if isinstance(error, JaxpropError):
                 raise
-            told = mistake(error, self._recipe.tx, self._trained, state, batch, self._mesh, self._steps_per_call)
+            told = mistake(error, self._recipe.tx, self.trained, state, batch, self._mesh, self._steps_per_call)
             if told is None:
                 raise
             raise UsageError(told) from error
@@ -167,7 +167,8 @@ class TrainStep:
             "everything, and what float16 would flush," if due == "flush" else "everything",
         )
 
-    def _trained(self, params: PyTree) -> PyTree:
+    def trained(self, params: PyTree) -> PyTree:
+        """Returns the parameters that are trained, in their structure, with None in place of the others."""
         return split(params, trainable_mask(self._recipe.trainable, params))
 
     def _detail(self, detail: str | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -37,7 +37,13 @@ class Optimizer(NamedTuple):
     clip: float | optax.GradientTransformation | None
 
 
-def make_optimizer(section: sections.Optimizer, *, steps: int, params: PyTree) -> Optimizer:
+def make_optimizer(
+    section: sections.Optimizer | sections.CustomOptimizer,
+    *,
+    steps: int,
+    params: PyTree,
+    own: Callable[[float | Schedule | None], Any] | None = None,
+) -> Optimizer:
     """Builds the optimizer that a configuration describes.
 
     Without groups and masks this is the chain one would write by hand: `optax.chain(clip, optimizer)`, or the optimizer
@@ -48,6 +54,7 @@ def make_optimizer(section: sections.Optimizer, *, steps: int, params: PyTree) -
       section: the `optimizer` section.
       steps: updates the run makes; the length of a schedule that states none.
       params: parameters, or their shapes; only paths and shapes are read.
+      own: learning rate -> optax transformation, for a section with code of the user's own.
 
     Returns:
       The transformation, its base learning rate and each leaf's multiple of it.
@@ -71,7 +78,11 @@ def make_optimizer(section: sections.Optimizer, *, steps: int, params: PyTree) -
         raise ConfigError("optimizer.groups: every parameter is frozen, so nothing would be trained; free some")
 
     clipping = _clipping(section.grad_clip)
-    tx = _chain([*clipping, _decaying(section, steps, params, groups)])
+    if isinstance(section, sections.CustomOptimizer):
+        inner = _own(section, steps, own)
+    else:
+        inner = _decaying(section, steps, params, groups)
+    tx = _chain([*clipping, inner])
     clip = _chain(clipping) if clipping else None
     if any(frozen):
         labels = _like(params, ["frozen" if flag else "trained" for flag in frozen])
@@ -146,7 +157,7 @@ def _warmup_stable_decay(section: sections.WarmupStableDecay, lr: float, length:
     return optax.join_schedules([rise, optax.constant_schedule(lr), fall], [warmup, length - decay_steps])
 
 
-def _rate(section: sections.Optimizer, steps: int) -> float | Schedule | None:
+def _rate(section: sections.Optimizer | sections.CustomOptimizer, steps: int) -> float | Schedule | None:
     return None if section.lr is None else make_schedule(section.schedule, section.lr, steps)
 
 
@@ -184,6 +195,19 @@ def _call(section: sections.Optimizer, steps: int, **changed: Any) -> optax.Grad
         arguments["adam_learning_rate"] = make_schedule(section.schedule, arguments["adam_learning_rate"], steps)
     function = reduce(getattr, section.entry["function"].split(".")[1:], optax)
     return function(learning_rate=_rate(section, steps), **arguments)
+
+
+def _own(
+    section: sections.CustomOptimizer, steps: int, own: Callable[[float | Schedule | None], Any] | None
+) -> optax.GradientTransformation:
+    assert own is not None
+    tx = own(_rate(section, steps))
+    if not isinstance(tx, optax.GradientTransformation):
+        raise ConfigError(
+            f"optimizer.class: expected {section.name} to return an optax.GradientTransformation, such as "
+            f"optax.chain(...), got {type(tx).__name__}"
+        )
+    return tx
 
 
 def _decaying(

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,10 @@ def test_a_path_without_data_is_a_sentence(jaxprop):
     assert jaxprop("init", "wine.csv").err == "error: wine.csv: no such file or folder\n"
     Path("empty").mkdir()
     assert jaxprop("init", "empty").err == "error: empty: is empty; give a file or a folder with data\n"
+
+
+def test_json(jaxprop):
+    ran = jaxprop("init", "--task", "language", "new/mine.yaml", "--json")
+    path = str(Path("new/mine.yaml").absolute())
+    assert (ran.code, ran.err) == (0, "")
+    assert json.loads(ran.out) == {"command": "init", "run": None, "config": "lm", "path": path}

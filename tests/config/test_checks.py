@@ -26,6 +26,12 @@ GOOD = [
     TEXT,
     TEXT | {"model": {"name": "rnn"}},
     {"model": {"name": "rnn"}},
+    {"model": {"name": "rnn", "bidirectional": True, "pool": "mean"}},
+    {"model": {"name": "resnet", "depths": [1], "widths": [12], "norm": "group", "groups": 4}},
+    {"model": {"name": "resnet", "depths": [1], "widths": [12]}},  # groups are of norm: group
+    {"model": {"name": "vit", "width": 12, "heads": 3, "positions": "sincos", "pool": "mean"}},
+    BOTH | {"model": {"name": "transformer", "causal": True, "kv_heads": 2, "feed_forward": "swiglu"}},
+    {"model": {"name": "mlp", "embedding": 8}},
     ARRAYS,
     BOTH | {"run": {"steps": 10, "eval_every": 5}},
     {"data": {"name": "arrays", "train_inputs": "a.npy", "train_labels": "b.npy"}},
@@ -37,7 +43,10 @@ GOOD = [
     {"optimizer": WARMUP, "run": {"steps": 101}},
     ARRAYS | {"optimizer": WARMUP, "run": {"epochs": 1}},  # the length of an epoch is not known here
     {"data": {"name": "digits", "batch_size": 1437}},
+    {"data": {"name": "digits", "augment": [{"name": "crop", "pad": 1}, {"name": "mixup"}]}},
     TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5, "positions": "learned"}},
+    {"run": {"epochs": 1, "stop": {"patience": 3, "metric": "accuracy", "target": 0.9, "minutes": 0.5}}},
+    ARRAYS | {"run": {"steps": 1, "stop": {"minutes": 2}}},
     {"health": {"on_alert": "log"}},
     {"health": {"on_alert": ["clip", "cut_lr", "rollback", "stop"]}},
     {"health": {"on_alert": ["skip", "cut_lr"], "every": 2, "rare_every": 20}},
@@ -60,6 +69,19 @@ BAD = [
         "data.test: test and validation leave no rows to train on",
     ),
     (TABLE | {"run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no split to evaluate on"),
+    (
+        {"run": {"epochs": 1, "stop": {}}},
+        "run.stop: expected patience, target or minutes, as in {patience: 5}; got none",
+    ),
+    (
+        {"run": {"epochs": 1, "stop": {"metric": "loss", "minutes": 1}}},
+        "run.stop.metric: the metric of patience and target",
+    ),
+    (
+        {"run": {"epochs": 1, "stop": {"metric": "los", "patience": 1}}},
+        "unknown metric of the task classify 'los'; did you",
+    ),
+    (ARRAYS | {"run": {"epochs": 1, "stop": {"patience": 1}}}, "run.stop.patience: there is no split to evaluate on"),
     ({"run": {}}, "run: expected steps or epochs, such as 'run: {epochs: 10}'; got neither"),
     ({"run": {"steps": 1, "epochs": 1}}, "run.epochs: both steps and epochs are given; remove one"),
     ({"optimizer": WARMUP, "run": {"steps": 100}}, "optimizer.schedule.warmup_steps: warmup_steps is 100"),
@@ -88,8 +110,12 @@ BAD = [
     (TEXT | {"model": {"name": "cnn"}}, "model.name: cnn does not fit the task language; expected rnn or transformer"),
     (TEXT | {"data": {"name": "digits"}}, "data.name: digits does not fit the task language; expected stdlib_text"),
     ({"data": {"name": "stdlib_text"}}, "data.name: stdlib_text does not fit the task classify"),
-    ({"model": {"name": "transformer"}}, "model.name: transformer does not fit the task classify"),
+    (TEXT | {"model": {"name": "vit"}}, "model.name: vit does not fit the task language; expected rnn or transformer"),
     ({"task": {"name": "classify", "loss": {"name": "huber"}}}, "task.loss.name: huber does not fit the task classify"),
+    (
+        TEXT | {"data": {"name": "stdlib_text", "augment": [{"name": "noise", "std": 1}]}},
+        "data.augment: augmentation changes images and other numbers, but the inputs of the task language are tokens",
+    ),
     ({"data": {"name": "arrays"}}, "data: expected train (one .npz), or train_inputs and train_labels"),
     ({"data": ARRAYS["data"] | {"train_inputs": "a.npy"}}, "data.train: give train (one .npz) or train_inputs"),
     ({"data": {"name": "arrays", "train_inputs": "a.npy"}}, "data.train_inputs: train_labels is missing"),
@@ -99,6 +125,32 @@ BAD = [
         "model.width: expected a multiple of heads (4)",
     ),
     (TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5}}, "model.width: rope rotates pairs of features"),
+    ({"model": {"name": "vit", "width": 10, "heads": 4}}, "model.width: expected a multiple of heads (4), got 10"),
+    (
+        {"model": {"name": "vit", "width": 6, "heads": 3, "positions": "sincos"}},
+        "model.width: sincos fills quarters of the features: expected a multiple of 4, got 6",
+    ),
+    (
+        TEXT | {"model": {"name": "transformer", "kv_heads": 3}},
+        "model.kv_heads: expected a divisor of heads (4), got 3",
+    ),
+    (
+        TEXT | {"model": {"name": "transformer", "causal": False}},
+        "model.causal: the task language predicts the next token, which a token must not attend to",
+    ),
+    (
+        TEXT | {"model": {"name": "rnn", "bidirectional": True}},
+        "model.bidirectional: the task language predicts the next token, which must not be read before",
+    ),
+    (
+        {"model": {"name": "resnet", "depths": [2, 2]}},
+        "model.depths: expected one number for each of the 4 widths, got 2",
+    ),
+    (
+        {"model": {"name": "resnet", "norm": "group", "groups": 48}},
+        "model.groups: expected a divisor of every width, got 48, which does not divide 64",
+    ),
+    ({"model": {"name": "mlp", "embedding": "onehot"}}, "model.embedding: expected 'one-hot'"),
     (
         {"health": {"on_alert": ["log", "stop"]}},
         "health.on_alert: log cannot be combined with other actions, since every alert is logged",

@@ -4,6 +4,8 @@ from jaxprop.config.build import build
 from jaxprop.config.diff import diff, mathematical
 
 COSINE = {"name": "sgd", "lr": 0.1, "schedule": {"name": "cosine"}}
+PIECES = {"name": "piecewise", "boundaries": [10], "scales": [0.1]}
+DECAY = {"name": "exponential", "decay_rate": 0.5}
 
 TABLE = [
     # changes, the line of the difference, whether it alters the mathematics
@@ -45,6 +47,40 @@ def test_what_changed_and_whether_it_matters(sections, changes, line, alters):
     assert bool(mathematical(old, new)) == alters
 
 
+LONGER = [
+    # schedule before and after, length before and after, whether the run can be made longer
+    ({"name": "cosine", "steps": 40}, {"name": "cosine", "steps": 40}, {"steps": 40}, {"steps": 60}, True),
+    ({"name": "cosine"}, {"name": "cosine", "steps": 40}, {"steps": 40}, {"steps": 60}, True),
+    ({"name": "cosine"}, {"name": "cosine", "steps": 46}, {"epochs": 2}, {"epochs": 3}, True),  # 23 steps an epoch
+    ({"name": "cosine"}, {"name": "cosine"}, {"epochs": 2}, {"steps": 46}, True),
+    ({"name": "cosine"}, {"name": "cosine", "steps": 60}, {"steps": 40}, {"steps": 60}, False),
+    ({"name": "cosine", "steps": 40}, {"name": "linear", "steps": 40}, {"steps": 40}, {"steps": 60}, False),
+    (PIECES, PIECES, {"steps": 40}, {"steps": 60}, True),
+    (PIECES, {**PIECES, "scales": [0.2]}, {"steps": 40}, {"steps": 60}, False),
+    (DECAY, DECAY, {"steps": 40}, {"steps": 60}, False),
+    ({**DECAY, "decay_steps": 10}, {**DECAY, "decay_steps": 10}, {"steps": 40}, {"steps": 60}, True),
+    (DECAY, {**DECAY, "decay_steps": 40}, {"steps": 40}, {"steps": 60}, True),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "length", "longer", "allowed"), LONGER)
+def test_a_run_is_made_longer_where_no_rate_changes(sections, before, after, length, longer, allowed):
+    old, new = (
+        build(sections | {"optimizer": {"name": "sgd", "lr": 0.1, "schedule": schedule}, "run": run})
+        for schedule, run in ((before, length), (after, longer))
+    )
+    assert (mathematical(old, new) == []) == allowed
+
+
+def test_the_length_that_only_a_finished_run_knows(sections):
+    sections |= {"data": {"name": "arrays", "train": "a.npz"}, "run": {"epochs": 2}}
+    old = build(sections | {"optimizer": COSINE})
+    fixed = {"optimizer": {**COSINE, "schedule": {"name": "cosine", "steps": 40}}, "run": {"epochs": 3}}
+    assert mathematical(old, build(sections | fixed)) != []
+    assert mathematical(old, build(sections | fixed), steps=40) == []
+    assert mathematical(old, build(sections | fixed), steps=50) != []
+
+
 @pytest.mark.parametrize("length", [{"epochs": 3}, {"steps": 30}])
 def test_the_length_matters_where_the_schedule_depends_on_the_step(sections, length):
     old, new = build(sections | {"optimizer": COSINE}), build(sections | {"optimizer": COSINE, "run": length})
@@ -56,3 +92,26 @@ def test_another_optimizer_lists_its_arguments(sections):
     lines = [str(change) for change in mathematical(build(sections), build(sections | adam))]
     assert lines[0] == 'optimizer.name: "sgd" -> "adam"'
     assert "optimizer.b1: (not set) -> 0.9" in lines
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new", "alters"),
+    [
+        ("class", "a/net.py:Net", "b/net.py:Net", False),
+        ("class", "a/net.py:Net", "a/other.py:Net", True),
+        ("class", "a/net.py:Net", "a/net.py:Other", True),
+        ("class", "mine.net:Net", "mine.other:Net", True),
+        ("class_sha256", "0" * 64, "1" * 64, False),
+        ("width", 1, 2, True),
+    ],
+)
+def test_where_a_file_of_ones_own_lies_does_not_matter_but_what_it_is_called(sections, key, old, new, alters):
+    model = {"class": "/net.py:Net", "class_sha256": "0" * 64, "width": 1}
+    before, after = (build(sections | {"model": model | {key: value}}) for value in (old, new))
+    assert len(diff(before, after)) == 1
+    assert bool(mathematical(before, after)) == alters
+
+
+def test_further_metrics_do_not_matter(sections):
+    metrics = {"name": "classify", "metrics": {"f1": {"class": "m.py:f1"}}}
+    assert mathematical(build(sections), build(sections | {"task": metrics})) == []

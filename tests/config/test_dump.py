@@ -31,6 +31,10 @@ CHANGES = [
     },
     {"optimizer": {"name": "adafactor", "lr": None}},
     {"optimizer": {"name": "adafactor", "lr": 0.1, "clipping_threshold": None}},
+    {"model": {"class": "/a/net.py:Net", "sizes": [1, 2], "more": {"a": None, "b": [True]}, "text": "1e-3"}},
+    {"data": {"class": "a.b:make", "train": 0.5, "batch_size": 8, "class_sha256": "0" * 64}},
+    {"task": {"name": "classify", "loss": {"class": "/l.py:x"}, "metrics": {"f1": {"class": "/m.py:f1", "k": 2}}}},
+    {"optimizer": {"class": "optax:sgd", "lr": 0.1, "schedule": {"name": "cosine"}, "momentum": 0.9}},
     {"model": {"name": "mlp", "hidden": []}, "run": {"steps": 3, "ema_decay": 0.999}},
 ]
 

@@ -5,6 +5,7 @@ from jaxprop.config.tree import Tree
 from jaxprop.errors import ConfigError
 
 CNN = {"model": {"name": "cnn", "channels": [8], "hidden": [4], "dropout": 0.1}}
+OWN = {"model": {"class": "n.py:Net", "class_sha256": "0" * 64, "width": 3}}
 LIST = {"optimizer": {"name": "sgd", "groups": [{"match": "a"}, {"match": "b", "lr_scale": 2}]}}
 
 
@@ -18,6 +19,12 @@ LIST = {"optimizer": {"name": "sgd", "groups": [{"match": "a"}, {"match": "b", "
         # a new class keeps the inherited keys it knows
         (CNN, {"model": {"name": "mlp"}}, {"model": {"name": "mlp", "hidden": [4], "dropout": 0.1}}),
         (CNN, {"model": {"name": "cnn"}}, CNN),
+        # text takes no augmentation
+        (
+            {"data": {"name": "digits", "batch_size": 8, "augment": [{"name": "flip"}]}},
+            {"data": {"name": "stdlib_text"}},
+            {"data": {"name": "stdlib_text", "batch_size": 8}},
+        ),
         (
             CNN,
             {"model": {"name": "transformer", "heads": 2}},
@@ -27,6 +34,16 @@ LIST = {"optimizer": {"name": "sgd", "groups": [{"match": "a"}, {"match": "b", "
             CNN,
             {"model": {"name": "mlp", "channels": [1]}},
             {"model": {"name": "mlp", "hidden": [4], "dropout": 0.1, "channels": [1]}},
+        ),
+        # code of one's own: what arguments it has is not known
+        (CNN, {"model": {"class": "n.py:Net"}}, {"model": {"class": "n.py:Net"}}),
+        (OWN, {"model": {"class": "m.py:Net"}}, {"model": {"class": "m.py:Net", "width": 3}}),
+        (OWN, {"model": {"width": 4}}, {"model": OWN["model"] | {"width": 4}}),
+        (OWN, {"model": {"name": "mlp", "hidden": [4]}}, {"model": {"name": "mlp", "hidden": [4]}}),
+        (
+            {"data": {"name": "arrays", "train": "a.npz", "batch_size": 8}},
+            {"data": {"class": "d.py:make"}},
+            {"data": {"class": "d.py:make", "batch_size": 8}},
         ),
         (CNN, {"model": {"name": "nonsense"}}, {"model": CNN["model"] | {"name": "nonsense"}}),
         (

@@ -8,6 +8,11 @@ VALUE = {
     "optimizer": {"name": "adamw", "schedule": {"name": "cosine"}, "groups": [{"match": "x"}]},
     "data": {"name": "nonsense"},
 }
+OWN = {
+    "task": {"loss": {"class": "l.py:loss"}, "metrics": {"f1": {"class": "m.py:f1"}}},
+    "model": {"class": "n.py:Net", "name": "mlp"},
+    "optimizer": {"class": "o.py:make", "schedule": {"name": "cosine"}},
+}
 
 
 @pytest.mark.parametrize(
@@ -48,3 +53,19 @@ def test_items():
     assert item([5, 6], 1) == 6
     assert item([5], 1) is item(None, "a") is item([5], "a") is None
     assert ROOT.child({}, "optimizer").choices().model("sgd").__name__ == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        (("model",), "CustomModel"),
+        (("task", "loss"), "CustomLoss"),
+        (("task", "metrics", "f1"), "CustomMetric"),
+        (("optimizer",), "CustomOptimizer"),
+        (("optimizer", "schedule"), "Cosine"),
+    ],
+)
+def test_a_class_chooses_code_of_ones_own(path, model):
+    place, value = at(path, OWN)
+    assert place.model(value).__name__ == model
+    assert at(("model", "width"), OWN)[0] is None

@@ -240,3 +240,45 @@ def test_records_of_one_call_that_differ_in_length_are_joined_and_taken_apart():
         assert joined.at(i).layout == single.layout
         np.testing.assert_array_equal(joined.at(i).packed, single.packed)
     assert joined.at(0).rare is None
+
+
+# -- for a person ---------------------------------------------------------------------------------
+
+
+def test_a_record_is_shown_with_a_row_for_each_layer():
+    text = str(Measurements(packed(), ROWS)).splitlines()
+    assert text[0].startswith("loss 0  weight 1  grad_norm 2  learning_rate 3")
+    assert [line.split()[0] for line in text[1:]] == ["layer", "a", "b", "c"]
+    assert text[1].split() == ["layer", "grad_norm", "grad_rms"]
+    assert text[3].split() == ["b", "1001", f"{1001 / 2:.4g}"]
+
+
+def test_a_full_record_shows_more_and_one_without_rows_less():
+    full, lean = str(Measurements(packed(FULL), FULL)), str(Measurements(packed(LEAN), LEAN))
+    assert "update_ratio" in full
+    assert "clipped_norm 50" in full
+    assert len(lean.splitlines()) == 1
+
+
+def test_a_loss_of_nan_is_shown():
+    record = packed()
+    record[0] = np.nan
+    assert str(Measurements(record, ROWS)).startswith("loss nan  ")
+
+
+def test_of_several_steps_the_last_is_shown():
+    several = Measurements(np.stack([packed(), packed(offset=1000.0)]), ROWS)
+    assert str(several).startswith("the last of 2 steps:\nloss 1000  ")
+
+
+def test_long_networks_are_cut():
+    layout = Layout(layers=tuple(f"layer{i}" for i in range(100)), sizes=(1,) * 100)
+    text = str(Measurements(np.ones(layout.length, np.float32), layout)).splitlines()
+    assert len(text) < 30
+    assert text[-1] == "and 76 more layers"
+
+
+def test_inside_jit_there_is_nothing_to_show_and_no_error():
+    seen = []
+    jax.jit(lambda m: seen.append(str(m)) or m.packed)(Measurements(jnp.asarray(packed()), ROWS))
+    assert "Measurements(" in seen[0]

@@ -170,3 +170,14 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
 def test_what_a_resume_promises():
     assert promise(STREAMS["a stream"]()) == "a resume goes on with the exact next batch"
     assert "draws the batches that were used already" in promise(batches())
+
+
+def test_a_run_ends_early(tmp_path):
+    fitted = run(tmp_path / "run", steps=200, stop={"target": 0.5})
+    assert fitted.status == "completed"
+    assert fitted.step < 200
+    assert fitted.summary["stopped"].endswith("has reached the target 0.5")
+    again = run(tmp_path / "run", steps=200, stop={"target": 0.5})
+    assert (again.step, again.summary["stopped"]) == (fitted.step, fitted.summary["stopped"])
+    with pytest.raises(UsageError, match="stop has patience or target, which are about evaluations; give"):
+        run(tmp_path / "other", evaluate=None, eval_every=None, stop={"patience": 1})

@@ -27,10 +27,14 @@ CASES = {
         "precision": {"policy": "float16", "loss_scale": 2.0**18, "growth_interval": 3},
         "run": {"steps": None, "epochs": 3, "log_every": 4, "steps_per_call": 4},
     },
+    "augmented": {
+        "data": {"augment": [{"name": "affine", "degrees": 10.0}, {"name": "crop", "pad": 1}, {"name": "mixup"}]},
+        "run": {"steps": 8, "steps_per_call": 2, "log_every": 2},
+    },
     "cnn": {"model": {"name": "cnn", "channels": [2], "hidden": [], "dropout": 0.3}, "run": {"steps": 8}},
 }
 # the first step, before, at and after an evaluation and an epoch's end, the middle of one, the last but one
-STOPS = {"mlp": (1, 3, 4, 5, 6, 7, 9, 13), "float16 by 4": (4, 8, 12, 16), "cnn": (1, 4, 6)}
+STOPS = {"mlp": (1, 3, 4, 5, 6, 7, 9, 13), "float16 by 4": (4, 8, 12, 16), "augmented": (2, 4, 6), "cnn": (1, 4, 6)}
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -27,8 +27,8 @@ from jaxprop.sinks import Sink, fan_out
 from jaxprop.train import gradients
 
 SUMMARY = {
-    "status", "outcome", "step", "metrics", "best", "test", "reference", "parameters", "seconds", "compile_seconds",
-    "examples_per_second", "versions", "allocator",
+    "status", "outcome", "stopped", "step", "metrics", "best", "test", "reference", "parameters", "seconds",
+    "compile_seconds", "examples_per_second", "versions", "allocator",
 }  # fmt: skip
 
 

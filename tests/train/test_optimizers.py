@@ -384,3 +384,36 @@ def test_a_long_list_of_paths_is_cut():
     params = {f"p{i}": jnp.ones(1) for i in range(100)}
     with pytest.raises(ConfigError, match="and 40 more"):
         build(params=params, groups=[{"match": "q", "freeze": True}])
+
+
+def own(section, make, steps=10, params=None):
+    chosen = sections.CustomOptimizer.model_validate({"class": "mine.py:make"} | section)
+    return optimizers.make_optimizer(
+        chosen, steps=steps, params=params or {"head": jnp.ones(2), "body": jnp.ones(2)}, own=make
+    )
+
+
+def test_an_optimizer_of_ones_own_is_clipped_scheduled_and_grouped():
+    groups = [{"match": "head", "lr_scale": 3.0}, {"match": "body", "freeze": True}]
+    section = {"lr": 0.5, "schedule": {"name": "linear"}, "grad_clip": {"value": 1.0}, "groups": groups}
+    made = own(section, optax.sgd)
+    params = {"head": jnp.ones(2), "body": jnp.ones(2)}
+    updates, _ = made.tx.update(jax.tree.map(lambda x: 5 * x, params), made.tx.init(params), params)
+    assert updates["head"].tolist() == [-1.5, -1.5]
+    assert updates["body"].tolist() == [0.0, 0.0]
+    assert made.lr_scales == (0.0, 3.0)
+    assert float(made.schedule(5)) == 0.25
+
+
+def test_an_optimizer_of_ones_own_without_a_rate():
+    seen = []
+    made = own({}, lambda rate: seen.append(rate) or optax.sgd(1.0))
+    assert seen == [None]
+    assert float(made.schedule(3)) == 1.0
+
+
+def test_what_is_no_optimizer_of_ones_own():
+    with pytest.raises(
+        ConfigError, match=r"optimizer.class: expected mine.py:make to return an optax.Gradient.* got int"
+    ):
+        own({"lr": 1.0}, lambda rate: 3)

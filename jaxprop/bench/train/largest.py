@@ -13,6 +13,7 @@ from jaxprop.bench.environment import memory_limit
 from jaxprop.bench.rounds import explain
 from jaxprop.bench.train.made import make, planned_bytes
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.data import Random
 from jaxprop.errors import JaxpropError
 
 SPARE = 0.92  # share of the memory that is planned with; the rest is the allocator's and the libraries'
@@ -130,7 +131,7 @@ def with_batch(config: Config, batch: int) -> Config:
       4096
     """
     changes: dict[str, int] = {"batch_size": batch}
-    if config.data.name == "random":
+    if isinstance(config.data, Random):
         changes["examples"] = max(config.data.examples, batch)
     return config.model_copy(update={"data": config.data.model_copy(update=changes)})
 

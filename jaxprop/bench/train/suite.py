@@ -239,17 +239,21 @@ def _data_wait_microseconds(made: Made, stepper: _Stepper) -> float:
     return round(waited / count * 1e6, 1)
 
 
-def targets_of(names: Sequence[str], overrides: Sequence[str] = ()) -> list[tuple[str, Config]]:
+def targets_of(
+    names: Sequence[str], overrides: Sequence[str] = (), code: Sequence[str] = ()
+) -> list[tuple[str, Config]]:
     """Returns the configurations that the command names: workloads, or one YAML file with its overrides.
 
     Args:
       names: of workloads, or one file.
       overrides: `key=value`, for a file.
+      code: files and modules with code of the user's own that may be run although a run has stored the configuration.
 
     Raises:
       JaxpropError: there is no such workload or file.
     """
     from jaxprop.bench.train.workloads import WORKLOADS, config_of
+    from jaxprop.code.load import check_code
     from jaxprop.config.load import load
     from jaxprop.config.locate import packaged
 
@@ -264,6 +268,7 @@ def targets_of(names: Sequence[str], overrides: Sequence[str] = ()) -> list[tupl
         elif "." not in name and name not in (known := [*WORKLOADS, *packaged()]):
             raise UsageError(f"{one_of(name, known, 'workload or configuration')}; or give a YAML file")
         else:
-            loaded = load(name, tuple(overrides))
+            loaded = load(name, tuple(overrides), code)
+            check_code(loaded.config)  # before anything is measured
             found.append((loaded.name, loaded.config))
     return found

@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 
 from jaxprop.config.schema.base import Fraction, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section
+from jaxprop.config.schema.custom import Custom
 from jaxprop.config.schema.optax_table import LEFT_OUT, OPTIMIZERS
 
 # optax's name of a key -> its name in this section, for "did you mean" in messages.
@@ -57,10 +58,17 @@ class ByName:
       names: all names.
       model: name -> pydantic model; called only for the chosen name, so that the others are not built.
       refused: known names that cannot be used -> the reason.
+      custom: the model for code of the user's own, which `class` chooses; None where there is no such choice.
     """
 
-    def __init__(self, names: Sequence[str], model: Callable[[str], type[Section]], refused: Mapping[str, str]):
-        self.names, self.model, self.refused = names, model, refused
+    def __init__(
+        self,
+        names: Sequence[str],
+        model: Callable[[str], type[Section]],
+        refused: Mapping[str, str],
+        custom: type[Custom] | None = None,
+    ):
+        self.names, self.model, self.refused, self.custom = names, model, refused, custom
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.validate)
@@ -71,10 +79,12 @@ class ByName:
 
     def validate(self, value: Any) -> Section:
         """Validates with the model that `value["name"]` chooses; raises the same errors as a tagged union."""
-        if isinstance(value, Section) and getattr(value, "name", None) in self.names:
+        if isinstance(value, Section) and (isinstance(value, Custom) or getattr(value, "name", None) in self.names):
             return value
         if not isinstance(value, Mapping):
             raise PydanticKnownError("dict_type")
+        if self.custom is not None and "class" in value:
+            return self.custom.model_validate(value)
         if "name" not in value:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
         name = str(value["name"])
@@ -100,6 +110,18 @@ class Schedule(Section):
     """The keys that every schedule has; the rate is `lr` times a function of the number of updates so far."""
 
     name: str
+
+    @property
+    def length_key(self) -> str | None:
+        """The key that would fix the length of the schedule, where that is the length of the run; otherwise None.
+
+        A run may be made longer only where its schedule has a length of its own, or none.
+
+        Example:
+          >>> Cosine(name="cosine").length_key, Cosine(name="cosine", steps=40).length_key, Constant().length_key
+          ('steps', None, None)
+        """
+        return next((key for key in ("steps", "decay_steps") if getattr(self, key, 0) is None), None)
 
     def problem(self, steps: int) -> str | None:
         """Returns why the schedule does not fit a run of `steps` updates, or None.
@@ -355,6 +377,38 @@ class Optimizer(Section):
         return self
 
 
+class CustomOptimizer(Custom):
+    """An optimizer of your own: a function that returns an optax transformation.
+
+    It receives `lr` as `learning_rate` or as `lr`, whichever its signature has: a number, or with a schedule a function
+    of the number of updates, as the optimizers of optax take it.
+    """
+
+    lr: NonNegativeFloat | None = Field(None, description="learning rate, for functions that take learning_rate")
+    schedule: ScheduleSection = Field(Constant(), description="learning rate as a function of the step")
+    grad_clip: GradClip | None = Field(None, description="gradient clipping; none by default")
+    groups: Annotated[tuple[Group, ...], Strict(False)] = Field(
+        (), description="settings for the parameters whose path matches; without weight_decay"
+    )
+
+    @field_validator("groups")
+    @classmethod
+    def _no_decay(cls, groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        for group in groups:
+            if group.weight_decay is not None:
+                raise _problem(
+                    "an optimizer of your own takes weight decay as its argument; "
+                    f"remove it from the group {group.match!r}"
+                )
+        return groups
+
+    @model_validator(mode="after")
+    def _has_rate(self) -> CustomOptimizer:
+        if self.lr is None and not isinstance(self.schedule, Constant):
+            raise _problem(f"the schedule {self.schedule.name} shapes a learning rate, but there is none; give lr")
+        return self
+
+
 KINDS: dict[str, Any] = {
     "positive": PositiveFloat,
     "nonnegative": NonNegativeFloat,
@@ -405,7 +459,8 @@ class OptimizerByName(ByName):
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
         shared = handler.resolve_ref_schema(handler(core_schema.union_schema([_with_ref(Optimizer)])))
-        return {"oneOf": [_optimizer_json(name, shared) for name in self.names]}
+        custom = handler(core_schema.union_schema([_with_ref(CustomOptimizer)]))
+        return {"oneOf": [*(_optimizer_json(name, shared) for name in self.names), custom]}
 
 
 def _optimizer_json(name: str, shared: dict[str, Any]) -> dict[str, Any]:
@@ -431,4 +486,7 @@ def _kind_json(kind: str | tuple[str, ...], length: int) -> dict[str, Any]:
     return TypeAdapter(_field(kind, (0.0,) * length)[0]).json_schema()
 
 
-OptimizerSection = Annotated[Optimizer, OptimizerByName(tuple(OPTIMIZERS), optimizer_model, LEFT_OUT)]
+OptimizerSection = Annotated[
+    Optimizer | CustomOptimizer,
+    OptimizerByName(tuple(OPTIMIZERS), optimizer_model, LEFT_OUT, CustomOptimizer),
+]

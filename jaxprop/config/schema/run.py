@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict
 
 from jaxprop.config.schema.base import NonNegative, Positive, PositiveFloat, Section, Text
+from jaxprop.config.schema.initial import InitFromField
 
 
 class Precision(Section):
@@ -85,6 +86,22 @@ class Sinks(Section):
     tensorboard: bool = Field(False, description="event files in the run's folder")
 
 
+class Stop(Section):
+    """When a run ends before its last step; whatever comes first."""
+
+    metric: Text | None = Field(
+        None, description="evaluation metric of patience and target; default: that of checkpoint.best"
+    )
+    patience: Positive | None = Field(
+        None, description="number of evaluations in a row without a better value, after which the run ends"
+    )
+    target: float | None = Field(None, description="value of the metric at which the run ends")
+    minutes: PositiveFloat | None = Field(
+        None,
+        description="minutes after which the run ends, with an evaluation; of a resumed run, all its parts together",
+    )
+
+
 class Run(Section):
     """Length, seed and intervals of the run, and how its steps are taken."""
 
@@ -108,3 +125,7 @@ class Run(Section):
         None,
         description="decay of an exponential moving average of the parameters, which evaluations then use",
     )
+    init_from: InitFromField = Field(
+        None, description="weights that the run starts from: a run, a .safetensors file, or a mapping; default: drawn"
+    )
+    stop: Stop | None = Field(None, description="when the run ends early; default: it takes all of its steps")

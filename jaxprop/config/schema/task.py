@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from jaxprop.config.schema.base import Fraction, NonNegativeFloat, PositiveFloat, Section
+from jaxprop.config.schema.base import Fraction, NonNegativeFloat, PositiveFloat, Section, Text
+from jaxprop.config.schema.custom import Chosen, Custom
 from jaxprop.config.tasks import TASK_TABLE
 
 
@@ -38,7 +39,15 @@ class Huber(Section):
     delta: PositiveFloat = Field(1.0, description="error at which the loss turns from square to linear")
 
 
-LossSection = Annotated[SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber, Field(discriminator="name")]
+class CustomLoss(Custom):
+    """A loss of your own: (outputs, batch) -> per_example, or (per_example, weight)."""
+
+
+class CustomMetric(Custom):
+    """A metric of your own: (outputs, batch) -> (sum, count), or a `jaxprop.types.Metric`."""
+
+
+LossSection = Annotated[SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber | CustomLoss, Chosen()]
 
 
 if TYPE_CHECKING:
@@ -52,6 +61,9 @@ class Task(Section):
 
     name: TaskName = Field(description="; ".join(f"{name}: {entry.summary}" for name, entry in TASK_TABLE.items()))
     loss: LossSection | None = Field(None, description="default: the task's usual loss")
+    metrics: dict[Text, CustomMetric] | None = Field(
+        None, description="further metrics, by the names that you give them"
+    )
 
 
 def usual_loss(task: str) -> LossSection:

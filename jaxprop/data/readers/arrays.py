@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -49,8 +49,9 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
     none of them negative, may be tokens: they stay integers, int32, and `info["vocabulary"]` is the largest plus one.
 
     A `.npz` may also hold `weight` `[N]`, how much each example counts, and `mask`, of the labels' shape or its first
-    axes, 0 where a label counts for nothing. Both are finite and not negative, and go into the batches as float32.
-    Other arrays in it are not used, and named in `info["notes"]`.
+    axes, 0 where a label counts for nothing. Where inputs are tokens `[N, T]`, a `mask` of their shape is 0 for
+    padding. Both are finite and not negative, and go into the batches as float32. Other arrays in it are not used, and
+    named in `info["notes"]`.
 
     Args:
       section: the config's `data` section; paths are relative to the current directory.
@@ -82,15 +83,41 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
         )
     test = _load(section, "test")
     splits = {"train": train} if test is None else {"train": train, "test": test}
+    return _sources(splits, task, section.classes)
+
+
+def arrays_sources(splits: Mapping[str, Mapping[str, np.ndarray]], task: str, name: str) -> dict[str, Source]:
+    """Checks arrays in memory as those of files are, and returns their sources.
+
+    Args:
+      splits: `train`, and others; each with `inputs`, `labels`, and if need be `weight` and `mask`.
+      task: as `open_arrays` takes it.
+      name: of where they come from, for messages.
+
+    Example:
+      >>> train = {"inputs": np.zeros((4, 3)), "labels": np.array([0, 1, 2, 1])}
+      >>> arrays_sources({"train": train}, "classify", "mine")["train"].info
+      {'classes': 3}
+    """
+
+    def split_of(split: str, arrays: Mapping[str, np.ndarray]) -> _Split:
+        named = {key: _Named(f"{name}:{split}:{key}", values) for key, values in arrays.items()}
+        return _Split(named["inputs"], named["labels"], named.get("weight"), named.get("mask"))
+
+    return _sources({split: split_of(split, arrays) for split, arrays in splits.items()}, task)
+
+
+def _sources(splits: dict[str, _Split], task: str, classes: int | None = None) -> dict[str, Source]:
     for name, split in splits.items():
         _check_examples(split)
         _check_weights(split)
         splits[name] = _without_masked_labels(split)
         _LABEL_CHECKS[task](splits[name].labels)
-    if test is not None:
-        _check_same_shape(train.inputs, test.inputs)
-        _check_same_shape(train.labels, test.labels)
-    info = _outputs(section, task, splits) | _vocabulary(splits)
+    train, *others = splits.values()
+    for other in others:
+        _check_same_shape(train.inputs, other.inputs)
+        _check_same_shape(train.labels, other.labels)
+    info = _outputs(classes, task, splits) | _vocabulary(splits)
     return {name: _source(split, task, info) for name, split in splits.items()}
 
 
@@ -210,7 +237,7 @@ def _check_examples(split: _Split) -> None:
 def _check_weights(split: _Split) -> None:
     """Weights and masks: of the right shape, finite, not negative, and not all zero."""
     labels = split.labels.values
-    for array, shapes in ((split.weight, [labels.shape[:1]]), (split.mask, [labels.shape[:1], labels.shape])):
+    for array, shapes in ((split.weight, [labels.shape[:1]]), (split.mask, _mask_shapes(split))):
         if array is None:
             continue
         name, values = array
@@ -227,13 +254,35 @@ def _check_weights(split: _Split) -> None:
             raise DataError(f"{name}: is zero everywhere, so that no example counts; leave it out")
 
 
+def _mask_shapes(split: _Split) -> list[tuple[int, ...]]:
+    inputs, labels = split.inputs.values, split.labels.values
+    of_labels = [labels.shape[:1], labels.shape]
+    if inputs.dtype.kind not in _INTEGERS or inputs.ndim != 2:
+        return of_labels
+    if split.mask is not None and split.mask.values.shape == inputs.shape == labels.shape:
+        raise DataError(
+            f"{split.mask.name}: it has the shape of both inputs and labels, {inputs.shape}, so that it could be "
+            "a mask of either; save inputs that are no tokens as float32, or pad tokens to another length"
+        )
+    return [*of_labels, inputs.shape]
+
+
+def _is_of_tokens(array: _Named, split: _Split) -> bool:
+    """Whether a mask says which tokens of the inputs are real, rather than which labels count."""
+    inputs = split.inputs.values
+    return inputs.ndim == 2 and array.values.shape == inputs.shape != split.labels.values.shape
+
+
 def _without_masked_labels(split: _Split) -> _Split:
     """Labels that count for nothing hold anything, such as -100; they become 0, which every task takes."""
     name, values = split.labels
     counts = np.ones(values.shape, bool)
     for array in (split.weight, split.mask):
         if array is not None:
-            counts &= (array.values != 0).reshape(array.values.shape + (1,) * (values.ndim - array.values.ndim))
+            held = array.values != 0
+            if _is_of_tokens(array, split):
+                held = held.any(1)
+            counts &= held.reshape(held.shape + (1,) * (values.ndim - held.ndim))
     return (
         split if counts.all() else split._replace(labels=_Named(name, np.where(counts, values, values.dtype.type(0))))
     )
@@ -305,21 +354,21 @@ def _check_same_shape(train: _Named, test: _Named) -> None:
         )
 
 
-def _outputs(section: Arrays, task: str, splits: dict[str, _Split]) -> dict[str, int]:
-    labels = splits["train"].labels.values
+def _outputs(stated: int | None, task: str, splits: dict[str, _Split]) -> dict[str, int]:
+    first = next(iter(splits.values())).labels
+    labels = first.values
     columns = 1 if labels.ndim == 1 else labels.shape[1]
     if task == "classify":
-        return {"classes": _classes(section.classes, splits)}
-    if section.classes is not None and (task != "multilabel" or section.classes != columns):
+        return {"classes": _classes(stated, splits)}
+    if stated is not None and (task != "multilabel" or stated != columns):
         raise DataError(
-            f"data.classes is {section.classes}, but {splits['train'].labels.name} has {columns} columns of "
-            f"{task} labels; leave data.classes out"
+            f"data.classes is {stated}, but {first.name} has {columns} columns of {task} labels; leave data.classes out"
         )
     return {"classes": columns} if task == "multilabel" else {"targets": columns}
 
 
 def _classes(stated: int | None, splits: dict[str, _Split]) -> int:
-    train = splits["train"].labels
+    train = next(iter(splits.values())).labels
     classes = stated if stated is not None else min(int(train.values.max()), _INT32_MAX - 1) + 1
     for name, values in (split.labels for split in splits.values()):
         at = _first(values, lambda chunk: chunk >= classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -86,4 +87,50 @@ def _source(inputs: np.ndarray, labels: np.ndarray) -> Source:
     )
 
 
-DIGITS = Reader(lambda _section, _task, _prepared: open_digits())
+def digits_inputs(paths: Sequence[str]) -> Source:
+    """Opens images to predict, as arrays of ink from 0 to 16, which `sklearn.datasets.load_digits()` gives.
+
+    Args:
+      paths: `.npy` files, or `.npz` files with the array `inputs`, of shape `[N, 8, 8]`, `[N, 8, 8, 1]` or `[N, 64]`.
+
+    Returns:
+      Inputs float32 `[B, 8, 8, 1]` in 0..1; `info["names"]` are such as `new.npy:0`, counted from 0.
+
+    Raises:
+      DataError: a file cannot be read, or does not hold such images.
+    """
+    images = [(path, _images(path)) for path in paths]
+    inputs = np.concatenate([values for _, values in images])
+    names = [f"{path}:{i}" for path, values in images for i in range(len(values))]
+    return Source(
+        length=len(inputs),
+        take=lambda indices: {"inputs": inputs[indices]},
+        info={"names": names},
+        fingerprint=fingerprint("digits", inputs),
+    )
+
+
+def _images(path: str) -> np.ndarray:
+    if path == "-":
+        raise DataError("digits cannot be read from standard input; name a .npy or .npz file")
+    try:
+        read = np.load(Path(path).expanduser(), allow_pickle=False)
+        pixels = np.asarray(read if isinstance(read, np.ndarray) else read["inputs"])
+    except KeyError as error:
+        raise DataError(f"{path}: has no array 'inputs'; write np.savez({path!r}, inputs=images)") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as a .npy or .npz file of numbers ({type(error).__name__})") from error
+    if pixels.shape[1:] not in ((8, 8), (8, 8, 1), (64,)) or pixels.dtype.kind not in "biuf":
+        raise DataError(
+            f"{path}: expected images of shape [N, 8, 8] or [N, 64], got {pixels.dtype}{list(pixels.shape)}"
+        )
+    if not pixels.size or not (pixels.min() >= 0 and 1 < pixels.max() <= _BRIGHTEST):
+        extent = f"{pixels.min():g} to {pixels.max():g}" if pixels.size else "no images"
+        raise DataError(f"{path}: expected ink from 0 to 16, as sklearn.datasets.load_digits() gives it, got {extent}")
+    return (pixels.astype(np.float32) / np.float32(_BRIGHTEST)).reshape(-1, 8, 8, 1)
+
+
+DIGITS = Reader(
+    open=lambda _section, _task, _prepared: open_digits(),
+    inputs=lambda _section, _task, _prepared, paths: digits_inputs(paths),
+)

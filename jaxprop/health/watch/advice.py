@@ -48,6 +48,10 @@ class Setup(NamedTuple):
         """Whether a value is set that is neither None nor empty."""
         return bool(self.get(path))
 
+    def known(self, section: str) -> bool:
+        """Whether advice may name a key of a section: in YAML, and not where the section is code of the user's own."""
+        return self.yaml and not self.has(f"{section}.class")
+
     @property
     def responses(self) -> tuple[str, ...]:
         """The actions that `health.on_alert` lists."""
@@ -177,14 +181,14 @@ def _replay(p: Plea) -> str:
 
 def _activation(p: Plea) -> str:
     now = p.setup.get("model.activation")
-    if p.setup.yaml and now in (None, "relu", "tanh", "sigmoid"):
+    if p.setup.known("model") and now in (None, "relu", "tanh", "sigmoid"):
         return "model.activation=gelu"
     return "use an activation that passes a gradient everywhere, such as gelu or leaky_relu, or a lower learning rate"
 
 
 def _unsaturated(p: Plea) -> str:
     now = p.setup.get("model.activation")
-    if p.setup.yaml and (now in SATURATING or not p.setup.config):
+    if p.setup.known("model") and (now in SATURATING or not p.setup.config):
         return "model.activation=relu"
     return "use relu or gelu in place of saturating activations, or normalize between the layers"
 
@@ -192,21 +196,23 @@ def _unsaturated(p: Plea) -> str:
 def _smaller_epsilon(p: Plea) -> str:
     now = p.setup.get("optimizer.eps")
     smaller = 1e-8 if not isinstance(now, int | float) or now > 1e-8 else now / 1e4
-    return f"optimizer.eps={smaller:.0e}".replace("e-0", "e-") if p.setup.yaml else "pass the optimizer a smaller eps"
+    if not p.setup.known("optimizer"):
+        return "pass the optimizer a smaller eps"
+    return f"optimizer.eps={smaller:.0e}".replace("e-0", "e-")
 
 
 def _limit_logits(p: Plea) -> str:
     loss = p.setup.get("task.loss")
     name = loss.get("name") if isinstance(loss, Mapping) else loss
     known = isinstance(loss, Mapping) and loss.get("z_loss")
-    if p.setup.yaml and name in (None, "softmax_cross_entropy") and not known:
+    if p.setup.known("task.loss") and name in (None, "softmax_cross_entropy") and not known:
         return "task.loss={name: softmax_cross_entropy, z_loss: 0.0001}"
     return "limit the logits: a z-loss, weight decay on the last layer, or a lower learning rate"
 
 
 def _init(p: Plea) -> str:
     now = p.setup.get("model.init")
-    if p.setup.yaml and now not in SCALED_INITS:
+    if p.setup.known("model") and now not in SCALED_INITS:
         return "model.init=lecun_normal"
     return "initialize the layer's kernel with a standard deviation near 1 / sqrt(inputs)"
 

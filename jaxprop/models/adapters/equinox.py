@@ -18,7 +18,7 @@ from jaxprop.models.adapters.shared import (
     expect_callable,
     expect_pair,
     from_dict,
-    inputs_of,
+    given_to,
     mode_arguments,
     parameters_of,
 )
@@ -32,7 +32,8 @@ def from_equinox(module: Any, call: Call | None = None, taps: bool = True) -> Mo
     """Makes a `Model` of an Equinox module, called on one example at a time under `vmap`.
 
     Floating-point and complex arrays are the params; `eqx.nn.State` and other arrays are extras. By default the
-    module is called as `module(x)` over `batch["inputs"]`, with these arguments if its `__call__` has them: `state`;
+    module is called as `module(x)` over `batch["inputs"]`, or `module(batch)` over the batch where its `__call__` has a
+    parameter `batch`, with these arguments if its `__call__` has them: `state`;
     `key`, a key for each example; `inference`, `train`, `training`, `is_training`, `deterministic` and
     `use_running_average`, set to training or evaluation. Attributes called `inference` are set by
     `eqx.nn.inference_mode`. In evaluation without a key, `key` is None where that is its default, and else constant.
@@ -135,7 +136,7 @@ def _equinox_call(eqx: Any, kind: type) -> Callable[..., tuple[Any, Any]]:
     own = kind.__module__.startswith(f"{eqx.__name__}.")
 
     def call(module: Any, state: Any, batch: Batch, key: Any, train: bool) -> tuple[Any, Any]:
-        inputs = inputs_of(batch)
+        inputs = given_to(kind.__call__, batch)
         modes = {} if own else mode_arguments(kind.__call__, train)
         key = jax.random.key(0) if key is None and needs_key else key
         keys = None if key is None else jax.random.split(key, jax.tree.leaves(inputs)[0].shape[0])

@@ -17,7 +17,7 @@ from jaxprop.models.adapters.shared import (
     expect_callable,
     expect_names,
     expect_same_leaves,
-    inputs_of,
+    given_to,
     mode_arguments,
     same_leaves,
     within_axis,
@@ -53,9 +53,9 @@ def from_linen(
     """Makes a `Model` of a Flax Linen module.
 
     The collection `params` holds the params; every other collection is an extra, which `apply` updates in training
-    only. By default the module is called as `module(batch["inputs"])`, with each of the arguments `train`,
-    `training`, `is_training`, `deterministic`, `inference` and `use_running_average` that its `__call__` has, unless
-    the module has an attribute of that name that is set.
+    only. By default the module is called as `module(batch["inputs"])`, or `module(batch)` where its `__call__` has a
+    parameter `batch`, with each of the arguments `train`, `training`, `is_training`, `deterministic`, `inference` and
+    `use_running_average` that its `__call__` has, unless the module has an attribute of that name that is set.
 
     Sown values (`self.sow("losses", ...)`) are no state. As in Linen itself they are dropped unless they are asked
     for: with `collections=("losses",)` the outputs are `LinenOutputs(value, collections)`, so that the loss can add
@@ -163,7 +163,7 @@ def _linen_call(module: nn.Module) -> Callable[[Any, Batch, bool], Any]:
         modes = mode_arguments(function, train)
         # nn.merge_param refuses a mode that is given twice.
         unset = {name: mode for name, mode in modes.items() if getattr(module, name, None) is None}
-        return bound(inputs_of(batch), **unset)
+        return bound(given_to(function, batch), **unset)
 
     return call
 

@@ -18,7 +18,7 @@ from jaxprop.models.adapters.shared import (
     expect_callable,
     expect_names,
     expect_same_leaves,
-    inputs_of,
+    given_to,
     mode_arguments,
     parameters_of,
     within_axis,
@@ -57,7 +57,8 @@ def from_nnx(
     Args:
       factory: `rngs -> nnx.Module`, traced abstractly here and run in `init`.
       call: `(module, batch) -> outputs`, for modules called in another way; it also receives `rngs` and `train` if it
-        has arguments of these names. The default is `module(batch["inputs"], ...)`.
+        has arguments of these names. The default is `module(batch["inputs"], ...)`, or `module(batch, ...)` where its
+        `__call__` has a parameter `batch`.
       taps: tap what every sub-module returns; False where the module calls `jaxprop.tap` itself.
       rngs: names of random streams that have a key of their own, such as `("dropout", "noise")`.
       wrt: an NNX filter, as `nnx.Optimizer` takes it; `nnx.LoRAParam` trains these alone, and the other parameters are
@@ -139,7 +140,7 @@ def _nnx_call(module: nnx.Module) -> tuple[Call, bool]:
 
     def call(module: Any, batch: Batch, rngs: nnx.Rngs, train: bool) -> Any:
         streams = {"rngs": rngs} if takes_rngs else {}
-        return module(inputs_of(batch), **mode_arguments(function, train), **streams)
+        return module(given_to(function, batch), **mode_arguments(function, train), **streams)
 
     return call, takes_rngs
 

@@ -89,8 +89,21 @@ def inputs_of(batch: Batch) -> Any:
       1
     """
     if "inputs" not in batch:
-        raise JaxpropError(f"expected batch['inputs'], got the keys {sorted(batch)}; pass call= to use other keys")
+        raise JaxpropError(
+            f"expected batch['inputs'], got the keys {sorted(batch)}; pass call= to use other keys, or call the "
+            "parameter of __call__ batch"
+        )
     return batch["inputs"]
+
+
+def given_to(function: Callable[..., Any], batch: Batch) -> Any:
+    """Returns what a `__call__` is given: the batch where it has a parameter of that name, otherwise `batch["inputs"]`.
+
+    Example:
+      >>> given_to(lambda batch, train: batch, {"inputs": 1}), given_to(lambda x: x, {"inputs": 1})
+      ({'inputs': 1}, 1)
+    """
+    return batch if "batch" in parameters_of(function) else inputs_of(batch)
 
 
 def within_axis(function: Callable[..., Any], axis_name: str | None, adapter: str) -> Callable[..., Any]:

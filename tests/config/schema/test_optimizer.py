@@ -160,7 +160,8 @@ def untitled(node):
 
 
 def test_the_json_schema_written_from_the_table_is_the_models_own():
-    written = {one["title"]: one for one in Config.model_json_schema()["properties"]["optimizer"]["oneOf"]}
+    schemas = Config.model_json_schema()["properties"]["optimizer"]["oneOf"]
+    written = {one["title"]: one for one in schemas if "title" in one}
     assert list(written) == list(OPTIMIZERS)
     for name, schema in written.items():
         own = sections.optimizer_model(name).model_json_schema()

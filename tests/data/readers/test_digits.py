@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxprop.data.readers import digits
-from jaxprop.data.readers.digits import load_digits, open_digits, stratified_split
+from jaxprop.data.readers.digits import digits_inputs, load_digits, open_digits, stratified_split
 from jaxprop.errors import DataError
 
 
@@ -92,3 +92,54 @@ def test_any_split_is_disjoint_complete_and_in_proportion(seed, fraction):
 def test_another_seed_gives_another_split():
     labels = load_digits()[1]
     assert not np.array_equal(stratified_split(labels, 0.2, 0)[1], stratified_split(labels, 0.2, 1)[1])
+
+
+# -- images to predict ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(-1, 64), (-1, 8, 8), (-1, 8, 8, 1)])
+def test_images_to_predict_are_prepared_as_the_training_data_are(tmp_path, shape):
+    pixels, _ = load_digits()
+    np.save(tmp_path / "a.npy", pixels[:3].reshape(shape))
+    np.savez(tmp_path / "b.npz", inputs=pixels[3:5].reshape(shape))
+    source = digits_inputs([str(tmp_path / "a.npy"), str(tmp_path / "b.npz")])
+    assert source.info["names"][2:4] == [f"{tmp_path / 'a.npy'}:2", f"{tmp_path / 'b.npz'}:0"]
+    expected = (pixels[:5].astype(np.float32) / 16).reshape(-1, 8, 8, 1)
+    assert np.array_equal(everything(source)["inputs"], expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (np.zeros((2, 9, 9)), r"expected images of shape \[N, 8, 8\] or \[N, 64\], got float64\[2, 9, 9\]"),
+        (
+            np.full((2, 64), 0.5),
+            r"expected ink from 0 to 16, as sklearn.datasets.load_digits\(\) gives it, got 0.5 to 0.5",
+        ),
+        (np.full((2, 64), 255), "expected ink from 0 to 16"),
+        (np.full((2, 64), np.nan), "expected ink from 0 to 16"),
+        (np.zeros((0, 64)), "got no images"),
+        (np.array([["a"] * 64]), "expected images of shape"),
+    ],
+)
+def test_images_that_are_no_digits(tmp_path, values, sentence):
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(DataError, match=sentence):
+        digits_inputs([str(tmp_path / "a.npy")])
+
+
+def test_files_that_hold_no_images(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.ones((2, 64)))
+    np.save(tmp_path / "b.npy", np.array([{}], object), allow_pickle=True)
+    (tmp_path / "c.npy").write_text("text")
+    for name, sentence in {
+        "a.npz": "has no array 'inputs'",
+        "b.npy": "cannot be read",
+        "c.npy": "cannot be read",
+    }.items():
+        with pytest.raises(DataError, match=sentence):
+            digits_inputs([str(tmp_path / name)])
+    with pytest.raises(DataError, match=r"nothing.npy: cannot be read as a .npy or .npz file"):
+        digits_inputs([str(tmp_path / "nothing.npy")])
+    with pytest.raises(DataError, match="cannot be read from standard input"):
+        digits_inputs(["-"])

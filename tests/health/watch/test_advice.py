@@ -63,6 +63,17 @@ def test_a_loop_of_ones_own_is_told_python(cause):
         assert not re.search(r"optimizer\.|model\.|health\.on|precision\.|jaxprop lr-find|jaxprop replay", fix)
 
 
+def test_code_of_ones_own_is_not_told_keys_of_the_models_of_jaxprop():
+    own = {
+        "model": {"class": "n.py:Net", "activation": "tanh"},
+        "optimizer": {"class": "o.py:make"},
+        "task": {"loss": {"class": "l.py:x"}},
+    }
+    for cause in ("dead_relu", "vanishing", "bad_init", "logit_drift", "adam_eps"):
+        assert LINE.match(ADVICE[cause](plea(Setup("yaml", {"model": {"activation": "tanh"}}))))
+        assert not LINE.match(ADVICE[cause](plea(Setup("yaml", own))))
+
+
 def test_a_rate_fault_is_answered_by_a_search_or_by_the_rate_that_was_stable():
     yaml_run = Setup("yaml", {"optimizer": {"lr": 0.1}})
     assert ADVICE["rate_too_high"](plea(yaml_run)).startswith("run jaxprop lr-find")

@@ -26,7 +26,17 @@ TOKENS = {"inputs": RNG.integers(0, 5, (2, 6)).astype(np.int32), "labels": RNG.i
 MODELS = {
     "mlp": (schema.Mlp(name="mlp", hidden=(6,), dropout=0.3, batch_norm=True), IMAGES, 3),
     "cnn": (schema.Cnn(name="cnn", channels=(3, 4), hidden=(5,), dropout=0.3, batch_norm=True), IMAGES, 3),
+    "resnet": (schema.ResNet(name="resnet", depths=(1, 1), widths=(2, 4), norm="group", groups=2), IMAGES, 3),
+    "vit": (schema.Vit(name="vit", layers=1, width=8, heads=2, patch=5), IMAGES, 3),
     "transformer": (schema.Transformer(name="transformer", layers=2, width=8, heads=2), TOKENS, 5),
+    "transformer, grouped": (
+        schema.Transformer(
+            name="transformer", layers=1, width=8, heads=2, kv_heads=1, norm="rms", feed_forward="swiglu"
+        ),
+        TOKENS,
+        5,
+    ),
+    "rnn, both ways": (schema.Rnn(name="rnn", cell="gru", width=5, bidirectional=True), SERIES, 3),
     **{
         f"rnn, {cell}": (schema.Rnn(name="rnn", cell=cell, width=5), SERIES, 3)
         for cell in schema.Rnn.model_fields["cell"].annotation.__args__
@@ -103,3 +113,29 @@ def test_a_config_is_checked_with_its_own_model_and_data():
         "head/bias", "head/kernel", "layers/0/dense/bias", "layers/0/dense/kernel"
     ]  # fmt: skip
     assert report.loss == pytest.approx(np.log(10), rel=0.5)
+
+
+def test_a_config_with_augmentation_is_checked_at_the_changed_examples():
+    every = [
+        {"name": "affine", "degrees": 10, "shift": 1},
+        {"name": "crop", "pad": 1},
+        {"name": "flip"},
+        {"name": "colour", "brightness": 0.2, "contrast": 0.2},
+        {"name": "cutout", "size": 2},
+        {"name": "mixup", "alpha": 1.0},
+        {"name": "cutmix"},
+        {"name": "noise", "std": 0.1},
+    ]
+    tree = {
+        "task": {"name": "classify"},
+        "data": {"name": "digits", "augment": every},
+        "model": {"name": "mlp", "hidden": [5]},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "run": {"epochs": 1},
+    }
+    changed, plain = (
+        check_config(build({**tree, "data": {"name": "digits", "augment": changes}}), examples=4, entries=1)
+        for changes in (every, [])
+    )
+    assert changed.ok, changed.problems
+    assert changed.loss != plain.loss

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from jaxprop.report import lines
-from jaxprop.report.lines import Tail
+from jaxprop.sinks import lines
+from jaxprop.sinks.lines import Tail
 
 
 def more(tail):

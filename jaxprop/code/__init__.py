@@ -1,0 +1,1 @@
+"""The user's own code, as a configuration names it: loaded, checked against its signature, and called."""

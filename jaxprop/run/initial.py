@@ -1,0 +1,258 @@
+"""The state before the first step: drawn, or filled with the weights of another run or of a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.initial import InitialWeights
+from jaxprop.core.trees import leaf_paths
+from jaxprop.errors import UsageError
+from jaxprop.run.compose import Experiment
+from jaxprop.run.folder import expanded
+from jaxprop.run.loaded import load
+from jaxprop.types import PyTree, TrainState
+
+SUFFIX = ".safetensors"
+NAMED = 6  # layers that a note names
+
+
+class Weights(NamedTuple):
+    """Arrays by the paths of their leaves.
+
+    Args:
+      params, extras: of a model.
+      where: what they come from, for messages.
+    """
+
+    params: dict[str, Any]
+    extras: dict[str, Any]
+    where: str
+
+
+class Filled(NamedTuple):
+    """A tree filled with given arrays, and what became of each of its leaves, by path."""
+
+    tree: PyTree
+    loaded: list[str]
+    skipped: list[str]
+    drawn: list[str]
+
+
+def begin(experiment: Experiment, seed: int | None = None) -> tuple[TrainState, list[str]]:
+    """Returns the state before a run's first step, with the weights that `run.init_from` names.
+
+    Args:
+      experiment: the run.
+      seed: of the parameters that are drawn, and of the random stream; by default the run's.
+
+    Returns:
+      The state, and lines that say what was loaded, skipped, drawn and frozen; none where everything is drawn.
+
+    Raises:
+      UsageError: the weights cannot be read, or do not fit.
+    """
+    run = experiment.config.run
+    seed, section = run.seed if seed is None else seed, run.init_from
+    if section is None:
+        return experiment.init(seed), []
+    given = renamed(read_weights(section.source), section.map)
+    notes: list[str] = []
+
+    def change(params: PyTree, extras: PyTree) -> tuple[PyTree, PyTree]:
+        _check_skipped(section, [*leaf_paths(params), *leaf_paths(extras)])
+        filled = fill(params, given.params, section, given.where)
+        beside = fill(extras, given.extras, section, given.where)
+        _check_used(section, filled, given)
+        notes[:] = _notes(section, filled, beside, given)
+        return filled.tree, beside.tree
+
+    return experiment.init(seed, change), notes
+
+
+def resolved(config: Config) -> Config:
+    """Returns a configuration whose `run.init_from` is an absolute path, so that it means the same in any folder."""
+    section = config.run.init_from
+    if section is None:
+        return config
+    path = expanded(section.source)
+    path = Path("runs") / path if len(path.parts) == 1 and not path.exists() else path
+    section = section.model_copy(update={"from": str(path.absolute())})
+    return config.model_copy(update={"run": config.run.model_copy(update={"init_from": section})})
+
+
+def read_weights(source: str) -> Weights:
+    """Reads the weights of a run, of its best checkpoint and as its evaluations use them, or of a safetensors file.
+
+    Args:
+      source: folder of a run, or path of a file.
+
+    Raises:
+      UsageError: there is no such run or file, or it cannot be read.
+      CheckpointError: the run has no checkpoint.
+    """
+    path = expanded(source)
+    if path.suffix == SUFFIX:
+        return _read_file(path)
+    run = load(path)
+    where = f"{source} ({run.opened.which} checkpoint, step {run.step})"
+    params, extras = (
+        dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)) for tree in (run.params, run.extras)
+    )
+    return Weights(params, extras, where)
+
+
+def _read_file(path: Path) -> Weights:
+    from safetensors import SafetensorError
+    from safetensors.flax import load_file
+
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"run.init_from: {path} cannot be read as a safetensors file: {error}") from error
+    named = {name.replace(".", "/"): array for name, array in arrays.items()}
+    parts = {part: {n.removeprefix(f"{part}/"): a for n, a in named.items() if n.startswith(f"{part}/")}
+             for part in ("params", "extras")}  # fmt: skip
+    if sum(map(len, parts.values())) == len(named):  # as `jaxprop export` names them
+        return Weights(parts["params"], parts["extras"], str(path))
+    return Weights(named, named, str(path))
+
+
+def renamed(given: Weights, patterns: Mapping[str, str]) -> Weights:
+    """Returns weights by the names that they have in another model.
+
+    Args:
+      given: by their own names.
+      patterns: `run.init_from.map`; the first pattern that matches a whole name gives the new one.
+
+    Raises:
+      UsageError: a pattern matches nothing, a replacement cannot be filled in, or two arrays get one name.
+
+    Example:
+      >>> renamed(Weights({"encoder/w": 1, "bias": 2}, {}, "a.safetensors"), {"encoder/(.*)": r"backbone/\\1"}).params
+      {'backbone/w': 1, 'bias': 2}
+    """
+    unused = set(patterns)
+
+    def rename(names: Iterable[str]) -> Iterator[str]:
+        for name in names:
+            match = next(((p, found) for p in patterns if (found := re.fullmatch(p, name))), None)
+            if match is not None:
+                unused.discard(match[0])
+                try:
+                    name = match[1].expand(patterns[match[0]])
+                except (re.error, IndexError) as error:
+                    raise UsageError(
+                        f"run.init_from.map: {patterns[match[0]]!r} cannot be filled in: {error}"
+                    ) from error
+            yield name
+
+    parts = []
+    for arrays in (given.params, given.extras):
+        names = list(rename(arrays))
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(f"run.init_from.map: two arrays of {given.where} get the name {twice}; map one of them")
+        parts.append(dict(zip(names, arrays.values(), strict=True)))
+    for pattern in unused:
+        raise UsageError(f"run.init_from.map: {pattern!r} matches no array of {given.where}{_some(given.params)}")
+    return Weights(parts[0], parts[1], given.where)
+
+
+def fill(tree: PyTree, given: Mapping[str, Any], section: InitialWeights, where: str) -> Filled:
+    """Puts arrays into a tree, by path.
+
+    Args:
+      tree: parameters or extras as they were drawn.
+      given: arrays by path.
+      section: says what is skipped.
+      where: what the arrays come from.
+
+    Raises:
+      UsageError: an array has another shape or kind of numbers.
+    """
+    flat, structure = jax.tree.flatten(tree)
+    leaves, loaded, skipped, drawn = [], [], [], []
+    for path, leaf in zip(leaf_paths(tree), flat, strict=True):
+        if any(re.fullmatch(pattern, path) for pattern in section.skip):
+            skipped.append(path)
+        elif path not in given or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            drawn.append(path)
+        else:
+            leaf = _fitting(path, given[path], leaf, where)
+            loaded.append(path)
+        leaves.append(leaf)
+    return Filled(jax.tree.unflatten(structure, leaves), loaded, skipped, drawn)
+
+
+def _fitting(path: str, array: Any, leaf: Any, where: str) -> Any:
+    there, here = (f"{np.dtype(x.dtype).name}{list(x.shape)}" for x in (array, leaf))
+    same = array.dtype == leaf.dtype or all(jnp.issubdtype(x.dtype, jnp.floating) for x in (array, leaf))
+    if array.shape != leaf.shape or not same:
+        layer = path.rpartition("/")[0]
+        pattern = f"{layer}/.*" if layer else path
+        raise UsageError(
+            f"run.init_from: {path} is {there} in {where} and {here} in this model; draw it anew with "
+            f"skip: ['{pattern}']"
+        )
+    return jnp.asarray(array, leaf.dtype)
+
+
+def _check_skipped(section: InitialWeights, paths: Sequence[str]) -> None:
+    for pattern in section.skip:
+        if not any(re.fullmatch(pattern, path) for path in paths):
+            raise UsageError(f"run.init_from.skip: {pattern!r} matches no parameter{_some(paths)}")
+
+
+def _check_used(section: InitialWeights, params: Filled, given: Weights) -> None:
+    paths = [*params.loaded, *params.skipped, *params.drawn]
+    if not params.loaded:
+        raise UsageError(
+            f"run.init_from: no parameter of this model is in {given.where}, which has {_listed(given.params)}; this "
+            f"model has {_listed(paths)}; give the names there that are meant with map"
+        )
+    stuck = [path for path in (*params.drawn, *params.skipped) if _matches(section.freeze, path)]
+    if stuck:
+        raise UsageError(
+            f"run.init_from.freeze: {stuck[0]} is not loaded, so it would stay as it was drawn; load it with map, or "
+            "leave it out of freeze"
+        )
+
+
+def _notes(section: InitialWeights, params: Filled, extras: Filled, given: Weights) -> list[str]:
+    size = sum(int(np.size(given.params[path])) for path in params.loaded)
+    beside = f", and {len(extras.loaded)} beside the parameters" if extras.loaded else ""
+    notes = [f"initial weights of {given.where}: {size:,} values of {_listed(params.loaded)}{beside}"]
+    if params.skipped:
+        notes.append(f"skipped and drawn: {_listed(params.skipped)}")
+    if params.drawn:
+        notes.append(f"not in there and drawn: {_listed(params.drawn)}")
+    unused = [path for path in given.params if path not in {*params.loaded, *extras.loaded, *params.skipped}]
+    if unused:
+        notes.append(f"not used of them: {_listed(unused)}")
+    frozen = [path for path in params.loaded if _matches(section.freeze, path)]
+    if frozen:
+        notes.append(f"frozen: {_listed(frozen)}")
+    return notes
+
+
+def _matches(patterns: Sequence[str], path: str) -> bool:
+    return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def _listed(paths: Iterable[str]) -> str:
+    """Paths by the layers that hold them."""
+    layers = list(dict.fromkeys(path.rpartition("/")[0] or path for path in paths))
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    return ", ".join(layers[:NAMED]) + more
+
+
+def _some(paths: Iterable[str]) -> str:
+    return f"; there are: {_listed(paths)}"

@@ -1,0 +1,70 @@
+"""Exports a run: the file of a format, a model card beside it, and what prepares its inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxprop.errors import RunFolderError, UsageError, one_of
+from jaxprop.run import prepared
+from jaxprop.run.loaded import LoadedRun
+from jaxprop.sinks.files import make_folder, write_whole
+from jaxprop.tools.export.card import card
+from jaxprop.tools.export.format import Made
+from jaxprop.tools.export.onnx import make_onnx
+from jaxprop.tools.export.stablehlo import make_stablehlo
+from jaxprop.tools.export.weights import make_safetensors
+
+FORMATS: dict[str, Callable[[LoadedRun, int | None], Made]] = {
+    "safetensors": make_safetensors,
+    "stablehlo": make_stablehlo,
+    "onnx": make_onnx,
+}
+
+
+def export_run(
+    run: LoadedRun, name: str, out: str | os.PathLike[str] | None = None, *, batch_size: int | None = None
+) -> dict[str, Any]:
+    """Writes a run's model in a format, with a model card.
+
+    Args:
+      run: from `jaxprop.load`, which also says which checkpoint and which parameters.
+      name: of the format, one of `FORMATS`.
+      out: folder to write to; default: `exports/FORMAT` in the run's folder.
+      batch_size: number of examples that the exported program takes; default: any.
+
+    Returns:
+      `format`, `folder`, `files` by name with their bytes, `step` and `checkpoint`.
+
+    Raises:
+      UsageError: there is no such format, or the model cannot be written in it.
+      MissingExtraError: a package that the format needs is not installed.
+      RunFolderError: the folder cannot be written.
+    """
+    if name not in FORMATS:
+        raise UsageError(one_of(name, FORMATS, "format"))
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"expected a batch size of at least 1, got {batch_size}")
+    made = FORMATS[name](run, batch_size)
+    folder = run.folder / "exports" / name if out is None else Path(out).expanduser()
+    files = {made.name: made.content, "README.md": card(run, name, made).encode()}
+    try:
+        make_folder(folder)
+        for file, content in files.items():
+            write_whole(folder / file, content)
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder} cannot be written ({error.strerror}); name another folder with --out DIR"
+        ) from error
+    prepared.write(folder, run.opened.prepared)
+    sizes = {path.name: path.stat().st_size for path in (folder / file for file in [*files, prepared.NAME])}
+    return {
+        "run": str(run.folder),
+        "format": name,
+        "folder": str(folder),
+        "files": sizes,
+        "step": run.step,
+        "checkpoint": run.opened.which,
+    }

@@ -1,0 +1,135 @@
+"""`jaxprop predict`: a table, JSON lines, files, exit codes, and readers of the output that leave."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxprop.run import loaded
+from jaxprop.tools import predict as tool
+from jaxprop.tools.predict import Answer
+
+GOOD = [
+    Answer("a.png", {"label": "cat", "probability": 0.75, "top": {"cat": 0.75, "dog": 0.25}}),
+    Answer("b.png", {"label": "dog", "probability": 0.6, "top": {"dog": 0.6, "cat": 0.4}}),
+]
+BAD = Answer("c.png", {}, "is no image")
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Lets the tool give these batches, and keeps what it was asked for."""
+    calls = []
+
+    def install(*batches):
+        monkeypatch.setattr(loaded, "load", lambda run, **options: calls.append((str(run), options)) or "loaded")
+        monkeypatch.setattr(
+            tool, "predict_inputs", lambda run, paths, **options: calls.append((paths, options)) or iter(batches)
+        )
+        return calls
+
+    return install
+
+
+def test_a_table(jaxprop, answers):
+    calls = answers(GOOD)
+    ran = jaxprop("predict", "pets", "a.png", "b.png", "--top", "2", "--batch-size", "7", "--newest")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.splitlines() == [
+        "input  label  probability  label_2  probability_2",
+        "a.png  cat    0.75         dog      0.25",
+        "b.png  dog    0.6          cat      0.4",
+    ]
+    assert calls == [("pets", {"which": "newest"}), (["a.png", "b.png"], {"batch_size": 7, "top": 2})]
+
+
+def test_lines_of_json(jaxprop, answers):
+    answers(GOOD[:1], [GOOD[1], BAD])
+    ran = jaxprop("predict", "pets", "-", "--json")
+    assert ran.code == 1
+    assert [json.loads(line) for line in ran.out.splitlines()] == [
+        {"input": "a.png", **GOOD[0].values},
+        {"input": "b.png", **GOOD[1].values},
+        {"input": "c.png", "error": "is no image"},
+    ]
+    assert ran.err == "error: c.png: is no image\n1 of 3 records could not be predicted\n"
+
+
+def test_files(jaxprop, answers):
+    answers(GOOD, [BAD])
+    ran = jaxprop("predict", "pets", "x", "--out", "new.csv")
+    assert (ran.code, ran.out) == (1, "2 predictions: new.csv\n")
+    with open("new.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[1] == {"input": "b.png", "label": "dog", "probability": "0.6", "label_2": "cat", "probability_2": "0.4"}
+    assert len(rows) == 2
+    answers(GOOD, [BAD])
+    ran = jaxprop("predict", "pets", "x", "--out", "new.jsonl", "--json")
+    assert json.loads(ran.out) == {"out": "new.jsonl", "records": 3, "failed": 1}
+    assert [json.loads(line)["input"] for line in Path("new.jsonl").read_text().splitlines()] == [
+        "a.png",
+        "b.png",
+        "c.png",
+    ]
+    assert sorted(os.listdir()) == ["new.csv", "new.jsonl"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(jaxprop, answers, monkeypatch):
+    def broken():
+        yield GOOD
+        raise RuntimeError("the device is gone")
+
+    answers()
+    monkeypatch.setattr(tool, "predict_inputs", lambda *_, **__: broken())
+    Path("new.csv").write_text("before")
+    assert jaxprop("predict", "pets", "x", "--out", "new.csv").code == 1
+    assert Path("new.csv").read_text() == "before"
+    assert os.listdir() == ["new.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere", "x"], "error: nowhere: there is no such run folder"),
+        (["nowhere", "x", "--out", "a.txt"], "error: --out a.txt: expected a name that ends in .csv or .jsonl\n"),
+        (["nowhere", "x", "--top", "0"], "--top"),
+        (["nowhere"], "Missing argument"),
+    ],
+)
+def test_mistakes(jaxprop, arguments, sentence):
+    ran = jaxprop("predict", *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert sentence in ran.err
+
+
+def test_control_characters_do_not_reach_the_terminal(jaxprop, answers):
+    answers([Answer("a\x1b[31m.png", {"label": "cat\x07"}), Answer("b\x1b.png", {}, "\x1b[2J")])
+    ran = jaxprop("predict", "pets", "x")
+    assert "\x1b" not in ran.out + ran.err
+    assert "\x07" not in ran.out
+
+
+@pytest.mark.timeout(300)
+def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
+    """A whole process, and a run of the digits, whose output is cut off by `head`."""
+    from jaxprop.config.build import build
+    from jaxprop.data.readers.digits import load_digits
+    from jaxprop.run.train import train
+
+    sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp", "hidden": [4]}}
+    sections |= {"optimizer": {"name": "adam", "lr": 0.01}, "parallel": {"devices": 1}, "run": {"steps": 1}}
+    train(build(sections), tmp_path / "run", quiet=True)
+    np.save(tmp_path / "new.npy", np.tile(load_digits()[0], (4, 1)))
+    command = [sys.executable, "-m", "jaxprop", "predict", str(tmp_path / "run"), str(tmp_path / "new.npy")]
+    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        first = json.loads(child.stdout.readline())
+        child.stdout.close()
+        errors = child.stderr.read()
+    assert set(first) == {"input", "label", "probability", "top"}
+    assert errors == ""
+    assert child.returncode == 1

@@ -1,0 +1,78 @@
+"""Predictions as a program: the same numbers for any number of examples, in a process without jaxprop."""
+
+import numpy as np
+import pytest
+
+from jaxprop.errors import MissingExtraError, UsageError
+from jaxprop.run.loaded import load
+from jaxprop.tools.export import export_run, stablehlo
+from jaxprop.tools.export.format import inputs_of, prediction_function
+from tests.run.trained import FEATURES, trained
+from tests.tools.export.alone import result_of
+from tests.tools.export.models import CASES, run_of
+
+LOAD = """\
+import json
+import numpy as np
+from jax import export
+
+predict = export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call
+x = np.load("x.npy")
+found = [{name: np.asarray(value).tolist() for name, value in predict({"inputs": x[:n]}).items()} for n in SIZES]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(params=CASES)
+def case(request, tmp_path):
+    return run_of(request.param, tmp_path)
+
+
+@pytest.mark.timeout(300)
+def test_the_same_predictions_for_other_numbers_of_examples_without_jaxprop(case, tmp_path):
+    run, x = case
+    export_run(run, "stablehlo", tmp_path / "out")
+    np.save(tmp_path / "out" / "x.npy", x)
+    sizes = (7, 1, 3)
+    found = result_of(LOAD.replace("SIZES", str(sizes)), tmp_path / "out")
+    for size, alone in zip(sizes, found, strict=True):
+        own = run.predict(x[:size])
+        assert set(own) == set(alone)
+        for name, values in own.items():
+            assert np.allclose(values, np.asarray(alone[name]), atol=1e-5), name
+
+
+def test_a_program_for_one_number_of_examples(tmp_path):
+    from jax import export
+
+    run = load(trained(tmp_path))
+    export_run(run, "stablehlo", tmp_path / "out", batch_size=4)
+    loaded = export.deserialize(bytearray((tmp_path / "out" / "model.stablehlo").read_bytes()))
+    assert loaded.in_avals[0].shape == (4, FEATURES)
+    assert set(loaded.platforms) == {"cpu", "cuda", "tpu"}
+
+
+def test_arrays_that_nothing_depends_on_are_no_inputs(tmp_path):
+    run = load(trained(tmp_path))
+    example = {**run.opened.prepared.example, "unused": run.opened.prepared.example["inputs"]}
+    run.opened = run.opened._replace(prepared=run.opened.prepared._replace(example=example))
+    assert list(inputs_of(run, prediction_function(run))) == ["inputs"]
+
+
+def test_what_is_missing_and_what_cannot_be_exported(tmp_path, monkeypatch):
+    run = load(trained(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(stablehlo, "find_spec", lambda name: None)
+        with pytest.raises(MissingExtraError, match=r"needs the package 'flatbuffers', .* pip install flatbuffers"):
+            export_run(run, "stablehlo", tmp_path / "out")
+
+    def counting(run):
+        inner = prediction_function(run)
+        return lambda batch: inner({"inputs": batch["inputs"][: int(batch["inputs"].shape[0])]})
+
+    monkeypatch.setattr(stablehlo, "prediction_function", counting)
+    with pytest.raises(
+        UsageError, match=r"cannot be exported for any number of examples \(.*\); give one with --batch-size"
+    ):
+        export_run(run, "stablehlo", tmp_path / "out")
+    assert export_run(run, "stablehlo", tmp_path / "out", batch_size=2)["files"]["model.stablehlo"]
