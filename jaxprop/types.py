@@ -23,7 +23,7 @@ class Source(NamedTuple):
       length: number of records, N.
       take: maps indices `[B]` in `0..N-1` to a batch: a dict of arrays with leading axis B.
       info: what a task needs to know of the data, such as `{"classes": 10}`, and what a person is told of them:
-        `class_names`, `target_names`, `notes`.
+        `class_names`, `target_names`, `notes`. `target_scale`, pairs (mean, std), says that labels are standardized.
       fingerprint: hex digest of the contents; a resume refuses data that has changed.
       prepared: what has been learned of the training data to prepare them by, as JSON values: statistics, categories,
         a vocabulary. It is stored with the run, and prepares what the run evaluates and predicts later.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import Custom
-from jaxprop.config.schema.data import Arrays, Random
+from jaxprop.config.schema.data import Arrays, Random, Table
 from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Path
@@ -60,14 +60,17 @@ def known_steps(config: Config) -> int | None:
 
 
 def _digits_to_train_on(config: Config) -> int:
-    return DIGITS_TRAIN - math.ceil((config.data.validation or 0) * DIGITS_TRAIN)
+    part = config.data.validation
+    return DIGITS_TRAIN - math.ceil(part * DIGITS_TRAIN if isinstance(part, float) else 0)
 
 
 def has_split_to_evaluate(config: Config) -> bool:
     """Returns whether there are data to evaluate on."""
     data = config.data
-    if data.validation is not None or not isinstance(data, Arrays | Random):
+    if data.validation is not None or not isinstance(data, Arrays | Random | Table):
         return True
+    if isinstance(data, Table):
+        return data.test is not None
     return isinstance(data, Arrays) and any((data.test, data.test_inputs, data.test_labels))
 
 
@@ -147,6 +150,25 @@ def _arrays(config: Config) -> Iterator[Problem]:
             yield Problem(("data", f"{split}_{given}"), f"{split}_{absent} is missing; the two go together")
         elif split == "train" and archive is None and inputs is None:
             yield Problem(("data",), "expected train (one .npz), or train_inputs and train_labels (two .npy); got none")
+
+
+def _table(config: Config) -> Iterator[Problem]:
+    data = config.data
+    if not isinstance(data, Table):
+        return
+    targets = (data.target,) if isinstance(data.target, str) else data.target
+    if not targets:
+        yield Problem(("data", "target"), "expected the name of a column, got an empty list")
+    if config.task.name == "classify" and len(targets) > 1:
+        what = "classify has one target; name one, or set task.name: multilabel where each is 0 or 1"
+        yield Problem(("data", "target"), what)
+    for key in ("features", "ignore"):
+        both = next((name for name in getattr(data, key) or () if name in targets), None)
+        if both is not None:
+            yield Problem(("data", key), f"{both} is the target; remove it here")
+    parts = [part for part in (data.test, data.validation) if isinstance(part, float)]
+    if sum(parts) >= 1:
+        yield Problem(("data", "test"), "test and validation leave no rows to train on; use smaller fractions")
 
 
 def _evaluation(config: Config) -> Iterator[Problem]:
@@ -273,6 +295,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _augmentation,
     _own_code,
     _arrays,
+    _table,
     _attention,
     _stages,
     _order,

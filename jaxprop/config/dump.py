@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from jaxprop.config.locate import schema_comment
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.data import PATHS, CustomData
+from jaxprop.config.schema.data import BUNDLED, PATHS, CustomData
 from jaxprop.config.yaml_loader import BOOL, FLOAT, INT, NULL
 
 
@@ -57,7 +57,9 @@ def with_absolute_paths(config: Config) -> Config:
         return config  # what its arguments mean is not known here
     given = {name: getattr(section, name, None) for name in PATHS}
     absolute = {
-        name: str(Path(os.path.expanduser(path)).absolute()) for name, path in given.items() if path is not None
+        name: str(Path(os.path.expanduser(path)).absolute())
+        for name, path in given.items()
+        if isinstance(path, str) and not path.startswith(BUNDLED)
     }
     return config.model_copy(update={"data": section.model_copy(update=absolute)})
 

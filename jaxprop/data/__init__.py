@@ -14,6 +14,7 @@ from jaxprop.data.readers.digits import DIGITS
 from jaxprop.data.readers.own import OWN
 from jaxprop.data.readers.random import RANDOM
 from jaxprop.data.readers.stdlib_text import STDLIB_TEXT
+from jaxprop.data.readers.table import TABLE
 from jaxprop.data.splits import hold_out
 from jaxprop.data.stream import Stream, one_pass
 from jaxprop.errors import ConfigError, one_of
@@ -25,6 +26,7 @@ READERS: dict[str, Reader] = {
     "digits": DIGITS,
     "stdlib_text": STDLIB_TEXT,
     "arrays": ARRAYS,
+    "table": TABLE,
     "random": RANDOM,
 }
 

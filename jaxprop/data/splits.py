@@ -61,7 +61,7 @@ def held_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
         return stratified_split(labels, fraction, seed)
     chosen = permutation(len(labels), seed)[: int(np.ceil(fraction * len(labels)))]
     held = np.sort(chosen)
-    return np.setdiff1d(np.arange(len(labels)), held), held
+    return _others(len(labels), held), held
 
 
 def subset(source: Source, indices: np.ndarray) -> Source:
@@ -127,4 +127,10 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
         members = np.flatnonzero(labels == label)
         chosen.append(members[permutation(members.size, seed, label)[:size]])
     test = np.sort(np.concatenate(chosen))
-    return np.setdiff1d(np.arange(labels.size), test), test
+    return _others(labels.size, test), test
+
+
+def _others(length: int, chosen: np.ndarray) -> np.ndarray:
+    left = np.ones(length, bool)
+    left[chosen] = False
+    return np.flatnonzero(left)

@@ -65,6 +65,7 @@ class Undertaking(NamedTuple):
       explained: `(experiment, saved)`, a context that explains running out of memory.
       begin: `experiment -> (state, notes)`, the state before the first step, and what there is to say of it.
       sinks: further destinations of records.
+      compared: `(experiment, folder) -> figures` of other models on the splits of a completed run, for its summary.
     """
 
     compose: Callable[[], Experiment]
@@ -76,6 +77,7 @@ class Undertaking(NamedTuple):
     explained: Callable[..., contextlib.AbstractContextManager[None]]
     begin: Callable[[Experiment], tuple[TrainState, list[str]]] = _drawn
     sinks: Sequence[Sink] = ()
+    compared: Callable[[Experiment, Path], dict[str, float]] = lambda _experiment, _folder: {}
 
 
 def conduct(
@@ -141,7 +143,8 @@ def conduct(
                 sum_up_failure(error, loop, experiment.task.reference, began, folder)
             raise
         # Written once the last save is known to be whole.
-        figures = summary(status, loop, experiment.task.reference, began)
+        compared = undertaking.compared(experiment, folder) if status == Status.COMPLETED else {}
+        figures = summary(status, loop, {**experiment.task.reference, **compared}, began)
         back = status == Status.INTERRUPTED and replaced.bring_back()
         if status == Status.COMPLETED:
             panels.write(folder, panels.draw(experiment, loop.state))

@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxprop import data
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
-from jaxprop.run import own_code, prepared
+from jaxprop.run import linear, own_code, prepared
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.conduct import Outcome, Undertaking, conduct
@@ -51,6 +51,7 @@ def train(
         recorder=lambda folder, experiment: Recorder(folder, experiment.config),
         trace=_trace,
         describe=_describe,
+        compared=linear.compared,
         explained=explained,
         begin=begin,
     )

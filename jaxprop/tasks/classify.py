@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,12 @@ def classify(config: Config, sources: Mapping[str, Source]) -> Task:
     Returns:
       The task; its reference is the accuracy of always answering the most frequent training class.
     """
+    names = sources["train"].info.get("class_names", ())
     return Task(
         *bind(config, sources["train"]),
         predict=predict,
         reference=_majority(sources),
-        panels=(confusion, surest_mistakes),
+        panels=(partial(confusion, names=names), partial(surest_mistakes, names=names)),
     )
 
 

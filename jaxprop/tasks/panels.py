@@ -13,7 +13,7 @@ report draws a drawable by its kind, whatever the task:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,8 +47,13 @@ class Drawable(NamedTuple):
 Panel = Callable[[Predictions, Batch], Drawable]
 
 
-def confusion(predictions: Predictions, batch: Batch) -> Drawable:
+def confusion(predictions: Predictions, batch: Batch, names: Sequence[str] = ()) -> Drawable:
     """Counts examples by their label and their predicted class; the classes that are confused most, where many are.
+
+    Args:
+      predictions: of the task `classify`.
+      batch: with `labels` `[n]`.
+      names: of the classes; without any they are told by number.
 
     Example:
       >>> found = confusion({"class": np.array([0, 1, 1])}, {"labels": np.array([0, 1, 0])})
@@ -66,11 +71,16 @@ def confusion(predictions: Predictions, batch: Batch) -> Drawable:
     for label, answer in zip(labels.tolist(), predicted.tolist(), strict=True):
         if label in at and answer in at:
             cells[at[label], at[answer]] += 1
-    data = {"rows": "label", "columns": "predicted", "names": [str(c) for c in classes], "cells": cells.tolist()}
+    data = {
+        "rows": "label",
+        "columns": "predicted",
+        "names": [_name(c, names) for c in classes],
+        "cells": cells.tolist(),
+    }
     return Drawable("Confusion matrix", "matrix", data, "What is right lies on the diagonal.")
 
 
-def surest_mistakes(predictions: Predictions, batch: Batch) -> Drawable:
+def surest_mistakes(predictions: Predictions, batch: Batch, names: Sequence[str] = ()) -> Drawable:
     """Lists wrong answers with the highest probability: mislabelled examples are often among them.
 
     Example:
@@ -81,7 +91,8 @@ def surest_mistakes(predictions: Predictions, batch: Batch) -> Drawable:
     labels, predicted, share = batch["labels"], predictions["class"], predictions["probability"]
     wrong = np.flatnonzero(np.asarray(labels) != np.asarray(predicted))
     worst = wrong[np.argsort(-np.asarray(share)[wrong], kind="stable")][:WORST]
-    rows = [[int(i), int(labels[i]), int(predicted[i]), round(float(share[i]), 4)] for i in worst]
+    told = [[_name(int(of[i]), names) if names else int(of[i]) for of in (labels, predicted)] for i in worst]
+    rows = [[int(i), *pair, round(float(share[i]), 4)] for i, pair in zip(worst, told, strict=True)]
     headers = ["example", "label", "predicted", "probability"]
     return Drawable("Surest mistakes", "table", {"headers": headers, "rows": rows}, "Look here for wrong labels first.")
 
@@ -150,6 +161,10 @@ def sample_text(predictions: Predictions, batch: Batch) -> Drawable:
         rows += [["next byte", _bytes(text[held][-WINDOW:])], ["predicted", _bytes(answer[held][-WINDOW:])]]
     data = {"headers": ["", "text"], "rows": rows}
     return Drawable("Next bytes", "table", data, "Each prediction has seen all bytes before it.")
+
+
+def _name(index: int, names: Sequence[str]) -> str:
+    return names[index] if names else str(index)
 
 
 def _bytes(tokens: np.ndarray) -> str:

@@ -23,7 +23,7 @@ from jaxprop.models.arguments import masks_tokens
 from jaxprop.tasks.panels import Panel
 from jaxprop.tasks.tokens import loss_of_sequences, metric_of_sequences
 from jaxprop.train.objective import as_objective, loss_from, without_padding
-from jaxprop.types import Batch, Loss, Model, Objective, PyTree, Source, Spec
+from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Source, Spec
 
 SIZES = ("classes", "targets", "vocabulary", "categories")  # what a source may say in `info` and a model may need
 COMPUTED = ("inputs",)  # what of a batch is computed with, and so cast; answers, masks and weights are not
@@ -82,12 +82,13 @@ def predictions(
     return predict
 
 
-def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:
+def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = None) -> tuple[Model, Objective, Spec]:
     """Builds the model for the data's shapes and binds it to augmentation and to the task's loss and metrics.
 
     Args:
       config: the run's configuration; its `task.loss` goes before the task's usual one.
       train: the training split; one record of it is read, and the sizes its `info` names.
+      instead: metrics that take the place of those of the same name.
 
     Returns:
       The model, the objective, and the spec the model was built for.
@@ -101,7 +102,7 @@ def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:
     model = _model(config, spec)
     if isinstance(model, models.LossFunction):
         return model.model(), _own_objective(config, model, spec), spec
-    metrics, augment = _metrics(config, spec), make_augmentation(config.data.augment, spec)
+    metrics, augment = _metrics(config, spec, instead or {}), make_augmentation(config.data.augment, spec)
     return model, loss_from(model, _loss(config, spec), metrics, cast=_computed(spec), augment=augment), spec
 
 
@@ -125,7 +126,7 @@ def _loss(config: Config, spec: Spec) -> Loss:
     return loss_of_sequences(make_loss(section)) if masks_tokens(spec) else make_loss(section)
 
 
-def _metrics(config: Config, spec: Spec) -> dict[str, Any]:
+def _metrics(config: Config, spec: Spec, instead: Mapping[str, Metric]) -> dict[str, Any]:
     figures = TASK_TABLE[config.task.name].figures
     own = {
         name: load_code(section, ("task", "metrics", name)).of_outputs(**spec.sizes)
@@ -134,7 +135,7 @@ def _metrics(config: Config, spec: Spec) -> dict[str, Any]:
     usual = {name: METRICS[figure.metric] for name, figure in figures.items() if figure.metric is not None}
     if masks_tokens(spec):
         usual = {name: metric_of_sequences(metric) for name, metric in usual.items()}
-    return usual | own
+    return usual | dict(instead) | own
 
 
 def _own_objective(config: Config, model: models.LossFunction, spec: Spec) -> Objective:

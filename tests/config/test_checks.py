@@ -10,8 +10,19 @@ BOTH = {"data": {"name": "arrays", "train": "a.npz", "test": "b.npz"}}
 WARMUP = {"name": "sgd", "lr": 0.1, "schedule": {"name": "warmup_cosine", "warmup_steps": 100}}
 WSD = {"name": "sgd", "lr": 0.1, "schedule": {"name": "warmup_stable_decay", "warmup_steps": 60, "decay_steps": 60}}
 
+TABLE = {"data": {"name": "table", "train": "a.csv", "target": "y"}}
+
 GOOD = [
     {},
+    TABLE,
+    {
+        "data": {"name": "table", "train": "a.csv", "target": "y", "test": 0.2, "validation": "v.pq"},
+        "run": {"steps": 4, "eval_every": 2},
+    },
+    {
+        "data": {"name": "table", "train": "a.csv", "target": ["x", "y"], "test": "t.csv"},
+        "task": {"name": "multilabel"},
+    },
     TEXT,
     TEXT | {"model": {"name": "rnn"}},
     {"model": {"name": "rnn"}},
@@ -44,6 +55,20 @@ GOOD = [
 ]
 
 BAD = [
+    (
+        {"data": {"name": "table", "train": "a.csv", "target": ["x", "y"]}},
+        "data.target: classify has one target; name one, or set task.name: multilabel",
+    ),
+    ({"data": {"name": "table", "train": "a.csv", "target": []}}, "data.target: expected the name of a column"),
+    (
+        {"data": {"name": "table", "train": "a.csv", "target": "y", "features": ["x", "y"]}},
+        "data.features: y is the target; remove it here",
+    ),
+    (
+        {"data": {"name": "table", "train": "a.csv", "target": "y", "test": 0.5, "validation": 0.5}},
+        "data.test: test and validation leave no rows to train on",
+    ),
+    (TABLE | {"run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no split to evaluate on"),
     (
         {"run": {"epochs": 1, "stop": {}}},
         "run.stop: expected patience, target or minutes, as in {patience: 5}; got none",

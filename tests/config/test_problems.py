@@ -111,8 +111,8 @@ def test_missing_sections(tmp_path):
     lines = [line.removeprefix(f"{tmp_path}/bad.yaml:1: ") for line in caught.value.problems]
     assert (
         lines[0]
-        == "data: required section is missing; write 'data: {name: ...}' (one of digits, stdlib_text, arrays, random; "
-        "or class, for code of your own)"
+        == "data: required section is missing; write 'data: {name: ...}' (one of digits, stdlib_text, arrays, table, "
+        "random; or class, for code of your own)"
     )
     assert lines[3] == "run: required section is missing"
     assert len(lines) == 4

@@ -76,3 +76,10 @@ def test_no_example_at_all(panel):
     told = {"class": np.zeros(0, int), "probability": np.zeros((0, 2)), "value": np.zeros((0, 1))}
     labels = np.zeros((0, 2)) if panel is panels.labels_told else np.zeros(0)
     json.dumps(panel(told, {"labels": labels}).data, allow_nan=False)
+
+
+def test_classes_are_told_by_their_names():
+    predictions = {"class": np.array([0, 1, 1]), "probability": np.array([0.9, 0.8, 0.7])}
+    batch = {"labels": np.array([0, 1, 0])}
+    assert panels.confusion(predictions, batch, ["cat", "dog"]).data["names"] == ["cat", "dog"]
+    assert panels.surest_mistakes(predictions, batch, ["cat", "dog"]).data["rows"] == [[2, "cat", "dog", 0.7]]
