@@ -23,6 +23,9 @@ HARMLESS: tuple[Path, ...] = (
     ("data", "eval_batch_size"),
     # What the training data are is decided by their fingerprint, not by where they lie.
     *(("data", key) for key in PATHS),
+    # The batches are the same.
+    *(("data", key) for key in ("engine", "workers", "cache_mib")),
+    ("data", "weights"),  # of a mixture, which may change at any step
     # measurements and responses; the structure of the train state does not depend on them
     *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
     ("health", "blackboxes"),
@@ -86,7 +89,16 @@ def mathematical(old: Config, new: Config) -> list[Change]:
     """
     constant = old.optimizer.schedule.name == new.optimizer.schedule.name == "constant"
     harmless = HARMLESS + LENGTH if constant else HARMLESS
-    return [change for change in diff(old, new) if not any(change.path[: len(p)] == p for p in harmless)]
+    return [change for change in diff(old, new) if not _is_harmless(change, harmless)]
+
+
+def _is_harmless(change: Change, harmless: tuple[Path, ...]) -> bool:
+    path = change.path
+    if path[:2] == ("data", "sources"):
+        path = ("data", *path[3:])  # a source of a mixture has the keys of any other
+    if path == ("data", "validation") and any(isinstance(value, float) for value in (change.old, change.new)):
+        return False  # a number is a part of the training data, a path another file
+    return any(path[: len(p)] == p for p in harmless)
 
 
 def _differences(old: Any, new: Any, path: Path) -> Iterator[Change]:

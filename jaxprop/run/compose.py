@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxprop import data, tasks
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.data import FileSection, Mixture
 from jaxprop.core.precision import Scaling
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.guard import init_health
@@ -108,10 +109,28 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
     )  # fmt: skip
 
 
-def open_stream(config: Config, train: Source) -> data.Stream:
+def open_stream(config: Config, train: Source) -> data.Stream | data.MixtureStream | data.Workers:
     """Returns the stream of training batches, at its start."""
     section = config.data
-    return data.Stream(train, section.batch_size, config.run.seed, shuffle=section.shuffle, drop_last=section.drop_last)
+    stream: data.Stream | data.MixtureStream
+    if isinstance(section, Mixture):
+        lengths = train.info[data.LENGTHS]
+        stream = data.MixtureStream(
+            train, lengths, _phases(section, lengths), section.batch_size, config.run.seed, shuffle=section.shuffle
+        )
+    else:
+        stream = data.Stream(
+            train, section.batch_size, config.run.seed, shuffle=section.shuffle, drop_last=section.drop_last
+        )
+    if isinstance(section, FileSection | Mixture) and section.engine == "grain":
+        return data.Workers(stream, section.workers)
+    return stream
+
+
+def _phases(section: Mixture, lengths: list[int]) -> list[data.Phase]:
+    """The weights of a mixture by step; by default each source's share of all examples."""
+    phases = section.phases() or [(0, tuple(float(length) for length in lengths))]
+    return [data.Phase(after, weights) for after, weights in phases]
 
 
 def signals_of(config: Config) -> Signals:
