@@ -20,14 +20,14 @@ from jaxprop.config.diff import HARMLESS, LENGTH, differences
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.fit import Settings
 from jaxprop.core import trees
-from jaxprop.data.batches import DRAWN_AGAIN, as_stream
+from jaxprop.data.batches import as_stream
 from jaxprop.data.stream import Stream
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.placement import replicate
 from jaxprop.run.compose import Experiment, place
-from jaxprop.run.conduct import Outcome, Undertaking, conduct, open_checkpoints
+from jaxprop.run.conduct import Conducted, Undertaking, conduct, open_checkpoints
 from jaxprop.run.folder import read_summary, write_text
 from jaxprop.run.resume import has_records, refuse_another
 from jaxprop.run.status import Status
@@ -36,9 +36,8 @@ from jaxprop.tasks.task import Task, no_predictions
 from jaxprop.train.compiled import make_train_step
 from jaxprop.train.eval_step import make_eval_step
 from jaxprop.train.objective import LossFn, as_objective
-from jaxprop.train.optimizers import Optimizer
 from jaxprop.train.trainable import Trainable
-from jaxprop.types import Model, Objective, PyTree, Schedule, Source, Spec, TrainState
+from jaxprop.types import Average, Model, Objective, PyTree, Schedule, Source, Spec, TrainState
 
 ABOUT = "# The settings of a run of jaxprop.fit: a record, and no configuration that 'jaxprop train' could run.\n"
 
@@ -66,7 +65,7 @@ class Fitted(NamedTuple):
     def params(self) -> PyTree:
         """The state's parameters: their moving averages where such are kept."""
         ema = self.state.ema
-        return ema.params if ema != () else self.state.params
+        return ema.params if isinstance(ema, Average) else self.state.params
 
 
 def fit(
@@ -146,10 +145,10 @@ def fit(
       ...         optax.sgd(0.5), [{"x": x}], run=folder + "/line", steps=20, params={"w": jnp.zeros(())}, quiet=True,
       ...     )
       ...     ran.status, ran.step, round(float(ran.params["w"]), 1)
-      ('completed', 20, 2.9)
+      ('completed', 20, 3.0)
     """
     stream = as_stream(batches, depth=(prefetch + 2) * steps_per_call)
-    own = () if isinstance(sinks, Mapping) else tuple(sinks)
+    evaluates = _check_evaluation(evaluate, batch_size) and _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
         data={"batch_size": batch_size, "prefetch": prefetch},
         precision={"policy": precision},
@@ -158,11 +157,9 @@ def fit(
         sinks=sinks if isinstance(sinks, Mapping) else {},
         run={
             "steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate,
-            "steps_per_call": steps_per_call, "ema_decay": ema_decay,
-            "eval_every": _rhythm(eval_every, steps, steps_per_call, stream) if evaluate is not None else None,
+            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates,
         },
     )  # fmt: skip
-    _check_evaluation(evaluate, batch_size)
 
     def make() -> Experiment:
         objective = as_objective(loss_fn, stateful=stateful)
@@ -173,12 +170,17 @@ def fit(
         )  # fmt: skip
         return Experiment(
             config=settings, task=Task(objective.model, objective, Spec({}, {}), no_predictions), sources={},
-            stream=stream, validation=evaluate, test=None, optimizer=Optimizer(tx, schedule, (), clip),
+            stream=stream, validation=evaluate, test=None, optimizer=None,
             init=_init(objective.model, params, extras, stream, step, mesh), step=step,
             evaluate=make_eval_step(objective, precision, mesh=mesh), mesh=mesh, total_steps=steps,
         )  # fmt: skip
 
-    undertaking = Undertaking(
+    undertaking = _undertaking(settings, make, () if isinstance(sinks, Mapping) else tuple(sinks))
+    return _fitted(conduct(undertaking, run, fresh=fresh, quiet=quiet), Path(run).expanduser())
+
+
+def _undertaking(settings: Settings, make: Callable[[], Experiment], sinks: tuple[Sink, ...]) -> Undertaking:
+    return Undertaking(
         compose=make,
         finished=lambda folder: _finished(settings, folder),
         complete=lambda _experiment, _folder: None,
@@ -186,9 +188,8 @@ def fit(
         trace=_trace,
         describe=_describe,
         explained=lambda *_: contextlib.nullcontext(),
-        sinks=own,
+        sinks=sinks,
     )
-    return _fitted(conduct(undertaking, run, fresh=fresh, quiet=quiet), Path(run).expanduser())
 
 
 class _Finder:
@@ -234,15 +235,19 @@ def _rhythm(eval_every: int | None, steps: int, per_call: int, stream: Any) -> i
     return max(1, round(every / per_call)) * per_call
 
 
-def _check_evaluation(evaluate: Any, batch_size: int | None) -> None:
+def _check_evaluation(evaluate: Any, batch_size: int | None) -> bool | None:
+    """Whether there is something to evaluate on, or None; raises UsageError where that would not do."""
+    if evaluate is None:
+        return None
     if isinstance(evaluate, Source):
         if batch_size is None:
             raise UsageError("fit evaluates on a Source in batches; give batch_size, such as batch_size=256")
-    elif evaluate is not None and (not hasattr(evaluate, "__iter__") or iter(evaluate) is evaluate):
+    elif not hasattr(evaluate, "__iter__") or iter(evaluate) is evaluate:
         raise UsageError(
             "fit evaluates more than once, so evaluate must be a list, a DataLoader or another iterable that begins "
             f"anew, or a jaxprop.data.Source; got {type(evaluate).__name__}; a generator fits as list(generator)"
         )
+    return True
 
 
 def _signals(settings: Settings) -> bool | Signals:
@@ -315,10 +320,10 @@ def _finished(settings: Settings, folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _fitted(outcome: Outcome, folder: Path) -> Fitted:
+def _fitted(ran: Conducted, folder: Path) -> Fitted:
     """What is returned: the best state, or the newest where none was evaluated."""
-    summary, experiment = outcome.summary, outcome.experiment
-    state, step = outcome.state, int(summary["step"])
+    summary, experiment = ran.outcome.summary, ran.experiment
+    state, step = ran.state, int(summary["step"])
     best = summary.get("best") if experiment.config.checkpoint.enabled else None
     if state is None or (best is not None and best["step"] != step):
         abstract = jax.eval_shape(lambda: experiment.init(0)) if state is None else jax.tree.map(trees.abstract, state)
@@ -336,8 +341,8 @@ def promise(batches: Any) -> str:
       batches: as `fit` takes them.
 
     Example:
-      >>> promise([{"x": 1.0}]) == DRAWN_AGAIN
-      True
+      >>> promise([{"x": 1.0}]).partition(",")[0]
+      'a resume draws the batches that were used already'
     """
     stream = as_stream(batches, depth=1)
     return "a resume goes on with the exact next batch" if isinstance(stream, Stream) else stream.promise

@@ -28,7 +28,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
       quiet: no console.
 
     Returns:
-      How it ended.
+      The summary and the exit code: 0 done, 3 diverged, 75 or 130 interrupted after saving.
 
     Raises:
       UsageError: the folder holds a run whose mathematics another configuration would change.
@@ -45,7 +45,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         describe=_describe,
         explained=explained,
     )
-    return conduct(undertaking, folder, fresh=fresh, quiet=quiet)
+    return conduct(undertaking, folder, fresh=fresh, quiet=quiet).outcome
 
 
 def _describe(experiment: Experiment, folder: Path) -> None:

@@ -9,7 +9,12 @@ from jaxprop.cli.eval import run_folder
 from jaxprop.errors import ConfigError, UsageError
 from jaxprop.tools import eval as evaluation
 
-FIGURES = {"step": 9, "metrics": {"accuracy": 0.5, "loss": 1.25}, "reference": {"majority_accuracy": 0.1}}
+FIGURES = {
+    "step": 9,
+    "metrics": {"accuracy": 0.5, "loss": 1.25},
+    "reference": {"majority_accuracy": 0.1},
+    "split": "test",
+}
 
 
 @pytest.mark.parametrize(
@@ -56,13 +61,14 @@ def test_the_figures_as_json_and_as_a_table(jaxprop, monkeypatch):
     assert [line.split() for line in ran.out.splitlines() if "─" not in line] == [
         ["result", "reference"],
         ["step", "9"],
+        ["split", "test"],
         ["loss", "1.25"],
         ["accuracy", "0.5", "majority", "accuracy", "0.1"],
         ["run", "folder:", "x"],
     ]
     assert calls == [
-        ((Path("runs/digits"), ()), {"best": False}),
-        ((Path("x"), ("run.eval_batches=1",)), {"best": True}),
+        ((Path("runs/digits"), ()), {"which": None}),
+        ((Path("x"), ("run.eval_batches=1",)), {"which": "best"}),
     ]
 
 

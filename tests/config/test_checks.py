@@ -40,9 +40,9 @@ BAD = [
     ({"optimizer": WARMUP, "run": {"steps": 100}}, "optimizer.schedule.warmup_steps: warmup_steps is 100"),
     ({"optimizer": WARMUP, "run": {"epochs": 4}}, "but the schedule has 92 steps"),  # 4 * ceil(1437 / 64)
     ({"optimizer": WSD, "run": {"steps": 119}}, "optimizer.schedule.warmup_steps: warmup_steps + decay_steps is 120"),
-    (ARRAYS | {"run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no test split to evaluate on"),
-    (ARRAYS | {"run": {"steps": 9, "eval_batches": 3}}, "run.eval_batches: there is no test split"),
-    (ARRAYS | {"checkpoint": {"best": "loss"}}, "checkpoint.best: there is no test split"),
+    (ARRAYS | {"run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no split to evaluate on"),
+    (ARRAYS | {"run": {"steps": 9, "eval_batches": 3}}, "run.eval_batches: there is no split"),
+    (ARRAYS | {"checkpoint": {"best": "loss"}}, "checkpoint.best: there is no split"),
     ({"checkpoint": {"best": "acuracy", "mode": "max"}}, "unknown metric of the task classify 'acuracy'; did you mean"),
     ({"checkpoint": {"best": "accuracy"}}, "checkpoint.mode: accuracy is better when larger; write 'mode: max'"),
     ({"checkpoint": {"mode": "max"}}, "checkpoint.mode: loss is better when smaller; write 'mode: min'"),

@@ -179,14 +179,14 @@ def test_evaluates_every_epoch_and_at_the_end_by_default(tiny, tmp_path):
 )
 def test_saves_when_due(tiny, tmp_path, section, test, kept):
     config = with_config(tiny, checkpoint={**section, "keep": 99})
-    changes = {} if test else {"test": None}
+    changes = {} if test else {"validation": None}
     trained = tiny.train(tmp_path, config=config, **changes)
     assert trained.status == "completed"
     assert Checkpoints(tmp_path / "checkpoints").steps() == kept
 
 
 def test_without_a_test_split_there_is_no_evaluation(tiny, tmp_path):
-    trained = tiny.train(tmp_path, test=None)
+    trained = tiny.train(tmp_path, validation=None)
     assert {record["split"] for record in trained.metrics} == {"train"}
     assert trained.loop.metrics == {}
 
@@ -407,7 +407,7 @@ def test_evaluation_is_an_exact_mean_over_the_split(tiny):
     """With batches that do not divide the split, against one batch that holds all of it."""
     experiment = tiny.experiment
     state = copied(tiny.state)
-    sizes = (7, 100, experiment.test.length)
+    sizes = (7, 100, experiment.validation.length)
     results = [
         evaluate(experiment._replace(config=with_config(tiny, data={"eval_batch_size": size})), state) for size in sizes
     ]
@@ -432,8 +432,8 @@ def test_derived_figures_and_limited_batches(tiny):
         task=tiny.experiment.task._replace(derived=lambda means: {"twice": 2 * means["loss"]}),
     )
     result = evaluate(experiment, copied(tiny.state))
-    first: Source = experiment.test._replace(length=100)
-    assert result == evaluate(experiment._replace(test=first), copied(tiny.state))
+    first: Source = experiment.validation._replace(length=100)
+    assert result == evaluate(experiment._replace(validation=first), copied(tiny.state))
     assert result["twice"] == 2 * result["loss"]
 
 
