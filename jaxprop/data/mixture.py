@@ -143,23 +143,29 @@ class MixtureStream:
     def _rows(self, step: int, drawn: np.ndarray) -> np.ndarray:
         """The examples of a step, in an order in which the sources are mixed."""
         offsets = np.cumsum([0, *self._lengths])
-        parts = []
-        for k, number in enumerate(self._shares(step).tolist()):
-            at = int(drawn[k]) + np.arange(number)
-            parts += [offsets[k] + self._example(k, int(i)) for i in at]
-        rows = np.array(parts, np.int64)
+        parts = [
+            offsets[k] + self._examples(k, int(drawn[k]) + np.arange(number))
+            for k, number in enumerate(self._shares(step).tolist())
+            if number
+        ]
+        rows = np.concatenate(parts)
         return rows[permutation(len(rows), self._seed, _SLOTS, step)]
 
-    def _example(self, k: int, number: int) -> int:
-        """The example of a source that is drawn after `number` others of it."""
-        epoch, position = divmod(number, self._lengths[k])
+    def _examples(self, k: int, numbers: np.ndarray) -> np.ndarray:
+        """The examples of a source that are drawn after so many others of it, each in the order of its epoch."""
+        epochs, positions = np.divmod(numbers, self._lengths[k])
         if not self._shuffle:
-            return position
+            return positions
+        return np.concatenate(
+            [self._order(k, epoch)[positions[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
+        )
+
+    def _order(self, k: int, epoch: int) -> np.ndarray:
         known = self._orders.get(k)
         if known is None or known[0] != epoch:
             known = (epoch, permutation(self._lengths[k], self._seed, _SOURCE, k, epoch))
             self._orders[k] = known
-        return int(known[1][position])
+        return known[1]
 
     def state(self) -> dict[str, Any]:
         """Returns the position of the stream and what identifies it, as JSON values; the weights are no part of it."""
