@@ -128,6 +128,7 @@ def test_command_lines_are_understood(page, block, tmp_path, monkeypatch, capsys
     """Runs what is quick, line by line; of what takes long, the command line and the config are checked."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("base: digits_mlp\n")
+    (tmp_path / "wine.csv").write_text("alcohol,quality\n" + "9.4,5\n9.8,6\n" * 30)
     monkeypatch.setattr(runner, "train", lambda *_, **__: runner.Outcome({"status": "completed"}, 0))
     groups = [group.typer_instance.registered_commands for group in app.app.registered_groups]
     for registered in [*app.app.registered_commands, *itertools.chain(*groups)]:

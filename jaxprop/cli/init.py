@@ -1,4 +1,4 @@
-"""`jaxprop init`: copies a packaged config to a new file."""
+"""`jaxprop init`: writes a new config, copied from a packaged one or made for the data at a path."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from jaxprop.errors import EXIT_DONE, UsageError, one_of
 
 
 def init(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="name of a packaged config")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME|DATA", help="name of a packaged config, or a file or folder of data")
+    ] = None,
     path: Annotated[Path | None, typer.Argument(metavar="PATH", help="the new file; default: NAME.yaml")] = None,
     task: Annotated[str | None, typer.Option("--task", help="copy the first packaged config of this task")] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite PATH")] = False,
 ) -> int:
-    """Copy a packaged config, with its comments, to a new file."""
+    """Copy a packaged config to a new file, or write one for your own data."""
     from jaxprop.config.locate import packaged
 
     if task is not None:
@@ -25,13 +27,34 @@ def init(
         # With --task, the only remaining word is the path.
         name, path = _of_task(task), None if name is None else Path(name)
     if name is None:
-        raise UsageError(f"name a packaged config: jaxprop init {'|'.join(packaged())}")
-    if name not in packaged():
-        raise UsageError(one_of(name, packaged(), "packaged config"))
-    target = _target(name, path)
-    _write(target, _text(packaged()[name], target.parent), force)
+        raise UsageError(f"name a packaged config: jaxprop init {'|'.join(packaged())}, or a file or folder of data")
+    if name in packaged():
+        target = _target(name, path)
+        text = _text(packaged()[name], target.parent)
+    else:
+        target = _target(_name_of(name), path)
+        text = _made_for(name, target)
+    _write(target, text, force)
     print(f"wrote {target}; next: jaxprop train {target}")
     return EXIT_DONE
+
+
+def _name_of(data: str) -> str:
+    """The name of the config for a file or folder of data."""
+    if not Path(data).expanduser().exists():
+        from jaxprop.config.locate import packaged
+
+        if "/" in data or "." in data:
+            raise UsageError(f"{data}: no such file or folder")
+        raise UsageError(one_of(data, packaged(), "packaged config"))
+    return Path(data).expanduser().resolve().name.split(".")[0] or "mine"
+
+
+def _made_for(data: str, target: Path) -> str:
+    from jaxprop.config.locate import schema_comment
+    from jaxprop.tools.init import starter
+
+    return f"{schema_comment(target.parent)}\n{starter(data, target.stem)}"
 
 
 def _of_task(task: str) -> str:

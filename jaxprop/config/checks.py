@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.data import PATHS, Arrays, DataSection, Digits, Mixture, StdlibText
+from jaxprop.config.schema.data import PATHS, Arrays, DataSection, Digits, Mixture, StdlibText, Table
 from jaxprop.config.schema.model import Transformer
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Path
@@ -173,6 +173,25 @@ def _mixture(config: Config) -> Iterator[Problem]:
         before = after
 
 
+def _table(config: Config) -> Iterator[Problem]:
+    data = config.data
+    if not isinstance(data, Table):
+        return
+    targets = (data.target,) if isinstance(data.target, str) else data.target
+    if not targets:
+        yield Problem(("data", "target"), "expected the name of a column, got an empty list")
+    if config.task.name == "classify" and len(targets) > 1:
+        what = "classify has one target; name one, or set task.name: multilabel where each is 0 or 1"
+        yield Problem(("data", "target"), what)
+    for key in ("features", "ignore"):
+        both = next((name for name in getattr(data, key) or () if name in targets), None)
+        if both is not None:
+            yield Problem(("data", key), f"{both} is the target; remove it here")
+    parts = [part for part in (data.test, data.validation) if isinstance(part, float)]
+    if sum(parts) >= 1:
+        yield Problem(("data", "test"), "test and validation leave no rows to train on; use smaller fractions")
+
+
 def _evaluation(config: Config) -> Iterator[Problem]:
     best, mode = config.checkpoint.best, config.checkpoint.mode
     if not has_split_to_evaluate(config):
@@ -226,6 +245,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
     _arrays,
     _mixture,
+    _table,
     _attention,
     _schedule,
     _batches,

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from jaxprop.config.locate import schema_comment
 from jaxprop.config.schema.base import Section
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.data import PATHS
+from jaxprop.config.schema.data import BUNDLED, PATHS
 from jaxprop.config.yaml_loader import BOOL, FLOAT, INT, NULL
 
 
@@ -58,7 +58,9 @@ def with_absolute_paths(config: Config) -> Config:
 def _absolute(section: Section) -> Section:
     given = {name: getattr(section, name, None) for name in PATHS}
     absolute: dict[str, Any] = {
-        name: str(Path(os.path.expanduser(path)).absolute()) for name, path in given.items() if isinstance(path, str)
+        name: str(Path(os.path.expanduser(path)).absolute())
+        for name, path in given.items()
+        if isinstance(path, str) and not path.startswith(BUNDLED)
     }
     if (sources := getattr(section, "sources", None)) is not None:
         absolute["sources"] = tuple(_absolute(source) for source in sources)

@@ -16,6 +16,7 @@ from jaxprop.data.readers.images.open import IMAGES
 from jaxprop.data.readers.mixture import LENGTHS, mixture_of
 from jaxprop.data.readers.random import RANDOM
 from jaxprop.data.readers.stdlib_text import STDLIB_TEXT
+from jaxprop.data.readers.table import TABLE
 from jaxprop.data.splits import hold_out
 from jaxprop.data.stream import Stream, one_pass
 from jaxprop.data.workers import Workers
@@ -43,6 +44,7 @@ READERS: dict[str, Reader] = {
     "arrays": ARRAYS,
     "images": IMAGES,
     "huggingface": HUGGINGFACE,
+    "table": TABLE,
     "random": RANDOM,
 }
 

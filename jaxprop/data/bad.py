@@ -67,8 +67,9 @@ class BadRecords:
             raise DataError(f"none of the {total} {self._unit}s can be used: {named}; repair the file")
         if self.count > self._allowed * total:
             enough = math.ceil(1000 * self.count / total) / 1000
+            fix = f", or set data.max_bad_fraction: {enough:g}" if enough < 1 else ""
             raise DataError(
                 f"{self.count} of {total} {self._unit}s cannot be used, more than data.max_bad_fraction "
-                f"({self._allowed:g}) allows: {named}; repair them, or set data.max_bad_fraction: {enough:g}"
+                f"({self._allowed:g}) allows: {named}; repair them{fix}"
             )
         return [f"skipped {self.count} of {total} {self._unit}s that cannot be used: {named}"]

@@ -60,6 +60,7 @@ class Undertaking(NamedTuple):
       describe: `(experiment, folder)`, writes what the run is.
       explained: `(experiment, saved)`, a context that explains running out of memory.
       sinks: further destinations of records.
+      compared: `(experiment, folder) -> figures` of other models on the splits of a completed run, for its summary.
     """
 
     compose: Callable[[], Experiment]
@@ -70,6 +71,7 @@ class Undertaking(NamedTuple):
     describe: Callable[[Experiment, Path], None]
     explained: Callable[..., contextlib.AbstractContextManager[None]]
     sinks: Sequence[Sink] = ()
+    compared: Callable[[Experiment, Path], dict[str, float]] = lambda _experiment, _folder: {}
 
 
 def conduct(
@@ -125,7 +127,8 @@ def conduct(
                 sum_up_failure(error, loop, experiment.task.reference, began, folder)
             raise
         # Written once the last save is known to be whole.
-        figures = summary(status, loop, experiment.task.reference, began)
+        compared = undertaking.compared(experiment, folder) if status == Status.COMPLETED else {}
+        figures = summary(status, loop, {**experiment.task.reference, **compared}, began)
         back = status == Status.INTERRUPTED and replaced.bring_back()
         if status == Status.COMPLETED:
             panels.write(folder, panels.draw(experiment, loop.state))

@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxprop import data
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
-from jaxprop.run import prepared
+from jaxprop.run import linear, prepared
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.conduct import Outcome, Undertaking, conduct
@@ -43,6 +43,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         recorder=lambda folder, _: Recorder(folder, stored),
         trace=_trace,
         describe=_describe,
+        compared=linear.compared,
         explained=explained,
     )
     return conduct(undertaking, folder, fresh=fresh, quiet=quiet).outcome

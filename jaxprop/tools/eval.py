@@ -12,6 +12,7 @@ from jaxprop.core import trees
 from jaxprop.errors import UsageError
 from jaxprop.run.compose import compose
 from jaxprop.run.evaluate import evaluate
+from jaxprop.run.linear import compared_on
 from jaxprop.run.opened import Opened, Which, open_run
 from jaxprop.run.prepared import stand_in
 from jaxprop.types import Source
@@ -53,7 +54,8 @@ def evaluate_run(
         **chosen,
         "split": split,
         "metrics": evaluate(opened.experiment, opened.state, source=sources[split]),
-        "reference": _reference(opened, evaluated),
+        "reference": _reference(opened, evaluated)
+        | compared_on(opened.folder, sources[split], opened.config.task.name),
         "parameters": trees.count(opened.state.params),
         "examples": sources[split].length,
         "seconds": time.perf_counter() - started,

@@ -38,7 +38,7 @@ def test_nothing_is_overwritten_unless_forced(jaxprop, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "error: name a packaged config: jaxprop init digits|lm\n"),
+        ([], "error: name a packaged config: jaxprop init digits|lm, or a file or folder of data\n"),
         (["digit"], "error: unknown packaged config 'digit'; did you mean 'digits'? (known: digits, lm)\n"),
         (["--task", "lang"], "error: unknown task of a packaged config 'lang'; did you mean 'language'?"),
         (["digits", "x.yaml", "--task", "language"], "error: give NAME or --task, not both\n"),
@@ -49,3 +49,28 @@ def test_what_cannot_be_copied(jaxprop, arguments, sentence):
     ran = jaxprop("init", *arguments)
     assert ran.code == 2
     assert ran.err.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "file"),
+    [
+        ("wine.csv", ["wine.csv"], "wine.yaml"),
+        ("wine.2024.csv", ["wine.2024.csv", "mine.yaml"], "mine.yaml"),
+        ("data/wine.csv", ["data/wine.csv", "new/"], "new/wine.yaml"),
+    ],
+)
+def test_a_config_for_ones_own_table_loads(jaxprop, data, arguments, file):
+    Path(data).parent.mkdir(exist_ok=True)
+    Path("new").mkdir()
+    Path(data).write_text("alcohol,quality\n" + "9.4,good\n9.8,bad\n" * 30)
+    ran = jaxprop("init", *arguments)
+    assert (ran.code, ran.out) == (0, f"wrote {file}; next: jaxprop train {file}\n")
+    config = load(file).config
+    assert (config.data.train, config.data.target, config.task.name) == (data, "quality", "classify")
+    assert Path(file).read_text().startswith("# yaml-language-server: $schema=")
+
+
+def test_a_path_without_data_is_a_sentence(jaxprop):
+    assert jaxprop("init", "wine.csv").err == "error: wine.csv: no such file or folder\n"
+    Path("empty").mkdir()
+    assert jaxprop("init", "empty").err == "error: empty: is empty; give a file or a folder with data\n"

@@ -13,9 +13,19 @@ WSD = {"name": "sgd", "lr": 0.1, "schedule": {"name": "warmup_stable_decay", "wa
 ONE = {"name": "digits"}
 MIXED = {"name": "mixture", "sources": [ONE, ONE]}
 IMAGES = {"name": "images", "train": "photos"}
+TABLE = {"data": {"name": "table", "train": "a.csv", "target": "y"}}
 
 GOOD = [
     {},
+    TABLE,
+    {
+        "data": {"name": "table", "train": "a.csv", "target": "y", "test": 0.2, "validation": "v.pq"},
+        "run": {"steps": 4, "eval_every": 2},
+    },
+    {
+        "data": {"name": "table", "train": "a.csv", "target": ["x", "y"], "test": "t.csv"},
+        "task": {"name": "multilabel"},
+    },
     TEXT,
     TEXT | {"model": {"name": "rnn"}},
     {"model": {"name": "rnn"}},
@@ -49,6 +59,20 @@ BAD = [
     ({"data": MIXED | {"weights": [{"after": 5, "weights": [1, 1]}]}}, "data.weights: expected `after: 0` first"),
     ({"data": MIXED | {"sources": [ONE, {"name": "stdlib_text"}]}}, "data.sources.1.name: stdlib_text does not fit"),
     ({"data": IMAGES, "run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no split to evaluate on"),
+    (
+        {"data": {"name": "table", "train": "a.csv", "target": ["x", "y"]}},
+        "data.target: classify has one target; name one, or set task.name: multilabel",
+    ),
+    ({"data": {"name": "table", "train": "a.csv", "target": []}}, "data.target: expected the name of a column"),
+    (
+        {"data": {"name": "table", "train": "a.csv", "target": "y", "features": ["x", "y"]}},
+        "data.features: y is the target; remove it here",
+    ),
+    (
+        {"data": {"name": "table", "train": "a.csv", "target": "y", "test": 0.5, "validation": 0.5}},
+        "data.test: test and validation leave no rows to train on",
+    ),
+    (TABLE | {"run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no split to evaluate on"),
     ({"run": {}}, "run: expected steps or epochs, such as 'run: {epochs: 10}'; got neither"),
     ({"run": {"steps": 1, "epochs": 1}}, "run.epochs: both steps and epochs are given; remove one"),
     ({"optimizer": WARMUP, "run": {"steps": 100}}, "optimizer.schedule.warmup_steps: warmup_steps is 100"),

@@ -15,6 +15,7 @@ from jaxprop.config.schema.base import (
     Section,
     Sizes,
     Text,
+    Texts,
 )
 
 # Keys that hold the path of a file or a folder, unless they hold a number.
@@ -22,6 +23,7 @@ PATHS = (
     *("train", "validation", "test", "root", "train_inputs", "train_labels"),
     *("validation_inputs", "validation_labels", "test_inputs", "test_labels"),
 )
+BUNDLED = "sklearn:"  # before the name of a table inside scikit-learn, which is no path
 Side = Annotated[int, Field(gt=0, le=8192)]
 Names = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)]
 Weights = Annotated[tuple[NonNegativeFloat, ...], Strict(False), Field(min_length=2)]
@@ -158,6 +160,43 @@ class HuggingFace(ImageSection):
     standardize: bool = Field(False, description="standardize numbers by the statistics of the training rows")
 
 
+class Table(DataSection):
+    """Your own table: CSV, TSV, JSONL or Parquet, told apart by content; paths from the working directory."""
+
+    name: Literal["table"]
+    train: Text = Field(description="file of the training rows; `sklearn:NAME.csv` is a table inside scikit-learn")
+    validation: Text | Part | None = Field(
+        None,
+        description="file of the validation split, or fraction of the training rows to hold out, by class where there "
+        "are classes: evaluations and the choice of the best checkpoint then use it, and the test split is for the end "
+        "alone",
+    )
+    test: Text | Part | None = Field(
+        None, description="file of the test split, or fraction of the rows of train to hold out before any other"
+    )
+    target: Text | Texts = Field(description="name of the column to predict; a list where there are several")
+    features: Texts | None = Field(None, description="names of the columns to predict from; default: all other columns")
+    ignore: Texts = Field((), description="names of columns that are not used")
+    categorical: Texts = Field((), description="names of columns whose numbers are the names of categories")
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="character between the values of a CSV file; default: found from its first lines"
+    )
+    missing: Literal["mean", "refuse"] = Field(
+        "mean",
+        description="what a missing number becomes: the mean, with a further feature that says so where training rows "
+        "lack it; or a bad row. A missing category is a category of its own",
+    )
+    categories: Literal["one_hot", "integers"] = Field(
+        "one_hot", description="how categories are given to the model: as features, or as integers for embeddings"
+    )
+    max_categories: Positive = Field(
+        64, description="number of categories of a column that are kept apart; rarer ones are taken together"
+    )
+    max_bad_fraction: Fraction = Field(
+        0.0, description="fraction of a file's rows that may be bad: these are told and skipped"
+    )
+
+
 class Random(DataSection):
     """Random examples of any size, for measuring: tokens, or inputs with random labels. Nothing can be learned."""
 
@@ -168,7 +207,7 @@ class Random(DataSection):
     examples: Positive = Field(1024, description="number of examples")
 
 
-OneSource = Annotated[Digits | StdlibText | Arrays | Images | HuggingFace | Random, Field(discriminator="name")]
+OneSource = Annotated[Digits | StdlibText | Arrays | Table | Images | HuggingFace | Random, Field(discriminator="name")]
 
 
 class WeightsAfter(Section):
@@ -205,4 +244,6 @@ class Mixture(DataSection):
         return phases or ([(0, tuple(plain))] if plain else [])
 
 
-Data = Annotated[Digits | StdlibText | Arrays | Images | HuggingFace | Mixture | Random, Field(discriminator="name")]
+Data = Annotated[
+    Digits | StdlibText | Arrays | Table | Images | HuggingFace | Mixture | Random, Field(discriminator="name")
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,14 @@ _PARQUET, _ARROW_FILE = b"PAR1", b"ARROW1"
 # A group of rows is read as a whole, so that one that expands beyond this would fill the memory.
 _MAX_GROUP = 2**32
 _GROUPS = 4  # groups of rows that stay in memory
+_READING = threading.Lock()
 
 
 class _Group(NamedTuple):
     """A part of a file that is read as a whole; all of an Arrow file, which is mapped."""
 
-    path: str
+    path: str  # absolute
+    stamp: tuple[int, int]  # size and time of the last change, so that nothing is kept of a file that has changed
     number: int | None  # of a Parquet file's row group
 
 
@@ -126,15 +129,16 @@ def open_shards(path: str, files: Sequence[Path]) -> Shards:
 
 def _parts(file: Path) -> tuple[Any, list[tuple[_Group, int]]]:
     """The schema of a file, and its parts with their numbers of rows."""
-    path = str(file)
+    path, found = str(file.absolute()), file.stat()
+    stamp = (found.st_size, found.st_mtime_ns)
     if not _is_parquet(path):
-        table = _table(path)
-        return table.schema, [(_Group(path, None), table.num_rows)]
+        table = _table(_Group(path, stamp, None))
+        return table.schema, [(_Group(path, stamp, None), table.num_rows)]
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as opened:
         meta = opened.metadata
-        parts = [(_Group(path, i), meta.row_group(i).num_rows) for i in range(meta.num_row_groups)]
+        parts = [(_Group(path, stamp, i), meta.row_group(i).num_rows) for i in range(meta.num_row_groups)]
         largest = max((meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)), default=0)
         if largest > _MAX_GROUP:
             raise DataError(
@@ -145,7 +149,10 @@ def _parts(file: Path) -> tuple[Any, list[tuple[_Group, int]]]:
 
 
 def _read(group: _Group, column: str) -> Any:
-    return _table(group.path).column(column) if group.number is None else _row_group(group, column)
+    if group.number is None:
+        return _table(group).column(column)
+    with _READING:  # otherwise threads that decode neighbours would each read the group
+        return _row_group(group, column)
 
 
 @functools.lru_cache(maxsize=_GROUPS)
@@ -153,18 +160,18 @@ def _row_group(group: _Group, column: str) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(group.path, memory_map=True) as opened:
+        with pq.ParquetFile(group.path) as opened:
             return opened.read_row_group(group.number, columns=[column]).column(column)
     except (_pyarrow().ArrowException, OSError) as error:
         raise DataError(f"{group.path}: is damaged ({' '.join(str(error).split())[:200]})") from error
 
 
 @functools.lru_cache(maxsize=1024)
-def _table(path: str) -> Any:
+def _table(group: _Group) -> Any:
     """The rows of an Arrow file, of which nothing is read until it is used."""
     arrow = _pyarrow()
-    source = arrow.memory_map(path)
-    with open(path, "rb") as content:
+    source = arrow.memory_map(group.path)
+    with open(group.path, "rb") as content:
         is_file = content.read(len(_ARROW_FILE)) == _ARROW_FILE
     opened = arrow.ipc.open_file(source) if is_file else arrow.ipc.open_stream(source)
     table = opened.read_all()

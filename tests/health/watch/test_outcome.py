@@ -22,6 +22,8 @@ from tests.health.records import LAYERS, ROWS, record
         ({}, {"majority_accuracy": 0.1}, False),
         ({"accuracy": 0.1}, {}, False),
         ({"accuracy": None}, {"majority_accuracy": 0.1}, False),
+        ({"accuracy": 0.9}, {"linear_accuracy": 0.95}, False),
+        ({"accuracy": 0.1}, {"linear_accuracy": 0.95, "majority_accuracy": 0.1}, True),
     ],
 )
 def test_no_better_than_a_trivial_predictor(metrics, reference, worse):

@@ -1,0 +1,51 @@
+"""Opens a table of any format."""
+
+from __future__ import annotations
+
+from jaxprop.data.kinds import HEAD, KINDS, advice, format_of
+from jaxprop.data.readers.table.delimited import open_delimited, sniff
+from jaxprop.data.readers.table.files import Table, arrow, cached, content_of
+from jaxprop.data.readers.table.json_lines import open_json_lines
+from jaxprop.data.readers.table.parquet import open_parquet
+from jaxprop.errors import DataError
+
+
+def open_table(path: str, delimiter: str | None = None, *, fixed: bool = True) -> Table:
+    """Opens a CSV, TSV, JSONL or Parquet file; its content tells its format, and then its name.
+
+    Args:
+      path: a file, `-` for standard input (CSV or JSONL), or a table inside scikit-learn such as `sklearn:iris.csv`.
+      delimiter: between the values of a CSV file; by default found from its first lines.
+      fixed: whether a delimiter that is given must be that of the file; otherwise it is one of those that may be.
+
+    Raises:
+      DataError: the file is missing, empty, of another kind, or has no usable header.
+      MissingExtraError: pyarrow is not installed.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> file = pathlib.Path(tempfile.mkdtemp()) / "small.csv"
+      >>> _ = file.write_text("size;color\\n1;red\\n2;blue\\n")
+      >>> table = open_table(str(file))
+      >>> table.columns, [block.lines.tolist() for block in table.blocks()]
+      (('size', 'color'), [[2, 3]])
+    """
+    arrow()
+    content = content_of(path)
+    with content.open() as file:
+        found = format_of(content.name, file.read(HEAD))
+    if found == "empty":
+        raise DataError(f"{content.name}: the file is empty; expected a header line and at least one row")
+    if found == "parquet":
+        return open_parquet(content)
+    if found == "jsonl":
+        return cached(open_json_lines(content), content)
+    # Text of one column has no delimiter to know it by; rows to predict may be such.
+    if found in ("csv", "tsv", "text"):
+        delimiter = delimiter or ("\t" if found == "tsv" else None)
+        if not fixed:
+            delimiter = sniff(content, *filter(None, [delimiter]))
+        return cached(open_delimited(content, delimiter), content)
+    kind = KINDS[found]
+    told = f"is {kind.what}; {kind.keys}" if content.path is None else advice(path, "table")
+    raise DataError(f"{content.name}: {told}")

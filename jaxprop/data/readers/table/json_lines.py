@@ -1,0 +1,125 @@
+"""JSONL: one JSON object a line, whose keys are the columns."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxprop.data.readers.table.files import BLOCK_ROWS, Block, Content, Table, arrow, check_names
+from jaxprop.errors import DataError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def open_json_lines(content: Content) -> Table:
+    """Opens a JSONL file. All values become text; a key that a line lacks, null and NaN are missing values.
+
+    Args:
+      content: the file.
+
+    Raises:
+      DataError: no line holds an object.
+    """
+    columns: dict[str, None] = {}
+    refused: dict[str, str] = {}
+    first_bad = None
+    for line, record, why in _records(content):
+        if why is not None:
+            first_bad = first_bad or f"{content.name}:{line}: {why}"
+            continue
+        for name, value in record.items():
+            columns.setdefault(name)
+            if isinstance(value, list | dict):
+                what = "a list" if isinstance(value, list) else "an object"
+                refused.setdefault(name, f"holds {what} in line {line}, and a table's values are numbers and texts")
+    if not columns:
+        raise DataError(first_bad or f"{content.name}: holds no record; expected a JSON object on each line")
+    check_names(content.name, 0, list(columns))
+    names = tuple(name for name in columns if name)
+
+    def blocks() -> Iterator[Block]:
+        return _blocks(content, names)
+
+    return Table(content.name, names, blocks, refused)
+
+
+def _records(content: Content) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+    with content.open() as file:
+        for line, raw in enumerate(file, 1):
+            if line == 1:
+                raw = raw.removeprefix(_BOM)
+            if not raw.strip():
+                continue
+            try:
+                record = json.loads(raw, object_pairs_hook=_object)
+            except UnicodeDecodeError as error:
+                yield line, {}, f"is not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8"
+            except _Twice as error:
+                yield line, {}, f"has the key {error.args[0]!r} twice"
+            except json.JSONDecodeError as error:
+                yield line, {}, f"is not JSON ({error.msg} at character {error.pos + 1})"
+            except (ValueError, RecursionError) as error:
+                yield line, {}, f"is not JSON that can be read ({type(error).__name__})"
+            else:
+                what = type(record).__name__
+                yield (line, record, None) if isinstance(record, dict) else (line, {}, f"holds a {what}, not an object")
+
+
+class _Twice(Exception):
+    """A key of an object that stands there twice, whose first value JSON would drop."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for i, name in enumerate(names) if name in names[:i]))
+    return record
+
+
+def _blocks(content: Content, names: tuple[str, ...]) -> Iterator[Block]:
+    pa = arrow()
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    bad: list[tuple[int, str]] = []
+
+    def block() -> Block:
+        columns = {name: pa.array([_text(row.get(name)) for row in rows], pa.string()) for name in names}
+        return Block(columns, np.array(lines, np.int64), list(bad))
+
+    for line, record, why in _records(content):
+        why = why or _undecodable(record)
+        if why is not None:
+            bad.append((line, why))
+            continue
+        rows.append(record)
+        lines.append(line)
+        if len(rows) == BLOCK_ROWS:
+            yield block()
+            rows, lines, bad = [], [], []
+    yield block()
+
+
+def _undecodable(record: dict[str, Any]) -> str | None:
+    """A lone surrogate, which JSON can escape and UTF-8 cannot hold."""
+    for value in record.values():
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return "holds an escaped character that is no Unicode text (a lone surrogate)"
+    return None
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return None if math.isnan(value) else repr(value)
+    return str(value)

@@ -1,0 +1,115 @@
+"""A config made for one's own data loads, names the guessed target, and trains."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from jaxprop.config.load import load
+from jaxprop.data import READERS, open_sources
+from jaxprop.errors import UsageError
+from jaxprop.tools.init import quoted, starter
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def csv(name, header, rows):
+    with open(name, "w") as file:
+        file.write("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return name
+
+
+def made(path):
+    with open("made.yaml", "w") as file:
+        file.write(starter(path, "made"))
+    return load("made.yaml").config
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "target", "task"),
+    [
+        ("size,color", [(i, "red" if i % 2 else "blue") for i in range(60)], "color", "classify"),
+        ("target,size", [(i % 3, i) for i in range(60)], "target", "classify"),
+        ("Quality,size", [(i % 7, i) for i in range(60)], "Quality", "classify"),
+        ("size,cost", [(i, 1.5 * i) for i in range(60)], "cost", "regress"),
+        ("size,cost", [(i, 3 * i) for i in range(60)], "cost", "regress"),
+        ("size,no", [(i, i % 2) for i in range(3)], "no", "classify"),
+        ("size,the class: a or b", [(i, i % 2) for i in range(60)], "the class: a or b", "classify"),
+    ],
+)
+def test_a_table_gets_a_config_that_opens(header, rows, target, task):
+    config = made(csv("my data.csv", header, rows))
+    assert (config.data.target, config.task.name) == (target, task)
+    sources = open_sources(config.data, config.task.name)
+    assert set(sources) == ({"train", "validation", "test"} if len(rows) >= 40 else {"train"})
+    assert sources["train"].length >= config.data.batch_size
+
+
+def test_columns_that_cannot_be_features_are_ignored_with_the_reason():
+    rows = [(f"n{i}", f"2024-01-{i % 28 + 1:02}", "", i, i % 2) for i in range(60)]
+    config = made(csv("a.csv", "name,day,nothing,size,y", rows))
+    assert config.data.ignore == ("name", "day", "nothing")
+    assert open_sources(config.data, "classify")["train"].take(np.array([0]))["inputs"].shape == (1, 1)
+    text = starter("a.csv", "a")
+    assert "# day: holds dates" in text
+    assert "# name: holds a text of its own in most rows" in text
+
+
+def test_jsonl_with_lists_ignores_them():
+    with open("a.jsonl", "w") as file:
+        file.writelines(json.dumps({"x": i, "tags": [1], "y": "ab"[i % 2]}) + "\n" for i in range(50))
+    config = made("a.jsonl")
+    assert config.data.ignore == ("tags",)
+    assert "train" in open_sources(config.data, "classify")
+
+
+@pytest.mark.parametrize(("dtype", "task"), [("int32", "classify"), ("float32", "regress")])
+def test_arrays_get_a_config_that_opens(dtype, task):
+    np.savez("a.npz", inputs=np.zeros((40, 3)), labels=np.arange(40).astype(dtype) % 2)
+    config = made("a.npz")
+    assert (config.task.name, config.data.name) == (task, "arrays")
+    assert "validation" in open_sources(config.data, task)
+
+
+@pytest.mark.parametrize(
+    ("names", "reader", "task"),
+    [(["c/1.png", "d/2.png"], "images", "classify"), (["a.txt", "b.txt"], "text", "language")],
+)
+def test_folders_get_a_config_for_their_reader(here, names, reader, task):
+    for name in names:
+        (here / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "mine" / name).write_text("a")
+    text = starter("mine", "mine")
+    found = yaml.safe_load(text)
+    assert (found["data"]["name"], found["data"]["train"], found["task"]["name"]) == (reader, "mine", task)
+    if reader in READERS:
+        assert made("mine").data.name == reader
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.xlsx", b"PK\x03\x04", "a.xlsx: is a workbook of a spreadsheet program; save the sheet as CSV"),
+        ("a.csv", b"", "a.csv: is empty; give a file"),
+        ("a.csv", b"x\n1\n", "has 1 column that can be used"),
+        ("a.npy", b"\x93NUMPY\x01", "a.npy: holds one array"),
+        ("a.npz", b"PK\x03\x04", "a.npz: cannot be read as a .npz file"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_a_sentence(here, name, content, sentence):
+    (here / name).write_bytes(content)
+    with pytest.raises(UsageError, match=sentence):
+        starter(name, "a")
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a b", "no", "1", "~", "a: b", "a #b", "é", "x/y.csv", "./x", "[a]", "'", '"', "a\nb", " a", "1e3"]
+)
+def test_quoted_text_is_read_back_by_yaml(text):
+    assert yaml.safe_load(f"k: {quoted(text)}") == {"k": text}
+    assert yaml.safe_load(f"k: [{quoted(text)}, b]") == {"k": [text, "b"]}
