@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxprop.data.kinds import mistaken
 from jaxprop.errors import DataError, did_you_mean
 
 _FORMATS = {b"PK": ".npz", b"\x93N": ".npy"}
@@ -124,7 +125,7 @@ def _find(path: str, expected: str) -> Path:
     with file.open("rb") as content:
         found = _FORMATS.get(content.read(2))
     if found is None:
-        raise DataError(f"{path}: {_DAMAGED}")
+        raise DataError(f"{path}: {mistaken(path, 'arrays') or _DAMAGED}")
     if found != expected:
         raise DataError(
             f"{path}: expected a {expected} file, got a {found}; give a .npz (holding inputs and labels) as data.train "

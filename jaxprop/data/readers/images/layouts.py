@@ -6,18 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxprop.data.kinds import mistaken
 from jaxprop.data.readers.images import binaries, folder, manifest, tables, tar
-from jaxprop.data.readers.images.decode import SUFFIXES
 from jaxprop.data.readers.images.records import Columns, Records
 from jaxprop.errors import DataError, did_you_mean
 
-_OTHERS = {
-    ".npz": "data: {name: arrays, train: %s}",
-    ".npy": "data: {name: arrays, train_inputs: %s, train_labels: LABELS.npy}",
-    ".txt": "data: {name: text, train: %s}",
-}
 _SHARDS = {".parquet": tables.read_tables, ".arrow": tables.read_tables, ".tar": tar.read_tar}
-_PACKED = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 def read_layout(path: str, split: str, columns: Columns, *, labelled: bool = True) -> Records:
@@ -62,15 +56,9 @@ def _file(path: str, place: Path, columns: Columns, labelled: bool) -> Records:
 
 def _unknown(path: str, place: Path) -> str:
     name = place.name.lower()
-    if name.endswith(SUFFIXES):
-        return "is one image; name the folder that has a subfolder of images for each class"
-    if name.endswith(_PACKED):
-        return "is a packed archive, which is not unpacked here; unpack it, and name the folder or the .tar"
-    if place.suffix.lower() in _OTHERS:
-        return f"holds no image files; what reads it is {_OTHERS[place.suffix.lower()] % path}"
     if name.startswith(("data_batch", "test_batch")) or name in ("train", "test", "meta"):
         return "looks like CIFAR as a Python pickle, which is never loaded; download the binary version, of .bin files"
-    return (
+    return mistaken(path, "images") or (
         "is no layout of images that is known: a folder with a subfolder for each class; CSV or JSONL with columns "
         "image and label; MNIST's IDX; CIFAR's .bin; Parquet or Arrow; or tar shards"
     )

@@ -276,9 +276,9 @@ def test_labels_without_a_class_and_classes_that_training_has_not_seen():
         (lambda: Path("none").mkdir(), {"train": "none"}, "none: holds neither images nor subfolders"),
         (lambda: pictures.folder("all/train"), {"train": "all"}, "all: holds train, which look like splits"),
         (lambda: Path("train/link").symlink_to("cat"), {"train": "train"}, "train/link: is a link to another folder"),
-        (lambda: None, {"train": "train/cat/0.png"}, "train/cat/0.png: is one image; name the folder"),
+        (lambda: None, {"train": "train/cat/0.png"}, "train/cat/0.png: is a single image; give the folder"),
         (lambda: np.savez("x.npz", a=1), {"train": "x.npz"}, r"data: \{name: arrays, train: x.npz\}"),
-        (lambda: Path("x.zip").write_bytes(b"PK"), {"train": "x.zip"}, "x.zip: is a packed archive"),
+        (lambda: Path("x.zip").write_bytes(b"PK\3\4"), {"train": "x.zip"}, "x.zip: is a zip archive; unpack it"),
         (lambda: Path("x.csv").write_bytes(b""), {"train": "x.csv"}, "x.csv: is empty"),
         (lambda: Path("x.csv").write_text("image,label\n"), {"train": "x.csv"}, "x.csv: lists no images"),
         (
@@ -294,7 +294,7 @@ def test_labels_without_a_class_and_classes_that_training_has_not_seen():
             {"train": "data_batch_1"},
             "Python pickle, which is never",
         ),
-        (lambda: Path("what").write_bytes(b"12"), {"train": "what"}, "what: is no layout of images that is known"),
+        (lambda: Path("what").write_bytes(b"\0\1"), {"train": "what"}, "what: is no layout of images that is known"),
         (lambda: os.mkfifo("pipe"), {"train": "pipe"}, "pipe: neither a file nor a folder"),
     ],
 )
