@@ -111,6 +111,7 @@ def open_shards(path: str, files: Sequence[Path]) -> Shards:
     for file in files:
         try:
             found, of_file = _parts(file)
+            _read_names(found)
         except (arrow.ArrowException, OSError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
@@ -146,6 +147,15 @@ def _parts(file: Path) -> tuple[Any, list[tuple[_Group, int]]]:
                 "groups, as pyarrow.parquet.write_table(..., row_group_size=1000)"
             )
         return opened.schema_arrow, parts
+
+
+def _read_names(fields: Any) -> None:
+    """Decodes the names of a schema's or a struct's fields, which fails, with a ValueError, in a damaged file."""
+    for field in fields:
+        assert isinstance(field.name, str)
+        kind = field.type
+        if kind.num_fields:
+            _read_names([kind.field(i) for i in range(kind.num_fields)])
 
 
 def _read(group: _Group, column: str) -> Any:

@@ -68,3 +68,15 @@ def test_text_that_is_no_utf8_is_missing():
     binary = pa.array([b"good", b"\xff\xfe"]).view(pa.string())
     pq.write_table(pa.table({"x": binary}), "x.parquet")
     assert open_shards("x.parquet", [Path("x.parquet")]).values("x") == ["good", None]
+
+
+@pytest.mark.parametrize("name", [b"words", b"bytes"])
+def test_a_damaged_name_of_a_column_or_of_a_field_is_told(name):
+    held = pa.table({"words": [{"bytes": b"x"}]})
+    with pa.OSFile("x.arrow", "wb") as sink, pa.ipc.new_stream(sink, held.schema) as writer:
+        writer.write_table(held)
+    content = Path("x.arrow").read_bytes()
+    assert content.count(name) == 1
+    Path("x.arrow").write_bytes(content.replace(name, b"\xff\xfe\xff\xfe\xff"))
+    with pytest.raises(DataError, match=r"x.arrow: is no Parquet or Arrow file, or damaged"):
+        open_shards("x.arrow", [Path("x.arrow")])
