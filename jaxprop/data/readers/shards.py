@@ -26,6 +26,7 @@ class _Group(NamedTuple):
     path: str  # absolute
     stamp: tuple[int, int]  # size and time of the last change, so that nothing is kept of a file that has changed
     number: int | None  # of a Parquet file's row group
+    rows: int = 0  # that the group has, by the file's directory
 
 
 class Shards:
@@ -139,7 +140,10 @@ def _parts(file: Path) -> tuple[Any, list[tuple[_Group, int]]]:
 
     with pq.ParquetFile(path) as opened:
         meta = opened.metadata
-        parts = [(_Group(path, stamp, i), meta.row_group(i).num_rows) for i in range(meta.num_row_groups)]
+        parts = [
+            (_Group(path, stamp, i, meta.row_group(i).num_rows), meta.row_group(i).num_rows)
+            for i in range(meta.num_row_groups)
+        ]
         largest = max((meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)), default=0)
         if largest > _MAX_GROUP:
             raise DataError(
@@ -171,9 +175,12 @@ def _row_group(group: _Group, column: str) -> Any:
 
     try:
         with pq.ParquetFile(group.path) as opened:
-            return opened.read_row_group(group.number, columns=[column]).column(column)
+            found = opened.read_row_group(group.number, columns=[column]).column(column)
     except (_pyarrow().ArrowException, OSError) as error:
         raise DataError(f"{group.path}: is damaged ({' '.join(str(error).split())[:200]})") from error
+    if len(found) != group.rows:  # every later row would have another one's label
+        raise DataError(f"{group.path}: is damaged: a group of {group.rows} rows holds {len(found)}")
+    return found
 
 
 @functools.lru_cache(maxsize=1024)
