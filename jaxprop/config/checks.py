@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import Custom
-from jaxprop.config.schema.data import Arrays, Random, Table
+from jaxprop.config.schema.data import PATHS, Arrays, DataSection, Digits, Mixture, StdlibText, Table
 from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Path
@@ -67,11 +67,13 @@ def _digits_to_train_on(config: Config) -> int:
 def has_split_to_evaluate(config: Config) -> bool:
     """Returns whether there are data to evaluate on."""
     data = config.data
-    if data.validation is not None or not isinstance(data, Arrays | Random | Table):
+    return any(_has_split(one) for one in (data, *(data.sources if isinstance(data, Mixture) else ())))
+
+
+def _has_split(data: DataSection) -> bool:
+    if isinstance(data, Digits | StdlibText) or data.validation is not None:
         return True
-    if isinstance(data, Table):
-        return data.test is not None
-    return isinstance(data, Arrays) and any((data.test, data.test_inputs, data.test_labels))
+    return any(getattr(data, key, None) is not None for key in PATHS if key.startswith(("validation", "test")))
 
 
 def _fits_task(config: Config) -> Iterator[Problem]:
@@ -139,7 +141,7 @@ def _arrays(config: Config) -> Iterator[Problem]:
     data = config.data
     if not isinstance(data, Arrays):
         return
-    for split in ("train", "test"):
+    for split in ("train", "validation", "test"):
         archive, inputs, labels = (getattr(data, split + suffix) for suffix in ("", "_inputs", "_labels"))
         if archive is not None and (inputs is not None or labels is not None):
             what = f"give {split} (one .npz) or {split}_inputs and {split}_labels (two .npy), not both"
@@ -150,6 +152,26 @@ def _arrays(config: Config) -> Iterator[Problem]:
             yield Problem(("data", f"{split}_{given}"), f"{split}_{absent} is missing; the two go together")
         elif split == "train" and archive is None and inputs is None:
             yield Problem(("data",), "expected train (one .npz), or train_inputs and train_labels (two .npy); got none")
+
+
+def _mixture(config: Config) -> Iterator[Problem]:
+    data = config.data
+    if not isinstance(data, Mixture):
+        return
+    fitting = tuple(name for name in TASK_TABLE[config.task.name].data if name != "mixture")
+    for i, source in enumerate(data.sources):
+        if source.name not in fitting:
+            yield _unfit(("data", "sources", i, "name"), config.task.name, source.name, fitting)
+    before = -1
+    for i, (after, weights) in enumerate(data.phases()):
+        path: Path = ("data", "weights")
+        if len(weights) != len(data.sources):
+            yield Problem(path, f"expected {len(data.sources)} weights, one for each source, got {len(weights)}")
+        elif not sum(weights):
+            yield Problem(path, "all weights are 0, so that no source is drawn from; make one of them positive")
+        if (i == 0 and after) or after <= before:
+            yield Problem(path, f"expected `after: 0` first, and then ever larger numbers, got {after}")
+        before = after
 
 
 def _table(config: Config) -> Iterator[Problem]:
@@ -295,6 +317,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _augmentation,
     _own_code,
     _arrays,
+    _mixture,
     _table,
     _attention,
     _stages,

@@ -28,6 +28,9 @@ HARMLESS: tuple[Path, ...] = (
     ("data", "eval_batch_size"),
     # What the training data are is decided by their fingerprint, not by where they lie.
     *(("data", key) for key in PATHS),
+    # The batches are the same.
+    *(("data", key) for key in ("engine", "workers", "cache_mib")),
+    ("data", "weights"),  # of a mixture, which may change at any step
     # measurements and responses; the structure of the train state does not depend on them
     *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
     ("health", "blackboxes"),
@@ -94,7 +97,7 @@ def mathematical(old: Config, new: Config, steps: int | None = None) -> list[Cha
       A part of `diff(old, new)`; empty if the run can be continued.
     """
     harmless = HARMLESS + LENGTH + (SCHEDULE,) if _same_schedule(old, new, steps) else HARMLESS
-    changes = [change for change in diff(old, new) if not any(change.path[: len(p)] == p for p in harmless)]
+    changes = [change for change in diff(old, new) if not _is_harmless(change, harmless)]
     return [change for change in changes if not _same_code(change)]
 
 
@@ -120,6 +123,15 @@ def _with_length(config: Config, steps: int | None) -> Schedule:
     schedule = config.optimizer.schedule
     key = schedule.length_key
     return schedule if key is None or steps is None else schedule.model_copy(update={key: steps})
+
+
+def _is_harmless(change: Change, harmless: tuple[Path, ...]) -> bool:
+    path = change.path
+    if path[:2] == ("data", "sources"):
+        path = ("data", *path[3:])  # a source of a mixture has the keys of any other
+    if path == ("data", "validation") and any(isinstance(value, float) for value in (change.old, change.new)):
+        return False  # a number is a part of the training data, a path another file
+    return any(path[: len(p)] == p for p in harmless)
 
 
 def _differences(old: Any, new: Any, path: Path) -> Iterator[Change]:

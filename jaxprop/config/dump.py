@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from jaxprop.config.locate import schema_comment
+from jaxprop.config.schema.base import Section
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import BUNDLED, PATHS, CustomData
 from jaxprop.config.yaml_loader import BOOL, FLOAT, INT, NULL
@@ -52,16 +53,21 @@ def with_absolute_paths(config: Config) -> Config:
       >>> Path(with_absolute_paths(config).data.train) == Path("a.npz").absolute()
       True
     """
-    section = config.data
-    if isinstance(section, CustomData):
+    if isinstance(config.data, CustomData):
         return config  # what its arguments mean is not known here
+    return config.model_copy(update={"data": _absolute(config.data)})
+
+
+def _absolute(section: Section) -> Section:
     given = {name: getattr(section, name, None) for name in PATHS}
-    absolute = {
+    absolute: dict[str, Any] = {
         name: str(Path(os.path.expanduser(path)).absolute())
         for name, path in given.items()
         if isinstance(path, str) and not path.startswith(BUNDLED)
     }
-    return config.model_copy(update={"data": section.model_copy(update=absolute)})
+    if (sources := getattr(section, "sources", None)) is not None:
+        absolute["sources"] = tuple(_absolute(source) for source in sources)
+    return section.model_copy(update=absolute)
 
 
 def to_builtins(value: Any) -> Any:

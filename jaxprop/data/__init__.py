@@ -8,24 +8,45 @@ from typing import Any
 from jaxprop.config.schema.data import CustomData, DataSection
 from jaxprop.config.tasks import TASK_TABLE, tasks_for
 from jaxprop.data import augment
+from jaxprop.data.mixture import MixtureStream, Phase
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.readers.arrays import ARRAYS
 from jaxprop.data.readers.digits import DIGITS
+from jaxprop.data.readers.huggingface import HUGGINGFACE
+from jaxprop.data.readers.images.open import IMAGES
+from jaxprop.data.readers.mixture import LENGTHS, mixture_of
 from jaxprop.data.readers.own import OWN
 from jaxprop.data.readers.random import RANDOM
 from jaxprop.data.readers.stdlib_text import STDLIB_TEXT
 from jaxprop.data.readers.table import TABLE
 from jaxprop.data.splits import hold_out
 from jaxprop.data.stream import Stream, one_pass
+from jaxprop.data.workers import Workers
 from jaxprop.errors import ConfigError, one_of
 from jaxprop.types import Reader, Source
 
-__all__ = ["READERS", "Prefetch", "Reader", "Source", "Stream", "augment", "one_pass", "open_sources", "prefetch"]
+__all__ = [
+    "LENGTHS",
+    "READERS",
+    "MixtureStream",
+    "Phase",
+    "Prefetch",
+    "Reader",
+    "Source",
+    "Stream",
+    "Workers",
+    "augment",
+    "one_pass",
+    "open_sources",
+    "prefetch",
+]
 
 READERS: dict[str, Reader] = {
     "digits": DIGITS,
     "stdlib_text": STDLIB_TEXT,
     "arrays": ARRAYS,
+    "images": IMAGES,
+    "huggingface": HUGGINGFACE,
     "table": TABLE,
     "random": RANDOM,
 }
@@ -69,3 +90,6 @@ def open_sources(section: DataSection, task: str, prepared: Mapping[str, Any] | 
         train, validation = hold_out(opened["train"], section.validation, section.split_seed)
         opened = {"train": train, "validation": validation} | {k: v for k, v in opened.items() if k != "train"}
     return opened
+
+
+READERS["mixture"] = mixture_of(open_sources, READERS)

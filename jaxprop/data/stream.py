@@ -71,16 +71,31 @@ class Stream:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        if self._order_of != self.epoch:
+        batch = self.ahead(0)
+        self.skip()
+        return batch
+
+    def ahead(self, count: int) -> dict[str, np.ndarray]:
+        """Returns the batch that comes after the next `count` ones; the position stays.
+
+        Example:
+          >>> stream = Stream(Source(5, lambda i: {"inputs": i}, {}, ""), batch_size=2, seed=0, shuffle=False)
+          >>> stream.ahead(1)["inputs"].tolist(), next(stream)["inputs"].tolist()
+          ([2, 3], [0, 1])
+        """
+        epoch, position = divmod(self.epoch * self.batches_per_epoch + self.position + count, self.batches_per_epoch)
+        if self._order_of != epoch:
             length = self._source.length
-            self._order = permutation(length, self._seed, self.epoch) if self._shuffle else np.arange(length)
-            self._order_of = self.epoch
-        first = self.position * self._batch_size
-        batch = _gather(self._source, self._order[first : first + self._batch_size], self._batch_size)
+            self._order = permutation(length, self._seed, epoch) if self._shuffle else np.arange(length)
+            self._order_of = epoch
+        first = position * self._batch_size
+        return gather(self._source, self._order[first : first + self._batch_size], self._batch_size)
+
+    def skip(self) -> None:
+        """Goes on to the next batch without reading this one."""
         self.position += 1
         if self.position == self.batches_per_epoch:
             self.epoch, self.position = self.epoch + 1, 0
-        return batch
 
     def state(self) -> dict[str, Any]:
         """Returns the position of the stream and what identifies it, as JSON values.
@@ -126,7 +141,7 @@ class Stream:
                 "resume with the saved settings and data, or start over with --fresh"
             )
         epoch, position = state["epoch"], state["position"]
-        if not (_is_count(epoch) and _is_count(position) and position < self.batches_per_epoch):
+        if not (is_count(epoch) and is_count(position) and position < self.batches_per_epoch):
             raise DataError(
                 "the saved state of the data stream is damaged: expected epoch >= 0 and position in "
                 f"0..{self.batches_per_epoch - 1}, got epoch {epoch!r}, position {position!r}; start over with --fresh"
@@ -162,10 +177,20 @@ def one_pass(source: Source, batch_size: int, limit: int | None = None) -> Itera
     """
     stop = source.length if limit is None else min(source.length, limit * batch_size)
     for first in range(0, stop, batch_size):
-        yield _gather(source, np.arange(first, min(first + batch_size, source.length)), batch_size)
+        yield gather(source, np.arange(first, min(first + batch_size, source.length)), batch_size)
 
 
-def _gather(source: Source, indices: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+def gather(source: Source, indices: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    """Returns the batch of some examples, padded with examples of weight 0 to its size.
+
+    Args:
+      source: the examples.
+      indices: int `[n]`, of at least 1 and at most B examples.
+      batch_size: B.
+
+    Raises:
+      DataError: the source does not give an example for each index.
+    """
     weight = np.ones(batch_size, np.float32)
     if indices.size < batch_size:
         weight[indices.size :] = 0
@@ -186,5 +211,5 @@ def _gather(source: Source, indices: np.ndarray, batch_size: int) -> dict[str, n
     return {**examples, "weight": weight * examples["weight"] if "weight" in examples else weight}
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -18,7 +18,7 @@ MASKED = -1e30  # a logit that is finite: a query that may attend to nothing get
 
 
 class KeysAndValues(NamedTuple):
-    """What attention keeps of the tokens that were read: keys and values, each `[B, L, K, D/H]` for at most L tokens."""
+    """What attention keeps of the tokens it has read: keys and values, each `[B, L, K, D/H]` for at most L tokens."""
 
     keys: jax.Array
     values: jax.Array

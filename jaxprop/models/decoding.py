@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jaxprop.config.schema import model as schema
 from jaxprop.errors import UsageError
@@ -21,8 +20,8 @@ class Decoder(NamedTuple):
     """A language model that goes on reading.
 
     Args:
-      room: `(params, extras, size, length) -> held`, before the first of at most `length` tokens of `size` sequences.
-      extend: `(params, extras, tokens [B, t], held, start) -> (logits [B, t, V], held)`; `start` tokens were read before.
+      room: `(params, extras, size, length) -> held`, before the first of `length` tokens of `size` sequences.
+      extend: `(params, extras, tokens [B, t], held, start) -> (logits [B, t, V], held)`; `start` tokens came before.
     """
 
     room: Callable[[PyTree, PyTree, int, int], Any]

@@ -248,7 +248,9 @@ class Rnn(nnx.Module):
     def room(self, size: int, length: int) -> tuple[Any, ...]:
         """Returns the states of the layers before the first token, for `size` sequences of any length."""
         del length
-        cell, kernel = self.layers[0].cell, self.layers[0].recurrent.kernel[...]
+        first = self.layers[0]
+        assert isinstance(first, RnnLayer), "a layer of both directions reads no language"
+        cell, kernel = first.cell, first.recurrent.kernel[...]
         return ((jnp.zeros((size, kernel.shape[0]), kernel.dtype),) * cell.carries,) * len(self.layers)
 
     def extend(self, tokens: jax.Array, held: tuple[Any, ...], start: jax.Array) -> tuple[jax.Array, Any]:
@@ -260,6 +262,7 @@ class Rnn(nnx.Module):
         del start
         x, kept = self.embed(tokens), []
         for layer, before in zip(self.layers, held, strict=True):
+            assert isinstance(layer, RnnLayer)
             x, after = layer.extend(x, before)
             kept.append(after)
         return self.head(x), tuple(kept)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 
 CALLS = 10  # made in a row, so that what dispatching takes is hidden where the device hides it
 ROUNDS = 5
+T = TypeVar("T")
 
 
 class Clock:
@@ -19,6 +20,7 @@ class Clock:
     def __init__(self) -> None:
         self.compile_seconds = 0.0
         self.examples, self.seconds = 0.0, 0.0
+        self.waiting = 0.0  # seconds of these that were spent waiting for batches
         self._since = time.perf_counter()
         self._mark = (0.0, 0.0)
 
@@ -37,6 +39,23 @@ class Clock:
         examples, seconds = self.examples - self._mark[0], self.seconds - self._mark[1]
         self._mark = (self.examples, self.seconds)
         return examples / seconds if examples and seconds > 0 else None
+
+    def waited(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yields batches and counts the time that each is waited for, but for the first: its readers only start."""
+        counted = False
+        while True:
+            started = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.waiting += (time.perf_counter() - started) * counted
+            counted = True
+            yield batch
+
+    def wait_share(self) -> float | None:
+        """The share of the counted time that was spent waiting for data, or None if there was no time."""
+        return min(self.waiting / self.seconds, 1.0) if self.seconds > 0 else None
 
     def compiled(self, call: Callable[..., Any], *args: Any) -> Any:
         """Makes the first call of a compiled function and books its time as compiling."""

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxprop import data, tasks
 from jaxprop.code.load import RATES, load_code
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.data import FileSection, Mixture
 from jaxprop.config.schema.optimizer import CustomOptimizer
 from jaxprop.core.precision import Scaling
 from jaxprop.core.trees import leaf_paths
@@ -154,10 +155,28 @@ def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
     return (lambda path: not any(re.fullmatch(pattern, path) for pattern in patterns)) if patterns else None
 
 
-def open_stream(config: Config, train: Source) -> data.Stream:
+def open_stream(config: Config, train: Source) -> data.Stream | data.MixtureStream | data.Workers:
     """Returns the stream of training batches, at its start."""
     section = config.data
-    return data.Stream(train, section.batch_size, config.run.seed, shuffle=section.shuffle, drop_last=section.drop_last)
+    stream: data.Stream | data.MixtureStream
+    if isinstance(section, Mixture):
+        lengths = train.info[data.LENGTHS]
+        stream = data.MixtureStream(
+            train, lengths, _phases(section, lengths), section.batch_size, config.run.seed, shuffle=section.shuffle
+        )
+    else:
+        stream = data.Stream(
+            train, section.batch_size, config.run.seed, shuffle=section.shuffle, drop_last=section.drop_last
+        )
+    if isinstance(section, FileSection | Mixture) and section.engine == "grain":
+        return data.Workers(stream, section.workers)
+    return stream
+
+
+def _phases(section: Mixture, lengths: list[int]) -> list[data.Phase]:
+    """The weights of a mixture by step; by default each source's share of all examples."""
+    phases = section.phases() or [(0, tuple(float(length) for length in lengths))]
+    return [data.Phase(after, weights) for after, weights in phases]
 
 
 def signals_of(config: Config) -> Signals:

@@ -150,9 +150,13 @@ class Loop:
             return Status.INTERRUPTED  # before compiling, which may take minutes; what there was is saved already
         if self.step == 0 and self._responder.is_point(0):
             self._save(None, evaluated=True)
-        while self._take_calls(sink):
-            # The data are not gone back in: those that come next are others.
-            self._experiment.stream.restore(self._stream_state)
+        try:
+            while self._take_calls(sink):
+                # The data are not gone back in: those that come next are others.
+                self._experiment.stream.restore(self._stream_state)
+        finally:
+            if isinstance(self._experiment.stream, data.Workers):
+                self._experiment.stream.close()
         self._read(sink, keep=0)
         if self.status == Status.COMPLETED and self.step < self._rhythm.total:
             raise DataError(
@@ -170,7 +174,7 @@ class Loop:
         placing = partial(place, self._experiment)
         with data.prefetch(self._experiment.stream, self._config.data.prefetch, placing, group) as batches:
             self.clock.resume()
-            for size, ((batch, examples), stream_state) in zip(sizes, batches, strict=False):
+            for size, ((batch, examples), stream_state) in zip(sizes, self.clock.waited(batches), strict=False):
                 self.state, measurements = self._stepper.take(
                     self.state, batch, first=self.step + 1, size=size, examples=examples, note=sink.note
                 )

@@ -80,6 +80,7 @@ def summary(status: Status, run: Loop, reference: Mapping[str, float], started: 
         "seconds": time.perf_counter() - started,
         "compile_seconds": clock.compile_seconds,
         "examples_per_second": clock.examples / clock.seconds if clock.seconds else None,
+        "data_wait_share": clock.wait_share(),
         "versions": versions(),
         "allocator": allocator_in_use(),
     }

@@ -10,6 +10,9 @@ BOTH = {"data": {"name": "arrays", "train": "a.npz", "test": "b.npz"}}
 WARMUP = {"name": "sgd", "lr": 0.1, "schedule": {"name": "warmup_cosine", "warmup_steps": 100}}
 WSD = {"name": "sgd", "lr": 0.1, "schedule": {"name": "warmup_stable_decay", "warmup_steps": 60, "decay_steps": 60}}
 
+ONE = {"name": "digits"}
+MIXED = {"name": "mixture", "sources": [ONE, ONE]}
+IMAGES = {"name": "images", "train": "photos"}
 TABLE = {"data": {"name": "table", "train": "a.csv", "target": "y"}}
 
 GOOD = [
@@ -48,6 +51,11 @@ GOOD = [
     {"run": {"epochs": 1, "stop": {"patience": 3, "metric": "accuracy", "target": 0.9, "minutes": 0.5}}},
     ARRAYS | {"run": {"steps": 1, "stop": {"minutes": 2}}},
     {"health": {"on_alert": "log"}},
+    {"data": MIXED, "run": {"steps": 9, "eval_every": 3}},
+    {"data": MIXED | {"weights": [1, 0.5]}},
+    {"data": MIXED | {"weights": [{"after": 0, "weights": [1, 0]}, {"after": 9, "weights": [1, 1]}]}},
+    {"data": IMAGES | {"size": [8, 9], "validation": 0.1}, "run": {"steps": 9, "eval_every": 3}},
+    {"data": IMAGES | {"validation": "other"}, "run": {"steps": 9, "eval_every": 3}},
     {"health": {"on_alert": ["clip", "cut_lr", "rollback", "stop"]}},
     {"health": {"on_alert": ["skip", "cut_lr"], "every": 2, "rare_every": 20}},
     {"health": {"on_alert": "skip", "watch": False}},
@@ -55,6 +63,11 @@ GOOD = [
 ]
 
 BAD = [
+    ({"data": MIXED | {"weights": [1.0, 1.0, 1.0]}}, "data.weights: expected 2 weights, one for each source, got 3"),
+    ({"data": MIXED | {"weights": [0, 0]}}, "data.weights: all weights are 0"),
+    ({"data": MIXED | {"weights": [{"after": 5, "weights": [1, 1]}]}}, "data.weights: expected `after: 0` first"),
+    ({"data": MIXED | {"sources": [ONE, {"name": "stdlib_text"}]}}, "data.sources.1.name: stdlib_text does not fit"),
+    ({"data": IMAGES, "run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no split to evaluate on"),
     (
         {"data": {"name": "table", "train": "a.csv", "target": ["x", "y"]}},
         "data.target: classify has one target; name one, or set task.name: multilabel",

@@ -115,3 +115,28 @@ def test_where_a_file_of_ones_own_lies_does_not_matter_but_what_it_is_called(sec
 def test_further_metrics_do_not_matter(sections):
     metrics = {"name": "classify", "metrics": {"f1": {"class": "m.py:f1"}}}
     assert mathematical(build(sections), build(sections | {"task": metrics})) == []
+
+
+IMAGES = {"name": "images", "train": "a", "validation": 0.1}
+MIXED = {"name": "mixture", "sources": [IMAGES, IMAGES | {"train": "b"}], "weights": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "alters"),
+    [
+        (IMAGES, IMAGES | {"train": "b"}, False),  # the fingerprint decides
+        (IMAGES, IMAGES | {"validation": 0.2}, True),
+        (IMAGES, IMAGES | {"validation": "b"}, True),
+        (IMAGES | {"validation": "a"}, IMAGES | {"validation": "b"}, False),
+        (IMAGES, IMAGES | {"engine": "grain", "workers": 4, "cache_mib": 0}, False),
+        (IMAGES, IMAGES | {"size": [8, 8]}, True),
+        (MIXED, MIXED | {"weights": [2, 1]}, False),
+        (MIXED, MIXED | {"weights": [{"after": 0, "weights": [2, 1]}]}, False),
+        (MIXED, MIXED | {"sources": [IMAGES | {"train": "c"}, IMAGES | {"train": "b"}]}, False),
+        (MIXED, MIXED | {"sources": [IMAGES | {"channels": 1}, IMAGES | {"train": "b"}]}, True),
+    ],
+)
+def test_what_of_the_data_alters_a_run(sections, old, new, alters):
+    before, after = build(sections | {"data": old}), build(sections | {"data": new})
+    assert diff(before, after)
+    assert bool(mathematical(before, after)) == alters

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from jaxprop.config.build import build
-from jaxprop.config.dump import dump
+from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.load import load
 from jaxprop.config.schema.optimizer import OPTIMIZERS, optimizer_model
 
@@ -13,6 +13,21 @@ CHANGES = [
     {"data": {"name": "arrays", "train": "0o17", "test": "<<: ~ # 'x'\n\u00e9"}},
     {"data": {"name": "arrays", "train": ".inf", "test": "null", "classes": 3}},
     {"data": {"name": "arrays", "train": "2001-01-01", "test": "12:30:45"}},
+    {"data": {"name": "images", "train": "a", "validation": 0.5, "size": [8, 9], "channels": 1}},
+    {
+        "data": {
+            "name": "mixture",
+            "sources": [{"name": "digits"}, {"name": "arrays", "train": "a"}],
+            "weights": [0.5, 2],
+        }
+    },
+    {
+        "data": {
+            "name": "mixture",
+            "sources": [{"name": "digits"}, {"name": "digits"}],
+            "weights": [{"after": 0, "weights": [1, 2]}, {"after": 9, "weights": [0, 1]}],
+        }
+    },
     {
         "optimizer": {
             "name": "adamw",
@@ -63,3 +78,13 @@ def test_the_text_is_for_people(sections, tmp_path):
     assert lines[-1].startswith("run: {epochs: 1, seed: 0")
     assert not [line for line in lines if "null" in line or "!!" in line or "&" in line]
     assert yaml.safe_load("\n".join(lines))["data"]["batch_size"] == 64
+
+
+def test_paths_become_absolute_and_numbers_stay(sections, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = {"name": "images", "train": "photos", "validation": 0.25, "root": "all"}
+    other = one | {"validation": "held"}
+    made = with_absolute_paths(build(sections | {"data": {"name": "mixture", "sources": [one, other]}}))
+    first, second = made.data.sources
+    assert (first.train, first.validation, first.root) == (str(tmp_path / "photos"), 0.25, str(tmp_path / "all"))
+    assert second.validation == str(tmp_path / "held")

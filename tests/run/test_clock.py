@@ -32,3 +32,18 @@ def test_a_call_among_many_is_timed_without_the_first():
         calls.append(time.sleep(0.2 if not calls else 0.001))
 
     assert 0.001 <= seconds_a_call(call) < 0.1
+
+
+def test_waiting_for_batches_is_counted_but_for_the_first():
+    def batches():
+        for number, seconds in enumerate((0.05, 0.0, 0.02)):
+            time.sleep(seconds)
+            yield number
+
+    clock = Clock()
+    assert clock.wait_share() is None
+    clock.resume()
+    assert list(clock.waited(batches())) == [0, 1, 2]
+    clock.pause()
+    assert 0.02 <= clock.waiting < 0.05
+    assert clock.wait_share() == clock.waiting / clock.seconds

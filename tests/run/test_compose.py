@@ -6,6 +6,7 @@ import pytest
 
 from jaxprop.config.build import build
 from jaxprop.core.precision import LossScale
+from jaxprop.data import Workers
 from jaxprop.errors import ConfigError
 from jaxprop.run.compose import compose, signals_of
 from jaxprop.types import TrainState
@@ -59,3 +60,45 @@ def test_devices_that_do_not_divide_the_batch():
     config = build(merged(base, {"data": {"batch_size": 8}, "run": {"accumulate": 2}}))
     with pytest.raises(ConfigError, match=r"microbatch of 4 cannot be divided over the 8 devices .* a multiple of 16"):
         compose(config)
+
+
+def mixture(first="a.npz", second="b.npz", **settings):
+    sources = [{"name": "arrays", "train": path} for path in (first, second)]
+    return {"data": {"name": "mixture", "sources": sources, "batch_size": 4} | settings}
+
+
+@pytest.fixture
+def two_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, mean in (("a.npz", 0.0), ("b.npz", 100.0)):
+        np.savez(name, inputs=rng.normal(mean, 1, (20, 3)).astype(np.float32), labels=np.arange(20) % 2)
+
+
+def built(data):
+    sections = {"task": {"name": "classify"}, "model": {"name": "mlp", "hidden": [4]}, "run": {"steps": 9}}
+    return build(sections | {"optimizer": {"name": "sgd", "lr": 0.1}, "parallel": {"devices": 1}} | data)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (None, [2, 2, 2]),
+        ([1, 3], [3, 3, 3]),
+        ([{"after": 0, "weights": [1, 0]}, {"after": 2, "weights": [0, 1]}], [0, 0, 4]),
+    ],
+)
+def test_a_mixture_has_its_weights(two_files, weights, expected):
+    stream = compose(built(mixture(weights=weights))).stream
+    assert [int((next(stream)["inputs"][:, 0] > 50).sum()) for _ in range(3)] == expected
+
+
+@pytest.mark.timeout(300)
+def test_the_engine_grain_gives_the_same_batches(two_files):
+    plain, workers = (compose(built(mixture(engine=engine, workers=1))).stream for engine in ("numpy", "grain"))
+    assert isinstance(workers, Workers)
+    for _ in range(3):
+        expected, found = next(plain), next(workers)
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert workers.state() == plain.state()
+    workers.close()

@@ -28,7 +28,7 @@ from jaxprop.train import gradients
 
 SUMMARY = {
     "status", "outcome", "stopped", "step", "metrics", "best", "test", "reference", "parameters", "seconds",
-    "compile_seconds", "examples_per_second", "versions", "allocator",
+    "compile_seconds", "examples_per_second", "data_wait_share", "versions", "allocator",
 }  # fmt: skip
 
 

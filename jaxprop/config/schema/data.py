@@ -7,12 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, Strict
 
 from jaxprop.config.schema.augment import Augmentation
-from jaxprop.config.schema.base import Fraction, NonNegative, Part, Positive, Section, Sizes, Text, Texts
+from jaxprop.config.schema.base import (
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Part,
+    Positive,
+    Section,
+    Sizes,
+    Text,
+    Texts,
+)
 from jaxprop.config.schema.custom import Chosen, Custom
 
-# Keys that hold the path of a file.
-PATHS = ("train", "validation", "test", "train_inputs", "train_labels", "test_inputs", "test_labels")
+# Keys that hold the path of a file or a folder, unless they hold a number.
+PATHS = (
+    *("train", "validation", "test", "root", "train_inputs", "train_labels"),
+    *("validation_inputs", "validation_labels", "test_inputs", "test_labels"),
+)
 BUNDLED = "sklearn:"  # before the name of a table inside scikit-learn, which is no path
+Side = Annotated[int, Field(gt=0, le=8192)]
+Names = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)]
+Weights = Annotated[tuple[NonNegativeFloat, ...], Strict(False), Field(min_length=2)]
 
 # Readers of files take the path of a split as well, which widens the type that they inherit.
 if TYPE_CHECKING:
@@ -71,12 +87,87 @@ class Arrays(DataSection):
 
     name: Literal["arrays"]
     train: Text | None = Field(None, description="`.npz` file with the arrays `inputs` and `labels`")
-    test: Text | None = Field(None, description="`.npz` file of the test split; without one, nothing is evaluated")
+    validation: Text | Part | None = Field(
+        None, description="`.npz` file of the validation split; or the fraction of the training examples to hold out"
+    )
+    test: Text | None = Field(None, description="`.npz` file of the test split")
     train_inputs: Text | None = Field(None, description="`.npy` file; together with train_labels it replaces train")
     train_labels: Text | None = Field(None, description="`.npy` file; see train_inputs")
+    validation_inputs: Text | None = Field(
+        None, description="`.npy` file; together with validation_labels it replaces validation"
+    )
+    validation_labels: Text | None = Field(None, description="`.npy` file; see validation_inputs")
     test_inputs: Text | None = Field(None, description="`.npy` file; together with test_labels it replaces test")
     test_labels: Text | None = Field(None, description="`.npy` file; see test_inputs")
     classes: Positive | None = Field(None, description="number of classes; default: the largest training label + 1")
+    standardize: bool = Field(
+        False,
+        description="subtract from each feature, an entry of the last axis, its mean over the training examples, and "
+        "divide it by its standard deviation there",
+    )
+
+
+class FileSection(DataSection):
+    """The keys of data that are read from files by index, and may be slow to decode."""
+
+    max_bad_fraction: Fraction = Field(
+        0.0, description="largest fraction of records that may be unusable; they are skipped, and more are an error"
+    )
+    engine: Literal["numpy", "grain"] = Field(
+        "numpy",
+        description="what makes batches: numpy in this process, or grain in `workers` processes, for data that are "
+        "slow to decode; the batches are the same",
+    )
+    workers: Positive = Field(2, description="number of processes of the engine grain")
+
+
+class ImageSection(FileSection):
+    """The keys of data that are images."""
+
+    size: Annotated[tuple[Side, Side], Strict(False)] | None = Field(
+        None, description="height and width that every image is resized to; default: those of the first, and no other"
+    )
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = Field(
+        "bilinear", description="filter that images are resized with; see size"
+    )
+    channels: Literal[1, 3] | None = Field(None, description="1 (grey) or 3 (colour); default: as the first image")
+    cache_mib: NonNegative = Field(
+        1024, description="largest decoded size in MiB of a split that is kept in memory; a larger one is decoded anew"
+    )
+
+
+class Images(ImageSection):
+    """Your own images: a folder a class, CSV or JSONL of paths and labels, MNIST IDX, CIFAR binaries, Parquet, tar."""
+
+    name: Literal["images"]
+    train: Text = Field(description="folder or file of the training images")
+    validation: Text | Part | None = Field(
+        None, description="folder or file of the validation images; or the fraction of the training images to hold out"
+    )
+    test: Text | None = Field(None, description="folder or file of the test images")
+    image_column: Text | None = Field(
+        None, description="column with the images or their paths in a table; default: image, path, file_name or alike"
+    )
+    label_column: Text | None = Field(
+        None, description="column with the labels; default: label, class, target or alike"
+    )
+    root: Text | None = Field(None, description="folder that a table's paths are relative to; default: the table's own")
+
+
+class HuggingFace(ImageSection):
+    """A data set of the library `datasets` on disk, or Arrow or Parquet files: images or numbers, columns by name."""
+
+    name: Literal["huggingface"]
+    train: Text = Field(
+        description="folder that `save_to_disk` has written, or Arrow or Parquet files, or their folder"
+    )
+    validation: Text | Part | None = Field(
+        None, description="the same of the validation split; or the fraction of the training rows to hold out"
+    )
+    test: Text | None = Field(None, description="the same of the test split")
+    inputs: Text | Names = Field(description="column of images, or the columns of numbers that make the features")
+    label: Text = Field("label", description="column of the labels")
+    standardize: bool = Field(False, description="standardize numbers by the statistics of the training rows")
 
 
 class Table(DataSection):
@@ -126,8 +217,45 @@ class Random(DataSection):
     examples: Positive = Field(1024, description="number of examples")
 
 
+OneSource = Annotated[Digits | StdlibText | Arrays | Table | Images | HuggingFace | Random, Field(discriminator="name")]
+
+
+class WeightsAfter(Section):
+    """The weights of a mixture from a step on."""
+
+    after: NonNegative = Field(description="number of steps after which they hold; 0 for the first")
+    weights: Weights = Field(description="as data.weights")
+
+
+class Mixture(DataSection):
+    """Several sources of data, mixed by weights that may change by step, and may be changed on resuming."""
+
+    name: Literal["mixture"]
+    sources: Annotated[tuple[OneSource, ...], Strict(False)] = Field(
+        min_length=2, description="sections `data` as any other; of their keys, those on batches are not used"
+    )
+    weights: Weights | Annotated[tuple[WeightsAfter, ...], Strict(False)] | None = Field(
+        None,
+        description="how often each source is drawn from, in proportion, as `[0.7, 0.3]`; or a list by step, as "
+        "`[{after: 0, weights: [0.7, 0.3]}, {after: 1000, weights: [1, 1]}]`; default: by their numbers of examples",
+    )
+    engine: Literal["numpy", "grain"] = Field("numpy", description="what makes batches; see the other sources of files")
+    workers: Positive = Field(2, description="number of processes of the engine grain")
+
+    def phases(self) -> list[tuple[int, tuple[float, ...]]]:
+        """Returns the weights that are set, each with the number of steps after which they hold."""
+        phases: list[tuple[int, tuple[float, ...]]] = []
+        plain: list[float] = []
+        for one in self.weights or ():
+            if isinstance(one, WeightsAfter):
+                phases.append((one.after, one.weights))
+            else:
+                plain.append(one)
+        return phases or ([(0, tuple(plain))] if plain else [])
+
+
 class CustomData(DataSection, Custom):
     """Data of your own: a function that returns sources or arrays."""
 
 
-Data = Annotated[Digits | StdlibText | Arrays | Table | Random | CustomData, Chosen()]
+Data = Annotated[Digits | StdlibText | Arrays | Table | Images | HuggingFace | Mixture | Random | CustomData, Chosen()]

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from jaxprop.code.load import Code, load_code
-from jaxprop.config.schema.data import CustomData, DataSection
+from jaxprop.config.schema.data import Arrays, CustomData, DataSection
 from jaxprop.data.fingerprint import fingerprint
-from jaxprop.data.readers.arrays import arrays_sources
+from jaxprop.data.readers.array_checks import Split
+from jaxprop.data.readers.arrays import sources_of
+from jaxprop.data.readers.numpy_files import Named
 from jaxprop.errors import DataError, did_you_mean
 from jaxprop.types import Reader, Source
 
@@ -45,12 +47,29 @@ def open_own(section: CustomData, task: str, prepared: Mapping[str, Any] | None)
     arrays = {name: held for name, held in splits.items() if isinstance(held, dict)}
     plain = all(set(CHECKED[:2]) <= held.keys() <= set(CHECKED) for held in arrays.values())
     if len(arrays) == len(splits) and plain and task in TASKS:
-        return arrays_sources(arrays, task, code.section.name)
+        return _checked(section, arrays, task, prepared, code.section.name)
     sizes = _sizes(arrays, task)
     return {
         name: _source(f"{code.section.name}:{name}", held, sizes) if isinstance(held, dict) else held
         for name, held in splits.items()
     }
+
+
+def _checked(
+    section: CustomData,
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+    task: str,
+    prepared: Mapping[str, Any] | None,
+    name: str,
+) -> dict[str, Source]:
+    """Sources of arrays that are checked as those of files are; `name` is of where they come from, for messages."""
+
+    def split_of(split: str, held: Mapping[str, np.ndarray]) -> Split:
+        named = {key: Named(f"{name}:{split}:{key}", values) for key, values in held.items()}
+        return Split(named["inputs"], named["labels"], named.get("weight"), named.get("mask"))
+
+    like = Arrays(name="arrays", train=name, validation=section.validation, split_seed=section.split_seed)
+    return sources_of(like, task, prepared or None, {split: split_of(split, held) for split, held in arrays.items()})
 
 
 def _splits(code: Code, returned: Any, new: bool) -> dict[str, Source | dict[str, np.ndarray]]:

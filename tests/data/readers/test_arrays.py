@@ -1,13 +1,15 @@
 """Your own arrays: what they become, and one clear sentence for each way they can be wrong."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxprop.config.schema.data import Arrays
-from jaxprop.data.readers import arrays as module
-from jaxprop.data.readers.arrays import open_arrays
+from jaxprop.data.readers import array_checks, numpy_files
+from jaxprop.data.readers.arrays import ARRAYS, open_arrays
+from jaxprop.data.scale import from_json
 from jaxprop.errors import ConfigError, DataError
 
 X = np.linspace(0, 1, 24).reshape(6, 2, 2)
@@ -116,7 +118,7 @@ def test_the_vocabulary_is_that_of_every_split():
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy_files_are_mapped_and_not_read_into_memory(order):
     np.save("x.npy", np.asarray(X, order=order))
-    named = module._load_npy("x.npy")
+    named = numpy_files.load_npy("x.npy")
     assert isinstance(named.values, np.memmap)
     assert np.array_equal(
         everything(open_pair(np.asarray(X, order=order), CLASSES, "classify"))["inputs"], np.float32(X)
@@ -181,7 +183,7 @@ BAD_VALUES = [
 @pytest.mark.parametrize("chunk", [1, 3, 2**20])
 @pytest.mark.parametrize(("task", "inputs", "labels", "message"), BAD_VALUES, ids=[case[3][:32] for case in BAD_VALUES])
 def test_bad_values_are_refused_with_their_place(opener, chunk, task, inputs, labels, message, monkeypatch):
-    monkeypatch.setattr(module, "_CHECK_VALUES", chunk)
+    monkeypatch.setattr(array_checks, "CHECK_VALUES", chunk)
     with pytest.raises(DataError, match=message) as caught:
         opener(inputs, labels, task)
     assert str(caught.value).startswith(("train.npz", "x.npy", "y.npy"))
@@ -250,7 +252,7 @@ BAD_FILES = [
     ({"train": "keys.npz"}, r"keys.npz: has no array 'inputs' \(it holds: x, label\); write np.savez"),
     ({"train": "none.npz"}, r"none.npz: has no array 'inputs' \(it holds: nothing\)"),
     ({"train": "empty.npz"}, "empty.npz: is damaged, cut short or not a NumPy file"),
-    ({"train": "words.npz"}, "words.npz: is damaged, cut short or not a NumPy file"),
+    ({"train": "words.npz"}, "words.npz: is a text file, which data.name: text reads; write data: {name: text, train"),
     ({"train": "cut.npz"}, "cut.npz: is damaged"),
     ({"train": "flipped.npz"}, "flipped.npz:inputs: is damaged"),
     ({"train": "really.npz"}, "really.npz: expected a .npz file, got a .npy; .*train_inputs"),
@@ -371,6 +373,135 @@ def test_weights_that_cannot_be_meant(name, values, sentence):
 def test_other_arrays_are_named(more, note):
     npz(**more)
     assert open_arrays(section(train="train.npz"), "classify")["train"].info["notes"] == [note]
+
+
+# -- validation, scale, and runs that are used without their training data ---------------------------
+
+
+def everything_again(prepared):
+    return json.loads(json.dumps(prepared))
+
+
+def test_validation_by_path_and_by_fraction():
+    npz()
+    npz("held.npz", inputs=X[:2], labels=CLASSES[:2])
+    sources = open_arrays(section(train="train.npz", validation="held.npz"), "classify")
+    assert {name: source.length for name, source in sources.items()} == {"train": 6, "validation": 2}
+    np.save("x.npy", X)
+    np.save("y.npy", CLASSES)
+    pair = section(train="train.npz", validation_inputs="x.npy", validation_labels="y.npy")
+    assert open_arrays(pair, "classify")["validation"].length == 6
+    held = open_arrays(section(train="train.npz", validation=0.5), "classify")
+    assert sorted(held["validation"].labels().tolist()) == [0, 1, 2]
+    assert sorted(held["train"].labels().tolist()) == [0, 1, 2]
+    both = np.concatenate([everything(held["train"])["inputs"], everything(held["validation"])["inputs"]])
+    assert sorted(both[:, 0, 0]) == sorted(np.float32(X)[:, 0, 0])
+    with pytest.raises(DataError, match=r"data.validation: 0.99 of the 6 training examples leaves none"):
+        open_arrays(section(train="train.npz", validation=0.99), "classify")
+
+
+@pytest.mark.parametrize("standard", [True, False])
+def test_standardized_by_the_training_part_alone(standard):
+    npz(inputs=X * 1000 + 5)
+    npz("test.npz", inputs=X, labels=CLASSES)
+    given = section(train="train.npz", test="test.npz", validation=0.5, standardize=standard)
+    sources = open_arrays(given, "classify")
+    train = everything(sources["train"])["inputs"]
+    assert train.dtype == np.float32
+    if standard:
+        np.testing.assert_allclose(train.mean((0, 1)), 0, atol=1e-5)
+        np.testing.assert_allclose(train.std((0, 1)), 1, atol=1e-5)
+        scale = from_json(sources["train"].prepared["scale"])
+        expected = (X.astype(np.float64) - scale.mean) / scale.std
+        np.testing.assert_allclose(everything(sources["test"])["inputs"], expected, rtol=1e-5)
+    notes = sources["train"].info.get("notes", [])
+    assert [note.endswith("far from unit scale; set data.standardize: true") for note in notes] == [True] * (
+        not standard
+    )
+    assert "notes" not in sources["test"].info
+
+
+def test_standardized_integers_are_numbers_and_no_tokens():
+    npz(inputs=np.arange(24).reshape(6, 4))
+    source = open_arrays(section(train="train.npz", standardize=True), "classify")["train"]
+    assert "vocabulary" not in source.info
+    assert everything(source)["inputs"].dtype == np.float32
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_a_run_is_used_without_its_training_file(task):
+    npz(inputs=X * 100, labels=LABELS[task])
+    npz("test.npz", inputs=X[:4] * 100, labels=LABELS[task][:4])
+    given = section(train="train.npz", test="test.npz", validation=0.3, standardize=True)
+    first = open_arrays(given, task)
+    prepared = everything_again(first["train"].prepared)
+    again = open_arrays(given, task, prepared)
+    assert again["validation"].fingerprint == first["validation"].fingerprint
+    Path("train.npz").unlink()
+    sources = open_arrays(given, task, prepared)
+    assert list(sources) == ["test"]
+    for name, values in everything(first["test"]).items():
+        assert np.array_equal(everything(sources["test"])[name], values)
+    assert sources["test"].info == first["test"].info
+    assert sources["test"].fingerprint == first["test"].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "why"),
+    [
+        (X[:, :1], CLASSES, r"test.npz:inputs holds examples of shape \(1, 2\), but the run was trained on examples"),
+        (X, CLASSES + 1, r"test.npz:labels\[2\] is 3, outside the classes 0..2 \(3: of the run\); correct that label$"),
+    ],
+)
+def test_other_test_data_must_fit_the_run(inputs, labels, why):
+    npz()
+    prepared = everything_again(open_arrays(section(train="train.npz"), "classify")["train"].prepared)
+    npz("test.npz", inputs=inputs, labels=labels)
+    with pytest.raises(DataError, match=why):
+        open_arrays(section(train="train.npz", test="test.npz"), "classify", prepared)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_inputs_to_predict(tokens):
+    inputs = np.arange(24).reshape(6, 4) if tokens else X
+    npz(inputs=inputs)
+    given = section(train="train.npz")
+    train = open_arrays(given, "classify")["train"]
+    np.save("new.npy", inputs[:3])
+    source = ARRAYS.inputs(given, "classify", everything_again(train.prepared), ["new.npy", "train.npz"])
+    assert source.length == 9
+    assert source.info["names"][:4] == ["new.npy:0", "new.npy:1", "new.npy:2", "train.npz:0"]
+    found = source.take(np.array([8, 0, 3]))["inputs"]
+    assert np.array_equal(found, train.take(np.array([5, 0, 0]))["inputs"])
+    assert found.dtype == train.take(np.array([0]))["inputs"].dtype
+
+
+@pytest.mark.parametrize(
+    ("inputs", "why"),
+    [
+        (X[0], r"shape \(2,\), but the run takes \(2, 2\); for one example, save it as values\[None\]"),
+        (X[:, :1], r"shape \(1, 2\), but the run takes \(2, 2\)$"),
+        (X[:0], "is empty"),
+        (X.astype(str), "expected real numbers"),
+        (edited(X, (1, 0, 0), np.nan), r"new.npy\[1, 0, 0\] is nan"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_run_are_refused(inputs, why):
+    npz()
+    given = section(train="train.npz")
+    prepared = open_arrays(given, "classify")["train"].prepared
+    np.save("new.npy", inputs)
+    with pytest.raises(DataError, match=why):
+        ARRAYS.inputs(given, "classify", prepared, ["new.npy"])
+
+
+def test_tokens_beyond_the_vocabulary_of_the_run_are_refused():
+    npz(inputs=np.arange(24).reshape(6, 4))
+    given = section(train="train.npz")
+    prepared = open_arrays(given, "classify")["train"].prepared
+    np.save("new.npy", np.full((1, 4), 24))
+    with pytest.raises(DataError, match=r"new.npy\[0, 0\] is 24, outside the vocabulary 0..23 of the run"):
+        ARRAYS.inputs(given, "classify", prepared, ["new.npy"])
 
 
 # -- tokens and their padding -----------------------------------------------------------------------

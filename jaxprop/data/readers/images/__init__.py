@@ -1,0 +1,1 @@
+"""The reader `images`: one file a layout on disk, one for decoding, one for labels."""

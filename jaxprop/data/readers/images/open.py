@@ -1,0 +1,367 @@
+"""The reader `images`: records of any layout become sources of standardized images, checked before training."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprop.config.schema.data import Images, ImageSection
+from jaxprop.data.bad import BadRecords
+from jaxprop.data.fingerprint import fingerprint
+from jaxprop.data.readers.images.decode import MAX_BYTES, SUFFIXES, Form, UnreadableError, decode
+from jaxprop.data.readers.images.folder import images_below, records_of
+from jaxprop.data.readers.images.labels import Labels, encode, names_of
+from jaxprop.data.readers.images.layouts import read_layout
+from jaxprop.data.readers.images.pixels import Pixels, first_form, sample_of
+from jaxprop.data.readers.images.records import Columns, Records
+from jaxprop.data.splits import held_out
+from jaxprop.errors import DataError
+from jaxprop.types import Reader, Source
+
+_SPLITS = ("train", "validation", "test")
+_MIB = 2**20
+
+
+class Unread(NamedTuple):
+    """A split before it is read.
+
+    Args:
+      path: its name in messages.
+      read: returns its records.
+    """
+
+    path: str
+    read: Callable[[], Records]
+
+
+class Learned(NamedTuple):
+    """What the training images have taught, and prepares all others: a reader's `prepared`.
+
+    Args:
+      size: height and width of every image.
+      channels: 1 or 3.
+      resample: the filter for images of another size, or None where these are refused.
+      mean: of each channel of the training images, in 0..1.
+      std: the standard deviation.
+      class_names: in the order of the classes' numbers; empty to regress.
+      left_out: indices of the training records that cannot be used.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    resample: str | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    left_out: tuple[int, ...]
+
+    @property
+    def form(self) -> Form:
+        """What every image becomes."""
+        return Form(self.size, self.channels, self.resample)
+
+
+class _Split(NamedTuple):
+    records: Records
+    labels: Labels
+    pixels: Pixels
+    bad: BadRecords
+    told: set[int]  # of images that were decoded too late to be left out, those that `bad` knows of
+
+    def tell(self) -> None:
+        """Counts the images that have turned out to be bad since the last time."""
+        for row in sorted(set(self.pixels.failed) - self.told):
+            self.told.add(row)
+            self.bad.add(self.records.name(row), self.pixels.failed[row])
+
+
+def open_images(section: Images, task: str, prepared: Mapping[str, Any] | None = None) -> dict[str, Source]:
+    """Opens images with their labels.
+
+    Args:
+      section: the config's `data` section; paths are relative to the current directory.
+      task: `classify`, `multilabel` or `regress`.
+      prepared: of an earlier run, whose classes, size and statistics are used; its training images may be missing.
+
+    Returns:
+      `train`, and `validation` and `test` where the section names them. Batches have inputs float32 `[B, H, W, C]`,
+      values in 0..1 standardized by the mean and the standard deviation of each channel over the training images, and
+      labels int32 `[B]`, or float32 `[B, K]` to regress and for multilabel.
+
+    Raises:
+      DataError: the images are missing, or more of them are bad than `data.max_bad_fraction` allows.
+
+    Example:
+      >>> import tempfile
+      >>> root = Path(tempfile.mkdtemp())
+      >>> for name in ("cat", "dog"):
+      ...     (root / name).mkdir()
+      ...     _ = (root / name / "1.pgm").write_bytes(b"P5 2 2 255 " + name.encode() + b"!")
+      >>> train = open_images(Images(name="images", train=str(root)), "classify")["train"]
+      >>> train.length, train.info["class_names"], train.take(np.array([1, 0]))["inputs"].shape
+      (2, ['cat', 'dog'], (2, 2, 2, 1))
+    """
+    columns = Columns(section.image_column, section.label_column, section.root)
+
+    def unread(split: str, path: str) -> Unread:
+        return Unread(path, lambda: read_layout(path, split, columns))
+
+    paths = {split: getattr(section, split) for split in _SPLITS}
+    given = {split: path for split, path in paths.items() if isinstance(path, str)}
+    if prepared is not None and not Path(section.train).expanduser().exists():
+        del given["train"]
+    return open_records(section, task, prepared, {split: unread(split, path) for split, path in given.items()})
+
+
+def open_records(
+    section: ImageSection, task: str, prepared: Mapping[str, Any] | None, splits: Mapping[str, Unread]
+) -> dict[str, Source]:
+    """Turns records of images into sources.
+
+    Args:
+      section: says what the images become, and how many may be bad.
+      task: the task's name.
+      prepared: as for `open_images`.
+      splits: what to open; `train` is among them, unless `prepared` is given.
+    """
+    learned = None if prepared is None else _learned(prepared)
+    opened: dict[str, Source] = {}
+    for split in (name for name in _SPLITS if name in splits):
+        path, read = splits[split]
+        records = read()
+        if learned is None:
+            names = names_of(task, path, records)
+            found, form = _first_look(section, task, path, records, names)
+        else:
+            names, form = list(learned.class_names), learned.form
+            left_out = learned.left_out if split == "train" else ()
+            found = _encoded(section, task, records, names, left_out)
+        # The training images of a run that is only used are decoded where they are needed.
+        used = _checked(section, path, records, *found, form, decode_now=learned is None or split != "train")
+        parts = {split: np.arange(len(used.labels.rows))}
+        if split == "train" and isinstance(section.validation, float):
+            stays, held = held_out(used.labels.values, section.validation, section.split_seed)
+            if not len(stays):
+                raise DataError(
+                    f"data.validation: {section.validation:g} of the {len(held)} training images leaves none to train "
+                    "on; use a smaller fraction"
+                )
+            parts = {"train": stays, "validation": held}
+        if learned is None:
+            learned = _learn(used, form, names, parts["train"])
+        elif split != "train":
+            used.pixels.check(sample_of(used.labels.rows))
+        used.tell()
+        notes = [*records.notes, *used.bad.notes(records.length)]
+        for name, rows in parts.items():
+            opened[name] = _source(task, used, rows, learned, notes if name == split else [])
+    return opened
+
+
+# -- learning and checking ------------------------------------------------------------------------
+
+
+def _first_look(
+    section: ImageSection, task: str, path: str, records: Records, names: Sequence[str]
+) -> tuple[tuple[Labels, BadRecords], Form]:
+    """The labels of the training records, and the form of the first image that can be read."""
+    labels, bad = _encoded(section, task, records, names, ())
+    resample = None if section.size is None else section.resample
+    form = first_form(records, labels.rows.tolist(), Form(section.size, section.channels, resample))
+    if form is None:
+        for row in labels.rows.tolist():
+            bad.add(records.name(row), _why(records, row))
+        bad.notes(records.length)  # which raises, as none is good
+        raise DataError(f"{path}: has no image that can be read")
+    return (labels, bad), form
+
+
+def _encoded(
+    section: ImageSection, task: str, records: Records, names: Sequence[str], left_out: Sequence[int]
+) -> tuple[Labels, BadRecords]:
+    bad = BadRecords(section.max_bad_fraction, unit="image")
+    return encode(task, records, names, bad, left_out=left_out), bad
+
+
+def _why(records: Records, row: int) -> str:
+    try:
+        decode(records.read(row), Form())
+    except UnreadableError as error:
+        return str(error)
+    return "cannot be read"
+
+
+def _checked(
+    section: ImageSection, path: str, records: Records, labels: Labels, bad: BadRecords, form: Form, *, decode_now: bool
+) -> _Split:
+    """Decodes the images where they fit into memory, and leaves out those that cannot be read."""
+    assert form.size is not None
+    assert form.channels is not None
+    size = records.length * form.size[0] * form.size[1] * form.channels
+    pixels = Pixels(records, form, keep=section.engine == "numpy" and size <= section.cache_mib * _MIB)
+    if pixels.keeps and decode_now:
+        pixels.check(labels.rows)
+        good = np.array([row not in pixels.failed for row in labels.rows.tolist()], bool)
+        for row in labels.rows[~good].tolist():
+            bad.add(records.name(row), pixels.failed[row])
+        labels = Labels(labels.rows[good], labels.values[good])
+    if not len(labels.rows):
+        bad.notes(records.length)  # which raises where records were bad
+        raise DataError(f"{path}: has no images")
+    return _Split(records, labels, pixels, bad, told=set(pixels.failed))
+
+
+def _learn(split: _Split, form: Form, names: Sequence[str], train: np.ndarray) -> Learned:
+    assert form.size is not None
+    assert form.channels is not None
+    mean, std = split.pixels.statistics(split.labels.rows[train])
+    left_out = np.setdiff1d(np.arange(split.records.length), split.labels.rows)
+    return Learned(
+        size=form.size, channels=form.channels, resample=form.resample, mean=tuple(mean), std=tuple(std),
+        class_names=tuple(names), left_out=tuple(left_out.tolist()),
+    )  # fmt: skip
+
+
+def _learned(prepared: Mapping[str, Any]) -> Learned:
+    """What `Source.prepared` holds, which JSON has made lists of."""
+    values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in prepared.items()}
+    return Learned(**values)
+
+
+def _prepared(learned: Learned) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in learned._asdict().items()}
+
+
+# -- the sources ----------------------------------------------------------------------------------
+
+
+def _source(task: str, split: _Split, rows: np.ndarray, learned: Learned, notes: Sequence[str]) -> Source:
+    """The source of some of a split's usable records."""
+    chosen, values = split.labels.rows[rows], split.labels.values[rows]
+    prepared = _prepared(learned)
+    standardized, weigh = _standardize(learned), _weigher(split)
+
+    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
+        records = chosen[indices]
+        batch = {"inputs": standardized(split.pixels.take(records)), "labels": values[indices]}
+        return batch | weigh(records)
+
+    names = list(learned.class_names)
+    info: dict[str, Any] = (
+        {"targets": 1, "target_names": ["label"]}
+        if task == "regress"
+        else {"classes": len(names), "class_names": names}
+    )
+    return Source(
+        length=len(chosen),
+        take=take,
+        info=info | ({"notes": list(notes)} if notes else {}),
+        fingerprint=fingerprint("images", task, split.records.digest, repr(sorted(prepared.items())), chosen),
+        prepared=prepared,
+        labels=lambda: values,
+    )
+
+
+def _standardize(learned: Learned) -> Callable[[np.ndarray], np.ndarray]:
+    mean = np.array(learned.mean)
+    std = np.array([s if s > 0 else 1.0 for s in learned.std])
+    scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+    def standardized(pixels: np.ndarray) -> np.ndarray:
+        values = pixels.astype(np.float32)
+        values *= scale
+        values += shift
+        return values
+
+    return standardized
+
+
+def _weigher(split: _Split) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """What a batch says of images that only now turn out to be bad: they weigh nothing, as long as they are few."""
+    records, pixels = split.records, split.pixels
+
+    def weigh(rows: np.ndarray) -> dict[str, np.ndarray]:
+        failed = [row for row in rows.tolist() if row in pixels.failed] if pixels.failed else []
+        if pixels.keeps:
+            if failed:
+                raise DataError(f"{records.name(failed[0])}: {pixels.failed[failed[0]]}")
+            return {}
+        if failed:
+            split.tell()
+            split.bad.notes(records.length)
+        return {"weight": np.array([row not in pixels.failed for row in rows.tolist()], np.float32)}
+
+    return weigh
+
+
+# -- images to predict ----------------------------------------------------------------------------
+
+
+def image_inputs(section: ImageSection, task: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+    """Opens images without labels, to predict.
+
+    Args:
+      section: the run's `data` section.
+      task: not looked at.
+      prepared: what the run has learned of its training images.
+      paths: image files; folders, of which all images are taken at any depth; other layouts, such as CSV or tar; and
+        `-` for standard input, which is one image or the paths of several, a line each.
+
+    Returns:
+      A source of inputs alone; `info["names"]` are the paths.
+
+    Raises:
+      DataError: a path names no image. An image that cannot be read is an error when it is taken.
+    """
+    del task
+    learned = _learned(prepared)
+    parts = [part for path in paths for part in _unlabelled(section, path)]
+    ends = np.cumsum([part.length for part in parts])
+    if not parts or not ends[-1]:
+        raise DataError(f"{', '.join(paths) or 'no path'}: names no images")
+    standardized = _standardize(learned)
+
+    def one(index: int) -> np.ndarray:
+        part = int(np.searchsorted(ends, index, side="right"))
+        row = index - int(ends[part]) + parts[part].length
+        try:
+            return decode(parts[part].read(row), learned.form)
+        except UnreadableError as error:
+            raise DataError(f"{parts[part].name(row)}: {error}") from error
+
+    return Source(
+        length=int(ends[-1]),
+        take=lambda indices: {"inputs": standardized(np.stack([one(index) for index in indices.tolist()]))},
+        info={"names": [part.name(row) for part in parts for row in range(part.length)]},
+        fingerprint=fingerprint("images to predict", *(part.digest for part in parts)),
+        prepared=prepared,
+    )
+
+
+def _unlabelled(section: ImageSection, path: str) -> list[Records]:
+    if path == "-":
+        return _standard_input(section, sys.stdin.buffer.read(MAX_BYTES))
+    place = Path(path).expanduser()
+    if place.is_dir():
+        images, _ = images_below(place, place)
+        if images:
+            return [records_of(place, path, images)]
+    elif path.lower().endswith(SUFFIXES) and place.is_file():
+        return [records_of(place.parent, os.path.dirname(path), [place.name])]
+    columns = Columns(getattr(section, "image_column", None), None, getattr(section, "root", None))
+    return [read_layout(path, "test", columns, labelled=False)]
+
+
+def _standard_input(section: ImageSection, content: bytes) -> list[Records]:
+    if b"\0" in content[:4096]:  # which no list of paths has, and nearly every image
+        return [Records(1, lambda _: content, lambda _: "-", None, fingerprint(content.hex()))]
+    paths = [line.strip() for line in os.fsdecode(content).splitlines() if line.strip()]
+    return [part for path in paths if path != "-" for part in _unlabelled(section, path)]
+
+
+IMAGES = Reader(open=open_images, inputs=image_inputs)

@@ -1,0 +1,138 @@
+"""The reader `mixture`: several sources of data, one after another, for a stream that mixes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxprop.config.schema.data import Mixture
+from jaxprop.data.fingerprint import fingerprint
+from jaxprop.errors import DataError
+from jaxprop.types import Reader, Source
+
+LENGTHS = "lengths"  # of `Source.info`: number of examples of each source
+_SAME = ("classes", "class_names", "targets")  # of what sources say, what has to be the same for all
+_Open = Callable[[Any, str, Mapping[str, Any] | None], dict[str, Source]]
+
+
+def mixture_of(open_one: _Open, readers: Mapping[str, Reader]) -> Reader:
+    """Returns the reader of mixtures.
+
+    Args:
+      open_one: opens one of the sources, as `jaxprop.data.open_sources` does.
+      readers: by name; of the first source, the one that reads what is to be predicted.
+    """
+
+    def opened(section: Mixture, task: str, prepared: Mapping[str, Any] | None) -> dict[str, Source]:
+        return open_mixture(section, task, prepared, open_one)
+
+    def inputs(
+        section: Mixture, task: str, prepared: Mapping[str, Any], paths: Sequence[str]
+    ) -> Source | Iterable[Source]:
+        first = section.sources[0]
+        read = readers[first.name].inputs
+        if read is None:
+            raise DataError(
+                f"data {first.name!r}, the first source of the mixture, has no files that could be predicted"
+            )
+        return read(first, task, prepared["sources"][0], paths)
+
+    return Reader(open=opened, inputs=inputs)
+
+
+def open_mixture(section: Mixture, task: str, prepared: Mapping[str, Any] | None, open_one: _Open) -> dict[str, Source]:
+    """Opens the sources of a mixture, and puts the examples of each split one after another.
+
+    Args:
+      section: the config's `data` section. A `validation` that is a fraction holds for each source without its own.
+      task: its name.
+      prepared: of an earlier run.
+      open_one: opens one of the sources.
+
+    Returns:
+      `train`, whose `info["lengths"]` says how many examples each source has; and `validation` and `test` of all
+      sources that have such.
+
+    Raises:
+      DataError: the sources do not fit each other.
+    """
+    held = [None] * len(section.sources) if prepared is None else prepared["sources"]
+    opened = []
+    for one, known in zip(section.sources, held, strict=True):
+        if one.validation is None and section.validation is not None:
+            own = {"validation": section.validation, "split_seed": section.split_seed}
+            one = one.model_copy(update=own)
+        opened.append(open_one(one, task, known))
+    splits = {
+        name: [sources[name] for sources in opened if name in sources] for name in ("train", "validation", "test")
+    }
+    names = [one.name for one in section.sources]
+    learned = {"sources": [dict(next(iter(sources.values())).prepared) for sources in opened]}
+    for parts in splits.values():
+        _check_same(names, parts)
+    if len(splits["train"]) < len(opened):
+        splits["train"] = []  # of a run that is only used, where some are gone
+    return {name: _joined(parts, learned) for name, parts in splits.items() if parts}
+
+
+def _check_same(names: Sequence[str], parts: Sequence[Source]) -> None:
+    """Sources can be mixed whose examples have the same arrays and the same classes."""
+    examples = [
+        {name: (x.shape[1:], x.dtype) for name, x in part.take(np.zeros(1, np.int64)).items()} for part in parts
+    ]
+    for number, (part, example) in enumerate(zip(parts, examples, strict=True)):
+        here, first = f"data.sources.{number} ({names[number]})", f"data.sources.0 ({names[0]})"
+        for name in sorted({*example, *examples[0]} - {"weight"}):
+            if example.get(name) != examples[0].get(name):
+                raise DataError(
+                    f"{here}: has {name} {_shown(example.get(name))}, but {first} {_shown(examples[0].get(name))}; "
+                    "sources that are mixed need examples of one shape"
+                )
+        for key in _SAME:
+            if part.info.get(key) != parts[0].info.get(key):
+                raise DataError(
+                    f"{here}: has the {key.replace('_', ' ')} {part.info.get(key)}, but {first} "
+                    f"{parts[0].info.get(key)}; sources that are mixed need the same"
+                )
+
+
+def _shown(found: tuple[tuple[int, ...], np.dtype] | None) -> str:
+    return "none" if found is None else f"of shape {found[0]} and dtype {found[1]}"
+
+
+def _joined(parts: Sequence[Source], learned: Mapping[str, Any]) -> Source:
+    lengths = [part.length for part in parts]
+    ends = np.cumsum(lengths)
+    weighted = any("weight" in part.take(np.zeros(1, np.int64)) for part in parts)
+
+    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
+        of = np.searchsorted(ends, indices, side="right")
+        batch: dict[str, np.ndarray] = {}
+        for k in np.unique(of).tolist():
+            slots = np.flatnonzero(of == k)
+            taken = dict(parts[k].take(indices[slots] - (int(ends[k]) - lengths[k])))
+            if weighted:
+                taken.setdefault("weight", np.ones(len(slots), np.float32))
+            for name, values in taken.items():
+                batch.setdefault(name, np.zeros((len(indices), *values.shape[1:]), values.dtype))[slots] = values
+        return batch
+
+    info = {key: value for key, value in parts[0].info.items() if key != "notes"}
+    if "vocabulary" in info:
+        info["vocabulary"] = max(part.info["vocabulary"] for part in parts)
+    notes = [note for part in parts for note in part.info.get("notes", ())]
+    return Source(
+        length=int(ends[-1]),
+        take=take,
+        info=info | {LENGTHS: lengths} | ({"notes": notes} if notes else {}),
+        fingerprint=fingerprint("mixture", *(part.fingerprint for part in parts)),
+        prepared=learned,
+        labels=_labels(parts),
+    )
+
+
+def _labels(parts: Sequence[Source]) -> Callable[[], np.ndarray] | None:
+    known = [part.labels for part in parts if part.labels is not None]
+    return (lambda: np.concatenate([labels() for labels in known])) if len(known) == len(parts) else None
