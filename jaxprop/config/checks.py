@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.data import Arrays, Random
+from jaxprop.config.schema.data import Arrays, Pairs, Random, TextFiles
 from jaxprop.config.schema.model import Transformer
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Path
@@ -65,8 +65,10 @@ def _digits_to_train_on(config: Config) -> int:
 def has_split_to_evaluate(config: Config) -> bool:
     """Returns whether there are data to evaluate on."""
     data = config.data
-    if data.validation is not None or not isinstance(data, Arrays | Random):
+    if data.validation is not None or not isinstance(data, Arrays | Random | TextFiles | Pairs):
         return True
+    if isinstance(data, TextFiles | Pairs):
+        return data.test is not None
     return isinstance(data, Arrays) and any((data.test, data.test_inputs, data.test_labels))
 
 
@@ -79,6 +81,15 @@ def _fits_task(config: Config) -> Iterator[Problem]:
         yield _unfit(("model", "name"), task, config.model.name, entry.models)
     if loss is not None and loss.name not in entry.losses:
         yield _unfit(("task", "loss", "name"), task, loss.name, entry.losses)
+
+
+def _pairs(config: Config) -> Iterator[Problem]:
+    if isinstance(config.data, Pairs) and config.model.name in TASK_TABLE[config.task.name].models:
+        what = (
+            f"the built-in {config.model.name} reads no pairs: it takes inputs, and not targets beside them; "
+            "give a model of your own"
+        )
+        yield Problem(("model", "name"), what)
 
 
 def _unfit(path: Path, task: str, name: str, fitting: tuple[str, ...]) -> Problem:
@@ -199,6 +210,7 @@ def _attention(config: Config) -> Iterator[Problem]:
 
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
+    _pairs,
     _arrays,
     _attention,
     _schedule,

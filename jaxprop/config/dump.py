@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from jaxprop.config.locate import schema_comment
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.data import PATHS
+from jaxprop.config.schema.data import NO_PATHS, PATHS
 from jaxprop.config.yaml_loader import BOOL, FLOAT, INT, NULL
 
 
@@ -54,7 +54,9 @@ def with_absolute_paths(config: Config) -> Config:
     section = config.data
     given = {name: getattr(section, name, None) for name in PATHS}
     absolute = {
-        name: str(Path(os.path.expanduser(path)).absolute()) for name, path in given.items() if path is not None
+        name: str(Path(os.path.expanduser(path)).absolute())
+        for name, path in given.items()
+        if isinstance(path, str) and path not in NO_PATHS
     }
     return config.model_copy(update={"data": section.model_copy(update=absolute)})
 

@@ -10,8 +10,11 @@ from jaxprop.config.tasks import TASK_TABLE, tasks_for
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.readers.arrays import ARRAYS
 from jaxprop.data.readers.digits import DIGITS
+from jaxprop.data.readers.pairs import PAIRS
 from jaxprop.data.readers.random import RANDOM
+from jaxprop.data.readers.reviews import REVIEWS
 from jaxprop.data.readers.stdlib_text import STDLIB_TEXT
+from jaxprop.data.readers.text import TEXT
 from jaxprop.data.splits import hold_out
 from jaxprop.data.stream import Stream, one_pass
 from jaxprop.errors import ConfigError, one_of
@@ -21,7 +24,10 @@ __all__ = ["READERS", "Prefetch", "Reader", "Source", "Stream", "one_pass", "ope
 
 READERS: dict[str, Reader] = {
     "digits": DIGITS,
+    "reviews": REVIEWS,
     "stdlib_text": STDLIB_TEXT,
+    "text": TEXT,
+    "pairs": PAIRS,
     "arrays": ARRAYS,
     "random": RANDOM,
 }

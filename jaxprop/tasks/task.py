@@ -17,7 +17,7 @@ from jaxprop.losses import make_loss
 from jaxprop.metrics import METRICS
 from jaxprop.tasks.panels import Panel
 from jaxprop.train.objective import loss_from, without_padding
-from jaxprop.types import Batch, Model, Objective, PyTree, Source, Spec
+from jaxprop.types import Batch, Metric, Model, Objective, PyTree, Source, Spec
 
 SIZES = ("classes", "targets", "vocabulary")  # what a source may say in `info` and a model may need
 COMPUTED = ("inputs",)  # what of a batch is computed with, and so cast; answers, masks and weights are not
@@ -69,12 +69,15 @@ def predictions(task: Task, policy: Policy) -> Callable[[PyTree, PyTree, Batch],
     return predict
 
 
-def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:
+def bind(
+    config: Config, train: Source, more: Mapping[str, Metric] | None = None
+) -> tuple[Model, Objective, Spec]:
     """Builds the model for the data's shapes and binds it to the loss and metrics of the table of tasks.
 
     Args:
       config: the run's configuration; its `task.loss` goes before the task's usual one.
       train: the training split; one record of it is read, and the sizes its `info` names.
+      more: metrics beside those of the table, which the data make possible.
 
     Returns:
       The model, the objective, and the spec the model was built for.
@@ -86,4 +89,5 @@ def bind(config: Config, train: Source) -> tuple[Model, Objective, Spec]:
     loss = make_loss(config.task.loss or usual_loss(config.task.name))
     figures = TASK_TABLE[config.task.name].figures
     metrics = {name: METRICS[figure.metric] for name, figure in figures.items() if figure.metric is not None}
+    metrics |= more or {}
     return model, loss_from(model, loss, metrics, cast=COMPUTED), spec
