@@ -2,7 +2,7 @@
 
 `make_train_step` makes a compiled train step from a loss function and an optax optimizer. `from_nnx`, `from_linen`,
 `from_equinox` and `from_functions` turn a model of another framework into a pair of pure functions, and `loss_from`
-binds it to a loss. `jaxprop.health` has the early warning and `find_nonfinite`, which finds the origin of a NaN.
+binds it to a loss. `fit` runs the loop of the command line around them. `jaxprop.health` has the early warning and `find_nonfinite`, which finds the origin of a NaN.
 
 Public names are imported on first use, so that `jaxprop --help` and `jaxprop validate` do not import jax.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxprop.models.adapters.linen import from_linen
     from jaxprop.models.adapters.nnx import from_nnx
     from jaxprop.parallel.mesh import make_mesh
+    from jaxprop.run.fit import Fitted, fit
     from jaxprop.tools.gradcheck.check import gradcheck
     from jaxprop.train.compiled import make_train_step
     from jaxprop.train.eval_step import make_eval_step
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from jaxprop.types import Model, TrainState
 
 _HOME = {
+    "Fitted": "run.fit",
     "Measurements": "core.measurements",
     "Model": "types",
     "TrainState": "types",
+    "fit": "run.fit",
     "from_equinox": "models.adapters.equinox",
     "from_functions": "models.adapters.functions",
     "from_linen": "models.adapters.linen",
@@ -47,9 +50,11 @@ _HOME = {
 }
 
 __all__ = [
+    "Fitted",
     "Measurements",
     "Model",
     "TrainState",
+    "fit",
     "from_equinox",
     "from_functions",
     "from_linen",

@@ -129,12 +129,14 @@ class Objective(NamedTuple):
         `(sum, count)`.
       metrics: by name, how the totals are finished; one that is not named is a `(sum, count)`.
       cast: keys of the batch whose floats are cast to the compute dtype; True for all of them.
+      model: the `Model` it was made from; None for a plain function.
     """
 
     mean_loss: Callable[..., tuple[jax.Array, tuple[jax.Array, PyTree, Sums]]]
     sums: Callable[..., Sums]
     metrics: Mapping[str, Metric] = {}
     cast: tuple[str, ...] | bool = ()
+    model: Model | None = None
 
 
 class HealthState(NamedTuple):

@@ -58,7 +58,17 @@ def diff(old: Config, new: Config) -> list[Change]:
       >>> [str(change) for change in diff(old, new)]
       ['run.epochs: 1 -> 2']
     """
-    return list(_differences(to_builtins(old), to_builtins(new), ()))
+    return differences(to_builtins(old), to_builtins(new))
+
+
+def differences(old: Any, new: Any) -> list[Change]:
+    """Returns every value that differs between two trees of dicts and lists.
+
+    Example:
+      >>> [str(change) for change in differences({"a": 1, "b": [2]}, {"a": 1, "b": [3]})]
+      ['b.0: 2 -> 3']
+    """
+    return list(_differences(old, new, ()))
 
 
 def mathematical(old: Config, new: Config) -> list[Change]:

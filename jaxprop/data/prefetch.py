@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
+import jax
 import numpy as np
 
 from jaxprop.errors import DataError
@@ -168,4 +169,4 @@ def _groups(
 
 
 def _stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)

@@ -10,7 +10,7 @@ from jaxprop.parallel.sharding import batch_sharding, replicated
 from jaxprop.types import Batch, PyTree
 
 
-def place_batch(batch: Batch, mesh: Mesh, steps_per_call: int = 1) -> dict[str, jax.Array]:
+def place_batch(batch: Batch, mesh: Mesh, steps_per_call: int = 1) -> PyTree:
     """Copies a NumPy batch onto the mesh, split over its examples.
 
     Args:
@@ -31,13 +31,13 @@ def place_batch(batch: Batch, mesh: Mesh, steps_per_call: int = 1) -> dict[str, 
       (4, 2)
     """
     axis = 0 if steps_per_call == 1 else 1
-    size = next(iter(batch.values())).shape[axis]
+    size = jax.tree.leaves(batch)[0].shape[axis]
     if size % mesh.size:
         raise ShapeError(
             f"expected a batch size that is a multiple of the {mesh.size} devices, got {size}; "
             f"set data.batch_size={-(-size // mesh.size) * mesh.size} or parallel.devices to a divisor"
         )
-    return jax.device_put(dict(batch), batch_sharding(mesh, steps_per_call))
+    return jax.device_put(batch, batch_sharding(mesh, steps_per_call))
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from jaxprop.parallel.placement import place_batch, replicate
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
-from jaxprop.types import Source, TrainState
+from jaxprop.types import Batch, Source, TrainState
 
 
 class Experiment(NamedTuple):
@@ -29,11 +30,11 @@ class Experiment(NamedTuple):
     It holds no state: whoever trains calls `init`, since the step donates the state that it is given.
 
     Args:
-      config: the configuration.
+      config: the configuration, or the settings of `jaxprop.fit`.
       task: model, loss and metrics bound together.
       sources: the data's splits.
-      stream: training batches.
-      validation: the split that evaluations of the run use, and the best checkpoint is chosen by: `validation`, else
+      stream: training batches: a `data.Stream`, or one that is resumed in another way.
+      validation: the split, or the batches, that evaluations of the run use, and the best checkpoint is chosen by: `validation`, else
         `test`, else None.
       test: the split for the end alone, where `validation` is another; else None.
       optimizer: the update rule with its schedule.
@@ -44,11 +45,11 @@ class Experiment(NamedTuple):
       total_steps: steps the run takes from start to end.
     """
 
-    config: Config
+    config: Any
     task: tasks.Task
     sources: Mapping[str, Source]
-    stream: data.Stream
-    validation: Source | None
+    stream: Any
+    validation: Source | Iterable[Any] | None
     test: Source | None
     optimizer: optimizers.Optimizer
     init: Callable[[int], TrainState]
@@ -81,6 +82,7 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
     mesh, precision = _mesh(config), config.precision.policy
     signals = signals_of(config) if health else False
     scaling = Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
+    assert task.model is not None
     init_model, example = jax.jit(task.model.init), next(data.one_pass(train, 2))
     shapes, _ = init_model.eval_shape(jax.random.key(0), example)
     optimizer = optimizers.make_optimizer(config.optimizer, steps=total_steps, params=shapes)
@@ -156,7 +158,7 @@ def _check_batch_size(config: Config, train: Source) -> None:
         )
 
 
-def place(experiment: Experiment, batch: dict[str, np.ndarray]) -> tuple[Any, float]:
+def place(experiment: Experiment, batch: Batch) -> tuple[Any, float]:
     """Puts a batch, or several stacked, where the step takes them.
 
     Args:
@@ -166,8 +168,19 @@ def place(experiment: Experiment, batch: dict[str, np.ndarray]) -> tuple[Any, fl
     Returns:
       The batch on the devices, and its number of examples.
     """
-    examples, mesh = float(batch["weight"].sum()), experiment.mesh
+    per_call, mesh = experiment.config.run.steps_per_call, experiment.mesh
+    examples = _examples(batch, per_call)
     # On one device jit takes NumPy as it is; a transfer of its own would only cost another dispatch on CPU.
     if mesh is None:
         return (batch if jax.default_backend() == "cpu" else jax.device_put(batch)), examples
-    return place_batch(batch, mesh, experiment.config.run.steps_per_call), examples
+    return place_batch(batch, mesh, per_call), examples
+
+
+def _examples(batch: Any, per_call: int) -> float:
+    """Number of examples that count, by their weights where there are such, else by the first axis."""
+    weight = batch.get("weight") if isinstance(batch, Mapping) else None
+    if weight is not None and np.ndim(weight) == (1 if per_call == 1 else 2):
+        return float(np.sum(weight))
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    axes = 1 if per_call == 1 else 2
+    return float(math.prod(max((shape[:axes] for shape in shapes if len(shape) >= axes), default=(1,))))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jaxprop import data
+from jaxprop.data.batches import as_arrays
 from jaxprop.metrics.totals import add_up, finished
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run.clock import Clock
@@ -19,7 +22,7 @@ def evaluate(
     clock: Clock | None = None,
     stop: Interrupts | None = None,
     *,
-    source: Source | None = None,
+    source: Source | Iterable[Any] | None = None,
 ) -> dict[str, float] | None:
     """Evaluates a state on a split: exact, padding left out.
 
@@ -28,7 +31,7 @@ def evaluate(
       state: evaluated by the moving averages that it keeps, else by its parameters.
       clock: books the first call as compiling.
       stop: asks for an early end.
-      source: the split; default: the run's own for evaluations.
+      source: the split, or its batches; default: the run's own for evaluations.
 
     Returns:
       Every metric, `loss` among them, and what the task derives from them; None where `stop` cut it short.
@@ -37,11 +40,11 @@ def evaluate(
     source = experiment.validation if source is None else source
     assert source is not None
     size = config.data.eval_batch_size or config.data.batch_size
-    if mesh is not None:
+    if mesh is not None and size is not None:
         size = -(-size // mesh.size) * mesh.size  # what is added is padding, and masked
     params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
     totals: dict[str, Any] = {}
-    for i, batch in enumerate(data.one_pass(source, size, config.run.eval_batches)):
+    for i, batch in enumerate(_batches(source, size, config.run.eval_batches)):
         if stop is not None and stop.received is not None:
             return None
         placed = batch if mesh is None else place_batch(batch, mesh)
@@ -50,3 +53,10 @@ def evaluate(
         add_up(totals, sums)
     figures = finished(totals, experiment.evaluate.metrics)
     return figures | experiment.task.derived(figures)
+
+
+def _batches(source: Source | Iterable[Any], size: int | None, limit: int | None) -> Iterator[Any]:
+    if isinstance(source, Source):
+        assert size is not None
+        return data.one_pass(source, size, limit)
+    return (as_arrays(batch) for batch in itertools.islice(source, limit))

@@ -64,7 +64,8 @@ class Loop:
         self._owes_evaluation = False  # one that a stop cut short
         self._has_evaluated = False  # and so has compiled the eval step
         config, total, per_call = self._config, experiment.total_steps, self._config.run.steps_per_call
-        self._rhythm = rhythm_of(config, total, experiment.stream.batches_per_epoch, experiment.validation is not None)
+        epoch = experiment.stream.batches_per_epoch or max(1, total // 10)  # batches of no known number have no epoch
+        self._rhythm = rhythm_of(config, total, epoch, experiment.validation is not None)
         self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
         self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call)
         self._responder = _responder(config, total, state.params)

@@ -16,7 +16,7 @@ from jaxprop.run.compose import Experiment
 from jaxprop.run.folder import write_text
 from jaxprop.sinks.jsonl import encode
 from jaxprop.tasks.task import predictions
-from jaxprop.types import PyTree, TrainState
+from jaxprop.types import PyTree, Source, TrainState
 
 NAME = "panels.json"
 # Of the test split; enough for every picture, and cheap. A text has an answer at each of its places.
@@ -33,7 +33,7 @@ def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
     """
     task, mesh = experiment.task, experiment.mesh
     test = experiment.test or experiment.validation
-    if test is None or not task.panels:
+    if not isinstance(test, Source) or not task.panels:
         return None
     size = experiment.config.data.eval_batch_size or experiment.config.data.batch_size
     size = size if mesh is None else -(-size // mesh.size) * mesh.size

@@ -23,7 +23,7 @@ from jaxprop.run.folder import read_summary
 from jaxprop.run.status import Status
 
 ASIDE, MOVING, DROPPED = ".before-fresh", ".before-fresh.moving", ".before-fresh.dropped"
-FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "panels.json")
+FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "panels.json", "prepared.json")
 FOLDERS = ("checkpoints", "blackbox", "tensorboard")
 BACK = "the run from before --fresh is back in its place"
 

@@ -34,11 +34,11 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
     checkpoints = folder / "checkpoints"
     saved = checkpoints.is_dir() and bool(Checkpoints(checkpoints).steps())
     if saved:
-        _refuse_another(mathematical(build(stored_config(checkpoints)), config), folder)
+        refuse_another(mathematical(build(stored_config(checkpoints)), config), folder)
     elif completed or has_records(folder):
         before = _config_of_records(folder)
         moved = [change for change in _changes(before, config) if change.path in TRAINING_DATA]
-        _refuse_another(mathematical(before, config) + moved, folder)
+        refuse_another(mathematical(before, config) + moved, folder)
         if completed and (before.run.steps, before.run.epochs) != (config.run.steps, config.run.epochs):
             raise UsageError(
                 f"{folder} holds a completed run that was not saved, so it cannot be made longer; "
@@ -70,7 +70,8 @@ def _changes(before: Config, config: Config) -> list[Change]:
     return diff(with_absolute_paths(before), with_absolute_paths(config))
 
 
-def _refuse_another(changes: list[Change], folder: Path) -> None:
+def refuse_another(changes: list[Change], folder: Path) -> None:
+    """Raises UsageError where there are changes that would alter what the run in a folder computes."""
     if changes:
         lines = "".join(f"\n  {change}" for change in changes)
         raise UsageError(

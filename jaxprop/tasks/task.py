@@ -28,11 +28,16 @@ def nothing_derived(_: Mapping[str, float]) -> dict[str, float]:
     return {}
 
 
+def no_predictions(_outputs: Any, _batch: Batch) -> dict[str, jax.Array]:
+    """What is predicted where nobody has said what outputs mean."""
+    return {}
+
+
 class Task(NamedTuple):
     """A problem ready to be trained on.
 
     Args:
-      model: the network.
+      model: the network; None where the objective is a plain function.
       objective: its loss and metrics, as the train step and the eval step want them.
       spec: what the data look like to the model.
       predict: `(outputs, batch) -> {name: [B, ...]}`, arrays that a person can be shown. Pure.
@@ -41,7 +46,7 @@ class Task(NamedTuple):
       panels: what the report shows of its predictions, each `(predictions, batch) -> Drawable`.
     """
 
-    model: Model
+    model: Model | None
     objective: Objective
     spec: Spec
     predict: Callable[[Any, Batch], dict[str, jax.Array]]
@@ -63,6 +68,7 @@ def predictions(task: Task, policy: Policy) -> Callable[[PyTree, PyTree, Batch],
             cast_floating(params, policy.compute),
             cast_keys(without_padding(batch), policy.compute, COMPUTED),
         )
+        assert task.model is not None
         outputs, _ = task.model.apply(params, extras, narrow, key=None, train=False)
         return task.predict(cast_floating(outputs, policy.output), batch)
 

@@ -102,7 +102,7 @@ def loss_from(
         outputs, _, batch = forward(params, extras, batch, None, policy, False)
         return {"loss": _weighted_sum(loss, outputs, batch)[:2], **measure(measured, outputs, batch)}
 
-    return Objective(mean_loss, sums, measured, narrow.keys)
+    return Objective(mean_loss, sums, measured, narrow.keys, model)
 
 
 def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bool = False) -> Objective:

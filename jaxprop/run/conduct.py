@@ -1,0 +1,186 @@
+"""A run in its folder, whoever asks for it: held, resumed or started over, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxprop.checkpoint import Checkpoints
+from jaxprop.errors import EXIT_DONE
+from jaxprop.run import panels
+from jaxprop.run.compose import Experiment
+from jaxprop.run.final import evaluate_test
+from jaxprop.run.folder import expanded, write_summary
+from jaxprop.run.interrupt import Interrupts
+from jaxprop.run.lock import hold
+from jaxprop.run.loop import Loop
+from jaxprop.run.replaced import BACK, Replaced, recover
+from jaxprop.run.resume import refuse_unreadable, resume_note, start_over
+from jaxprop.run.status import Status
+from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
+from jaxprop.sinks import Sink, fan_out, open_sinks
+from jaxprop.sinks.streams import tell
+from jaxprop.types import TrainState
+
+
+class Outcome(NamedTuple):
+    """How a run ended: the summary that `summary.json` holds, the exit code, and what was trained.
+
+    Args:
+      summary: of the run.
+      exit_code: 0 done, 3 diverged, 75 or 130 interrupted after saving.
+      experiment: what was trained.
+      state: the newest; None where the folder's run was complete already.
+    """
+
+    summary: dict[str, Any]
+    exit_code: int
+    experiment: Experiment
+    state: TrainState | None
+
+
+class Undertaking(NamedTuple):
+    """What is run in a folder, and what is particular to who asks for it.
+
+    Args:
+      compose: makes the experiment.
+      finished: `(folder) -> summary` of a completed run that the folder holds, or None; refuses a run of another kind.
+      complete: `(experiment, folder)`, called where nothing is left to do; refuses data that have changed.
+      recorder: `(folder, experiment)`, what keeps a failing step's inputs.
+      trace: `(experiment, state)`, finds out whether the step can be trained, before anything is removed for it.
+      describe: `(experiment, folder)`, writes what the run is.
+      explained: `(experiment, saved)`, a context that explains running out of memory.
+      sinks: further destinations of records.
+    """
+
+    compose: Callable[[], Experiment]
+    finished: Callable[[Path], dict[str, Any] | None]
+    complete: Callable[[Experiment, Path], None]
+    recorder: Callable[[Path, Experiment], Any]
+    trace: Callable[[Experiment, TrainState], None]
+    describe: Callable[[Experiment, Path], None]
+    explained: Callable[..., contextlib.AbstractContextManager[None]]
+    sinks: Sequence[Sink] = ()
+
+
+def conduct(
+    undertaking: Undertaking, folder: str | os.PathLike[str], *, fresh: bool = False, quiet: bool = False
+) -> Outcome:
+    """Runs an undertaking in a folder, or goes on where the folder's newest checkpoint stands.
+
+    Args:
+      undertaking: what is run.
+      folder: the run's folder; made if need be, held against other processes while the run lasts.
+      fresh: start over. The folder's run is set aside; it is removed once the new one has a checkpoint, and comes back
+        if the new one fails or is interrupted before that.
+      quiet: no console.
+
+    Returns:
+      How it ended.
+
+    Raises:
+      UsageError: the folder holds a run whose mathematics this one would change.
+      JaxpropError: the run cannot be built, or its folder not be written.
+    """
+    folder, started = expanded(folder), time.perf_counter()
+    with hold(folder), Interrupts() as interrupts:
+        _tell_if(recover(folder))
+        before = None if fresh else undertaking.finished(folder)
+        experiment = undertaking.compose()
+        if before is not None and before["step"] == experiment.total_steps:
+            undertaking.complete(experiment, folder)
+            tell(resume_note(before["step"], before["step"]))
+            _tell_if(None if quiet else headline_of(before))
+            return Outcome(before, EXIT_DONE, experiment, None)
+        checkpoints, replaced = open_checkpoints(experiment, folder), Replaced(folder)
+        checkpoints.when_whole = replaced.drop_if_saved
+        # Nobody but the loop holds the state: its first step donates it.
+        with undertaking.explained(experiment):
+            state = experiment.init(experiment.config.run.seed)
+        loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment))
+        del state
+        run = _Run(undertaking, experiment, loop, checkpoints, replaced, interrupts, folder)
+        try:
+            with checkpoints, undertaking.explained(experiment, lambda: _saved(checkpoints)):
+                status = run.take(fresh, quiet)
+        except BaseException as error:
+            if replaced.bring_back():
+                error.add_note(BACK)
+            elif isinstance(error, Exception):
+                sum_up_failure(error, loop, experiment.task.reference, started, folder)
+            raise
+        # Written once the last save is known to be whole.
+        figures = summary(status, loop, experiment.task.reference, started)
+        back = status == Status.INTERRUPTED and replaced.bring_back()
+        if status == Status.COMPLETED:
+            panels.write(folder, panels.draw(experiment, loop.state))
+        if not back:
+            write_summary(folder, figures)
+        if status == Status.COMPLETED:
+            replaced.drop()
+    _tell_if(None if quiet or back else headline_of(figures))
+    if status != Status.COMPLETED:
+        saved = experiment.config.checkpoint.enabled
+        tell(last_words(status, loop, saved=saved, back=back, aside=replaced.pending))
+    return Outcome(figures, exit_code(status, interrupts.received), experiment, loop.state)
+
+
+class _Run(NamedTuple):
+    """What belongs to one run while it lasts."""
+
+    undertaking: Undertaking
+    experiment: Experiment
+    loop: Loop
+    checkpoints: Checkpoints
+    replaced: Replaced
+    interrupts: Interrupts
+    folder: Path
+
+    def take(self, fresh: bool, quiet: bool) -> Status:
+        """Resumes or starts over, and runs; returns how the run ended."""
+        experiment, folder, loop = self.experiment, self.folder, self.loop
+        if fresh:
+            self.undertaking.trace(experiment, loop.state)
+            self.replaced.set_aside()
+        resumed_from = None if fresh else loop.resume()
+        notes = [note for source in experiment.sources.values() for note in source.info.get("notes", ())]
+        if resumed_from is not None:
+            notes.append(resume_note(resumed_from, experiment.total_steps))
+        elif not fresh:
+            refuse_unreadable(folder / "checkpoints")
+            notes += start_over(folder)
+        self.undertaking.describe(experiment, folder)
+        section, run = experiment.config.sinks, experiment.config.run
+        own = open_sinks(
+            section, folder, total_steps=experiment.total_steps, start_step=resumed_from, alerts=loop.alert_lines,
+            log_every=run.log_every, quiet=quiet,
+        )  # fmt: skip
+        with contextlib.closing(fan_out([own, *self.undertaking.sinks])) as sink:
+            for name in ("summary.json", panels.NAME):  # of an earlier end that this run goes beyond
+                (folder / name).unlink(missing_ok=True)
+            for note in notes:
+                sink.note(note)
+            status = loop.run(sink, lambda: self.replaced.pending)
+            if status == Status.COMPLETED:
+                evaluate_test(loop, experiment, self.checkpoints, sink, self.interrupts)
+            return status
+
+
+def open_checkpoints(experiment: Experiment, folder: Path) -> Checkpoints:
+    """Opens the checkpoints of a run, as its configuration says which are kept."""
+    section = experiment.config.checkpoint
+    return Checkpoints(folder / "checkpoints", keep=section.keep, best=section.best or "loss", mode=section.mode)
+
+
+def _tell_if(text: str | None) -> None:
+    if text is not None:
+        tell(text)
+
+
+def _saved(checkpoints: Checkpoints) -> int | None:
+    checkpoints.wait()  # one may just be under way
+    return checkpoints.latest()
