@@ -61,11 +61,12 @@ class Spec(NamedTuple):
       batch: a `jax.ShapeDtypeStruct` for every array of a batch, by key, of one example: without the leading axis B,
         which is not the model's. It may nest as the batch does.
       sizes: named sizes: `classes` or `targets` where an example has one answer, `vocabulary` where inputs are tokens.
-        With a vocabulary alone every token has an answer, the next token.
+        With a vocabulary alone every token has an answer, the next token. Where a batch has `categories`, integers
+        `[B, K]`, the size of this name is a tuple: how many categories each of the K columns has.
     """
 
     batch: Mapping[str, PyTree]
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, Any]
 
 
 class Rows(NamedTuple):

@@ -48,7 +48,7 @@ def bench_train(
     Time of a step, examples and tokens a second, floating-point operations, the share of the device's own measured
     rate (MFU), memory, the cost of the signals, compile time, and where the time goes.
 
-    The workloads are mlp, cnn, lstm, gpt_10m, gpt2_124m and gpt_1b.
+    The workloads are mlp, cnn, resnet18, resnet50, vit_s, lstm, gpt_10m, gpt2_124m and gpt_1b.
     """
     names = [word for word in targets if not OVERRIDE.match(word)]
     overrides = [word for word in targets if OVERRIDE.match(word)]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import Arrays, Pairs, Random, TextFiles
-from jaxprop.config.schema.model import Transformer
+from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Path
 from jaxprop.errors import one_of
@@ -199,20 +199,53 @@ def _responses(config: Config) -> Iterator[Problem]:
 
 def _attention(config: Config) -> Iterator[Problem]:
     model = config.model
-    if not isinstance(model, Transformer):
+    if not isinstance(model, Blocks):
         return
-    if model.width % model.heads:
-        yield Problem(("model", "width"), f"expected a multiple of heads ({model.heads}), got {model.width}")
-    elif model.positions == "rope" and (model.width // model.heads) % 2:
-        what = f"rope rotates pairs of features: expected an even width / heads, got {model.width // model.heads}"
+    heads, positions = model.heads, getattr(model, "positions", None)
+    if model.width % heads:
+        yield Problem(("model", "width"), f"expected a multiple of heads ({heads}), got {model.width}")
+    elif positions == "rope" and (model.width // heads) % 2:
+        what = f"rope rotates pairs of features: expected an even width / heads, got {model.width // heads}"
         yield Problem(("model", "width"), what)
+    elif positions == "sincos" and model.width % 4:
+        what = f"sincos fills quarters of the features: expected a multiple of 4, got {model.width}"
+        yield Problem(("model", "width"), what)
+    if model.kv_heads is not None and heads % model.kv_heads:
+        yield Problem(("model", "kv_heads"), f"expected a divisor of heads ({heads}), got {model.kv_heads}")
 
+
+def _stages(config: Config) -> Iterator[Problem]:
+    model = config.model
+    if not isinstance(model, ResNet):
+        return
+    if len(model.depths) != len(model.widths):
+        what = f"expected one number for each of the {len(model.widths)} widths, got {len(model.depths)}"
+        yield Problem(("model", "depths"), what)
+    odd = [width for width in model.widths if width % model.groups]
+    if model.norm == "group" and odd:
+        what = f"expected a divisor of every width, got {model.groups}, which does not divide {odd[0]}"
+        yield Problem(("model", "groups"), what)
+
+
+def _order(config: Config) -> Iterator[Problem]:
+    """The next token must not be read before it is predicted."""
+    model = config.model
+    if config.task.name != "language":
+        return
+    if isinstance(model, Transformer) and model.causal is False:
+        what = "the task language predicts the next token, which a token must not attend to; write causal: true"
+        yield Problem(("model", "causal"), what)
+    if isinstance(model, Rnn) and model.bidirectional:
+        what = "the task language predicts the next token, which must not be read before; write bidirectional: false"
+        yield Problem(("model", "bidirectional"), what)
 
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
     _pairs,
     _arrays,
     _attention,
+    _stages,
+    _order,
     _schedule,
     _batches,
     _length,

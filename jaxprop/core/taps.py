@@ -104,7 +104,14 @@ def measuring() -> bool:
     return _tracing.get() is not None
 
 
-def tap_attention(x: jax.Array, queries: jax.Array, keys: jax.Array, name: str, causal: bool = False) -> jax.Array:
+def tap_attention(
+    x: jax.Array,
+    queries: jax.Array,
+    keys: jax.Array,
+    name: str,
+    causal: bool = False,
+    mask: jax.Array | None = None,
+) -> jax.Array:
     """Returns `x`; in a step that measures, attention's largest logit and its entropy appear in `m.taps`.
 
         a = softmax(q k^T / sqrt(D)),   entropy = -sum_s a_s log a_s / log(keys)
@@ -117,6 +124,7 @@ def tap_attention(x: jax.Array, queries: jax.Array, keys: jax.Array, name: str, 
       queries, keys: `[B, T, H, D]` as they enter the product; keys may have fewer heads that divide H.
       name: what it is called in records.
       causal: whether query t sees keys 0..t only.
+      mask: boolean `[B, T]`, False for padding, whose queries and keys are left out; None where all count.
 
     Returns:
       `x` itself.
@@ -132,13 +140,15 @@ def tap_attention(x: jax.Array, queries: jax.Array, keys: jax.Array, name: str, 
     """
 
     def statistics() -> dict[str, jax.Array]:
-        largest, entropy = attention_statistics(queries, keys, causal)
+        largest, entropy = attention_statistics(queries, keys, causal, mask)
         return _statistics(x, "") | {"attention_max": largest, "attention_entropy": entropy}
 
     return _fill(x, name, "attention", statistics)
 
 
-def attention_statistics(queries: jax.Array, keys: jax.Array, causal: bool) -> tuple[jax.Array, jax.Array]:
+def attention_statistics(
+    queries: jax.Array, keys: jax.Array, causal: bool, mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Returns the largest |logit| and the mean normalized entropy over the sampled queries, float32 scalars.
 
     Example:
@@ -155,11 +165,14 @@ def attention_statistics(queries: jax.Array, keys: jax.Array, causal: bool) -> t
     seen = (
         jnp.arange(k.shape[1], dtype=jnp.int32)[None, :] <= at[:, None] if causal else jnp.ones(logits.shape[-2:], bool)
     )
+    if mask is not None:
+        real = mask[:4]
+        seen = seen & real[:, None, None, :] & real[:, at][:, None, :, None]  # [b, 1, t, S]
     log_share = jax.nn.log_softmax(jnp.where(seen, logits, -jnp.inf), -1)
     entropy = -jnp.sum(jnp.where(seen, jnp.exp(log_share) * log_share, 0), -1)  # [b, H, t]
     several = seen.sum(-1) > 1
     share = jnp.where(several, entropy / jnp.log(jnp.maximum(seen.sum(-1), 2).astype(jnp.float32)), 0)
-    mean = jnp.sum(share) / jnp.maximum(jnp.sum(several) * share.shape[0] * share.shape[1], 1).astype(jnp.float32)
+    mean = jnp.sum(share) / jnp.maximum(jnp.sum(jnp.broadcast_to(several, share.shape)), 1).astype(jnp.float32)
     return jnp.max(jnp.where(seen, jnp.abs(logits), 0)), mean
 
 

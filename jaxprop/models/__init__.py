@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
-from jaxprop.core.examples import row_weights
 from jaxprop.models.adapters.equinox import from_equinox
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.linen import from_linen
 from jaxprop.models.adapters.nnx import from_nnx
+from jaxprop.models.arguments import arguments_of, caller, expect_read
 from jaxprop.models.cnn import Cnn
 from jaxprop.models.mlp import Mlp
 from jaxprop.models.remat import NONE
+from jaxprop.models.resnet import ResNet
 from jaxprop.models.rnn import Rnn
 from jaxprop.models.transformer import Transformer
-from jaxprop.types import Batch, Model, Spec
+from jaxprop.models.vit import Vit
+from jaxprop.types import Model, Spec
 
 __all__ = ["MODELS", "from_equinox", "from_functions", "from_linen", "from_nnx", "make_model"]
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": Mlp, "cnn": Cnn, "rnn": Rnn, "transformer": Transformer}
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "mlp": Mlp,
+    "cnn": Cnn,
+    "resnet": ResNet,
+    "vit": Vit,
+    "rnn": Rnn,
+    "transformer": Transformer,
+}
 
 
 def make_model(section: schema.ModelSection, spec: Spec, remat: str = NONE) -> Model:
     """Builds the model a configuration names.
+
+    The module is called with the batch's `inputs` and with those of `jaxprop.models.arguments.ARGUMENTS` that its call
+    has: `weight`, `mask`, `categories`.
 
     Args:
       section: the section `model`.
@@ -49,10 +60,9 @@ def make_model(section: schema.ModelSection, spec: Spec, remat: str = NONE) -> M
       ['head', 'layers']
     """
     make = MODELS[section.name]
-    # batch statistics must leave padded examples out, so these models see the weights
-    call = _call_with_weight if getattr(section, "batch_norm", False) else None
-    return from_nnx(lambda rngs: make(section, spec, rngs=rngs, remat=remat), call, taps=False)
-
-
-def _call_with_weight(module: Any, batch: Batch) -> Any:
-    return module(batch["inputs"], row_weights(batch))
+    names = arguments_of(make)
+    expect_read(names, spec, section.name)
+    # Weights keep padded examples out of batch statistics; a model without any has no use for them.
+    if not (getattr(section, "batch_norm", False) or getattr(section, "norm", "") == "batch"):
+        names = tuple(name for name in names if name != "weight")
+    return from_nnx(lambda rngs: make(section, spec, rngs=rngs, remat=remat), caller(names), taps=False)

@@ -9,8 +9,17 @@ from flax import nnx
 
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
-from jaxprop.errors import ShapeError
-from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, answers, as_numbers, dense, max_pool
+from jaxprop.models.layers import (
+    ACTIVATIONS,
+    INITS,
+    TAP_KINDS,
+    BatchNorm,
+    answers,
+    as_numbers,
+    dense,
+    image_shape,
+    max_pool,
+)
 from jaxprop.models.mlp import MlpLayer
 from jaxprop.models.remat import NONE, call
 from jaxprop.types import Spec
@@ -56,12 +65,7 @@ class Cnn(nnx.Module):
     def __init__(self, config: schema.Cnn, spec: Spec, *, rngs: nnx.Rngs, remat: str = NONE):
         self.remat = remat
         outputs = answers(spec, "cnn")
-        shape = spec.batch["inputs"].shape
-        if len(shape) not in (2, 3):
-            raise ShapeError(
-                f"model cnn expected images [H, W, C] or [H, W], got {list(shape)} an example; use model.name: mlp"
-            )
-        height, width, channels = (*shape, 1)[:3]
+        height, width, channels = image_shape(spec, "cnn")
         blocks = []
         for i, features in enumerate(config.channels):
             if i:

@@ -133,6 +133,7 @@ class BatchNorm(nnx.Module):
       features: size of the last axis, C.
       momentum: of the moving averages, old = momentum * old + (1 - momentum) * batch.
       epsilon: added to the variance.
+      scale: initial value of the scale; 0 makes a residual block start as the identity.
 
     Example:
       >>> norm = BatchNorm(2)
@@ -144,8 +145,8 @@ class BatchNorm(nnx.Module):
       Ioffe and Szegedy, Batch Normalization, 2015. https://arxiv.org/abs/1502.03167
     """
 
-    def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5):
-        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+    def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5, scale: float = 1.0):
+        self.scale = nnx.Param(jnp.full(features, scale, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(features, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
@@ -204,6 +205,66 @@ class LayerNorm(nnx.Module):
         return (centred * factor * self.scale[...].astype(dtype) + self.bias[...].astype(dtype)).astype(x.dtype)
 
 
+class RmsNorm(nnx.Module):
+    """Root-mean-square normalization over the last axis, `y = x / sqrt(mean(x^2) + epsilon) * scale`.
+
+    Args:
+      features: size of the last axis, D.
+      epsilon: added to the mean square.
+
+    Example:
+      >>> RmsNorm(2)(jnp.array([[1.0, 7.0]])).round(2).tolist()
+      [[0.20000000298023224, 1.399999976158142]]
+
+    Reference:
+      Zhang and Sennrich, Root Mean Square Layer Normalization, 2019. https://arxiv.org/abs/1910.07467
+    """
+
+    def __init__(self, features: int, *, epsilon: float = 1e-6):
+        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes `x [..., D]`."""
+        dtype = wide_dtype(x.dtype)
+        factor = jax.lax.rsqrt(jnp.square(x.astype(dtype)).mean(-1, keepdims=True) + self.epsilon)
+        return (x.astype(dtype) * factor * self.scale[...].astype(dtype)).astype(x.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalization: each example and group of channels over all its positions, then a scale and a bias.
+
+    It depends on no other example, so padding and the size of the batch do not matter to it.
+
+    Args:
+      features: size of the last axis, C.
+      groups: number of groups, a divisor of C.
+      epsilon: added to the variance.
+      scale: initial value of the scale; 0 makes a residual block start as the identity.
+
+    Example:
+      >>> GroupNorm(4, 2)(jnp.array([[[1.0, 3.0, 5.0, 5.0]]])).round(2).tolist()
+      [[[-1.0, 1.0, 0.0, 0.0]]]
+
+    Reference:
+      Wu and He, Group Normalization, 2018. https://arxiv.org/abs/1803.08494
+    """
+
+    def __init__(self, features: int, groups: int, *, epsilon: float = 1e-5, scale: float = 1.0):
+        self.scale = nnx.Param(jnp.full(features, scale, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+        self.groups, self.epsilon = groups, epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes `x [B, ..., C]`."""
+        dtype = wide_dtype(x.dtype)
+        grouped = x.astype(dtype).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
+        centred = grouped - grouped.mean((1, 3), keepdims=True)
+        factor = jax.lax.rsqrt(jnp.square(centred).mean((1, 3), keepdims=True) + self.epsilon)
+        y = (centred * factor).reshape(x.shape)
+        return (y * self.scale[...].astype(dtype) + self.bias[...].astype(dtype)).astype(x.dtype)
+
+
 def _moments(x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     axes = tuple(range(x.ndim - 1))
     if weight is None:
@@ -233,6 +294,75 @@ def max_pool(x: jax.Array) -> jax.Array:
     if h % 2 or w % 2:
         x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
     return x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, c).max((2, 4))
+
+
+def max_pool_3x3(x: jax.Array) -> jax.Array:
+    """Returns the maximum over 3 x 3 windows with a stride of 2; windows that reach over the edge are cut there.
+
+    The maximum of shifted slices, for the same reason as in `max_pool`.
+
+    Args:
+      x: `[B, H, W, C]`.
+
+    Returns:
+      `[B, ceil(H / 2), ceil(W / 2), C]`.
+
+    Example:
+      >>> max_pool_3x3(jnp.arange(9.0).reshape(1, 3, 3, 1))[0, :, :, 0].tolist()
+      [[4.0, 5.0], [7.0, 8.0]]
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        widths = [(1, size % 2) if i == axis else (0, 0) for i in range(4)]
+        x = jnp.pad(x, widths, mode="edge")  # an edge is a member of its own window
+        first, second, third = (
+            jax.lax.slice_in_dim(x, i, i + 2 * ((size + 1) // 2) - 1, stride=2, axis=axis) for i in range(3)
+        )
+        x = jnp.maximum(jnp.maximum(first, second), third)
+    return x
+
+
+def mean_over(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Returns the mean of `x [B, T, D]` over the positions where `mask [B, T]` is True; 0 where there is none.
+
+    Example:
+      >>> mean_over(jnp.array([[[1.0], [3.0], [9.0]]]), jnp.array([[True, True, False]])).tolist()
+      [[2.0]]
+    """
+    if mask is None:
+        return x.mean(1)
+    count = jnp.maximum(mask.sum(1, dtype=jnp.int32), 1)[:, None]
+    # A select, since 0 x NaN is NaN.
+    return jnp.where(mask[..., None], x, 0).sum(1) / count.astype(x.dtype)
+
+
+def image_shape(spec: Spec, model: str) -> tuple[int, int, int]:
+    """Returns height, width and channels of the inputs, for a model of images.
+
+    Raises:
+      ShapeError: the inputs are no images.
+
+    Example:
+      >>> image_shape(Spec({"inputs": jax.ShapeDtypeStruct((8, 6), jnp.float32)}, {}), "cnn")
+      (8, 6, 1)
+    """
+    shape = spec.batch["inputs"].shape
+    if len(shape) not in (2, 3):
+        raise ShapeError(
+            f"model {model} expected images [H, W, C] or [H, W], got {list(shape)} an example; use model.name: mlp"
+        )
+    height, width, channels = (*shape, 1)[:3]
+    return height, width, channels
+
+
+def each_token(spec: Spec) -> bool:
+    """Whether every token has an answer, the next token, rather than each example one.
+
+    Example:
+      >>> each_token(Spec({}, {"vocabulary": 256})), each_token(Spec({}, {"vocabulary": 256, "classes": 2}))
+      (True, False)
+    """
+    return not spec.sizes.keys() & {"classes", "targets"}
 
 
 def answers(spec: Spec, model: str) -> int:

@@ -13,7 +13,7 @@ from jax.nn import initializers
 
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import measuring, tap
-from jaxprop.errors import ShapeError
+from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.layers import (
     ACTIVATIONS,
     INITS,
@@ -23,7 +23,9 @@ from jaxprop.models.layers import (
     answers,
     as_numbers,
     dense,
+    each_token,
     is_integer,
+    mean_over,
     vocabulary,
 )
 from jaxprop.models.remat import NONE, call, checkpointed
@@ -82,11 +84,14 @@ CELLS: dict[str, Cell] = {
 class RnnLayer(nnx.Module):
     """One recurrent layer over time; the input's projections are one product outside the scan.
 
-    Its tap has a row for each stretch of time: how the gradient fares on its way back.
+    Its tap has a row for each stretch of time: how the gradient fares on its way back. With `reverse` it reads the
+    sequence from its end.
     """
 
-    def __init__(self, name: str, n_in: int, config: schema.Rnn, *, rngs: nnx.Rngs, remat: str = NONE):
-        self.name, self.cell, self.remat = name, CELLS[config.cell], remat
+    def __init__(
+        self, name: str, n_in: int, config: schema.Rnn, *, rngs: nnx.Rngs, remat: str = NONE, reverse: bool = False
+    ):
+        self.name, self.cell, self.remat, self.reverse = name, CELLS[config.cell], remat, reverse
         # Only the Elman cell's state is an activation; those of the others are mixtures.
         self.kind = TAP_KINDS.get(config.activation, "") if config.cell == "elman" else ""
         self.activation = ACTIVATIONS[config.activation]
@@ -97,8 +102,8 @@ class RnnLayer(nnx.Module):
         recurrent_init = _each_gate(INITS[config.recurrent_init], gates)
         self.recurrent = dense(width, gates * width, recurrent_init, use_bias=config.cell == "gru", rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `x [B, T, D]` to hidden states `[B, T, H]`."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Maps `x [B, T, D]` to hidden states `[B, T, H]`; where `mask [B, T]` is False the state is kept as it was."""
         projected = self.input(x).swapaxes(0, 1)  # [T, B, gates H]
         kernel = self.recurrent.kernel[...]
         bias = None if self.recurrent.bias is None else self.recurrent.bias[...]
@@ -109,18 +114,40 @@ class RnnLayer(nnx.Module):
         time = projected.shape[0]
         stretches = min(STRETCHES, time)
 
-        def step(carry: Any, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[Any, jax.Array]:
-            x, t = inputs
+        def step(carry: Any, inputs: tuple[jax.Array, jax.Array | None, jax.Array | None]) -> tuple[Any, jax.Array]:
+            x, t, real = inputs
             hidden, *rest = self.cell.step(carry, x, recur, self.activation)
             if t is not None:
                 hidden = tap(hidden, self.name, self.kind, (t * stretches // time, stretches))
-            return (hidden, *rest), hidden
+            after = (hidden, *rest)
+            if real is not None:
+                after = tuple(jnp.where(real[:, None], new, old) for new, old in zip(after, carry, strict=True))
+            return after, after[0]
 
         zeros = jnp.zeros((x.shape[0], kernel.shape[0]), projected.dtype)
         times = jnp.arange(time, dtype=jnp.int32) if measuring() else None
         step = checkpointed(step, self.remat, in_scan=True)
-        _, hidden = jax.lax.scan(step, (zeros,) * self.cell.carries, (projected, times))
+        inputs = (projected, times, None if mask is None else mask.T)
+        _, hidden = jax.lax.scan(step, (zeros,) * self.cell.carries, inputs, reverse=self.reverse)
         return hidden.swapaxes(0, 1)
+
+
+class BothWays(nnx.Module):
+    """Two recurrent layers that read a sequence in opposite directions; their states lie side by side.
+
+    Reference:
+      Schuster and Paliwal, Bidirectional Recurrent Neural Networks, 1997.
+    """
+
+    def __init__(self, name: str, n_in: int, config: schema.Rnn, *, rngs: nnx.Rngs, remat: str = NONE):
+        self.name = name
+        self.forward = RnnLayer(f"{name}/forward", n_in, config, rngs=rngs, remat=remat)
+        self.backward = RnnLayer(f"{name}/backward", n_in, config, rngs=rngs, remat=remat, reverse=True)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Maps `x [B, T, D]` to hidden states `[B, T, 2 H]`."""
+        directions = (("forward", self.forward), ("backward", self.backward))
+        return jnp.concatenate([call(layer, NONE, scope, x, mask) for scope, layer in directions], -1)
 
 
 def _forget_bias(_: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -137,7 +164,10 @@ def _each_gate(init: Initializer, gates: int) -> Initializer:
 
 
 class Rnn(nnx.Module):
-    """Recurrent network: one output from the last step, or one a step where the next token is asked for.
+    """Recurrent network: one output for a sequence, or one for each token where the next token is asked for.
+
+    Padding, where the batch has a `mask` or `lengths`, leaves the states as they were, so that a sequence has the same
+    output whatever its batch is padded to.
 
     Args:
       config: the section `model` of the configuration. `init` is of the dense kernels; embeddings start
@@ -150,6 +180,7 @@ class Rnn(nnx.Module):
 
     Raises:
       ShapeError: the inputs are no sequence, or integers without a vocabulary.
+      ConfigError: both directions are to be read where the next token is asked for.
 
     Example:
       >>> spec = Spec({"inputs": jax.ShapeDtypeStruct((16,), jnp.int32)}, {"vocabulary": 256})
@@ -171,22 +202,45 @@ class Rnn(nnx.Module):
                 f"{list(shape)} an example; use model.name: mlp"
             )
         self.tokens = len(shape) == 1 and is_integer(inputs.dtype)
-        self.each_token = self.tokens and not spec.sizes.keys() & {"classes", "targets"}
+        self.each_token = self.tokens and each_token(spec)
+        if self.each_token and config.bidirectional:
+            raise ConfigError(
+                "model.bidirectional: a layer that reads backwards has seen the next token, which is to be predicted; "
+                "write bidirectional: false"
+            )
+        self.bidirectional, self.pool = config.bidirectional, config.pool
         outputs = vocabulary(spec, "rnn") if self.each_token else answers(spec, "rnn")
         if self.tokens:
             self.embed = Embed(vocabulary(spec, "rnn"), width, stddev=1.0, rngs=rngs)
-        sizes = [width if self.tokens else math.prod(shape[1:]), *[width] * (config.layers - 1)]
-        layers = [RnnLayer(f"layers/{i}", n, config, rngs=rngs, remat=remat) for i, n in enumerate(sizes)]
+        make, n_out = (BothWays, 2 * width) if config.bidirectional else (RnnLayer, width)
+        sizes = [width if self.tokens else math.prod(shape[1:]), *[n_out] * (config.layers - 1)]
+        layers = [make(f"layers/{i}", n, config, rngs=rngs, remat=remat) for i, n in enumerate(sizes)]
         self.layers = nnx.List(layers)
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
-        self.head = dense(width, outputs, INITS[config.init], rngs=rngs)
+        self.head = dense(n_out, outputs, INITS[config.init], rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps tokens `[B, T]` or numbers `[B, T, ...]` to `[B, K]`; tokens of a language to `[B, T, V]`."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Maps tokens `[B, T]` or numbers `[B, T, ...]` to `[B, K]`; tokens of a language to `[B, T, V]`.
+
+        Where one answer is asked for, what `mask [B, T]` leaves out is not read.
+        """
+        if self.each_token:
+            mask = None  # it is of the labels: a prompt without them is read all the same
         if not self.tokens:
             x = as_numbers(x, self.head.kernel[...]).reshape(*x.shape[:2], -1)
+        if mask is not None:
+            x = jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - 2)), x, 0)  # a NaN there would reach gradients
         x = call(self.embed, NONE, "embed", x) if self.tokens else x  # [B, T, D]
         for layer in self.layers:
-            x = self.dropout(call(layer, NONE, layer.name, x))
+            x = self.dropout(call(layer, NONE, layer.name, x, mask))
         with jax.named_scope("head"):
-            return tap(self.head(x if self.each_token else x[:, -1]), "head", "output")
+            return tap(self.head(x if self.each_token else self._pooled(x, mask)), "head", "output")
+
+    def _pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """States `[B, T, H]` to `[B, H]`. The last real state has been kept through the padding after it."""
+        if self.pool == "mean":
+            return mean_over(x, mask)
+        if not self.bidirectional:
+            return x[:, -1]
+        forward, backward = jnp.split(x, 2, -1)
+        return jnp.concatenate([forward[:, -1], backward[:, 0]], -1)

@@ -16,10 +16,11 @@ from jaxprop.core.precision import Policy, cast_floating, cast_keys
 from jaxprop.losses import make_loss
 from jaxprop.metrics import METRICS
 from jaxprop.tasks.panels import Panel
+from jaxprop.tasks.tokens import loss_of_sequences, masks_tokens, metric_of_sequences
 from jaxprop.train.objective import loss_from, without_padding
 from jaxprop.types import Batch, Metric, Model, Objective, PyTree, Source, Spec
 
-SIZES = ("classes", "targets", "vocabulary")  # what a source may say in `info` and a model may need
+SIZES = ("classes", "targets", "vocabulary", "categories")  # what a source may say in `info` and a model may need
 COMPUTED = ("inputs",)  # what of a batch is computed with, and so cast; answers, masks and weights are not
 
 
@@ -96,4 +97,6 @@ def bind(
     figures = TASK_TABLE[config.task.name].figures
     metrics = {name: METRICS[figure.metric] for name, figure in figures.items() if figure.metric is not None}
     metrics |= more or {}
+    if masks_tokens(spec):
+        loss, metrics = loss_of_sequences(loss), {name: metric_of_sequences(metrics[name]) for name in metrics}
     return model, loss_from(model, loss, metrics, cast=COMPUTED), spec

@@ -15,6 +15,12 @@ GOOD = [
     TEXT,
     TEXT | {"model": {"name": "rnn"}},
     {"model": {"name": "rnn"}},
+    {"model": {"name": "rnn", "bidirectional": True, "pool": "mean"}},
+    {"model": {"name": "resnet", "depths": [1], "widths": [12], "norm": "group", "groups": 4}},
+    {"model": {"name": "resnet", "depths": [1], "widths": [12]}},  # groups are of norm: group
+    {"model": {"name": "vit", "width": 12, "heads": 3, "positions": "sincos", "pool": "mean"}},
+    BOTH | {"model": {"name": "transformer", "causal": True, "kv_heads": 2, "feed_forward": "swiglu"}},
+    {"model": {"name": "mlp", "embedding": 8}},
     ARRAYS,
     BOTH | {"run": {"steps": 10, "eval_every": 5}},
     {"data": {"name": "arrays", "train_inputs": "a.npy", "train_labels": "b.npy"}},
@@ -63,7 +69,7 @@ BAD = [
     (TEXT | {"model": {"name": "cnn"}}, "model.name: cnn does not fit the task language; expected rnn or transformer"),
     (TEXT | {"data": {"name": "digits"}}, "data.name: digits does not fit the task language; expected stdlib_text"),
     ({"data": {"name": "stdlib_text"}}, "data.name: stdlib_text does not fit the task classify"),
-    ({"model": {"name": "transformer"}}, "model.name: transformer does not fit the task classify"),
+    (TEXT | {"model": {"name": "vit"}}, "model.name: vit does not fit the task language; expected rnn or transformer"),
     ({"task": {"name": "classify", "loss": {"name": "huber"}}}, "task.loss.name: huber does not fit the task classify"),
     ({"data": {"name": "arrays"}}, "data: expected train (one .npz), or train_inputs and train_labels"),
     ({"data": ARRAYS["data"] | {"train_inputs": "a.npy"}}, "data.train: give train (one .npz) or train_inputs"),
@@ -74,6 +80,32 @@ BAD = [
         "model.width: expected a multiple of heads (4)",
     ),
     (TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5}}, "model.width: rope rotates pairs of features"),
+    ({"model": {"name": "vit", "width": 10, "heads": 4}}, "model.width: expected a multiple of heads (4), got 10"),
+    (
+        {"model": {"name": "vit", "width": 6, "heads": 3, "positions": "sincos"}},
+        "model.width: sincos fills quarters of the features: expected a multiple of 4, got 6",
+    ),
+    (
+        TEXT | {"model": {"name": "transformer", "kv_heads": 3}},
+        "model.kv_heads: expected a divisor of heads (4), got 3",
+    ),
+    (
+        TEXT | {"model": {"name": "transformer", "causal": False}},
+        "model.causal: the task language predicts the next token, which a token must not attend to",
+    ),
+    (
+        TEXT | {"model": {"name": "rnn", "bidirectional": True}},
+        "model.bidirectional: the task language predicts the next token, which must not be read before",
+    ),
+    (
+        {"model": {"name": "resnet", "depths": [2, 2]}},
+        "model.depths: expected one number for each of the 4 widths, got 2",
+    ),
+    (
+        {"model": {"name": "resnet", "norm": "group", "groups": 48}},
+        "model.groups: expected a divisor of every width, got 48, which does not divide 64",
+    ),
+    ({"model": {"name": "mlp", "embedding": "onehot"}}, "model.embedding: expected 'one-hot'"),
     (
         {"health": {"on_alert": ["log", "stop"]}},
         "health.on_alert: log cannot be combined with other actions, since every alert is logged",

@@ -435,6 +435,21 @@ def test_attention_statistics_are_those_of_the_whole_softmax(case, causal, size)
     assert rows[-1] == time - 1
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_statistics_leave_padding_out(causal):
+    rng = np.random.default_rng(6)
+    q, k = (rng.normal(size=(2, 7, heads, 4)).astype(np.float32) for heads in (4, 2))
+    lengths = (5, 3)
+    mask = jnp.arange(7) < jnp.array(lengths)[:, None]
+    found = taps.attention_statistics(jnp.asarray(q), jnp.asarray(k), causal, mask)
+    alone = [full_attention(q[i : i + 1, :n], k[i : i + 1, :n], causal, range(n)) for i, n in enumerate(lengths)]
+    several = [n - causal for n in lengths]  # a causal query 0 has one key and no entropy to speak of
+    expected = max(a[0] for a in alone), sum(a[1] * n for a, n in zip(alone, several, strict=True)) / sum(several)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+    changed = jnp.where(mask[..., None, None], k, 1e3)
+    np.testing.assert_array_equal(taps.attention_statistics(jnp.asarray(q), changed, causal, mask), found)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_attention_statistics_leave_a_step_with_the_gradient_at_its_output(accumulate):
     rng = np.random.default_rng(5)

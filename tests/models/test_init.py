@@ -1,5 +1,7 @@
 """What every built-in model keeps: gradients, determinism, dtypes, padding, one compile."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,29 +12,56 @@ from jaxprop.core.precision import cast_floating, policy
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ShapeError
 from jaxprop.losses.softmax import softmax_cross_entropy
-from jaxprop.models import MODELS, make_model
+from jaxprop.models import make_model
 from jaxprop.models.layers import ACTIVATIONS, INITS
+from jaxprop.tasks.tokens import loss_of_sequences, masks_tokens
 from jaxprop.train.objective import loss_from
 from jaxprop.types import Spec
 from tests.gradients import check
 
 FLOAT = Spec({"inputs": jax.ShapeDtypeStruct((5, 5, 1), jnp.float32)}, {"classes": 3})
+TABLE = Spec(
+    {"inputs": jax.ShapeDtypeStruct((4,), jnp.float32), "categories": jax.ShapeDtypeStruct((2,), jnp.int32)},
+    {"classes": 3, "categories": (2, 3)},
+)
 TOKENS = Spec({"inputs": jax.ShapeDtypeStruct((5,), jnp.int32)}, {"vocabulary": 7})
+TEXTS = Spec(
+    {"inputs": jax.ShapeDtypeStruct((5,), jnp.int32), "mask": jax.ShapeDtypeStruct((5,), jnp.float32)},
+    {"classes": 3, "vocabulary": 7},
+)
 SMALL = {
     "mlp": (schema.Mlp, {"hidden": (6, 5), "batch_norm": True}, FLOAT),
     "cnn": (schema.Cnn, {"channels": (2, 3), "hidden": (4,)}, FLOAT),
+    "mlp, table": (schema.Mlp, {"hidden": (6, 5), "embedding": 2}, TABLE),
+    "resnet": (schema.ResNet, {"depths": (1, 1), "widths": (2, 3)}, FLOAT),
+    "bottlenecks": (
+        schema.ResNet,
+        {"block": "bottleneck", "stem": "large", "norm": "group", "groups": 1, "depths": (1, 1), "widths": (2, 3)},
+        FLOAT,
+    ),
+    "vit": (schema.Vit, {"layers": 1, "width": 8, "heads": 2, "ff_multiple": 2, "patch": 5}, FLOAT),
     "elman": (schema.Rnn, {"cell": "elman", "width": 4, "layers": 2}, TOKENS),
     "gru": (schema.Rnn, {"cell": "gru", "width": 4}, TOKENS),
     "lstm": (schema.Rnn, {"cell": "lstm", "width": 4}, TOKENS),
     "transformer": (schema.Transformer, {"layers": 1, "width": 8, "heads": 2, "ff_multiple": 2}, TOKENS),
+    "bilstm": (schema.Rnn, {"cell": "lstm", "width": 4, "bidirectional": True, "pool": "mean"}, TEXTS),
+    "encoder": (
+        schema.Transformer,
+        {"layers": 1, "width": 8, "heads": 2, "kv_heads": 1, "norm": "rms", "ff_multiple": 2},
+        TEXTS,
+    ),
 }
 KEY = jax.random.key(3)
 
 
 def small(case, **changes):
     section, options, spec = SMALL[case]
-    name = case if case in MODELS else "rnn"
-    return make_model(section(name=name, **{"dropout": 0.2} | options | changes), spec), batch_of(spec)
+    return make_model(section(name=name_of(section), **{"dropout": 0.2} | options | changes), spec), batch_of(spec)
+
+
+def name_of(section):
+    (name,) = get_args(section.model_fields["name"].annotation)
+    return name
 
 
 def batch_of(spec, size=4, seed=0):
@@ -43,12 +72,18 @@ def batch_of(spec, size=4, seed=0):
         tokens = rng.integers(0, next(iter(spec.sizes.values())), (size, 6)).astype(np.int32)
         mask = rng.integers(0, 2, (size, 5)).astype(np.float32)
         return {"inputs": tokens[:, :-1], "labels": tokens[:, 1:], "mask": mask, "weight": weight}
+    labels = rng.integers(0, next(iter(spec.sizes.values())), size).astype(np.int32)
+    if spec is TEXTS:
+        mask = np.arange(5) < np.arange(size)[:, None] % 4 + 1
+        tokens = np.where(mask, rng.integers(0, 7, (size, 5)), 0).astype(np.int32)
+        return {"inputs": tokens, "labels": labels, "mask": mask.astype(np.float32), "weight": weight}
     inputs = rng.normal(size=(size, *spec.batch["inputs"].shape)).astype(np.float32)
-    return {
-        "inputs": inputs,
-        "labels": rng.integers(0, next(iter(spec.sizes.values())), size).astype(np.int32),
-        "weight": weight,
-    }
+    columns = {"categories": rng.integers(0, 2, (size, 2)).astype(np.int32)} if spec is TABLE else {}
+    return {"inputs": inputs, "labels": labels, "weight": weight, **columns}
+
+
+def loss_for(spec):
+    return loss_of_sequences(softmax_cross_entropy) if masks_tokens(spec) else softmax_cross_entropy
 
 
 def drawn(model, batch, dtype=jnp.float64):
@@ -66,7 +101,7 @@ def loss_of(case, **changes):
     """The mean loss of a small model as a function of its parameters, and those parameters."""
     model, batch = small(case, **changes)
     params, extras = drawn(model, batch)
-    mean_loss = loss_from(model, softmax_cross_entropy).mean_loss
+    mean_loss = loss_from(model, loss_for(SMALL[case][2])).mean_loss
     return lambda params: mean_loss(params, extras, batch, KEY, policy("float64"))[0], params
 
 
@@ -107,6 +142,9 @@ def test_a_model_uses_the_activation_its_section_names(monkeypatch, case, activa
         ("cnn", {"batch_norm": False, "convs_per_block": 2, "kernel": 2}),
         ("elman", {}),
         ("transformer", {"positions": "learned", "tie_embeddings": False}),
+        ("transformer", {"feed_forward": "swiglu", "norm": "rms", "kv_heads": 1}),
+        ("vit", {"pool": "mean", "positions": "sincos"}),
+        ("bilstm", {"pool": "last", "cell": "gru", "layers": 2}),
     ],
 )
 def test_gradients_with_dropout_and_other_structure(x64, case, changes):
@@ -143,7 +181,7 @@ def test_the_compute_dtype_is_that_of_the_params(case, dtype):
     assert [x.dtype for x in jax.tree.leaves(extras)] == [x.dtype for x in jax.tree.leaves(shapes[1])]
 
 
-@pytest.mark.parametrize("case", ["mlp", "cnn"])
+@pytest.mark.parametrize("case", ["mlp", "cnn", "resnet"])
 def test_padding_moves_neither_batch_statistics_nor_other_outputs(case):
     model, batch = small(case, dropout=0.0)
     params, extras = drawn(model, batch, jnp.float32)
@@ -163,10 +201,15 @@ def test_shapes_and_readable_paths(case):
     outputs, _ = jax.eval_shape(lambda p, e: model.apply(p, e, batch, key=None, train=False), params, extras)
     spec = SMALL[case][2]
     assert outputs.shape == (*(batch["inputs"].shape if spec is TOKENS else [4]), next(iter(spec.sizes.values())))
-    expected = {"mlp": "head/kernel", "cnn": "blocks/0/0/conv/kernel", "transformer": "blocks/0/attn/qkv/kernel"}
+    block = "blocks/0/attn/qkv/kernel"
+    expected = {
+        "mlp": "head/kernel", "mlp, table": "categories/tables/0/embedding", "cnn": "blocks/0/0/conv/kernel",
+        "resnet": "stages/1/0/shortcut/conv/kernel", "bottlenecks": "stages/0/0/layers/2/norm/scale",
+        "vit": block, "transformer": block, "encoder": block, "bilstm": "layers/0/backward/recurrent/kernel",
+    }  # fmt: skip
     paths = leaf_paths(params)
     assert expected.get(case, "layers/0/recurrent/kernel") in paths
-    assert spec is FLOAT or "embed/embedding" in paths
+    assert spec in (FLOAT, TABLE) or "embed/embedding" in paths
 
 
 @pytest.mark.parametrize("init", list(INITS))
@@ -180,8 +223,8 @@ def test_a_model_uses_the_init_its_section_names(monkeypatch, case, init):
 
 
 def test_an_unsuited_section_is_told_so():
-    answered = Spec(TOKENS.batch, {"classes": 3, "vocabulary": 7})
-    for case, spec in (("mlp", TOKENS), ("cnn", TOKENS), ("transformer", FLOAT), ("transformer", answered)):
+    unsuited = (("mlp", TOKENS), ("cnn", TOKENS), ("resnet", TOKENS), ("vit", TEXTS), ("transformer", FLOAT))
+    for case, spec in unsuited:
         with pytest.raises(ShapeError, match=f"model {case} expected .* use model.name"):
             make_model(SMALL[case][0](name=case), spec)
 
@@ -190,7 +233,7 @@ def assert_same(a, b):
     np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize("case", ["mlp", "cnn"])
+@pytest.mark.parametrize("case", ["mlp", "cnn", "resnet", "vit"])
 def test_integers_are_numbers_to_a_model_without_tokens(case):
     section, options, _ = SMALL[case]
     pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 1)).astype(np.uint8)

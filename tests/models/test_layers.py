@@ -10,7 +10,20 @@ from flax import nnx
 from jax.nn import initializers
 
 from jaxprop.config.schema import model as schema
-from jaxprop.models.layers import ACTIVATIONS, INITS, BatchNorm, Embed, LayerNorm, dense, max_pool, product
+from jaxprop.models.layers import (
+    ACTIVATIONS,
+    INITS,
+    BatchNorm,
+    Embed,
+    GroupNorm,
+    LayerNorm,
+    RmsNorm,
+    dense,
+    max_pool,
+    max_pool_3x3,
+    mean_over,
+    product,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -21,6 +34,22 @@ def test_max_pool(shape):
     _, h, w, _ = shape
     expected = [[x[:, i : i + 2, j : j + 2].max((1, 2)) for j in range(0, w, 2)] for i in range(0, h, 2)]
     np.testing.assert_array_equal(max_pool(jnp.asarray(x)), np.moveaxis(np.array(expected), 2, 0))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 3), (2, 5, 5, 3), (1, 1, 1, 2), (2, 3, 6, 1), (1, 2, 1, 1)])
+def test_max_pool_of_three_with_a_stride_of_two(shape):
+    x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+    np.testing.assert_array_equal(max_pool_3x3(x), expected)
+    gradients = (
+        jax.grad(lambda x: jnp.sum(jnp.sin(pool(x))))(x)
+        for pool in (
+            max_pool_3x3,
+            lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding),
+        )
+    )
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_batch_norm_equals_flax_without_padding():
@@ -41,6 +70,41 @@ def test_batch_norm_of_padding_only_remembers_nothing_and_stays_finite():
 def test_layer_norm_equals_flax():
     x = jnp.asarray(np.random.default_rng(0).normal(2.0, 3.0, (6, 4)), jnp.float32)
     np.testing.assert_allclose(LayerNorm(4)(x), nnx.LayerNorm(4, rngs=nnx.Rngs(0))(x), atol=1e-5)
+
+
+def test_rms_norm_equals_flax_and_the_formula():
+    x = np.random.default_rng(0).normal(2.0, 3.0, (6, 4)).astype(np.float32)
+    norm = RmsNorm(4)
+    norm.scale[...] = jnp.arange(1.0, 5.0)
+    expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * np.arange(1.0, 5.0)
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-5)
+    np.testing.assert_allclose(RmsNorm(4)(jnp.asarray(x)), nnx.RMSNorm(4, rngs=nnx.Rngs(0))(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_group_norm_equals_flax(groups):
+    x = jnp.asarray(RNG.normal(2.0, 3.0, (3, 5, 2, 4)), jnp.float32)
+    flax = nnx.GroupNorm(4, num_groups=groups, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(GroupNorm(4, groups)(x), flax(x), atol=1e-5)
+    assert jnp.all(GroupNorm(4, groups, scale=0.0)(x) == 0)
+    assert jnp.all(BatchNorm(4, scale=0.0)(x) == 0)
+
+
+@pytest.mark.parametrize("norm", [lambda: RmsNorm(4), lambda: GroupNorm(4, 2)], ids=["rms", "group"])
+def test_statistics_are_wider_than_bfloat16(norm):
+    x = RNG.normal(30.0, 1.0, (2, 64, 4)).astype(np.float32)
+    low = jnp.asarray(x, jnp.bfloat16)
+    found = norm()(low)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), norm()(low.astype(jnp.float32)), rtol=1e-2, atol=1e-2)
+
+
+def test_a_mean_over_what_is_real():
+    x = np.array([[[1.0], [3.0], [np.nan]], [[5.0], [np.nan], [np.nan]]], np.float32)
+    mask = jnp.array([[True, True, False], [False, False, False]])
+    assert mean_over(jnp.asarray(x), mask).tolist() == [[2.0], [0.0]]
+    gradient = jax.grad(lambda x: mean_over(x, mask).sum())(jnp.asarray(x))
+    np.testing.assert_allclose(gradient[..., 0], [[0.5, 0.5, 0], [0, 0, 0]])
 
 
 def test_flat_products_equal_the_plain_ones():

@@ -11,25 +11,31 @@ from flax import nnx
 
 from jaxprop.config.schema import model as schema
 from jaxprop.config.schema.run import Run
-from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.models import make_model
 from jaxprop.models.remat import NONE, POLICIES, call, checkpointed
 from jaxprop.train.compiled import make_train_step
 from jaxprop.train.objective import loss_from
-from tests.models.test_init import FLOAT, KEY, TOKENS, batch_of
+from tests.models.test_init import FLOAT, KEY, TEXTS, TOKENS, batch_of, loss_for
 
 CASES = {
     "mlp": (schema.Mlp(name="mlp", hidden=(6, 5), batch_norm=True, dropout=0.2), FLOAT),
     "cnn": (schema.Cnn(name="cnn", channels=(2, 3), convs_per_block=2, hidden=(4,), dropout=0.2), FLOAT),
+    "resnet": (schema.ResNet(name="resnet", depths=(1, 1), widths=(2, 3), dropout=0.2), FLOAT),
+    "vit": (schema.Vit(name="vit", layers=2, width=8, heads=2, patch=5, dropout=0.2), FLOAT),
+    "bigru": (schema.Rnn(name="rnn", cell="gru", width=4, bidirectional=True, dropout=0.2), TEXTS),
     "lstm": (schema.Rnn(name="rnn", cell="lstm", width=4, layers=2, dropout=0.2), TOKENS),
     "transformer": (schema.Transformer(name="transformer", layers=2, width=8, heads=2, dropout=0.2), TOKENS),
+    "encoder": (
+        schema.Transformer(name="transformer", width=8, heads=2, kv_heads=1, norm="rms", feed_forward="swiglu"),
+        TEXTS,
+    ),
 }
 
 
 def two_steps(case, remat, **options):
     section, spec = CASES[case]
     model, batch = make_model(section, spec, remat), batch_of(spec, size=16)
-    step = make_train_step(loss_from(model, softmax_cross_entropy), optax.adam(1e-2), **options)
+    step = make_train_step(loss_from(model, loss_for(spec)), optax.adam(1e-2), **options)
     params, extras = jax.jit(model.init)(KEY, batch)
     state = step.init(params, key=KEY, extras=extras)
     state, first = step(state, batch, "full")
@@ -40,7 +46,7 @@ def two_steps(case, remat, **options):
 @pytest.mark.parametrize("remat", POLICIES)
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_measures_and_computes_the_same_under_every_policy(case, remat):
-    options = {"accumulate": 2} if case != "lstm" else {}
+    options = {"accumulate": 2} if case not in ("lstm", "bigru") else {}
     (state, kept), (same, again) = (two_steps(case, name, **options) for name in (NONE, remat))
     assert kept[0].layout == again[0].layout
     assert len(kept[0].layout.taps) >= 3
@@ -74,7 +80,7 @@ def residual_bytes(case, remat):
     return sum(leaf.nbytes for leaf in jax.tree.leaves(backward) if hasattr(leaf, "nbytes") and id(leaf) not in known)
 
 
-@pytest.mark.parametrize("case", ["cnn", "lstm", "transformer"])
+@pytest.mark.parametrize("case", ["cnn", "resnet", "lstm", "transformer"])
 def test_the_forward_pass_keeps_less(case):
     kept = {remat: residual_bytes(case, remat) for remat in (NONE, *POLICIES)}
     assert kept["full"] < 0.6 * kept[NONE]

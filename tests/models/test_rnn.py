@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
-from jaxprop.errors import ShapeError
-from jaxprop.models.rnn import Rnn, RnnLayer
+from jaxprop.errors import ConfigError, ShapeError
+from jaxprop.models import make_model
+from jaxprop.models.rnn import BothWays, Rnn, RnnLayer
 from jaxprop.types import Spec
 
 
@@ -100,3 +101,95 @@ def test_not_a_sequence(shape, dtype, message):
             Spec({"inputs": jax.ShapeDtypeStruct(shape, dtype)}, {"classes": 5}),
             rngs=nnx.Rngs(0),
         )
+
+
+# -- both directions, and padding -----------------------------------------------------------------
+
+TOKENS = Spec({"inputs": jax.ShapeDtypeStruct((6,), jnp.int32)}, {"classes": 3, "vocabulary": 9})
+SERIES = Spec({"inputs": jax.ShapeDtypeStruct((6, 2), jnp.float32)}, {"classes": 3})
+LENGTHS = np.array([6, 1, 4], np.int32)
+REAL = np.arange(6) < LENGTHS[:, None]
+
+
+def section(**options):
+    return schema.Rnn(name="rnn", **{"width": 4} | options)
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
+def test_backwards_is_forwards_over_the_reversed_sequence(cell):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)), jnp.float32)
+    layer = RnnLayer("layers/0", 3, section(cell=cell), rngs=nnx.Rngs(0), reverse=True)
+    backwards = layer(x)
+    layer.reverse = False
+    np.testing.assert_allclose(backwards, layer(x[:, ::-1])[:, ::-1], rtol=1e-5, atol=1e-6)
+
+
+def test_both_directions_lie_side_by_side():
+    layer = BothWays("layers/0", 3, section(), rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)), jnp.float32)
+    np.testing.assert_array_equal(layer(x), jnp.concatenate([layer.forward(x), layer.backward(x)], -1))
+    assert jnp.any(layer.forward.input.kernel[...] != layer.backward.input.kernel[...])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
+def test_padding_keeps_the_state(cell, reverse):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 3)), jnp.float32)
+    layer = RnnLayer("layers/0", 3, section(cell=cell), rngs=nnx.Rngs(0), reverse=reverse)
+    states = layer(x, jnp.asarray(REAL))
+    for row, length in enumerate(LENGTHS):
+        alone = layer(x[row : row + 1, :length])[0]
+        np.testing.assert_allclose(states[row, :length], alone, rtol=1e-5, atol=1e-6)
+        kept = jnp.zeros(4) if reverse else alone[-1]
+        np.testing.assert_allclose(states[row, length:], jnp.tile(kept, (6 - length, 1)), rtol=1e-5, atol=1e-6)
+
+
+def applied(spec, options, **batch):
+    model = make_model(section(**options), spec)
+    params, extras = model.init(jax.random.key(0), batch)
+    return np.asarray(model.apply(params, extras, batch, key=None, train=False)[0])
+
+
+@pytest.mark.parametrize("pool", ["last", "mean"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
+def test_padding_changes_no_result(cell, bidirectional, pool):
+    options = {"cell": cell, "bidirectional": bidirectional, "pool": pool, "layers": 2}
+    tokens = np.where(REAL, np.random.default_rng(0).integers(1, 9, (3, 6)), 0).astype(np.int32)
+    together = applied(TOKENS, options, inputs=tokens, mask=REAL.astype(np.float32))
+    assert together.shape == (3, 3)
+    for row, length in enumerate(LENGTHS):
+        alone = applied(TOKENS, options, inputs=tokens[row : row + 1, :length])
+        np.testing.assert_allclose(together[row], alone[0], rtol=1e-4, atol=1e-5)
+    other = np.where(REAL, tokens, 99).astype(np.int32)  # whatever the padding holds
+    np.testing.assert_array_equal(applied(TOKENS, options, inputs=other, lengths=LENGTHS), together)
+    assert np.abs(applied(TOKENS, options, inputs=tokens) - together)[1:].max() > 1e-3
+
+
+def test_numbers_of_several_lengths():
+    x = np.random.default_rng(0).normal(size=(3, 6, 2)).astype(np.float32)
+    together = applied(SERIES, {"bidirectional": True}, inputs=x, lengths=LENGTHS)
+    for row, length in enumerate(LENGTHS):
+        alone = applied(SERIES, {"bidirectional": True}, inputs=x[row : row + 1, :length])
+        np.testing.assert_allclose(together[row], alone[0], rtol=1e-4, atol=1e-5)
+    x[~REAL] = np.nan
+    np.testing.assert_array_equal(applied(SERIES, {"bidirectional": True}, inputs=x, lengths=LENGTHS), together)
+
+
+def test_the_mean_of_all_states():
+    model = Rnn(section(pool="mean"), SERIES, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 2)), jnp.float32)
+    np.testing.assert_allclose(model(x), model.head(model.layers[0](x).mean(1)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_that_reads_backwards_does_not_predict_the_next_token():
+    spec = Spec(TOKENS.batch, {"vocabulary": 9})
+    with pytest.raises(ConfigError, match=r"model.bidirectional: .*; write bidirectional: false"):
+        Rnn(section(bidirectional=True), spec, rngs=nnx.Rngs(0))
+
+
+def test_a_mask_of_labels_changes_nothing_that_is_read():
+    batch = {"inputs": np.array([[1, 2, 3, 4, 5, 6]], np.int32)}
+    spec = Spec(TOKENS.batch, {"vocabulary": 9})
+    mask = np.array([[0, 0, 0, 1, 1, 0]], np.float32)
+    np.testing.assert_array_equal(applied(spec, {}, **batch, mask=mask), applied(spec, {}, **batch))

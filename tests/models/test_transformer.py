@@ -1,4 +1,4 @@
-"""Causality, positions, attention in every dtype, sizes that do not fit."""
+"""Causality, positions, tied embeddings; as an encoder: padding, pooling; inputs that do not fit."""
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +8,28 @@ from flax import nnx
 
 from jaxprop.config.schema import model as schema
 from jaxprop.errors import ConfigError, ShapeError
-from jaxprop.models.transformer import Block, Transformer, causal_attention, rotate
+from jaxprop.models import make_model
+from jaxprop.models.transformer import Transformer
 from jaxprop.types import Spec
 
-SPEC = Spec({"inputs": jax.ShapeDtypeStruct((6,), jnp.int32)}, {"vocabulary": 11})
-RNG = np.random.default_rng(0)
+TOKENS = {"inputs": jax.ShapeDtypeStruct((6,), jnp.int32)}
+SPEC = Spec(TOKENS, {"vocabulary": 11})
+ANSWERED = Spec(TOKENS, {"vocabulary": 11, "classes": 3})
+MODERN = {"norm": "rms", "feed_forward": "swiglu", "kv_heads": 1}
+LENGTHS = np.array([6, 1, 4], np.int32)
 
 
-def tiny(**options):
-    section = schema.Transformer(name="transformer", **{"layers": 2, "width": 8, "heads": 2} | options)
-    return Transformer(section, SPEC, rngs=nnx.Rngs(0))
+def section(**options):
+    return schema.Transformer(name="transformer", **{"layers": 2, "width": 8, "heads": 2} | options)
 
 
-@pytest.mark.parametrize("positions", ["rope", "learned"])
-def test_an_output_sees_its_own_past_only_and_its_order(positions):
-    model = nnx.jit(lambda: tiny(positions=positions))()
+def tiny(spec=SPEC, **options):
+    return Transformer(section(**options), spec, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("options", [{"positions": "rope"}, {"positions": "learned"}, MODERN], ids=str)
+def test_an_output_sees_its_own_past_only_and_its_order(options):
+    model = nnx.jit(lambda: tiny(**options))()
     apply = nnx.jit(lambda model, tokens: model(tokens))
     tokens = np.array([[1, 2, 3, 4, 5, 6]], np.int32)
     outputs = apply(model, tokens)
@@ -33,36 +40,10 @@ def test_an_output_sees_its_own_past_only_and_its_order(positions):
     assert jnp.any(jnp.abs(outputs[:, -1] - swapped[:, -1]) > 1e-6)
 
 
-@pytest.mark.parametrize(("dtype", "atol"), [(jnp.float64, 1e-6), (jnp.bfloat16, 5e-2), (jnp.float16, 1e-2)])
-def test_attention_agrees_with_float32_in_every_dtype(x64, dtype, atol):
-    q, k, v = (jnp.asarray(RNG.normal(size=(2, 5, 2, 4)), jnp.float32) for _ in range(3))
-
-    def loss(q, k, v):
-        return jnp.sum(jnp.sin(causal_attention(q, k, v).astype(jnp.float32)))
-
-    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-    for wide, other in zip(gradient(q, k, v), gradient(*(x.astype(dtype) for x in (q, k, v))), strict=True):
-        assert other.dtype == dtype
-        np.testing.assert_allclose(wide, other.astype(jnp.float32), atol=atol)
-
-
-def test_rotation_keeps_lengths_and_depends_on_distance_only():
-    q, k = (jnp.asarray(np.tile(RNG.normal(size=8), (1, 6, 1, 1)), jnp.float32) for _ in range(2))
-    np.testing.assert_allclose(jnp.linalg.norm(rotate(q), axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-5)
-    logits = np.asarray(jnp.einsum("bthd,bshd->bts", rotate(q), rotate(k))[0])
-    np.testing.assert_allclose(logits[0, 2], logits[3, 5], rtol=1e-4)
-    assert abs(logits[0, 2] - logits[0, 3]) > 1e-3
-
-
-def test_residual_branches_start_smaller():
-    section = schema.Transformer(name="transformer", layers=8, width=64, heads=1, ff_multiple=1)
-    block = Block("blocks/0", section, rngs=nnx.Rngs(0))
-    np.testing.assert_allclose(block.mlp.up.kernel[...].std() / block.mlp.down.kernel[...].std(), 4, rtol=0.1)
-
-
 def test_tied_embeddings_have_no_head():
     assert nnx.eval_shape(lambda: tiny(tie_embeddings=True)).head is None
     assert nnx.eval_shape(lambda: tiny(tie_embeddings=False)).head.kernel.shape == (8, 11)
+    assert nnx.eval_shape(lambda: tiny(ANSWERED, tie_embeddings=True)).head.kernel.shape == (8, 3)
 
 
 def test_texts_longer_than_the_positions():
@@ -76,7 +57,7 @@ def test_texts_longer_than_the_positions():
     ("options", "message"),
     [
         ({"width": 9}, r"multiple of 4 for 2 heads with rope positions, got 9; write width: 12"),
-        ({"width": 9, "positions": "learned"}, r"multiple of 2 .* got 9; write width: 10"),
+        ({"kv_heads": 3}, r"kv_heads: expected a divisor of heads"),
     ],
 )
 def test_heads_that_do_not_divide_the_width(options, message):
@@ -87,4 +68,55 @@ def test_heads_that_do_not_divide_the_width(options, message):
 def test_tokens_of_two_axes():
     spec = Spec({"inputs": jax.ShapeDtypeStruct((6, 2), jnp.int32)}, {"vocabulary": 11})
     with pytest.raises(ShapeError, match=r"expected integer tokens \[T\], got int32 \[6, 2\]"):
-        Transformer(schema.Transformer(name="transformer"), spec, rngs=nnx.Rngs(0))
+        tiny(spec)
+
+
+# -- one answer a sequence ----------------------------------------------------------------------
+
+
+def padded(rng):
+    """Sequences of several lengths, padded to 6, and what their mask is."""
+    real = np.arange(6) < LENGTHS[:, None]
+    return np.where(real, rng.integers(1, 11, (3, 6)), 0).astype(np.int32), real.astype(np.float32)
+
+
+def applied(options, **batch):
+    model = make_model(section(**options), ANSWERED)
+    params, extras = model.init(jax.random.key(0), batch)
+    # embeddings start so small that outputs of one size would agree by themselves
+    params = jax.tree.map(lambda x: 5 * x, params)
+    return np.asarray(model.apply(params, extras, batch, key=None, train=False)[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"positions": "learned"}, {"causal": True}, MODERN], ids=str)
+def test_padding_changes_no_result(options):
+    tokens, mask = padded(np.random.default_rng(0))
+    together = applied(options, inputs=tokens, mask=mask)
+    assert together.shape == (3, 3)
+    for row, length in enumerate(LENGTHS):
+        alone = applied(options, inputs=tokens[row : row + 1, :length])
+        np.testing.assert_allclose(together[row], alone[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(applied(options, inputs=tokens, lengths=LENGTHS), together)
+    # whatever the padding holds, tokens outside the vocabulary too
+    other = np.where(mask > 0, tokens, 99).astype(np.int32)
+    np.testing.assert_array_equal(applied(options, inputs=other, mask=mask), together)
+    assert np.abs(applied(options, inputs=tokens) - together)[1:].max() > 1e-3
+
+
+@pytest.mark.parametrize(("causal", "sees"), [(None, True), (False, True), (True, False)])
+def test_an_encoder_attends_to_what_comes_after(causal, sees):
+    model = tiny(ANSWERED, causal=causal)
+    mixed = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 8)), jnp.float32)
+    moved = mixed.at[:, -1].add(1.0)
+    before, after = model.blocks[0](mixed), model.blocks[0](moved)
+    assert bool(jnp.any(jnp.abs(before[:, 0] - after[:, 0]) > 1e-5)) == sees
+
+
+def test_a_mask_of_labels_changes_nothing_that_is_read():
+    """For language the mask says which labels count: the tokens of a prompt are read all the same."""
+    model = make_model(section(), SPEC)
+    batch = {"inputs": np.array([[1, 2, 3, 4, 5, 6]], np.int32)}
+    params, extras = model.init(jax.random.key(0), batch)
+    expected = model.apply(params, extras, batch, key=None, train=False)[0]
+    masked = {**batch, "mask": np.array([[0, 0, 0, 1, 1, 0]], np.float32)}
+    np.testing.assert_array_equal(model.apply(params, extras, masked, key=None, train=False)[0], expected)

@@ -12,13 +12,22 @@ from jaxprop.errors import UsageError, one_of
 OPTIMIZER = {"name": "adamw", "lr": 1e-4, "weight_decay": 0.1, "decay_mask": "matrices", "grad_clip": {"norm": 1.0}}
 
 
-def _images(batch: int, *shape: int) -> dict[str, Any]:
-    return {"task": {"name": "classify"}, "data": {"name": "random", "shape": shape, "batch_size": batch}}
+def _images(batch: int, *shape: int, **options: int) -> dict[str, Any]:
+    data = {"name": "random", "shape": shape, "batch_size": batch, **options}
+    return {"task": {"name": "classify"}, "data": data}
+
+
+def _photos(batch: int) -> dict[str, Any]:
+    return _images(batch, 224, 224, 3, classes=1000)
 
 
 def _texts(batch: int, length: int, vocabulary: int) -> dict[str, Any]:
     data = {"name": "random", "shape": [length], "vocabulary": vocabulary, "batch_size": batch}
     return {"task": {"name": "language"}, "data": data}
+
+
+def _resnet(block: str, *depths: int) -> dict[str, Any]:
+    return {"name": "resnet", "stem": "large", "block": block, "depths": depths}
 
 
 def _gpt(layers: int, width: int, heads: int) -> dict[str, Any]:
@@ -28,6 +37,9 @@ def _gpt(layers: int, width: int, heads: int) -> dict[str, Any]:
 WORKLOADS: dict[str, dict[str, Any]] = {
     "mlp": _images(256, 784) | {"model": {"name": "mlp", "hidden": [1024] * 5}},
     "cnn": _images(128, 32, 32, 3) | {"model": {"name": "cnn", "channels": [64, 128, 256], "convs_per_block": 2}},
+    "resnet18": _photos(64) | {"model": _resnet("basic", 2, 2, 2, 2)},
+    "resnet50": _photos(64) | {"model": _resnet("bottleneck", 3, 4, 6, 3)},
+    "vit_s": _photos(64) | {"model": {"name": "vit", "patch": 16, "layers": 12, "width": 384, "heads": 6}},
     "lstm": _images(64, 100, 80) | {"model": {"name": "rnn", "cell": "lstm", "width": 512, "layers": 2}},
     "gpt_10m": _texts(16, 256, 4096) | {"model": _gpt(6, 320, 5)},
     "gpt2_124m": _texts(16, 1024, 50304) | {"model": _gpt(12, 768, 12)},

@@ -16,7 +16,7 @@ Init = Literal[
 
 
 class Mlp(Section):
-    """Multi-layer perceptron over flattened inputs."""
+    """Multi-layer perceptron over flattened inputs, and over categories where the data have them."""
 
     name: Literal["mlp"]
     hidden: Sizes = Field((128, 128), description="number of units in each hidden layer")
@@ -24,6 +24,9 @@ class Mlp(Section):
     init: Init = Field("he_normal", description="initializer of the kernels; biases start at zero")
     dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
     batch_norm: bool = Field(False, description="use batch normalization in every hidden layer")
+    embedding: Literal["one-hot"] | Positive = Field(
+        "one-hot", description="how a category enters: one-hot, or the number of features of a learned embedding"
+    )
 
 
 class Cnn(Section):
@@ -40,32 +43,97 @@ class Cnn(Section):
     batch_norm: bool = Field(True, description="use batch normalization after every convolution")
 
 
+class ResNet(Section):
+    """Residual network for images: stages of residual blocks, then the mean over all positions."""
+
+    name: Literal["resnet"]
+    block: Literal["basic", "bottleneck"] = Field(
+        "basic", description="residual block: two 3 x 3 convolutions, or 1 x 1, 3 x 3 and 1 x 1"
+    )
+    depths: Sizes = Field((2, 2, 2, 2), min_length=1, description="number of blocks in each stage")
+    widths: Sizes = Field(
+        (64, 128, 256, 512),
+        min_length=1,
+        description="number of channels in each stage; the output of a bottleneck block has four times as many",
+    )
+    stem: Literal["small", "large"] = Field(
+        "small",
+        description="first layer: small is a 3 x 3 convolution; large, for images of 100 pixels and more, is a 7 x 7 "
+        "convolution of stride 2 and 3 x 3 max pooling of stride 2",
+    )
+    norm: Literal["batch", "group"] = Field("batch", description="normalization after every convolution")
+    groups: Positive = Field(32, description="number of groups of channels for norm: group; it divides every width")
+    activation: Activation = Field("relu", description="activation function in and after every block")
+    init: Init = Field("he_normal", description="initializer of the kernels; biases start at zero")
+    dropout: Fraction = Field(0.0, description="fraction of features dropped before the output layer in training")
+
+
 class Rnn(Section):
-    """Recurrent network over a sequence; one output per step for tokens, otherwise one from the last step."""
+    """Recurrent network over a sequence: one output per token for language, otherwise one per sequence."""
 
     name: Literal["rnn"]
     cell: Literal["elman", "gru", "lstm"] = Field("lstm", description="kind of recurrence")
     width: Positive = Field(128, description="number of units in the hidden state and in token embeddings")
     layers: Positive = Field(1, description="number of stacked recurrent layers")
+    bidirectional: bool = Field(
+        False, description="let each layer read the sequence in both directions, with width units for each of them"
+    )
+    pool: Literal["last", "mean"] = Field(
+        "last", description="what one output per sequence is computed from: the last state, or the mean of all states"
+    )
     activation: Activation = Field("tanh", description="activation function of the candidate state")
     init: Init = Field("glorot_uniform", description="initializer of the kernels on inputs; biases start at zero")
     recurrent_init: Init = Field("orthogonal", description="initializer of the kernels on the hidden state")
     dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
 
 
-class Transformer(Section):
-    """Decoder-only transformer, pre-LN, causal."""
+class Blocks(Section):
+    """The keys of every model that is a stack of transformer blocks, pre-LN."""
 
-    name: Literal["transformer"]
+    name: str
     layers: Positive = Field(4, description="number of blocks of attention and feed-forward layers")
     width: Positive = Field(128, description="model dimension D, a multiple of heads")
     heads: Positive = Field(4, description="number of attention heads")
+    kv_heads: Positive | None = Field(
+        None, description="number of heads of keys and values (grouped-query attention), a divisor of heads; "
+        "default: heads"
+    )  # fmt: skip
+    norm: Literal["layer", "rms"] = Field("layer", description="normalization before each layer: LayerNorm or RMSNorm")
+    feed_forward: Literal["mlp", "swiglu"] = Field(
+        "mlp", description="feed-forward layer: two dense layers, or the gated unit SwiGLU, which has three"
+    )
     ff_multiple: Positive = Field(4, description="width of the feed-forward layer in units of D")
-    positions: Literal["rope", "learned"] = Field("rope", description="encoding of a token's position")
-    tie_embeddings: bool = Field(True, description="also use the token embedding as the output layer")
-    activation: Activation = Field("gelu", description="activation function of the feed-forward layers")
-    init: Init = Field("truncated_normal", description="initializer of kernels and embeddings; biases start at zero")
+    activation: Activation = Field("gelu", description="activation function of feed_forward: mlp; SwiGLU uses SiLU")
+    init: Init = Field("truncated_normal", description="initializer of the kernels; biases start at zero")
     dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
 
 
-ModelSection = Annotated[Mlp | Cnn | Rnn | Transformer, Field(discriminator="name")]
+class Transformer(Blocks):
+    """Transformer over tokens, pre-LN: a decoder for language, otherwise an encoder with one output per sequence."""
+
+    name: Literal["transformer"]
+    positions: Literal["rope", "learned"] = Field("rope", description="encoding of a token's position")
+    tie_embeddings: bool = Field(
+        True, description="also use the token embedding as the output layer, where every token has an output"
+    )
+    causal: bool | None = Field(
+        None, description="let each token attend only to itself and to earlier tokens; default: true for language, "
+        "otherwise false"
+    )  # fmt: skip
+
+
+class Vit(Blocks):
+    """Vision transformer: transformer blocks over the patches of an image, pre-LN."""
+
+    name: Literal["vit"]
+    patch: Positive = Field(4, description="width and height of a patch in pixels, a divisor of those of the image")
+    positions: Literal["learned", "sincos"] = Field(
+        "learned", description="encoding of a patch's position: learned, or fixed sines and cosines of row and column"
+    )
+    pool: Literal["token", "mean"] = Field(
+        "token", description="what the output is computed from: a class token, or the mean over all patches"
+    )
+    init: Init = Field("glorot_uniform", description="initializer of the kernels; biases start at zero")
+
+
+ModelSection = Annotated[Mlp | Cnn | ResNet | Rnn | Transformer | Vit, Field(discriminator="name")]

@@ -49,7 +49,8 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
     none of them negative, may be tokens: they stay integers, int32, and `info["vocabulary"]` is the largest plus one.
 
     A `.npz` may also hold `weight` `[N]`, how much each example counts, and `mask`, of the labels' shape or its first
-    axes, 0 where a label counts for nothing. Both are finite and not negative, and go into the batches as float32.
+    axes, 0 where a label counts for nothing. Where inputs are tokens `[N, T]`, a `mask` of their shape is 0 for padding.
+    Both are finite and not negative, and go into the batches as float32.
     Other arrays in it are not used, and named in `info["notes"]`.
 
     Args:
@@ -210,7 +211,7 @@ def _check_examples(split: _Split) -> None:
 def _check_weights(split: _Split) -> None:
     """Weights and masks: of the right shape, finite, not negative, and not all zero."""
     labels = split.labels.values
-    for array, shapes in ((split.weight, [labels.shape[:1]]), (split.mask, [labels.shape[:1], labels.shape])):
+    for array, shapes in ((split.weight, [labels.shape[:1]]), (split.mask, _mask_shapes(split))):
         if array is None:
             continue
         name, values = array
@@ -227,13 +228,35 @@ def _check_weights(split: _Split) -> None:
             raise DataError(f"{name}: is zero everywhere, so that no example counts; leave it out")
 
 
+def _mask_shapes(split: _Split) -> list[tuple[int, ...]]:
+    inputs, labels = split.inputs.values, split.labels.values
+    of_labels = [labels.shape[:1], labels.shape]
+    if inputs.dtype.kind not in _INTEGERS or inputs.ndim != 2:
+        return of_labels
+    if split.mask is not None and split.mask.values.shape == inputs.shape == labels.shape:
+        raise DataError(
+            f"{split.mask.name}: it has the shape of both inputs and labels, {inputs.shape}, so that it could be a mask of "
+            "either; save inputs that are no tokens as float32, or pad tokens to another length"
+        )
+    return [*of_labels, inputs.shape]
+
+
+def _is_of_tokens(array: _Named, split: _Split) -> bool:
+    """Whether a mask says which tokens of the inputs are real, rather than which labels count."""
+    inputs = split.inputs.values
+    return inputs.ndim == 2 and array.values.shape == inputs.shape != split.labels.values.shape
+
+
 def _without_masked_labels(split: _Split) -> _Split:
     """Labels that count for nothing hold anything, such as -100; they become 0, which every task takes."""
     name, values = split.labels
     counts = np.ones(values.shape, bool)
     for array in (split.weight, split.mask):
         if array is not None:
-            counts &= (array.values != 0).reshape(array.values.shape + (1,) * (values.ndim - array.values.ndim))
+            held = array.values != 0
+            if _is_of_tokens(array, split):
+                held = held.any(1)
+            counts &= held.reshape(held.shape + (1,) * (values.ndim - held.ndim))
     return (
         split if counts.all() else split._replace(labels=_Named(name, np.where(counts, values, values.dtype.type(0))))
     )

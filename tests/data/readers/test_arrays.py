@@ -371,3 +371,26 @@ def test_weights_that_cannot_be_meant(name, values, sentence):
 def test_other_arrays_are_named(more, note):
     npz(**more)
     assert open_arrays(section(train="train.npz"), "classify")["train"].info["notes"] == [note]
+
+
+# -- tokens and their padding -----------------------------------------------------------------------
+
+PADDED = np.array([[1, 2, 0], [3, 0, 0], [4, 5, 6], [0, 0, 0], [1, 1, 0], [2, 0, 0]])
+
+
+def test_a_mask_of_tokens_is_used():
+    npz(inputs=PADDED, labels=edited(CLASSES, 3, -100), mask=PADDED > 0)
+    source = open_arrays(section(train="train.npz"), "classify")["train"]
+    batch = everything(source)
+    assert (batch["mask"].shape, batch["mask"].dtype) == ((6, 3), np.float32)
+    np.testing.assert_array_equal(batch["mask"], PADDED > 0)
+    assert batch["labels"][3] == 0  # a sequence without any token counts for nothing
+    assert source.info["vocabulary"] == 7
+
+
+def test_a_mask_that_could_be_of_tokens_or_of_labels_is_refused():
+    npz(inputs=PADDED, labels=MULTI, mask=PADDED > 0)
+    with pytest.raises(DataError, match=r"^train.npz:mask: it has the shape of both inputs and labels, \(6, 3\)"):
+        open_arrays(section(train="train.npz"), "multilabel")
+    npz(inputs=PADDED.astype(np.float32), labels=MULTI, mask=MULTI)  # numbers: of the labels, as ever
+    assert everything(open_arrays(section(train="train.npz"), "multilabel")["train"])["mask"].shape == (6, 3)

@@ -26,7 +26,15 @@ TOKENS = {"inputs": RNG.integers(0, 5, (2, 6)).astype(np.int32), "labels": RNG.i
 MODELS = {
     "mlp": (schema.Mlp(name="mlp", hidden=(6,), dropout=0.3, batch_norm=True), IMAGES, 3),
     "cnn": (schema.Cnn(name="cnn", channels=(3, 4), hidden=(5,), dropout=0.3, batch_norm=True), IMAGES, 3),
+    "resnet": (schema.ResNet(name="resnet", depths=(1, 1), widths=(2, 4), norm="group", groups=2), IMAGES, 3),
+    "vit": (schema.Vit(name="vit", layers=1, width=8, heads=2, patch=5), IMAGES, 3),
     "transformer": (schema.Transformer(name="transformer", layers=2, width=8, heads=2), TOKENS, 5),
+    "transformer, grouped": (
+        schema.Transformer(name="transformer", layers=1, width=8, heads=2, kv_heads=1, norm="rms", feed_forward="swiglu"),
+        TOKENS,
+        5,
+    ),
+    "rnn, both ways": (schema.Rnn(name="rnn", cell="gru", width=5, bidirectional=True), SERIES, 3),
     **{
         f"rnn, {cell}": (schema.Rnn(name="rnn", cell=cell, width=5), SERIES, 3)
         for cell in schema.Rnn.model_fields["cell"].annotation.__args__

@@ -1,0 +1,109 @@
+"""Transformer blocks: attention and feed-forward layers on a residual stream, pre-LN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+from jaxprop.config.schema import model as schema
+from jaxprop.core.taps import tap
+from jaxprop.errors import ConfigError
+from jaxprop.models.attention import Attention
+from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, Initializer, LayerNorm, RmsNorm, dense, scaled
+
+NORMS: dict[str, Callable[[int], nnx.Module]] = {"layer": LayerNorm, "rms": RmsNorm}
+
+
+class FeedForward(nnx.Module):
+    """dense, activation, dense; `name` is its tap's."""
+
+    def __init__(self, name: str, config: schema.Blocks, out_init: Initializer, *, rngs: nnx.Rngs):
+        self.name, self.kind = name, TAP_KINDS.get(config.activation, "")
+        inner = config.ff_multiple * config.width
+        self.up = dense(config.width, inner, INITS[config.init], rngs=rngs)
+        self.down = dense(inner, config.width, out_init, rngs=rngs)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(tap(self.activation(self.up(x)), self.name, self.kind))
+
+
+class SwiGlu(nnx.Module):
+    """Gated feed-forward layer, `(silu(x W_gate) * (x W_up)) W_down`, without biases; `name` is its tap's.
+
+    Reference:
+      Shazeer, GLU Variants Improve Transformer, 2020. https://arxiv.org/abs/2002.05202
+    """
+
+    def __init__(self, name: str, config: schema.Blocks, out_init: Initializer, *, rngs: nnx.Rngs):
+        self.name = name
+        inner, init = config.ff_multiple * config.width, INITS[config.init]
+        self.gate = dense(config.width, inner, init, use_bias=False, rngs=rngs)
+        self.up = dense(config.width, inner, init, use_bias=False, rngs=rngs)
+        self.down = dense(inner, config.width, out_init, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(tap(jax.nn.silu(self.gate(x)) * self.up(x), self.name))
+
+
+FEED_FORWARD: dict[str, Callable[..., nnx.Module]] = {"mlp": FeedForward, "swiglu": SwiGlu}
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)), each with dropout on its branch.
+
+    Args:
+      name: of its tap.
+      config: sizes and kinds of the layers. The kernels that end a residual branch start 1/sqrt(2 L) as large as
+        `init` says, as in GPT-2.
+      causal: whether a token attends only to itself and to earlier ones.
+      rope: whether attention has rotary positions.
+      rngs: random streams.
+
+    Reference:
+      Xiong et al., On Layer Normalization in the Transformer Architecture, 2020. https://arxiv.org/abs/2002.04745
+    """
+
+    def __init__(self, name: str, config: schema.Blocks, *, causal: bool, rope: bool, rngs: nnx.Rngs):
+        self.name = name
+        out_init = scaled(INITS[config.init], (2 * config.layers) ** -0.5)
+        self.attn_norm = NORMS[config.norm](config.width)
+        self.attn = Attention(f"{name}/attn", config, out_init, causal=causal, rope=rope, rngs=rngs)
+        self.mlp_norm = NORMS[config.norm](config.width)
+        self.mlp = FEED_FORWARD[config.feed_forward](f"{name}/mlp", config, out_init, rngs=rngs)
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Maps `x [B, T, D]` to `[B, T, D]`; positions where `mask [B, T]` is False are not attended to."""
+        with jax.named_scope("attn"):
+            x = x + self.dropout(self.attn(self.attn_norm(x), mask))
+        with jax.named_scope("mlp"):
+            return tap(x + self.dropout(self.mlp(self.mlp_norm(x))), self.name)
+
+
+def expect_heads(config: schema.Blocks, positions: str) -> None:
+    """Raises ConfigError where heads do not divide a model's width into parts that fit, or heads of keys the heads.
+
+    Args:
+      config: the section `model`.
+      positions: rotary ones turn pairs of features of a head, and sines and cosines of two axes fill quarters of D.
+
+    Example:
+      >>> expect_heads(schema.Transformer(name="transformer", width=8, heads=2), "rope")
+    """
+    heads = config.heads
+    unit = {"rope": 2 * heads, "sincos": math.lcm(4, heads)}.get(positions, heads)
+    if config.width % unit:
+        fixed = -(-config.width // unit) * unit
+        raise ConfigError(
+            f"model.width: expected a multiple of {unit} for {heads} heads with {positions} positions, "
+            f"got {config.width}; write width: {fixed}"
+        )
+    if config.kv_heads is not None and heads % config.kv_heads:
+        fixed = max(n for n in range(1, heads + 1) if heads % n == 0 and n <= config.kv_heads)
+        raise ConfigError(
+            f"model.kv_heads: expected a divisor of heads ({heads}), got {config.kv_heads}; write kv_heads: {fixed}"
+        )

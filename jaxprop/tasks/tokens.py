@@ -1,0 +1,76 @@
+"""Padded token sequences with one answer each: the batch's mask is of the inputs, and losses read one of answers. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxprop.models.layers import each_token, is_integer
+from jaxprop.types import Batch, Loss, Metric, Spec
+
+
+def masks_tokens(spec: Spec) -> bool:
+    """Whether a batch's `mask` says which tokens of the inputs are real, rather than which answers count.
+
+    It is so where an example has one answer, and the mask has the shape of its tokens.
+
+    Args:
+      spec: what the data look like.
+
+    Example:
+      >>> import jax
+      >>> tokens, mask = jax.ShapeDtypeStruct((5,), jnp.int32), jax.ShapeDtypeStruct((5,), jnp.float32)
+      >>> masks_tokens(Spec({"inputs": tokens, "mask": mask}, {"vocabulary": 9, "classes": 2}))
+      True
+      >>> masks_tokens(Spec({"inputs": tokens, "mask": mask}, {"vocabulary": 9}))
+      False
+    """
+    inputs, mask = spec.batch.get("inputs"), spec.batch.get("mask")
+    if inputs is None or mask is None or each_token(spec):
+        return False
+    return len(inputs.shape) == 1 and is_integer(inputs.dtype) and mask.shape == inputs.shape
+
+
+def with_example_mask(batch: Batch) -> Batch:
+    """Returns the batch with a mask `[B]` for its mask of tokens `[B, T]`: an example without any token counts not.
+
+    Example:
+      >>> with_example_mask({"mask": jnp.array([[1.0, 0.0], [0.0, 0.0]])})["mask"].tolist()
+      [True, False]
+    """
+    return {**batch, "mask": jnp.any(jnp.asarray(batch["mask"]) != 0, axis=1)}
+
+
+def loss_of_sequences(loss: Loss) -> Loss:
+    """Returns a loss for batches whose mask is of tokens.
+
+    Args:
+      loss: `(outputs, batch) -> (per_example [B], weight [B])`, which reads a mask of answers.
+
+    Example:
+      >>> from jaxprop.losses.softmax import softmax_cross_entropy
+      >>> batch = {"labels": jnp.array([0, 1]), "mask": jnp.array([[1.0, 0.0], [0.0, 0.0]])}
+      >>> loss_of_sequences(softmax_cross_entropy)(jnp.zeros((2, 2)), batch)[1].tolist()
+      [1.0, 0.0]
+    """
+    return lambda outputs, batch: loss(outputs, with_example_mask(batch))
+
+
+def metric_of_sequences(metric: Metric) -> Metric:
+    """Returns a metric for batches whose mask is of tokens.
+
+    Args:
+      metric: one that reads a mask of answers.
+
+    Example:
+      >>> from jaxprop.metrics.accuracy import accuracy
+      >>> batch = {"labels": jnp.array([0, 1]), "mask": jnp.array([[1.0, 0.0], [0.0, 0.0]])}
+      >>> [float(x) for x in metric_of_sequences(accuracy)(jnp.eye(2), batch)]
+      [1.0, 1.0]
+    """
+
+    def update(outputs: Any, batch: Batch) -> Any:
+        return metric.update(outputs, with_example_mask(batch))
+
+    return metric._replace(update=update)

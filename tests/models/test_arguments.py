@@ -1,0 +1,65 @@
+"""What a model is handed besides its inputs, and what it is not."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprop.errors import ShapeError
+from jaxprop.models import MODELS
+from jaxprop.models.arguments import arguments_of, caller, expect_read, token_mask
+from jaxprop.types import Spec
+
+TOKENS = np.zeros((2, 3), np.int32)
+MASK = np.array([[1, 0, 0], [1, 1, 1]], np.float32)
+
+
+def test_every_model_says_by_its_call_what_it_reads():
+    assert {name: arguments_of(make) for name, make in MODELS.items()} == {
+        "mlp": ("weight", "categories"),
+        "cnn": ("weight",),
+        "resnet": ("weight",),
+        "vit": (),
+        "rnn": ("mask",),
+        "transformer": ("mask",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        ({"inputs": TOKENS}, None),
+        ({"inputs": TOKENS, "mask": MASK}, MASK),
+        ({"inputs": TOKENS, "lengths": np.array([1, 3])}, MASK),
+        ({"inputs": TOKENS, "mask": MASK, "lengths": np.array([3, 3])}, MASK),
+        ({"inputs": TOKENS, "mask": MASK[:, 0]}, None),  # of the examples' answers
+        ({"inputs": np.zeros((2, 3), np.float32), "mask": MASK}, None),  # no tokens
+        ({"inputs": np.zeros((2, 3, 4), np.float32), "lengths": np.array([1, 3])}, MASK),
+    ],
+)
+def test_which_positions_are_real(batch, expected):
+    found = token_mask(batch)
+    assert (found is None) == (expected is None)
+    if expected is not None:
+        np.testing.assert_array_equal(found, expected != 0)
+
+
+@pytest.mark.parametrize("lengths", [np.array([1]), np.ones((2, 3), np.int32)])
+def test_lengths_of_another_number_of_sequences(lengths):
+    with pytest.raises(ShapeError, match=r"expected lengths \[2\], one for each sequence of the inputs \[2, 3\]"):
+        token_mask({"inputs": TOKENS, "lengths": lengths})
+
+
+def test_a_model_gets_what_it_asks_for_and_nothing_else():
+    def module(x, **given):
+        return given
+
+    batch = {"inputs": jnp.zeros((2, 3), jnp.int32), "categories": jnp.ones((2, 1), jnp.int32), "weight": jnp.ones(2)}
+    assert caller(())(module, batch) == {}
+    assert sorted(caller(("weight", "categories"))(module, batch)) == ["categories", "weight"]
+    assert caller(("mask",))(module, batch) == {"mask": None}
+
+
+def test_categories_are_never_left_unread():
+    with pytest.raises(ShapeError, match=r"model rnn does not read categories, and the data have 2 columns of them"):
+        expect_read(("mask",), Spec({}, {"categories": (3, 5)}), "rnn")
+    expect_read(("mask",), Spec({}, {"classes": 2}), "rnn")

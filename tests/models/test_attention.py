@@ -1,0 +1,92 @@
+"""Attention in every dtype, with masks and grouped queries, against softmax written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxprop.config.schema import model as schema
+from jaxprop.models.attention import Attention, attention, attention_by_products, rotate
+from jaxprop.models.layers import INITS
+
+RNG = np.random.default_rng(0)
+MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 1, 0]], bool)
+
+
+def draw(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def written_out(q, k, v, causal, mask):
+    """One query, one head at a time: a softmax over the keys that are there."""
+    out = np.zeros(q.shape)
+    heads, groups = q.shape[2], q.shape[2] // k.shape[2]
+    for b, t, h in np.ndindex(q.shape[0], q.shape[1], heads):
+        keys = [s for s in range(k.shape[1]) if not (causal and s > t) and (mask is None or mask[b, s])]
+        logits = np.array([q[b, t, h] @ k[b, s, h // groups] for s in keys]) / np.sqrt(q.shape[-1])
+        shares = np.exp(logits - logits.max())
+        out[b, t, h] = sum(w * v[b, s, h // groups] for w, s in zip(shares / shares.sum(), keys, strict=True))
+    return out
+
+
+@pytest.mark.parametrize("function", [attention, attention_by_products])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all", "mask"])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_equals_the_softmax_written_out(function, causal, mask, kv_heads):
+    q, k, v = draw(2, 5, 4, 6), draw(2, 5, kv_heads, 6), draw(2, 5, kv_heads, 6)
+    found = function(*map(jnp.asarray, (q, k, v)), causal=causal, mask=None if mask is None else jnp.asarray(mask))
+    np.testing.assert_allclose(found, written_out(q, k, v, causal, mask), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 1])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("dtype", "atol"), [(jnp.float64, 1e-6), (jnp.bfloat16, 6e-2), (jnp.float16, 1e-2)])
+def test_agrees_with_float32_in_every_dtype(x64, dtype, atol, masked, kv_heads):
+    q, k, v = jnp.asarray(draw(2, 5, 2, 4)), jnp.asarray(draw(2, 5, kv_heads, 4)), jnp.asarray(draw(2, 5, kv_heads, 4))
+    options = {"causal": not masked, "mask": jnp.asarray(MASK) if masked else None}
+
+    def loss(q, k, v):
+        return jnp.sum(jnp.sin(attention(q, k, v, **options).astype(jnp.float32)))
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    for wide, other in zip(gradient(q, k, v), gradient(*(x.astype(dtype) for x in (q, k, v))), strict=True):
+        assert other.dtype == dtype
+        np.testing.assert_allclose(wide, other.astype(jnp.float32), atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_sequence_without_any_token_stays_finite(dtype):
+    q, mask = jnp.asarray(draw(2, 5, 2, 4), dtype), jnp.zeros((2, 5), bool)
+    gradient = jax.grad(lambda q: attention(q, q, q, causal=False, mask=mask).astype(jnp.float32).sum())(q)
+    assert jnp.all(jnp.isfinite(gradient))
+
+
+def test_rotation_keeps_lengths_and_depends_on_distance_only():
+    q, k = (jnp.asarray(np.tile(RNG.normal(size=8), (1, 6, 1, 1)), jnp.float32) for _ in range(2))
+    np.testing.assert_allclose(jnp.linalg.norm(rotate(q), axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-5)
+    logits = np.asarray(jnp.einsum("bthd,bshd->bts", rotate(q), rotate(k))[0])
+    np.testing.assert_allclose(logits[0, 2], logits[3, 5], rtol=1e-4)
+    assert abs(logits[0, 2] - logits[0, 3]) > 1e-3
+
+
+@pytest.mark.parametrize("kv_heads", [None, 4, 2, 1])
+def test_the_layer_is_its_products_written_out(kv_heads):
+    config = schema.Transformer(name="transformer", width=16, heads=4, kv_heads=kv_heads, init="he_normal")
+    layer = Attention("attn", config, INITS["he_normal"], causal=True, rope=False, rngs=nnx.Rngs(0))
+    x, heads = draw(2, 5, 16), kv_heads or 4
+    assert layer.qkv.kernel.shape == (16, 16 + 2 * 4 * heads)
+    q, k, v = np.split(x @ np.asarray(layer.qkv.kernel[...]), [16, 16 + 4 * heads], -1)
+    mixed = written_out(
+        q.reshape(2, 5, 4, 4), k.reshape(2, 5, heads, 4), v.reshape(2, 5, heads, 4), causal=True, mask=None
+    )
+    expected = mixed.reshape(2, 5, 16) @ np.asarray(layer.out.kernel[...])
+    np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_group_is_a_head_of_keys_repeated():
+    """Grouped queries are what every head with the same keys and values gives."""
+    q, k, v = (jnp.asarray(draw(1, 5, heads, 4)) for heads in (4, 2, 2))
+    full = attention(q, jnp.repeat(k, 2, 2), jnp.repeat(v, 2, 2), causal=False)
+    np.testing.assert_allclose(attention(q, k, v, causal=False), full, rtol=1e-5, atol=1e-6)
