@@ -65,6 +65,9 @@ def reference() -> str:
             parts.append(table(variants[0], definitions))
         else:
             parts += [described(variant, f"{name}.name", definitions) for variant in variants]
+        if name == "data":
+            trained = definitions["TrainedTokenizer"]
+            parts.append(f"### `data.tokenizer`\n\n{trained['description']}\n\n{table(trained, definitions)}")
         if name == "task":
             parts += [TASKS, tasks()]
             parts += [described(loss, "task.loss.name", definitions) for loss in losses(definitions)]

@@ -10,10 +10,11 @@ import numpy as np
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.packing import Store, dtype_for
 from jaxprop.data.tokenizers import Tokenizer, digest_of
-from jaxprop.types import Source
+from jaxprop.types import Buckets, Source
 
 _TOGETHER = 1024  # texts that are encoded in one call
 _UNIT = 8  # lengths are rounded up to a multiple, so that an example more or less seldom changes the program
+_PADDED = ("inputs", "input_mask")
 
 
 class Encoded(NamedTuple):
@@ -99,7 +100,7 @@ def rows(encoded: Encoded, indices: np.ndarray, length: int) -> tuple[np.ndarray
     return np.where(held, tokens, 0).astype(np.int32), held.astype(np.float32)
 
 
-def padded(encoded: Encoded, length: int, tokenizer: Tokenizer, name: str) -> Source:
+def padded(encoded: Encoded, length: int, tokenizer: Tokenizer, name: str, buckets: int = 1) -> Source:
     """Returns texts as a source of `inputs` int32 `[B, T]` and `input_mask` float32 `[B, T]`.
 
     The mask has a key of its own, since `mask` is of the labels.
@@ -109,11 +110,44 @@ def padded(encoded: Encoded, length: int, tokenizer: Tokenizer, name: str) -> So
       length: T.
       tokenizer: that has made the tokens.
       name: of the reader, for the fingerprint.
+      buckets: number of lengths that training batches may have, each of about as many texts.
     """
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
         inputs, mask = rows(encoded, indices, length)
         return {"inputs": inputs, "input_mask": mask}
 
-    identity = fingerprint(name, str(length), digest_of(tokenizer), encoded.starts, encoded.tokens)
-    return Source(length=len(encoded.full), take=take, info={}, fingerprint=identity)
+    held = np.minimum(np.diff(encoded.starts), length)
+    sizes = sizes_of(held, length, buckets)
+    places = np.searchsorted(sizes, held)
+    identity = (name, str(length), digest_of(tokenizer), *([str(sizes)] if len(sizes) > 1 else []))
+    return Source(
+        length=len(encoded.full),
+        take=take,
+        info={},
+        fingerprint=fingerprint(*identity, encoded.starts, encoded.tokens),
+        buckets=Buckets(sizes, lambda: places, _cut) if len(sizes) > 1 else None,
+    )
+
+
+def sizes_of(held: np.ndarray, length: int, buckets: int) -> tuple[int, ...]:
+    """Returns the lengths of buckets that hold about as many texts each.
+
+    Args:
+      held: the length of each text.
+      length: of the last bucket.
+      buckets: their number; fewer where texts have fewer lengths.
+
+    Example:
+      >>> sizes_of(np.array([3, 9, 15, 30]), 32, 2)
+      (16, 32)
+    """
+    if buckets == 1:
+        return (length,)
+    inner = np.quantile(held, np.arange(1, buckets) / buckets, method="higher")
+    rounded = {min(-(-int(size) // _UNIT) * _UNIT, length) for size in inner}
+    return tuple(sorted(rounded | {length}))
+
+
+def _cut(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    return {key: value[:, :size] if key in _PADDED else value for key, value in batch.items()}

@@ -76,12 +76,13 @@ def subset(source: Source, indices: np.ndarray) -> Source:
       >>> subset(source, np.array([2, 0])).take(np.array([0]))["inputs"].tolist()
       [20]
     """
-    labels = source.labels
+    labels, buckets = source.labels, source.buckets
     return source._replace(
         length=len(indices),
         take=lambda chosen: source.take(indices[chosen]),
         fingerprint=fingerprint("subset", source.fingerprint, indices),
         labels=None if labels is None else lambda: labels()[indices],
+        buckets=None if buckets is None else buckets._replace(of=lambda: buckets.of()[indices]),
     )
 
 

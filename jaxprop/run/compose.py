@@ -111,6 +111,8 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
 def open_stream(config: Config, train: Source) -> data.Stream:
     """Returns the stream of training batches, at its start."""
     section = config.data
+    if config.run.steps_per_call > 1:
+        train = train._replace(buckets=None)  # the batches of one call are stacked
     return data.Stream(train, section.batch_size, config.run.seed, shuffle=section.shuffle, drop_last=section.drop_last)
 
 

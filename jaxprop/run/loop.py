@@ -67,7 +67,8 @@ class Loop:
         epoch = experiment.stream.batches_per_epoch or max(1, total // 10)  # batches of no known number have no epoch
         self._rhythm = rhythm_of(config, total, epoch, experiment.validation is not None)
         self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
-        self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call)
+        shapes = getattr(experiment.stream, "shapes", 1)
+        self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call, shapes)
         self._responder = _responder(config, total, state.params)
         self._replaces: Callable[[], bool] = bool
 

@@ -51,3 +51,20 @@ def test_a_great_many_texts_are_encoded_in_groups(monkeypatch):
     texts = [f"text {i}" for i in range(8)]
     tokens, _ = rows(encode(texts, of_bytes(), 99), np.arange(8), 6)
     assert [bytes(row.tolist()).decode() for row in tokens] == texts
+
+
+def test_buckets_hold_their_texts():
+    texts = ["x" * size for size in [*range(1, 40), 60]]
+    source = padded(encode(texts, of_bytes(), 48), 48, of_bytes(), "text", buckets=4)
+    assert source.buckets.sizes == (16, 24, 32, 48)
+    batch = source.take(np.arange(40))
+    for i, place in enumerate(source.buckets.of()):
+        size = source.buckets.sizes[place]
+        assert not batch["input_mask"][i, size:].any()
+        assert place == 0 or batch["input_mask"][i, : source.buckets.sizes[place - 1] + 1].all()
+    cut = source.buckets.cut(batch | {"labels": np.arange(40)}, 16)
+    assert {name: array.shape for name, array in cut.items()} == {
+        "inputs": (40, 16), "input_mask": (40, 16), "labels": (40,),
+    }  # fmt: skip
+    assert padded(encode(texts, of_bytes(), 48), 48, of_bytes(), "text").buckets is None
+    assert padded(encode(["ab", "c"], of_bytes(), 48), 8, of_bytes(), "text", buckets=4).buckets is None

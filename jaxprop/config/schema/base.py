@@ -16,7 +16,7 @@ Part = Annotated[float, Field(gt=0, lt=1)]
 # YAML has only lists and a frozen config holds tuples, so strictness is lifted for this conversion.
 Sizes = Annotated[tuple[Positive, ...], Strict(False)]
 Text = Annotated[str, Field(min_length=1)]
-Columns = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], Strict(False)]
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jaxprop.config.schema.base import Columns, Fraction, NonNegative, Part, Positive, Section, Sizes, Text
+from jaxprop.config.schema.base import Fraction, NonNegative, Part, Positive, Section, Sizes, Text, Texts
 
 # Keys that hold the path of a file.
 PATHS = (
@@ -101,7 +101,7 @@ class TextFiles(DataSection):
     validation: Text | Part | None = Field(None, description="the same, or the fraction of the documents to hold out")
     test: Text | None = Field(None, description="the same, of the test split")
     text: Text = Field("text", description="column of the text; in files that have columns")
-    label: Text | Columns | None = Field(
+    label: Text | Texts | None = Field(
         None,
         description="column of the label, or several of them for regress and multilabel; for classify, the default is "
         "the folder that a file lies in",
@@ -112,6 +112,11 @@ class TextFiles(DataSection):
     tokenizer: Text | TrainedTokenizer = Field("bytes", description=TOKENIZER)
     sequence_length: Positive = Field(128, description="number of tokens that an example predicts; for language")
     max_length: Positive = Field(512, description="largest number of tokens of a labelled text; longer ones are cut")
+    buckets: Positive = Field(
+        1,
+        description="number of lengths that training batches are padded to, each of as many texts; the step is compiled "
+        "for each",
+    )
     max_bad_fraction: Fraction = Field(
         0.0, description="largest fraction of records that are skipped because they cannot be read or used"
     )

@@ -187,7 +187,7 @@ def _unigram(packed: Mapping[str, Packed], tokenizer: Tokenizer) -> dict[str, fl
 
 def _open_labelled(section: TextFiles, task: str, prepared: Mapping[str, Any] | None) -> dict[str, Source]:
     columns = (section.label,) if isinstance(section.label, str) else section.label
-    if columns is None and task != "classify":
+    if not columns and (columns is not None or task != "classify"):
         raise ConfigError(f"data.label: the task {task} needs the name of the label's column, such as label: score")
     labels = labels_for(task, columns, None if prepared is None else prepared)
     texts: dict[str, Again[str]] = {}
@@ -208,15 +208,16 @@ def _open_labelled(section: TextFiles, task: str, prepared: Mapping[str, Any] | 
         stays, held = held_out(answers["train"], section.validation, section.split_seed)
         if not len(stays):
             raise DataError(f"data.validation: {section.validation:g} of {len(answers['train'])} texts leaves none")
+    scale = _scale(task, answers, stays, prepared)
     if prepared is None:
         tokenizer = make_tokenizer(section.tokenizer, lambda: _some(texts["train"], stays))
     else:
         tokenizer = restore(prepared.get("tokenizer"))
     encoded = {split: encode(texts[split], tokenizer, section.max_length) for split in texts}
     length = int(prepared["length"]) if prepared is not None else encoded["train"].length(section.max_length, stays)
-    kept = {"tokenizer": dict(tokenizer.stored), "length": length, **labels.stored}
+    kept = {"tokenizer": dict(tokenizer.stored), "length": length, **labels.stored, **scale}
     made = {
-        split: _labelled_source(one, answers[split], tokenizer, labels, length, kept, section, notes[split])
+        split: _labelled_source(one, answers[split], tokenizer, labels.info | scale, length, kept, section, notes[split])
         for split, one in encoded.items()
     }
     if stays is not None and held is not None:
@@ -225,6 +226,24 @@ def _open_labelled(section: TextFiles, task: str, prepared: Mapping[str, Any] | 
     if prepared is not None:
         made.pop("train", None)
     return {split: made[split] for split in ("train", "validation", "test") if split in made}
+
+
+def _scale(
+    task: str, answers: dict[str, np.ndarray], stays: np.ndarray | None, prepared: Mapping[str, Any] | None
+) -> dict[str, list[list[float]]]:
+    """Standardizes the labels of a regression in place; returns the mean and the standard deviation of each target."""
+    if task != "regress":
+        return {}
+    if prepared is None:
+        trained = answers["train"] if stays is None else answers["train"][stays]
+        mean, std = trained.mean(0, dtype=np.float64), trained.std(0, dtype=np.float64)
+        pairs = np.stack([mean, np.where(std > 0, std, 1.0)], 1).tolist()
+    else:
+        pairs = prepared["target_scale"]
+    mean, std = np.asarray(pairs).T
+    for split, values in answers.items():
+        answers[split] = ((values - mean) / std).astype(np.float32)
+    return {"target_scale": pairs}
 
 
 def _labelled(
@@ -285,17 +304,17 @@ def _labelled_source(
     encoded: Encoded,
     answers: np.ndarray,
     tokenizer: Tokenizer,
-    labels: Labels,
+    info: Mapping[str, Any],
     length: int,
     kept: Mapping[str, Any],
     section: TextFiles,
     notes: list[str],
 ) -> Source:
     told = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.kind, "max_length": length}
-    source = padded(encoded, length, tokenizer, name="text")
+    source = padded(encoded, length, tokenizer, name="text", buckets=section.buckets)
     return source._replace(
         take=lambda indices: source.take(indices) | {"labels": answers[indices]},
-        info=labels.info | told | _told(notes + encoded.cut_note(length, section.max_length)),
+        info=dict(info) | told | _told(notes + encoded.cut_note(length, section.max_length)),
         fingerprint=fingerprint(source.fingerprint, answers),
         prepared=kept,
         labels=lambda: answers,
@@ -316,11 +335,12 @@ def text_inputs(section: TextFiles, task: str, prepared: Mapping[str, Any], path
         named by itself, and standard input, hold one text a line.
 
     Returns:
-      A source as of `open_text`, without labels; `info["names"]` holds `file:line` of each text.
+      A source as of `open_text`, without labels. `info["names"]` holds `file:line` of each text, and `info["bad"]` a
+      sentence for each record that cannot be used.
 
     Raises:
       UsageError: the task predicts no texts.
-      DataError: files are missing, or hold more bad records than are allowed.
+      DataError: files are missing or cannot be read, or hold nothing.
     """
     if task == LANGUAGE:
         raise UsageError("a language model continues a text; use 'jaxprop generate RUN \"prompt\"'")
@@ -330,7 +350,6 @@ def text_inputs(section: TextFiles, task: str, prepared: Mapping[str, Any], path
         limit=section.max_length,
         column=section.text,
         delimiter=section.delimiter,
-        allowed=section.max_bad_fraction,
     )
 
 
@@ -341,7 +360,6 @@ def inputs_of(
     limit: int,
     column: str = "text",
     delimiter: str | None = None,
-    allowed: float = 0.0,
 ) -> Source:
     """Opens texts without labels, whatever data the run was trained on.
 
@@ -351,27 +369,36 @@ def inputs_of(
       limit: largest number of tokens of a text.
       column: of the text, in files that have columns.
       delimiter: between the columns of a CSV file.
-      allowed: largest fraction of bad records.
 
     Raises:
       DataError: as of `text_inputs`.
     """
-    bad = BadRecords(allowed, unit="text")
+    bad = _Named()
     names, texts = [], []
     for path in paths:
         for record in _unlabelled(path, column, delimiter, bad):
             if (text := _text_of(record, column, bad)) is not None:
                 names.append(record.where)
                 texts.append(text)
-    notes = bad.notes(len(texts) + bad.count)
-    if not texts:
+    if not texts and not bad.sentences:
         raise DataError(f"{', '.join(paths)}: holds no text to predict")
     tokenizer = restore(prepared.get("tokenizer"))
     length = int(prepared["length"])
     encoded = encode(texts, tokenizer, limit)
     source = padded(encoded, length, tokenizer, name="text")
     told = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.kind, "max_length": length}
-    return source._replace(info=told | {"names": names} | _told(notes + encoded.cut_note(length, limit)))
+    return source._replace(info=told | {"names": names, "bad": bad.sentences} | _told(encoded.cut_note(length, limit)))
+
+
+class _Named(BadRecords):
+    """Bad records of what is predicted: each is told, and none is an error."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0, unit="text")
+        self.sentences: list[str] = []
+
+    def add(self, where: str, why: str) -> None:
+        self.sentences.append(f"{where}: {why}")
 
 
 def _unlabelled(

@@ -237,7 +237,8 @@ def test_a_stratified_part_is_held_out_and_the_tokenizer_has_not_seen_it():
 def test_numbers_and_several_labels():
     Path("a.jsonl").write_text('{"text": "x", "y": 1.5, "z": 2, "tags": ["p", "q"]}\n{"text": "w", "y": "-1", "z": 0, "tags": []}\n')
     source = open_text(section("a.jsonl", label=("y", "z")), "regress")["train"]
-    assert source.take(np.arange(2))["labels"].tolist() == [[1.5, 2.0], [-1.0, 0.0]]
+    assert source.take(np.arange(2))["labels"].tolist() == [[1.0, 1.0], [-1.0, -1.0]]  # standardized
+    assert source.info["target_scale"] == source.prepared["target_scale"] == [[0.25, 1.25], [1.0, 1.0]]
     assert source.info["target_names"] == ["y", "z"]
     source = open_text(section("a.jsonl", label="tags"), "multilabel")["train"]
     assert source.take(np.arange(2))["labels"].tolist() == [[1.0, 1.0], [0.0, 0.0]]
@@ -392,7 +393,6 @@ def test_what_is_predicted_is_shaped_as_in_training():
     ("name", "content", "message"),
     [
         ("new.txt", b"\n", r"new\.txt: holds no text to predict"),
-        ("new.txt", b"caf\xe9", r"new\.txt:1: is not UTF-8"),
         ("new.csv", b"sentence\nx\n", "has no column 'text'"),
     ],
 )
@@ -401,6 +401,17 @@ def test_what_cannot_be_predicted_is_one_sentence(name, content, message):
     Path(name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         text_inputs(data, "classify", prepared, [name])
+
+
+def test_what_cannot_be_predicted_is_told_and_the_others_are_predicted():
+    Path("new.txt").write_bytes(b"one\ncaf\xe9\ntwo\n")
+    Path("new.jsonl").write_text('{"text": 7}\n')
+    names, source = predicted(["new.txt", "new.jsonl"])
+    assert list(names) == ["new.txt:1", "new.txt:3"]
+    assert source.info["bad"] == [
+        "new.txt:2: is not UTF-8 (byte 0xe9)", "new.jsonl:1: its 'text' is int, not text",
+    ]  # fmt: skip
+    assert predicted(["new.jsonl"])[1].length == 0
 
 
 def test_a_language_model_generates():
