@@ -239,6 +239,7 @@ def _order(config: Config) -> Iterator[Problem]:
         what = "the task language predicts the next token, which must not be read before; write bidirectional: false"
         yield Problem(("model", "bidirectional"), what)
 
+
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
     _pairs,

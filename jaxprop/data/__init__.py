@@ -33,9 +33,7 @@ READERS: dict[str, Reader] = {
 }
 
 
-def open_sources(
-    section: DataSection, task: str, prepared: Mapping[str, Any] | None = None
-) -> dict[str, Source]:
+def open_sources(section: DataSection, task: str, prepared: Mapping[str, Any] | None = None) -> dict[str, Source]:
     """Opens the data that a config's `data` section names, and checks that they fit a task.
 
     Args:

@@ -18,7 +18,7 @@ class Again(Generic[T]):
       read: yields them from the start; what it returns must not depend on the call.
       size: number of characters of a record.
       name: of the files, for messages.
-      limit: characters that are kept in memory.
+      limit: characters that are kept in memory; default: KEPT.
 
     Example:
       >>> again = Again(lambda: iter(["ab", "c"]), len, "a.txt", limit=2)
@@ -26,8 +26,9 @@ class Again(Generic[T]):
       (['ab', 'c'], ['ab', 'c'])
     """
 
-    def __init__(self, read: Callable[[], Iterator[T]], size: Callable[[T], int], name: str, limit: int = KEPT):
-        self._read, self._size, self._name, self._limit = read, size, name, limit
+    def __init__(self, read: Callable[[], Iterator[T]], size: Callable[[T], int], name: str, limit: int | None = None):
+        self._read, self._size, self._name = read, size, name
+        self._limit = KEPT if limit is None else limit
         self._kept: list[T] | None = None
         self._length: int | None = None
 

@@ -54,7 +54,9 @@ def labels_for(task: str, columns: tuple[str, ...] | None, prepared: Mapping[str
     names = None if prepared is None else tuple(prepared["class_names"]) if "class_names" in prepared else None
     if task == "classify":
         if columns is not None and len(columns) != 1:
-            raise ConfigError(f"data.label: classify takes one column, got {', '.join(columns)}; use multilabel for several")
+            raise ConfigError(
+                f"data.label: classify takes one column, got {', '.join(columns)}; use multilabel for several"
+            )
         return _classes(columns, names)
     assert columns is not None
     if task == "regress":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -31,8 +32,8 @@ class Store:
       >>> store = Store(np.uint8, limit=2)
       >>> store.append([1, 2]), store.append([3])
       (None, None)
-      >>> store.array().tolist(), type(store.array()).__name__
-      ([1, 2, 3], 'memmap')
+      >>> store.array().tolist()
+      [1, 2, 3]
     """
 
     def __init__(self, dtype: Any, limit: int | None = None):
@@ -47,7 +48,7 @@ class Store:
         part = np.asarray(values, self._dtype)
         self.length += part.size
         if self._file is None and self.length * self._dtype.itemsize > self._limit:
-            self._file = tempfile.TemporaryFile(prefix="jaxprop-")
+            self._file = _unnamed_file()
             waiting, self._parts = [*self._parts, part], []
         elif self._file is None:
             self._parts.append(part)
@@ -64,13 +65,18 @@ class Store:
             ) from error
 
     def array(self) -> np.ndarray:
-        """Returns everything appended so far; a memory-mapped file where it is large."""
+        """Returns everything that was appended, memory-mapped where it is large. Nothing more is appended then."""
         if self._file is None:
-            joined = np.concatenate(self._parts) if self._parts else np.zeros(0, self._dtype)
-            self._parts = [joined]
-            return joined
-        self._file.flush()
-        return np.memmap(self._file, self._dtype, mode="r", shape=(self.length,))
+            return np.concatenate(self._parts) if self._parts else np.zeros(0, self._dtype)
+        with self._file:  # the map outlives it
+            self._file.flush()
+            return np.memmap(self._file, self._dtype, mode="r", shape=(self.length,))
+
+
+def _unnamed_file() -> IO[bytes]:
+    descriptor, name = tempfile.mkstemp(prefix="jaxprop-")
+    os.unlink(name)
+    return os.fdopen(descriptor, "w+b")
 
 
 def dtype_for(vocabulary: int) -> Any:

@@ -7,6 +7,7 @@ import glob
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ SUFFIXES = (
 MAX_RECORD = 64 * 2**20  # bytes of one record
 BLOCK = 2**24  # characters of a plain text that are read at a time
 _OTHER = {".json": "write one record a line (jq -c '.[]' FILE > FILE.jsonl)", ".gz": "unpack it", ".zip": "unpack it"}
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -71,7 +73,7 @@ def find(pattern: str, key: str) -> Found:
             )
         return Found(files, path)
     if glob.has_magic(pattern):
-        fixed = Path(*[part for part in _until_magic(path.parts)])
+        fixed = Path(*_until_magic(path.parts))
         files = _within([Path(name) for name in glob.iglob(str(path), recursive=True)], fixed)
         if not files:
             raise DataError(f"{key}: no file matches {pattern} (from {Path.cwd()})")
@@ -208,6 +210,29 @@ def why_not_text(path: Path) -> str | None:
     return "holds a zero byte, so that it is no text" if zero else None
 
 
+def why_no_value(text: Any, column: str, *, empty: bool = False) -> str | None:
+    """Returns why a value is not text that can be encoded, as a clause, and None where it is.
+
+    Args:
+      text: the value.
+      column: its name.
+      empty: whether it may be empty.
+
+    Example:
+      >>> why_no_value(7, "review"), why_no_value("fine", "review")
+      ("its 'review' is int, not text", None)
+    """
+    if text is None:
+        return f"has no {column!r}"
+    if not isinstance(text, str):
+        return f"its {column!r} is {type(text).__name__}, not text"
+    if not empty and not text.strip():
+        return f"its {column!r} is empty"
+    if "\0" in text:
+        return f"its {column!r} holds a zero byte"
+    return f"its {column!r} holds half of a character (a surrogate)" if _SURROGATE.search(text) else None
+
+
 # -- formats --------------------------------------------------------------------------------------
 
 
@@ -245,7 +270,7 @@ def _jsonl(file: BinaryIO, path: Path, columns: Sequence[str], bad: BadRecords) 
             bad.add(where, "is not JSON")
             continue
         if not isinstance(row, dict):
-            bad.add(where, "is not a JSON object; expected one with keys, such as {\"text\": ...}")
+            bad.add(where, 'is not a JSON object; expected one with keys, such as {"text": ...}')
             continue
         if first:
             _expect_columns(path, columns, list(row))
@@ -287,7 +312,7 @@ def _csv(
             places = _places(path, columns, header, delimiter)
         elif len(row) != len(header):
             bad.add(where, f"has {len(row)} values, but the header has {len(header)} columns")
-        elif any(_broken(row[place]) for place in places):
+        elif any(_SURROGATE.search(row[place]) for place in places):
             bad.add(where, "is not UTF-8")
         else:
             yield Record(where, tuple(row[place] for place in places))
@@ -303,10 +328,6 @@ def _places(path: Path, columns: Sequence[str], header: list[str], delimiter: st
     if twice is not None:
         raise DataError(f"{path}: has two columns called {twice!r}; rename one of them")
     return [header.index(name) for name in columns]
-
-
-def _broken(text: str) -> bool:
-    return any("\udc80" <= c <= "\udcff" for c in text) if not text.isascii() else False
 
 
 def _parquet(path: Path, columns: Sequence[str], bad: BadRecords) -> Iterator[Record]:
@@ -342,6 +363,6 @@ def _expect_columns(path: Path, columns: Sequence[str], known: list[str]) -> Non
         if name not in known:
             listed = ", ".join(map(repr, known[:20])) or "none"
             raise DataError(
-                f"{path}: has no column {name!r}{did_you_mean(name, known)} (it has: {listed}); name the columns in the "
-                "section data, such as text: and label:"
+                f"{path}: has no column {name!r}{did_you_mean(name, known)} (it has: {listed}); name the columns in "
+                "the section data, such as text: and label:"
             )

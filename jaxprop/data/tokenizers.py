@@ -132,12 +132,14 @@ def load(path: str) -> Tokenizer:
     file = Path(path).expanduser()
     if not file.is_file():
         if path in ("bpe", "unigram", "wordpiece", "sentencepiece"):
-            raise DataError(f"data.tokenizer: to train one, write tokenizer: {{train: bpe, vocabulary: 4000}}, not {path}")
+            raise DataError(
+                f"data.tokenizer: to train one, write tokenizer: {{train: bpe, vocabulary: 4000}}, not {path}"
+            )
         beside = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
         what = "is a folder" if file.is_dir() else "no such file"
         raise DataError(
-            f"data.tokenizer: {path}: {what}{did_you_mean(file.name, [BYTES, *beside])}; expected bytes, a tokenizer.json, "
-            "a SentencePiece model, or {train: bpe, vocabulary: 4000}"
+            f"data.tokenizer: {path}: {what}{did_you_mean(file.name, [BYTES, *beside])}; expected bytes, a "
+            "tokenizer.json, a SentencePiece model, or {train: bpe, vocabulary: 4000}"
         )
     try:
         if file.stat().st_size > _MAX_FILE:
@@ -168,8 +170,8 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
       (262, 'slow é')
 
     Reference:
-      Sennrich et al., Neural Machine Translation of Rare Words with Subword Units, 2016; Radford et al., Language Models
-      are Unsupervised Multitask Learners, 2019 (on bytes).
+      Sennrich et al., Neural Machine Translation of Rare Words with Subword Units, 2016; Radford et al., Language
+      Models are Unsupervised Multitask Learners, 2019 (on bytes).
     """
     _need("tokenizers", "data.tokenizer: {train: bpe}")
     import tokenizers
@@ -209,7 +211,9 @@ def _of_tokenizers(text: str, name: str) -> Tokenizer:
     size = max(names.values(), default=-1) + 1
     if not size:
         raise DataError(f"{name} has no tokens; train it before it is saved")
-    begin, end, vocabulary = _ends(size, *(next((names[n] for n in known if n in names), -1) for known in (_BEGINS, _ENDS)))
+    begin, end, vocabulary = _ends(
+        size, *(next((names[n] for n in known if n in names), -1) for known in (_BEGINS, _ENDS))
+    )
 
     def encoded(texts: Sequence[str]) -> list[Any]:
         return inner.encode_batch(list(texts), add_special_tokens=False)
@@ -237,6 +241,8 @@ def _of_sentencepiece(content: bytes, name: str) -> Tokenizer:
     import sentencepiece
 
     inner = sentencepiece.SentencePieceProcessor()
+    if not hasattr(inner, "EncodeAsOffsetMapping"):
+        raise MissingExtraError("sentencepiece>=0.2.3", name, "-U sentencepiece")
     try:
         inner.LoadFromSerializedProto(content)
         size = inner.GetPieceSize()
@@ -245,16 +251,17 @@ def _of_sentencepiece(content: bytes, name: str) -> Tokenizer:
             f"{name} is neither a tokenizer.json nor a SentencePiece model; expected one of these, or bytes"
         ) from error
     if not size:
-        raise DataError(f"{name} is neither a tokenizer.json nor a SentencePiece model; expected one of these, or bytes")
+        raise DataError(
+            f"{name} is neither a tokenizer.json nor a SentencePiece model; expected one of these, or bytes"
+        )
     begin, end, vocabulary = _ends(size, inner.bos_id(), inner.eos_id())
 
     def measured(texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        out = []
-        for text in texts:
-            pieces = inner.EncodeAsImmutableProto(text).pieces
-            ids, stops = [piece.id for piece in pieces], [piece.end for piece in pieces]
-            out.append((np.asarray(ids, np.int64), _sizes(text, stops)))
-        return out
+        told = inner.EncodeAsOffsetMapping(list(texts))
+        return [
+            (np.asarray(one["ids"], np.int64), _sizes(text, [stop for _, stop in one["offsets"]]))
+            for text, one in zip(texts, told, strict=True)
+        ]
 
     return Tokenizer(
         kind="sentencepiece",

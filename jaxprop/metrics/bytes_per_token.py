@@ -20,7 +20,8 @@ def bytes_and_tokens(_: Any, batch: Batch) -> dict[str, jax.Array]:
         and `weight` `[B]`.
 
     Example:
-      >>> batch = {"labels": jnp.zeros((2, 3), jnp.int32), "bytes": jnp.array([9.0, 5.0]), "weight": jnp.array([1.0, 0.0])}
+      >>> batch = {"labels": jnp.zeros((2, 3), jnp.int32), "bytes": jnp.array([9.0, 5.0])}
+      >>> batch["weight"] = jnp.array([1.0, 0.0])
       >>> {name: total.item() for name, total in bytes_and_tokens(None, batch).items()}
       {'bytes': 9.0, 'tokens': 3.0}
     """

@@ -55,9 +55,7 @@ class Opened(NamedTuple):
     which: Which
 
 
-def open_run(
-    folder: str | os.PathLike[str], overrides: Sequence[str] = (), *, which: Which | None = None
-) -> Opened:
+def open_run(folder: str | os.PathLike[str], overrides: Sequence[str] = (), *, which: Which | None = None) -> Opened:
     """Opens a run with the config saved in its checkpoint. It may be training at the same time: no lock is taken.
 
     Args:

@@ -20,7 +20,7 @@ from jaxprop.types import Batch, Source
 
 
 def language(config: Config, sources: Mapping[str, Source]) -> Task:
-    """Binds softmax cross-entropy a token, perplexity, accuracy, and bits a byte where the data say how long tokens are.
+    """Binds softmax cross-entropy a token, perplexity, accuracy, and bits a byte where the data know their bytes.
 
     Args:
       config: the run's configuration.

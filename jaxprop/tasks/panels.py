@@ -135,9 +135,7 @@ def largest_errors(predictions: Predictions, batch: Batch) -> Drawable:
     return Drawable("Largest errors", "table", {"headers": headers, "rows": rows})
 
 
-def sample_text(
-    predictions: Predictions, batch: Batch, decode: Callable[[list[int]], str] | None = None
-) -> Drawable:
+def sample_text(predictions: Predictions, batch: Batch, decode: Callable[[list[int]], str] | None = None) -> Drawable:
     """Shows the ends of a few texts, and the token that is predicted next at each place.
 
     Args:

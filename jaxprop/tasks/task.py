@@ -76,9 +76,7 @@ def predictions(task: Task, policy: Policy) -> Callable[[PyTree, PyTree, Batch],
     return predict
 
 
-def bind(
-    config: Config, train: Source, more: Mapping[str, Metric] | None = None
-) -> tuple[Model, Objective, Spec]:
+def bind(config: Config, train: Source, more: Mapping[str, Metric] | None = None) -> tuple[Model, Objective, Spec]:
     """Builds the model for the data's shapes and binds it to the loss and metrics of the table of tasks.
 
     Args:

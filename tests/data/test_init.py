@@ -35,12 +35,12 @@ def test_sources_open_by_name(arrays, section, task, keys):
 @pytest.mark.parametrize(
     ("section", "task", "fix"),
     [
-        (Digits(name="digits"), "language", "set data.name: random or stdlib_text, or task.name: classify"),
-        (Digits(name="digits"), "regress", "set data.name: arrays, or task.name: classify"),
+        (Digits(name="digits"), "language", "set data.name: pairs or random or stdlib_text or text, or task.name: classify"),
+        (Digits(name="digits"), "regress", "set data.name: arrays or text, or task.name: classify"),
         (
             StdlibText(name="stdlib_text"),
             "classify",
-            "set data.name: arrays or digits or random, or task.name: language",
+            "set data.name: arrays or digits or random or reviews or text, or task.name: language",
         ),
         (Arrays(name="arrays"), "language", "or task.name: classify or multilabel or regress"),
         (Digits(name="digits"), "dance", "set task.name: classify"),

@@ -35,19 +35,23 @@ def test_a_full_disk_is_a_clear_error(monkeypatch):
         def write(self, content):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxprop.data.packing.tempfile.TemporaryFile", lambda prefix: Full())
-    with pytest.raises(DataError, match="No space left on device.*TMPDIR"):
+    monkeypatch.setattr("jaxprop.data.packing._unnamed_file", Full)
+    with pytest.raises(DataError, match=r"No space left on device.*TMPDIR"):
         Store(np.uint8, limit=1).append([1, 2])
 
 
-@pytest.mark.parametrize(("vocabulary", "dtype"), [(256, np.uint8), (257, np.uint16), (65536, np.uint16), (65537, np.uint32)])
+@pytest.mark.parametrize(
+    ("vocabulary", "dtype"), [(256, np.uint8), (257, np.uint16), (65536, np.uint16), (65537, np.uint32)]
+)
 def test_the_smallest_dtype_holds_every_token(vocabulary, dtype):
     assert dtype_for(vocabulary) is dtype
     assert np.iinfo(dtype).max >= vocabulary - 1
 
 
 @settings(deadline=None)
-@given(texts=st.lists(DOCUMENT, min_size=1, max_size=6), length=st.integers(1, 9), kind=st.sampled_from(["bytes", "bpe"]))
+@given(
+    texts=st.lists(DOCUMENT, min_size=1, max_size=6), length=st.integers(1, 9), kind=st.sampled_from(["bytes", "bpe"])
+)
 def test_windows_predict_every_token_but_the_first_once(bpe, texts, length, kind):
     tokenizer = of_bytes() if kind == "bytes" else bpe
     packed = pack([Piece(text) for text in texts], tokenizer, length)

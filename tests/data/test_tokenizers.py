@@ -159,7 +159,9 @@ def test_a_file_that_is_not_there_is_a_clear_error(tmp_path, monkeypatch, name, 
         load(name)
 
 
-@pytest.mark.parametrize("stored", [{"kind": "tokenizers"}, {"kind": "sentencepiece", "model": 7}, {"kind": "other"}, {}])
+@pytest.mark.parametrize(
+    "stored", [{"kind": "tokenizers"}, {"kind": "sentencepiece", "model": 7}, {"kind": "other"}, {}]
+)
 def test_what_is_stored_and_damaged_is_a_clear_error(stored):
     with pytest.raises(DataError, match="stored with the run is damaged"):
         restore(stored)

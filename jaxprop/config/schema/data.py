@@ -52,13 +52,13 @@ class TrainedTokenizer(Section):
 
 
 TOKENIZER = (
-    "`bytes`; a `tokenizer.json` of the library tokenizers; a SentencePiece model; or `{train: bpe, vocabulary: 4000}`, "
+    "`bytes`; a `tokenizer.json` of the library tokenizers; a SentencePiece model; or {train: bpe, vocabulary: 4000}, "
     "which is trained on the training examples"
 )
 
 
 class Reviews(DataSection):
-    """Generated reviews with negation, contrast and intensity; the test split has combinations that training has not."""
+    """Generated reviews with negation, contrast and intensity; the test split has combinations unseen in training."""
 
     name: Literal["reviews"]
     examples: Positive = Field(10_000, description="number of training examples")
@@ -114,8 +114,8 @@ class TextFiles(DataSection):
     max_length: Positive = Field(512, description="largest number of tokens of a labelled text; longer ones are cut")
     buckets: Positive = Field(
         1,
-        description="number of lengths that training batches are padded to, each of as many texts; the step is compiled "
-        "for each",
+        description="number of lengths that training batches are padded to, each of as many texts; the step is "
+        "compiled for each",
     )
     max_bad_fraction: Fraction = Field(
         0.0, description="largest fraction of records that are skipped because they cannot be read or used"

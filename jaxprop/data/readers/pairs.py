@@ -69,9 +69,7 @@ def open_pairs(section: Pairs, prepared: Mapping[str, Any] | None = None) -> dic
         lengths = [side.length(section.max_length, stays) for side in sides["train"]]
     else:
         lengths = [int(n) for n in prepared["lengths"]]
-    made = {
-        split: _source(side, tokenizer, lengths, section.max_length, notes[split]) for split, side in sides.items()
-    }
+    made = {split: _source(side, tokenizer, lengths, section.max_length, notes[split]) for split, side in sides.items()}
     if stays is not None and held is not None:
         made["validation"], made["train"] = subset(made["train"], held), subset(made["train"], stays)
     if prepared is not None:
@@ -97,36 +95,22 @@ def _paths(section: Pairs, prepared: Mapping[str, Any] | None) -> dict[str, tupl
     return paths
 
 
-def _reader(
-    paths: tuple[str, str | None], key: str, section: Pairs, bad: BadRecords
-) -> Callable[[], Iterator[Pair]]:
+def _reader(paths: tuple[str, str | None], key: str, section: Pairs, bad: BadRecords) -> Callable[[], Iterator[Pair]]:
     told = iter([bad])
     return lambda: _pairs(paths, key, section, next(told, BadRecords(1.0)))
 
 
 def _pairs(paths: tuple[str, str | None], key: str, section: Pairs, bad: BadRecords) -> Iterator[Pair]:
     """The pairs of one split; those that cannot be used are left out."""
+    names = (section.source, section.target)
     for where, values in _read(paths, key, section, bad):
-        why = next((why for side, text in zip(("source", "target"), values, strict=True) if (why := _why(side, text))), None)
+        why = next(
+            (why for name, text in zip(names, values, strict=True) if (why := records.why_no_value(text, name))), None
+        )
         if why is not None:
             bad.add(where, why)
         else:
             yield values[0], values[1]
-
-
-def _why(side: str, text: Any) -> str | None:
-    """What is wrong with one side of a pair, if anything is."""
-    if text is None:
-        return f"has no {side}"
-    if not isinstance(text, str):
-        return f"its {side} is {type(text).__name__}, not text"
-    if not text.strip():
-        return f"its {side} is empty"
-    if "\0" in text:
-        return f"its {side} holds a zero byte"
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        return f"its {side} holds half of a character (a surrogate)"
-    return None
 
 
 def _read(
@@ -159,8 +143,8 @@ def _parallel(sources: Path, targets: Path, bad: BadRecords) -> Iterator[tuple[s
             if one is None or other is None:
                 shorter, longer = (sources, targets) if one is None else (targets, sources)
                 raise DataError(
-                    f"{shorter} ends at line {number - 1}, but {longer} goes on; the lines of both files belong together, "
-                    "so they need the same number of them"
+                    f"{shorter} ends at line {number - 1}, but {longer} goes on; the lines of both files belong "
+                    "together, so they need the same number of them"
                 )
             where = f"{sources}:{number}"
             try:

@@ -1,13 +1,13 @@
 """Generated reviews with negation, contrast and intensity, whose label follows from a rule. Synthetic.
 
-A clause says of an aspect that it was good or bad, by a modifier m and an adjective a: its value is `f_m p_a`, where the
-polarity p_a is 1 or -1, and the factor f_m is 1 for "was", 2 for "was extremely", 0.5 for "was somewhat", -1 for "was not",
--0.5 for "was not very", and so on. A sentence is one clause; or two that are joined, whose values add up; or two in
-contrast, of which the conceded one counts a quarter ("although X, Y", "X, but Y", "Y, even if X"). A review has one or two
-sentences, and is positive where their values add up to more than 0.
+A clause says of an aspect that it was good or bad, by a modifier m and an adjective a. Its value is `f_m p_a`: the
+polarity p_a is 1 or -1, and the factor f_m is 1 for "was", 2 for "was extremely", 0.5 for "was somewhat", -1 for
+"was not", -0.5 for "was not very", and so on. A sentence is one clause; or two that are joined, whose values add up; or
+two in contrast, of which the conceded one counts a quarter ("although X, Y", "X, but Y", "Y, even if X"). A review has
+one or two sentences, and is positive where their values add up to more than 0.
 
-Half of the modifiers negate, so that no word tells the label by itself: a bag of words cannot. Some pairs of modifier and
-adjective occur in no training review, and at least one of them in every test review.
+Of the clauses, 35 % are negated, so that single words say little. Some pairs of modifier and adjective occur in no
+training review, and at least one of them in every test review.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jaxprop.data.tokenizers import make_tokenizer, restore
 from jaxprop.types import Reader, Source
 
 CLASSES = ("negative", "positive")
-MODIFIERS: dict[str, float] = {
+AFFIRMED: dict[str, float] = {
     "was": 1.0,
     "was really": 1.5,
     "was very": 1.5,
@@ -37,6 +37,8 @@ MODIFIERS: dict[str, float] = {
     "was slightly": 0.5,
     "was a bit": 0.5,
     "turned out to be": 1.0,
+}
+NEGATED: dict[str, float] = {
     "was not": -1.0,
     "was never": -1.0,
     "was hardly": -1.0,
@@ -47,26 +49,37 @@ MODIFIERS: dict[str, float] = {
     "was anything but": -2.0,
     "was far from": -2.0,
 }
+MODIFIERS = AFFIRMED | NEGATED
+GOOD = (
+    "good", "great", "lovely", "superb", "charming", "clever", "fresh", "gripping", "touching", "elegant", "funny",
+    "warm", "brilliant", "convincing", "delightful", "honest", "inspired", "memorable", "polished", "rich", "sharp",
+    "thoughtful", "vivid", "witty",
+)  # fmt: skip
+BAD = (
+    "bad", "awful", "dull", "boring", "clumsy", "stale", "tedious", "shallow", "crude", "cold", "messy", "lifeless",
+    "predictable", "hollow", "bland", "confusing", "forced", "noisy", "painful", "sloppy", "tired", "ugly", "vulgar",
+    "wooden",
+)  # fmt: skip
 ADJECTIVES: dict[str, int] = {
-    **dict.fromkeys(
-        "good great lovely superb charming clever fresh gripping touching elegant funny warm brilliant convincing "
-        "delightful honest inspired memorable polished rich sharp thoughtful vivid witty".split(),
-        1,
-    ),
-    **dict.fromkeys(
-        "bad awful dull boring clumsy stale tedious shallow crude cold messy lifeless predictable hollow bland confusing "
-        "forced noisy painful sloppy tired ugly vulgar wooden".split(),
-        -1,
-    ),
+    **dict.fromkeys(GOOD, 1),
+    **dict.fromkeys(BAD, -1),
 }
 ASPECTS = (
     "the plot", "the acting", "the ending", "the music", "the dialogue", "the pacing", "the camera work", "the opening",
-    "the humour", "the villain", "the hero", "the script", "the second half", "the first act", "the setting", "the sound",
-    "the editing", "the costume design", "the love story", "the message",
+    "the humour", "the villain", "the hero", "the script", "the second half", "the first act", "the setting",
+    "the sound", "the editing", "the costume design", "the love story", "the message",
 )  # fmt: skip
-CONTRASTS = ("although {x}, {y}", "even though {x}, {y}", "{x}, but {y}", "{x}, yet {y}", "{y}, even if {x}", "{y}, although {x}")
+CONTRASTS = (
+    "although {x}, {y}",
+    "even though {x}, {y}",
+    "{x}, but {y}",
+    "{x}, yet {y}",
+    "{y}, even if {x}",
+    "{y}, although {x}",
+)
 JOINED = ("{x}, and {y}", "{x} and {y}")
 CONCEDED = 0.25
+_NEGATED = 0.35  # fraction of the clauses
 _MARGIN = 0.4  # reviews whose values nearly cancel have no clear label, and are not made
 _UNSEEN = 0.15  # fraction of the pairs of modifier and adjective that are kept for the test
 _ALSO_UNSEEN = 0.3  # of the other clauses of a test review
@@ -185,7 +198,8 @@ def _sentence(rng: random.Random, unseen: bool) -> tuple[str, float, bool]:
 def _clause(rng: random.Random, unseen: bool) -> Clause:
     kept = unseen and rng.random() < _ALSO_UNSEEN
     while True:
-        modifier, adjective = _one(rng, tuple(MODIFIERS)), _one(rng, tuple(ADJECTIVES))
+        modifiers = NEGATED if rng.random() < _NEGATED else AFFIRMED
+        modifier, adjective = _one(rng, tuple(modifiers)), _one(rng, tuple(ADJECTIVES))
         if is_unseen(modifier, adjective) == kept:
             break
     text = f"{_one(rng, ASPECTS)} {modifier} {adjective}"

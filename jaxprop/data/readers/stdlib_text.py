@@ -40,8 +40,8 @@ def open_stdlib_text(
     """Opens the standard library's source and documentation text as windows of tokens, split by file.
 
     A file belongs to the test set if a hash of its path is below `test_fraction`. The files of a split are
-    concatenated in the order of that hash, each followed by a zero byte, or by what a tokenizer has for the end of a text.
-    Windows are as of `jaxprop.data.packing.windows_of`.
+    concatenated in the order of that hash, each followed by a zero byte, or by what a tokenizer has for the end of a
+    text. Windows are as of `jaxprop.data.packing.windows_of`.
 
     Args:
       section: the config's `data` section; `max_bytes` limits the training text, and the test text in proportion.
@@ -49,15 +49,16 @@ def open_stdlib_text(
       prepared: what an earlier run has stored: its tokenizer.
 
     Returns:
-      `train` and `test`, with inputs and labels int32 `[B, T]` and mask float32 `[B, T]`. `info` holds `vocabulary`, the
-      `bytes` and `files` of the split, and `unigram_nats`: the cross-entropy of the test tokens under the frequencies of
-      the train tokens, in nats/token.
+      `train` and `test`, with inputs and labels int32 `[B, T]` and mask float32 `[B, T]`. `info` holds `vocabulary`,
+      the `bytes` and `files` of the split, and `unigram_nats`: the cross-entropy of the test tokens under the
+      frequencies of the train tokens, in nats/token.
 
     Raises:
       DataError: the library's sources are not on disk, or a split would be empty.
 
     Example:
       >>> section = StdlibText(name="stdlib_text", sequence_length=16, max_bytes=50_000)
+      >>> import numpy as np
       >>> batch = open_stdlib_text(section)["train"].take(np.array([0, 1]))
       >>> batch["inputs"].shape, bool((batch["inputs"][:, 1:] == batch["labels"][:, :-1]).all())
       ((2, 16), True)

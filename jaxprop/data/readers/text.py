@@ -92,12 +92,15 @@ def _documents(path: str, key: str, section: TextFiles, bad: BadRecords) -> Call
 
 def _checked(path: str, key: str, section: TextFiles, bad: BadRecords) -> Iterator[Piece]:
     """The documents of a path, in pieces; those that cannot be used are left out."""
-    for file in records.find(path, key).files:
+    files = records.find(path, key).files
+    for file in files:
         if records.kind_of(file) != "text":
             for record in records.read(file, [section.text], bad, section.delimiter):
                 if (text := _text_of(record, section.text, bad, empty=True)) is not None:
                     yield Piece(text)
             continue
+        if len(files) > 1 and not file.stat().st_size:
+            continue  # such as an __init__.py; by itself it would be an error
         why = records.why_not_text(file)
         if why is not None:
             bad.add(str(file), why)
@@ -113,17 +116,7 @@ def _checked(path: str, key: str, section: TextFiles, bad: BadRecords) -> Iterat
 def _text_of(record: records.Record, column: str, bad: BadRecords, *, empty: bool = False) -> str | None:
     """The first value of a record, if it is text."""
     text = record.values[0]
-    why = None
-    if text is None:
-        why = f"has no {column!r}"
-    elif not isinstance(text, str):
-        why = f"its {column!r} is {type(text).__name__}, not text"
-    elif not empty and not text.strip():
-        why = f"its {column!r} is empty"
-    elif "\0" in text:
-        why = f"its {column!r} holds a zero byte"
-    elif not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        why = f"its {column!r} holds half of a character (a surrogate)"
+    why = records.why_no_value(text, column, empty=empty)
     if why is not None:
         bad.add(record.where, why)
         return None
@@ -217,7 +210,9 @@ def _open_labelled(section: TextFiles, task: str, prepared: Mapping[str, Any] | 
     length = int(prepared["length"]) if prepared is not None else encoded["train"].length(section.max_length, stays)
     kept = {"tokenizer": dict(tokenizer.stored), "length": length, **labels.stored, **scale}
     made = {
-        split: _labelled_source(one, answers[split], tokenizer, labels.info | scale, length, kept, section, notes[split])
+        split: _labelled_source(
+            one, answers[split], tokenizer, labels.info | scale, length, kept, section, notes[split]
+        )
         for split, one in encoded.items()
     }
     if stays is not None and held is not None:
@@ -246,9 +241,7 @@ def _scale(
     return {"target_scale": pairs}
 
 
-def _labelled(
-    path: str, key: str, section: TextFiles, labels: Labels, bad: BadRecords
-) -> Iterator[tuple[str, Any]]:
+def _labelled(path: str, key: str, section: TextFiles, labels: Labels, bad: BadRecords) -> Iterator[tuple[str, Any]]:
     """The texts of a path with their labels; those that cannot be used are left out."""
     found = records.find(path, key)
     for file in found.files:
@@ -401,9 +394,7 @@ class _Named(BadRecords):
         self.sentences.append(f"{where}: {why}")
 
 
-def _unlabelled(
-    path: str, column: str, delimiter: str | None, bad: BadRecords
-) -> Iterator[records.Record]:
+def _unlabelled(path: str, column: str, delimiter: str | None, bad: BadRecords) -> Iterator[records.Record]:
     if path == records.STDIN:
         yield from records.standard_input(bad)
         return

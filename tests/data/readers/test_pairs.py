@@ -126,7 +126,7 @@ def test_blank_lines_on_both_sides_are_no_pair():
     [
         (b"a\nb\n", b"x\n", r"train\.de ends at line 1, but train\.en goes on"),
         (b"a\n", b"x\ny\n", r"train\.en ends at line 1, but train\.de goes on"),
-        (b"a\nb\n", b"x\n\n", r"train\.en:2: its target is empty.*this pair"),
+        (b"a\nb\n", b"x\n\n", r"train\.en:2: its 'target' is empty.*this pair"),
         (b"a\ncaf\xe9\n", b"x\ny\n", r"train\.en:2: is not UTF-8 on one side"),
         (b"", b"x\n", r"train\.en: is empty"),
     ],
@@ -139,10 +139,10 @@ def test_files_that_do_not_belong_together(left, right, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"source": "x"}', r"train\.jsonl:13: has no target"),
-        ('{"source": 3, "target": "y"}', "its source is int, not text"),
-        ('{"source": "a\\u0000", "target": "y"}', "its source holds a zero byte"),
-        ('{"source": "a", "target": "\\udc00"}', "its target holds half of a character"),
+        ('{"source": "x"}', r"train\.jsonl:13: has no 'target'"),
+        ('{"source": 3, "target": "y"}', "its 'source' is int, not text"),
+        ('{"source": "a\\u0000", "target": "y"}', "its 'source' holds a zero byte"),
+        ('{"source": "a", "target": "\\udc00"}', "its 'target' holds half of a character"),
     ],
 )
 def test_a_bad_pair_is_named_counted_and_skipped(line, message):

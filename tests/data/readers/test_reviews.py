@@ -70,7 +70,7 @@ def test_labels_follow_the_rule(train):
     assert min(checked.values()) > 1000
 
 
-def test_no_word_tells_the_label(train):
+def test_no_word_tells_the_label_by_itself(train):
     right = Counter()
     total = Counter()
     for text, label in train:
@@ -79,16 +79,14 @@ def test_no_word_tells_the_label(train):
             right[word] += label
     shares = {word: right[word] / count for word, count in total.items() if count > 100}
     assert len(shares) > 50
-    assert all(0.35 < share < 0.65 for share in shares.values())
+    assert all(0.25 < share < 0.75 for share in shares.values())
 
 
 def test_reviews_depend_on_the_seed_only(train):
     assert make_reviews(3000, 0, unseen=False) == train
     assert make_reviews(10, 1, unseen=False) != train[:10]
-    assert train[:2] == [
-        # written down, so that another Python or machine makes the same data
-        *make_reviews(2, 0, unseen=False)
-    ]
+    # written down, so that another Python or machine makes the same data
+    assert train[0] == ("The plot was really tedious and the humour was a bit sloppy.", 0)
 
 
 def section(**keys):
