@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.data import PATHS
+from jaxprop.config.schema.data import NO_PATHS, PATHS
 from jaxprop.config.tree import Path, dotted
 
 # A run may be continued with these changed. Every other key is assumed to change what it computes.
@@ -86,7 +86,14 @@ def mathematical(old: Config, new: Config) -> list[Change]:
     """
     constant = old.optimizer.schedule.name == new.optimizer.schedule.name == "constant"
     harmless = HARMLESS + LENGTH if constant else HARMLESS
-    return [change for change in diff(old, new) if not any(change.path[: len(p)] == p for p in harmless)]
+    found = diff(old, new)
+    return [c for c in found if _is_another_tokenizer(c) or not any(c.path[: len(p)] == p for p in harmless)]
+
+
+def _is_another_tokenizer(change: Change) -> bool:
+    """Whether it is more than the path of a tokenizer's file, whose contents the fingerprint of the data knows."""
+    paths = all(isinstance(value, str) and value not in NO_PATHS for value in (change.old, change.new))
+    return change.path[:2] == ("data", "tokenizer") and not paths
 
 
 def _differences(old: Any, new: Any, path: Path) -> Iterator[Change]:

@@ -15,5 +15,4 @@ METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
     "multilabel_accuracy": multilabel_accuracy,
     "mean_absolute_error": mean_absolute_error,
-    "bytes_per_token": bytes_per_token,
 }

@@ -56,3 +56,25 @@ def test_another_optimizer_lists_its_arguments(sections):
     lines = [str(change) for change in mathematical(build(sections), build(sections | adam))]
     assert lines[0] == 'optimizer.name: "sgd" -> "adam"'
     assert "optimizer.b1: (not set) -> 0.9" in lines
+
+
+BPE = {"train": "bpe", "vocabulary": 300}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "alters"),
+    [
+        ("bytes", "bytes", False),
+        ("here/tokenizer.json", "there/tokenizer.json", False),
+        ("bytes", "tokenizer.json", True),
+        ("bytes", BPE, True),
+        (BPE, BPE | {"vocabulary": 301}, True),
+        (BPE, "tokenizer.json", True),
+    ],
+)
+def test_a_tokenizer_may_be_moved_and_not_be_another(sections, old, new, alters):
+    def config(tokenizer):
+        data = {"name": "text", "train": "book.txt", "tokenizer": tokenizer}
+        return build(sections | {"task": {"name": "language"}, "data": data, "model": {"name": "rnn"}})
+
+    assert bool(mathematical(config(old), config(new))) == alters

@@ -101,7 +101,7 @@ def test_missing_sections(tmp_path):
     lines = [line.removeprefix(f"{tmp_path}/bad.yaml:1: ") for line in caught.value.problems]
     assert (
         lines[0]
-        == "data: required section is missing; write 'data: {name: ...}' (one of digits, stdlib_text, arrays, random)"
+        == "data: required section is missing; write 'data: {name: ...}' (one of digits, reviews, stdlib_text, text, pairs, arrays, random)"
     )
     assert lines[3] == "run: required section is missing"
     assert len(lines) == 4
