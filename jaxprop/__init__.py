@@ -2,7 +2,8 @@
 
 `make_train_step` makes a compiled train step from a loss function and an optax optimizer. `from_nnx`, `from_linen`,
 `from_equinox` and `from_functions` turn a model of another framework into a pair of pure functions, and `loss_from`
-binds it to a loss. `fit` runs the loop of the command line around them. `jaxprop.health` has the early warning and `find_nonfinite`, which finds the origin of a NaN.
+binds it to a loss. `fit` runs the loop of the command line around them. `jaxprop.health` has the early warning and
+`find_nonfinite`, which finds the origin of a NaN.
 
 Public names are imported on first use, so that `jaxprop --help` and `jaxprop validate` do not import jax.
 """

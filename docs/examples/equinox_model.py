@@ -24,7 +24,9 @@ class Net(eqx.Module):
 def main(run: str = "runs/equinox_model", steps: int = 200) -> jaxprop.Fitted:
     """Trains on the handwritten digits with a moving average of the parameters."""
     sources = data.open_sources(Digits(name="digits", validation=0.1), "classify")
-    objective = jaxprop.loss_from(jaxprop.from_equinox(Net), losses.softmax_cross_entropy, {"accuracy": metrics.accuracy})
+    objective = jaxprop.loss_from(
+        jaxprop.from_equinox(Net), losses.softmax_cross_entropy, {"accuracy": metrics.accuracy}
+    )
     batches = data.Stream(sources["train"], batch_size=64, seed=0)
     return jaxprop.fit(
         objective, optax.adamw(1e-3), batches, run=run, steps=steps, evaluate=sources["validation"], batch_size=128,

@@ -1,5 +1,7 @@
 """A GAN: two networks, two train steps, each with its own records: python docs/examples/gan.py"""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,10 @@ import jaxprop
 
 def init(rng: np.random.Generator, sizes: tuple[int, ...]) -> dict:
     """Parameters of a multi-layer perceptron."""
-    pairs = zip(sizes[:-1], sizes[1:], strict=True)
-    return {f"dense_{i}": jnp.asarray(rng.normal(0, (2 / n) ** 0.5, (n, m)), jnp.float32) for i, (n, m) in enumerate(pairs)}
+    pairs = itertools.pairwise(sizes)
+    return {
+        f"dense_{i}": jnp.asarray(rng.normal(0, (2 / n) ** 0.5, (n, m)), jnp.float32) for i, (n, m) in enumerate(pairs)
+    }
 
 
 def mlp(params: dict, x: jax.Array) -> jax.Array:

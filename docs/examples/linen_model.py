@@ -22,7 +22,9 @@ class Net(nn.Module):
 def main(run: str = "runs/linen_model", steps: int = 200) -> jaxprop.Fitted:
     """Trains on the handwritten digits, and stops the run before it breaks."""
     sources = data.open_sources(Digits(name="digits", validation=0.1), "classify")
-    objective = jaxprop.loss_from(jaxprop.from_linen(Net()), losses.softmax_cross_entropy, {"accuracy": metrics.accuracy})
+    objective = jaxprop.loss_from(
+        jaxprop.from_linen(Net()), losses.softmax_cross_entropy, {"accuracy": metrics.accuracy}
+    )
     batches = data.Stream(sources["train"], batch_size=64, seed=0)
     return jaxprop.fit(
         objective, optax.adamw(1e-3), batches, run=run, steps=steps, evaluate=sources["validation"], batch_size=128,

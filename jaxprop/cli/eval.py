@@ -11,7 +11,6 @@ from jaxprop.cli.arguments import JsonOption, OverridesArgument, RunOption, spli
 from jaxprop.cli.output import print_json
 from jaxprop.errors import EXIT_DONE, UsageError
 
-
 CHOSEN_HERE = (
     "the best checkpoint was chosen on this split, so its figures flatter; data.validation: 0.1 holds examples out for "
     "the choice, and --newest evaluates the newest"
@@ -32,8 +31,8 @@ def evaluate(
     run_or_config, changes = split(config, overrides)
     folder = run_folder(run_or_config, run)
     # Imported late, so that a misspelled name is reported before jax has loaded.
-    from jaxprop.sinks import print_summary
     from jaxprop.run.opened import Which
+    from jaxprop.sinks import print_summary
     from jaxprop.tools.eval import evaluate_run
 
     which: Which | None = "newest" if newest else "best" if best else None

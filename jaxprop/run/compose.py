@@ -34,10 +34,10 @@ class Experiment(NamedTuple):
       task: model, loss and metrics bound together.
       sources: the data's splits.
       stream: training batches: a `data.Stream`, or one that is resumed in another way.
-      validation: the split, or the batches, that evaluations of the run use, and the best checkpoint is chosen by: `validation`, else
-        `test`, else None.
+      validation: the split, or the batches, that evaluations of the run use and the best checkpoint is chosen by:
+        `validation`, else `test`, else None.
       test: the split for the end alone, where `validation` is another; else None.
-      optimizer: the update rule with its schedule.
+      optimizer: the update rule with its schedule; None for `jaxprop.fit`, which is given one.
       init: `seed -> state` before the first step, with the parameters and the random stream of that seed.
       step: the compiled train step.
       evaluate: the compiled eval step, `(params, extras, batch) -> {name: total}`, and how its totals are finished.
@@ -51,7 +51,7 @@ class Experiment(NamedTuple):
     stream: Any
     validation: Source | Iterable[Any] | None
     test: Source | None
-    optimizer: optimizers.Optimizer
+    optimizer: optimizers.Optimizer | None
     init: Callable[[int], TrainState]
     step: TrainStep
     evaluate: EvalStep

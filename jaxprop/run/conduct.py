@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +86,7 @@ def conduct(
       UsageError: the folder holds a run whose mathematics this one would change.
       JaxpropError: the run cannot be built, or its folder not be written.
     """
-    folder, started = expanded(folder), time.perf_counter()
+    folder, began = expanded(folder), time.perf_counter()
     with hold(folder), Interrupts() as interrupts:
         _tell_if(recover(folder))
         before = None if fresh else undertaking.finished(folder)
@@ -103,18 +103,24 @@ def conduct(
             state = experiment.init(experiment.config.run.seed)
         loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment))
         del state
-        run = _Run(undertaking, experiment, loop, checkpoints, replaced, interrupts, folder)
+        started = _Started(undertaking, experiment, loop, replaced, folder)
         try:
-            with checkpoints, undertaking.explained(experiment, lambda: _saved(checkpoints)):
-                status = run.take(fresh, quiet)
+            with (
+                checkpoints,
+                undertaking.explained(experiment, lambda: _saved(checkpoints)),
+                _begun(started, fresh, quiet) as sink,
+            ):
+                status = loop.run(sink, lambda: replaced.pending)
+                if status == Status.COMPLETED:
+                    evaluate_test(loop, experiment, checkpoints, sink, interrupts)
         except BaseException as error:
             if replaced.bring_back():
                 error.add_note(BACK)
             elif isinstance(error, Exception):
-                sum_up_failure(error, loop, experiment.task.reference, started, folder)
+                sum_up_failure(error, loop, experiment.task.reference, began, folder)
             raise
         # Written once the last save is known to be whole.
-        figures = summary(status, loop, experiment.task.reference, started)
+        figures = summary(status, loop, experiment.task.reference, began)
         back = status == Status.INTERRUPTED and replaced.bring_back()
         if status == Status.COMPLETED:
             panels.write(folder, panels.draw(experiment, loop.state))
@@ -129,45 +135,41 @@ def conduct(
     return Outcome(figures, exit_code(status, interrupts.received), experiment, loop.state)
 
 
-class _Run(NamedTuple):
+class _Started(NamedTuple):
     """What belongs to one run while it lasts."""
 
     undertaking: Undertaking
     experiment: Experiment
     loop: Loop
-    checkpoints: Checkpoints
     replaced: Replaced
-    interrupts: Interrupts
     folder: Path
 
-    def take(self, fresh: bool, quiet: bool) -> Status:
-        """Resumes or starts over, and runs; returns how the run ended."""
-        experiment, folder, loop = self.experiment, self.folder, self.loop
-        if fresh:
-            self.undertaking.trace(experiment, loop.state)
-            self.replaced.set_aside()
-        resumed_from = None if fresh else loop.resume()
-        notes = [note for source in experiment.sources.values() for note in source.info.get("notes", ())]
-        if resumed_from is not None:
-            notes.append(resume_note(resumed_from, experiment.total_steps))
-        elif not fresh:
-            refuse_unreadable(folder / "checkpoints")
-            notes += start_over(folder)
-        self.undertaking.describe(experiment, folder)
-        section, run = experiment.config.sinks, experiment.config.run
-        own = open_sinks(
-            section, folder, total_steps=experiment.total_steps, start_step=resumed_from, alerts=loop.alert_lines,
-            log_every=run.log_every, quiet=quiet,
-        )  # fmt: skip
-        with contextlib.closing(fan_out([own, *self.undertaking.sinks])) as sink:
-            for name in ("summary.json", panels.NAME):  # of an earlier end that this run goes beyond
-                (folder / name).unlink(missing_ok=True)
-            for note in notes:
-                sink.note(note)
-            status = loop.run(sink, lambda: self.replaced.pending)
-            if status == Status.COMPLETED:
-                evaluate_test(loop, experiment, self.checkpoints, sink, self.interrupts)
-            return status
+
+@contextlib.contextmanager
+def _begun(run: _Started, fresh: bool, quiet: bool) -> Iterator[Sink]:
+    """Resumes or starts over; yields the destination of the run's records, open for as long as it runs."""
+    undertaking, experiment, loop, replaced, folder = run
+    if fresh:
+        undertaking.trace(experiment, loop.state)
+        replaced.set_aside()
+    resumed_from = None if fresh else loop.resume()
+    notes = [note for source in experiment.sources.values() for note in source.info.get("notes", ())]
+    if resumed_from is not None:
+        notes.append(resume_note(resumed_from, experiment.total_steps))
+    elif not fresh:
+        refuse_unreadable(folder / "checkpoints")
+        notes += start_over(folder)
+    undertaking.describe(experiment, folder)
+    own = open_sinks(
+        experiment.config.sinks, folder, total_steps=experiment.total_steps, start_step=resumed_from,
+        alerts=loop.alert_lines, log_every=experiment.config.run.log_every, quiet=quiet,
+    )  # fmt: skip
+    with contextlib.closing(fan_out([own, *undertaking.sinks])) as sink:
+        for name in ("summary.json", panels.NAME):  # of an earlier end that this run goes beyond
+            (folder / name).unlink(missing_ok=True)
+        for note in notes:
+            sink.note(note)
+        yield sink
 
 
 def open_checkpoints(experiment: Experiment, folder: Path) -> Checkpoints:

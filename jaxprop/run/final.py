@@ -14,9 +14,7 @@ from jaxprop.sinks import Sink
 from jaxprop.types import TrainState
 
 
-def evaluate_test(
-    loop: Loop, experiment: Experiment, checkpoints: Checkpoints, sink: Sink, stop: Interrupts
-) -> None:
+def evaluate_test(loop: Loop, experiment: Experiment, checkpoints: Checkpoints, sink: Sink, stop: Interrupts) -> None:
     """Evaluates the best checkpoint of a completed run on the test split, where evaluations used another one.
 
     Args:

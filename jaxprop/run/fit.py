@@ -20,7 +20,7 @@ from jaxprop.config.diff import HARMLESS, LENGTH, differences
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.fit import Settings
 from jaxprop.core import trees
-from jaxprop.data.batches import DRAWN_AGAIN, as_stream
+from jaxprop.data.batches import as_stream
 from jaxprop.data.stream import Stream
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.guard import init_health
@@ -36,9 +36,8 @@ from jaxprop.tasks.task import Task, no_predictions
 from jaxprop.train.compiled import make_train_step
 from jaxprop.train.eval_step import make_eval_step
 from jaxprop.train.objective import LossFn, as_objective
-from jaxprop.train.optimizers import Optimizer
 from jaxprop.train.trainable import Trainable
-from jaxprop.types import Model, Objective, PyTree, Schedule, Source, Spec, TrainState
+from jaxprop.types import Average, Model, Objective, PyTree, Schedule, Source, Spec, TrainState
 
 ABOUT = "# The settings of a run of jaxprop.fit: a record, and no configuration that 'jaxprop train' could run.\n"
 
@@ -66,7 +65,7 @@ class Fitted(NamedTuple):
     def params(self) -> PyTree:
         """The state's parameters: their moving averages where such are kept."""
         ema = self.state.ema
-        return ema.params if ema != () else self.state.params
+        return ema.params if isinstance(ema, Average) else self.state.params
 
 
 def fit(
@@ -149,7 +148,8 @@ def fit(
       ('completed', 20, 2.9)
     """
     stream = as_stream(batches, depth=(prefetch + 2) * steps_per_call)
-    own = () if isinstance(sinks, Mapping) else tuple(sinks)
+    _check_evaluation(evaluate, batch_size)
+    evaluates = None if evaluate is None else _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
         data={"batch_size": batch_size, "prefetch": prefetch},
         precision={"policy": precision},
@@ -158,11 +158,9 @@ def fit(
         sinks=sinks if isinstance(sinks, Mapping) else {},
         run={
             "steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate,
-            "steps_per_call": steps_per_call, "ema_decay": ema_decay,
-            "eval_every": _rhythm(eval_every, steps, steps_per_call, stream) if evaluate is not None else None,
+            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates,
         },
     )  # fmt: skip
-    _check_evaluation(evaluate, batch_size)
 
     def make() -> Experiment:
         objective = as_objective(loss_fn, stateful=stateful)
@@ -173,12 +171,17 @@ def fit(
         )  # fmt: skip
         return Experiment(
             config=settings, task=Task(objective.model, objective, Spec({}, {}), no_predictions), sources={},
-            stream=stream, validation=evaluate, test=None, optimizer=Optimizer(tx, schedule, (), clip),
+            stream=stream, validation=evaluate, test=None, optimizer=None,
             init=_init(objective.model, params, extras, stream, step, mesh), step=step,
             evaluate=make_eval_step(objective, precision, mesh=mesh), mesh=mesh, total_steps=steps,
         )  # fmt: skip
 
-    undertaking = Undertaking(
+    undertaking = _undertaking(settings, make, () if isinstance(sinks, Mapping) else tuple(sinks))
+    return _fitted(conduct(undertaking, run, fresh=fresh, quiet=quiet), Path(run).expanduser())
+
+
+def _undertaking(settings: Settings, make: Callable[[], Experiment], sinks: tuple[Sink, ...]) -> Undertaking:
+    return Undertaking(
         compose=make,
         finished=lambda folder: _finished(settings, folder),
         complete=lambda _experiment, _folder: None,
@@ -186,9 +189,8 @@ def fit(
         trace=_trace,
         describe=_describe,
         explained=lambda *_: contextlib.nullcontext(),
-        sinks=own,
+        sinks=sinks,
     )
-    return _fitted(conduct(undertaking, run, fresh=fresh, quiet=quiet), Path(run).expanduser())
 
 
 class _Finder:

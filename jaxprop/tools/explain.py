@@ -27,6 +27,7 @@ def explain(config: Config) -> Explanation:
     single, notes = _single(config)
     experiment = compose.compose(single)
     state, batch = experiment.init(single.run.seed), next(experiment.stream)
+    assert experiment.optimizer is not None
     first = next((n for n in range(LATEST) if float(experiment.optimizer.schedule(n)) > 0), 0)
     for _ in range(first):
         state, _ = experiment.step(state, batch, "lean")

@@ -100,6 +100,7 @@ def describe(config: Config) -> Description:
     single = _with_run(config, steps_per_call=1)  # the cost of one step, not of one call
     experiment = compose.compose(single)
     state = experiment.init(single.run.seed)
+    assert experiment.optimizer is not None
     scales = experiment.optimizer.lr_scales
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(state.params)]
     mesh = experiment.mesh

@@ -430,7 +430,7 @@ def several_steps(
 
 
 def _traced_once(function: Callable) -> Callable:
-    """The function, traced once although it stands in a branch for each platform; its operations stand there plainly."""
+    """The function, traced once although it stands in a branch for each platform; no call of it is left in either."""
     return jax.jit(function, inline=True)
 
 

@@ -56,10 +56,10 @@ def test_a_run_has_everything_that_the_command_line_writes(tmp_path):
 
 
 def test_the_report_shows_it(tmp_path):
-    from jaxprop.report.read import read_run
+    from jaxprop.report.read import Reader
 
     run(tmp_path / "run")
-    assert read_run(tmp_path / "run").train["loss"].step.tolist()[-1] == 20
+    assert Reader(tmp_path / "run").read().train["loss"].step.tolist()[-1] == 20
 
 
 def test_it_equals_a_loop_by_hand(tmp_path):
@@ -121,9 +121,7 @@ def test_a_model_makes_its_own_parameters_and_keeps_extras(tmp_path):
 
     labels = (Y > 0).astype(np.int32)
     source = Source(64, lambda i: {"inputs": X[i], "labels": labels[i]}, {}, "f00d")
-    objective = jaxprop.loss_from(
-        jaxprop.from_nnx(Net), losses.softmax_cross_entropy, {"accuracy": metrics.accuracy}
-    )
+    objective = jaxprop.loss_from(jaxprop.from_nnx(Net), losses.softmax_cross_entropy, {"accuracy": metrics.accuracy})
     fitted = fit(
         objective, optax.adam(0.02), Stream(source, batch_size=16, seed=0), run=tmp_path / "run", steps=40,
         evaluate=source, batch_size=30, ema_decay=0.9, quiet=True,

@@ -16,7 +16,10 @@ def source():
 
     def take(indices):
         return {
-            "inputs": {"image": np.ones((len(indices), 4, 4, 1), np.float32), "ids": np.ones((len(indices), 3), np.int32)},
+            "inputs": {
+                "image": np.ones((len(indices), 4, 4, 1), np.float32),
+                "ids": np.ones((len(indices), 3), np.int32),
+            },
             "labels": labels[indices],
         }
 

@@ -109,6 +109,7 @@ def _products(experiment: compose.Experiment, state: TrainState, batch: Any) -> 
     micro = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *np.shape(x)[1:]), x.dtype), batch)
     key = jax.eval_shape(partial(jax.random.key, 0))
     leaves, treedef = jax.tree.flatten(state.params)
+    assert experiment.optimizer is not None
     trained = [scale != 0 for scale in experiment.optimizer.lr_scales]
 
     def loss(moving: list[Any], fixed: list[Any], extras: Any, batch: Any, key: Any) -> jax.Array:
