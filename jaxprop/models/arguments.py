@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxprop.core.examples import row_weights
 from jaxprop.errors import ShapeError
 from jaxprop.models.adapters.shared import parameters_of
-from jaxprop.models.layers import is_integer
+from jaxprop.models.layers import each_token, is_integer
 from jaxprop.types import Batch, Spec
 
 
@@ -43,6 +43,27 @@ def token_mask(batch: Batch) -> jax.Array | None:
     return jnp.arange(inputs.shape[1], dtype=lengths.dtype) < lengths[:, None]
 
 
+def masks_tokens(spec: Spec) -> bool:
+    """Whether a batch's `mask` says which tokens of the inputs are real, rather than which answers count.
+
+    It is so where an example has one answer, and the mask has the shape of its tokens.
+
+    Args:
+      spec: what the data look like.
+
+    Example:
+      >>> tokens, mask = jax.ShapeDtypeStruct((5,), jnp.int32), jax.ShapeDtypeStruct((5,), jnp.float32)
+      >>> masks_tokens(Spec({"inputs": tokens, "mask": mask}, {"vocabulary": 9, "classes": 2}))
+      True
+      >>> masks_tokens(Spec({"inputs": tokens, "mask": mask}, {"vocabulary": 9}))
+      False
+    """
+    inputs, mask = spec.batch.get("inputs"), spec.batch.get("mask")
+    if inputs is None or mask is None or each_token(spec):
+        return False
+    return len(inputs.shape) == 1 and is_integer(inputs.dtype) and mask.shape == inputs.shape
+
+
 def categories(batch: Batch) -> jax.Array | None:
     """Returns the batch's `categories`, integers `[B, K]`, or None.
 
@@ -61,7 +82,7 @@ ARGUMENTS: dict[str, Callable[[Batch], jax.Array | None]] = {
 }
 
 
-def arguments_of(module: Callable[..., Any]) -> tuple[str, ...]:
+def arguments_of(module: Any) -> tuple[str, ...]:
     """Returns the names of `ARGUMENTS` that the call of a module's class has.
 
     Example:
@@ -91,7 +112,7 @@ def caller(names: tuple[str, ...]) -> Callable[[Any, Batch], Any]:
 
 
 def expect_read(names: tuple[str, ...], spec: Spec, model: str) -> None:
-    """Raises ShapeError where the data have categories that the model would leave unread.
+    """Raises ShapeError where the data have categories, or padding among their tokens, that the model would not read.
 
     Example:
       >>> expect_read(("categories",), Spec({}, {"categories": (3, 5)}), "mlp")
@@ -100,4 +121,9 @@ def expect_read(names: tuple[str, ...], spec: Spec, model: str) -> None:
         raise ShapeError(
             f"model {model} does not read categories, and the data have {len(spec.sizes['categories'])} columns of "
             "them; use model.name: mlp"
+        )
+    if masks_tokens(spec) and "mask" not in names:
+        raise ShapeError(
+            f"model {model} does not read tokens, and the data are padded sequences of them; use model.name: rnn or "
+            "transformer"
         )

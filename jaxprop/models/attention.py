@@ -45,9 +45,7 @@ def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1).astype(x.dtype)
 
 
-def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, mask: jax.Array | None = None
-) -> jax.Array:
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, mask: jax.Array | None = None) -> jax.Array:
     """Scaled dot-product attention, `softmax(q k^T / sqrt(D) + mask) v` for each head.
 
     `jax.nn.dot_product_attention` for float32. In float64 that function takes its softmax in float32; in

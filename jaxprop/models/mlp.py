@@ -108,9 +108,7 @@ class Mlp(nnx.Module):
         self.layers = nnx.List([MlpLayer(f"layers/{i}", a, b, config, rngs=rngs) for i, (a, b) in pairs])
         self.head = dense(sizes[-1], outputs, INITS[config.init], rngs=rngs)
 
-    def __call__(
-        self, x: jax.Array, weight: jax.Array | None = None, categories: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, weight: jax.Array | None = None, categories: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, ...]` and `categories [B, C]` to outputs `[B, K]`; `weight [B]` marks padding for batch norm."""
         x = as_numbers(x, self.head.kernel[...])
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))  # [B, N]

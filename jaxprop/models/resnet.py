@@ -93,9 +93,7 @@ class Block(nnx.Module):
             channels = n_out
         self.layers = nnx.List(layers)
         changes = stride != 1 or n_in != channels
-        self.shortcut = (
-            ConvNorm("", n_in, channels, config, kernel=1, stride=stride, rngs=rngs) if changes else None
-        )
+        self.shortcut = ConvNorm("", n_in, channels, config, kernel=1, stride=stride, rngs=rngs) if changes else None
         self.activation = ACTIVATIONS[config.activation]
 
     def __call__(self, x: jax.Array, weight: jax.Array | None) -> jax.Array:
@@ -139,9 +137,7 @@ class ResNet(nnx.Module):
         outputs, (_, _, channels) = answers(spec, "resnet"), image_shape(spec, "resnet")
         self.remat, self.large = remat, config.stem == "large"
         kernel, stride = (7, 2) if self.large else (3, 1)
-        self.stem = ConvNorm(
-            "stem", channels, config.widths[0], config, kernel=kernel, stride=stride, rngs=rngs
-        )
+        self.stem = ConvNorm("stem", channels, config.widths[0], config, kernel=kernel, stride=stride, rngs=rngs)
         channels, expansion = config.widths[0], EXPANSION if config.block == "bottleneck" else 1
         stages = []
         for i, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):

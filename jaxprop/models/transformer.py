@@ -71,11 +71,9 @@ class Transformer(nnx.Module):
         block = partial(Block, config=config, causal=causal, rope=config.positions == "rope", rngs=rngs)
         self.blocks = nnx.List([block(f"blocks/{i}") for i in range(config.layers)])
         self.final_norm = NORMS[config.norm](config.width)
-        head = partial(dense, config.width, init=INITS[config.init], rngs=rngs)
-        if not self.each_token:
-            self.head = head(n_out=answers(spec, "transformer"))
-        else:
-            self.head = None if config.tie_embeddings else head(n_out=tokens, use_bias=False)
+        outputs, tied = tokens if self.each_token else answers(spec, "transformer"), config.tie_embeddings
+        head = partial(dense, config.width, outputs, INITS[config.init], use_bias=not self.each_token, rngs=rngs)
+        self.head = None if self.each_token and tied else head()
 
     def __call__(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps tokens `[B, T]` to logits `[B, T, V]`, or to `[B, K]` without what `mask [B, T]` leaves out."""

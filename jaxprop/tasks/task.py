@@ -15,8 +15,9 @@ from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.core.precision import Policy, cast_floating, cast_keys
 from jaxprop.losses import make_loss
 from jaxprop.metrics import METRICS
+from jaxprop.models.arguments import masks_tokens
 from jaxprop.tasks.panels import Panel
-from jaxprop.tasks.tokens import loss_of_sequences, masks_tokens, metric_of_sequences
+from jaxprop.tasks.tokens import loss_of_sequences, metric_of_sequences
 from jaxprop.train.objective import loss_from, without_padding
 from jaxprop.types import Batch, Metric, Model, Objective, PyTree, Source, Spec
 

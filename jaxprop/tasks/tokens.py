@@ -1,4 +1,4 @@
-"""Padded token sequences with one answer each: the batch's mask is of the inputs, and losses read one of answers. Pure."""
+"""Padded token sequences with one answer each: their mask is of the inputs, and a loss reads one of answers. Pure."""
 
 from __future__ import annotations
 
@@ -6,30 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxprop.models.layers import each_token, is_integer
-from jaxprop.types import Batch, Loss, Metric, Spec
-
-
-def masks_tokens(spec: Spec) -> bool:
-    """Whether a batch's `mask` says which tokens of the inputs are real, rather than which answers count.
-
-    It is so where an example has one answer, and the mask has the shape of its tokens.
-
-    Args:
-      spec: what the data look like.
-
-    Example:
-      >>> import jax
-      >>> tokens, mask = jax.ShapeDtypeStruct((5,), jnp.int32), jax.ShapeDtypeStruct((5,), jnp.float32)
-      >>> masks_tokens(Spec({"inputs": tokens, "mask": mask}, {"vocabulary": 9, "classes": 2}))
-      True
-      >>> masks_tokens(Spec({"inputs": tokens, "mask": mask}, {"vocabulary": 9}))
-      False
-    """
-    inputs, mask = spec.batch.get("inputs"), spec.batch.get("mask")
-    if inputs is None or mask is None or each_token(spec):
-        return False
-    return len(inputs.shape) == 1 and is_integer(inputs.dtype) and mask.shape == inputs.shape
+from jaxprop.types import Batch, Loss, Metric
 
 
 def with_example_mask(batch: Batch) -> Batch:

@@ -1,12 +1,13 @@
 """What a model is handed besides its inputs, and what it is not."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxprop.errors import ShapeError
 from jaxprop.models import MODELS
-from jaxprop.models.arguments import arguments_of, caller, expect_read, token_mask
+from jaxprop.models.arguments import arguments_of, caller, expect_read, masks_tokens, token_mask
 from jaxprop.types import Spec
 
 TOKENS = np.zeros((2, 3), np.int32)
@@ -43,6 +44,26 @@ def test_which_positions_are_real(batch, expected):
         np.testing.assert_array_equal(found, expected != 0)
 
 
+TOKEN = jax.ShapeDtypeStruct((5,), jnp.int32)
+FLOATS = jax.ShapeDtypeStruct((5,), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "mask", "sizes", "expected"),
+    [
+        (TOKEN, FLOATS, {"vocabulary": 9, "classes": 2}, True),
+        (TOKEN, FLOATS, {"vocabulary": 9, "targets": 1}, True),
+        (TOKEN, FLOATS, {"vocabulary": 9}, False),  # of the labels of a language
+        (TOKEN, jax.ShapeDtypeStruct((), jnp.float32), {"vocabulary": 9, "classes": 2}, False),
+        (TOKEN, None, {"vocabulary": 9, "classes": 2}, False),
+        (FLOATS, FLOATS, {"classes": 5}, False),  # of the labels
+    ],
+)
+def test_which_masks_are_of_tokens(inputs, mask, sizes, expected):
+    batch = {"inputs": inputs} | ({} if mask is None else {"mask": mask})
+    assert masks_tokens(Spec(batch, sizes)) == expected
+
+
 @pytest.mark.parametrize("lengths", [np.array([1]), np.ones((2, 3), np.int32)])
 def test_lengths_of_another_number_of_sequences(lengths):
     with pytest.raises(ShapeError, match=r"expected lengths \[2\], one for each sequence of the inputs \[2, 3\]"):
@@ -59,7 +80,11 @@ def test_a_model_gets_what_it_asks_for_and_nothing_else():
     assert caller(("mask",))(module, batch) == {"mask": None}
 
 
-def test_categories_are_never_left_unread():
+def test_nothing_is_left_unread():
     with pytest.raises(ShapeError, match=r"model rnn does not read categories, and the data have 2 columns of them"):
         expect_read(("mask",), Spec({}, {"categories": (3, 5)}), "rnn")
     expect_read(("mask",), Spec({}, {"classes": 2}), "rnn")
+    padded = Spec({"inputs": TOKEN, "mask": FLOATS}, {"vocabulary": 9, "classes": 2})
+    with pytest.raises(ShapeError, match=r"model mlp does not read tokens, .* use model.name: rnn or transformer"):
+        expect_read(("weight", "categories"), padded, "mlp")
+    expect_read(("mask",), padded, "rnn")

@@ -14,7 +14,9 @@ RNG = np.random.default_rng(0)
 
 
 def config(**options):
-    return schema.Transformer(name="transformer", **{"width": 8, "heads": 2, "layers": 1, "init": "he_normal"} | options)
+    return schema.Transformer(
+        name="transformer", **{"width": 8, "heads": 2, "layers": 1, "init": "he_normal"} | options
+    )
 
 
 def test_residual_branches_start_smaller():
@@ -48,7 +50,11 @@ def test_a_block_is_two_residual_branches(norm):
     [
         ({"width": 9}, "rope", r"multiple of 4 for 2 heads with rope positions, got 9; write width: 12"),
         ({"width": 9}, "learned", r"multiple of 2 .* got 9; write width: 10"),
-        ({"width": 6, "heads": 3}, "sincos", r"multiple of 12 for 3 heads with sincos positions, got 6; write width: 12"),
+        (
+            {"width": 6, "heads": 3},
+            "sincos",
+            r"multiple of 12 for 3 heads with sincos positions, got 6; write width: 12",
+        ),
         ({"heads": 4, "width": 16, "kv_heads": 3}, "rope", r"kv_heads: expected a divisor of heads \(4\), got 3; .* 2"),
         ({"heads": 4, "width": 16, "kv_heads": 8}, "rope", r"kv_heads: expected a divisor .* got 8; write kv_heads: 4"),
     ],

@@ -13,8 +13,9 @@ from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ShapeError
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.models import make_model
+from jaxprop.models.arguments import masks_tokens
 from jaxprop.models.layers import ACTIVATIONS, INITS
-from jaxprop.tasks.tokens import loss_of_sequences, masks_tokens
+from jaxprop.tasks.tokens import loss_of_sequences
 from jaxprop.train.objective import loss_from
 from jaxprop.types import Spec
 from tests.gradients import check
@@ -223,7 +224,7 @@ def test_a_model_uses_the_init_its_section_names(monkeypatch, case, init):
 
 
 def test_an_unsuited_section_is_told_so():
-    unsuited = (("mlp", TOKENS), ("cnn", TOKENS), ("resnet", TOKENS), ("vit", TEXTS), ("transformer", FLOAT))
+    unsuited = (("mlp", TOKENS), ("cnn", TOKENS), ("resnet", TOKENS), ("vit", TOKENS), ("transformer", FLOAT))
     for case, spec in unsuited:
         with pytest.raises(ShapeError, match=f"model {case} expected .* use model.name"):
             make_model(SMALL[case][0](name=case), spec)

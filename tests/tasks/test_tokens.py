@@ -1,7 +1,6 @@
 """Tasks with one answer for a padded sequence of tokens: the mask is of the inputs, and padding changes nothing."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,33 +12,12 @@ from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.run.compose import compose
 from jaxprop.run.evaluate import evaluate
 from jaxprop.tasks.task import bind
-from jaxprop.tasks.tokens import masks_tokens
-from jaxprop.types import Source, Spec
+from jaxprop.types import Source
 
 MODELS = {
     "transformer": {"name": "transformer", "layers": 1, "width": 16, "heads": 2},
     "rnn": {"name": "rnn", "cell": "gru", "width": 16, "bidirectional": True},
 }
-
-
-def struct(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "mask", "sizes", "expected"),
-    [
-        (struct(5, dtype=jnp.int32), struct(5), {"vocabulary": 9, "classes": 2}, True),
-        (struct(5, dtype=jnp.int32), struct(5), {"vocabulary": 9, "targets": 1}, True),
-        (struct(5, dtype=jnp.int32), struct(5), {"vocabulary": 9}, False),  # of the labels of a language
-        (struct(5, dtype=jnp.int32), struct(), {"vocabulary": 9, "classes": 2}, False),
-        (struct(5, dtype=jnp.int32), None, {"vocabulary": 9, "classes": 2}, False),
-        (struct(5), struct(5), {"classes": 5}, False),  # of the labels
-    ],
-)
-def test_which_masks_are_of_tokens(inputs, mask, sizes, expected):
-    batch = {"inputs": inputs} | ({} if mask is None else {"mask": mask})
-    assert masks_tokens(Spec(batch, sizes)) == expected
 
 
 def sequences(count, seed):
@@ -131,9 +109,7 @@ def test_a_sequence_without_any_token_counts_for_nothing(tmp_path):
         return jax.grad(loss)(params, batch)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), sums(empty), sums(three))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient(empty), gradient(three)
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient(empty), gradient(three))
 
 
 def test_categories_of_a_source_reach_the_model(tmp_path):
@@ -159,4 +135,3 @@ def test_categories_of_a_source_reach_the_model(tmp_path):
         state, _ = experiment.step(state, next(experiment.stream))
     assert evaluate(experiment, state)["accuracy"] == 1.0
     assert model.init(jax.random.key(0), {})[0]["layers"][0]["dense"]["kernel"].shape == (1 + 3 + 3, 8)
-

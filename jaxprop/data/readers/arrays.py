@@ -49,9 +49,9 @@ def open_arrays(section: Arrays, task: str) -> dict[str, Source]:
     none of them negative, may be tokens: they stay integers, int32, and `info["vocabulary"]` is the largest plus one.
 
     A `.npz` may also hold `weight` `[N]`, how much each example counts, and `mask`, of the labels' shape or its first
-    axes, 0 where a label counts for nothing. Where inputs are tokens `[N, T]`, a `mask` of their shape is 0 for padding.
-    Both are finite and not negative, and go into the batches as float32.
-    Other arrays in it are not used, and named in `info["notes"]`.
+    axes, 0 where a label counts for nothing. Where inputs are tokens `[N, T]`, a `mask` of their shape is 0 for
+    padding. Both are finite and not negative, and go into the batches as float32. Other arrays in it are not used, and
+    named in `info["notes"]`.
 
     Args:
       section: the config's `data` section; paths are relative to the current directory.
@@ -235,8 +235,8 @@ def _mask_shapes(split: _Split) -> list[tuple[int, ...]]:
         return of_labels
     if split.mask is not None and split.mask.values.shape == inputs.shape == labels.shape:
         raise DataError(
-            f"{split.mask.name}: it has the shape of both inputs and labels, {inputs.shape}, so that it could be a mask of "
-            "either; save inputs that are no tokens as float32, or pad tokens to another length"
+            f"{split.mask.name}: it has the shape of both inputs and labels, {inputs.shape}, so that it could be "
+            "a mask of either; save inputs that are no tokens as float32, or pad tokens to another length"
         )
     return [*of_labels, inputs.shape]
 

@@ -231,6 +231,7 @@ class Start:
     sums: np.ndarray | None = None
     count: int = 0
     looked: bool = False
+    from_zero: np.ndarray | None = None
     done: bool = False
 
     def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
@@ -247,6 +248,8 @@ class Start:
             return []
         if not self.looked:
             self.looked = True
+            # At zero by intention, as the scale that ends a residual block: it is what its updates have made of it.
+            self.from_zero = rows.param_norm <= 1.01 * rows.update_norm * (r.step - trail.start + 1)
             self._inputs(r, trail)
             scale = self._scale(r, trail, config)
             if scale is not None:
@@ -262,7 +265,8 @@ class Start:
         explodes = self._through_time(r, trail, config, mean)
         if explodes is not None:
             return [explodes]
-        usable = np.isfinite(mean) & (rows.sizes >= SMALL)
+        assert self.from_zero is not None
+        usable = np.isfinite(mean) & (rows.sizes >= SMALL) & ~self.from_zero
         if usable.sum() < 3:
             return []
         off = np.where(usable, mean, math.nan) - median(mean[usable])

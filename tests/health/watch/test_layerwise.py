@@ -64,6 +64,22 @@ def test_the_ratio_of_gradient_to_weights_waits_for_three_records():
     assert run(stays)[0][:2] == (10, "init")
 
 
+def test_a_layer_that_starts_at_zero_is_meant_to():
+    """The scale that ends a residual block: its weights are what its updates have made of them."""
+
+    def change(start):
+        def changed(step, values):
+            values["rows_update_norm"] = 0.5 if step == 1 else 0.01
+            values["rows_param_norm"] = np.array([8.0, 8, 8, start + 0.5 + 0.01 * (step - 1), 8, 8])
+            values["rows_grad_norm"] = values["rows_grad_norm"] * np.array([1, 1, 1, 5, 1, 1])
+
+        return changed
+
+    full = FANS._replace(fans=((64, 64),) * 3 + ((0, 0),) + ((64, 64),) * 2)
+    assert run(change(0.0), full=full) == []
+    assert run(change(0.2), full=full)[0][:2] == (10, "init")
+
+
 def test_a_recurrent_layer_that_is_saturated_in_step_1_has_inputs_out_of_scale():
     full = FULL._replace(
         layers=("rnn/recurrent", "rnn/input", "head"), sizes=(4096,) * 3, fans=((64, 64),) * 3, taps=(("rnn", "tanh"),)

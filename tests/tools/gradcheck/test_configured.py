@@ -30,7 +30,9 @@ MODELS = {
     "vit": (schema.Vit(name="vit", layers=1, width=8, heads=2, patch=5), IMAGES, 3),
     "transformer": (schema.Transformer(name="transformer", layers=2, width=8, heads=2), TOKENS, 5),
     "transformer, grouped": (
-        schema.Transformer(name="transformer", layers=1, width=8, heads=2, kv_heads=1, norm="rms", feed_forward="swiglu"),
+        schema.Transformer(
+            name="transformer", layers=1, width=8, heads=2, kv_heads=1, norm="rms", feed_forward="swiglu"
+        ),
         TOKENS,
         5,
     ),
