@@ -59,7 +59,8 @@ def known_steps(config: Config) -> int | None:
 
 
 def _digits_to_train_on(config: Config) -> int:
-    return DIGITS_TRAIN - math.ceil((config.data.validation or 0) * DIGITS_TRAIN)
+    part = config.data.validation
+    return DIGITS_TRAIN - math.ceil(part * DIGITS_TRAIN if isinstance(part, float) else 0)
 
 
 def has_split_to_evaluate(config: Config) -> bool:

@@ -152,8 +152,8 @@ def pack(pieces: Iterable[Piece], tokenizer: Tokenizer, length: int) -> Packed:
                 in_windows[first : first + sums.size] += sums
             store.append(tokens)
             text_bytes += int(sizes.sum())
-    windows = -(-max(store.length - 1, 0) // length)
-    return Packed(store.array(), in_windows[:windows], documents, text_bytes)
+    count = -(-max(store.length - 1, 0) // length)
+    return Packed(store.array(), in_windows[:count], documents, text_bytes)
 
 
 def _groups(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

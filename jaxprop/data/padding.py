@@ -144,7 +144,7 @@ def sizes_of(held: np.ndarray, length: int, buckets: int) -> tuple[int, ...]:
     """
     if buckets == 1:
         return (length,)
-    inner = np.quantile(held, np.arange(1, buckets) / buckets, method="higher")
+    inner = np.quantile(held, np.arange(1, buckets) / buckets, method="inverted_cdf")
     rounded = {min(-(-int(size) // _UNIT) * _UNIT, length) for size in inner}
     return tuple(sorted(rounded | {length}))
 

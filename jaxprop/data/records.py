@@ -290,8 +290,9 @@ def _csv(
             # A lone carriage return ends no line here, and the csv module stops at one.
             yield raw.decode("utf-8", "surrogateescape").rstrip("\r\n").replace("\r", " ") + "\n"
 
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    rows = csv.reader(decoded(), delimiter=delimiter, quoting=quoting, strict=True)
+    rows = csv.reader(
+        decoded(), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
+    )
     header: list[str] | None = None
     places: list[int] = []
     while True:

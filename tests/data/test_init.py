@@ -35,7 +35,11 @@ def test_sources_open_by_name(arrays, section, task, keys):
 @pytest.mark.parametrize(
     ("section", "task", "fix"),
     [
-        (Digits(name="digits"), "language", "set data.name: pairs or random or stdlib_text or text, or task.name: classify"),
+        (
+            Digits(name="digits"),
+            "language",
+            "set data.name: pairs or random or stdlib_text or text, or task.name: classify",
+        ),
         (Digits(name="digits"), "regress", "set data.name: arrays or text, or task.name: classify"),
         (
             StdlibText(name="stdlib_text"),

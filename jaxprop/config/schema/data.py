@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,12 @@ PATHS = (
     *("train_targets", "validation_targets", "test_targets"),
 )
 NO_PATHS = ("bytes",)  # values of these keys that are names
+
+# Readers of files take the path of a split as well, which widens the type that they inherit.
+if TYPE_CHECKING:
+    _Held = Any
+else:
+    _Held = Part | None
 
 
 class DataSection(Section):
@@ -27,7 +33,7 @@ class DataSection(Section):
     )
     shuffle: bool = Field(True, description="use a new order in every epoch, drawn from run.seed")
     drop_last: bool = Field(False, description="drop the last partial batch of a training epoch instead of padding it")
-    validation: Part | None = Field(
+    validation: _Held = Field(
         None,
         description="fraction of the training examples to hold out, by class where there are classes: evaluations and "
         "the choice of the best checkpoint then use it, and the test split is for the end alone",

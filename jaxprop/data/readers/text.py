@@ -211,7 +211,7 @@ def _open_labelled(section: TextFiles, task: str, prepared: Mapping[str, Any] | 
     kept = {"tokenizer": dict(tokenizer.stored), "length": length, **labels.stored, **scale}
     made = {
         split: _labelled_source(
-            one, answers[split], tokenizer, labels.info | scale, length, kept, section, notes[split]
+            one, answers[split], tokenizer, {**labels.info, **scale}, length, kept, section, notes[split]
         )
         for split, one in encoded.items()
     }
