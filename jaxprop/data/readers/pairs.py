@@ -15,7 +15,7 @@ from jaxprop.data.again import Again
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.padding import Encoded, encode, rows
-from jaxprop.data.splits import held_out, subset
+from jaxprop.data.splits import held_out, parted
 from jaxprop.data.tokenizers import Tokenizer, digest_of, make_tokenizer, restore
 from jaxprop.errors import ConfigError, DataError
 from jaxprop.types import Reader, Source
@@ -71,7 +71,7 @@ def open_pairs(section: Pairs, prepared: Mapping[str, Any] | None = None) -> dic
         lengths = [int(n) for n in prepared["lengths"]]
     made = {split: _source(side, tokenizer, lengths, section.max_length, notes[split]) for split, side in sides.items()}
     if stays is not None and held is not None:
-        made["validation"], made["train"] = subset(made["train"], held), subset(made["train"], stays)
+        made["train"], made["validation"] = parted(made["train"], stays, held)
     if prepared is not None:
         made.pop("train", None)
     return {split: made[split] for split in SPLITS if split in made}

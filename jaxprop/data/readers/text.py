@@ -16,7 +16,7 @@ from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.labels import Labels, labels_for
 from jaxprop.data.packing import Packed, Piece, pack, unigram_nats, windows_of
 from jaxprop.data.padding import Encoded, encode, padded
-from jaxprop.data.splits import held_out, subset
+from jaxprop.data.splits import held_out, parted
 from jaxprop.data.tokenizers import Tokenizer, make_tokenizer, restore
 from jaxprop.errors import ConfigError, DataError, UsageError
 from jaxprop.types import Reader, Source
@@ -216,8 +216,7 @@ def _open_labelled(section: TextFiles, task: str, prepared: Mapping[str, Any] | 
         for split, one in encoded.items()
     }
     if stays is not None and held is not None:
-        made["validation"] = subset(made["train"], held)
-        made["train"] = subset(made["train"], stays)
+        made["train"], made["validation"] = parted(made["train"], stays, held)
     if prepared is not None:
         made.pop("train", None)
     return {split: made[split] for split in ("train", "validation", "test") if split in made}
