@@ -215,13 +215,14 @@ def _of_tokenizers(text: str, name: str) -> Tokenizer:
         size, *(next((names[n] for n in known if n in names), -1) for known in (_BEGINS, _ENDS))
     )
 
-    def encoded(texts: Sequence[str]) -> list[Any]:
-        return inner.encode_batch(list(texts), add_special_tokens=False)
+    def encode(texts: Sequence[str]) -> list[np.ndarray]:
+        found = inner.encode_batch_fast(list(texts), add_special_tokens=False)  # without offsets
+        return [np.asarray(one.ids, np.int64) for one in found]
 
     def measured(texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         return [
             (np.asarray(one.ids, np.int64), _sizes(text, [stop for _, stop in one.offsets]))
-            for text, one in zip(texts, encoded(texts), strict=True)
+            for text, one in zip(texts, inner.encode_batch(list(texts), add_special_tokens=False), strict=True)
         ]
 
     return Tokenizer(
@@ -229,7 +230,7 @@ def _of_tokenizers(text: str, name: str) -> Tokenizer:
         vocabulary=vocabulary,
         begin=begin,
         end=end,
-        encode=lambda texts: [np.asarray(one.ids, np.int64) for one in encoded(texts)],
+        encode=encode,
         measured=measured,
         decode=lambda tokens: inner.decode([t for t in map(int, tokens) if t < size], skip_special_tokens=True),
         stored={"kind": "tokenizers", "json": text},
