@@ -71,7 +71,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("health", "losses", "metrics"):
+    if name in ("data", "health", "losses", "metrics"):
         return importlib.import_module(f"jaxprop.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'jaxprop' has no attribute {name!r}")

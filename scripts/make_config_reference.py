@@ -36,6 +36,9 @@ TASKS = """\
 The losses, data, models and metrics that fit each task. The first loss is the default. "min" and "max" say which value
 of a metric is the best one, for `checkpoint.mode`.
 """
+AUGMENT = """\
+The items of `data.augment`, which are applied in the order of the list. Text has none.
+"""
 OPTIMIZERS_INTRODUCTION = """\
 `name` is the name of an optimizer in optax. Each optimizer takes the arguments of the optax function by their names
 there, with the defaults below. `lr` is the learning rate. The keys that all optimizers have are listed first.
@@ -68,6 +71,8 @@ def reference() -> str:
         if name == "data":
             trained = definitions["TrainedTokenizer"]
             parts.append(f"### `data.tokenizer`\n\n{trained['description']}\n\n{table(trained, definitions)}")
+            parts.append(AUGMENT)
+            parts += [described(item, "data.augment.name", definitions) for item in augmentations(definitions)]
         if name == "task":
             parts += [TASKS, tasks()]
             parts += [described(loss, "task.loss.name", definitions) for loss in losses(definitions)]
@@ -142,6 +147,11 @@ def listed(names: Iterable[str]) -> str:
 def losses(definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Returns the schemas of all losses."""
     return variants_of(definitions["Task"]["properties"]["loss"], definitions)
+
+
+def augmentations(definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the schemas of all augmentations."""
+    return variants_of(definitions["Digits"]["properties"]["augment"]["items"], definitions)
 
 
 def variants_of(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[Mapping[str, Any]]:

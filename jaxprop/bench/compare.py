@@ -23,6 +23,7 @@ Verdict = Literal[
 SHORTEST, LONGEST = 1e-30, 1e30  # of the time for a unit of work, far beyond what there is
 Key = tuple[str, str, str]
 MEASURED = ("ok", "noisy")
+JUDGED = ("slower", "faster", "same", "broken", "repaired")
 
 
 class Line(NamedTuple):
@@ -161,6 +162,35 @@ def failures(lines: Sequence[Line], limit: float) -> list[Line]:
         for line in lines
         if line.verdict == "broken" or (line.verdict == "slower" and (line.low or 0.0) > 1 + limit)
     ]
+
+
+def subject(lines: Sequence[Line]) -> list[Line]:
+    """The rows that a comparison is about: those of the train step, where there are any, otherwise all.
+
+    `bench train` measures the device's own rates and the products of the step, too; the step is held against them.
+
+    Args:
+      lines: of a comparison.
+
+    Example:
+      >>> lines = [Line("matmul", "bfloat16", "0", "same"), Line("train", "mlp", "0", "slower")]
+      >>> [line.section for line in subject(lines)], [line.section for line in subject(lines[:1])]
+      (['train'], ['matmul'])
+    """
+    return [line for line in lines if line.section == "train"] or list(lines)
+
+
+def is_judged(lines: Sequence[Line]) -> bool:
+    """Whether any of the rows that a comparison is about has a verdict.
+
+    Args:
+      lines: of a comparison.
+
+    Example:
+      >>> is_judged([Line("train", "mlp", "0", "no verdict"), Line("matmul", "bfloat16", "0", "same")])
+      False
+    """
+    return any(line.verdict in JUDGED for line in subject(lines))
 
 
 def share(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, EXIT_SIGINT, ConfigError, JaxpropError
 from jaxprop.run.allocator import restart_with_allocator
 from jaxprop.run.compile_cache import open_cache
-from jaxprop.sinks.streams import replace_closed, silence, tell
+from jaxprop.sinks.streams import Lasting, replace_closed, silence, tell
 
 VERBOSE = ("-v", "--verbose")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -43,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         open_cache(os.environ, tell)
     verbose = any(argument in VERBOSE for argument in arguments)
     try:
-        code = _run([argument for argument in arguments if argument not in VERBOSE])
-    except BrokenPipeError:
-        code = EXIT_RUNTIME  # who reads our output has left
+        # Where the reader of a pipe has left, as `head` does, the command goes on to its own exit code.
+        with contextlib.redirect_stdout(Lasting(sys.stdout, (BrokenPipeError,))):
+            code = _run([argument for argument in arguments if argument not in VERBOSE])
     except KeyboardInterrupt:
         code = EXIT_SIGINT
     except Exception as error:
@@ -69,7 +70,7 @@ def _flushed(code: int) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         silence(sys.stdout)
-        return code or EXIT_RUNTIME
+        return code
     except (OSError, ValueError) as error:
         silence(sys.stdout)
         if code == EXIT_DONE:

@@ -28,6 +28,7 @@ from jaxprop.cli.lesson import lesson
 from jaxprop.cli.lr_find import lr_find
 from jaxprop.cli.replay import replay
 from jaxprop.cli.report import report
+from jaxprop.cli.runs import runs
 from jaxprop.cli.schema import schema
 from jaxprop.cli.train import train
 from jaxprop.cli.validate import validate
@@ -36,6 +37,7 @@ from jaxprop.version import __version__
 COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "eval": evaluate,
+    "runs": runs,
     "report": report,
     "replay": replay,
     "lesson": lesson,
@@ -62,7 +64,6 @@ app = typer.Typer(
     name="jaxprop",
     help="Train neural networks from one YAML file, and measure how gradients behave in every layer.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # importing rich would double the time of --help
     pretty_exceptions_enable=False,

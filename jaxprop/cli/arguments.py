@@ -8,12 +8,22 @@ from typing import Annotated
 
 import typer
 
+from jaxprop.cli import completion
 from jaxprop.errors import UsageError
 from jaxprop.run.folder import expanded
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or the name of a packaged config")]
+ConfigArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG", help="a YAML file, the name of a packaged config, or a run", autocompletion=completion.configs
+    ),
+]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="a run: its folder, or its name in runs/", autocompletion=completion.runs),
+]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="override of a key, such as optimizer.lr=3e-4")
 ]
@@ -35,9 +45,16 @@ def home(text: str) -> Path:
 
 RunOption = Annotated[
     Path | None,
-    typer.Option("--run", metavar="DIR", parser=home, help="folder of the run; default: runs/NAME"),
+    typer.Option(
+        "--run",
+        metavar="DIR",
+        parser=home,
+        help="folder of the run; default: runs/NAME",
+        autocompletion=completion.runs,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="print only errors, warnings and one last line")]
 
 
 def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jaxprop.cli.arguments import JsonOption, home
-from jaxprop.cli.output import print_json
+from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, printable
 
 
@@ -23,7 +23,7 @@ def bench_check(
 
     found = {str(path): check(path) for path in files}
     if json:
-        print_json(found, indent=2)
+        print_result("bench check", None, {"files": found}, indent=2)
     else:
         for path, problems in found.items():
             print(f"OK {printable(path)}" if not problems else f"{printable(path)}: not ready")

@@ -9,6 +9,7 @@ import typer
 from jaxprop.cli.arguments import JsonOption
 from jaxprop.cli.bench_output import (
     AimOption,
+    ForceOption,
     HtmlOption,
     MarkdownOption,
     OutOption,
@@ -39,6 +40,7 @@ def bench_device(
     aim: AimOption = 0.01,
     processes: ProcessesOption = 1,
     out: OutOption = None,
+    force: ForceOption = False,
     markdown: MarkdownOption = None,
     html: HtmlOption = None,
     json: JsonOption = False,
@@ -53,6 +55,7 @@ def bench_device(
     from jaxprop.bench.rounds import Plan
     from jaxprop.bench.session import Session
 
+    path = results_path("device", out, force)
     unknown = sorted(set(section or []) - set(suite.NAMES))
     if unknown:
         raise UsageError(f"--section {unknown[0]}: there is no such section; one of {', '.join(suite.NAMES)}")
@@ -66,8 +69,8 @@ def bench_device(
     if processes > 1:
         words = ["device", "--device", device, *(word for one in section or [] for word in ("--section", one))]
         words += ["--seconds", str(seconds), "--sustain", str(sustain), "--aim", str(aim), *["--contrast"] * contrast]
-        return apart(words, processes, results_path("device", out), markdown=markdown, html=html, json=json)
+        return apart(words, processes, path, markdown=markdown, html=html, json=json)
     devices = suite.choose(device)
     with Screen(quiet=json) as screen:
-        session = Session("device", arguments, devices, results_path("device", out), screen.show)
+        session = Session("device", arguments, devices, path, screen.show)
         return finish(session, lambda: suite.run(session, devices, options), markdown=markdown, html=html, json=json)

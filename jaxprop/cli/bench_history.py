@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxprop.cli.arguments import JsonOption, home
-from jaxprop.cli.output import can_print, print_json
+from jaxprop.cli.output import can_print, print_result
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, UsageError, printable
 
@@ -37,7 +37,7 @@ def bench_history(
 
         write_page(html, history_page(found, f"History of {folder.name or folder}"), "--html")
     if json:
-        print_json(_as_json(found), indent=2)
+        print_result("bench history", None, _as_json(found), indent=2)
         return EXIT_DONE
     for one in found.damaged:
         print(f"skipped: {printable(one.reason)}")

@@ -18,7 +18,7 @@ from jaxprop.cli.arguments import home
 from jaxprop.cli.output import print_json
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_SIGINT, UsageError, one_of
-from jaxprop.sinks.streams import tell
+from jaxprop.sinks.streams import Lasting, tell
 
 if TYPE_CHECKING:
     from jaxprop.bench.document import Document
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 OutOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE", parser=home, help="the file of results; default: a new one in bench/"),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="replace the results in the file of --out, which is refused otherwise")
 ]
 MarkdownOption = Annotated[
     Path | None, typer.Option("--markdown", metavar="FILE", parser=home, help="write the results as Markdown too")
@@ -48,8 +51,28 @@ FOLDER = Path("bench")
 FIRST = 18.0  # seconds until the first table, if the first round is not done before
 
 
-def results_path(command: str, out: Path | None) -> Path:
-    """The file of results: the one that was asked for, or a new one in `bench/`."""
+def results_path(command: str, out: Path | None, force: bool = False) -> Path:
+    """Returns the file of results: the one that was asked for, or a new one in `bench/`.
+
+    Args:
+      command: `device` or `train`.
+      out: of the option `--out`, or None.
+      force: whether results that lie there may be replaced.
+
+    Raises:
+      UsageError: the file holds results that would be lost, or is none that `jaxprop bench` has written.
+    """
+    if out is not None and out.exists() and (not out.is_file() or out.stat().st_size):
+        from jaxprop.bench import document
+
+        try:
+            found = document.read(out)
+        except UsageError:
+            raise UsageError(
+                f"--out {out}: exists, and is no file of results that could be replaced; name another file"
+            ) from None
+        if found.rows and not force:
+            raise UsageError(f"--out {out}: holds results already; add --force to replace them, or name another file")
     # With the process, since two may begin in the same second.
     return out or FOLDER / f"{command}-{datetime.now().strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
 
@@ -137,7 +160,7 @@ class Screen:
             )
 
     def _say_first(self, document: Document) -> None:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(Lasting(sys.stderr)):
             print_tables(document)
             print(f"a first table, after {time.monotonic() - self._start:.0f} s; measuring goes on")
 

@@ -9,6 +9,7 @@ import typer
 from jaxprop.cli.arguments import OVERRIDE, JsonOption
 from jaxprop.cli.bench_output import (
     AimOption,
+    ForceOption,
     HtmlOption,
     MarkdownOption,
     OutOption,
@@ -39,6 +40,7 @@ def bench_train(
     roofline: Annotated[bool, typer.Option(help="measure the step's products by themselves")] = True,
     processes: ProcessesOption = 1,
     out: OutOption = None,
+    force: ForceOption = False,
     markdown: MarkdownOption = None,
     html: HtmlOption = None,
     json: JsonOption = False,
@@ -52,7 +54,7 @@ def bench_train(
     """
     names = [word for word in targets if not OVERRIDE.match(word)]
     overrides = [word for word in targets if OVERRIDE.match(word)]
-    sizes, policies = batch_sizes(batch), precisions(precision)
+    sizes, policies, path = batch_sizes(batch), precisions(precision), results_path("train", out, force)
     from jaxprop.bench.rounds import Plan
     from jaxprop.bench.session import Session
     from jaxprop.bench.train import suite
@@ -66,7 +68,7 @@ def bench_train(
         words = ["train", *targets, "--seconds", str(seconds), "--aim", str(aim), *["--no-roofline"] * (not roofline)]
         words += [word for one in precision or [] for word in ("--precision", one)]
         words += [word for one in batch or [] for word in ("--batch", one)]
-        return apart(words, processes, results_path("train", out), markdown=markdown, html=html, json=json)
+        return apart(words, processes, path, markdown=markdown, html=html, json=json)
     import jax
 
     arguments = {
@@ -74,7 +76,7 @@ def bench_train(
         "seconds": seconds, "aim": aim, "roofline": roofline,
     }  # fmt: skip
     with Screen(quiet=json) as screen:
-        session = Session("train", arguments, jax.local_devices()[:1], results_path("train", out), screen.show)
+        session = Session("train", arguments, jax.local_devices()[:1], path, screen.show)
         return finish(
             session, lambda: suite.run(session, found, options, screen.say), markdown=markdown, html=html, json=json
         )

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from jaxprop.cli.arguments import JsonOption
+from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE
 
 
-def configs() -> int:
+def configs(json: JsonOption = False) -> int:
     """List the packaged configs."""
     from jaxprop.config.locate import packaged, read
 
-    for name, path in packaged().items():
-        print("\n  ".join([name, *opening(read(path))]))
+    found = {name: (path, list(opening(read(path)))) for name, path in packaged().items()}
+    if json:
+        listed = [{"name": name, "path": str(path), "about": about} for name, (path, about) in found.items()]
+        print_result("configs", None, {"configs": listed}, indent=2)
+        return EXIT_DONE
+    for name, (_, about) in found.items():
+        print("\n  ".join([name, *about]))
     return EXIT_DONE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jaxprop.cli.arguments import JsonOption
-from jaxprop.cli.output import print_json
+from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import show, size
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
 
@@ -19,7 +19,7 @@ def doctor(json: JsonOption = False) -> int:
 
     found = diagnose()
     if json:
-        print_json(found.as_dict(), indent=2)
+        print_result("doctor", None, found.as_dict(), indent=2)
     else:
         _print(found)
     return EXIT_RUNTIME if any(notice.severity == "broken" for notice in found.notices) else EXIT_DONE

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from jaxprop.cli.arguments import JsonOption, OverridesArgument, RunOption, split
-from jaxprop.cli.output import print_json
+from jaxprop.cli import completion
+from jaxprop.cli.arguments import JsonOption, OverridesArgument, QuietOption, RunOption, split
+from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE, UsageError
 
 CHOSEN_HERE = (
@@ -18,11 +19,19 @@ CHOSEN_HERE = (
 
 
 def evaluate(
-    config: Annotated[str, typer.Argument(metavar="RUN|CONFIG", help="folder of a run, or a config")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|CONFIG",
+            help="a run, by its folder or its name in runs/, or a config",
+            autocompletion=completion.configs,
+        ),
+    ],
     overrides: OverridesArgument = None,
     run: RunOption = None,
     newest: Annotated[bool, typer.Option("--newest", help="evaluate the newest checkpoint")] = False,
     best: Annotated[bool, typer.Option("--best", help="evaluate the best checkpoint; the default")] = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> int:
     """Evaluate a checkpoint of a run on the test split."""
@@ -32,13 +41,15 @@ def evaluate(
     folder = run_folder(run_or_config, run)
     # Imported late, so that a misspelled name is reported before jax has loaded.
     from jaxprop.run.opened import Which
-    from jaxprop.sinks import print_summary
+    from jaxprop.sinks import print_summary, summary_line
     from jaxprop.tools.eval import evaluate_run
 
     which: Which | None = "newest" if newest else "best" if best else None
     result = evaluate_run(folder, changes, which=which)
     if json:
-        print_json(result)
+        print_result("eval", folder, result)
+    elif quiet:
+        print(summary_line(result, folder))
     else:
         print_summary(result)
         if result.get("chosen_on") == result["split"]:
@@ -60,8 +71,11 @@ def run_folder(run_or_config: str, run: Path | None) -> Path:
     """
     from jaxprop.config.load import load
     from jaxprop.config.locate import SUFFIXES, locate
+    from jaxprop.run.folder import is_run
 
     path = Path(run_or_config).expanduser()
+    if run is None and len(path.parts) == 1 and not is_run(path) and is_run(Path("runs") / path):
+        return Path("runs") / path
     if path.is_dir():
         if run is not None:
             raise UsageError(f"{path} and --run {run} are two folders; give one of them")
@@ -73,6 +87,4 @@ def run_folder(run_or_config: str, run: Path | None) -> Path:
         return path.parent
     if path.parent != Path() and not path.exists() and path.suffix not in SUFFIXES:
         return path  # taken as a folder, so that the error lists the existing runs
-    if path.parent == Path() and (Path("runs") / path / "config.yaml").is_file():
-        return Path("runs") / path
     return Path("runs") / load(run_or_config).name

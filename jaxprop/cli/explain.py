@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split
-from jaxprop.cli.output import print_json
+from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
 
 
@@ -31,7 +31,7 @@ def explain(
 
     found = take_apart(loaded.config)
     if json:
-        print_json(found)
+        print_result("explain", None, found._asdict())
     else:
         print(text(found, layer_limit))
     return EXIT_DONE if found.ok else EXIT_RUNTIME

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxprop.cli import completion
 from jaxprop.cli.arguments import JsonOption, OverridesArgument, split
 from jaxprop.cli.modules import named
-from jaxprop.cli.output import print_json
+from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError
 
@@ -29,7 +30,12 @@ NEEDS = "give it a function without arguments that returns (loss_fn, params, bat
 
 def gradcheck(
     target: Annotated[
-        str, typer.Argument(metavar="CONFIG|MODULE:FUNCTION", help="a config, or a loss function of your own")
+        str,
+        typer.Argument(
+            metavar="CONFIG|MODULE:FUNCTION",
+            help="a config, a run, or a loss function of your own",
+            autocompletion=completion.configs,
+        ),
     ],
     overrides: OverridesArgument = None,
     examples: Annotated[
@@ -59,7 +65,7 @@ def gradcheck(
         report = check_config(loaded.config, examples=examples, entries=entries)
     seconds = time.perf_counter() - started
     if json:
-        print_json({**report._asdict(), "worst": report.worst, "seconds": seconds})
+        print_result("gradcheck", None, {**report._asdict(), "worst": report.worst, "seconds": seconds})
     else:
         _print(report, seconds)
     return EXIT_DONE if report.ok else EXIT_RUNTIME

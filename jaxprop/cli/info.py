@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import ConfigArgument, OverridesArgument, split
+from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import show, size
 from jaxprop.errors import EXIT_DONE
 
 if TYPE_CHECKING:
     from jaxprop.config.schema.config import Config
+    from jaxprop.run.memory import Tried
     from jaxprop.tools.info import Cost, Description, Layer
     from jaxprop.train.memory import Buffer
 
@@ -27,6 +29,7 @@ def info(
         bool,
         typer.Option("--memory", help="show what a step keeps in memory, and which overrides lower it; compiles each"),
     ] = False,
+    json: JsonOption = False,
 ) -> int:
     """Show the layers, shapes, parameters, FLOPs and memory of a model."""
     config, changes = split(config, overrides)
@@ -34,11 +37,19 @@ def info(
 
     loaded = load(config, changes)
     if memory:
-        return _memory(loaded.config)
+        return _memory(loaded.config, json)
     # Imported late, so that a mistake in the file is reported before jax has loaded.
     from jaxprop.tools.info import describe
 
     found = describe(loaded.config)
+    if json:
+        print_result("info", None, found._asdict(), indent=2)
+    else:
+        _print(found)
+    return EXIT_DONE
+
+
+def _print(found: Description) -> None:
     total = ("total", "", "", f"{found.parameters:,}")
     devices = [(d.platform, d.kind, str(d.number), size(d.memory_bytes, UNKNOWN)) for d in found.devices]
     data = [(_words(name), f"{count:,}") for name, count in found.data.items()]
@@ -49,10 +60,9 @@ def info(
     show(["platform", "devices", "count", "memory of each"], devices, right=[2, 3])
     show(["data", ""], data, right=[1])
     show(["reference", ""], reference, right=[1])
-    return EXIT_DONE
 
 
-def _memory(config: Config) -> int:
+def _memory(config: Config, json: bool) -> int:
     from jaxprop.run.compose import compose
     from jaxprop.run.memory import advise, predicted
     from jaxprop.sinks.streams import tell
@@ -63,17 +73,26 @@ def _memory(config: Config) -> int:
     found = predicted(experiment)
     if found is None:
         tell(f"memory is {UNKNOWN}")
-        return EXIT_DONE
-    parts = [(PARTS[name], size(count)) for name, count in found.parts.items()]
-    show(["one train step, each device", "at the peak"], [*parts, ("all", size(found.peak))], right=[1])
-    headers = ["largest temporaries at the peak", "operation", "array", "line", "size"]
-    show(headers, map(_buffer, found.buffers[:BUFFERS]), right=[4])
-    advice = advise(config, found, experiment.sources, tell)
-    rows = [(one.line, size(one.peak), size(one.saving), f"{one.saving / found.peak:.0%}") for one in advice]
-    show(["override", "peak with it", "saves", ""], rows, right=[1, 2, 3])
-    if not rows:
-        print("No single override lowers the peak by more than 1 %.")
+    elif not json:
+        parts = [(PARTS[name], size(count)) for name, count in found.parts.items()]
+        show(["one train step, each device", "at the peak"], [*parts, ("all", size(found.peak))], right=[1])
+        headers = ["largest temporaries at the peak", "operation", "array", "line", "size"]
+        show(headers, map(_buffer, found.buffers[:BUFFERS]), right=[4])
+    tried = () if found is None else advise(config, found, experiment.sources, tell)
+    if json:
+        print_result("info", None, {"memory": found, "tried": tried}, indent=2)
+    elif found is not None:
+        show(["override", "peak with it", "saves", "", ""], [_tried(one, found.peak) for one in tried], right=[1, 2, 3])
+        if not any(one.helps for one in tried):
+            print("No single override lowers the peak by more than 1 %.")
     return EXIT_DONE
+
+
+def _tried(one: Tried, peak: int) -> tuple[str, ...]:
+    if one.peak is None or one.saving is None:
+        return one.line, "", "", "", one.problem
+    saving = size(one.saving) if one.saving >= 0 else f"-{size(-one.saving)}"
+    return one.line, size(one.peak), saving, f"{one.saving / peak:.0%}", "" if one.helps else "does not help"
 
 
 def _buffer(buffer: Buffer) -> tuple[str, ...]:

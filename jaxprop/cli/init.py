@@ -7,14 +7,21 @@ from typing import Annotated
 
 import typer
 
+from jaxprop.cli import completion
+from jaxprop.cli.arguments import JsonOption
+from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE, UsageError, one_of
 
 
 def init(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="name of a packaged config")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="name of a packaged config", autocompletion=completion.packaged_names),
+    ] = None,
     path: Annotated[Path | None, typer.Argument(metavar="PATH", help="the new file; default: NAME.yaml")] = None,
     task: Annotated[str | None, typer.Option("--task", help="copy the first packaged config of this task")] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite PATH")] = False,
+    json: JsonOption = False,
 ) -> int:
     """Copy a packaged config, with its comments, to a new file."""
     from jaxprop.config.locate import packaged
@@ -30,7 +37,10 @@ def init(
         raise UsageError(one_of(name, packaged(), "packaged config"))
     target = _target(name, path)
     _write(target, _text(packaged()[name], target.parent), force)
-    print(f"wrote {target}; next: jaxprop train {target}")
+    if json:
+        print_result("init", None, {"config": name, "path": str(target.absolute())}, indent=2)
+    else:
+        print(f"wrote {target}; next: jaxprop train {target}")
     return EXIT_DONE
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxprop.cli.arguments import JsonOption, home
-from jaxprop.cli.output import print_json
+from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
 
@@ -31,12 +31,17 @@ def lesson(
     from jaxprop.tools.lesson import LESSONS, teach
 
     if name is None:
-        show(["lesson", "question"], [(name, lesson.question) for name, lesson in LESSONS.items()])
+        questions = [(name, lesson.question) for name, lesson in LESSONS.items()]
+        if json:
+            listed = [{"lesson": name, "question": question} for name, question in questions]
+            print_result("lesson", None, {"lessons": listed})
+        else:
+            show(["lesson", "question"], questions)
         return EXIT_DONE
     folder = run if run is not None else Path("runs") / "lessons" / name
     taught = teach(name, folder, seeds=seeds, fresh=fresh)
     if json:
-        print_json({"lesson": name, "figures": taught.measured, "holds": taught.held})
+        print_result("lesson", folder, {"lesson": name, "figures": taught.measured, "holds": taught.held})
     else:
         _print(taught)
     return EXIT_DONE if all(taught.held) else EXIT_RUNTIME

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, home, split
-from jaxprop.cli.output import print_json
+from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def lr_find(
     found = find_rate(loaded.config)
     write(found, loaded.config, folder)
     if json:
-        print_json(found)
+        print_result("lr-find", folder, found._asdict())
     else:
         _print(found, config, changes, folder)
     return EXIT_DONE

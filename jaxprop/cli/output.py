@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -23,8 +25,25 @@ def print_json(value: Any, *, indent: int | None = None) -> None:
       >>> print_json([Pair(1, (2, math.nan))])
       [{"a": 1, "b": [2, null]}]
     """
-    # The files in a run folder are written with the same settings, so that the texts are equal.
+    # The files in a run folder are written with the same settings.
     print(json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=indent is not None))
+
+
+def print_result(command: str, run: Path | None, values: Mapping[str, Any], *, indent: int | None = None) -> None:
+    """Prints what a command has found in the shape that `--json` has for every command.
+
+    Args:
+      command: its name.
+      run: folder of the run that it is about, printed as an absolute path; None where there is none.
+      values: its own keys, which follow `command` and `run`.
+      indent: see `print_json`.
+
+    Example:
+      >>> print_result("doctor", None, {"findings": []})
+      {"command": "doctor", "run": null, "findings": []}
+    """
+    own = {name: value for name, value in values.items() if name not in ("command", "run")}
+    print_json({"command": command, "run": None if run is None else str(run.absolute()), **own}, indent=indent)
 
 
 def can_print(text: str) -> bool:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import JsonOption
-from jaxprop.cli.output import print_json
+from jaxprop.cli.arguments import JsonOption, RunArgument
+from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import shorten, show
 from jaxprop.errors import EXIT_DONE
 
@@ -19,7 +19,7 @@ MOST = 12  # largest number of parameters shown
 
 
 def replay(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")],
+    run: RunArgument,
     step: Annotated[
         int | None, typer.Option("--step", help="number of the failing step; default: the first one")
     ] = None,
@@ -32,7 +32,8 @@ def replay(
     finding = replayed.finding
     if json:
         found = None if finding is None else finding.record()
-        print_json({"step": replayed.step, "finding": found, "notes": replayed.notes})
+        values = {"step": replayed.step, "finding": found, "notes": replayed.notes}
+        print_result("replay", replayed.run, values)
         return EXIT_DONE
     print(replayed.message)
     if finding is not None:

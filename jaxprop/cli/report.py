@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxprop.cli.arguments import home
-from jaxprop.cli.output import can_print
-from jaxprop.errors import EXIT_DONE, UsageError
+from jaxprop.cli import completion
+from jaxprop.cli.arguments import JsonOption, QuietOption, home
+from jaxprop.cli.output import can_print, print_result
+from jaxprop.cli.tables import show
+from jaxprop.errors import EXIT_DONE, UsageError, printable
 
 if TYPE_CHECKING:
-    from jaxprop.report.read import Reader
+    from jaxprop.report.read import Reader, RunData
+
+WIDE = ("final train loss", "parameters", "alerts", "worst layer")  # columns that the page has room for
 
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="folders of runs; several are drawn over each other")
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="runs, by their folders or their names in runs/; several are drawn over each other",
+            autocompletion=completion.runs,
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -39,31 +48,67 @@ def report(
         ),
     ] = None,
     no_html: Annotated[bool, typer.Option("--no-html", help="print the summary only, and write no page")] = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
 ) -> int:
     """Draw runs as one HTML page: verdict, curves, and maps of every layer."""
     if port is not None and not serve:
         raise UsageError(f"--port {port} needs --serve; add it")
     if serve and (out is not None or no_html):
         raise UsageError(f"--serve writes no file; leave out {'--no-html' if no_html else f'--out {out}'}")
+    if serve and (json or quiet):
+        raise UsageError(
+            f"--serve goes on until Ctrl-C and prints no result; leave out {'--json' if json else '--quiet'}"
+        )
     if out is not None and no_html:
         raise UsageError(f"--no-html writes no page, so --out {out} has no effect; give one of them")
     from jaxprop.report.compare import labels
-    from jaxprop.report.page import render, target, write
-    from jaxprop.report.payload import payload
-    from jaxprop.report.serve import LivePage, open_server
-    from jaxprop.report.terminal import BLOCKS, summaries
+    from jaxprop.report.page import target
 
     readers = _readers(runs)
     path = target(out, readers[0].folder)
-    paths = [reader.folder.resolve() for reader in readers]
-    names = labels([(path.name, path.parent.name) for path in paths])
-    if not serve:
-        read = [reader.read() for reader in readers]
+    folders = [reader.folder.resolve() for reader in readers]
+    names = labels([(folder.name, folder.parent.name) for folder in folders])
+    if serve:
+        _serve(readers, names, port)
+    else:
+        _draw(readers, names, None if no_html else path, quiet=quiet, json=json)
+    return EXIT_DONE
+
+
+def _draw(readers: Sequence[Reader], names: Sequence[str], page: Path | None, *, quiet: bool, json: bool) -> None:
+    """Writes the page, if it is wanted, and prints what it shows."""
+    from jaxprop.report.compare import compare
+    from jaxprop.report.page import render, write
+    from jaxprop.report.payload import payload
+    from jaxprop.report.terminal import BLOCKS, summaries
+    from jaxprop.report.verdict import judge
+
+    read = [reader.read() for reader in readers]
+    if not (quiet or json):
         print(summaries(read, names, plain=not can_print(BLOCKS)))
-        if not no_html:
-            write(path, render(payload(read, names)))
-            print(f"report: {path}")
-        return EXIT_DONE
+        if len(read) > 1:
+            print()
+            found = compare(read, names)
+            kept = [i for i, header in enumerate(found.headers) if header not in WIDE]
+            show([found.headers[i] for i in kept], [[row[i] for i in kept] for row in found.rows])
+    if page is not None:
+        write(page, render(payload(read, names)))
+    if json:
+        only = readers[0].folder if len(readers) == 1 else None
+        folders = [reader.folder.absolute() for reader in readers]
+        print_result("report", only, _as_json(read, names, folders, page), indent=2)
+    elif page is not None:
+        print(f"report: {page}")
+    elif quiet:
+        for run, name in zip(read, names, strict=True):
+            print(printable(f"{name}: {judge(run).headline}"))
+
+
+def _serve(readers: Sequence[Reader], names: Sequence[str], port: int | None) -> None:
+    from jaxprop.report.payload import payload
+    from jaxprop.report.serve import LivePage, open_server
+
     page = LivePage(
         lambda: tuple(reader.signature() for reader in readers),
         lambda: payload([reader.read() for reader in readers], names),
@@ -74,7 +119,23 @@ def report(
             server.serve_forever()
         except KeyboardInterrupt:
             print("stopped")
-    return EXIT_DONE
+
+
+def _as_json(
+    read: Sequence[RunData], names: Sequence[str], folders: Sequence[Path], page: Path | None
+) -> dict[str, Any]:
+    from jaxprop.report.compare import compare
+    from jaxprop.report.verdict import judge
+
+    runs = [
+        {"name": name, "run": str(folder), "status": run.status, "step": run.last_step, **judge(run)._asdict()}
+        for run, name, folder in zip(read, names, folders, strict=True)
+    ]
+    return {
+        "report": None if page is None else str(page.absolute()),
+        "runs": runs,
+        "compare": compare(read, names) if len(read) > 1 else None,
+    }
 
 
 def _readers(runs: Sequence[Path]) -> list[Reader]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, RunOption, split
-from jaxprop.cli.output import print_json
+from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, QuietOption, RunOption, split
+from jaxprop.cli.output import print_result
+from jaxprop.errors import ConfigError
 from jaxprop.sinks.streams import Lasting
+
+if TYPE_CHECKING:
+    from jaxprop.config.load import Loaded
 
 
 def train(
@@ -19,6 +23,7 @@ def train(
     overrides: OverridesArgument = None,
     run: RunOption = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming the run in DIR")] = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> int:
     """Train the run that a config describes, or resume it."""
@@ -27,19 +32,36 @@ def train(
     from jaxprop.run.interrupt import leaving_at_once
 
     loaded = load(config, changes)
+    folder = run if run is not None else _folder(config, loaded)
     with leaving_at_once():
         # Imported late, so that a mistake in the file is reported before jax has loaded.
         from jaxprop.run import train as runs
-        from jaxprop.sinks import print_summary
+        from jaxprop.sinks import print_summary, summary_line
 
-    folder = run if run is not None else Path("runs") / loaded.name
-    outcome = runs.train(loaded.config, folder, fresh=fresh)
+    outcome = runs.train(loaded.config, folder, fresh=fresh, brief=quiet)
     # What the run has come to is on disk: a stdout that is full or closed changes nothing about the exit code.
     with contextlib.redirect_stdout(Lasting(sys.stdout)):
         if json:
-            print_json(outcome.summary, indent=2)
+            print_result("train", folder, outcome.summary, indent=2)
+        elif quiet:
+            print(summary_line(outcome.summary, folder))
         else:
             print_summary(outcome.summary)
             print(f"run folder: {folder}")
         sys.stdout.flush()
     return outcome.exit_code
+
+
+def _folder(config: str, loaded: Loaded) -> Path:
+    """The folder of the run that a config names: the run itself, where it was given by its folder or its name."""
+    from jaxprop.config.locate import RUN_CONFIG, RUNS
+
+    given, found = Path(config), loaded.path.parent
+    if loaded.path.name != RUN_CONFIG or given.name == RUN_CONFIG:
+        return Path(RUNS) / loaded.name
+    if found != given and (beside := given.with_name(f"{given.name}.yaml")).is_file():
+        raise ConfigError(
+            f"{config} is both the run in {found} and the file {beside}; write the one that is meant: "
+            f"jaxprop train {found}, or jaxprop train {beside}"
+        )
+    return found

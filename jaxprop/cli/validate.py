@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from jaxprop.cli.arguments import ConfigArgument, OverridesArgument, split
+from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE
 
 
-def validate(config: ConfigArgument, overrides: OverridesArgument = None) -> int:
+def validate(config: ConfigArgument, overrides: OverridesArgument = None, json: JsonOption = False) -> int:
     """Check a config without importing jax, and list all mistakes."""
     config, changes = split(config, overrides)
+    from jaxprop.config.dump import to_builtins
     from jaxprop.config.load import load
 
     loaded = load(config, changes)  # raises an error with all problems
     found = loaded.config
+    if json:
+        values = {"path": str(loaded.path.absolute()), "name": loaded.name, "config": to_builtins(found)}
+        print_result("validate", None, values, indent=2)
+        return EXIT_DONE
     length = f"{found.run.epochs} epochs" if found.run.epochs else f"{found.run.steps} steps"
     what = f"{found.task.name} {found.data.name} with {found.model.name}, {found.optimizer.name}, {length}"
     print(f"OK {loaded.path}: {what}")

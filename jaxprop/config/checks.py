@@ -198,6 +198,12 @@ def _responses(config: Config) -> Iterator[Problem]:
         yield Problem(path, f"{acting[0]} acts on alerts, but the watch is off; remove it, or set health.watch: true")
 
 
+def _augmentation(config: Config) -> Iterator[Problem]:
+    if config.data.augment and config.task.name == "language":
+        what = "augmentation changes images and other numbers, but the inputs of the task language are tokens"
+        yield Problem(("data", "augment"), f"{what}; remove it")
+
+
 def _attention(config: Config) -> Iterator[Problem]:
     model = config.model
     if not isinstance(model, Blocks):
@@ -244,6 +250,7 @@ def _order(config: Config) -> Iterator[Problem]:
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
     _pairs,
+    _augmentation,
     _arrays,
     _attention,
     _stages,

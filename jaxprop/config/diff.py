@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from jaxprop.config.checks import known_steps
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import NO_PATHS, PATHS
+from jaxprop.config.schema.optimizer import Schedule
 from jaxprop.config.tree import Path, dotted
 
 # A run may be continued with these changed. Every other key is assumed to change what it computes.
@@ -28,6 +30,7 @@ HARMLESS: tuple[Path, ...] = (
     ("health", "blackboxes"),
 )
 LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
+SCHEDULE: Path = ("optimizer", "schedule")
 
 
 class Change(NamedTuple):
@@ -71,21 +74,21 @@ def differences(old: Any, new: Any) -> list[Change]:
     return list(_differences(old, new, ()))
 
 
-def mathematical(old: Config, new: Config) -> list[Change]:
+def mathematical(old: Config, new: Config, steps: int | None = None) -> list[Change]:
     """Returns the changes that alter what a run computes, so that the run cannot be continued.
 
     Sinks, checkpoints, intervals of logging and evaluation, prefetching and the paths of files do not alter it. The
-    length of the run does only if the schedule depends on the step.
+    length of the run does only where the schedule is as long as the run, so that all of its rates would change.
 
     Args:
       old: the configuration that the run was started with.
       new: the configuration to continue it with.
+      steps: the length of the run with the old one, where it is known although it does not follow from that.
 
     Returns:
       A part of `diff(old, new)`; empty if the run can be continued.
     """
-    constant = old.optimizer.schedule.name == new.optimizer.schedule.name == "constant"
-    harmless = HARMLESS + LENGTH if constant else HARMLESS
+    harmless = HARMLESS + LENGTH + (SCHEDULE,) if _same_schedule(old, new, steps) else HARMLESS
     found = diff(old, new)
     return [c for c in found if _is_another_tokenizer(c) or not any(c.path[: len(p)] == p for p in harmless)]
 
@@ -94,6 +97,19 @@ def _is_another_tokenizer(change: Change) -> bool:
     """Whether it is more than the path of a tokenizer's file, whose contents the fingerprint of the data knows."""
     paths = all(isinstance(value, str) and value not in NO_PATHS for value in (change.old, change.new))
     return change.path[:2] == ("data", "tokenizer") and not paths
+
+
+def _same_schedule(old: Config, new: Config, steps: int | None) -> bool:
+    """Whether the rate of each step is the same, whatever the lengths of the runs."""
+    first, second = _with_length(old, steps or known_steps(old)), _with_length(new, known_steps(new))
+    return first == second and first.length_key is None
+
+
+def _with_length(config: Config, steps: int | None) -> Schedule:
+    """The schedule with its length written out, where that is the length of the run and known."""
+    schedule = config.optimizer.schedule
+    key = schedule.length_key
+    return schedule if key is None or steps is None else schedule.model_copy(update={key: steps})
 
 
 def _differences(old: Any, new: Any, path: Path) -> Iterator[Change]:

@@ -10,6 +10,7 @@ from jaxprop.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml")
 SCHEMA_NAME = "schema.json"
+RUNS, RUN_CONFIG = "runs", "config.yaml"  # where runs are, and the file in a run's folder that holds its config
 MAX_BYTES = 1_000_000
 
 
@@ -50,7 +51,7 @@ def locate(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
     """Returns the file of a config that is given by name or path.
 
     Args:
-      name: a path, or the name of a packaged config without `.yaml`.
+      name: a path, the name of a packaged config without `.yaml`, or a run: its folder, or its name in `runs/`.
       beside: the folder that a relative path is relative to; by default the working directory.
 
     Returns:
@@ -69,11 +70,25 @@ def locate(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
         folder, exists = path.is_dir(), path.exists()
     except OSError as error:
         raise ConfigError(f"{text[:80]}: cannot be looked up: {error.strerror}") from None
+    if beside is None and (folder or not exists) and (stored := config_of_run(text)) is not None:
+        return stored
     if folder:
         raise ConfigError(f"{path}: is a directory{_inside(path)}")
     if not exists:
         raise ConfigError(f"{path}: no such config{_nearest(text, path)}")
     return path
+
+
+def config_of_run(text: str) -> Path | None:
+    """Returns the `config.yaml` of a run that is given by its folder or its name in `runs/`; None if there is none.
+
+    Example:
+      >>> config_of_run("nowhere") is None
+      True
+    """
+    named = [Path(RUNS) / text] if _is_bare(text) else []
+    found = (folder / RUN_CONFIG for folder in (Path(text).expanduser(), *named))
+    return next((path for path in found if path.is_file()), None)
 
 
 def read(path: Path) -> str:
@@ -104,7 +119,7 @@ def _is_bare(text: str) -> bool:
 
 def _inside(folder: Path) -> str:
     files = _yaml_files(folder)
-    preferred = [file for file in files if file.name == "config.yaml"] or files
+    preferred = [file for file in files if file.name == RUN_CONFIG] or files
     return f"; did you mean '{preferred[0]}'?" if preferred else "; give a YAML file"
 
 

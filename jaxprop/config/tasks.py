@@ -7,7 +7,8 @@ behind the names are in `jaxprop.losses.LOSSES`, `jaxprop.metrics.METRICS`, `jax
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 
@@ -86,3 +87,48 @@ def tasks_for(source: str) -> list[str]:
       ['classify']
     """
     return [name for name, entry in TASK_TABLE.items() if source in entry.data]
+
+
+# Names of metrics of which more is better, where no task lists them.
+MORE_IS_BETTER = re.compile(r"accuracy|precision|recall|score|f1|auc|bleu|iou|map\b|r2|top_?\d")
+
+
+def better(metric: str, task: str | None = None) -> Literal["min", "max"]:
+    """Returns whether a smaller or a larger value of a metric is better.
+
+    Args:
+      metric: its name.
+      task: the task whose figure it is; for a metric that it does not list, the name decides.
+
+    Example:
+      >>> better("accuracy", "classify"), better("loss"), better("my_recall")
+      ('max', 'min', 'max')
+    """
+    entry = TASK_TABLE.get(task or "")
+    if entry is not None and metric in entry.figures:
+        return entry.figures[metric].better
+    return "max" if MORE_IS_BETTER.search(metric) else "min"
+
+
+def main_metric(task: str | None, measured: Collection[str], best: str | None = None) -> str:
+    """Returns the metric by which runs of a task are ranked.
+
+    Args:
+      task: its name, or None where it is not known.
+      measured: the metrics of its evaluations.
+      best: `checkpoint.best` of the configuration, which goes first.
+
+    Returns:
+      `best`, the first figure of the task besides the loss, or the loss.
+
+    Example:
+      >>> main_metric("classify", ["loss", "accuracy"]), main_metric("language", ["loss", "accuracy", "perplexity"])
+      ('accuracy', 'loss')
+    """
+    entry = TASK_TABLE.get(task or "")
+    if best is not None:
+        return best
+    if entry is not None and "perplexity" in entry.figures:
+        return "loss"  # what perplexity says, too
+    names = measured if entry is None else entry.figures
+    return next((name for name in names if name != "loss" and name in measured), "loss")

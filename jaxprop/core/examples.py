@@ -19,21 +19,24 @@ from jaxprop.core.precision import wide, wide_dtype
 from jaxprop.errors import ShapeError
 from jaxprop.types import Batch
 
+ROUNDING = 1e-2  # how far shares of classes may be from adding up to 1, as bfloat16 makes them
+
 
 def class_labels(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns logits and integer labels of the entries that count, and which labels are classes.
+    """Returns logits and labels of the entries that count, and which labels are classes, or shares of the classes.
 
     Args:
       outputs: logits `[B, C]` or `[B, T, V]`.
-      batch: `labels` `[B]` or `[B, T]`; if present, `mask` and `weight`.
+      batch: `labels` integer `[B]` or `[B, T]`, or shares of the classes, floats `[B, C]` or `[B, T, V]`; if present,
+        `mask` and `weight`.
 
     Returns:
       Logits in float32 or wider, and labels; both 0 where an entry counts for nothing. Whether each label lies in
       `0..C-1`, a boolean: a label such as -100 or -1 that is not masked does not, and its loss is NaN. A negative
-      index would silently count from the last class.
+      index would silently count from the last class. Of shares, whether none is negative and they add up to 1.
 
     Raises:
-      ShapeError: labels that are not integers, or not one for each row of logits.
+      ShapeError: labels that are neither, or not one for each row of logits.
 
     Example:
       >>> batch = {"labels": jnp.array([1, -100, -100]), "weight": jnp.array([1.0, 1.0, 0.0])}
@@ -42,15 +45,26 @@ def class_labels(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array
       ([1, -100, 0], [True, False, True])
     """
     outputs, labels = jnp.asarray(outputs), _labels(batch)
-    _expect_labels(labels, outputs.shape[:-1], outputs)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
+    logits, entries = wide(outputs), outputs.shape[:-1]
+    shares = 1 < outputs.ndim == labels.ndim and jnp.issubdtype(labels.dtype, jnp.floating)
+    _expect_labels(labels, outputs.shape if shares else entries, outputs)
+    if not (shares or jnp.issubdtype(labels.dtype, jnp.integer)):
         raise ShapeError(
             f"expected integer labels, the classes, got {labels.dtype}; use sigmoid_cross_entropy for labels in 0..1"
         )
-    logits = wide(outputs)
-    if (counts := counted(batch, labels.shape)) is not None:
+    counts = counted(batch, entries)
+    if shares:
+        return _shares(logits, labels.astype(logits.dtype), counts)
+    if counts is not None:
         labels, logits = jnp.where(counts, labels, 0), jnp.where(counts[..., None], logits, 0)
     return logits, labels, (labels >= 0) & (labels < outputs.shape[-1])
+
+
+def _shares(logits: jax.Array, shares: jax.Array, counts: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    if counts is not None:
+        shares, logits = (jnp.where(counts[..., None], x, 0) for x in (shares, logits))
+    known = jnp.all(shares >= 0, -1) & (jnp.abs(jnp.sum(shares, -1) - 1) <= ROUNDING)
+    return logits, shares, known if counts is None else known | ~counts
 
 
 def targets(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:

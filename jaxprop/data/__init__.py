@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxprop.config.schema.data import DataSection
 from jaxprop.config.tasks import TASK_TABLE, tasks_for
+from jaxprop.data import augment
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.readers.arrays import ARRAYS
 from jaxprop.data.readers.digits import DIGITS
@@ -20,7 +21,7 @@ from jaxprop.data.stream import Stream, one_pass
 from jaxprop.errors import ConfigError, one_of
 from jaxprop.types import Reader, Source
 
-__all__ = ["READERS", "Prefetch", "Reader", "Source", "Stream", "one_pass", "open_sources", "prefetch"]
+__all__ = ["READERS", "Prefetch", "Reader", "Source", "Stream", "augment", "one_pass", "open_sources", "prefetch"]
 
 READERS: dict[str, Reader] = {
     "digits": DIGITS,

@@ -15,7 +15,8 @@ def right_answers(outputs: jax.Array, batch: Batch) -> SumCount:
 
     Args:
       outputs: logits `[B, C]` or `[B, T, V]`.
-      batch: `labels` `[B]` or `[B, T]`; if present, `mask` `[B]` or `[B, T]` and `weight` `[B]`.
+      batch: `labels` integer `[B]` or `[B, T]`, or shares of the classes `[B, C]` or `[B, T, V]`, whose
+        largest is the label; if present, `mask` `[B]` or `[B, T]` and `weight` `[B]`.
 
     Returns:
       Weighted number of right answers, NaN if a label that counts is no class, and weighted number of answers.
@@ -29,6 +30,8 @@ def right_answers(outputs: jax.Array, batch: Batch) -> SumCount:
       (2.0, 3.0)
     """
     logits, labels, known = class_labels(outputs, batch)
+    if labels.ndim == logits.ndim:
+        labels = jnp.argmax(labels, -1)
     right = (jnp.argmax(logits, -1).astype(labels.dtype) == labels).astype(logits.dtype)
     return weighted_sum(jnp.where(known, right, jnp.nan), batch, tokens=right.ndim > 1)
 

@@ -1,23 +1,26 @@
-"""Comparison of several runs: their results, and the keys in which their configs differ. Pure."""
+"""Several runs side by side, the best one first, and the keys in which their configs differ. Pure."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprop.report.fields import nested
+from jaxprop.config.tasks import better, main_metric
+from jaxprop.report.card import flat
+from jaxprop.report.fields import nested, number, text, whole
 from jaxprop.report.read import RunData, Series
 from jaxprop.report.verdict import ENDED, worst_layers
+from jaxprop.sinks.console import duration
 
 # The order in which differing keys are listed, the most important sections first.
 SECTIONS = ("model", "optimizer", "data", "task", "precision", "run", "parallel", "health", "checkpoint", "sinks")
 MOST_KEYS = 24
+MOST_COLUMNS = 4  # of keys that are columns of the table; where more differ, they have a table of their own, too
+MOST_METRICS = 3  # that have a column
+LONGEST = 40  # characters of a value in the table
 NO_VALUE = "-"
-HIGHER_IS_BETTER = re.compile(r"accuracy|precision|recall|score|f1|auc|bleu|iou|r2|top_?\d")
 
 
 class Comparison(NamedTuple):
@@ -25,14 +28,19 @@ class Comparison(NamedTuple):
 
     Args:
       headers: headers of the table.
-      rows: lines of the table, one for each run.
-      keys: keys whose values differ between the configs, the most important first, with each run's value.
+      rows: lines of the table, one for each run, the best one first.
+      order: the run of each line, as an index into the runs.
+      metric: the metric that they are ranked by; empty where none of them has been evaluated.
+      keys: keys whose values differ between the configs, the most important first, with each run's value, in the order
+        of the lines.
       more: number of further keys that differ.
       note: a sentence if the runs have different layers, otherwise empty.
     """
 
     headers: list[str]
     rows: list[list[str]]
+    order: list[int]
+    metric: str
     keys: list[tuple[str, list[str]]]
     more: int
     note: str
@@ -61,18 +69,28 @@ def compare(runs: Sequence[RunData], names: Sequence[str]) -> Comparison:
       names: their names.
     """
     metrics = list(dict.fromkeys(name for run in runs for name in run.evaluation))
-    metrics.sort(key=lambda name: name != "loss")
-    headers = ["run", "status", "steps", "final train loss", *(f"best eval {name}" for name in metrics[:3])]
-    headers += ["alerts", "worst layer"]
-    rows = [_row(run, name, metrics[:3]) for run, name in zip(runs, names, strict=True)]
-    keys = differences([run.config for run in runs])
-    return Comparison(headers, rows, keys[:MOST_KEYS], max(len(keys) - MOST_KEYS, 0), _note(runs))
+    main = main_metric(text(nested(runs[0].config, "task", "name")) or None, metrics, _kept_by(runs[0]))
+    metrics.sort(key=lambda name: (name != main, name != "loss"))
+    order = sorted(range(len(runs)), key=lambda i: _rank(runs[i], main))
+    keys = differences([runs[i].config for i in order])
+    shown, columns = metrics[:MOST_METRICS], keys[:MOST_COLUMNS]
+    headers = ["run", *(key for key, _ in columns), *(f"best eval {name}" for name in shown), "final train loss"]
+    headers += ["steps", "time", "parameters", "status", "alerts", "worst layer"]
+    rows = [
+        [names[i], *(_cut(values[place]) for _, values in columns), *_row(runs[i], shown)]
+        for place, i in enumerate(order)
+    ]
+    ranked = main if any(_best_at(run, main) is not None for run in runs) else ""
+    return Comparison(headers, rows, order, ranked, keys[:MOST_KEYS], max(len(keys) - MOST_KEYS, 0), _note(runs))
 
 
-def _row(run: RunData, name: str, metrics: Sequence[str]) -> list[str]:
-    cells = [name, ENDED.get(run.status, run.status).partition(";")[0].partition(":")[0], f"{run.last_step:,}"]
-    cells.append(_last(run.train.get("loss")))
-    cells += [_best(run, metric) for metric in metrics]
+def _row(run: RunData, metrics: Sequence[str]) -> list[str]:
+    summary = run.summary or {}
+    seconds, parameters = number(summary.get("seconds")), whole(summary.get("parameters"))
+    cells = [*(_best(run, metric) for metric in metrics), _last(run.train.get("loss")), f"{run.last_step:,}"]
+    cells.append(NO_VALUE if seconds is None else duration(seconds))
+    cells.append(NO_VALUE if parameters is None else f"{parameters:,}")
+    cells.append(ENDED.get(run.status, run.status).partition(";")[0].partition(":")[0])
     acts = sum(alert.get("severity") == "act" for alert in run.alerts)
     cells.append(f"{acts} to act on, {len(run.alerts) - acts} advice" if run.alerts else "none")
     worst = worst_layers(run, 1)
@@ -85,14 +103,44 @@ def _last(series: Series | None) -> str:
     return f"{series.value[-1]:.4g}" if np.isfinite(series.value[-1]) else "not finite"
 
 
-def _best(run: RunData, metric: str) -> str:
+def _kept_by(run: RunData) -> str | None:
+    """The metric that the run keeps its best checkpoint by, where its config says."""
+    return text(nested(run.config, "checkpoint", "best")) or None
+
+
+def _rank(run: RunData, metric: str) -> tuple[bool, float]:
+    """What sorts the best run first; runs without a value are last, in the order in which they were given."""
+    at = _best_at(run, metric)
+    if at is None:
+        return True, 0.0
+    value = float(run.evaluation[metric].value[at])
+    return False, value if _is_lowest(run, metric) else -value
+
+
+def _is_lowest(run: RunData, metric: str) -> bool:
+    if _kept_by(run) == metric:
+        return nested(run.config, "checkpoint", "mode") == "min"
+    return better(metric, text(nested(run.config, "task", "name"))) == "min"
+
+
+def _best_at(run: RunData, metric: str) -> int | None:
     series = run.evaluation.get(metric)
     if series is None or not np.isfinite(series.value).any():
+        return None
+    values = np.where(np.isfinite(series.value), series.value, np.nan)
+    return int(np.nanargmin(values) if _is_lowest(run, metric) else np.nanargmax(values))
+
+
+def _best(run: RunData, metric: str) -> str:
+    at = _best_at(run, metric)
+    if at is None:
         return NO_VALUE
-    best, mode = nested(run.config, "checkpoint", "best"), nested(run.config, "checkpoint", "mode")
-    lowest = (mode == "min") if best == metric else not HIGHER_IS_BETTER.search(metric)
-    at = int(np.nanargmin(series.value) if lowest else np.nanargmax(series.value))
+    series = run.evaluation[metric]
     return f"{series.value[at]:.4g} at {int(series.step[at]):,}"
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
 
 
 def differences(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -102,18 +150,12 @@ def differences(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]
       >>> differences([{"data": {"n": 1}, "optimizer": {"lr": 0.1}}, {"data": {"n": 1}, "optimizer": {"lr": 0.2}}])
       [('optimizer.lr', ['0.1', '0.2'])]
     """
-    flat = [dict(_flat(config, "")) for config in configs]
-    keys = dict.fromkeys(key for config in flat for key in config)
-    found = [(key, [config.get(key, NO_VALUE) for config in flat]) for key in keys]
+    tables = [dict(flat(config)) for config in configs]
+    keys = dict.fromkeys(key for config in tables for key in config)
+    found = [(key, [config.get(key, NO_VALUE) for config in tables]) for key in keys]
     found = [(key, values) for key, values in found if len(set(values)) > 1]
     rank = {section: i for i, section in enumerate(SECTIONS)}
     return sorted(found, key=lambda pair: rank.get(pair[0].partition(".")[0], len(rank)))
-
-
-def _flat(value: Any, path: str) -> list[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        return [pair for key, item in value.items() for pair in _flat(item, f"{path}.{key}" if path else str(key))]
-    return [(path, value if isinstance(value, str) else json.dumps(value, default=str))]
 
 
 def _note(runs: Sequence[RunData]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxprop.report import panels, profile
+from jaxprop.report.card import card
 from jaxprop.report.compare import compare
 from jaxprop.report.fields import nested, number, numbers, text, whole
 from jaxprop.report.grid import Grid
@@ -60,6 +61,8 @@ def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
         "step": run.last_step,
         "live": run.status in OPEN,
         "verdict": verdict._asdict(),
+        "card": card(run)._asdict(),
+        "metrics": run.metrics,
         "notes": list(run.notes),
         "alerts": [_alert(alert) for alert in run.alerts[:ALERTS]],
         "alerts_more": max(len(run.alerts) - ALERTS, 0),
@@ -82,8 +85,8 @@ def _curves(run: RunData) -> dict[str, Series]:
     scale = found.get("loss_scale")
     if scale is not None and bool(np.all(scale.value == 1)):
         del found["loss_scale"]
-    if "loss" in run.evaluation:
-        found["eval_loss"] = run.evaluation["loss"]
+    found |= {name: run.train[name] for name in run.metrics if name in run.train}
+    found |= {f"eval_{name}": run.evaluation[name] for name in ("loss", *run.metrics) if name in run.evaluation}
     noise = noise_scale(run)
     return found if noise is None else {**found, "noise_scale": noise}
 

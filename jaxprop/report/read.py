@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import JaxpropError, RunFolderError
-from jaxprop.report.fields import LARGEST_STEP, number, numbers, text, whole
+from jaxprop.report.fields import LARGEST_STEP, number, numbers, whole
 from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, RowBuffer
 from jaxprop.report.lines import Tail
 from jaxprop.report.order import forward_order
-from jaxprop.run.folder import find_run
+from jaxprop.run.folder import find_run, status_of
 from jaxprop.run.status import OPEN, Status
 from jaxprop.sinks.files import open_to_read
 
 FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json", "panels.json")
 NO_COLUMN = ("step", "split")
+FIGURES = frozenset(name for entry in TASK_TABLE.values() for name in entry.figures)
+MOST_METRICS = 12  # of a run that are shown
 
 
 class Series(NamedTuple):
@@ -71,6 +72,12 @@ class RunData(NamedTuple):
         if not columns:
             return 0
         return max(*(int(step[-1]) for step in columns), whole((self.summary or {}).get("step")) or 0)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics besides the loss: those of evaluations, and those of tasks that training records."""
+        found = [*self.evaluation, *(name for name in self.train if name in FIGURES)]
+        return [name for name in dict.fromkeys(found) if name != "loss"][:MOST_METRICS]
 
     def with_peaks(self, name: str) -> Series:
         """A value of the train records, with the peaks between them at the steps where they were."""
@@ -124,7 +131,7 @@ class Reader:
                 continue
             found.append((path.name, stat.st_mtime_ns, stat.st_size))
         # A process that is killed changes no file.
-        held = not (self.folder / "summary.json").exists() and _status(self.folder, None) == Status.RUNNING
+        held = not (self.folder / "summary.json").exists() and status_of(self.folder, None) == Status.RUNNING
         return (*found, ("held", int(held), 0))
 
     def read(self) -> RunData:
@@ -143,7 +150,7 @@ class Reader:
         self._take_in()
         config = _config(self.folder / "config.yaml", notes)
         summary = _object(self.folder / "summary.json", notes)
-        status = _status(self.folder, summary)
+        status = status_of(self.folder, summary)
         for tail in (self._metrics, self._layers, self._alerts):
             notes += _damage(tail, status, self._misfits if tail is self._layers else 0)
         train, evaluation = _columns(self._records, "train"), _columns(self._records, "eval")
@@ -213,23 +220,6 @@ def _damage(tail: Tail, status: str, misfits: int) -> Iterator[str]:
         yield f"{count:,} damaged {'line' if count == 1 else 'lines'} of {tail.path.name} left out"
     if tail.cut and status not in OPEN:
         yield f"the last line of {tail.path.name} is cut short and left out"
-
-
-def _status(folder: Path, summary: dict[str, Any] | None) -> str:
-    if summary is not None:
-        return text(summary.get("status"), "ended")
-    for name in (".lock", ".lock.claim"):
-        try:
-            owner = json.loads(_bytes(folder / name))
-            if owner["host"] != socket.gethostname() or os.name == "nt":
-                return Status.RUNNING  # nobody can tell; on Windows, asking the process would stop it
-            os.kill(int(owner["pid"]), 0)
-        except PermissionError:
-            return Status.RUNNING  # somebody else's process
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            continue
-        return Status.RUNNING
-    return Status.UNFINISHED
 
 
 def _bytes(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from jaxprop.report.verdict import judge
 BLOCKS = "▁▂▃▄▅▆▇█"
 PLAIN = "_.-:=+*#"  # for terminals without block characters
 WIDTH = 60
+METRICS = 3  # that have a sparkline, besides the loss
 DECADES = 2.0  # range of values from which a sparkline is logarithmic
 
 
@@ -43,11 +44,12 @@ def summarize(run: RunData, name: str, plain: bool = False) -> str:
 
 
 def _curves(run: RunData, plain: bool) -> Iterator[str]:
-    drawn = (
+    drawn = [
         ("loss", run.with_peaks("loss") if "loss" in run.train else None),
         ("eval", run.evaluation.get("loss")),
+        *((printable(name, 20), run.evaluation.get(name)) for name in run.metrics[:METRICS]),
         ("grad", run.with_peaks("grad_norm") if "grad_norm" in run.train else None),
-    )
+    ]
     for label, series in drawn:
         if series is not None:
             yield f"  {label:<8} {sparkline(series, plain=plain)}  {_range(series)}"

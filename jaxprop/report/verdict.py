@@ -239,7 +239,7 @@ def _done(action: dict[str, Any]) -> str:
 def _status(run: RunData) -> str:
     said = [f"{ENDED.get(run.status, run.status)}, step {run.last_step:,}"]
     for split, columns in (("train", run.train), ("eval", run.evaluation)):
-        for name in ("loss", "accuracy"):
+        for name in ("loss", *run.metrics):
             series = columns.get(name)
             if series is not None:
                 last = series.value[-1]

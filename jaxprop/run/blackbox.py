@@ -195,14 +195,15 @@ def flags() -> dict[str, str]:
 
 
 def fingerprints() -> dict[str, str]:
-    """Returns the SHA-256 of every source file that models and losses are made of, by its path in the package."""
+    """Returns the SHA-256 of every source file that computes the loss, by its path in the package."""
     package = Path(__file__).parents[1]
-    files = sorted(path for room in ("models", "losses", "tasks") for path in (package / room).rglob("*.py"))
+    rooms = ("data/augment", "models", "losses", "tasks")
+    files = sorted(path for room in rooms for path in (package / room).rglob("*.py"))
     return {path.relative_to(package).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def changed_sources(box: Box) -> list[str]:
-    """Returns the source files of models and losses that are not what they were when the box was written."""
+    """Returns the source files that compute the loss and are not what they were when the box was written."""
     now = fingerprints()
     return [path for path, digest in box.about["sources"].items() if now.get(path) != digest]
 

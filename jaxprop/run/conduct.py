@@ -28,17 +28,22 @@ from jaxprop.types import TrainState
 
 
 class Outcome(NamedTuple):
-    """How a run ended: the summary that `summary.json` holds, the exit code, and what was trained.
+    """How a run ended: the summary that `summary.json` holds, and the exit code."""
+
+    summary: dict[str, Any]
+    exit_code: int
+
+
+class Conducted(NamedTuple):
+    """A run that has ended.
 
     Args:
-      summary: of the run.
-      exit_code: 0 done, 3 diverged, 75 or 130 interrupted after saving.
+      outcome: how; its exit code is 0 done, 3 diverged, 75 or 130 interrupted after saving.
       experiment: what was trained.
       state: the newest; None where the folder's run was complete already.
     """
 
-    summary: dict[str, Any]
-    exit_code: int
+    outcome: Outcome
     experiment: Experiment
     state: TrainState | None
 
@@ -68,8 +73,13 @@ class Undertaking(NamedTuple):
 
 
 def conduct(
-    undertaking: Undertaking, folder: str | os.PathLike[str], *, fresh: bool = False, quiet: bool = False
-) -> Outcome:
+    undertaking: Undertaking,
+    folder: str | os.PathLike[str],
+    *,
+    fresh: bool = False,
+    quiet: bool = False,
+    brief: bool = False,
+) -> Conducted:
     """Runs an undertaking in a folder, or goes on where the folder's newest checkpoint stands.
 
     Args:
@@ -78,6 +88,7 @@ def conduct(
       fresh: start over. The folder's run is set aside; it is removed once the new one has a checkpoint, and comes back
         if the new one fails or is interrupted before that.
       quiet: no console.
+      brief: a console of warnings alone: alerts to act on, and the responses to them.
 
     Returns:
       How it ended.
@@ -93,9 +104,9 @@ def conduct(
         experiment = undertaking.compose()
         if before is not None and before["step"] == experiment.total_steps:
             undertaking.complete(experiment, folder)
-            tell(resume_note(before["step"], before["step"]))
+            tell(resume_note(before["step"], before["step"], experiment.config))
             _tell_if(None if quiet else headline_of(before))
-            return Outcome(before, EXIT_DONE, experiment, None)
+            return Conducted(Outcome(before, EXIT_DONE), experiment, None)
         checkpoints, replaced = open_checkpoints(experiment, folder), Replaced(folder)
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
@@ -108,7 +119,7 @@ def conduct(
             with (
                 checkpoints,
                 undertaking.explained(experiment, lambda: _saved(checkpoints)),
-                _begun(started, fresh, quiet) as sink,
+                _begun(started, fresh, quiet, brief) as sink,
             ):
                 status = loop.run(sink, lambda: replaced.pending)
                 if status == Status.COMPLETED:
@@ -132,7 +143,7 @@ def conduct(
     if status != Status.COMPLETED:
         saved = experiment.config.checkpoint.enabled
         tell(last_words(status, loop, saved=saved, back=back, aside=replaced.pending))
-    return Outcome(figures, exit_code(status, interrupts.received), experiment, loop.state)
+    return Conducted(Outcome(figures, exit_code(status, interrupts.received)), experiment, loop.state)
 
 
 class _Started(NamedTuple):
@@ -146,7 +157,7 @@ class _Started(NamedTuple):
 
 
 @contextlib.contextmanager
-def _begun(run: _Started, fresh: bool, quiet: bool) -> Iterator[Sink]:
+def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sink]:
     """Resumes or starts over; yields the destination of the run's records, open for as long as it runs."""
     undertaking, experiment, loop, replaced, folder = run
     if fresh:
@@ -155,14 +166,14 @@ def _begun(run: _Started, fresh: bool, quiet: bool) -> Iterator[Sink]:
     resumed_from = None if fresh else loop.resume()
     notes = [note for source in experiment.sources.values() for note in source.info.get("notes", ())]
     if resumed_from is not None:
-        notes.append(resume_note(resumed_from, experiment.total_steps))
+        notes.append(resume_note(resumed_from, experiment.total_steps, experiment.config))
     elif not fresh:
         refuse_unreadable(folder / "checkpoints")
         notes += start_over(folder)
     undertaking.describe(experiment, folder)
     own = open_sinks(
         experiment.config.sinks, folder, total_steps=experiment.total_steps, start_step=resumed_from,
-        alerts=loop.alert_lines, log_every=experiment.config.run.log_every, quiet=quiet,
+        alerts=loop.alert_lines, log_every=experiment.config.run.log_every, quiet=quiet, brief=brief,
     )  # fmt: skip
     with contextlib.closing(fan_out([own, *undertaking.sinks])) as sink:
         for name in ("summary.json", panels.NAME):  # of an earlier end that this run goes beyond

@@ -27,7 +27,7 @@ from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.placement import replicate
 from jaxprop.run.compose import Experiment, place
-from jaxprop.run.conduct import Outcome, Undertaking, conduct, open_checkpoints
+from jaxprop.run.conduct import Conducted, Undertaking, conduct, open_checkpoints
 from jaxprop.run.folder import read_summary, write_text
 from jaxprop.run.resume import has_records, refuse_another
 from jaxprop.run.status import Status
@@ -145,11 +145,10 @@ def fit(
       ...         optax.sgd(0.5), [{"x": x}], run=folder + "/line", steps=20, params={"w": jnp.zeros(())}, quiet=True,
       ...     )
       ...     ran.status, ran.step, round(float(ran.params["w"]), 1)
-      ('completed', 20, 2.9)
+      ('completed', 20, 3.0)
     """
     stream = as_stream(batches, depth=(prefetch + 2) * steps_per_call)
-    _check_evaluation(evaluate, batch_size)
-    evaluates = None if evaluate is None else _rhythm(eval_every, steps, steps_per_call, stream)
+    evaluates = _check_evaluation(evaluate, batch_size) and _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
         data={"batch_size": batch_size, "prefetch": prefetch},
         precision={"policy": precision},
@@ -236,15 +235,19 @@ def _rhythm(eval_every: int | None, steps: int, per_call: int, stream: Any) -> i
     return max(1, round(every / per_call)) * per_call
 
 
-def _check_evaluation(evaluate: Any, batch_size: int | None) -> None:
+def _check_evaluation(evaluate: Any, batch_size: int | None) -> bool | None:
+    """Whether there is something to evaluate on, or None; raises UsageError where that would not do."""
+    if evaluate is None:
+        return None
     if isinstance(evaluate, Source):
         if batch_size is None:
             raise UsageError("fit evaluates on a Source in batches; give batch_size, such as batch_size=256")
-    elif evaluate is not None and (not hasattr(evaluate, "__iter__") or iter(evaluate) is evaluate):
+    elif not hasattr(evaluate, "__iter__") or iter(evaluate) is evaluate:
         raise UsageError(
             "fit evaluates more than once, so evaluate must be a list, a DataLoader or another iterable that begins "
             f"anew, or a jaxprop.data.Source; got {type(evaluate).__name__}; a generator fits as list(generator)"
         )
+    return True
 
 
 def _signals(settings: Settings) -> bool | Signals:
@@ -317,10 +320,10 @@ def _finished(settings: Settings, folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _fitted(outcome: Outcome, folder: Path) -> Fitted:
+def _fitted(ran: Conducted, folder: Path) -> Fitted:
     """What is returned: the best state, or the newest where none was evaluated."""
-    summary, experiment = outcome.summary, outcome.experiment
-    state, step = outcome.state, int(summary["step"])
+    summary, experiment = ran.outcome.summary, ran.experiment
+    state, step = ran.state, int(summary["step"])
     best = summary.get("best") if experiment.config.checkpoint.enabled else None
     if state is None or (best is not None and best["step"] != step):
         abstract = jax.eval_shape(lambda: experiment.init(0)) if state is None else jax.tree.map(trees.abstract, state)
@@ -338,8 +341,8 @@ def promise(batches: Any) -> str:
       batches: as `fit` takes them.
 
     Example:
-      >>> promise([{"x": 1.0}]) == DRAWN_AGAIN
-      True
+      >>> promise([{"x": 1.0}]).partition(",")[0]
+      'a resume draws the batches that were used already'
     """
     stream = as_stream(batches, depth=1)
     return "a resume goes on with the exact next batch" if isinstance(stream, Stream) else stream.promise

@@ -6,12 +6,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxprop.errors import RunFolderError, UsageError, did_you_mean
-from jaxprop.sinks.files import write_whole
+from jaxprop.run.status import Status
+from jaxprop.sinks.files import open_to_read, write_whole
 from jaxprop.version import __version__
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
@@ -32,18 +34,20 @@ def find_run(folder: Path) -> Path:
     """
     folder = expanded(folder)
     folder = folder.parent if folder.name == "config.yaml" and folder.is_file() else folder
-    if not folder.exists() and len(folder.parts) == 1 and _is_run(Path("runs") / folder):
+    # A folder of that name may lie here too, such as the data that the run was trained on.
+    if len(folder.parts) == 1 and not is_run(folder) and is_run(Path("runs") / folder):
         return Path("runs") / folder
     if not folder.is_dir():
         what = "is a file, not a run's folder" if folder.exists() else "there is no such run folder"
         raise UsageError(f"{folder}: {what}{_others(folder.parent, folder.name)}")
-    if not _is_run(folder):
+    if not is_run(folder):
         held = f"it has no {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]}"
         raise UsageError(f"{folder} is not a run's folder: {held}{_others(folder, '')}")
     return folder
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run."""
     return any((folder / name).is_file() for name in RUN_FILES)
 
 
@@ -67,6 +71,34 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return summary if isinstance(summary, dict) else None
+
+
+def status_of(folder: Path, summary: Mapping[str, Any] | None) -> str:
+    """Returns how a run stands.
+
+    Args:
+      folder: of the run; anyone may have written what is in it.
+      summary: its `summary.json`, or None where there is none.
+
+    Returns:
+      The status in the summary; without one, `running` if a process holds the folder, otherwise `unfinished`.
+    """
+    if summary is not None:
+        status = summary.get("status")
+        return status if isinstance(status, str) else "ended"
+    for name in (".lock", ".lock.claim"):
+        try:
+            with open_to_read(folder / name) as file:
+                owner = json.loads(file.read())
+            if owner["host"] != socket.gethostname() or os.name == "nt":
+                return Status.RUNNING  # nobody can tell; on Windows, asking the process would stop it
+            os.kill(int(owner["pid"]), 0)
+        except PermissionError:
+            return Status.RUNNING  # somebody else's process
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            continue
+        return Status.RUNNING
+    return Status.UNFINISHED
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

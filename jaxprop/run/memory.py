@@ -56,6 +56,26 @@ class Advice(NamedTuple):
     resumes: bool
 
 
+class Tried(NamedTuple):
+    """A change that was compiled, whether it helps or not.
+
+    Args:
+      line: such as `run.accumulate=2`.
+      peak: bytes of one step with it; None where it could not be compiled.
+      saving: bytes less than without it, negative where it takes more; None as `peak`.
+      resumes: whether a run may be continued with it.
+      helps: whether it lowers the peak by more than 1 %.
+      problem: why it could not be compiled; empty where it was.
+    """
+
+    line: str
+    peak: int | None
+    saving: int | None
+    resumes: bool
+    helps: bool
+    problem: str = ""
+
+
 def predicted(experiment: Experiment) -> Memory | None:
     """Predicts the memory of the run's largest call, by compiling it; nothing is allocated for it.
 
@@ -122,8 +142,8 @@ def advise(
     now: Memory,
     sources: Mapping[str, Source] | None = None,
     note: Callable[[str], None] = tell,
-) -> tuple[Advice, ...]:
-    """Compiles the step with each change, and returns those that lower the peak, the largest saving first.
+) -> tuple[Tried, ...]:
+    """Compiles the step with each change; returns all of them, the largest saving first.
 
     Args:
       config: the configuration.
@@ -131,22 +151,38 @@ def advise(
       sources: its data, if they are open already.
       note: takes a line before each compilation, since it may take long; by default it is shown.
     """
-    return tuple(sorted(_advice(config, now, sources, note), key=lambda advice: -advice.saving))
+    found = _tried(config, now, sources, note)
+    return tuple(sorted(found, key=lambda one: (one.saving is None, -(one.saving or 0))))
 
 
-def _advice(
+def _advice(tried: Tried) -> Advice:
+    assert tried.peak is not None
+    assert tried.saving is not None
+    return Advice(tried.line, tried.peak, tried.saving, tried.resumes)
+
+
+def _tried(
     config: Config, now: Memory, sources: Mapping[str, Source] | None, note: Callable[[str], None]
-) -> Iterator[Advice]:
+) -> Iterator[Tried]:
     tried = changes(config)
     for i, change in enumerate(tried):
         note(f"compiling with {change.line} ({i + 1} of {len(tried)})")
+        resumes = not mathematical(config, change.config)
         try:
             memory = predicted(compose(change.config, sources))
-        except (JaxpropError, jax.errors.JaxRuntimeError, MemoryError):
-            continue  # a change that the data or the devices do not allow, or whose own program does not fit
-        if memory is not None and now.peak - memory.peak > WORTH * now.peak:
-            resumes = not mathematical(config, change.config)
-            yield Advice(change.line, memory.peak, now.peak - memory.peak, resumes)
+        except (JaxpropError, jax.errors.JaxRuntimeError, MemoryError) as error:
+            # A change that the data or the devices do not allow, or whose own program does not fit.
+            yield Tried(change.line, None, None, resumes, helps=False, problem=_reason(error))
+            continue
+        if memory is not None:
+            saving = now.peak - memory.peak
+            yield Tried(change.line, memory.peak, saving, resumes, helps=saving > WORTH * now.peak)
+
+
+def _reason(error: BaseException) -> str:
+    if is_out_of_memory(error):
+        return "does not fit in memory either"
+    return "; ".join(str(error).splitlines()[:1]) or type(error).__name__
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -243,8 +279,9 @@ def findings(experiment: Experiment) -> Iterator[dict[str, Any]]:
         return
     part, size = now.largest
     yield {"peak": now.peak, "part": part, "size": size}
-    for one in _advice(experiment.config, now, experiment.sources, note=lambda _: None):
-        yield one._asdict()
+    for one in _tried(experiment.config, now, experiment.sources, note=lambda _: None):
+        if one.helps:
+            yield _advice(one)._asdict()
 
 
 def _asked(error: BaseException) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from jaxprop.checkpoint import Checkpoints, stored_config
 from jaxprop.checkpoint.files import read_manifests
 from jaxprop.config.build import build
-from jaxprop.config.diff import Change, diff, mathematical
+from jaxprop.config.checks import known_steps
+from jaxprop.config.diff import LENGTH, Change, diff, mathematical
 from jaxprop.config.dump import with_absolute_paths
 from jaxprop.config.load import load
 from jaxprop.config.schema.config import Config
@@ -32,13 +33,18 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
     summary = read_summary(folder)
     completed = summary is not None and summary.get("status") == Status.COMPLETED
     checkpoints = folder / "checkpoints"
-    saved = checkpoints.is_dir() and bool(Checkpoints(checkpoints).steps())
+    saved = Checkpoints(checkpoints).steps() if checkpoints.is_dir() else []
     if saved:
-        refuse_another(mathematical(build(stored_config(checkpoints)), config), folder)
+        before = build(stored_config(checkpoints))
+        # What an earlier, shorter run has written may still lie there.
+        steps = saved[-1] if completed and summary is not None and summary.get("step") == saved[-1] else None
+        changes = mathematical(before, config, steps)
+        refuse_another(changes, folder, _how_longer(changes, before, steps))
     elif completed or has_records(folder):
         before = _config_of_records(folder)
         moved = [change for change in _changes(before, config) if change.path in TRAINING_DATA]
-        refuse_another(mathematical(before, config) + moved, folder)
+        changes = mathematical(before, config) + moved
+        refuse_another(changes, folder, _how_longer(changes, before, None))
         if completed and (before.run.steps, before.run.epochs) != (config.run.steps, config.run.epochs):
             raise UsageError(
                 f"{folder} holds a completed run that was not saved, so it cannot be made longer; "
@@ -70,14 +76,34 @@ def _changes(before: Config, config: Config) -> list[Change]:
     return diff(with_absolute_paths(before), with_absolute_paths(config))
 
 
-def refuse_another(changes: list[Change], folder: Path) -> None:
-    """Raises UsageError where there are changes that would alter what the run in a folder computes."""
+def refuse_another(changes: list[Change], folder: Path, longer: str = "") -> None:
+    """Raises UsageError where there are changes that would alter what the run in a folder computes.
+
+    Args:
+      changes: the keys that differ.
+      folder: of the run.
+      longer: how the run could be made longer all the same.
+    """
     if changes:
         lines = "".join(f"\n  {change}" for change in changes)
         raise UsageError(
             f"{folder} holds a run with another configuration, and going on with this one would change what it "
-            f"computes:{lines}\nuse --run DIR for a new run, --fresh to start this one over, or the old values"
+            f"computes:{lines}{longer}\n"
+            "use --run DIR for a new run, --fresh to start this one over, or the old values"
         )
+
+
+def _how_longer(changes: list[Change], before: Config, steps: int | None) -> str:
+    """How a run can be made longer whose schedule is as long as itself; empty where something else has changed."""
+    schedule, known = before.optimizer.schedule, steps or known_steps(before)
+    key = schedule.length_key
+    if key is None or any(change.path not in LENGTH for change in changes):
+        return ""
+    why = f"\nthe schedule {schedule.name} is as long as the run, so another length changes the rates of all steps"
+    if known is None:
+        return f"{why}; a run with optimizer.schedule.{key} of its own can be made longer"
+    end = ", where the rate is 0" if getattr(schedule, "end_scale", None) == 0 and key == "steps" else ""
+    return f"{why}; add optimizer.schedule.{key}={known} to keep them and go on from where the schedule ends{end}, or"
 
 
 def check_data(stream: Stream, checkpoints: Path) -> None:
@@ -105,11 +131,15 @@ def start_over(folder: Path) -> list[str]:
     return ["starting over from step 0: this run has records here, but no checkpoint was saved of it"]
 
 
-def resume_note(step: int, total: int) -> str:
+def resume_note(step: int, total: int, config: Any) -> str:
     """What to tell a person whose run goes on, or has nothing left to do."""
-    if step == total:
-        return (
-            f"all {total} steps are done already; raise run.steps or run.epochs for more, which a constant schedule "
-            "allows, or start over with --fresh"
-        )
-    return f"resumed from step {step}"
+    if step < total:
+        return f"resumed from step {step}"
+    # The settings of `jaxprop.fit` have no schedule: nobody knows there what depends on the length.
+    key = config.optimizer.schedule.length_key if isinstance(config, Config) else None
+    also = (
+        "" if key is None else f" together with optimizer.schedule.{key}={total}, since the schedule ends with the run"
+    )
+    return (
+        f"all {total} steps are done already; raise run.steps or run.epochs for more{also}, or start over with --fresh"
+    )

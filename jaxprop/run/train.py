@@ -18,7 +18,14 @@ from jaxprop.run.resume import check_data, finished
 from jaxprop.types import TrainState
 
 
-def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False, quiet: bool = False) -> Outcome:
+def train(
+    config: Config,
+    folder: str | os.PathLike[str],
+    *,
+    fresh: bool = False,
+    quiet: bool = False,
+    brief: bool = False,
+) -> Outcome:
     """Trains a configuration in a folder, or goes on where the folder's newest checkpoint stands.
 
     Args:
@@ -26,9 +33,10 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
       folder: the run's folder.
       fresh: start over, as `conduct` does.
       quiet: no console.
+      brief: a console of warnings alone: alerts to act on, and the responses to them.
 
     Returns:
-      How it ended.
+      The summary and the exit code: 0 done, 3 diverged, 75 or 130 interrupted after saving.
 
     Raises:
       UsageError: the folder holds a run whose mathematics another configuration would change.
@@ -45,7 +53,7 @@ def train(config: Config, folder: str | os.PathLike[str], *, fresh: bool = False
         describe=_describe,
         explained=explained,
     )
-    return conduct(undertaking, folder, fresh=fresh, quiet=quiet)
+    return conduct(undertaking, folder, fresh=fresh, quiet=quiet, brief=brief).outcome
 
 
 def _describe(experiment: Experiment, folder: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxprop.sinks.console import open_console, print_summary, summary_table
+from jaxprop.sinks.console import open_console, open_warnings, print_summary, summary_line, summary_table
 from jaxprop.sinks.jsonl import open_jsonl, truncate_after
 from jaxprop.sinks.sink import Record, Sink, fan_out
 from jaxprop.sinks.tensorboard import open_tensorboard
@@ -17,7 +17,16 @@ from jaxprop.sinks.tensorboard import open_tensorboard
 if TYPE_CHECKING:
     from jaxprop.config.schema.run import Sinks
 
-__all__ = ["Record", "Sink", "fan_out", "open_sinks", "print_summary", "summary_table", "truncate_after"]
+__all__ = [
+    "Record",
+    "Sink",
+    "fan_out",
+    "open_sinks",
+    "print_summary",
+    "summary_line",
+    "summary_table",
+    "truncate_after",
+]
 
 
 def open_sinks(
@@ -29,6 +38,7 @@ def open_sinks(
     alerts: int | None = None,
     log_every: int = 1,
     quiet: bool = False,
+    brief: bool = False,
 ) -> Sink:
     """Opens the sinks that a config asks for, and combines them into one.
 
@@ -42,6 +52,7 @@ def open_sinks(
       alerts: number of lines of `alerts.jsonl` that a resumed run keeps; None decides by the step there too.
       log_every: steps between the train records that the console shows.
       quiet: whether to leave the console out.
+      brief: whether the console shows nothing but alerts to act on and the responses to them.
 
     Returns:
       One sink, which the caller must close.
@@ -66,7 +77,9 @@ def open_sinks(
         (section.tensorboard, lambda: open_tensorboard(folder / "tensorboard", start_step=start_step)),
         (
             section.console and not quiet,
-            lambda: open_console(total_steps, start_step=start_step or 0, log_every=log_every),
+            open_warnings
+            if brief
+            else lambda: open_console(total_steps, start_step=start_step or 0, log_every=log_every),
         ),
     ]
     opened: list[Sink] = []

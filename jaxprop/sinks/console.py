@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from jaxprop.errors import printable
@@ -24,6 +25,22 @@ _FOR_FILES = (
     "loss_min", "loss_max", "grad_norm_min", "grad_norm_max", "loss_max_step", "grad_norm_max_step",
 )  # fmt: skip
 _COSTS = ("parameters", "examples", "seconds", "compile_seconds", "examples_per_second")
+
+
+def open_warnings() -> Sink:
+    """Opens a console that shows alerts to act on, and the responses to them, and nothing else; for `--quiet`.
+
+    Returns:
+      A sink.
+    """
+    stream = Lasting(sys.stderr)
+
+    def alert(record: Record) -> None:
+        if record.get("action") or record.get("severity") == "act":
+            stream.write(printable(_alert(record)) + "\n")
+            stream.flush()
+
+    return Sink(alert=alert)
 
 
 def open_console(total_steps: int, *, start_step: int = 0, log_every: int = 1, console: Console | None = None) -> Sink:
@@ -169,6 +186,42 @@ def print_summary(summary: Record) -> None:
     from rich.console import Console
 
     Console(file=sys.stdout).print(summary_table(summary))
+
+
+def summary_line(summary: Record, folder: str | Path) -> str:
+    """Returns the results of a run in one line, for `--quiet`.
+
+    Args:
+      summary: the contents of `summary.json`, or what an evaluation returns.
+      folder: the run's folder.
+
+    Example:
+      >>> summary_line({"status": "completed", "step": 690, "metrics": {"accuracy": 0.997, "loss": 0.31}}, "runs/a")
+      'completed: step 690  loss 0.31  accuracy 0.997  runs/a'
+    """
+    metrics = dict(summary.get("metrics") or {})
+    ordered = sorted(metrics, key=lambda name: name != "loss")
+    shown = [f"step {_number(summary['step'])}"] if "step" in summary else []
+    shown += [f"{name} {'not finite' if metrics[name] is None else _number(metrics[name])}" for name in ordered]
+    if summary.get("seconds") is not None:
+        shown.append(duration(summary["seconds"]))
+    status = f"{summary['status']}: " if "status" in summary else ""
+    return printable(f"{status}{'  '.join([*shown, str(folder)])}")
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as text.
+
+    Example:
+      >>> duration(0.31), duration(42.1), duration(754), duration(7500)
+      ('0.31 s', '42 s', '12 min 34 s', '2 h 5 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _printer(console: Console) -> Callable[[str], None]:

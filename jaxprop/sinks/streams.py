@@ -15,6 +15,7 @@ class Lasting:
 
     Args:
       stream: a text stream, or None, which Python has in place of one that was closed when it started.
+      forgiven: the errors after which it falls silent; others are raised. ValueError: someone else has closed it.
 
     Example:
       >>> import io
@@ -25,8 +26,8 @@ class Lasting:
       4
     """
 
-    def __init__(self, stream: TextIO | None):
-        self._stream = stream
+    def __init__(self, stream: TextIO | None, forgiven: tuple[type[Exception], ...] = (OSError, ValueError)):
+        self._stream, self._forgiven = stream, forgiven
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
@@ -54,7 +55,7 @@ class Lasting:
             return None
         try:
             return getattr(self._stream, method)(*arguments)
-        except (OSError, ValueError):  # ValueError: it was closed by someone else
+        except self._forgiven:
             silence(self._stream)
             self._stream = None
             return None

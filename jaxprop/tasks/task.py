@@ -13,6 +13,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.task import usual_loss
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.core.precision import Policy, cast_floating, cast_keys
+from jaxprop.data.augment import make_augmentation
 from jaxprop.losses import make_loss
 from jaxprop.metrics import METRICS
 from jaxprop.models.arguments import masks_tokens
@@ -78,7 +79,7 @@ def predictions(task: Task, policy: Policy) -> Callable[[PyTree, PyTree, Batch],
 
 
 def bind(config: Config, train: Source, more: Mapping[str, Metric] | None = None) -> tuple[Model, Objective, Spec]:
-    """Builds the model for the data's shapes and binds it to the loss and metrics of the table of tasks.
+    """Builds the model for the data's shapes and binds it to augmentation and to the task's loss and metrics.
 
     Args:
       config: the run's configuration; its `task.loss` goes before the task's usual one.
@@ -98,4 +99,5 @@ def bind(config: Config, train: Source, more: Mapping[str, Metric] | None = None
     metrics |= more or {}
     if masks_tokens(spec):
         loss, metrics = loss_of_sequences(loss), {name: metric_of_sequences(metrics[name]) for name in metrics}
-    return model, loss_from(model, loss, metrics, cast=COMPUTED), spec
+    augment = make_augmentation(config.data.augment, spec)
+    return model, loss_from(model, loss, metrics, cast=COMPUTED, augment=augment), spec

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from jaxprop.run.allocator import VARIABLE, allocator_in_use, find_allocator
 from jaxprop.run.compile_cache import VARIABLE as CACHE_VARIABLE
@@ -193,19 +194,17 @@ def _is_installed(requirement: Requirement) -> bool:
 def install_line(extra: str) -> str:
     """Returns the command that installs an extra into this Python.
 
-    It installs from where `jaxprop` itself was installed. Where that is unknown, it names the packages of the extra,
-    because the project called `jaxprop` on the public index is an unrelated one.
+    It names the packages of the extra, because the project called `jaxprop` on the public index is an unrelated one,
+    and what was installed from a URL or a folder may not be there any more. An editable checkout is installed again.
     """
     try:
         text = importlib.metadata.distribution("jaxprop").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
         text = None
     source = json.loads(text) if text else {}
-    url, path = source.get("url", ""), source.get("url", "").removeprefix("file://")
-    if source.get("dir_info", {}).get("editable"):
+    path = Path(unquote(urlsplit(source.get("url", "")).path))
+    if source.get("dir_info", {}).get("editable") and path.is_dir():
         return _pip("-e", f"{path}[{extra}]")
-    if url:
-        return _pip(f"jaxprop[{extra}] @ {url}")
     return _pip(*(_named(r) for r in requirements("jaxprop") if r.of_extra == extra))
 
 

@@ -35,11 +35,13 @@ class Replayed(NamedTuple):
       step: its number.
       finding: where it stopped being finite, or None where it did not.
       notes: what is not as it was when the step failed, a sentence each.
+      run: folder of the run whose step it is; None of a black box that was replayed by itself.
     """
 
     step: int
     finding: Finding | None
     notes: tuple[str, ...]
+    run: Path | None = None
 
     @property
     def message(self) -> str:
@@ -76,7 +78,7 @@ def replay_run(folder: Path, step: int | None = None) -> Replayed:
 def _noted(chosen: Path, run: Path) -> Replayed:
     """Replays a box and writes what is found into it."""
     replayed = replay(chosen)
-    replayed = replayed._replace(notes=(*_of_another_run(chosen, run), *replayed.notes))
+    replayed = replayed._replace(notes=(*_of_another_run(chosen, run), *replayed.notes), run=run)
     noted = chosen / "finding.json"
     if replayed.finding is None:
         noted.unlink(missing_ok=True)

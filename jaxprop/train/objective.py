@@ -26,7 +26,12 @@ Cast = Sequence[str | int] | str | bool | None  # keys of a batch
 
 
 def loss_from(
-    model: Model, loss: Loss, metrics: Mapping[str, Metric | Callable] | None = None, *, cast: Cast = None
+    model: Model,
+    loss: Loss,
+    metrics: Mapping[str, Metric | Callable] | None = None,
+    *,
+    cast: Cast = None,
+    augment: Callable[[jax.Array, Batch], Batch] | None = None,
 ) -> Objective:
     """Binds a model to a loss, as the train step and the eval step want it.
 
@@ -43,6 +48,8 @@ def loss_from(
       metrics: by name, each a `Metric` or a function `(outputs, batch) -> (sum, count)`; measured in evaluation, and
         in training those that are a sum and a count.
       cast: keys of the batch that hold what the model computes with; `"inputs"` by default.
+      augment: `(key, batch) -> batch`, random changes of the examples as in `jaxprop.data.augment`; made in training
+        alone, with a key of their own.
 
     Returns:
       An `Objective`.
@@ -86,10 +93,16 @@ def loss_from(
     def mean_loss(
         params: PyTree, extras: PyTree, batch: Batch, key: jax.Array, policy: Any
     ) -> tuple[jax.Array, tuple[jax.Array, PyTree, Sums]]:
+        given = batch
+        if augment is not None and key is not None:
+            key, own = jax.random.split(key)
+            with jax.named_scope("augment"):
+                batch = augment(own, batch)
         outputs, new, batch = forward(params, extras, batch, key, policy, True)
         total, weight, some = _weighted_sum(loss, outputs, batch)
         sums = {name: t for name, t in measure(measured, outputs, batch).items() if is_sum_count(t)}
-        signals = output_sums(outputs, batch if isinstance(batch, Mapping) else {})
+        # By the labels as they were given: shares of classes look like targets.
+        signals = output_sums(outputs, given if isinstance(given, Mapping) else {})
         # weights that cancel have no mean, and a microbatch of weight 0 would be left out in silence
         weight_or_nan = jnp.where((weight == 0) & some, jnp.nan, weight)
         return safe_mean(total, weight, some), (

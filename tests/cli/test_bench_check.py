@@ -38,5 +38,6 @@ def test_json_is_one_value_on_stdout(jaxprop, package):
     ran = jaxprop("bench", "check", NAME, "nowhere.json", "--json")
     assert ran.code == 1
     found = json.loads(ran.out)
-    assert found[NAME] == []
-    assert len(found["nowhere.json"]) == 1
+    assert found["files"][NAME] == []
+    assert (found["command"], found["run"]) == ("bench check", None)
+    assert len(found["files"]["nowhere.json"]) == 1

@@ -47,7 +47,10 @@ def test_json_is_one_value_on_stdout(jaxprop, pair):
     ran = jaxprop("bench", "compare", "a.json", "b.json", "--fail-above", "5%", "--json")
     assert (ran.code, ran.err) == (1, "")
     found = json.loads(ran.out)
-    assert list(found) == ["lines", "machine", "differences", "notes", "fail_above", "failures"]
+    assert list(found) == [
+        "command", "run", "lines", "machine", "differences", "notes", "judged", "fail_above", "failures",
+    ]  # fmt: skip
+    assert (found["command"], found["judged"]) == ("bench compare", True)
     assert [line["verdict"] for line in found["lines"]] == ["slower", "same"]
     assert found["lines"][0]["low"] < found["lines"][0]["ratio"] < found["lines"][0]["high"]
     assert found["failures"] == [["train", "step", "0"]]
@@ -82,6 +85,60 @@ def test_what_a_document_says_reaches_no_terminal_as_it_is(jaxprop, package):
     ran = jaxprop("bench", "compare", "a.json", "b.json")
     assert ran.code == 0
     assert "\x1b" not in ran.out
+
+
+PEAKS = ("matmul", "memory")
+
+
+def noisy(name, section="train", seed=0):
+    """A figure of one round, which does not tell how far rounds differ."""
+    return make_row(name, section=section, rounds=1, seed=seed)
+
+
+@pytest.fixture
+def unclear(package):
+    """Two documents in which the step has no verdict, although the device's own rates have one."""
+    for path, seed in (("a.json", 0), ("b.json", 10)):
+        peaks = [make_row("peak", section=section, seed=seed + i) for i, section in enumerate(PEAKS)]
+        save(make_document(*peaks, noisy("step", seed=seed + 5)), Path(path))
+
+
+def test_a_gate_without_any_verdict_is_not_passed(jaxprop, unclear):
+    assert jaxprop("bench", "compare", "a.json", "b.json").code == 0  # nothing was asked to be held
+    ran = jaxprop("bench", "compare", "a.json", "b.json", "--fail-above", "5%")
+    assert ran.code == 1
+    assert ran.err == (
+        "error: no row has a verdict, so nothing has been compared; measure both again with --processes 5, or longer "
+        "with --seconds, or accept it with --allow-no-verdict\n"
+    )
+    assert "no row is slower" not in ran.out
+    ran = jaxprop("bench", "compare", "a.json", "b.json", "--fail-above", "5%", "--allow-no-verdict")
+    assert (ran.code, ran.err) == (0, "")
+    found = json.loads(jaxprop("bench", "compare", "a.json", "b.json", "--fail-above", "5%", "--json").out)
+    assert (found["judged"], found["failures"]) == (False, [])
+
+
+def test_the_step_comes_first_and_what_it_is_held_against_where_asked_for(jaxprop, unclear):
+    lines = jaxprop("bench", "compare", "a.json", "b.json").out.splitlines()
+    assert [line.split()[0] for line in lines if line.lstrip().startswith(("train:", "matmul:", "memory:"))] == [
+        "train:"
+    ]
+    assert lines[-2] == "2 rows of the device's own rates and of single products: see --all"
+    lines = jaxprop("bench", "compare", "a.json", "b.json", "--all").out.splitlines()
+    heading = lines.index("what the step is held against: the device's own rates, and its products by themselves")
+    places = {
+        name: next(i for i, line in enumerate(lines) if line.lstrip().startswith(f"{name}: "))
+        for name in ("train", *PEAKS)
+    }
+    assert places["train"] < heading < places["matmul"] < places["memory"]
+
+
+def test_a_rate_of_the_device_that_has_changed_is_shown(jaxprop, package):
+    for path, seconds in (("a.json", 0.01), ("b.json", 0.0110)):
+        save(make_document(make_row("peak", seconds, section="matmul"), make_row("step")), Path(path))
+    out = jaxprop("bench", "compare", "a.json", "b.json").out
+    assert "matmul: peak" in out
+    assert "see --all" not in out
 
 
 REFUSED = [

@@ -48,6 +48,7 @@ def test_a_page(jaxprop, folder):
 def test_json_is_one_value_on_stdout(jaxprop, folder):
     ran = jaxprop("bench", "history", folder, "--json", "--html", "page.html")
     found = json.loads(ran.out)
+    assert (found["command"], found["run"]) == ("bench history", None)
     assert [one["name"] for one in found["damaged"]] == ["bad.json"]
     (group,) = found["groups"]
     (track,) = group["tracks"]

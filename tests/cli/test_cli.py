@@ -1,5 +1,6 @@
 """`jaxprop.cli.main`: exit codes, and errors in one sentence."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -8,8 +9,11 @@ import sys
 import pytest
 
 from jaxprop import cli
+from jaxprop.cli import app
 from jaxprop.errors import CheckpointError, ConfigError, UsageError
 from jaxprop.tools import doctor as tool
+from tests.bench.documents import make_document, make_row, save
+from tests.report.runs import make_run
 
 LIGHT = {
     "--help": ["--help"],
@@ -100,16 +104,49 @@ def test_module_and_version():
     assert ran.returncode == 0
 
 
-@pytest.mark.parametrize("command", ["schema", "--help"])
-def test_a_reader_that_leaves_is_no_error(command):
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("schema", 0),
+        ("--help", 0),
+        ("--version", 0),
+        ("configs", 0),
+        ("runs", 0),
+        ("report runs/a --no-html", 0),
+        ("bench check a.json", 1),
+        ("bench compare a.json b.json", 0),
+        ("bench compare a.json b.json --fail-above 5%", 1),  # whose exit code is that of the comparison all the same
+        ("bench history .", 0),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_is_no_error(tmp_path, arguments, code, unbuffered):
+    make_run(tmp_path / "runs" / "a")
+    for name, seconds in (("a.json", 0.01), ("b.json", 0.02)):
+        save(make_document(make_row("step", seconds)), tmp_path / name)
     reading, writing = os.pipe()
     os.close(reading)
     ran = subprocess.run(
-        [sys.executable, "-m", "jaxprop", command], stdout=writing, stderr=subprocess.PIPE, text=True, env=environment()
-    )
+        [sys.executable, "-m", "jaxprop", *arguments.split()], stdout=writing, stderr=subprocess.PIPE, text=True,
+        env=environment() | {"PYTHONUNBUFFERED": unbuffered}, cwd=tmp_path,
+    )  # fmt: skip
     os.close(writing)
-    assert ran.stderr == ""
-    assert ran.returncode in (0, 1)
+    assert (ran.returncode, ran.stderr) == (code, "")
+
+
+def test_every_command_has_json():
+    for name, command in (app.COMMANDS | app.BENCH).items():
+        assert "json" in inspect.signature(command).parameters, name
+
+
+@pytest.mark.parametrize("arguments", [["validate", "digits"], ["configs"], ["schema"], ["runs"], ["doctor"]])
+def test_json_begins_with_the_command_and_the_run(jaxprop, monkeypatch, arguments):
+    monkeypatch.setattr(tool, "diagnose", lambda: tool.Diagnosis({}, [], {}, {}, []))
+    ran = jaxprop(*arguments, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    found = json.loads(ran.out)
+    assert list(found)[:2] == ["command", "run"]
+    assert (found["command"], found["run"]) == (arguments[0], None)
 
 
 TRAIN = ["train", "digits_mlp", "run.epochs=3", "--run", "a"]

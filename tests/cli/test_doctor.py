@@ -30,6 +30,7 @@ def test_json_and_exit_code(jaxprop, monkeypatch, found, code):
     ran = jaxprop("doctor", "--json")
     assert (ran.code, ran.err) == (code, "")
     told = json.loads(ran.out)
+    assert (told["command"], told["run"]) == ("doctor", None)
     assert told["extras"]["tpu"] == {"installed": False, "install": "pip install 'jax[tpu]'"}
     assert [notice["severity"] for notice in told["findings"]] == [notice.severity for notice in found.notices]
     assert (told["versions"], told["devices"], told["host"]) == (found.versions, found.devices, found.host)

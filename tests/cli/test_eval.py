@@ -9,7 +9,12 @@ from jaxprop.cli.eval import run_folder
 from jaxprop.errors import ConfigError, UsageError
 from jaxprop.tools import eval as evaluation
 
-FIGURES = {"step": 9, "metrics": {"accuracy": 0.5, "loss": 1.25}, "reference": {"majority_accuracy": 0.1}}
+FIGURES = {
+    "step": 9,
+    "metrics": {"accuracy": 0.5, "loss": 1.25},
+    "reference": {"majority_accuracy": 0.1},
+    "split": "test",
+}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +38,13 @@ def test_the_folder_that_is_meant(package, named, run, folder):
     assert run_folder(named, run and Path(run)) == Path(folder)
 
 
+def test_a_run_goes_before_a_folder_of_its_name(package):
+    for path in ("runs/a", "a"):  # such as the data that it was trained on
+        Path(path).mkdir(parents=True)
+    Path("runs/a/config.yaml").touch()
+    assert run_folder("a", None) == Path("runs/a")
+
+
 def test_a_folder_that_cannot_be_meant(package):
     with pytest.raises(ConfigError, match="digit: no such config; did you mean 'digits'"):
         run_folder("digit", None)
@@ -51,18 +63,21 @@ def test_the_figures_as_json_and_as_a_table(jaxprop, monkeypatch):
 
     monkeypatch.setattr(evaluation, "evaluate_run", evaluate_run)
     ran = jaxprop("eval", "digits", "--json")
-    assert (ran.code, json.loads(ran.out), ran.err) == (0, FIGURES, "")
+    where = str(Path("runs/digits").absolute())
+    assert (ran.code, json.loads(ran.out), ran.err) == (0, {"command": "eval", "run": where, **FIGURES}, "")
+    assert jaxprop("eval", "digits", "-q").out == "step 9  loss 1.25  accuracy 0.5  runs/digits\n"
     ran = jaxprop("eval", "run.eval_batches=1", "digits", "--best", "--run", "x")
     assert [line.split() for line in ran.out.splitlines() if "─" not in line] == [
         ["result", "reference"],
         ["step", "9"],
+        ["split", "test"],
         ["loss", "1.25"],
         ["accuracy", "0.5", "majority", "accuracy", "0.1"],
         ["run", "folder:", "x"],
     ]
     assert calls == [
-        ((Path("runs/digits"), ()), {"best": False}),
-        ((Path("x"), ("run.eval_batches=1",)), {"best": True}),
+        *[((Path("runs/digits"), ()), {"which": None})] * 2,
+        ((Path("x"), ("run.eval_batches=1",)), {"which": "best"}),
     ]
 
 
@@ -90,4 +105,4 @@ def test_no_figures(jaxprop, arguments, code, sentence):
 def test_figures_that_are_not_finite_are_null_in_json(jaxprop, monkeypatch):
     monkeypatch.setattr(evaluation, "evaluate_run", lambda *a, **k: {"step": 1, "metrics": {"loss": float("nan")}})
     Path("run").mkdir()
-    assert json.loads(jaxprop("eval", "run", "--json").out) == {"step": 1, "metrics": {"loss": None}}
+    assert json.loads(jaxprop("eval", "run", "--json").out)["metrics"] == {"loss": None}

@@ -1,5 +1,6 @@
 """`jaxprop info`: its tables, and that it leaves nothing behind."""
 
+import json
 import os
 from pathlib import Path
 
@@ -84,7 +85,13 @@ def memory_rows(jaxprop, monkeypatch, found, advice):
 
 
 def test_memory(jaxprop, monkeypatch):
-    shown, said = memory_rows(jaxprop, monkeypatch, FOUND, (memory.Advice("run.remat=full", 5 << 20, 3 << 20, True),))
+    tried = (
+        memory.Tried("run.remat=full", 5 << 20, 3 << 20, True, True),
+        memory.Tried("run.remat=dots", 8 << 20, 0, True, False),
+        memory.Tried("precision.policy=bfloat16", 9 << 20, -1 << 20, False, False),
+        memory.Tried("run.accumulate=4", None, None, False, False, "does not fit in memory either"),
+    )
+    shown, said = memory_rows(jaxprop, monkeypatch, FOUND, tried)
     assert said == "compiling the train step\n"
     assert shown == [
         "one train step, each device at the peak",
@@ -96,6 +103,9 @@ def test_memory(jaxprop, monkeypatch):
         "(temporaries) sort int32[9] 1.0 MiB",
         "override peak with it saves",
         "run.remat=full 5.0 MiB 3.0 MiB 38%",
+        "run.remat=dots 8.0 MiB 0 B 0% does not help",
+        "precision.policy=bfloat16 9.0 MiB -1.0 MiB -12% does not help",
+        "run.accumulate=4 does not fit in memory either",
     ]
 
 
@@ -105,6 +115,21 @@ def test_memory_that_nothing_lowers_or_nobody_reports(jaxprop, monkeypatch):
     shown, said = memory_rows(jaxprop, monkeypatch, None, ())
     assert shown == []
     assert said.endswith("memory is not reported by this backend\n")
+
+
+def test_json(jaxprop, monkeypatch):
+    monkeypatch.setattr(module, "describe", lambda config: SOME)
+    found = json.loads(jaxprop("info", "digits", "--json").out)
+    assert list(found)[:2] == ["command", "run"]
+    assert (found["command"], found["run"], found["parameters"]) == ("info", None, 50442)
+    assert found["layers"][1]["shapes"] == {"bias": [10], "kernel": [128, 10]}
+    monkeypatch.setattr(memory, "predicted", lambda experiment: FOUND)
+    tried = (memory.Tried("run.remat=full", 5 << 20, 3 << 20, True, True),)
+    monkeypatch.setattr(memory, "advise", lambda config, now, sources, note: tried)
+    found = json.loads(jaxprop("info", "digits", "--memory", "--json").out)
+    assert (found["memory"]["peak"], found["tried"][0]["line"]) == (8 << 20, "run.remat=full")
+    monkeypatch.setattr(memory, "predicted", lambda experiment: None)
+    assert json.loads(jaxprop("info", "digits", "--memory", "--json").out)["memory"] is None
 
 
 def test_memory_of_a_packaged_config(jaxprop):

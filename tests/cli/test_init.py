@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,10 @@ def test_what_cannot_be_copied(jaxprop, arguments, sentence):
     ran = jaxprop("init", *arguments)
     assert ran.code == 2
     assert ran.err.startswith(sentence)
+
+
+def test_json(jaxprop):
+    ran = jaxprop("init", "--task", "language", "new/mine.yaml", "--json")
+    path = str(Path("new/mine.yaml").absolute())
+    assert (ran.code, ran.err) == (0, "")
+    assert json.loads(ran.out) == {"command": "init", "run": None, "config": "lm", "path": path}

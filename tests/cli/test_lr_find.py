@@ -52,7 +52,9 @@ def test_none(jaxprop, found):
 def test_json(jaxprop, found):
     found(FOUND)
     ran = jaxprop("lr-find", "digits", "--json")
-    assert json.loads(ran.out)["suggested"] == 0.0123
+    told = json.loads(ran.out)
+    assert told["suggested"] == 0.0123
+    assert (told["command"], told["run"]) == ("lr-find", str(Path("runs/digits-lr-find").absolute()))
 
 
 def test_a_real_sweep(jaxprop):

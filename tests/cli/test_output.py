@@ -2,11 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxprop.cli.output import print_json
+from jaxprop.cli.output import print_json, print_result
 from jaxprop.sinks.jsonl import encode
 
 
@@ -25,3 +26,10 @@ def test_one_line_is_a_record_of_a_run_and_an_indented_value_its_summary(capsys)
     print_json(value)
     print_json(value, indent=2)
     assert capsys.readouterr().out == f"{encode(value)}\n{json.dumps(value, indent=2)}\n"
+
+
+def test_the_shape_of_every_result(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    print_result("eval", Path("runs/a"), {"run": "what it says of itself", "step": 3})
+    run = str(tmp_path / "runs" / "a")
+    assert capsys.readouterr().out == f'{{"command": "eval", "run": "{run}", "step": 3}}\n'

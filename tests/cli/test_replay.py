@@ -39,7 +39,10 @@ def test_the_sentence_the_way_and_the_parameters(jaxprop, monkeypatch):
 
 def test_json(jaxprop, monkeypatch):
     answering(monkeypatch, Replayed(12, FOUND, ()))
+    where = Path("runs/a")
+    answering(monkeypatch, Replayed(12, FOUND, (), where))
     found = json.loads(jaxprop("replay", "runs/a", "--json").out)
+    assert (found["command"], found["run"]) == ("replay", str(where.absolute()))
     assert (found["step"], found["finding"]["primitive"], found["notes"]) == (12, "log", [])
     answering(monkeypatch, Replayed(12, None, ()))
     assert json.loads(jaxprop("replay", "runs/a", "--json").out)["finding"] is None

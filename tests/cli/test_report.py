@@ -1,5 +1,6 @@
 """`jaxprop report`: what it prints and writes, and one sentence for what it cannot."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from jaxprop.errors import UsageError
 from jaxprop.report import serve
 from tests.processes import started
-from tests.report.runs import ALERT, make_run, rows
+from tests.report.runs import ALERT, CONFIG, make_run, rows
 
 
 def test_a_run(jaxprop):
@@ -60,6 +61,7 @@ REFUSED = [
     ("report runs/a --serve --no-html", 2, "--serve writes no file; leave out --no-html"),
     ("report runs/a --serve --out x.html", 2, "--serve writes no file; leave out --out x.html"),
     ("report runs/a --no-html --out x.html", 2, "--no-html writes no page, so --out x.html has no effect"),
+    ("report runs/a --serve --json", 2, "--serve goes on until Ctrl-C and prints no result; leave out --json"),
 ]
 
 
@@ -91,3 +93,32 @@ def test_the_server_stops_on_ctrl_c_with_exit_code_0(tmp_path):
         assert server.wait(timeout=20) == 0
         assert (server.stdout.read(), server.stderr.read()) == ("stopped\n", "")
     assert not (folder / "report.html").exists()
+
+
+def test_json(jaxprop):
+    make_run("runs/a", alerts=[ALERT])
+    ran = jaxprop("report", "a", "--json")
+    found = json.loads(ran.out)
+    assert (ran.code, ran.err) == (0, "")
+    assert (found["command"], found["run"]) == ("report", str(Path("runs/a").absolute()))
+    assert found["report"] == str(Path("runs/a/report.html").absolute())
+    assert [(run["name"], run["tone"], run["step"]) for run in found["runs"]] == [("a", "bad", 100)]
+    make_run("runs/b")
+    found = json.loads(jaxprop("report", "a", "b", "--json", "--no-html").out)
+    assert (found["run"], found["report"], found["compare"]["order"]) == (None, None, [0, 1])
+
+
+def test_quiet(jaxprop):
+    make_run("runs/a")
+    assert jaxprop("report", "a", "-q").out == "report: runs/a/report.html\n"
+    assert jaxprop("report", "a", "-q", "--no-html").out == "a: Healthy: 100 steps without an alert.\n"
+
+
+def test_several_runs_end_with_a_table_of_them(jaxprop):
+    make_run("runs/a")
+    make_run("runs/b", config=CONFIG.replace("lr: 0.1", "lr: 0.2"))
+    ran = jaxprop("report", "a", "b", "--no-html")
+    header, first, second = [line.split() for line in ran.out.splitlines() if "─" not in line][-3:]
+    assert header[:5] == ["run", "optimizer.lr", "best", "eval", "accuracy"]
+    assert header[-1] == "status"
+    assert (first[:2], second[:2]) == (["a", "0.1"], ["b", "0.2"])

@@ -98,7 +98,8 @@ def test_a_run_its_repetition_and_its_own_config(jaxprop, small, monkeypatch):
 
     again = jaxprop("train", "runs/small/config.yaml", "--json")
     assert again.code == 0
-    assert json.loads(again.out) == json.loads((folder / "summary.json").read_text())
+    named = {"command": "train", "run": str(folder.absolute())}
+    assert json.loads(again.out) == named | json.loads((folder / "summary.json").read_text())
     assert "all 4 steps are done already" in again.err
     assert contents(folder) == before
 
@@ -127,13 +128,13 @@ def test_diverged_exits_3(jaxprop, small):
 def test_options(jaxprop, small, monkeypatch, words, lr, folder, fresh):
     calls = []
 
-    def train(config, folder, *, fresh):
-        calls.append((config.optimizer.lr, folder, fresh))
+    def train(config, folder, *, fresh, brief):
+        calls.append((config.optimizer.lr, folder, fresh, brief))
         return runner.Outcome({"status": "completed"}, 75)
 
     monkeypatch.setattr(runner, "train", train)
     assert jaxprop("train", *words.split()).code == 75
-    assert calls == [(lr, Path(folder), fresh)]
+    assert calls == [(lr, Path(folder), fresh, False)]
 
 
 # -- bad input ------------------------------------------------------------------------------------
@@ -290,3 +291,46 @@ def test_a_full_disk_is_told(jaxprop, small, monkeypatch, caplog):
     assert "error: the checkpoint of step 2 could not be written" in ran.err
     assert "No space left on device" in ran.err
     assert json.loads((small / "runs" / "small" / "summary.json").read_text())["status"] == "failed"
+
+
+# -- quiet, and runs by name ----------------------------------------------------------------------
+
+
+def test_quiet_leaves_one_line_of_results(jaxprop, small):
+    ran = jaxprop("train", "small.yaml", "-q")
+    assert ran.code == 0
+    assert not re.search(r"compiled|step|advice", ran.err)  # that it has learned nothing may be told
+    assert re.fullmatch(r"completed: step 4  loss \S+  accuracy \S+  [\d.]+ \w+  runs/small\n", ran.out)
+    ran = jaxprop("train", "small.yaml", "--quiet", "--json")
+    assert json.loads(ran.out)["command"] == "train"
+
+
+def test_quiet_still_tells_what_to_act_on(jaxprop, small):
+    (small / "digits.yaml").write_text(DIGITS)
+    ran = jaxprop("train", "digits.yaml", "optimizer.lr=20", "-q")
+    assert re.search(r"^step \d+  act: ", ran.err, re.MULTILINE)
+    assert "the run completed all the same." in ran.err.splitlines()[-1]
+    assert not re.search(r"compiled in|  train  |  eval  |advice: ", ran.err)
+    assert ran.out.count("\n") == 1
+
+
+def test_a_run_is_trained_on_by_its_name_or_its_folder(jaxprop, small):
+    assert jaxprop("train", "small.yaml", "--run", "elsewhere/wine").code == 0
+    (small / "elsewhere").rename(small / "runs")
+    for named in ("wine", "runs/wine"):
+        ran = jaxprop("train", named, "--json")
+        assert (ran.code, json.loads(ran.out)["run"]) == (0, str(small / "runs" / "wine"))
+        assert ran.err.startswith("all 4 steps are done already; raise run.steps or run.epochs for more, or start")
+    assert jaxprop("train", "wine", "run.epochs=3").code == 0
+    assert json.loads((small / "runs" / "wine" / "summary.json").read_text())["step"] == 6
+    assert sorted(path.name for path in (small / "runs").iterdir()) == ["wine"]
+
+
+def test_a_name_of_both_a_run_and_a_file_is_asked_about(jaxprop, small):
+    assert jaxprop("train", "small.yaml", "-q").code == 0
+    ran = jaxprop("train", "small")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        "error: small is both the run in runs/small and the file small.yaml; write the one that is meant: "
+        "jaxprop train runs/small, or jaxprop train small.yaml\n"
+    )

@@ -32,6 +32,7 @@ GOOD = [
     {"optimizer": WARMUP, "run": {"steps": 101}},
     ARRAYS | {"optimizer": WARMUP, "run": {"epochs": 1}},  # the length of an epoch is not known here
     {"data": {"name": "digits", "batch_size": 1437}},
+    {"data": {"name": "digits", "augment": [{"name": "crop", "pad": 1}, {"name": "mixup"}]}},
     TEXT | {"model": {"name": "transformer", "width": 15, "heads": 5, "positions": "learned"}},
     {"health": {"on_alert": "log"}},
     {"health": {"on_alert": ["clip", "cut_lr", "rollback", "stop"]}},
@@ -46,9 +47,9 @@ BAD = [
     ({"optimizer": WARMUP, "run": {"steps": 100}}, "optimizer.schedule.warmup_steps: warmup_steps is 100"),
     ({"optimizer": WARMUP, "run": {"epochs": 4}}, "but the schedule has 92 steps"),  # 4 * ceil(1437 / 64)
     ({"optimizer": WSD, "run": {"steps": 119}}, "optimizer.schedule.warmup_steps: warmup_steps + decay_steps is 120"),
-    (ARRAYS | {"run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no test split to evaluate on"),
-    (ARRAYS | {"run": {"steps": 9, "eval_batches": 3}}, "run.eval_batches: there is no test split"),
-    (ARRAYS | {"checkpoint": {"best": "loss"}}, "checkpoint.best: there is no test split"),
+    (ARRAYS | {"run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no split to evaluate on"),
+    (ARRAYS | {"run": {"steps": 9, "eval_batches": 3}}, "run.eval_batches: there is no split"),
+    (ARRAYS | {"checkpoint": {"best": "loss"}}, "checkpoint.best: there is no split"),
     ({"checkpoint": {"best": "acuracy", "mode": "max"}}, "unknown metric of the task classify 'acuracy'; did you mean"),
     ({"checkpoint": {"best": "accuracy"}}, "checkpoint.mode: accuracy is better when larger; write 'mode: max'"),
     ({"checkpoint": {"mode": "max"}}, "checkpoint.mode: loss is better when smaller; write 'mode: min'"),
@@ -71,6 +72,10 @@ BAD = [
     ({"data": {"name": "stdlib_text"}}, "data.name: stdlib_text does not fit the task classify"),
     (TEXT | {"model": {"name": "vit"}}, "model.name: vit does not fit the task language; expected rnn or transformer"),
     ({"task": {"name": "classify", "loss": {"name": "huber"}}}, "task.loss.name: huber does not fit the task classify"),
+    (
+        TEXT | {"data": {"name": "stdlib_text", "augment": [{"name": "noise", "std": 1}]}},
+        "data.augment: augmentation changes images and other numbers, but the inputs of the task language are tokens",
+    ),
     ({"data": {"name": "arrays"}}, "data: expected train (one .npz), or train_inputs and train_labels"),
     ({"data": ARRAYS["data"] | {"train_inputs": "a.npy"}}, "data.train: give train (one .npz) or train_inputs"),
     ({"data": {"name": "arrays", "train_inputs": "a.npy"}}, "data.train_inputs: train_labels is missing"),

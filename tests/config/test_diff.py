@@ -4,6 +4,8 @@ from jaxprop.config.build import build
 from jaxprop.config.diff import diff, mathematical
 
 COSINE = {"name": "sgd", "lr": 0.1, "schedule": {"name": "cosine"}}
+PIECES = {"name": "piecewise", "boundaries": [10], "scales": [0.1]}
+DECAY = {"name": "exponential", "decay_rate": 0.5}
 
 TABLE = [
     # changes, the line of the difference, whether it alters the mathematics
@@ -43,6 +45,40 @@ def test_what_changed_and_whether_it_matters(sections, changes, line, alters):
     lines = [str(change) for change in diff(old, new)]
     assert lines[:1] == ([line] if line else [])
     assert bool(mathematical(old, new)) == alters
+
+
+LONGER = [
+    # schedule before and after, length before and after, whether the run can be made longer
+    ({"name": "cosine", "steps": 40}, {"name": "cosine", "steps": 40}, {"steps": 40}, {"steps": 60}, True),
+    ({"name": "cosine"}, {"name": "cosine", "steps": 40}, {"steps": 40}, {"steps": 60}, True),
+    ({"name": "cosine"}, {"name": "cosine", "steps": 46}, {"epochs": 2}, {"epochs": 3}, True),  # 23 steps an epoch
+    ({"name": "cosine"}, {"name": "cosine"}, {"epochs": 2}, {"steps": 46}, True),
+    ({"name": "cosine"}, {"name": "cosine", "steps": 60}, {"steps": 40}, {"steps": 60}, False),
+    ({"name": "cosine", "steps": 40}, {"name": "linear", "steps": 40}, {"steps": 40}, {"steps": 60}, False),
+    (PIECES, PIECES, {"steps": 40}, {"steps": 60}, True),
+    (PIECES, {**PIECES, "scales": [0.2]}, {"steps": 40}, {"steps": 60}, False),
+    (DECAY, DECAY, {"steps": 40}, {"steps": 60}, False),
+    ({**DECAY, "decay_steps": 10}, {**DECAY, "decay_steps": 10}, {"steps": 40}, {"steps": 60}, True),
+    (DECAY, {**DECAY, "decay_steps": 40}, {"steps": 40}, {"steps": 60}, True),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "length", "longer", "allowed"), LONGER)
+def test_a_run_is_made_longer_where_no_rate_changes(sections, before, after, length, longer, allowed):
+    old, new = (
+        build(sections | {"optimizer": {"name": "sgd", "lr": 0.1, "schedule": schedule}, "run": run})
+        for schedule, run in ((before, length), (after, longer))
+    )
+    assert (mathematical(old, new) == []) == allowed
+
+
+def test_the_length_that_only_a_finished_run_knows(sections):
+    sections |= {"data": {"name": "arrays", "train": "a.npz"}, "run": {"epochs": 2}}
+    old = build(sections | {"optimizer": COSINE})
+    fixed = {"optimizer": {**COSINE, "schedule": {"name": "cosine", "steps": 40}}, "run": {"epochs": 3}}
+    assert mathematical(old, build(sections | fixed)) != []
+    assert mathematical(old, build(sections | fixed), steps=40) == []
+    assert mathematical(old, build(sections | fixed), steps=50) != []
 
 
 @pytest.mark.parametrize("length", [{"epochs": 3}, {"steps": 30}])

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,25 @@ def test_names_and_paths(folders):
     assert locate("plain").resolve() == work / "plain"
 
 
+def test_a_run_is_given_by_its_folder_or_its_name(folders):
+    package, work = folders
+    stored = Path("runs/one/config.yaml")
+    assert [locate(name) for name in ("one", "runs/one", "runs/one/", "runs/one/config.yaml")] == [stored] * 4
+    assert locate(work / "runs" / "one") == work / stored
+    (work / "one").mkdir()  # a folder of that name without a config, such as its data
+    assert locate("one") == stored
+    (work / "runs" / "lm").mkdir()
+    (work / "runs" / "lm" / "config.yaml").write_text("a: 1\n")
+    assert locate("lm") == package / "lm.yaml"  # a packaged config of the same name goes first
+
+
+def test_a_base_is_a_file_and_no_run(folders):
+    with pytest.raises(ConfigError, match=r"runs/one: is a directory; did you mean '.*runs/one/config.yaml'"):
+        locate("runs/one", beside=folders[1])
+    with pytest.raises(ConfigError, match="one: no such config"):
+        locate("one", beside=folders[1])
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -48,7 +68,6 @@ def test_names_and_paths(folders):
         ("configs/digits_cnn.yaml", "no such config; did you mean the packaged config 'digits_cnn'?"),
         ("runs/one/confg.yaml", "did you mean 'runs/one/config.yaml'?"),
         ("nothing/like/it.yaml", "no such config (packaged: digits_cnn, lessons/rates, lm)"),
-        ("runs/one", "runs/one: is a directory; did you mean 'runs/one/config.yaml'?"),
         ("runs", "runs: is a directory; give a YAML file"),
         ("", "the config's name is empty"),
         ("x" * 300 + ".yaml", "cannot be looked up: File name too long"),

@@ -18,6 +18,12 @@ LIST = {"optimizer": {"name": "sgd", "groups": [{"match": "a"}, {"match": "b", "
         # a new class keeps the inherited keys it knows
         (CNN, {"model": {"name": "mlp"}}, {"model": {"name": "mlp", "hidden": [4], "dropout": 0.1}}),
         (CNN, {"model": {"name": "cnn"}}, CNN),
+        # text takes no augmentation
+        (
+            {"data": {"name": "digits", "batch_size": 8, "augment": [{"name": "flip"}]}},
+            {"data": {"name": "stdlib_text"}},
+            {"data": {"name": "stdlib_text", "batch_size": 8}},
+        ),
         (
             CNN,
             {"model": {"name": "transformer", "heads": 2}},

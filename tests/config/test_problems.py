@@ -59,6 +59,16 @@ TABLE = [
     ("model=null", "model: expected a mapping of keys to values, got nothing"),
     ("run={1: 2}", "run.1: a key must be text, got 1"),
     ("health=null", "health: expected a mapping of keys to values, got nothing; remove the key to use the default"),
+    ("data.augment=3", "data.augment: expected a list, got 3"),
+    ("data.augment=[crop]", "data.augment.0: expected a mapping of keys to values, got 'crop'"),
+    ("data.augment=[{pad: 1}]", "data.augment.0.name: required key is missing (one of crop, flip,"),
+    ("data.augment=[{name: mixpu}]", "data.augment.0.name: unknown augment 'mixpu'; did you mean 'mixup'?"),
+    ("data.augment=[{name: color}]", "data.augment.0.name: unknown augment 'color'; did you mean 'colour'?"),
+    ("data.augment=[{name: flip}, {name: crop}]", "data.augment.1.pad: required key is missing"),
+    ("data.augment=[{name: crop, pda: 1, pad: 1}]", "data.augment.0.pda: unknown key; did you mean 'pad'?"),
+    ("data.augment=[{name: flip, vertical: 2}]", "data.augment.0.vertical: expected a number of at most 1, got 2"),
+    ("data.augment=[{name: affine}]", "data.augment.0: affine changes nothing unless one of its strengths is above 0; "
+     "give degrees, shift or scale"),
     ("checkpoint.best=''", "checkpoint.best"),
 ]  # fmt: skip
 

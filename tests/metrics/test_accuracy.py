@@ -38,3 +38,17 @@ def test_sum_and_count(metric, outputs, batch, expected, dtype):
 def test_sums_add_up_over_batches():
     parts = [accuracy(LOGITS[rows], {k: v[rows] for k, v in CLASSES.items()}) for rows in ([0], [1, 2])]
     assert [float(sum(x)) for x in zip(*parts, strict=True)] == [float(x) for x in accuracy(LOGITS, CLASSES)]
+
+
+@pytest.mark.parametrize(("outputs", "batch"), [(LOGITS, CLASSES), (TOKEN_LOGITS, TOKENS)])
+def test_of_shares_the_largest_is_the_label(outputs, batch):
+    rest = 0.4 / (outputs.shape[-1] - 1)
+    soft = {**batch, "labels": np.where(np.eye(outputs.shape[-1])[batch["labels"]], 0.6, rest).astype(np.float32)}
+    found, expected = accuracy(jnp.asarray(outputs), soft), accuracy(jnp.asarray(outputs), batch)
+    assert [float(x) for x in found] == [float(x) for x in expected]
+
+
+def test_shares_that_are_no_distribution_are_not_counted_as_wrong_in_silence():
+    total, count = accuracy(jnp.zeros((2, 2)), {"labels": jnp.array([[0.5, 0.5], [0.5, 0.1]])})
+    assert np.isnan(total)
+    assert count == 2

@@ -146,8 +146,8 @@ def test_padding_keeps_the_state(cell, reverse):
 
 def applied(spec, options, **batch):
     model = make_model(section(**options), spec)
-    params, extras = model.init(jax.random.key(0), batch)
-    return np.asarray(model.apply(params, extras, batch, key=None, train=False)[0])
+    params, extras = jax.jit(model.init)(jax.random.key(0), batch)
+    return np.asarray(jax.jit(lambda batch: model.apply(params, extras, batch, key=None, train=False)[0])(batch))
 
 
 @pytest.mark.parametrize("pool", ["last", "mean"])

@@ -82,10 +82,10 @@ def padded(rng):
 
 def applied(options, **batch):
     model = make_model(section(**options), ANSWERED)
-    params, extras = model.init(jax.random.key(0), batch)
+    params, extras = jax.jit(model.init)(jax.random.key(0), batch)
     # embeddings start so small that outputs of one size would agree by themselves
     params = jax.tree.map(lambda x: 5 * x, params)
-    return np.asarray(model.apply(params, extras, batch, key=None, train=False)[0])
+    return np.asarray(jax.jit(lambda batch: model.apply(params, extras, batch, key=None, train=False)[0])(batch))
 
 
 @pytest.mark.parametrize("options", [{}, {"positions": "learned"}, {"causal": True}, MODERN], ids=str)
@@ -116,7 +116,7 @@ def test_a_mask_of_labels_changes_nothing_that_is_read():
     """For language the mask says which labels count: the tokens of a prompt are read all the same."""
     model = make_model(section(), SPEC)
     batch = {"inputs": np.array([[1, 2, 3, 4, 5, 6]], np.int32)}
-    params, extras = model.init(jax.random.key(0), batch)
+    params, extras = jax.jit(model.init)(jax.random.key(0), batch)
     expected = model.apply(params, extras, batch, key=None, train=False)[0]
     masked = {**batch, "mask": np.array([[0, 0, 0, 1, 1, 0]], np.float32)}
     np.testing.assert_array_equal(model.apply(params, extras, masked, key=None, train=False)[0], expected)

@@ -1,5 +1,6 @@
 """The page in headless Chromium: drawn, quiet, inert, and alive while its run is being written."""
 
+import re
 import shutil
 import threading
 
@@ -115,13 +116,16 @@ def test_a_run_is_drawn_and_asks_for_nothing(tmp_path, visit, scheme, width):
         "Gradient spike in layers/1/dense at step 60; the run diverged at step 100."
     )
     assert "optimizer.lr=0.01" in page.inner_text(".verdict")
+    assert "sgd, lr 0.1" in page.inner_text(".card")
+    titles = [title.inner_text() for title in page.query_selector_all(".chart:not(.own) figcaption b")]
+    assert titles == ["Loss", "Accuracy", "Gradient norm", "Learning rate"]
     sections = [heading.inner_text() for heading in page.query_selector_all("section > h2")]
     assert sections == [
         "Over the steps", "Every layer at every step", "Against depth", "Spikes", "Where it stopped being finite",
         "Learning rate search",
     ]  # fmt: skip
     colours = page.evaluate(COLOURS)
-    assert len(colours) == 3 + 2 * 4 + 3 + 2 + 1  # curves, maps with their scales, profiles, a spike, the rates
+    assert len(colours) == 4 + 2 * 4 + 3 + 2 + 1  # curves, maps with their scales, profiles, a spike, the rates
     assert min(colours) > 3
     assert [item.inner_text().split()[0] for item in page.query_selector_all(".chain li")][:3] == [
         "log",
@@ -164,7 +168,8 @@ def test_the_policy_stops_what_is_not_the_page_s_own(tmp_path, visit):
 def test_a_drag_zooms_all_curves_and_a_double_click_shows_all(tmp_path, visit):
     page = visit().open(page_of(tmp_path / "x.html", full_run(tmp_path / "a")))
     ranges = "() => stage.charts.map((chart) => [chart.scales.x.min, chart.scales.x.max])"
-    assert page.evaluate(ranges) == [[1, 100]] * 3
+    assert page.evaluate(ranges) == [[1, 100]] * 4
+    page.locator(".u-over").nth(1).scroll_into_view_if_needed()
     box = page.locator(".u-over").nth(1).bounding_box()
     page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 30)
     page.mouse.down()
@@ -174,7 +179,7 @@ def test_a_drag_zooms_all_curves_and_a_double_click_shows_all(tmp_path, visit):
     assert zoomed[0] == zoomed[1] == zoomed[2]
     assert zoomed[0] == pytest.approx([1 + 0.25 * 99, 1 + 0.75 * 99], abs=0.5)
     page.locator(".u-over").nth(0).dblclick()
-    assert page.evaluate(ranges) == [[1, 100]] * 3
+    assert page.evaluate(ranges) == [[1, 100]] * 4
 
 
 def test_what_is_under_the_pointer_is_told(tmp_path, visit):
@@ -192,9 +197,8 @@ def test_what_is_under_the_pointer_is_told(tmp_path, visit):
     assert (name, step) == ("head", "step 51")
     assert value == "Gradient RMS of the parameters: about 1.3e-4"  # 0.001 / 8
     legends = page.locator(".chart:not(.own) .legend")
-    assert ["step 51" in text.replace("\n", " ") for text in legends.all_inner_texts()] == [
-        True
-    ] * 3  # all cursors follow
+    steps = [re.search(r"step\s(\d+)", text).group(1) for text in legends.all_inner_texts()]
+    assert steps == ["51", "60", "51", "51"]  # all cursors follow; of the accuracy there are evaluations alone
     page.mouse.move(2, 2)
     assert page.locator("#tip").is_hidden()
     assert "step" not in " ".join(legends.all_inner_texts())
@@ -208,7 +212,10 @@ def test_runs_are_overlaid_and_their_maps_chosen(tmp_path, visit):
         "✓a: Healthy: 100 steps without an alert.",
         "✕b: Gradient spike in layers/1/dense at step 60; the run completed all the same.",
     ]
-    assert "These runs have different layers" in page.inner_text("section")
+    assert "The best accuracy first. These runs have different layers" in page.inner_text("section")
+    assert page.locator(".verdict details", has_text="Time, size and configuration").count() == 2
+    titles = [title.inner_text() for title in page.query_selector_all(".chart:not(.own) figcaption b")]
+    assert titles == ["Training loss", "Evaluation loss", "Evaluation accuracy", "Gradient norm", "Learning rate"]
     assert page.locator(".names").nth(0).inner_text().split() == [
         "layers/0/dense",
         "layers/1/dense",

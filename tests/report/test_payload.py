@@ -26,7 +26,10 @@ def test_everything_of_a_run(tmp_path):
         False,
         64,
     )
-    assert set(run["curves"]) == {"loss", "eval_loss", "grad_norm", "lr"}
+    assert set(run["curves"]) == {"loss", "eval_loss", "eval_accuracy", "grad_norm", "lr"}
+    assert run["metrics"] == ["accuracy"]
+    assert run["card"]["facts"][0] == ["model", "mlp"]
+    assert ["data.batch_size", "64"] in run["card"]["config"]
     assert [found["key"] for found in run["maps"]] == ["gradient", "ratio", "activation", "dead"]
     assert len(run["profiles"]) == 3
     assert run["alerts"] == [{
@@ -37,6 +40,17 @@ def test_everything_of_a_run(tmp_path):
     assert [spike["step"] for spike in run["spikes"]] == [60]
     assert run["findings"][0]["path"][0]["primitive"] == "log"
     assert run["lr_find"]["suggested"] == 0.02
+
+
+def test_every_metric_is_drawn_of_training_and_of_evaluations(tmp_path):
+    train = [{"step": s, "split": "train", "loss": 1.0, "accuracy": 0.5, "grad_norm": 1.0} for s in (1, 2)]
+    test = [{"step": 2, "split": "eval", "loss": 1.0, "accuracy": 0.4, "my_recall": 0.3}]
+    run = given(tmp_path, metrics=[*train, *test])
+    assert run["metrics"] == ["accuracy", "my_recall"]
+    assert set(run["curves"]) == {"loss", "eval_loss", "accuracy", "eval_accuracy", "eval_my_recall", "grad_norm"}
+    assert run["curves"]["accuracy"]["step"] == [1, 2]  # from the first record on
+    alone = given(tmp_path / "b", metrics=train)
+    assert (alone["metrics"], "accuracy" in alone["curves"]) == (["accuracy"], True)
 
 
 def test_a_loss_scale_is_drawn_where_it_is_not_one(tmp_path):

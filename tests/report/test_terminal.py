@@ -47,6 +47,7 @@ def test_a_run_in_lines(tmp_path):
     assert lines[0] == "a: Gradient spike in layers/1/dense at step 60; the run completed all the same."
     assert lines[1] == "  what     The gradient norm is far above its own history (z-score): 12, the limit is 4.5"
     assert "  fix      optimizer.lr=0.01" in lines
+    assert any(line.startswith("  accuracy ▁") and line.endswith("  0.95 to 0.99") for line in lines)
     assert any(line.startswith("  loss     █") and line.endswith("  0.502 to 2") for line in lines)
     assert "    layers/1/dense  gradient spike at step 60" in lines
     assert lines[-1] == "  note: one thing is missing"

@@ -1,13 +1,16 @@
 """Which folder is meant, and what is written whole or not at all."""
 
 import contextlib
+import json
+import os
 import resource
+import socket
 from pathlib import Path
 
 import pytest
 
 from jaxprop.errors import RunFolderError, UsageError
-from jaxprop.run.folder import expanded, find_run, read_summary, versions, write_summary, write_text
+from jaxprop.run.folder import expanded, find_run, read_summary, status_of, versions, write_summary, write_text
 
 
 @pytest.fixture
@@ -99,3 +102,29 @@ def test_the_home_folder(monkeypatch, tmp_path):
 
 def test_versions():
     assert {"python", "jaxprop", "jax"} <= set(versions())
+
+
+def test_a_run_goes_before_a_folder_of_its_name(runs):
+    Path("first").mkdir()  # such as the data that it was trained on
+    assert find_run(Path("first")) == Path("runs/first")
+    Path("first", "config.yaml").touch()
+    assert find_run(Path("first")) == Path("first")
+
+
+@pytest.mark.parametrize(
+    ("summary", "owner", "status"),
+    [
+        ({"status": "diverged"}, None, "diverged"),
+        ({"status": 3}, None, "ended"),
+        ({}, None, "ended"),
+        (None, None, "unfinished"),
+        (None, "noise", "unfinished"),
+        (None, {"pid": os.getpid(), "host": socket.gethostname()}, "running"),
+        (None, {"pid": 2**22 + 1, "host": socket.gethostname()}, "unfinished"),
+        (None, {"pid": 1, "host": "elsewhere"}, "running"),
+    ],
+)
+def test_how_a_run_stands(tmp_path, summary, owner, status):
+    if owner is not None:
+        (tmp_path / ".lock").write_text(json.dumps(owner))
+    assert status_of(tmp_path, summary) == status

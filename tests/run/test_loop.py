@@ -27,10 +27,14 @@ CASES = {
         "precision": {"policy": "float16", "loss_scale": 2.0**18, "growth_interval": 3},
         "run": {"steps": None, "epochs": 3, "log_every": 4, "steps_per_call": 4},
     },
+    "augmented": {
+        "data": {"augment": [{"name": "affine", "degrees": 10.0}, {"name": "crop", "pad": 1}, {"name": "mixup"}]},
+        "run": {"steps": 8, "steps_per_call": 2, "log_every": 2},
+    },
     "cnn": {"model": {"name": "cnn", "channels": [2], "hidden": [], "dropout": 0.3}, "run": {"steps": 8}},
 }
 # the first step, before, at and after an evaluation and an epoch's end, the middle of one, the last but one
-STOPS = {"mlp": (1, 3, 4, 5, 6, 7, 9, 13), "float16 by 4": (4, 8, 12, 16), "cnn": (1, 4, 6)}
+STOPS = {"mlp": (1, 3, 4, 5, 6, 7, 9, 13), "float16 by 4": (4, 8, 12, 16), "augmented": (2, 4, 6), "cnn": (1, 4, 6)}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -179,14 +183,14 @@ def test_evaluates_every_epoch_and_at_the_end_by_default(tiny, tmp_path):
 )
 def test_saves_when_due(tiny, tmp_path, section, test, kept):
     config = with_config(tiny, checkpoint={**section, "keep": 99})
-    changes = {} if test else {"test": None}
+    changes = {} if test else {"validation": None}
     trained = tiny.train(tmp_path, config=config, **changes)
     assert trained.status == "completed"
     assert Checkpoints(tmp_path / "checkpoints").steps() == kept
 
 
 def test_without_a_test_split_there_is_no_evaluation(tiny, tmp_path):
-    trained = tiny.train(tmp_path, test=None)
+    trained = tiny.train(tmp_path, validation=None)
     assert {record["split"] for record in trained.metrics} == {"train"}
     assert trained.loop.metrics == {}
 
@@ -407,7 +411,7 @@ def test_evaluation_is_an_exact_mean_over_the_split(tiny):
     """With batches that do not divide the split, against one batch that holds all of it."""
     experiment = tiny.experiment
     state = copied(tiny.state)
-    sizes = (7, 100, experiment.test.length)
+    sizes = (7, 100, experiment.validation.length)
     results = [
         evaluate(experiment._replace(config=with_config(tiny, data={"eval_batch_size": size})), state) for size in sizes
     ]
@@ -432,8 +436,8 @@ def test_derived_figures_and_limited_batches(tiny):
         task=tiny.experiment.task._replace(derived=lambda means: {"twice": 2 * means["loss"]}),
     )
     result = evaluate(experiment, copied(tiny.state))
-    first: Source = experiment.test._replace(length=100)
-    assert result == evaluate(experiment._replace(test=first), copied(tiny.state))
+    first: Source = experiment.validation._replace(length=100)
+    assert result == evaluate(experiment._replace(validation=first), copied(tiny.state))
     assert result["twice"] == 2 * result["loss"]
 
 

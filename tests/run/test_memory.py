@@ -80,7 +80,8 @@ def test_advice_lowers_the_compiled_peak_and_the_largest_saving_comes_first():
     assert len(notes) == len(lines(config))
     assert "run.accumulate=4" in {one.line for one in advice}
     assert [one.saving for one in advice] == sorted((one.saving for one in advice), reverse=True)
-    assert all(one.peak + one.saving == now.peak and one.saving > 0.01 * now.peak for one in advice)
+    assert {one.line for one in advice} == set(lines(config))  # what does not help is told, too
+    assert all(one.peak + one.saving == now.peak and one.helps == (one.saving > 0.01 * now.peak) for one in advice)
     assert {one.line: one.resumes for one in advice}["run.accumulate=4"] is False
     by_line = {change.line: change.config for change in memory.changes(config)}
     assert memory.predicted(compose(by_line[advice[0].line])).peak == advice[0].peak

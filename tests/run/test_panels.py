@@ -25,8 +25,8 @@ def test_every_example_of_the_test_split_is_counted_once(devices):
     experiment = compose(build({**BASE, "parallel": {"devices": devices}}))
     drawn = panels.draw(experiment, experiment.init(0))
     cells = np.array(drawn["panels"][0]["data"]["cells"])
-    assert drawn["examples"] == drawn["of"] == cells.sum() == experiment.test.length
-    labels = experiment.test.take(np.arange(experiment.test.length))["labels"]
+    assert drawn["examples"] == drawn["of"] == cells.sum() == experiment.validation.length
+    labels = experiment.validation.take(np.arange(experiment.validation.length))["labels"]
     counts = dict(zip(drawn["panels"][0]["data"]["names"], cells.sum(1), strict=True))
     assert {int(name): count for name, count in counts.items() if count} == dict(enumerate(np.bincount(labels)))
 

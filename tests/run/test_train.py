@@ -18,6 +18,7 @@ from jaxprop.config.build import build
 from jaxprop.config.dump import dump
 from jaxprop.config.load import load
 from jaxprop.errors import CheckpointError, ConfigError, DataError, RunFolderError, ShapeError, UsageError
+from jaxprop.run import conduct
 from jaxprop.run import folder as runfolder
 from jaxprop.run import train as runner
 from jaxprop.run.compose import compose
@@ -26,7 +27,7 @@ from jaxprop.sinks import Sink, fan_out
 from jaxprop.train import gradients
 
 SUMMARY = {
-    "status", "outcome", "step", "metrics", "best", "reference", "parameters", "seconds", "compile_seconds",
+    "status", "outcome", "step", "metrics", "best", "test", "reference", "parameters", "seconds", "compile_seconds",
     "examples_per_second", "versions", "allocator",
 }  # fmt: skip
 
@@ -102,7 +103,7 @@ def test_a_completed_run(finished, sections):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         ".lock", "alerts.jsonl", "checkpoints", "config.yaml", "layers.jsonl", "metrics.jsonl", "panels.json",
-        "summary.json",
+        "prepared.json", "summary.json",
     }  # fmt: skip
     assert load(folder / "config.yaml").config == build(sections)
     assert load(folder / "config.yaml").name == "done"
@@ -353,9 +354,9 @@ def test_without_checkpoints_the_old_run_is_kept_until_the_end(done, sections):
 
 
 def with_progress(monkeypatch, progress):
-    opened = runner.open_sinks
+    opened = conduct.open_sinks
     monkeypatch.setattr(
-        runner, "open_sinks", lambda *args, **kwargs: fan_out([opened(*args, **kwargs), Sink(progress=progress)])
+        conduct, "open_sinks", lambda *args, **kwargs: fan_out([opened(*args, **kwargs), Sink(progress=progress)])
     )
 
 
@@ -579,10 +580,10 @@ DRIVER = """
 import os, sys, time
 from jaxprop import cli
 from jaxprop.sinks import Sink, fan_out
-from jaxprop.run import train as runner
+from jaxprop.run import conduct
 
 signals, at = [int(n) for n in sys.argv[1].split(",")], int(sys.argv[2])
-opened = runner.open_sinks
+opened = conduct.open_sinks
 
 def progress(step):
     if step == at:
@@ -590,7 +591,7 @@ def progress(step):
             os.kill(os.getpid(), number)
             time.sleep(0.3)
 
-runner.open_sinks = lambda *args, **kwargs: fan_out([opened(*args, **kwargs), Sink(progress=progress)])
+conduct.open_sinks = lambda *args, **kwargs: fan_out([opened(*args, **kwargs), Sink(progress=progress)])
 sys.exit(cli.main(sys.argv[3:]))
 """
 LEGS = [
@@ -669,9 +670,9 @@ def test_sinks_are_closed_when_a_run_fails(sections, tmp_path, monkeypatch):
     def fail(step):
         raise RuntimeError("no more of it")
 
-    opened = runner.open_sinks
+    opened = conduct.open_sinks
     monkeypatch.setattr(
-        runner,
+        conduct,
         "open_sinks",
         lambda *args, **kwargs: fan_out([opened(*args, **kwargs), Sink(progress=fail, close=lambda: closed.append(1))]),
     )

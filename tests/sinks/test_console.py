@@ -12,7 +12,7 @@ from rich import progress
 from rich.console import Console
 
 from jaxprop.sinks import console as console_module
-from jaxprop.sinks.console import open_console, print_summary, summary_table
+from jaxprop.sinks.console import open_console, open_warnings, print_summary, summary_line, summary_table
 from tests.processes import started
 
 TRAIN = {"step": 50, "split": "train", "loss": 0.25, "grad_norm": 1.5, "lr": 1e-3, "examples_per_second": 5120.4}
@@ -223,3 +223,25 @@ def test_the_best_stands_beside_the_last_and_peaks_are_for_files(capsys):
         "step 50/100  train  loss 0.25  grad 1.5  lr 0.001  examples/s 5,120",
         "a ?[2J note",
     ]
+
+
+def test_warnings_alone(capsys):
+    sink = open_warnings()
+    sink.note("compiled in 3.1 s")
+    sink.write(TRAIN)
+    sink.write(EVAL)
+    sink.alert(ALERT | {"severity": "advice"})
+    sink.alert(ALERT | {"severity": "act"})
+    sink.alert(ALERT | {"severity": "act", "action": "cut_lr"})
+    sink.close()
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines() == ["step 60  act: [bold]grad norm x 40", "step 60  cut_lr: [bold]grad norm x 40"]
+
+
+def test_the_results_in_one_line():
+    summary = {"status": "completed", "step": 6900, "metrics": {"accuracy": 0.9972, "loss": None}, "seconds": 15.3}
+    assert summary_line(summary, "runs/a\x1b") == (
+        "completed: step 6,900  loss not finite  accuracy 0.9972  15 s  runs/a?"
+    )
+    assert summary_line({"metrics": {}}, "runs/a") == "runs/a"

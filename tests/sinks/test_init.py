@@ -40,6 +40,15 @@ def test_a_resumed_run_appends_and_a_new_one_begins_anew(tmp_path, start_step, l
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == left
 
 
+def test_a_brief_console_shows_what_to_act_on(tmp_path, capsys):
+    sink = open_sinks(Sinks(), tmp_path, total_steps=10, brief=True)
+    sink.write(RECORD)
+    sink.alert({"step": 5, "severity": "act", "message": "the loss is not finite"})
+    sink.close()
+    assert capsys.readouterr().err == "step 5  act: the loss is not finite\n"
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_what_is_open_is_closed_when_another_cannot_be_opened(tmp_path):
     (tmp_path / "tensorboard").write_text("")
     with pytest.raises(RunFolderError, match="TensorBoard"):  # an unclosed file would be a warning, so an error

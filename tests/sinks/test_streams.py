@@ -82,3 +82,19 @@ def test_closed_standard_streams_are_replaced(tmp_path, closed):
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment())
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "a").read_text() == ""
+
+
+def test_only_what_is_forgiven_is_silent():
+    stream = broken(left_pipe)
+    lasting = Lasting(stream, (BrokenPipeError,))
+    lasting.write("text\n")
+    lasting.flush()
+    lasting.write("more\n")
+    stream.close()
+    stream = broken(full_disk)
+    lasting = Lasting(stream, (BrokenPipeError,))
+    lasting.write("text\n")
+    with pytest.raises(OSError, match="No space left"):
+        lasting.flush()
+    silence(stream)
+    stream.close()

@@ -11,6 +11,7 @@ from jaxprop import models, tasks
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.core.precision import policy
 from jaxprop.data import READERS
+from jaxprop.errors import ConfigError
 from jaxprop.losses import LOSSES
 from jaxprop.metrics import METRICS
 from jaxprop.models import MODELS
@@ -90,3 +91,41 @@ def test_a_task_predicts_from_its_models_outputs(bound):
 def test_only_what_a_task_computes_with_is_cast(bound):
     _, _, task = bound("regress", (np.zeros((4, 2)), np.zeros(4)))
     assert task.objective.cast == ("inputs",)
+
+
+IMAGES = np.random.default_rng(0).normal(size=(12, 6, 6, 1)).astype(np.float32), np.arange(12) % 3
+MIXED = {"augment": [{"name": "crop", "pad": 1}, {"name": "mixup", "alpha": 1.0}, {"name": "cutmix"}]}
+
+
+def with_data(bound, split, **data):
+    config, sources, _ = bound("classify", split)
+    config = config.model_copy(update={"data": type(config.data).model_validate({**config.data.model_dump(), **data})})
+    return tasks.make_task(config, sources), sources
+
+
+def test_augmentation_is_bound_around_the_loss_in_training(bound):
+    task, sources = with_data(bound, IMAGES, **MIXED)
+    plain, _ = with_data(bound, IMAGES)
+    batch = {**sources["train"].take(np.arange(8)), "weight": np.ones(8, np.float32)}
+    params, extras = task.model.init(jax.random.key(0), batch)
+    losses = {}
+    for name, one in {"plain": plain, "augmented": task}.items():
+        keys = [jax.random.key(seed) for seed in (1, 1, 2)]
+        found = [one.objective.mean_loss(params, extras, batch, key, policy("float32"))[0] for key in keys]
+        losses[name] = [float(loss) for loss in found]
+    assert len(set(losses["plain"])) == 1
+    assert losses["augmented"][0] == losses["augmented"][1]
+    assert len({*losses["augmented"], *losses["plain"]}) == 3
+    found, expected = (one.objective.sums(params, extras, batch, policy("float32")) for one in (task, plain))
+    assert {name: [float(x) for x in pair] for name, pair in found.items()} == {
+        name: [float(x) for x in pair] for name, pair in expected.items()
+    }
+
+
+def test_augmentation_that_does_not_fit_the_data_is_told_before_any_step(bound):
+    vectors = np.zeros((12, 5), np.float32), np.arange(12) % 3
+    with pytest.raises(ConfigError, match=r"^data.augment.0: crop needs images, inputs \[B, H, W, C\], got \[2, 5\]"):
+        with_data(bound, vectors, augment=[{"name": "crop", "pad": 1}])
+    tokens = np.zeros((12, 5), np.int64), np.arange(12) % 3
+    with pytest.raises(ConfigError, match=r"^data.augment.0: noise needs floating-point inputs, got int32"):
+        with_data(bound, tokens, augment=[{"name": "noise", "std": 1.0}])

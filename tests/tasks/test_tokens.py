@@ -73,17 +73,18 @@ def test_loss_and_gradient_do_not_depend_on_the_padding(tmp_path, model):
     task = tasks.make_task(config, sources)
     batch = sources["train"].take(np.arange(6))
     short = int(batch["mask"].sum(1).max())
-    params, extras = task.model.init(jax.random.key(0), batch)
+    params, extras = jax.jit(task.model.init)(jax.random.key(0), batch)
     longer = {**batch, **{key: np.pad(batch[key], ((0, 0), (0, 5))) for key in ("inputs", "mask")}}
     shorter = {**batch, **{key: batch[key][:, :short] for key in ("inputs", "mask")}}
 
     def loss(params, batch):
         return task.objective.mean_loss(params, extras, batch, jax.random.key(1), policy("float32"))[0]
 
-    found = [jax.value_and_grad(loss)(params, one) for one in (batch, longer, shorter)]
+    gradient = jax.jit(jax.value_and_grad(loss))
+    found = [gradient(params, one) for one in (batch, longer, shorter)]
     for other in found[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), other, found[0])
-    outputs, _ = task.model.apply(params, extras, batch, key=None, train=False)
+    outputs, _ = jax.jit(lambda batch: task.model.apply(params, extras, batch, key=None, train=False))(batch)
     np.testing.assert_allclose(
         found[0][0], softmax_cross_entropy(outputs, {"labels": batch["labels"]})[0].mean(), rtol=1e-5
     )
@@ -94,22 +95,26 @@ def test_a_sequence_without_any_token_counts_for_nothing(tmp_path):
     sources = data.open_sources(config.data, "classify")
     task = tasks.make_task(config, sources)
     batch = sources["train"].take(np.arange(4))
-    params, extras = task.model.init(jax.random.key(0), batch)
+    params, extras = jax.jit(task.model.init)(jax.random.key(0), batch)
     empty = {**batch, "mask": batch["mask"].copy(), "labels": np.array([0, 1, 0, 1], np.int32)}
     empty["mask"][-1] = 0
     three = {key: value[:3] for key, value in empty.items()}
 
+    @jax.jit
     def sums(batch):
         return task.objective.sums(params, extras, batch, policy("float32"))
 
-    def loss(params, batch):
+    @jax.jit
+    @jax.grad
+    def gradient(params, batch):
         return task.objective.mean_loss(params, extras, batch, jax.random.key(1), policy("float32"))[0]
 
-    def gradient(batch):
-        return jax.grad(loss)(params, batch)
-
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), sums(empty), sums(three))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient(empty), gradient(three))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        gradient(params, empty),
+        gradient(params, three),
+    )
 
 
 def test_categories_of_a_source_reach_the_model(tmp_path):

@@ -87,18 +87,23 @@ def test_extras_count_with_the_packages_of_their_own_extras(machine):
     ("direct_url", "line"),
     [
         (None, f"{PIP} 'jax[tpu]>=0.10'"),
-        ({"url": "file:///home/me/jp", "dir_info": {"editable": True}}, f"{PIP} -e '/home/me/jp[tpu]'"),
-        ({"url": "file:///x/j.whl", "archive_info": {}}, f"{PIP} 'jaxprop[tpu] @ file:///x/j.whl'"),
+        ({"url": "file://HERE/my%20jp", "dir_info": {"editable": True}}, f"{PIP} -e 'HERE/my jp[tpu]'"),
+        ({"url": "file://HERE/gone", "dir_info": {"editable": True}}, f"{PIP} 'jax[tpu]>=0.10'"),
+        ({"url": "file://HERE/my%20jp", "dir_info": {}}, f"{PIP} 'jax[tpu]>=0.10'"),
+        ({"url": "file:///x/j.whl", "archive_info": {}}, f"{PIP} 'jax[tpu]>=0.10'"),
+        ({"url": "https://host/jp.git", "vcs_info": {"vcs": "git"}}, f"{PIP} 'jax[tpu]>=0.10'"),
     ],
 )
-def test_the_line_that_installs_an_extra(monkeypatch, direct_url, line):
+def test_the_line_that_installs_an_extra(monkeypatch, tmp_path, direct_url, line):
+    (tmp_path / "my jp").mkdir()
+
     class Distribution:
         def read_text(self, name):
-            return json.dumps(direct_url) if direct_url else None
+            return json.dumps(direct_url).replace("HERE", str(tmp_path)) if direct_url else None
 
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["rich", "jax[tpu]>=0.10; extra == 'tpu'"])
-    assert install_line("tpu") == line
+    assert install_line("tpu") == line.replace("HERE", str(tmp_path))
 
 
 @pytest.mark.parametrize(

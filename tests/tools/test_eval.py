@@ -9,9 +9,8 @@ import pytest
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.build import build
 from jaxprop.errors import CheckpointError, JaxpropError, UsageError
-from jaxprop.run import lock
+from jaxprop.run import lock, opened
 from jaxprop.run.train import train
-from jaxprop.tools import eval as evaluation
 from jaxprop.tools.eval import evaluate_run
 
 ARRAYS = {
@@ -58,13 +57,14 @@ def contents(folder):
 def test_the_same_bits_as_the_runs_own_last_evaluation_and_nothing_written(home):
     before = contents(home)
     with lock.hold(home / "run"):  # as if it were training; the lock's own file tells of it
-        found = evaluate_run(home / "run")
+        found = evaluate_run(home / "run", which="newest")
     lock_file = home / "run" / ".lock"
     assert {p: s for p, s in contents(home).items() if p != lock_file} == {
         p: s for p, s in before.items() if p != lock_file
     }
     own = evaluations(home / "run")
     assert (found["step"], found["metrics"]) == (6, own[6])
+    assert (found["checkpoint"], found["split"]) == ("newest", "test")
     assert (found["examples"], found["parameters"]) == (37, 5 * 8 + 8 * 2 + 8 * 3 + 3)
     assert list(found["reference"]) == ["majority_accuracy"]
 
@@ -74,22 +74,23 @@ def test_the_best_checkpoint(home, metric, mode, choose):
     own = evaluations(home / "run")
     kept = {step: own[step][metric] for step in Checkpoints(home / "run" / "checkpoints").steps()}
     assert len(kept) > 1
-    found = evaluate_run(home / "run", [f"checkpoint.best={metric}", f"checkpoint.mode={mode}"], best=True)
+    found = evaluate_run(home / "run", [f"checkpoint.best={metric}", f"checkpoint.mode={mode}"], which="best")
     step = choose(kept, key=kept.__getitem__)
     assert (found["step"], found["metrics"]) == (step, own[step])
 
 
 def test_another_batch_size_and_other_devices_give_the_same_figures(home):
-    found = evaluate_run(home / "run", ["data.eval_batch_size=5", "parallel.devices=2", "data.prefetch=0"])["metrics"]
+    overrides = ["data.eval_batch_size=5", "parallel.devices=2", "data.prefetch=0"]
+    found = evaluate_run(home / "run", overrides, which="newest")["metrics"]
     assert found == pytest.approx(evaluations(home / "run")[6], rel=1e-5)
 
 
 def test_another_test_split(home, tmp_path):
     with np.load(home / "test.npz") as arrays:
         np.savez(tmp_path / "part.npz", inputs=arrays["inputs"][:16], labels=arrays["labels"][:16])
-    found = evaluate_run(home / "run", [f"data.test={tmp_path / 'part.npz'}"])
+    found = evaluate_run(home / "run", [f"data.test={tmp_path / 'part.npz'}"], which="newest")
     assert found["examples"] == 16
-    assert found["metrics"] == evaluate_run(home / "run", ["run.eval_batches=1"])["metrics"]
+    assert found["metrics"] == evaluate_run(home / "run", ["run.eval_batches=1"], which="newest")["metrics"]
     assert found["metrics"] != evaluations(home / "run")[6]
 
 
@@ -132,17 +133,16 @@ def test_without_a_test_split_there_is_nothing_to_evaluate_on(home, tmp_path):
         record.write_text(json.dumps(run))
     with pytest.raises(UsageError, match=r"have no test split to evaluate on; add the override data\.test=FILE\.npz"):
         evaluate_run(tmp_path / "run")
-    assert evaluate_run(tmp_path / "run", [f"data.test={home / 'test.npz'}"])["metrics"] == evaluations(home / "run")[6]
+    found = evaluate_run(tmp_path / "run", [f"data.test={home / 'test.npz'}"], which="newest")
+    assert found["metrics"] == evaluations(home / "run")[6]
 
 
 def test_no_checkpoint_is_the_best_without_an_evaluation(home, tmp_path):
     state = {"w": np.ones(2, np.float32)}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(4, state, stream={}, config={})
-    with pytest.raises(
-        CheckpointError, match="finite loss from an evaluation, so there is no best one; leave --best out"
-    ):
-        evaluation._restore(tmp_path, config(home), state, "best")
+    with pytest.raises(CheckpointError, match="finite loss from an evaluation, so there is no best one; use --newest"):
+        opened._restore(tmp_path, config(home), state, "best")
 
 
 def test_a_checkpoint_replaced_while_it_is_read_is_read_again(home, tmp_path, monkeypatch):
@@ -159,11 +159,11 @@ def test_a_checkpoint_replaced_while_it_is_read_is_read_again(home, tmp_path, mo
 
     monkeypatch.setattr(Checkpoints, "restore", torn_once)
     with pytest.raises(CheckpointError, match="gone"):  # the same steps are there, so it is truly damaged
-        evaluation._restore(tmp_path, config(home), state, None)
+        opened._restore(tmp_path, config(home), state, None)
     calls.clear()
     steps = Checkpoints.steps
     monkeypatch.setattr(Checkpoints, "steps", lambda self: steps(self) + [7] * len(calls))
-    assert evaluation._restore(tmp_path, config(home), state, None).step == 4
+    assert opened._restore(tmp_path, config(home), state, None)[0].step == 4
 
 
 @pytest.mark.parametrize("task", ["classify", "language"])

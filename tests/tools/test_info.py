@@ -122,3 +122,11 @@ def test_layers_of_any_tree():
 def test_devices_are_counted_by_kind():
     (kind,) = describe_devices(jax.devices())
     assert (kind.platform, kind.number, kind.memory_bytes) == ("cpu", len(jax.devices()), None)
+
+
+def test_augmentation_is_a_part_of_the_step(plain):
+    changes = [{"name": "affine", "degrees": 10}, {"name": "mixup"}]
+    found = describe(build({**CONFIG, "data": {**CONFIG["data"], "augment": changes}}))
+    assert found.layers == plain.layers
+    assert found.cost.flops > plain.cost.flops + 64 * 64 * 8  # four corners of each pixel, weighed and added up
+    assert not found.cost.loops

@@ -280,3 +280,23 @@ def test_a_damaged_box_gets_one_sentence_from_its_own_script_too(failed, tmp_pat
 
 def test_versions_that_are_noted_are_recorded(failed):
     assert set(replays.NOTED) <= set(read_box(boxes(failed)[0]).about["versions"])
+
+
+def test_a_step_with_augmentation_is_taken_again_with_the_same_changes(tmp_path):
+    """What is mixed with a bad example is bad as well, but only that example causes it by itself."""
+    changes = [{"name": "affine", "degrees": 10.0}, {"name": "crop", "pad": 1}, {"name": "mixup", "alpha": 1.0}]
+    bench = Bench({"data": {"augment": changes}, "run": {"steps": 5, "eval_every": 5}})
+    bench.train(tmp_path, stream=OneBad(bench, {3, 4}))
+    box = read_box(boxes(tmp_path)[0])
+    found = replay(box.folder)
+    assert (found.finding.primitive, found.finding.layer) == ("input", "batch/inputs")
+    assert (found.finding.examples, found.finding.batch_size) == (BAD, 240)
+    assert "data/augment/mixing.py" in box.about["sources"]
+    stream = Poisoned(bench, set())
+    batch = [next(stream) for _ in range(4)][3]
+    state = leaves.unpack(box.arrays, box.key_impls, bench.state)
+    got = parts(bench.experiment, state, box._replace(batch=batch))
+    losses = [part.loss_fn(part.params, part.batch, part.key) for part in got]
+    state = state._replace(step=np.int32(box.step - 1))
+    _, measured = bench.experiment.step(jax.device_put(state), batch, "lean")
+    assert float(measured.loss) == pytest.approx(float(np.mean(losses)), rel=1e-6)

@@ -533,3 +533,57 @@ def test_parameters_in_half_keep_wide_targets():
     half = Policy(jnp.bfloat16, jnp.bfloat16, jnp.float32)
     loss, _ = as_objective(lambda p, b, k: jnp.max(b["y"])).mean_loss(W, {}, {"y": Y}, KEY, half)
     assert float(loss) == 1001
+
+
+# -- augmentation ---------------------------------------------------------------------------------
+
+
+def shifted(key, batch):
+    """Inputs plus a draw of the key, and labels as shares of the classes."""
+    return {**batch, "inputs": batch["inputs"] + jax.random.normal(key), "labels": jax.nn.one_hot(batch["labels"], 3)}
+
+
+def noisy(seen):
+    def apply(params, extras, batch, *, key, train):
+        seen.append((batch["inputs"], key))
+        return batch["inputs"] @ params["w"], extras
+
+    return from_functions(lambda key, batch: ({"w": jnp.ones((3, 3))}, {}), apply)
+
+
+def test_augmentation_has_a_key_of_its_own_and_is_of_training_alone():
+    seen = []
+    objective = loss_from(noisy(seen), softmax_cross_entropy, {"accuracy": accuracy}, augment=shifted)
+    batch = {"inputs": LOGITS.astype(np.float32), **CLASSES}
+    key, params, dtypes = jax.random.key(5), {"w": jnp.eye(3)}, policy("float32")
+    loss, (weight, _, sums) = objective.mean_loss(params, {}, batch, key, dtypes)
+    models, own = jax.random.split(key)
+    inputs, given = seen[-1]
+    np.testing.assert_array_equal(inputs[:3], (batch["inputs"] + jax.random.normal(own))[:3])  # the last has weight 0
+    assert given == models
+    np.testing.assert_allclose(loss, softmax_reference(LOGITS, CLASSES) @ CLASSES["weight"] / 4, rtol=1e-5)
+    assert (weight, sums["accuracy"][1]) == (4, 4)
+    evaluated = objective.sums(params, {}, batch, dtypes)
+    np.testing.assert_array_equal(seen[-1][0][:3], batch["inputs"][:3])
+    assert seen[-1][1] is None
+    np.testing.assert_allclose(evaluated["loss"][0] / evaluated["loss"][1], loss, rtol=1e-5)
+
+
+def test_without_a_key_nothing_is_augmented():
+    seen = []
+    batch = {"inputs": LOGITS.astype(np.float32), **CLASSES}
+    loss_from(noisy(seen), softmax_cross_entropy, augment=shifted).mean_loss(
+        {"w": jnp.eye(3)}, {}, batch, None, policy("float32")
+    )
+    np.testing.assert_array_equal(seen[-1][0][:3], batch["inputs"][:3])
+
+
+def test_shares_of_classes_leave_logits_known_as_such():
+    batch = {"inputs": LOGITS.astype(np.float32), **CLASSES}
+    key, params, dtypes = jax.random.key(5), {"w": jnp.eye(3)}, policy("float32")
+    plain, augmented = (
+        loss_from(noisy([]), softmax_cross_entropy, augment=augment).mean_loss(params, {}, batch, key, dtypes)[1][2]
+        for augment in (None, shifted)
+    )
+    assert plain.keys() == augmented.keys()
+    assert len(plain) == 2

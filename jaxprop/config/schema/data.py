@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
+from jaxprop.config.schema.augment import Augmentation
 from jaxprop.config.schema.base import Fraction, NonNegative, Part, Positive, Section, Sizes, Text, Texts
 
 # Keys that hold the path of a file.
@@ -40,6 +41,9 @@ class DataSection(Section):
     )
     split_seed: NonNegative = Field(0, description="seed of the choice of the held-out examples")
     prefetch: NonNegative = Field(2, description="number of batches prepared ahead in the background; 0 turns this off")
+    augment: Annotated[tuple[Augmentation, ...], Strict(False)] = Field(
+        (), description="random changes of the training examples, made in this order in every step"
+    )
 
 
 class Digits(DataSection):
@@ -84,6 +88,11 @@ class StdlibText(DataSection):
         0.1, description="fraction of the files in the test split"
     )
     max_bytes: Positive | None = Field(None, description="largest number of bytes of training text; default: all")
+
+    @classmethod
+    def refused(cls) -> tuple[str, ...]:
+        """Text takes no augmentation, so that none is inherited from a configuration of images."""
+        return ("augment",)
 
 
 class Arrays(DataSection):

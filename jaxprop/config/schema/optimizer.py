@@ -101,6 +101,18 @@ class Schedule(Section):
 
     name: str
 
+    @property
+    def length_key(self) -> str | None:
+        """The key that would fix the length of the schedule, where that is the length of the run; otherwise None.
+
+        A run may be made longer only where its schedule has a length of its own, or none.
+
+        Example:
+          >>> Cosine(name="cosine").length_key, Cosine(name="cosine", steps=40).length_key, Constant().length_key
+          ('steps', None, None)
+        """
+        return next((key for key in ("steps", "decay_steps") if getattr(self, key, 0) is None), None)
+
     def problem(self, steps: int) -> str | None:
         """Returns why the schedule does not fit a run of `steps` updates, or None.
 

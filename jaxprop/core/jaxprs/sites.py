@@ -17,7 +17,7 @@ _STANDARD = sysconfig.get_path("stdlib")
 _HERE = __file__.replace("\\", "/").rpartition("/core/")[0] + "/"
 _CUSTOM_DERIVATIVES = f"{jax.__file__.rpartition('/')[0]}/_src/custom_derivatives"
 _PLACE = re.compile(r"^(?P<function>.*) at (?P<file>.*):(?P<line>\d+)$", re.DOTALL)
-_MODELS = ("models/", "losses/", "metrics/")  # what of this package is the network itself
+_MODELS = ("models/", "losses/", "metrics/", "data/augment/")  # what of this package computes the loss
 _AROUND = ("models/adapters/", "models/remat")  # what calls it
 
 

@@ -32,7 +32,21 @@ function verdict(run, several, folds) {
     : null;
   return el("article", { class: `verdict ${tone}` },
     el("h2", {}, el("span", { class: "icon", "aria-hidden": "true" }, ICONS[tone]), several ? `${run.name}: ${headline}` : headline),
-    folds ? folded(`facts ${run.name}`, "What, why and what to change", list) : list, layers, alerts(run), notes(run));
+    folds ? folded(`facts ${run.name}`, "What, why and what to change", list) : list, layers, alerts(run), several ? card(run, true) : null,
+    notes(run));
+}
+
+/** What was trained, how long it took, what came of it, and the configuration. */
+function card(run, within = false) {
+  const { facts, config } = run.card;
+  if (!facts.length && !config.length) return null;
+  const list = el("dl", {}, facts.flatMap(([name, said]) => [el("dt", {}, name), el("dd", {}, said)]));
+  const keys = config.length
+    ? folded(`config ${run.name}`, `Configuration, ${whole(config.length)} keys`,
+        table(["key", "value"], config.map(([key, value]) => [el("code", {}, key), value])))
+    : null;
+  if (within) return folded(`card ${run.name}`, "Time, size and configuration", list, keys);
+  return el("article", { class: "card" }, list, keys);
 }
 
 function alerts(run) {
@@ -74,6 +88,12 @@ function curves(runs) {
   } else {
     add("Loss", "", [curveOf(run, "loss", "train", strokeOf(0)), curveOf(run, "eval_loss", "eval", second)], { decades: 3, area: run.ranges.loss });
   }
+  for (const name of new Set(runs.flatMap((one) => one.metrics))) {
+    const evaluated = runs.some((one) => one.curves[`eval_${name}`]);
+    if (several && evaluated) add(`Evaluation ${spoken(name)}`, "", each(`eval_${name}`, () => ({ dots: true })), { decades: 3 });
+    else if (several) add(`Training ${spoken(name)}`, "", each(name), { decades: 3 });
+    else add(capital(spoken(name)), "", [curveOf(run, name, "train", strokeOf(0)), curveOf(run, `eval_${name}`, "eval", second)], { decades: 3 });
+  }
   add("Gradient norm", "L2, before clipping", each("grad_norm"), several ? {} : { area: run.ranges.grad_norm });
   add("Learning rate", "", several ? apart(each("lr")) : each("lr"), { height: 120, decades: several ? 2 : 4 });
   add("Loss scale", "", each("loss_scale"), { height: 110 });
@@ -81,6 +101,9 @@ function curves(runs) {
   else noise(run, add);
   return found;
 }
+
+const spoken = (name) => name.replaceAll("_", " ");
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** Rates of runs that lie far apart, without the zeros of a warmup, so that a logarithmic axis can show them all. */
 function apart(series) {
@@ -254,14 +277,18 @@ function informative(values) {
 
 function comparison(data) {
   if (!data.compare) return null;
-  const { headers, rows, keys, more, note } = data.compare;
-  const names = data.runs.map((run, i) => el("span", { class: "name" }, el("i", { class: `dot line-${i % 8}` }), run.name));
-  const named = rows.map((row, i) => [names[i].cloneNode(true), ...row.slice(1)]);
-  const differ = keys.length
-    ? [el("h3", {}, "Where the configs differ"), table(["key", ...data.runs.map((run) => run.name)], keys.map(([key, values]) => [el("code", {}, key), ...values])),
-       more ? el("p", { class: "hint" }, `and ${whole(more)} more keys`) : null]
-    : [el("p", { class: "hint" }, "The configs are the same in every key.")];
-  return section("Runs", note, el("div", { class: "compared" }, table(headers, named)), differ);
+  const { headers, rows, order, metric, keys, more, note } = data.compare;
+  const named = (i) => el("span", { class: "name" }, el("i", { class: `dot line-${i % 8}` }), data.runs[i].name);
+  const lines = rows.map((row, at) => [named(order[at]), ...row.slice(1)]);
+  const columns = headers.filter((header) => keys.some(([key]) => key === header));
+  const ranked = metric ? `The best ${spoken(metric)} first.` : "";
+  const differ = !keys.length
+    ? el("p", { class: "hint" }, "The configs are the same in every key.")
+    : columns.length === keys.length
+      ? null
+      : [el("h3", {}, "Where the configs differ"), table(["key", ...order.map(named)], keys.map(([key, values]) => [el("code", {}, key), ...values])),
+         more ? el("p", { class: "hint" }, `and ${whole(more)} more keys`) : null];
+  return section("Runs", [ranked, note].filter(Boolean).join(" "), el("div", { class: "compared" }, table(headers, lines)), differ);
 }
 
 // -- the page ---------------------------------------------------------------------------------------------------------
@@ -279,8 +306,9 @@ function report(data) {
   const more = (run) => (run.spikes_more ? [el("p", { class: "hint" }, `and ${whole(run.spikes_more)} more spikes`)] : []);
   const drawn = [
     el("header", {}, el("h1", {}, data.title), el("span", { class: "by" }, "jaxprop report"), live ? el("span", { id: "pulse" }, "live") : null),
-    el("div", { class: "verdicts" }, runs.map((run) => verdict(run, several, runs.length > 3))),
     comparison(data),
+    el("div", { class: "verdicts" }, (several ? data.compare.order : [0]).map((i) => verdict(runs[i], several, runs.length > 3))),
+    several ? null : card(runs[0]),
     section("Over the steps", `Drag to zoom, double-click to see all. ${several ? "Triangles: alerts, in their run's colour." : LEGEND}`, curves(runs)),
     section("Predictions", "", each(panels)),
     section("Every layer at every step", "Layers from the input down to the output. Each column shows the largest value of its steps.", maps(runs)),

@@ -48,6 +48,7 @@ PACKAGE = jaxprop.__file__.rpartition("/")[0]
         (f"{sysconfig.get_path('stdlib')}/contextlib.py", False),
         ("<frozen runpy>", False),
         (f"{PACKAGE}/models/mlp.py", True),
+        (f"{PACKAGE}/data/augment/crop.py", True),
         (f"{PACKAGE}/models/adapters/nnx.py", False),
         (f"{PACKAGE}/train/step.py", False),
         ("C:\\venv\\site-packages\\optax\\losses.py", False),

@@ -113,3 +113,29 @@ def test_a_config_is_checked_with_its_own_model_and_data():
         "head/bias", "head/kernel", "layers/0/dense/bias", "layers/0/dense/kernel"
     ]  # fmt: skip
     assert report.loss == pytest.approx(np.log(10), rel=0.5)
+
+
+def test_a_config_with_augmentation_is_checked_at_the_changed_examples():
+    every = [
+        {"name": "affine", "degrees": 10, "shift": 1},
+        {"name": "crop", "pad": 1},
+        {"name": "flip"},
+        {"name": "colour", "brightness": 0.2, "contrast": 0.2},
+        {"name": "cutout", "size": 2},
+        {"name": "mixup", "alpha": 1.0},
+        {"name": "cutmix"},
+        {"name": "noise", "std": 0.1},
+    ]
+    tree = {
+        "task": {"name": "classify"},
+        "data": {"name": "digits", "augment": every},
+        "model": {"name": "mlp", "hidden": [5]},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "run": {"epochs": 1},
+    }
+    changed, plain = (
+        check_config(build({**tree, "data": {"name": "digits", "augment": changes}}), examples=4, entries=1)
+        for changes in (every, [])
+    )
+    assert changed.ok, changed.problems
+    assert changed.loss != plain.loss
