@@ -19,8 +19,8 @@ def token_mask(batch: Batch) -> jax.Array | None:
     """Returns which positions of the inputs are real, boolean `[B, T]`; None where all are.
 
     Args:
-      batch: `inputs` `[B, T, ...]`; if present, `input_mask` `[B, T]`; else `mask` `[B, T]`, which is of the inputs where
-        these are tokens of the same shape, and otherwise `lengths` `[B]`, the number of real positions, which come
+      batch: `inputs` `[B, T, ...]`; if present, `input_mask` `[B, T]`; else `mask` `[B, T]`, which is of the inputs
+        where these are tokens of the same shape, and otherwise `lengths` `[B]`, the number of real positions, which come
         first.
 
     Example:
