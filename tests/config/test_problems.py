@@ -16,7 +16,7 @@ TABLE = [
     ("model.channel=[1]", "model.channel: unknown key; did you mean 'channels'?"),
     ("run.3=1", "run.3: unknown key (known: steps,"),
     ("model.name=cn", "model.name: unknown model 'cn'; did you mean 'cnn'? "
-        (known: cnn, mlp, resnet, rnn, transformer, vit)"),
+        "(known: cnn, mlp, resnet, rnn, transformer, vit)"),
     ("model.name=3", "model.name: expected text, got 3"),
     ("model.name=null", "model.name: expected text, got nothing"),
     ("optimizer.name=adm", "optimizer.name: unknown optimizer 'adm'; did you mean 'adam'?"),
@@ -111,8 +111,7 @@ def test_missing_sections(tmp_path):
         load(tmp_path / "bad.yaml")
     lines = [line.removeprefix(f"{tmp_path}/bad.yaml:1: ") for line in caught.value.problems]
     assert (
-        lines[0]
-        == "data: required section is missing; write 'data: {name: ...}' "
+        lines[0] == "data: required section is missing; write 'data: {name: ...}' "
         "(one of digits, reviews, stdlib_text, text, pairs, arrays, random)"
     )
     assert lines[3] == "run: required section is missing"
