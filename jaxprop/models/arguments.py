@@ -20,8 +20,8 @@ def token_mask(batch: Batch) -> jax.Array | None:
 
     Args:
       batch: `inputs` `[B, T, ...]`; if present, `input_mask` `[B, T]`; else `mask` `[B, T]`, which is of the inputs
-        where these are tokens of the same shape, and otherwise `lengths` `[B]`, the number of real positions, which come
-        first.
+        where these are tokens of the same shape, and otherwise `lengths` `[B]`, the number of real positions, which
+        come first.
 
     Example:
       >>> batch = {"inputs": jnp.zeros((2, 3), jnp.int32), "lengths": jnp.array([1, 3])}
