@@ -16,6 +16,20 @@ Sums = dict[str, Any]  # a metric's name -> what its update returned: (sum, coun
 Loss = Callable[[Any, Batch], tuple[Any, Any]]  # (outputs, batch) -> (per_example [B], weight [B])
 
 
+class Buckets(NamedTuple):
+    """Lengths that batches may be padded to, so that a batch of short records has little padding.
+
+    Args:
+      sizes: the lengths, ascending; `take` pads to the last one.
+      of: `() -> int [N]`, the place in `sizes` of the smallest length that holds each record.
+      cut: `(batch, size) -> batch`, for records that a size holds.
+    """
+
+    sizes: tuple[int, ...]
+    of: Callable[[], np.ndarray]
+    cut: Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]
+
+
 class Source(NamedTuple):
     """Records of one split of a data set, by index.
 
@@ -28,6 +42,7 @@ class Source(NamedTuple):
       prepared: what has been learned of the training data to prepare them by, as JSON values: statistics, categories,
         a vocabulary. It is stored with the run, and prepares what the run evaluates and predicts later.
       labels: `() -> labels [N, ...]` of all records, where these are at hand without the records; None elsewhere.
+      buckets: where records have several lengths; training batches are then of records of similar length.
     """
 
     length: int
@@ -36,6 +51,7 @@ class Source(NamedTuple):
     fingerprint: str
     prepared: Mapping[str, Any] = {}
     labels: Callable[[], np.ndarray] | None = None
+    buckets: Buckets | None = None
 
 
 class Reader(NamedTuple):

@@ -70,6 +70,8 @@ def reference() -> str:
         else:
             parts += [described(variant, f"{name}.name", definitions) for variant in variants]
         if name == "data":
+            trained = definitions["TrainedTokenizer"]
+            parts.append(f"### `data.tokenizer`\n\n{trained['description']}\n\n{table(trained, definitions)}")
             parts.append(AUGMENT)
             parts += [described(item, "data.augment.name", definitions) for item in augmentations(definitions)]
         if name == "task":

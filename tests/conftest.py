@@ -22,6 +22,11 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import jax.monitoring
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: a failure must not come and go.
+settings.register_profile("jaxprop", deadline=None, derandomize=True, database=None)
+settings.load_profile("jaxprop")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

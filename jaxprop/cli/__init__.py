@@ -24,7 +24,15 @@ COMPUTING = (
     "explain",
     "bench",
 )  # what a faster allocator is worth starting anew for
-COMPILING = (*COMPUTING, "eval", "predict", "export", "replay", "info")  # whose programs are kept for the next start
+COMPILING = (
+    *COMPUTING,
+    "eval",
+    "predict",
+    "generate",
+    "export",
+    "replay",
+    "info",
+)  # whose programs are kept for the next start
 
 
 def main(argv: Sequence[str] | None = None) -> int:

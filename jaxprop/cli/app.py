@@ -22,6 +22,7 @@ from jaxprop.cli.doctor import doctor
 from jaxprop.cli.eval import evaluate
 from jaxprop.cli.explain import explain
 from jaxprop.cli.export import export
+from jaxprop.cli.generate import generate
 from jaxprop.cli.gradcheck import gradcheck
 from jaxprop.cli.info import info
 from jaxprop.cli.init import init
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "generate": generate,
     "export": export,
     "runs": runs,
     "report": report,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jaxprop.cli.arguments import JsonOption, home
+from jaxprop.cli.arguments import CodeOption, JsonOption, home
 from jaxprop.cli.output import print_json
 from jaxprop.cli.tables import size
 from jaxprop.errors import EXIT_DONE
@@ -32,13 +32,14 @@ def export(
     raw: Annotated[
         bool, typer.Option("--raw", help="export the trained parameters instead of their moving average")
     ] = False,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Export a trained run for use without jaxprop, with a model card."""
     from jaxprop.run.loaded import load
     from jaxprop.tools.export import export_run
 
-    loaded = load(run, which="newest" if newest else None, ema=not raw)
+    loaded = load(run, which="newest" if newest else None, ema=not raw, code=code or ())
     made = export_run(loaded, format, out, batch_size=batch_size)
     if json:
         print_json(made, indent=2)

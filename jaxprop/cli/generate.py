@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from jaxprop.cli.arguments import JsonOption, RunArgument
+from jaxprop.cli.arguments import CodeOption, JsonOption, RunArgument
 from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE
 
@@ -30,6 +30,7 @@ def generate(
     ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="the same seed writes the same text")] = 0,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Write text with a trained language model."""
@@ -37,7 +38,7 @@ def generate(
     from jaxprop.run.loaded import load
     from jaxprop.tools.generate import Sampling, write
 
-    loaded = load(run, which="newest" if newest else None)
+    loaded = load(run, which="newest" if newest else None, code=code or ())
     prompt = sys.stdin.read() if prompt == "-" else prompt
     tokenizer = restore(loaded.opened.prepared.prepared.get("tokenizer"))
     sampling = Sampling(temperature, top_k, top_p)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from jaxprop.cli.arguments import JsonOption, home
+from jaxprop.cli.arguments import CodeOption, JsonOption, home
 from jaxprop.cli.output import print_json
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError, printable
 from jaxprop.sinks.streams import tell
@@ -43,6 +43,7 @@ def predict(
         typer.Option("--batch-size", metavar="N", min=1, help="records at a time; default: as in evaluations"),
     ] = None,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
+    code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Predict new data with a trained run."""
@@ -51,7 +52,9 @@ def predict(
     from jaxprop.run.loaded import load
     from jaxprop.tools.predict import predict_inputs
 
-    batches = predict_inputs(load(run, which="newest" if newest else None), inputs, batch_size=batch_size, top=top)
+    batches = predict_inputs(
+        load(run, which="newest" if newest else None, code=code or ()), inputs, batch_size=batch_size, top=top
+    )
     count = failed = 0
     with _output(out, json) as write:
         for answers in batches:

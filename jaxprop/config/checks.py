@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import Custom
-from jaxprop.config.schema.data import PATHS, Arrays, DataSection, Digits, Mixture, StdlibText, Table
+from jaxprop.config.schema.data import PATHS, Arrays, DataSection, Digits, Mixture, Pairs, Reviews, StdlibText, Table
 from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Path
@@ -71,7 +71,7 @@ def has_split_to_evaluate(config: Config) -> bool:
 
 
 def _has_split(data: DataSection) -> bool:
-    if isinstance(data, Digits | StdlibText) or data.validation is not None:
+    if isinstance(data, Digits | Reviews | StdlibText) or data.validation is not None:
         return True
     return any(getattr(data, key, None) is not None for key in PATHS if key.startswith(("validation", "test")))
 
@@ -85,6 +85,15 @@ def _fits_task(config: Config) -> Iterator[Problem]:
         yield _unfit(("model", "name"), task, config.model.name, entry.models)
     if loss is not None and not isinstance(loss, Custom) and loss.name not in entry.losses:
         yield _unfit(("task", "loss", "name"), task, loss.name, entry.losses)
+
+
+def _pairs(config: Config) -> Iterator[Problem]:
+    if isinstance(config.data, Pairs) and config.model.name in TASK_TABLE[config.task.name].models:
+        what = (
+            f"the built-in {config.model.name} reads no pairs: it takes inputs, and not targets beside them; "
+            "give a model of your own"
+        )
+        yield Problem(("model", "name"), what)
 
 
 def _unfit(path: Path, task: str, name: str, fitting: tuple[str, ...]) -> Problem:
@@ -314,6 +323,7 @@ def _own_code(config: Config) -> Iterator[Problem]:
 
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
+    _pairs,
     _augmentation,
     _own_code,
     _arrays,

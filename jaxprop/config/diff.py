@@ -11,7 +11,7 @@ from jaxprop.config.custom import is_place
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import target_of
-from jaxprop.config.schema.data import PATHS
+from jaxprop.config.schema.data import NO_PATHS, PATHS
 from jaxprop.config.schema.optimizer import Schedule
 from jaxprop.config.tree import Path, dotted
 
@@ -97,7 +97,8 @@ def mathematical(old: Config, new: Config, steps: int | None = None) -> list[Cha
       A part of `diff(old, new)`; empty if the run can be continued.
     """
     harmless = HARMLESS + LENGTH + (SCHEDULE,) if _same_schedule(old, new, steps) else HARMLESS
-    changes = [change for change in diff(old, new) if not _is_harmless(change, harmless)]
+    found = diff(old, new)
+    changes = [change for change in found if _is_another_tokenizer(change) or not _is_harmless(change, harmless)]
     return [change for change in changes if not _same_code(change)]
 
 
@@ -110,6 +111,12 @@ def _same_code(change: Change) -> bool:
     written = [target_of(value) for value in (change.old, change.new) if isinstance(value, str)]
     shown = {target and target.shown for target in written}
     return change.path[-1] == "class" and len(written) == 2 and len(shown) == 1
+
+
+def _is_another_tokenizer(change: Change) -> bool:
+    """Whether it is more than the path of a tokenizer's file, whose contents the fingerprint of the data knows."""
+    paths = all(isinstance(value, str) and value not in NO_PATHS for value in (change.old, change.new))
+    return change.path[:2] == ("data", "tokenizer") and not paths
 
 
 def _same_schedule(old: Config, new: Config, steps: int | None) -> bool:

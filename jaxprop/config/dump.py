@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from jaxprop.config.locate import schema_comment
 from jaxprop.config.schema.base import Section
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.data import BUNDLED, PATHS, CustomData
+from jaxprop.config.schema.data import BUNDLED, NO_PATHS, PATHS, CustomData
 from jaxprop.config.yaml_loader import BOOL, FLOAT, INT, NULL
 
 
@@ -63,7 +63,7 @@ def _absolute(section: Section) -> Section:
     absolute: dict[str, Any] = {
         name: str(Path(os.path.expanduser(path)).absolute())
         for name, path in given.items()
-        if isinstance(path, str) and not path.startswith(BUNDLED)
+        if isinstance(path, str) and path not in NO_PATHS and not path.startswith(BUNDLED)
     }
     if (sources := getattr(section, "sources", None)) is not None:
         absolute["sources"] = tuple(_absolute(source) for source in sources)

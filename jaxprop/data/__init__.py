@@ -16,9 +16,12 @@ from jaxprop.data.readers.huggingface import HUGGINGFACE
 from jaxprop.data.readers.images.open import IMAGES
 from jaxprop.data.readers.mixture import LENGTHS, mixture_of
 from jaxprop.data.readers.own import OWN
+from jaxprop.data.readers.pairs import PAIRS
 from jaxprop.data.readers.random import RANDOM
+from jaxprop.data.readers.reviews import REVIEWS
 from jaxprop.data.readers.stdlib_text import STDLIB_TEXT
 from jaxprop.data.readers.table import TABLE
+from jaxprop.data.readers.text import TEXT
 from jaxprop.data.splits import hold_out
 from jaxprop.data.stream import Stream, one_pass
 from jaxprop.data.workers import Workers
@@ -43,7 +46,10 @@ __all__ = [
 
 READERS: dict[str, Reader] = {
     "digits": DIGITS,
+    "reviews": REVIEWS,
     "stdlib_text": STDLIB_TEXT,
+    "text": TEXT,
+    "pairs": PAIRS,
     "arrays": ARRAYS,
     "images": IMAGES,
     "huggingface": HUGGINGFACE,

@@ -41,7 +41,18 @@ def hold_out(source: Source, fraction: float, seed: int) -> tuple[Source, Source
             f"data.validation: {fraction:g} of the {source.length} training examples leaves none to train on; "
             "use a smaller fraction"
         )
-    return subset(source, stays), subset(source, held)
+    return parted(source, stays, held)
+
+
+def parted(source: Source, stays: np.ndarray, held: np.ndarray) -> tuple[Source, Source]:
+    """Returns the examples that stay and those held out as sources; what there is to tell is told of the first.
+
+    Args:
+      source: all examples.
+      stays, held: indices of the two.
+    """
+    info = {name: value for name, value in source.info.items() if name != "notes"}
+    return subset(source, stays), subset(source, held)._replace(info=info)
 
 
 def held_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,12 +87,13 @@ def subset(source: Source, indices: np.ndarray) -> Source:
       >>> subset(source, np.array([2, 0])).take(np.array([0]))["inputs"].tolist()
       [20]
     """
-    labels = source.labels
+    labels, buckets = source.labels, source.buckets
     return source._replace(
         length=len(indices),
         take=lambda chosen: source.take(indices[chosen]),
         fingerprint=fingerprint("subset", source.fingerprint, indices),
         labels=None if labels is None else lambda: labels()[indices],
+        buckets=None if buckets is None else buckets._replace(of=lambda: buckets.of()[indices]),
     )
 
 

@@ -22,6 +22,9 @@ class Stream:
     numbers. Every example occurs once in an epoch. The last partial batch is padded by repeating its own
     examples with weight 0, so that all batches have the same shape.
 
+    Of a source with buckets, batches are formed of examples of similar length and cut to the bucket that holds them,
+    and then come in random order. Without shuffling there are no buckets.
+
     Args:
       source: the examples.
       batch_size: B, number of examples in a batch.
@@ -65,6 +68,7 @@ class Stream:
         self._drop_last = drop_last
         self._order = np.arange(0)
         self._order_of: int | None = None
+        self._buckets = source.buckets if shuffle else None
         self.epoch, self.position = divmod(start, self.batches_per_epoch)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -85,17 +89,38 @@ class Stream:
         """
         epoch, position = divmod(self.epoch * self.batches_per_epoch + self.position + count, self.batches_per_epoch)
         if self._order_of != epoch:
-            length = self._source.length
-            self._order = permutation(length, self._seed, epoch) if self._shuffle else np.arange(length)
-            self._order_of = epoch
+            self._order, self._order_of = self._epoch_order(epoch), epoch
         first = position * self._batch_size
-        return gather(self._source, self._order[first : first + self._batch_size], self._batch_size)
+        indices = self._order[first : first + self._batch_size]
+        batch = gather(self._source, indices, self._batch_size)
+        if self._buckets is None:
+            return batch
+        return self._buckets.cut(batch, self._buckets.sizes[self._buckets.of()[indices].max()])
 
     def skip(self) -> None:
         """Goes on to the next batch without reading this one."""
         self.position += 1
         if self.position == self.batches_per_epoch:
             self.epoch, self.position = self.epoch + 1, 0
+
+    @property
+    def shapes(self) -> int:
+        """How many shapes batches have."""
+        return 1 if self._buckets is None else len(self._buckets.sizes)
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        length, size = self._source.length, self._batch_size
+        if not self._shuffle:
+            return np.arange(length)
+        order = permutation(length, self._seed, epoch)
+        if self._buckets is None:
+            return order
+        # What drop_last leaves out is drawn at random; otherwise it would always be the longest.
+        order = order[: self.batches_per_epoch * size]
+        order = order[np.argsort(self._buckets.of()[order], kind="stable")]
+        whole = len(order) // size
+        batches = order[: whole * size].reshape(whole, size)[permutation(whole, self._seed, epoch, 1)]
+        return np.concatenate([batches.reshape(-1), order[whole * size :]])
 
     def state(self) -> dict[str, Any]:
         """Returns the position of the stream and what identifies it, as JSON values.

@@ -19,8 +19,9 @@ def token_mask(batch: Batch) -> jax.Array | None:
     """Returns which positions of the inputs are real, boolean `[B, T]`; None where all are.
 
     Args:
-      batch: `inputs` `[B, T, ...]`; if present, `mask` `[B, T]`, which is of the inputs where these are tokens of the
-        same shape, and otherwise `lengths` `[B]`, the number of real positions, which come first.
+      batch: `inputs` `[B, T, ...]`; if present, `input_mask` `[B, T]`; else `mask` `[B, T]`, which is of the inputs
+        where these are tokens of the same shape, and otherwise `lengths` `[B]`, the number of real positions, which
+        come first.
 
     Example:
       >>> batch = {"inputs": jnp.zeros((2, 3), jnp.int32), "lengths": jnp.array([1, 3])}
@@ -28,6 +29,8 @@ def token_mask(batch: Batch) -> jax.Array | None:
       [[True, False, False], [True, True, True]]
     """
     inputs, mask, lengths = jnp.asarray(batch["inputs"]), batch.get("mask"), batch.get("lengths")
+    if batch.get("input_mask") is not None:
+        return jnp.asarray(batch["input_mask"]) != 0
     if mask is not None and is_integer(inputs.dtype) and jnp.shape(mask) == inputs.shape:
         return jnp.asarray(mask) != 0
     if lengths is None:

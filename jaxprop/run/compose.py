@@ -158,6 +158,8 @@ def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
 def open_stream(config: Config, train: Source) -> data.Stream | data.MixtureStream | data.Workers:
     """Returns the stream of training batches, at its start."""
     section = config.data
+    if config.run.steps_per_call > 1:
+        train = train._replace(buckets=None)  # the batches of one call are stacked
     stream: data.Stream | data.MixtureStream
     if isinstance(section, Mixture):
         lengths = train.info[data.LENGTHS]

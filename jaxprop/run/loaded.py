@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,12 @@ class LoadedRun:
       folder: the run's folder.
       which: the checkpoint, `"best"` or `"newest"`; None for the best where there is one, else the newest.
       ema: whether `params`, `extras` and `predict` use what the run's evaluations use.
+      code: of the user's own that the run names and that may be run.
     """
 
-    def __init__(self, folder: Path, which: Which | None, ema: bool):
+    def __init__(self, folder: Path, which: Which | None, ema: bool, code: Sequence[str] = ()):
         self.folder = folder
-        self._which, self._ema = which, ema
+        self._which, self._ema, self._code = which, ema, code
 
     # -- the model --------------------------------------------------------------------------------
 
@@ -48,7 +50,7 @@ class LoadedRun:
                 f"{self.folder.name} is a run of jaxprop.fit, whose model is Python code; the same call of jaxprop.fit "
                 "returns its parameters, and jaxprop.load(...) has its records"
             )
-        return open_run(self.folder, which=self._which)
+        return open_run(self.folder, which=self._which, code=self._code)
 
     @functools.cached_property
     def predictor(self) -> Predictor:
@@ -176,7 +178,9 @@ def _what(config: Config | Settings) -> str:
     return f"{config.task.name} {config.data.name} with {config.model.name}, {config.optimizer.name}"
 
 
-def load(run: str | os.PathLike[str], *, which: Which | None = None, ema: bool = True) -> LoadedRun:
+def load(
+    run: str | os.PathLike[str], *, which: Which | None = None, ema: bool = True, code: Sequence[str] = ()
+) -> LoadedRun:
     """Opens a run for predictions and analysis, in any working directory and without its training data.
 
     The run may be training at the same time.
@@ -187,6 +191,7 @@ def load(run: str | os.PathLike[str], *, which: Which | None = None, ema: bool =
         the newest.
       ema: use the parameters that the run's evaluations use, which are their moving average where one is kept. With
         False they are those that were trained.
+      code: files or modules with code of the user's own that the run names and that may be run, such as `my_model.py`.
 
     Returns:
       The run, with `model`, `params`, `extras`, `predict(batch)`, `config`, `info`, `summary`, `alerts`, and the
@@ -202,4 +207,4 @@ def load(run: str | os.PathLike[str], *, which: Which | None = None, ema: bool =
     """
     if which is not None and which not in WHICH:
         raise UsageError(one_of(which, WHICH, "checkpoint"))
-    return LoadedRun(find_run(Path(run)).absolute(), which, ema)
+    return LoadedRun(find_run(Path(run)).absolute(), which, ema, tuple(code))

@@ -70,7 +70,8 @@ class Loop:
         self._rhythm = rhythm_of(config, total, epoch, experiment.validation is not None)
         self._stopping = Stopping(config)
         self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
-        self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call)
+        shapes = getattr(experiment.stream, "shapes", 1)
+        self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call, shapes)
         self._responder = _responder(config, total, experiment.step.trained(state.params))
         self._replaces: Callable[[], bool] = bool
 

@@ -24,7 +24,13 @@ from jaxprop.run.prepared import Prepared, prepared_of, read, stand_in
 from jaxprop.types import TrainState
 
 # Overrides of these are allowed although they alter a run: the devices and the data of an evaluation.
-EVALUATION_ONLY: tuple[Keys, ...] = (("parallel",), ("data", "test"), ("data", "test_inputs"), ("data", "test_labels"))
+EVALUATION_ONLY: tuple[Keys, ...] = (
+    ("parallel",),
+    ("data", "test"),
+    ("data", "test_inputs"),
+    ("data", "test_labels"),
+    ("data", "test_targets"),
+)
 Which = Literal["best", "newest"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,11 +33,13 @@ class Stepper:
       pace: what each call measures; told the time of calls while it is still to choose.
       clock: compiling and choosing the pace do not count as training.
       per_call: S, the steps of a whole call; shorter ones say nothing of the pace.
+      shapes: how many shapes the data's batches have; each is compiled once, which is no news.
     """
 
-    def __init__(self, step: TrainStep, pace: Pace, clock: Clock, per_call: int):
+    def __init__(self, step: TrainStep, pace: Pace, clock: Clock, per_call: int, shapes: int = 1):
         self._step, self._pace, self._clock, self._per_call = step, pace, clock, per_call
         self._called: set[Variant] = set()
+        self._shapes, self._expected = shapes, Counter[str]()
         self._known = len(step.compilations)  # how many have been looked at
 
     def take(
@@ -82,7 +85,15 @@ class Stepper:
         again = [one for one in made if one.changes]
         for one in again:
             self._clock.recompiled(one.seconds)
-        return [_alert(step, one) for one in again if one.message]
+        news = [one for one in again if not self._is_expected(one)]
+        return [_alert(step, one) for one in news if one.message]
+
+    def _is_expected(self, made: Compilation) -> bool:
+        """Whether it is of another of the shapes that the data are known to have."""
+        if not all(change.kind == "shape" and change.path.startswith("batch") for change in made.changes):
+            return False
+        self._expected[made.detail] += 1
+        return self._expected[made.detail] < self._shapes
 
     def _compile(
         self, state: TrainState, batch: Any, variant: Variant, note: Callable[[str], None]

@@ -146,8 +146,13 @@ def largest_errors(predictions: Predictions, batch: Batch) -> Drawable:
     return Drawable("Largest errors", "table", {"headers": headers, "rows": rows})
 
 
-def sample_text(predictions: Predictions, batch: Batch) -> Drawable:
-    """Shows the ends of a few texts of bytes, and the byte that is predicted next at each place.
+def sample_text(predictions: Predictions, batch: Batch, decode: Callable[[list[int]], str] | None = None) -> Drawable:
+    """Shows the ends of a few texts, and the token that is predicted next at each place.
+
+    Args:
+      predictions: `token` `[n, T]`.
+      batch: `labels` `[n, T]`.
+      decode: tokens -> text; None for tokens that are bytes.
 
     Example:
       >>> texts = {"labels": np.array([[104, 105]])}
@@ -156,11 +161,13 @@ def sample_text(predictions: Predictions, batch: Batch) -> Drawable:
     """
     labels, told = np.asarray(batch["labels"]), np.asarray(predictions["token"])
     mask = np.ones(labels.shape, bool) if batch.get("mask") is None else np.asarray(batch["mask"]) != 0
+    unit = "byte" if decode is None else "token"
+    shown = _bytes if decode is None else lambda tokens: _apart(tokens, decode)
     rows = []
     for text, answer, held in list(zip(labels, told, mask, strict=True))[:SAMPLES]:
-        rows += [["next byte", _bytes(text[held][-WINDOW:])], ["predicted", _bytes(answer[held][-WINDOW:])]]
+        rows += [[f"next {unit}", shown(text[held][-WINDOW:])], ["predicted", shown(answer[held][-WINDOW:])]]
     data = {"headers": ["", "text"], "rows": rows}
-    return Drawable("Next bytes", "table", data, "Each prediction has seen all bytes before it.")
+    return Drawable(f"Next {unit}s", "table", data, f"Each prediction has seen all {unit}s before it.")
 
 
 def _name(index: int, names: Sequence[str]) -> str:
@@ -169,6 +176,14 @@ def _name(index: int, names: Sequence[str]) -> str:
 
 def _bytes(tokens: np.ndarray) -> str:
     return "".join(chr(t) if 32 <= t < 127 else "\N{MIDDLE DOT}" for t in tokens.astype(int).tolist())
+
+
+def _apart(tokens: np.ndarray, decode: Callable[[list[int]], str]) -> str:
+    return "|".join(_printed(decode([token])) for token in tokens.astype(int).tolist())
+
+
+def _printed(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{MIDDLE DOT}" for c in text)
 
 
 def _targets(predictions: Predictions, batch: Batch) -> tuple[np.ndarray, np.ndarray]:

@@ -88,7 +88,7 @@ def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = N
     Args:
       config: the run's configuration; its `task.loss` goes before the task's usual one.
       train: the training split; one record of it is read, and the sizes its `info` names.
-      instead: metrics that take the place of those of the same name.
+      instead: metrics that the data make possible, beside those of the table or in the place of one of the same name.
 
     Returns:
       The model, the objective, and the spec the model was built for.

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxprop.config.schema.config import Config
 from jaxprop.core import trees
+from jaxprop.data import one_pass
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run import compose
 from jaxprop.types import PyTree, TrainState
@@ -182,7 +183,9 @@ def _cost(experiment: compose.Experiment, state: TrainState) -> Cost:
 
 
 def _batch(experiment: compose.Experiment) -> Any:
-    batch, mesh = next(experiment.stream), experiment.mesh
+    # the largest there is, where batches have several lengths
+    batch = next(one_pass(experiment.sources["train"], experiment.config.data.batch_size))
+    mesh = experiment.mesh
     return batch if mesh is None else place_batch(batch, mesh)
 
 

@@ -140,3 +140,25 @@ def test_what_of_the_data_alters_a_run(sections, old, new, alters):
     before, after = build(sections | {"data": old}), build(sections | {"data": new})
     assert diff(before, after)
     assert bool(mathematical(before, after)) == alters
+
+
+BPE = {"train": "bpe", "vocabulary": 300}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "alters"),
+    [
+        ("bytes", "bytes", False),
+        ("here/tokenizer.json", "there/tokenizer.json", False),
+        ("bytes", "tokenizer.json", True),
+        ("bytes", BPE, True),
+        (BPE, BPE | {"vocabulary": 301}, True),
+        (BPE, "tokenizer.json", True),
+    ],
+)
+def test_a_tokenizer_may_be_moved_and_not_be_another(sections, old, new, alters):
+    def config(tokenizer):
+        data = {"name": "text", "train": "book.txt", "tokenizer": tokenizer}
+        return build(sections | {"task": {"name": "language"}, "data": data, "model": {"name": "rnn"}})
+
+    assert bool(mathematical(config(old), config(new))) == alters

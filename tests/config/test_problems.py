@@ -15,7 +15,8 @@ TABLE = [
     ("sinks.carrier_pigeon=1", "sinks.carrier_pigeon: unknown key (known: console, jsonl, tensorboard)"),
     ("model.channel=[1]", "model.channel: unknown key; did you mean 'channels'?"),
     ("run.3=1", "run.3: unknown key (known: steps,"),
-    ("model.name=cn", "model.name: unknown model 'cn'; did you mean 'cnn'? (known: cnn, mlp, rnn, transformer)"),
+    ("model.name=cn", "model.name: unknown model 'cn'; did you mean 'cnn'? "
+        "(known: cnn, mlp, resnet, rnn, transformer, vit)"),
     ("model.name=3", "model.name: expected text, got 3"),
     ("model.name=null", "model.name: expected text, got nothing"),
     ("optimizer.name=adm", "optimizer.name: unknown optimizer 'adm'; did you mean 'adam'?"),

@@ -70,3 +70,10 @@ def test_labels_at_hand_are_not_read_from_the_records():
     of, taken = source([0, 1, 2], at_hand=False)
     assert labels_of(of).tolist() == [0, 1, 2]
     assert taken
+
+
+def test_what_there_is_to_tell_is_told_once():
+    source = Source(4, lambda i: {"labels": i}, {"classes": 4, "notes": ["once"]}, "f00d")
+    stays, held = hold_out(source, 0.5, seed=0)
+    assert stays.info == source.info
+    assert held.info == {"classes": 4}

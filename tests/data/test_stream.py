@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from jaxprop.data.splits import subset
 from jaxprop.data.stream import Stream, one_pass
 from jaxprop.errors import DataError
-from jaxprop.types import Source
+from jaxprop.types import Buckets, Source
 
 
 def counting(length, fingerprint="f00d"):
@@ -221,3 +222,72 @@ def test_a_source_that_gives_fewer_examples_than_asked_for():
     source = counting(10)._replace(take=lambda indices: {"inputs": indices[:2]})
     with pytest.raises(DataError, match="asked for 3 examples and gave 2 of 'inputs'"):
         next(Stream(source, 3, seed=0))
+
+
+# -- buckets --------------------------------------------------------------------------------------
+
+
+def ragged(sizes, length=None):
+    """Examples that are their own index, repeated as often as they are long; padded with -1."""
+    sizes = np.asarray(sizes)
+    widths = tuple(sorted(set(sizes.tolist())))
+
+    def take(indices):
+        held = np.arange(widths[-1]) < sizes[indices][:, None]
+        return {"inputs": np.where(held, indices[:, None], -1), "labels": indices}
+
+    places = np.searchsorted(widths, sizes)
+    buckets = Buckets(widths, lambda: places, lambda b, size: b | {"inputs": b["inputs"][:, :size]})
+    return Source(len(sizes), take, {}, "f00d", buckets=buckets)
+
+
+LENGTHS = [4, 8, 16, 4, 4, 8, 8, 4, 16, 8, 4]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 11, 20])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_batches_of_buckets_hold_every_example_once_and_whole(batch_size, drop_last):
+    if drop_last and batch_size == 20:
+        return
+    stream = Stream(ragged(LENGTHS), batch_size, seed=3, drop_last=drop_last)
+    assert stream.shapes == 3
+    for _ in range(3):
+        batches = take(stream, stream.batches_per_epoch)
+        seen = np.concatenate([batch["labels"][batch["weight"] == 1] for batch in batches])
+        assert len(set(seen.tolist())) == len(seen)
+        assert len(seen) == len(LENGTHS) if not drop_last else len(LENGTHS) // batch_size * batch_size
+        for batch in batches:
+            longest = max(LENGTHS[i] for i in batch["labels"])
+            assert batch["inputs"].shape == (batch_size, longest)
+            for row, i in zip(batch["inputs"], batch["labels"], strict=True):
+                assert row.tolist() == [i] * LENGTHS[i] + [-1] * (longest - LENGTHS[i])
+
+
+def test_buckets_save_padding_and_come_in_random_order():
+    sizes = np.resize([4, 8, 16], 600)
+    stream = Stream(ragged(sizes), 10, seed=0)
+    widths = [batch["inputs"].shape[1] for batch in take(stream, 60)]
+    assert sum(widths) * 10 == sizes.sum()
+    assert widths != sorted(widths)
+    assert widths != [batch["inputs"].shape[1] for batch in take(stream, 60)]
+
+
+@pytest.mark.parametrize("stop", [0, 2, 5, 9])
+def test_a_stream_of_buckets_goes_on_with_the_exact_next_batch(stop):
+    whole = take(Stream(ragged(LENGTHS), 3, seed=5), 14)
+    stopped = Stream(ragged(LENGTHS), 3, seed=5)
+    take(stopped, stop)
+    resumed = Stream(ragged(LENGTHS), 3, seed=5)
+    resumed.restore(json.loads(json.dumps(stopped.state())))
+    assert_same(take(resumed, 14 - stop), whole[stop:])
+
+
+def test_without_shuffling_there_are_no_buckets():
+    stream = Stream(ragged(LENGTHS), 3, seed=5, shuffle=False)
+    assert stream.shapes == 1
+    assert {batch["inputs"].shape for batch in take(stream, 4)} == {(3, 16)}
+
+
+def test_a_part_of_a_source_keeps_its_buckets():
+    part = subset(ragged(LENGTHS), np.array([2, 0, 3]))
+    assert part.buckets.of().tolist() == [2, 0, 0]

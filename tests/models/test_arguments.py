@@ -32,6 +32,7 @@ def test_every_model_says_by_its_call_what_it_reads():
         ({"inputs": TOKENS, "mask": MASK}, MASK),
         ({"inputs": TOKENS, "lengths": np.array([1, 3])}, MASK),
         ({"inputs": TOKENS, "mask": MASK, "lengths": np.array([3, 3])}, MASK),
+        ({"inputs": TOKENS, "input_mask": MASK, "mask": np.ones((2, 3))}, MASK),  # the other one is of the labels
         ({"inputs": TOKENS, "mask": MASK[:, 0]}, None),  # of the examples' answers
         ({"inputs": np.zeros((2, 3), np.float32), "mask": MASK}, None),  # no tokens
         ({"inputs": np.zeros((2, 3, 4), np.float32), "lengths": np.array([1, 3])}, MASK),

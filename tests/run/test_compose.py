@@ -102,3 +102,31 @@ def test_the_engine_grain_gives_the_same_batches(two_files):
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
     assert workers.state() == plain.state()
     workers.close()
+
+
+def texts(tmp_path, **data):
+    """Texts of 1 to 24 bytes with two classes, for a transformer that reads them."""
+    lines = [f'{{"text": "{"ab"[i % 2] * (1 + i % 24)}", "label": {i % 2}}}\n' for i in range(48)]
+    (tmp_path / "train.jsonl").write_text("".join(lines))
+    section = {"name": "text", "train": str(tmp_path / "train.jsonl"), "label": "label", "batch_size": 8, **data}
+    model = {"name": "transformer", "layers": 1, "width": 8, "heads": 2}
+    return {**BASE, "task": {"name": "classify"}, "data": section, "model": model, "run": {"steps": 4}}
+
+
+def test_batches_of_buckets_have_a_shape_for_each_and_the_gradient_of_whole_ones(tmp_path):
+    experiment = compose(build(texts(tmp_path, buckets=3)))
+    assert experiment.stream.shapes == 3
+    batches = [next(experiment.stream) for _ in range(6)]
+    assert {batch["inputs"].shape for batch in batches} == {(8, 8), (8, 16), (8, 24)}
+    short = next(batch for batch in batches if batch["inputs"].shape[1] == 8)
+    whole = short | {key: np.pad(short[key], ((0, 0), (0, 16))) for key in ("inputs", "input_mask")}
+    (_, first), (_, other) = (experiment.step(experiment.init(0), batch, "full") for batch in (short, whole))
+    np.testing.assert_allclose(first.host().grad_norm, other.host().grad_norm, rtol=1e-5)
+    np.testing.assert_allclose(first.host().loss, other.host().loss, rtol=1e-6)
+
+
+def test_steps_of_one_call_have_batches_of_one_shape(tmp_path):
+    sections = texts(tmp_path, buckets=3)
+    experiment = compose(build(sections | {"run": {"steps": 4, "steps_per_call": 2, "log_every": 2}}))
+    assert experiment.stream.shapes == 1
+    assert next(experiment.stream)["inputs"].shape == (8, 24)

@@ -75,3 +75,15 @@ def test_what_was_compiled_before_is_none_of_the_loops_business():
     calls, clock, pace, _ = stepper(Health())
     calls.compilations.append(Compilation(7, "rows", 0.5, (Change("x", "shape", "a", "b"),), "compiled"))
     assert Stepper(calls, pace, clock, 1).alerts(1) == []
+
+
+def test_shapes_that_the_data_are_known_to_have_are_no_news():
+    calls, clock, pace, _ = stepper(Health())
+    made = Stepper(calls, pace, clock, 1, shapes=3)
+    shape = (Change('batch["inputs"]', "shape", "int32[4,8]", "int32[4,16]"),)
+    of_state = (Change("state[0]", "shape", "a", "b"),)
+    for detail, changes in [("rows", shape), ("rows", shape), ("full", shape), ("full", of_state), ("rows", shape)]:
+        calls.compilations.append(Compilation(7, detail, 0.5, changes, f"compiled {detail} {changes[0].path}"))
+    told = [line["message"] for line in made.alerts(107)]
+    assert told == ["compiled full state[0]", 'compiled rows batch["inputs"]']  # a third shape would be the fourth
+    assert clock.compile_seconds == 2.5

@@ -2,10 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from jaxprop import data, tasks
 from jaxprop.config.build import build
+from jaxprop.run.compose import compose
+from jaxprop.run.evaluate import evaluate
+from jaxprop.tasks.language import _derived
 
 CONFIG = {
     "task": {"name": "language"},
@@ -21,8 +25,9 @@ def test_learns(learn):
     learned = learn(build(CONFIG))
     assert learned.before["loss"] == pytest.approx(math.log(256), rel=0.2)
     assert learned.after["loss"] < learned.before["loss"] - 1
-    assert set(learned.after) == {"loss", "accuracy", "perplexity"}
+    assert set(learned.after) == {"loss", "accuracy", "perplexity", "bits_per_byte"}
     assert learned.after["perplexity"] == pytest.approx(math.exp(learned.after["loss"]))
+    assert learned.after["bits_per_byte"] == pytest.approx(learned.after["loss"] / math.log(2))
 
 
 def test_reference_is_the_unigram_loss():
@@ -36,6 +41,39 @@ def test_reference_is_the_unigram_loss():
 
 @pytest.mark.parametrize(("loss", "perplexity"), [(0.0, 1.0), (1.0, math.e), (710.0, math.inf)])
 def test_perplexity(loss, perplexity):
-    from jaxprop.tasks.language import _perplexity
+    assert _derived({"loss": loss}, of_bytes=False) == {"perplexity": perplexity}
 
-    assert _perplexity({"loss": loss}) == {"perplexity": perplexity}
+
+def of_bpe(**run):
+    sections = CONFIG | {"data": CONFIG["data"] | {"tokenizer": {"train": "bpe", "vocabulary": 300}, "batch_size": 7}}
+    return build(sections | {"run": {"steps": 3, **run}})
+
+
+@pytest.mark.parametrize("batches", [None, 2])
+def test_bits_a_byte_are_those_of_the_bytes_that_were_evaluated(batches):
+    experiment = compose(of_bpe(eval_batches=batches))
+    figures = evaluate(experiment, experiment.init(0))
+    source = experiment.validation
+    batch = source.take(np.arange(source.length if batches is None else 7 * batches))
+    tokens, told = batch["mask"].sum(), batch["bytes"].sum()
+    if batches is None:
+        assert source.info["bytes"] - 8 < told < source.info["bytes"]  # all but those of the first token
+    assert figures["bytes_per_token"] == pytest.approx(told / tokens, rel=1e-6)
+    assert figures["bits_per_byte"] == pytest.approx(figures["loss"] * tokens / told / math.log(2), rel=1e-6)
+    assert 1.1 < figures["bytes_per_token"] < 3
+
+
+def test_tokens_are_shown_as_text():
+    experiment = compose(of_bpe())
+    (panel,) = experiment.task.panels
+    batch = experiment.sources["train"].take(np.arange(2))
+    drawn = panel({"token": batch["labels"]}, batch)
+    assert drawn.title == "Next tokens"
+    assert drawn.data["rows"][0][1] == drawn.data["rows"][1][1]
+    assert "|" in drawn.data["rows"][0][1]
+
+
+def test_figures_of_data_without_bytes_have_none():
+    config = build(CONFIG | {"data": {"name": "random", "shape": [8]}, "run": {"steps": 1}})
+    task = tasks.make_task(config, data.open_sources(config.data, "language"))
+    assert task.derived({"loss": 1.0}) == {"perplexity": math.e}

@@ -164,3 +164,24 @@ def test_a_checkpoint_replaced_while_it_is_read_is_read_again(home, tmp_path, mo
     steps = Checkpoints.steps
     monkeypatch.setattr(Checkpoints, "steps", lambda self: steps(self) + [7] * len(calls))
     assert opened._restore(tmp_path, config(home), state, None)[0].step == 4
+
+
+@pytest.mark.parametrize("task", ["classify", "language"])
+def test_a_run_on_text_needs_neither_its_training_text_nor_its_tokenizer(tmp_path, task):
+    """BPE is trained on the training text, and stored with the run with the names of the classes."""
+    rows = [
+        {"text": f"the cat {'sat' if i % 3 else 'ran'} on mat {i}", "label": "sat" if i % 3 else "ran"}
+        for i in range(60)
+    ]
+    for name, part in (("train", rows[:48]), ("test", rows[48:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    model = {"name": "transformer", "layers": 1, "width": 8, "heads": 2}
+    data = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")}
+    data |= {"tokenizer": {"train": "bpe", "vocabulary": 280}, "batch_size": 8, "sequence_length": 8, "label": "label"}
+    sections = ARRAYS | {"task": {"name": task}, "model": model, "data": {"name": "text", **data}}
+    made = train(build(sections | {"run": {"steps": 4, "eval_every": 4}}), tmp_path / "run").summary
+    (tmp_path / "train.jsonl").unlink()
+    found = evaluate_run(tmp_path / "run")
+    assert found["metrics"] == pytest.approx({name: made["metrics"][name] for name in found["metrics"]}, rel=1e-5)
+    assert found["examples"] == (12 if task == "classify" else found["examples"])
+    assert set(found["reference"]) == ({"majority_accuracy"} if task == "classify" else {"unigram_loss"})

@@ -24,7 +24,9 @@ from jaxprop.config.schema.custom import Chosen, Custom
 PATHS = (
     *("train", "validation", "test", "root", "train_inputs", "train_labels"),
     *("validation_inputs", "validation_labels", "test_inputs", "test_labels"),
+    *("tokenizer", "train_targets", "validation_targets", "test_targets"),
 )
+NO_PATHS = ("bytes",)  # values of these keys that are names
 BUNDLED = "sklearn:"  # before the name of a table inside scikit-learn, which is no path
 Side = Annotated[int, Field(gt=0, le=8192)]
 Names = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)]
@@ -66,11 +68,38 @@ class Digits(DataSection):
     name: Literal["digits"]
 
 
+class TrainedTokenizer(Section):
+    """A tokenizer that is trained on the training examples: byte-level byte-pair encoding."""
+
+    train: Literal["bpe"]
+    vocabulary: Annotated[int, Field(gt=256, le=2**24)] = Field(
+        4000, description="number of tokens; 256 of them are bytes, and one ends a text"
+    )
+
+
+TOKENIZER = (
+    "`bytes`; a `tokenizer.json` of the library tokenizers; a SentencePiece model; or {train: bpe, vocabulary: 4000}, "
+    "which is trained on the training examples"
+)
+
+
+class Reviews(DataSection):
+    """Generated reviews with negation, contrast and intensity; the test split has combinations unseen in training."""
+
+    name: Literal["reviews"]
+    examples: Positive = Field(10_000, description="number of training examples")
+    test_examples: Positive = Field(2_000, description="number of examples in the test split")
+    data_seed: NonNegative = Field(0, description="seed of the reviews")
+    tokenizer: Text | TrainedTokenizer = Field("bytes", description=TOKENIZER)
+    max_length: Positive = Field(512, description="largest number of tokens of a review; longer ones are cut")
+
+
 class StdlibText(DataSection):
-    """Source and documentation text of the running Python's own standard library, as bytes."""
+    """Source and documentation text of the running Python's own standard library."""
 
     name: Literal["stdlib_text"]
-    sequence_length: Positive = Field(128, description="number of bytes that a training example predicts")
+    tokenizer: Text | TrainedTokenizer = Field("bytes", description=TOKENIZER)
+    sequence_length: Positive = Field(128, description="number of tokens that a training example predicts")
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="fraction of the files in the test split"
     )
@@ -207,6 +236,57 @@ class Table(DataSection):
     )
 
 
+class TextFiles(DataSection):
+    """Your own text: plain text, JSONL, CSV, TSV or Parquet, as files, folders and globs."""
+
+    name: Literal["text"]
+    train: Text = Field(description="file, folder or glob such as `corpus/**/*.txt`, from the working directory")
+    validation: Text | Part | None = Field(None, description="the same, or the fraction of the documents to hold out")
+    test: Text | None = Field(None, description="the same, of the test split")
+    text: Text = Field("text", description="column of the text; in files that have columns")
+    label: Text | Texts | None = Field(
+        None,
+        description="column of the label, or several of them for regress and multilabel; for classify, the default is "
+        "the folder that a file lies in",
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="character between the columns of a CSV file; default: a comma"
+    )
+    tokenizer: Text | TrainedTokenizer = Field("bytes", description=TOKENIZER)
+    sequence_length: Positive = Field(128, description="number of tokens that an example predicts; for language")
+    max_length: Positive = Field(512, description="largest number of tokens of a labelled text; longer ones are cut")
+    buckets: Positive = Field(
+        1,
+        description="number of lengths that training batches are padded to, each of as many texts; the step is "
+        "compiled for each",
+    )
+    max_bad_fraction: Fraction = Field(
+        0.0, description="largest fraction of records that are skipped because they cannot be read or used"
+    )
+
+
+class Pairs(DataSection):
+    """Pairs of texts, a source and a target: JSONL, CSV, TSV or Parquet, or two parallel files."""
+
+    name: Literal["pairs"]
+    train: Text = Field(description="file, folder or glob with both columns, or the file of the source texts")
+    train_targets: Text | None = Field(None, description="file of the target texts, line by line those of train")
+    validation: Text | Part | None = Field(None, description="as train, or the fraction of the pairs to hold out")
+    validation_targets: Text | None = Field(None, description="as train_targets")
+    test: Text | None = Field(None, description="as train, of the test split")
+    test_targets: Text | None = Field(None, description="as train_targets, of the test split")
+    source: Text = Field("source", description="column of the source text")
+    target: Text = Field("target", description="column of the target text")
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="character between the columns of a CSV file; default: a comma"
+    )
+    tokenizer: Text | TrainedTokenizer = Field("bytes", description=TOKENIZER + ", both sides")
+    max_length: Positive = Field(256, description="largest number of tokens of a text; longer ones are cut")
+    max_bad_fraction: Fraction = Field(
+        0.0, description="largest fraction of pairs that are skipped because they cannot be read or used"
+    )
+
+
 class Random(DataSection):
     """Random examples of any size, for measuring: tokens, or inputs with random labels. Nothing can be learned."""
 
@@ -258,4 +338,18 @@ class CustomData(DataSection, Custom):
     """Data of your own: a function that returns sources or arrays."""
 
 
-Data = Annotated[Digits | StdlibText | Arrays | Table | Images | HuggingFace | Mixture | Random | CustomData, Chosen()]
+Data = Annotated[
+    Digits
+    | Reviews
+    | StdlibText
+    | TextFiles
+    | Pairs
+    | Arrays
+    | Table
+    | Images
+    | HuggingFace
+    | Mixture
+    | Random
+    | CustomData,
+    Chosen(),
+]

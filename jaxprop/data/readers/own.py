@@ -68,7 +68,9 @@ def _checked(
         named = {key: Named(f"{name}:{split}:{key}", values) for key, values in held.items()}
         return Split(named["inputs"], named["labels"], named.get("weight"), named.get("mask"))
 
-    like = Arrays(name="arrays", train=name, validation=section.validation, split_seed=section.split_seed)
+    like = Arrays.model_validate(
+        {"name": "arrays", "train": name, "validation": section.validation, "split_seed": section.split_seed}
+    )
     return sources_of(like, task, prepared or None, {split: split_of(split, held) for split, held in arrays.items()})
 
 

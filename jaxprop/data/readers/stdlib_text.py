@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from jaxprop.config.schema.data import StdlibText
-from jaxprop.data.fingerprint import fingerprint
+from jaxprop.data.packing import Piece, pack, unigram_nats, windows_of
+from jaxprop.data.tokenizers import make_tokenizer, restore
 from jaxprop.errors import DataError
 from jaxprop.types import Reader, Source
 
-_VOCAB = 256
 # The split is the same for every run: the run's seed must not move files between train and test. Of the seeds 0 to 5,
 # only 1 gives the test set its fraction of the bytes as well as of the files: one file is a twelfth of all text.
 _SPLIT_SEED = 1
@@ -29,36 +27,38 @@ _MACHINE_FILE_PREFIXES = ("_sysconfigdata", "sitecustomize", "usercustomize")
 _GENERATED_FOLDERS = {"encodings"}
 # The byte between files: it occurs in no text file, so a model can learn where a file begins.
 _SEPARATOR = 0
-_COUNT_BLOCK = 2**20
 
 
 class _Text(NamedTuple):
-    content: np.ndarray  # uint8 [bytes]
+    content: bytes  # each file is followed by the separator; the last may be cut
     files: int
 
 
-def open_stdlib_text(section: StdlibText, root: Path | None = None) -> dict[str, Source]:
-    """Opens the standard library's source and documentation text as windows of bytes, split by file.
+def open_stdlib_text(
+    section: StdlibText, root: Path | None = None, prepared: Mapping[str, Any] | None = None
+) -> dict[str, Source]:
+    """Opens the standard library's source and documentation text as windows of tokens, split by file.
 
     A file belongs to the test set if a hash of its path is below `test_fraction`. The files of a split are
-    concatenated in the order of that hash, each followed by a zero byte. Window i holds the bytes `iT..iT+T`
-    and predicts the last T of them, so that every byte but the first is predicted once. The last window is
-    padded with zeros whose `mask` is 0.
+    concatenated in the order of that hash, each followed by a zero byte, or by what a tokenizer has for the end of a
+    text. Windows are as of `jaxprop.data.packing.windows_of`.
 
     Args:
       section: the config's `data` section; `max_bytes` limits the training text, and the test text in proportion.
       root: the folder of the standard library; by default that of the running Python.
+      prepared: what an earlier run has stored: its tokenizer.
 
     Returns:
-      `train` and `test`, with inputs and labels int32 `[B, T]` and mask float32 `[B, T]`. `info` holds
-      `vocabulary` (256), the `bytes` and `files` of the split, and `unigram_nats`: the cross-entropy of the test
-      bytes under the frequencies of the train bytes, in nats/byte.
+      `train` and `test`, with inputs and labels int32 `[B, T]` and mask float32 `[B, T]`. `info` holds `vocabulary`,
+      the `bytes` and `files` of the split, and `unigram_nats`: the cross-entropy of the test tokens under the
+      frequencies of the train tokens, in nats/token.
 
     Raises:
       DataError: the library's sources are not on disk, or a split would be empty.
 
     Example:
       >>> section = StdlibText(name="stdlib_text", sequence_length=16, max_bytes=50_000)
+      >>> import numpy as np
       >>> batch = open_stdlib_text(section)["train"].take(np.array([0, 1]))
       >>> batch["inputs"].shape, bool((batch["inputs"][:, 1:] == batch["labels"][:, :-1]).all())
       ((2, 16), True)
@@ -72,16 +72,25 @@ def open_stdlib_text(section: StdlibText, root: Path | None = None) -> dict[str,
     train = _read(root, train_files, train_cap)
     test = _read(root, test_files, test_cap)
     for split, text in (("train", train), ("test", test)):
-        if text.content.size < 2:
+        if len(text.content) < 2:
             raise DataError(
                 f"the {split} split of the standard library's text under {root} is empty "
                 f"({len(train_files)} train and {len(test_files)} test files); change data.test_fraction "
                 f"(now {section.test_fraction}) or data.max_bytes (now {section.max_bytes})"
             )
-    nats = unigram_nats(train.content, test.content)
+    tokenizer = (
+        make_tokenizer(section.tokenizer, lambda: (piece.text for piece in _pieces(train)))
+        if prepared is None
+        else restore(prepared.get("tokenizer"))
+    )
+    length, texts = section.sequence_length, {"train": train, "test": test}
+    packed = {split: pack(_pieces(text), tokenizer, length) for split, text in texts.items()}
+    nats = unigram_nats(packed["train"].tokens, packed["test"].tokens, tokenizer.vocabulary)
     return {
-        "train": _source(train, section.sequence_length, nats),
-        "test": _source(test, section.sequence_length, nats),
+        split: windows_of(
+            packed[split], length, tokenizer, {"files": text.files, "unigram_nats": nats}, name="stdlib_text"
+        )
+        for split, text in texts.items()
     }
 
 
@@ -162,7 +171,7 @@ def _read(root: Path, files: list[str], cap: int | None) -> _Text:
             used += 1
     if cap is not None:
         del text[cap:]
-    return _Text(np.frombuffer(text, np.uint8), used)
+    return _Text(bytes(text), used)
 
 
 def _text_of(path: Path) -> bytes:
@@ -175,57 +184,13 @@ def _text_of(path: Path) -> bytes:
     return b"" if _SEPARATOR in content else content.replace(b"\r\n", b"\n")
 
 
-def unigram_nats(train: np.ndarray, test: np.ndarray) -> float:
-    """Returns the cross-entropy of a model that knows only how often each byte occurs.
-
-        -1/n sum_i log p(test_i),   p(b) = (count_train(b) + 1) / (len(train) + 256)
-
-    The sum is over the n test bytes that the windows predict: all but the first.
-
-    Args:
-      train: uint8 `[bytes]`.
-      test: uint8 `[n + 1]`.
-
-    Returns:
-      Cross-entropy in nats/byte.
-
-    Example:
-      >>> round(unigram_nats(np.zeros(0, np.uint8), np.arange(9, dtype=np.uint8)), 4)  # log 256
-      5.5452
-    """
-    log_p = np.log((_counts(train) + 1) / (train.size + _VOCAB))
-    return float(-(_counts(test[1:]) @ log_p) / (test.size - 1))
+def _pieces(text: _Text) -> Iterator[Piece]:
+    """The files of a split; of a file that `max_bytes` has cut, no end."""
+    *whole, cut = text.content.split(bytes([_SEPARATOR]))
+    for content in whole:
+        yield Piece(content.decode())
+    if cut:
+        yield Piece(cut.decode(errors="ignore"), last=False)  # but for a character that has been cut in two
 
 
-def _counts(content: np.ndarray) -> np.ndarray:
-    # In blocks, because bincount converts its argument to eight bytes per value.
-    counts = np.zeros(_VOCAB, np.int64)
-    for start in range(0, content.size, _COUNT_BLOCK):
-        counts += np.bincount(content[start : start + _COUNT_BLOCK], minlength=_VOCAB)
-    return counts
-
-
-def _source(text: _Text, length: int, nats: float) -> Source:
-    targets = text.content.size - 1
-    windows = -(-targets // length)
-    padded = np.zeros(windows * length + 1, np.uint8)
-    padded[: text.content.size] = text.content
-    # A view [windows, T + 1]: neighbouring windows share one byte.
-    view = np.lib.stride_tricks.sliding_window_view(padded, length + 1)[::length]
-    last_real = targets - (windows - 1) * length
-
-    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
-        window = view[indices]  # [B, T + 1]
-        mask = np.ones((len(window), length), np.float32)
-        mask[indices == windows - 1, last_real:] = 0
-        return {"inputs": window[:, :-1].astype(np.int32), "labels": window[:, 1:].astype(np.int32), "mask": mask}
-
-    return Source(
-        length=windows,
-        take=take,
-        info={"vocabulary": _VOCAB, "bytes": text.content.size, "files": text.files, "unigram_nats": nats},
-        fingerprint=fingerprint("stdlib_text", str(length), text.content),
-    )
-
-
-STDLIB_TEXT = Reader(lambda section, _task, _prepared: open_stdlib_text(section))
+STDLIB_TEXT = Reader(lambda section, _task, prepared: open_stdlib_text(section, prepared=prepared))

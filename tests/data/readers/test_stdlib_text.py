@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxprop.config.schema.data import StdlibText
-from jaxprop.data.readers.stdlib_text import list_files, open_stdlib_text, split_files, unigram_nats
+from jaxprop.config.schema.data import StdlibText, TrainedTokenizer
+from jaxprop.data.readers.stdlib_text import list_files, open_stdlib_text, split_files
 from jaxprop.data.stream import one_pass
+from jaxprop.data.tokenizers import restore
 from jaxprop.errors import DataError
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -134,13 +135,6 @@ def test_the_unigram_figure_is_the_masked_loss_of_a_unigram_model_over_an_evalua
     assert sources["test"].info["unigram_nats"] == pytest.approx(loss / tokens, rel=1e-6)
 
 
-def test_unigram_counts_do_not_depend_on_the_block(monkeypatch):
-    text = np.random.default_rng(0).integers(0, 256, 10_001).astype(np.uint8)
-    whole = unigram_nats(text, text)
-    monkeypatch.setattr("jaxprop.data.readers.stdlib_text._COUNT_BLOCK", 1000)
-    assert unigram_nats(text, text) == whole
-
-
 @pytest.mark.parametrize(
     ("content", "kept"),
     [
@@ -159,6 +153,21 @@ def test_files_that_are_not_utf8_text_are_left_out(library, content, kept):
     split = "test" if "odd.py" in split_files(["odd.py"], 0.3)[1] else "train"
     assert len(after[split]) == len(before[split]) + len(kept)
     assert kept in after[split]
+
+
+def test_a_tokenizer_is_trained_on_the_training_files(library):
+    keys = {"test_fraction": 0.3, "sequence_length": 8, "tokenizer": TrainedTokenizer(train="bpe", vocabulary=280)}
+    opened = open_stdlib_text(section(**keys), library)
+    bytes_of = open_stdlib_text(section(test_fraction=0.3), library)
+    tokenizer = restore(opened["train"].prepared["tokenizer"])
+    for split, source in opened.items():
+        batch = source.take(np.arange(source.length))
+        tokens = [int(batch["inputs"][0, 0]), *batch["labels"][batch["mask"] == 1].tolist()]
+        assert tokenizer.decode(tokens) == text_of(bytes_of[split]).decode().replace("\0", "")
+        assert source.info["vocabulary"] == 280
+        assert source.info["bytes"] == bytes_of[split].info["bytes"]
+    again = open_stdlib_text(section(**keys), library, opened["train"].prepared)
+    assert again["test"].fingerprint == opened["test"].fingerprint
 
 
 def test_the_fingerprint_knows_the_text_and_the_window(library):
