@@ -142,5 +142,5 @@ def test_mistakes_of_such_a_section(folder, old, new, line):
 
 def test_a_key_that_is_missing_says_that_code_of_ones_own_may_stand_there(folder):
     (folder / "mine.yaml").write_text(YAML.replace("{class: net.py:Net, width: 64}", "{}"))
-    with pytest.raises(ConfigError, match=r"one of mlp, cnn, rnn, .*; or class, for code of your own"):
+    with pytest.raises(ConfigError, match=r"one of mlp, cnn, .*; or class, for code of your own"):
         load(folder / "mine.yaml")

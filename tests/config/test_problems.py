@@ -110,7 +110,7 @@ def test_missing_sections(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "bad.yaml")
     lines = [line.removeprefix(f"{tmp_path}/bad.yaml:1: ") for line in caught.value.problems]
-    wanted = "data: required section is missing; write 'data: {name: ...}' (one of digits, stdlib_text, arrays, "
+    wanted = "data: required section is missing; write 'data: {name: ...}' (one of digits, reviews, "
     assert lines[0].startswith(wanted)
     assert lines[3] == "run: required section is missing"
     assert len(lines) == 4
