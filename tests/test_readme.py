@@ -23,7 +23,20 @@ CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 HOOKS = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
 LINTERS = (".venv/bin/ruff format --check .", ".venv/bin/ruff check .", ".venv/bin/mypy")
 # Commands that take long, or need a run; their arguments are parsed, and their configurations loaded.
-LONG = ("eval", "predict", "export", "report", "replay", "lesson", "info", "gradcheck", "explain", "lr-find", "doctor")
+LONG = (
+    "eval",
+    "predict",
+    "generate",
+    "export",
+    "report",
+    "replay",
+    "lesson",
+    "info",
+    "gradcheck",
+    "explain",
+    "lr-find",
+    "doctor",
+)
 
 
 def blocks(page, language):
