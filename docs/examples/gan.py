@@ -12,10 +12,8 @@ import jaxprop
 
 def init(rng: np.random.Generator, sizes: tuple[int, ...]) -> dict:
     """Parameters of a multi-layer perceptron."""
-    pairs = itertools.pairwise(sizes)
-    return {
-        f"dense_{i}": jnp.asarray(rng.normal(0, (2 / n) ** 0.5, (n, m)), jnp.float32) for i, (n, m) in enumerate(pairs)
-    }
+    pairs = enumerate(itertools.pairwise(sizes))
+    return {f"dense_{i}": jnp.asarray(rng.normal(0, (2 / n) ** 0.5, (n, m)), jnp.float32) for i, (n, m) in pairs}
 
 
 def mlp(params: dict, x: jax.Array) -> jax.Array:

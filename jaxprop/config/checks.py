@@ -8,7 +8,18 @@ from typing import NamedTuple
 
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import Custom
-from jaxprop.config.schema.data import PATHS, Arrays, DataSection, Digits, Mixture, Pairs, Reviews, StdlibText, Table
+from jaxprop.config.schema.data import (
+    PATHS,
+    Arrays,
+    CustomData,
+    DataSection,
+    Digits,
+    Mixture,
+    Pairs,
+    Reviews,
+    StdlibText,
+    Table,
+)
 from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Path
@@ -71,7 +82,7 @@ def has_split_to_evaluate(config: Config) -> bool:
 
 
 def _has_split(data: DataSection) -> bool:
-    if isinstance(data, Digits | Reviews | StdlibText) or data.validation is not None:
+    if isinstance(data, CustomData | Digits | Reviews | StdlibText) or data.validation is not None:
         return True
     return any(getattr(data, key, None) is not None for key in PATHS if key.startswith(("validation", "test")))
 

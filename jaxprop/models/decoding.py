@@ -39,6 +39,7 @@ def make_decoder(section: schema.ModelSection, spec: Spec) -> Decoder:
       UsageError: the model is none that reads token by token.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from jaxprop.models import make_model
       >>> spec = Spec({"inputs": jax.ShapeDtypeStruct((16,), jnp.int32)}, {"vocabulary": 11})
       >>> section = schema.Transformer(name="transformer", layers=1, width=8, heads=2)

@@ -23,7 +23,10 @@ def test_what_is_printed(jaxprop, calls):
     ran = jaxprop("export", "a", "--format", "safetensors")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out == "the best checkpoint, step 9: model.safetensors (2.0 KiB)\nfolder: x\n"
-    assert calls == [("a", {"which": None, "ema": True}), (("loaded", "safetensors", None), {"batch_size": None})]
+    assert calls == [
+        ("a", {"which": None, "ema": True, "code": ()}),
+        (("loaded", "safetensors", None), {"batch_size": None}),
+    ]
     assert json.loads(jaxprop("export", "a", "--format", "safetensors", "--json").out) == MADE
 
 
@@ -32,7 +35,7 @@ def test_options(jaxprop, calls):
 
     jaxprop("export", "a", "--format", "stablehlo", "--out", "y", "--batch-size", "4", "--newest", "--raw")
     assert calls == [
-        ("a", {"which": "newest", "ema": False}),
+        ("a", {"which": "newest", "ema": False, "code": ()}),
         (("loaded", "stablehlo", Path("y")), {"batch_size": 4}),
     ]
 

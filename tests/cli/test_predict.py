@@ -45,7 +45,7 @@ def test_a_table(jaxprop, answers):
         "a.png  cat    0.75         dog      0.25",
         "b.png  dog    0.6          cat      0.4",
     ]
-    assert calls == [("pets", {"which": "newest"}), (["a.png", "b.png"], {"batch_size": 7, "top": 2})]
+    assert calls == [("pets", {"which": "newest", "code": ()}), (["a.png", "b.png"], {"batch_size": 7, "top": 2})]
 
 
 def test_lines_of_json(jaxprop, answers):

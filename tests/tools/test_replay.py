@@ -99,7 +99,7 @@ def test_a_finite_step_is_said_to_be(failed, tmp_path, bench):
 def test_a_box_of_another_run_is_said_to_be(failed, tmp_path):
     folder = shutil.copytree(failed, tmp_path / "run")
     config = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
+    (folder / "config.yaml").write_text(config.replace(" seed: 0", " seed: 1"))
     for named in (folder, boxes(folder)[0]):
         notes = replay_run(named).notes
         assert notes[0] == f"the black box is of another run than the one in {folder}, which has run.seed: 0 -> 1"

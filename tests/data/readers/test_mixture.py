@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxprop.config.schema.data import Arrays, Digits, Images, Mixture
+from jaxprop.config.schema.data import Arrays, Digits, Images, Mixture, Random
 from jaxprop.data import READERS, open_sources
 from jaxprop.errors import DataError
 from tests import pictures
@@ -79,6 +79,6 @@ def test_sources_that_do_not_fit_each_other_are_refused(second, why):
 
 
 def test_a_source_without_files_predicts_nothing():
-    section = mixed(Digits(name="digits"), Digits(name="digits"))
+    section = mixed(Random(name="random"), Random(name="random"))
     with pytest.raises(DataError, match="has no files that could be predicted"):
         READERS["mixture"].inputs(section, "classify", {"sources": [{}, {}]}, ["x"])
