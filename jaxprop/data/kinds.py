@@ -135,7 +135,7 @@ def _text_format(suffix: str, head: bytes) -> str:
 def kind_of(path: str | os.PathLike[str]) -> str:
     """Returns the kind of a file or a folder that exists, a key of `KINDS`.
 
-    A folder is looked at with its subfolders, one level deep.
+    A folder is looked at with its subfolders, two levels deep: `train/cats/1.png`.
 
     Example:
       >>> import tempfile
@@ -160,7 +160,7 @@ def _kind_of_folder(folder: Path) -> str:
     for depth, (place, folders, files) in enumerate(os.walk(folder)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         suffixes.update(Path(name).suffix.lower() for name in files if not name.startswith("."))
-        if Path(place) != folder:
+        if len(Path(place).relative_to(folder).parts) > 1:
             folders.clear()
         if suffixes.total() > _LISTED or depth > _LISTED:
             break

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprop.config.custom import custom_sections
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.initial import InitialWeights
 from jaxprop.core.trees import leaf_paths
@@ -63,7 +64,9 @@ def begin(experiment: Experiment, seed: int | None = None) -> tuple[TrainState, 
     seed, section = run.seed if seed is None else seed, run.init_from
     if section is None:
         return experiment.init(seed), []
-    given = renamed(read_weights(section.source), section.map)
+    own = custom_sections(experiment.config).values()
+    permitted = tuple(one.target.where for one in own if one.permitted)  # what this run may do, its source may as well
+    given = renamed(read_weights(section.source, permitted), section.map)
     notes: list[str] = []
 
     def change(params: PyTree, extras: PyTree) -> tuple[PyTree, PyTree]:
@@ -88,11 +91,12 @@ def resolved(config: Config) -> Config:
     return config.model_copy(update={"run": config.run.model_copy(update={"init_from": section})})
 
 
-def read_weights(source: str) -> Weights:
+def read_weights(source: str, code: Sequence[str] = ()) -> Weights:
     """Reads the weights of a run, of its best checkpoint and as its evaluations use them, or of a safetensors file.
 
     Args:
       source: folder of a run, or path of a file.
+      code: of the user's own that a run may name.
 
     Raises:
       UsageError: there is no such run or file, or it cannot be read.
@@ -101,7 +105,7 @@ def read_weights(source: str) -> Weights:
     path = expanded(source)
     if path.suffix == SUFFIX:
         return _read_file(path)
-    run = load(path)
+    run = load(path, code=code)
     where = f"{source} ({run.opened.which} checkpoint, step {run.step})"
     params, extras = (
         dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)) for tree in (run.params, run.extras)

@@ -184,6 +184,37 @@ def _text(path: str, name: str) -> str:
     )
 
 
+# What the folders of splits are called.
+_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+def splits_in(path: str) -> dict[str, str]:
+    """Returns the folders of the splits in a folder, by split; empty where it has none for training.
+
+    Args:
+      path: a file or a folder.
+
+    Example:
+      >>> import tempfile
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> for name in ("train", "val"):
+      ...     (folder / name).mkdir()
+      >>> {split: Path(found).name for split, found in splits_in(str(folder)).items()}
+      {'train': 'train', 'validation': 'val'}
+    """
+    found = {
+        split: str(Path(path, name))
+        for split, names in _FOLDERS.items()
+        for name in reversed(names)
+        if Path(path, name).is_dir()
+    }
+    return found if "train" in found else {}
+
+
 def _folder(path: str, name: str, *, kind: str, task: str, data: list[str], model: str, run: str) -> str:
     return "\n".join(
         [
@@ -195,8 +226,8 @@ def _folder(path: str, name: str, *, kind: str, task: str, data: list[str], mode
             "",
             "data:",
             f"  name: {kind}",
-            f"  train: {quoted(path)}",
-            *data,
+            *[f"  {split}: {quoted(place)}" for split, place in (splits_in(path) or {"train": path}).items()],
+            *[line for line in data if not (line.strip().startswith("validation") and "validation" in splits_in(path))],
             "  batch_size: 32",
             "",
             model,

@@ -334,3 +334,23 @@ def test_an_error_of_the_model_names_its_line(project, capsys):
     Path("mine.py").write_text(MINE.replace("x = self.hidden(inputs)", "x = self.hidden(inputs[:, :2])"))
     assert main(["train", "mine.yaml"]) == 1
     assert "on line 17 of mine.py: " in capsys.readouterr().err
+
+
+def test_a_config_may_start_from_a_run_of_its_own_code(trained, capsys):
+    Path("more.yaml").write_text(
+        "base: mine.yaml\nrun: {steps: 3, init_from: {from: runs/mine, skip: ['head/.*'], freeze: ['hidden/.*']}}\n"
+    )
+    assert main(["train", "more.yaml", "--json"]) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out)["step"] == 3
+
+
+def test_starting_from_a_run_that_someone_sends_runs_nothing_of_it(sent, capsys):
+    (Path("run") / "mine.py").write_text(MINE)
+    Path("mine.py").write_text(MINE)
+    Path("start.yaml").write_text(
+        "task: {name: classify}\ndata: {name: digits}\nmodel: {name: mlp, hidden: [4]}\n"
+        "optimizer: {name: sgd, lr: 0.1}\nparallel: {devices: 1}\nrun: {steps: 2, init_from: {from: run}}\n"
+    )
+    assert main(["train", "start.yaml"]) == 2
+    assert ran() == ""
+    assert "code that a run names may be anyone's" in capsys.readouterr().err

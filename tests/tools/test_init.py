@@ -113,3 +113,23 @@ def test_what_cannot_be_trained_on_is_a_sentence(here, name, content, sentence):
 def test_quoted_text_is_read_back_by_yaml(text):
     assert yaml.safe_load(f"k: {quoted(text)}") == {"k": text}
     assert yaml.safe_load(f"k: [{quoted(text)}, b]") == {"k": [text, "b"]}
+
+
+def test_a_folder_with_a_folder_for_each_split(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for label in ("cats", "dogs"):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for i in range(12):
+                Image.new("L", (8, 8), 20 * i).save(folder / f"{i}.png")
+    text = starter(str(tmp_path / "photos"), "photos")
+    section = yaml.safe_load(text)["data"]
+    assert (section["train"], section["test"]) == (
+        str(tmp_path / "photos" / "train"),
+        str(tmp_path / "photos" / "test"),
+    )
+    assert section["validation"] == 0.15
+    (tmp_path / "photos" / "val" / "cats").mkdir(parents=True)
+    assert yaml.safe_load(starter(str(tmp_path / "photos"), "photos"))["data"]["validation"].endswith("val")
