@@ -46,6 +46,8 @@ def test_the_card_says_what_it_is(run, tmp_path):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_way_to_load_it_is_short(run, tmp_path, name):
+    if name == "onnx":
+        pytest.importorskip("jax2onnx")  # which no extra installs, since it would take an older Orbax along
     export_run(run, name, tmp_path)
     code = (tmp_path / "README.md").read_text().split("```python\n")[1].split("```")[0]
     assert 3 <= len([line for line in code.splitlines() if line.strip()]) <= 6
