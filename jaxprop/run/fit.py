@@ -20,7 +20,7 @@ from jaxprop.config.diff import HARMLESS, LENGTH, differences
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.fit import Settings
 from jaxprop.core import trees
-from jaxprop.data.batches import as_stream
+from jaxprop.data.batches import EXACT, as_stream
 from jaxprop.data.stream import Stream
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.guard import init_health
@@ -350,4 +350,4 @@ def promise(batches: Any) -> str:
       'a resume draws the batches that were used already'
     """
     stream = as_stream(batches, depth=1)
-    return "a resume goes on with the exact next batch" if isinstance(stream, Stream) else stream.promise
+    return EXACT if isinstance(stream, Stream) else stream.promise

@@ -10,11 +10,11 @@ from typing import Any
 from jaxprop import data
 from jaxprop.core import trees
 from jaxprop.errors import UsageError
-from jaxprop.run.compose import compose
 from jaxprop.run.evaluate import evaluate
 from jaxprop.run.linear import compared_on
 from jaxprop.run.opened import Opened, Which, open_run
 from jaxprop.run.prepared import stand_in
+from jaxprop.tasks import make_task
 from jaxprop.types import Source
 
 
@@ -69,7 +69,7 @@ def evaluate_run(
 
 def _reference(opened: Opened, sources: dict[str, Source]) -> dict[str, float]:
     """Figures of trivial predictors on the split, which depend on the data that are evaluated."""
-    return dict(compose(opened.config, sources).task.reference)
+    return dict(make_task(opened.config, sources).reference)
 
 
 def _nothing_to_evaluate(opened: Opened) -> str:

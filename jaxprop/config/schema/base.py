@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
@@ -29,3 +30,11 @@ class Section(BaseModel):
     def refused(cls) -> tuple[str, ...]:
         """Fields whose default is the only value that fits this class, so that another one is not inherited."""
         return ()
+
+
+S = TypeVar("S", bound=Section)
+
+
+def defaults(section: type[S]) -> Callable[[], S]:
+    """Returns a factory; a default made at import would already build the section's validator, which is slow."""
+    return lambda: section.model_validate({})

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 from pydantic import Field
 
-from jaxprop.config.schema.base import NonNegative, Positive, Section
+from jaxprop.config.schema.base import NonNegative, Positive, Section, defaults
 from jaxprop.config.schema.run import Checkpoint, Health, Parallel, Precision, Run, Sinks
-
-S = TypeVar("S", bound=Section)
-
-
-def _defaults(section: type[S]) -> Callable[[], S]:
-    return lambda: section.model_validate({})
 
 
 class FitData(Section):
@@ -28,12 +19,12 @@ class FitData(Section):
 class Settings(Section):
     """The sections of a configuration that a loop needs; what is trained comes as Python objects."""
 
-    data: FitData = Field(default_factory=_defaults(FitData), description="how batches are taken")
-    precision: Precision = Field(default_factory=_defaults(Precision), description="dtypes and loss scale")
-    parallel: Parallel = Field(default_factory=_defaults(Parallel), description="devices")
-    health: Health = Field(default_factory=_defaults(Health), description="signals measured inside the step")
+    data: FitData = Field(default_factory=defaults(FitData), description="how batches are taken")
+    precision: Precision = Field(default_factory=defaults(Precision), description="dtypes and loss scale")
+    parallel: Parallel = Field(default_factory=defaults(Parallel), description="devices")
+    health: Health = Field(default_factory=defaults(Health), description="signals measured inside the step")
     checkpoint: Checkpoint = Field(
-        default_factory=_defaults(Checkpoint), description="when the run is saved, and which checkpoints are kept"
+        default_factory=defaults(Checkpoint), description="when the run is saved, and which checkpoints are kept"
     )
-    sinks: Sinks = Field(default_factory=_defaults(Sinks), description="destinations of records")
+    sinks: Sinks = Field(default_factory=defaults(Sinks), description="destinations of records")
     run: Run = Field(description="length, seed and intervals")
