@@ -287,8 +287,17 @@ def findings(experiment: Experiment) -> Iterator[dict[str, Any]]:
 
 
 def _asked(error: BaseException) -> str:
-    found = re.search(r"allocat\w+ (\d+) bytes", str(error))
-    return f" (an allocation of {size_text(int(found[1]))} failed)" if found else ""
+    """The size that could not be had: a CPU's error gives bytes, a GPU's a text such as `3.02GiB`.
+
+    Example:
+      >>> _asked(MemoryError("Out of memory while trying to allocate 3.02GiB with allocator GPU_0_bfc"))
+      ' (an allocation of 3.02 GiB failed)'
+    """
+    found = re.search(r"allocat\w+ ([\d.]+) ?(bytes|[KMGT]iB)", str(error))
+    if found is None:
+        return ""
+    size = size_text(int(found[1])) if found[2] == "bytes" else f"{found[1]} {found[2]}"
+    return f" (an allocation of {size} failed)"
 
 
 if __name__ == "__main__":

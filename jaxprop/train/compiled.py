@@ -330,7 +330,9 @@ class TrainStep:
           >>> found.parts["params"], found.parts["opt_state"]
           (128, 260)
         """
-        return predict(self.lower(state, batch, detail).compile())
+        # Trying kernels out takes memory on a GPU, which may have run out, and most of the time of compiling.
+        untried = {"xla_gpu_autotune_level": 0}
+        return predict(self.lower(state, batch, detail).compile(compiler_options=untried))
 
     def _shardings(self, state: TrainState) -> PyTree:
         assert self._mesh is not None
