@@ -1,4 +1,4 @@
-"""Records of text files, one after the other and named by their lines: plain text, JSONL, CSV, TSV, Parquet and Arrow."""
+"""Records of text files, one after the other and named by their lines: plain text, JSONL, CSV, TSV, Parquet, Arrow."""
 
 from __future__ import annotations
 

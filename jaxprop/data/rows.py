@@ -54,8 +54,12 @@ def csv_rows(
       [(1, ['a', 'b'], None), (2, ['1\\n2', '3'], None)]
     """
     csv.field_size_limit(MAX_RECORD)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(_text_lines(file, name), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        _text_lines(file, name),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        strict=True,
+    )
     while True:
         start = reader.line_num + 1
         try:

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,10 @@ _LOCAL_HEADER = 30  # bytes before the name of a member of a ZIP archive
 
 
 class Named(NamedTuple):
-    """An array and its name in messages, such as `train.npz:labels`."""
+    """An array, or what is indexed as one, and its name in messages, such as `train.npz:labels`."""
 
     name: str
-    values: np.ndarray
+    values: Any
 
 
 def load_npz(path: str, required: Sequence[str], optional: Sequence[str] = ()) -> tuple[dict[str, Named], list[str]]:

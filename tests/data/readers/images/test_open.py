@@ -288,7 +288,7 @@ def test_labels_without_a_class_and_classes_that_training_has_not_seen():
         ),
         (lambda: Path("x.bin").write_bytes(b"12"), {"train": "x.bin"}, "x.bin: is no whole number of CIFAR records"),
         (lambda: Path("x.tar").write_bytes(b"12"), {"train": "x.tar"}, "x.tar: is no tar archive, or damaged"),
-        (lambda: Path("x.parquet").write_bytes(b"PAR1xx"), {"train": "x.parquet"}, "x.parquet: is no Parquet or Arrow"),
+        (lambda: Path("x.parquet").write_bytes(b"PAR1xx"), {"train": "x.parquet"}, "x.parquet: is damaged"),
         (
             lambda: Path("data_batch_1").write_bytes(b"\x80\x02"),
             {"train": "data_batch_1"},
