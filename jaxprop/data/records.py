@@ -6,7 +6,6 @@ import glob
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.readers.shards import Shards, open_shards
-from jaxprop.data.rows import NAMES, csv_rows, json_rows, other_delimiter, ragged, raw_lines
+from jaxprop.data.rows import NAMES, SURROGATE, csv_rows, json_rows, other_delimiter, ragged, raw_lines
 from jaxprop.errors import DataError, did_you_mean
 
 STDIN = "-"
@@ -29,7 +28,6 @@ SUFFIXES = (
 )  # fmt: skip
 BLOCK = 2**24  # characters of a plain text that are read at a time
 _OTHER = {".json": "write one record a line (jq -c '.[]' FILE > FILE.jsonl)", ".gz": "unpack it", ".zip": "unpack it"}
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class Record(NamedTuple):
@@ -229,7 +227,7 @@ def why_no_value(text: Any, column: str, *, empty: bool = False) -> str | None:
         return f"its {column!r} is empty"
     if "\0" in text:
         return f"its {column!r} holds a zero byte"
-    return f"its {column!r} holds half of a character (a surrogate)" if _SURROGATE.search(text) else None
+    return f"its {column!r} holds half of a character (a surrogate)" if SURROGATE.search(text) else None
 
 
 # -- formats --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ from jaxprop.errors import DataError
 MAX_RECORD = 64 * 2**20  # bytes of one line
 DELIMITERS = (",", ";", "\t", "|")
 NAMES = {"\t": "a tab", ",": "','", ";": "';'", "|": "'|'"}
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # half of a character, which JSON can escape and UTF-8 cannot hold
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -89,14 +91,8 @@ def _text_lines(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _undecodable(values: Sequence[str]) -> str | None:
-    text = "".join(values)
-    if text.isascii():
-        return None
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return not_utf8(ord(text[error.start]) - 0xDC00)
-    return None
+    found = SURROGATE.search("".join(values))
+    return None if found is None else not_utf8(ord(found.group()) - 0xDC00)
 
 
 def not_utf8(byte: int) -> str:

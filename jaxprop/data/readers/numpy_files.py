@@ -121,6 +121,8 @@ def _find(path: str, expected: str) -> Path:
         raise DataError(f"{path}: no such file under {Path.cwd()}{did_you_mean(file.name, beside)}")
     if not file.is_file():
         raise DataError(f"{path}: expected a {expected} file, got a directory")
+    if not file.stat().st_size:
+        raise DataError(f"{path}: is empty; write it again with np.save or np.savez")
     # The format is told by the content: the name may be wrong, and np.load takes any other file for a pickle.
     with file.open("rb") as content:
         found = _FORMATS.get(content.read(2))

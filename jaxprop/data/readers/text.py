@@ -48,7 +48,10 @@ def open_text(section: TextFiles, task: str, prepared: Mapping[str, Any] | None 
         columns=columns,
         max_bad_fraction=section.max_bad_fraction,
     )
-    return sources_of(section, task, prepared, _paths(section, prepared), texts)
+    paths = _paths(section, prepared)
+    for split, path in paths.items():
+        records.find(path, f"data.{split}")  # before anything needs a package to be read
+    return sources_of(section, task, prepared, paths, texts)
 
 
 def _documents(path: str, key: str, section: TextFiles, bad: BadRecords) -> Iterator[Piece]:

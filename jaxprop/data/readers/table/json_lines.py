@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxprop.data.readers.table.files import BLOCK_ROWS, Block, Content, Table, arrow, check_names
-from jaxprop.data.rows import json_rows
+from jaxprop.data.rows import SURROGATE, json_rows
 from jaxprop.errors import DataError
 
 
@@ -74,14 +74,8 @@ def _blocks(content: Content, names: tuple[str, ...]) -> Iterator[Block]:
 
 
 def _undecodable(record: dict[str, Any]) -> str | None:
-    """A lone surrogate, which JSON can escape and UTF-8 cannot hold."""
-    for value in record.values():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return "holds an escaped character that is no Unicode text (a lone surrogate)"
-    return None
+    halves = any(isinstance(value, str) and SURROGATE.search(value) for value in record.values())
+    return "holds an escaped character that is no Unicode text (a lone surrogate)" if halves else None
 
 
 def _text(value: Any) -> str | None:
