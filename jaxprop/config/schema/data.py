@@ -161,7 +161,7 @@ class ImageSection(FileSection):
     )
     channels: Literal[1, 3] | None = Field(None, description="1 (grey) or 3 (colour); default: as the first image")
     cache_mib: NonNegative = Field(
-        1024, description="largest decoded size in MiB of a split that is kept in memory; a larger one is decoded anew"
+        1024, description="largest decoded size in MiB of a split that is kept in memory; a larger one is read anew"
     )
 
 

@@ -224,7 +224,7 @@ def _label_records(path: str, shards: Shards, label: str) -> Records:
 
 
 def _split(path: str, shards: Shards, section: HuggingFace, labels: Labels) -> Split:
-    inputs = ShardArray(path, shards, _inputs(section))
+    inputs = ShardArray(path, shards, _inputs(section), section.cache_mib * 2**20 if section.engine == "numpy" else 0)
     if len(labels.rows) < len(inputs):
         inputs = inputs.chosen(labels.rows)
     return Split(

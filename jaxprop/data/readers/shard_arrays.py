@@ -24,21 +24,28 @@ class ShardArray:
       path: of the files, for messages.
       shards: the files.
       columns: names of the columns.
+      keep: bytes up to which the whole array is kept in memory.
 
     Raises:
       DataError: a column holds something else, or a value is missing.
     """
 
-    def __init__(self, path: str, shards: Shards, columns: Sequence[str]):
+    def __init__(self, path: str, shards: Shards, columns: Sequence[str], keep: int = 0):
         self._path, self._shards, self._columns = path, shards, tuple(columns)
         self._rows: np.ndarray | None = None
+        self._kept: np.ndarray | None = None
         self.digest = fingerprint(
             "rows", ",".join(columns), fingerprint_of_files([(file.name, file) for file in shards.files])
         )
         self.dtype = np.result_type(*(_dtype(path, shards, name) for name in columns))
         self._inner = self._shape_of_lists()
-        for start in range(0, len(self), _CHECKED):
-            self[start : start + _CHECKED]
+        fits = self.size * self.dtype.itemsize <= keep
+        kept = np.empty(self.shape, self.dtype) if fits else None
+        for start in range(0, len(self), _CHECKED):  # all of them, since each may hold what is no number
+            part = self[start : start + _CHECKED]
+            if kept is not None:
+                kept[start : start + _CHECKED] = part
+        self._kept = kept
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,6 +75,8 @@ class ShardArray:
             asked = np.asarray(key, np.int64)
             asked = np.where(asked < 0, asked + len(self), asked)
         rows = asked if self._rows is None else self._rows[asked]
+        if self._kept is not None:
+            return self._kept[rows]
         found = self._read(np.atleast_1d(rows))
         return found if rows.ndim else found[0]
 
@@ -84,12 +93,13 @@ class ShardArray:
     def _read(self, rows: np.ndarray) -> np.ndarray:
         width = (len(self._columns),) if self._inner is None else self._inner
         out = np.empty((len(rows), *width), self.dtype)
-        for slots, column in self._shards.parts(rows):
-            if self._inner is not None:
-                out[slots] = self._dense(self._columns[0], column(self._columns[0]), rows[slots])
-                continue
-            for at, name in enumerate(self._columns):
-                out[slots, at] = self._dense(name, column(name), rows[slots])
+        for slots, found in self._shards.parts(rows, self._columns):
+            for at, (name, values) in enumerate(zip(self._columns, found, strict=True)):
+                dense = self._dense(name, values, rows[slots])
+                if self._inner is None:
+                    out[slots, at] = dense
+                else:
+                    out[slots] = dense
         return out
 
     def _shape_of_lists(self) -> tuple[int, ...] | None:

@@ -6,7 +6,7 @@ import functools
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,11 +88,11 @@ class Shards:
         """Returns one value as Python has it. May be called from several threads."""
         group = int(np.searchsorted(self._ends, index, side="right"))
         part = self._groups[group]
-        return _cell(_read(part, column)[index - int(self._ends[group]) + part.rows])
+        return _cell(_read(part, (column,)).column(0)[index - int(self._ends[group]) + part.rows])
 
     def values(self, column: str) -> list[Any]:
         """Returns a whole column as Python has it, with None for text that is no UTF-8."""
-        return [value for group in self._groups for value in _python(_read(group, column))]
+        return [value for group in self._groups for value in _python(_read(group, (column,)).column(0))]
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...], str | None]]:
         """Yields every row: its number from 1, the values of some columns, and what is wrong with it.
@@ -102,7 +102,7 @@ class Shards:
         names = [self.class_names(column) for column in columns]
         number = 0
         for group in self._groups:
-            held = [_read(group, column) for column in columns]
+            held = _read(group, tuple(columns)).columns
             for start in range(0, group.rows, _TOGETHER):
                 parts = [_told(column.slice(start, _TOGETHER)) for column in held]
                 for row in zip(*parts, strict=True):
@@ -110,16 +110,18 @@ class Shards:
                     why = next((value.why for value in row if isinstance(value, _Undecodable)), None)
                     yield number, tuple(_named(value, of) for value, of in zip(row, names, strict=True)), why
 
-    def parts(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[str], Any]]]:
-        """Yields where some rows stand among those asked for, and `column -> ` their pyarrow values, group by group.
+    def parts(self, rows: np.ndarray, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, list[Any]]]:
+        """Yields, group by group, where some rows stand among those asked for, and the pyarrow values of columns.
 
         Args:
           rows: int `[n]`, in any order.
+          columns: names of the columns.
         """
         of = np.searchsorted(self._ends, rows, side="right")
         for k in np.unique(of).tolist():
             slots, group = np.flatnonzero(of == k), self._groups[k]
-            yield slots, functools.partial(_taken, group, rows[slots] - int(self._ends[k]) + group.rows)
+            inside = _pyarrow().array(rows[slots] - int(self._ends[k]) + group.rows)
+            yield slots, _read(group, tuple(columns)).take(inside).columns
 
 
 def open_shards(path: str, files: Sequence[Path], *, empty: bool = False) -> Shards:
@@ -175,8 +177,8 @@ def _parts(file: Path) -> tuple[Any, list[tuple[_Group, int]]]:
         return schema, [(_Group(path, stamp, False, i, len(one)), len(one)) for i, one in enumerate(batches)]
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as opened:
-        meta = opened.metadata
+    meta = _metadata(path, stamp)
+    with pq.ParquetFile(path, metadata=meta) as opened:
         sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
         largest = max((meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)), default=0)
         if largest > _MAX_GROUP:
@@ -196,30 +198,27 @@ def _read_names(fields: Any) -> None:
             _read_names([kind.field(i) for i in range(kind.num_fields)])
 
 
-def _read(group: _Group, column: str) -> Any:
+def _read(group: _Group, columns: tuple[str, ...]) -> Any:
+    """Columns of a group, as a record batch or a table."""
     if group.parquet:
-        return _ROW_GROUPS.read(group, column)
-    return _batches(group.path, group.stamp)[1][group.number].column(column)
-
-
-def _taken(group: _Group, rows: np.ndarray, column: str) -> Any:
-    return _read(group, column).take(_pyarrow().array(rows))
+        return _ROW_GROUPS.read(group, columns)
+    return _batches(group.path, group.stamp)[1][group.number].select(columns)
 
 
 class _RowGroups:
     """Columns of row groups of Parquet files; those used last stay in memory, up to a number of bytes."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[tuple[_Group, str], Any] = OrderedDict()
+        self._held: OrderedDict[tuple[_Group, tuple[str, ...]], Any] = OrderedDict()
         self._bytes = 0
         self._reading = threading.Lock()  # otherwise threads that decode neighbours would each read the group
 
-    def read(self, group: _Group, column: str) -> Any:
+    def read(self, group: _Group, columns: tuple[str, ...]) -> Any:
         with self._reading:
-            key = (group, column)
+            key = (group, columns)
             found = self._held.pop(key, None)
             if found is None:
-                found = _row_group(group, column)
+                found = _row_group(group, columns)
                 self._bytes += found.nbytes
             self._held[key] = found
             while self._bytes > _KEPT and len(self._held) > 1:
@@ -230,17 +229,26 @@ class _RowGroups:
 _ROW_GROUPS = _RowGroups()
 
 
-def _row_group(group: _Group, column: str) -> Any:
+def _row_group(group: _Group, columns: tuple[str, ...]) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(group.path) as opened:
-            found = opened.read_row_group(group.number, columns=[column]).column(column)
+        with pq.ParquetFile(group.path, metadata=_metadata(group.path, group.stamp)) as opened:
+            found = opened.read_row_group(group.number, columns=list(columns)).select(columns)
     except (_pyarrow().ArrowException, OSError) as error:
         raise DataError(f"{group.path}: is damaged ({' '.join(str(error).split())[:200]}); write it again") from error
     if len(found) != group.rows:  # every later row would have another one's label
         raise DataError(f"{group.path}: is damaged: a group of {group.rows} rows holds {len(found)}; write it again")
     return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _metadata(path: str, stamp: tuple[int, int]) -> Any:
+    """The directory of a Parquet file, which takes longer to read than a group of rows."""
+    del stamp  # of the file that is meant
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(path)
 
 
 @functools.lru_cache(maxsize=1024)

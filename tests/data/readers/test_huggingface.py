@@ -47,6 +47,7 @@ ROWS = {
     "missing": [1.0, None, 2.0, 3.0],
     "words": ["a", "b", "c", "d"],
     "kind": ["no", "yes", "no", "yes"],
+    "some": ["no", None, "yes", None],
     "rate": [0.5, 1.0, 1.5, 2.0],
     "when": [datetime.date(2000, 1, 1)] * 4,
 }
@@ -97,6 +98,17 @@ def test_numbers_side_by_side(kind):
     assert whole(regress)["labels"].tolist() == [[0.5], [1.0], [1.5], [2.0]]
     tokens = opened(train="x.data", inputs="tokens", label="kind")["train"]
     assert (tokens.info["vocabulary"], whole(tokens)["inputs"].dtype) == (10, np.int32)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow file", "arrow stream"])
+@pytest.mark.parametrize("settings", [{"standardize": True}, {"max_bad_fraction": 0.5, "label": "some"}, {}])
+def test_numbers_that_are_read_each_time_are_those_kept_in_memory(kind, settings):
+    given = {"train": rows("x.data", kind), "inputs": ["age", "height"], "label": "kind"} | settings
+    kept, lazy = (opened(cache_mib=size, **given)["train"] for size in (1024, 0))
+    assert lazy.length == (2 if "some" in settings.values() else 4)
+    assert (kept.fingerprint, kept.prepared) == (lazy.fingerprint, lazy.prepared)
+    for name, values in whole(kept).items():
+        assert np.array_equal(whole(lazy)[name], values)
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,9 @@ def _type(values):
     return kind
 
 
-def made(kind, *names):
+def made(kind, *names, keep=0):
     files = [write(f"{i}.{kind}", COLUMNS, part) for i, part in enumerate((slice(0, 10), slice(10, N)))]
-    return ShardArray("made", open_shards("made", files), names)
+    return ShardArray("made", open_shards("made", files), names, keep)
 
 
 WANTED = [
@@ -59,10 +59,12 @@ WANTED = [
 ]
 
 
+@pytest.mark.parametrize("keep", [0, 10**6], ids=["read each time", "kept"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("names", "expected"), WANTED, ids=["one", "several", "lists", "lists of lists"])
-def test_it_is_indexed_as_an_array_is(kind, names, expected):
-    found = made(kind, *names)
+def test_it_is_indexed_as_an_array_is(kind, names, expected, keep):
+    found = made(kind, *names, keep=keep)
+    assert found.digest == made(kind, *names).digest
     assert (found.shape, found.ndim, found.size, found.dtype) == (
         expected.shape, expected.ndim, expected.size, expected.dtype,
     )  # fmt: skip
@@ -85,7 +87,7 @@ def test_of_parquet_only_the_groups_that_are_asked_for_are_read(monkeypatch):
     read = []
     monkeypatch.setattr(module, "_ROW_GROUPS", module._RowGroups())
     row_group = module._row_group
-    monkeypatch.setattr(module, "_row_group", lambda group, column: read.append(group) or row_group(group, column))
+    monkeypatch.setattr(module, "_row_group", lambda group, columns: read.append(group) or row_group(group, columns))
     assert found[[0, 13]][:, 0].tolist() == [0, 13]
     assert {(Path(group.path).name, group.number) for group in read} == {("0.parquet", 0), ("1.parquet", 0)}
     read.clear()
