@@ -94,7 +94,9 @@ def _files(path: str, split: str) -> list[Path]:
     if _holds_splits(place):
         folders = sorted(entry.name for entry in place.iterdir() if entry.is_dir())
         if split not in folders:
-            raise DataError(f"{path}: has no split {split!r} (it holds: {', '.join(folders)}); name another folder")
+            raise DataError(
+                f"{path}: has no split {split!r} (it holds: {', '.join(folders) or 'none'}); name another folder"
+            )
         place /= split
     found = _shards_in(place, split)
     if not found:
@@ -272,7 +274,7 @@ def huggingface_inputs(section: HuggingFace, task: str, prepared: Mapping[str, A
 def _texts_of(section: HuggingFace, path: str, bad: BadRecords) -> Iterator[Record]:
     """The texts of a path to predict: rows, or what the reader `text` takes."""
     column, place = _inputs(section)[0], Path(path).expanduser()
-    if is_shard(place) or (place.is_dir() and _shards_in(place, "test")):
+    if is_shard(place) or (place.is_dir() and (_holds_splits(place) or _shards_in(place, "test"))):
         yield from of_shards(open_shards(path, _files(path, "test")), path, [column], bad)
     else:
         yield from unlabelled(path, column, None, bad)

@@ -251,6 +251,9 @@ def test_a_stored_run_of_text_evaluates_and_predicts():
     assert found.length == 2 * len(TEXTS) + 1
     assert found.info["names"][len(TEXTS) - 1 : len(TEXTS) + 2] == ["moved:20", "new.txt:1", "x.parquet:1"]
     assert np.array_equal(whole(found)["inputs"][:20], whole(first)["inputs"])
+    Path("moved/dataset_dict.json").write_text("{}")
+    with pytest.raises(DataError, match=r"moved: has no split 'test' \(it holds: none\); name another folder"):
+        huggingface_inputs(section(**given), "classify", prepared, ["moved"])
     with pytest.raises(UsageError, match="use 'jaxprop generate RUN"):
         huggingface_inputs(section(**given), "language", prepared, ["moved"])
 
