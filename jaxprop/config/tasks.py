@@ -73,7 +73,7 @@ TASK_TABLE: dict[str, TaskEntry] = {
             "perplexity": Figure("min"),
             "bits_per_byte": Figure("min"),
         },
-        data=("stdlib_text", "text", "pairs", "mixture", "random"),
+        data=("stdlib_text", "text", "pairs", "huggingface", "mixture", "random"),
         models=("rnn", "transformer"),
     ),
 }
