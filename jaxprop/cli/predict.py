@@ -31,7 +31,10 @@ def predict(
         Path, typer.Argument(metavar="RUN", parser=home, help="folder of a run, or the name of one in runs/")
     ],
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="files or folders like the training data; - is stdin")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="files or folders like the training data; - is stdin, answered as it comes"
+        ),
     ],
     out: Annotated[
         Path | None,

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any, BinaryIO, NamedTuple
 from jaxprop.data.bad import BadRecords
 from jaxprop.errors import DataError, MissingExtraError, did_you_mean
 
-STDIN = "-"
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet",
     ".pq": "parquet",
@@ -153,24 +151,20 @@ def opened(path: Path) -> BinaryIO:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def lines(file: BinaryIO, name: str, bad: BadRecords) -> Iterator[Record]:
+def lines(file: BinaryIO, name: str, bad: BadRecords, *, first: int = 1) -> Iterator[Record]:
     """Yields the lines of a plain text that are not blank, each as a record `name:line`.
 
     Args:
       file: open for reading bytes.
       name: of the file.
       bad: takes the lines that are not UTF-8.
+      first: number of the first line.
     """
-    for number, raw in _raw_lines(file, name):
+    for number, raw in _raw_lines(file, name, first):
         where = f"{name}:{number}"
         text = _decoded(raw, where, bad)
         if text is not None and text.strip():
             yield Record(where, (text,))
-
-
-def standard_input(bad: BadRecords) -> Iterator[Record]:
-    """Yields the lines of standard input, each as a record `stdin:line`."""
-    yield from lines(sys.stdin.buffer, "stdin", bad)
 
 
 def whole(path: Path) -> Iterator[str]:
@@ -236,8 +230,8 @@ def why_no_value(text: Any, column: str, *, empty: bool = False) -> str | None:
 # -- formats --------------------------------------------------------------------------------------
 
 
-def _raw_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
-    number = 0
+def _raw_lines(file: BinaryIO, name: str, first: int = 1) -> Iterator[tuple[int, bytes]]:
+    number = first - 1
     while raw := file.readline(MAX_RECORD + 1):
         number += 1
         if len(raw) > MAX_RECORD:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxprop.config.schema.data import Arrays
+from jaxprop.data.bad import BadInputs
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.readers import array_checks as checks
 from jaxprop.data.readers.array_checks import NUMBERS, OPTIONAL, REQUIRED, Split, check_split
@@ -254,53 +255,63 @@ def array_inputs(section: Arrays, task: str, prepared: Mapping[str, Any], paths:
       paths: `.npz` files that hold `inputs`, and `.npy` files.
 
     Returns:
-      A source of inputs alone; `info["names"]` are such as `new.npy:3`, counted from 0.
+      A source of inputs alone; `info["names"]` are such as `new.npy:3`, counted from 0, and `info["bad"]` holds the
+      examples that cannot be predicted.
 
     Raises:
-      DataError: a file is missing or unreadable, or its examples do not fit the run.
+      DataError: the only file is missing or unreadable, or its examples do not fit the run.
     """
     del section, task
-    parts = [_inputs_of(path) for path in paths]
-    return inputs_of(parts, paths, prepared)
+    return inputs_of(_inputs_of, paths, prepared)
 
 
-def inputs_of(parts: Sequence[Named], paths: Sequence[str], prepared: Mapping[str, Any]) -> Source:
-    """Checks inputs without labels and turns them into a source, wherever they have been read from.
+def inputs_of(read: Callable[[str], Named], paths: Sequence[str], prepared: Mapping[str, Any]) -> Source:
+    """Reads and checks inputs without labels and turns them into a source, whatever they are read from.
 
     Args:
-      parts: arrays of inputs.
-      paths: what each was read from.
+      read: returns the array of inputs of a path.
+      paths: what to read.
       prepared: what the run has learned of its training data.
     """
-    wanted = tuple(prepared["shapes"]["inputs"])
-    for name, values in parts:
-        if values.ndim == 0 or values.shape[1:] != wanted:
-            fix = (
-                f"; for one example, save it as values[None], of shape {(1, *wanted)}" if values.shape == wanted else ""
-            )
-            raise DataError(f"{name}: holds examples of shape {values.shape[1:]}, but the run takes {wanted}{fix}")
-        if not values.size or values.dtype.kind not in NUMBERS:
-            what = "is empty" if not values.size else f"expected real numbers, got dtype {values.dtype}"
-            raise DataError(f"{name}: {what}")
-        checks.check_finite(Named(name, values))
-        if "vocabulary" in prepared:
-            checks.check_tokens(Named(name, values), prepared["vocabulary"])
-    cast, ends = _caster(prepared), np.cumsum([len(values) for _, values in parts])
+    bad, parts, names = BadInputs(paths), [], []
+    for path in paths:
+        with bad.reading(path):
+            part = read(path)
+            _check_inputs(part, prepared)
+            wrong = dict(checks.bad_examples(part.values, prepared.get("vocabulary")))
+            rows = np.setdiff1d(np.arange(len(part.values)), list(wrong))
+            for row, why in wrong.items():
+                bad.add(f"{path}:{row}", why, before=int(np.searchsorted(rows, row)))
+            bad.good += len(rows)
+            parts.append((part.values, rows))
+            names += [f"{path}:{row}" for row in rows.tolist()]
+    cast, ends = _caster(prepared), np.cumsum([len(rows) for _, rows in parts])
 
-    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
-        at = np.searchsorted(ends, indices, side="right")
-        rows = [parts[part].values[index - ends[part]] for part, index in zip(at, indices, strict=True)]
-        return {"inputs": cast(np.stack(rows))}
+    def one(index: int) -> np.ndarray:
+        part = int(np.searchsorted(ends, index, side="right"))
+        values, rows = parts[part]
+        return values[rows[index - ends[part]]]
 
     return Source(
-        length=int(ends[-1]) if len(ends) else 0,
-        take=take,
-        info={
-            "names": [f"{path}:{i}" for path, (_, values) in zip(paths, parts, strict=True) for i in range(len(values))]
-        },
-        fingerprint=fingerprint("arrays to predict", *(values for _, values in parts)),
+        length=bad.good,
+        take=lambda indices: {"inputs": cast(np.stack([one(index) for index in indices.tolist()]))},
+        info={"names": names, "bad": bad.found},
+        fingerprint=fingerprint("arrays to predict", *(values for values, _ in parts)),
         prepared=prepared,
     )
+
+
+def _check_inputs(part: Named, prepared: Mapping[str, Any]) -> None:
+    name, values = part
+    wanted = tuple(prepared["shapes"]["inputs"])
+    if values.ndim == 0 or values.shape[1:] != wanted:
+        fix = f"; for one example, save it as values[None], of shape {(1, *wanted)}" if values.shape == wanted else ""
+        raise DataError(f"{name}: holds examples of shape {values.shape[1:]}, but the run takes {wanted}{fix}")
+    if not values.size or values.dtype.kind not in NUMBERS:
+        what = "is empty" if not values.size else f"expected real numbers, got dtype {values.dtype}"
+        raise DataError(f"{name}: {what}")
+    if "vocabulary" in prepared:
+        checks.check_integers(part)
 
 
 def _inputs_of(path: str) -> Named:

@@ -212,12 +212,13 @@ def huggingface_inputs(section: HuggingFace, task: str, prepared: Mapping[str, A
     """
     if "shapes" not in prepared:
         return image_inputs(section, task, prepared, paths)
-    parts = []
-    for path in paths:
+
+    def read(path: str) -> Named:
         shards = open_shards(path, _files(path, "test"))
         _check_columns(path, shards, _inputs(section))
-        parts.append(Named(path, _array(path, shards, _inputs(section))))
-    return arrays.inputs_of(parts, paths, prepared)
+        return Named(path, _array(path, shards, _inputs(section)))
+
+    return arrays.inputs_of(read, paths, prepared)
 
 
 HUGGINGFACE = Reader(open=open_huggingface, inputs=huggingface_inputs)

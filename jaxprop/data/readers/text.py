@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ import numpy as np
 from jaxprop.config.schema.data import TextFiles
 from jaxprop.data import records
 from jaxprop.data.again import Again
-from jaxprop.data.bad import BadRecords
+from jaxprop.data.bad import BadInputs, BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.labels import Labels, labels_for
 from jaxprop.data.packing import Packed, Piece, pack, unigram_nats, windows_of
 from jaxprop.data.padding import Encoded, encode, padded
 from jaxprop.data.splits import held_out, parted
+from jaxprop.data.standard_input import NAME, STDIN, Lines, standard_input
 from jaxprop.data.tokenizers import Tokenizer, make_tokenizer, restore
 from jaxprop.errors import ConfigError, DataError, UsageError
 from jaxprop.types import Reader, Source
@@ -316,7 +319,9 @@ def _labelled_source(
 # -- what is predicted ----------------------------------------------------------------------------
 
 
-def text_inputs(section: TextFiles, task: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+def text_inputs(
+    section: TextFiles, task: str, prepared: Mapping[str, Any], paths: Sequence[str]
+) -> Source | Iterator[Source]:
     """Opens texts without labels, to predict.
 
     Args:
@@ -327,12 +332,12 @@ def text_inputs(section: TextFiles, task: str, prepared: Mapping[str, Any], path
         named by itself, and standard input, hold one text a line.
 
     Returns:
-      A source as of `open_text`, without labels. `info["names"]` holds `file:line` of each text, and `info["bad"]` a
-      sentence for each record that cannot be used.
+      A source as of `open_text`, without labels. `info["names"]` holds `file:line` of each text, and `info["bad"]` the
+      records that cannot be used. With standard input among the paths, sources of lines as they come.
 
     Raises:
       UsageError: the task predicts no texts.
-      DataError: files are missing or cannot be read, or hold nothing.
+      DataError: the only file is missing or cannot be read, or there is no text.
     """
     if task == LANGUAGE:
         raise UsageError("a language model continues a text; use 'jaxprop generate RUN \"prompt\"'")
@@ -352,7 +357,7 @@ def inputs_of(
     limit: int,
     column: str = "text",
     delimiter: str | None = None,
-) -> Source:
+) -> Source | Iterator[Source]:
     """Opens texts without labels, whatever data the run was trained on.
 
     Args:
@@ -365,38 +370,46 @@ def inputs_of(
     Raises:
       DataError: as of `text_inputs`.
     """
-    bad = _Named()
-    names, texts = [], []
-    for path in paths:
-        for record in _unlabelled(path, column, delimiter, bad):
+    tokenizer, length = restore(prepared.get("tokenizer")), int(prepared["length"])
+
+    def source_of(found: Iterable[records.Record], bad: BadInputs) -> Source:
+        names, texts = [], []
+        for record in found:
             if (text := _text_of(record, column, bad)) is not None:
                 names.append(record.where)
                 texts.append(text)
-    if not texts and not bad.sentences:
-        raise DataError(f"{', '.join(paths)}: holds no text to predict")
-    tokenizer = restore(prepared.get("tokenizer"))
-    length = int(prepared["length"])
-    encoded = encode(texts, tokenizer, limit)
-    source = padded(encoded, length, tokenizer, name="text")
-    told = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.kind, "max_length": length}
-    return source._replace(info=told | {"names": names, "bad": bad.sentences} | _told(encoded.cut_note(length, limit)))
+                bad.good += 1
+        encoded = encode(texts, tokenizer, limit)
+        told = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.kind, "max_length": length}
+        told |= {"names": names, "bad": bad.found} | _told(encoded.cut_note(length, limit))
+        return padded(encoded, length, tokenizer, name="text")._replace(info=told)
+
+    def of_files(files: Sequence[str]) -> Source:
+        bad = BadInputs(files)
+        source = source_of(_unlabelled(files, column, delimiter, bad), bad)
+        if not source.length and not bad.found:
+            raise DataError(f"{', '.join(files)}: holds no text to predict")
+        return source
+
+    def of_lines(block: Lines) -> Source:
+        bad = BadInputs()
+        return source_of(records.lines(io.BytesIO(block.content), NAME, bad, first=block.first), bad)
+
+    if STDIN not in paths:
+        return of_files(paths)
+    groups = itertools.groupby(paths, key=lambda path: path == STDIN)
+    return itertools.chain.from_iterable(
+        map(of_lines, standard_input()) if piped else iter([of_files(list(group))]) for piped, group in groups
+    )
 
 
-class _Named(BadRecords):
-    """Bad records of what is predicted: each is told, and none is an error."""
-
-    def __init__(self) -> None:
-        super().__init__(1.0, unit="text")
-        self.sentences: list[str] = []
-
-    def add(self, where: str, why: str) -> None:
-        self.sentences.append(f"{where}: {why}")
+def _unlabelled(paths: Sequence[str], column: str, delimiter: str | None, bad: BadInputs) -> Iterator[records.Record]:
+    for path in paths:
+        with bad.reading(path):
+            yield from _of_path(path, column, delimiter, bad)
 
 
-def _unlabelled(path: str, column: str, delimiter: str | None, bad: BadRecords) -> Iterator[records.Record]:
-    if path == records.STDIN:
-        yield from records.standard_input(bad)
-        return
+def _of_path(path: str, column: str, delimiter: str | None, bad: BadRecords) -> Iterator[records.Record]:
     alone = Path(path).expanduser().is_file()
     for file in records.find(path, "input").files:
         if records.kind_of(file) == "text" and not alone:

@@ -35,12 +35,13 @@ class Scan(NamedTuple):
     last: str
 
 
-def open_delimited(content: Content, delimiter: str | None) -> Table:
+def open_delimited(content: Content, delimiter: str | None, *, to_predict: bool = False) -> Table:
     """Opens a CSV or TSV file; all values are text.
 
     Args:
       content: the file.
       delimiter: between values; None to find it.
+      to_predict: whether a quote that is never closed makes one bad record, so that those before it can be predicted.
 
     Raises:
       DataError: the file has no header, no row below it, or a quote that is never closed.
@@ -56,7 +57,7 @@ def open_delimited(content: Content, delimiter: str | None) -> Table:
 
     def blocks() -> Iterator[Block]:
         if batches is None:
-            yield from _by_record(content, delimiter, names)
+            yield from _by_record(content, delimiter, names, to_predict)
             return
         start = 2
         for batch in batches():
@@ -120,8 +121,15 @@ def scan(content: Content) -> Scan:
     return Scan(newlines + (last != b"\n"), utf8 and not returns, final.decode(errors="replace"))
 
 
-def records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+def records(
+    content: Content, delimiter: str, *, to_predict: bool = False
+) -> Iterator[tuple[int, list[str], str | None]]:
     """Yields every record with the line it begins on, its values, and what is wrong with it.
+
+    Args:
+      content: the file.
+      delimiter: between values.
+      to_predict: as of `open_delimited`.
 
     Raises:
       DataError: a quote is opened and never closed, so that the end of the file would be one value.
@@ -137,10 +145,14 @@ def records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str], 
                 return
             except csv.Error as error:
                 if "end of data" in str(error):
-                    raise DataError(
-                        f"{content.name}:{start}: a double quote is opened here and never closed; close it, or write "
-                        'a quote inside a quoted value as ""'
-                    ) from error
+                    why = (
+                        "a double quote is opened here and never closed; close it, or write a quote inside a quoted "
+                        'value as ""'
+                    )
+                    if not to_predict:
+                        raise DataError(f"{content.name}:{start}: {why}") from error
+                    yield start, [], why
+                    return
                 yield start, [], f"cannot be read as CSV ({error})"
                 continue
             if values:
@@ -208,7 +220,7 @@ def _batches(content: Content, delimiter: str, names: list[str]) -> Iterator[Any
         )
 
 
-def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[Block]:
+def _by_record(content: Content, delimiter: str, names: list[str], to_predict: bool) -> Iterator[Block]:
     pa = arrow()
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -219,7 +231,7 @@ def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[B
         held = {name: pa.array(column, pa.string()) for name, column in zip(names, columns, strict=True) if name}
         return Block(held, np.array(lines, np.int64), list(bad))
 
-    everything = records(content, delimiter)
+    everything = records(content, delimiter, to_predict=to_predict)
     next(everything)
     for line, values, why in everything:
         if why is None and len(values) != len(names):

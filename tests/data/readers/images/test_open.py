@@ -463,6 +463,20 @@ def test_standard_input_is_an_image_or_paths(content, monkeypatch):
     assert np.array_equal(source.take(np.array([0]))["inputs"], train.take(np.array([5]))["inputs"])
 
 
+def test_what_names_no_image_is_told_and_the_others_are_predicted(monkeypatch):
+    given_section, train = learned()
+    Path("list.csv").write_text("path,size\ntrain/cat/0.png,1\ntrain/cat/1.png\n")
+    source = image_inputs(given_section, "classify", train.prepared, ["gone.png", "train/dog/1.png", "list.csv"])
+    assert source.info["names"] == ["train/dog/1.png", "list.csv:2", "list.csv:3"]
+    assert [(one.before, one.name) for one in source.info["bad"]] == [(0, "gone.png")]
+    assert np.array_equal(source.take(np.array([0, 1]))["inputs"], train.take(np.array([5, 0]))["inputs"])
+    with pytest.raises(DataError, match=r"list.csv:3: has 1 values, but the header has 2 columns"):
+        source.take(np.array([2]))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"gone.png\ntrain/dog/1.png\n")))
+    source = image_inputs(given_section, "classify", train.prepared, ["-"])
+    assert (source.info["names"], len(source.info["bad"])) == (["train/dog/1.png"], 1)
+
+
 @pytest.mark.parametrize(
     ("paths", "why"),
     [([], "names no images"), (["gone.png"], "gone.png: no such file"), (["bad.png"], "bad.png: is no image")],

@@ -237,9 +237,32 @@ def test_rows_may_come_from_standard_input(write, text, monkeypatch):
     Path("stdin").write_text(text)
     with open("stdin") as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        found = rows_to_predict(section(), "classify", stored(train), ["-"])
+        (found,) = rows_to_predict(section(), "classify", stored(train), ["-"])
     np.testing.assert_array_equal(everything(found)["inputs"], everything(train)["inputs"][:1])
     assert found.info["names"] == ["stdin:2" if text.startswith("color") else "stdin:1"]
+
+
+def test_rows_that_cannot_be_used_are_told_and_the_others_are_predicted(write):
+    train = open_splits(section(write("fruit", "csv", NAMES, ROWS)), "classify")["train"]
+    header = "color,size,weight,ripe\n"
+    Path("a.csv").write_text(f"{header}red,1,10,true\nred,much,10,true\nred\ngreen,2,,false\nred,inf,1,true\n")
+    Path("b.csv").write_text(f'{header}red,3,30,true\n"never closed')
+    Path("c.jsonl").write_text('{"color": "red", "size": [], "weight": 1, "ripe": true}\nno\n')
+    paths = ["a.csv", "gone.csv", "b.csv", "c.jsonl"]
+    found = rows_to_predict(section(), "classify", stored(train), paths)
+    assert found.info["names"] == ["a.csv:2", "a.csv:5", "b.csv:2"]
+    np.testing.assert_array_equal(everything(found)["inputs"], everything(train)["inputs"][:3])
+    told = [(before, name) for before, name, _ in found.info["bad"]]
+    assert told == [
+        (1, "a.csv:3"), (1, "a.csv:4"), (2, "a.csv:6"), (2, "gone.csv"), (3, "b.csv:3"), (3, "c.jsonl:1"),
+        (3, "c.jsonl:2"),
+    ]  # fmt: skip
+    assert "which is no finite number" in found.info["bad"][0].why
+    assert rows_to_predict(section(), "classify", stored(train), ["c.jsonl"]).length == 0
+    both = rows_to_predict(section(), "classify", stored(train), ["gone.csv", "away.csv"])
+    assert (both.length, len(both.info["bad"])) == (0, 2)
+    with pytest.raises(DataError, match=r"gone.csv: no such file"):
+        rows_to_predict(section(), "classify", stored(train), ["gone.csv"])
 
 
 def test_what_no_training_row_has_is_told(write):
