@@ -11,7 +11,7 @@ import jaxprop
 def loss_fn(params, batch, key):
     """Softmax cross-entropy of a small network; the loader gives a list of inputs and labels."""
     x, y = batch
-    logits = jnp.tanh(x @ params["hidden"]) @ params["head"]
+    logits = jnp.tanh(x @ params["hidden"] + params["bias"]) @ params["head"]
     loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, y).mean()
     return loss, {"accuracy": jnp.mean(logits.argmax(-1) == y)}
 
@@ -30,6 +30,7 @@ def main(run: str = "runs/torch_loader", steps: int = 200) -> jaxprop.Fitted:
     made = torch.Generator().manual_seed(2)
     params = {
         "hidden": jnp.asarray(torch.randn(2, 32, generator=made).numpy()),
+        "bias": jnp.asarray(torch.randn(32, generator=made).numpy()),
         "head": jnp.asarray(torch.randn(32, 2, generator=made).numpy() / 6),
     }
     return jaxprop.fit(

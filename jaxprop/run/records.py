@@ -118,7 +118,9 @@ def train_record(step: int, m: Measurements, rate: float | None, peaks: dict[str
     """
     record: dict[str, Any] = {"step": step, "split": "train", "loss": float(m.loss)}
     record |= {name: float(total / count) for name, (total, count) in m.metrics.items() if count}
-    record |= {"grad_norm": float(m.grad_norm), "lr": float(m.learning_rate)}
+    record["grad_norm"] = float(m.grad_norm)
+    if not math.isnan(m.learning_rate):  # an optimizer of one's own need not say its rate
+        record["lr"] = float(m.learning_rate)
     if m.loss_scale != 1:
         record["loss_scale"] = float(m.loss_scale)
     if m.skips:

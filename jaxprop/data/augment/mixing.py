@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.special import betaincinv
 
 from jaxprop.core.examples import row_weights
 from jaxprop.core.precision import wide
@@ -13,6 +15,8 @@ from jaxprop.data.augment.boxes import inside
 from jaxprop.data.augment.inputs import along, floats, images
 from jaxprop.errors import ShapeError
 from jaxprop.types import Batch
+
+QUANTILES = 2**14 + 1  # of the Beta distribution, from 0 to its median
 
 
 def mixup(
@@ -135,8 +139,13 @@ def own_shares(key: jax.Array, count: int, alpha: float, probability: float) -> 
       [1.0, 1.0]
     """
     chosen, drawing = jax.random.split(key)
-    drawn = jax.random.beta(drawing, alpha, alpha, (count,), jnp.float32)
-    return jnp.where(jax.random.bernoulli(chosen, probability, (count,)), jnp.maximum(drawn, 1 - drawn), 1)
+    # By the inverse of the distribution function: `jax.random.beta` takes seconds to compile.
+    probabilities = np.linspace(0, 0.5, QUANTILES)
+    quantiles = jnp.asarray(betaincinv(alpha, alpha, probabilities), jnp.float32)
+    place = jax.random.uniform(drawing, (count,), jnp.float32) * (QUANTILES - 1)
+    below = jnp.minimum(place.astype(jnp.int32), QUANTILES - 2)
+    given = quantiles[below] + (place - below.astype(jnp.float32)) * (quantiles[below + 1] - quantiles[below])
+    return jnp.where(jax.random.bernoulli(chosen, probability, (count,)), 1 - given, 1)
 
 
 def _averaged(x: jax.Array, partner: jax.Array, own: jax.Array) -> jax.Array:

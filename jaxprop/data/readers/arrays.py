@@ -199,8 +199,9 @@ def _load(section: Arrays, split: str) -> Split | None:
 
 
 def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], notes: Sequence[str]) -> Source:
-    # Indexing a memmap gives another memmap, so the batches are taken from plain arrays.
-    inputs, labels = np.asarray(split.inputs.values), np.asarray(split.labels.values)
+    inputs, labels = split.inputs.values, np.asarray(split.labels.values)
+    if isinstance(inputs, np.ndarray):  # indexing a memmap gives another memmap, so batches are taken of plain arrays
+        inputs = np.asarray(inputs)
     chosen = np.arange(len(inputs))[rows]
     extra = {name: array.values for name in OPTIONAL if (array := getattr(split, name)) is not None}
     label_dtype = np.int32 if task == "classify" else np.float32
@@ -230,10 +231,15 @@ def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], no
 
 def _digest(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], extra: Mapping[str, np.ndarray]) -> str:
     named = [part for name, values in extra.items() for part in (name, values)]  # none in files without: as ever
-    digest = fingerprint("arrays", task, split.inputs.values, split.labels.values, *named)
+    digest = fingerprint("arrays", task, _content(split.inputs.values), split.labels.values, *named)
     if isinstance(rows, np.ndarray):
         digest = fingerprint("subset", digest, rows)
     return fingerprint("scaled", digest, repr(learned["scale"])) if "scale" in learned else digest
+
+
+def _content(values: Any) -> np.ndarray | str:
+    """What a fingerprint takes of an array; what is read where it is indexed knows a digest of its files."""
+    return values if isinstance(values, np.ndarray) else str(values.digest)
 
 
 def _caster(learned: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
@@ -287,16 +293,20 @@ def inputs_of(read: Callable[[str], Named], paths: Sequence[str], prepared: Mapp
             names += [f"{path}:{row}" for row in rows.tolist()]
     cast, ends = _caster(prepared), np.cumsum([len(rows) for _, rows in parts])
 
-    def one(index: int) -> np.ndarray:
-        part = int(np.searchsorted(ends, index, side="right"))
-        values, rows = parts[part]
-        return values[rows[index - ends[part]]]
+    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
+        of = np.searchsorted(ends, indices, side="right")
+        shape = (len(indices), *prepared["shapes"]["inputs"])
+        taken = np.empty(shape, np.result_type(*(values.dtype for values, _ in parts)))
+        for part in np.unique(of).tolist():
+            values, rows = parts[part]
+            taken[of == part] = values[rows[indices[of == part] - int(ends[part]) + len(rows)]]
+        return {"inputs": cast(taken)}
 
     return Source(
         length=bad.good,
-        take=lambda indices: {"inputs": cast(np.stack([one(index) for index in indices.tolist()]))},
+        take=take,
         info={"names": names, "bad": bad.found},
-        fingerprint=fingerprint("arrays to predict", *(values for values, _ in parts)),
+        fingerprint=fingerprint("arrays to predict", *(_content(values) for values, _ in parts)),
         prepared=prepared,
     )
 

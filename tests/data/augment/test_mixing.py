@@ -54,7 +54,9 @@ def test_shares_are_the_larger_part_of_a_beta_distribution(alpha):
     found = np.asarray(own_shares(KEY, 4000, alpha, 1.0))
     beta = stats.beta(alpha, alpha)
     assert found.min() >= 0.5
-    assert stats.kstest(found, lambda x: np.maximum(beta.cdf(x) - beta.cdf(1 - x), 0)).pvalue > 1e-3
+    x = np.linspace(0.5, 0.9999, 500)  # beyond it, float32 has too few numbers for a continuous distribution
+    distance = np.abs(np.mean(found[:, None] <= x, 0) - (beta.cdf(x) - beta.cdf(1 - x)))
+    assert distance.max() < 1.95 / np.sqrt(len(found))  # Kolmogorov and Smirnov's bound for 1 in 1,000
 
 
 def test_some_examples_keep_all_of_themselves():

@@ -38,11 +38,11 @@ def open_table(path: str, delimiter: str | None = None, *, needed: Sequence[str]
 
 def open_content(content: Content, delimiter: str | None = None, *, needed: Sequence[str] | None = None) -> Table:
     """Opens the bytes of a table, as `open_table` does those of a file."""
-    arrow()
     with content.open() as file:
         found = format_of(content.name, file.read(HEAD))
     if found == "empty":
         raise DataError(f"{content.name}: the file is empty; expected a header line and at least one row")
+    arrow()  # after the file, which is the more likely to be missing
     if found == "parquet":
         return open_parquet(content)
     if found == "jsonl":
