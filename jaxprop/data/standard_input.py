@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from jaxprop.errors import DataError
@@ -12,6 +14,7 @@ STDIN = "-"  # what a person writes for it in place of a path
 NAME = "stdin"  # what its records are called, as in `stdin:3`
 BLOCK = 2**16  # bytes read at a time, which is what a pipe holds
 MAX_LINE = 64 * 2**20
+LONGEST = 2**20  # bytes that a quoted value may take before its quote counts as one that is never closed
 
 
 class Lines(NamedTuple):
@@ -58,3 +61,50 @@ def line_blocks(file: BinaryIO) -> Iterator[Lines]:
             raise DataError(f"{NAME}:{first}: is longer than {MAX_LINE >> 20} MiB; split it")
     if rest:
         yield Lines(first, bytes(rest))
+
+
+def csv_blocks(blocks: Iterable[Lines], delimiter: str) -> Iterator[Lines]:
+    """Yields blocks of whole records of CSV: one that is cut off waits for its other lines.
+
+    Args:
+      blocks: lines that follow each other.
+      delimiter: between values.
+
+    Example:
+      >>> [tuple(lines) for lines in csv_blocks([Lines(2, b'1\\n"a\\n'), Lines(4, b'b"\\n')], ",")]
+      [(2, b'1\\n'), (3, b'"a\\nb"\\n')]
+    """
+    pending: list[bytes] = []
+    first = 1
+    for block in blocks:
+        first = first if pending else block.first
+        pending += io.BytesIO(block.content).readlines()
+        whole = _whole(pending, delimiter)
+        if whole:
+            yield Lines(first, b"".join(pending[:whole]))
+        first, pending = first + whole, pending[whole:]
+    if pending:
+        yield Lines(first, b"".join(pending))
+
+
+def _whole(lines: Sequence[bytes], delimiter: str) -> int:
+    """The number of lines that make whole records."""
+    if not any(b'"' in line for line in lines):
+        return len(lines)
+    whole = max((end for end, _ in record_ends(lines, delimiter)), default=0)
+    return whole if sum(map(len, lines[whole:])) <= LONGEST else len(lines)
+
+
+def record_ends(lines: Sequence[bytes], delimiter: str) -> Iterator[tuple[int, bool]]:
+    """Yields the number of lines up to the end of each record of CSV that ends, and whether it holds anything."""
+    reader = csv.reader((line.decode(errors="replace") for line in lines), delimiter=delimiter, strict=True)
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "end of data" in str(error):
+                return
+            values = [""]
+        yield reader.line_num, bool(values)

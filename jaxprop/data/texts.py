@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,8 +16,9 @@ from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.labels import Labels, labels_for
 from jaxprop.data.packing import Packed, Piece, pack, unigram_nats, windows_of
 from jaxprop.data.padding import Encoded, encode, padded
+from jaxprop.data.piped_texts import Form, Reading, piped_texts
 from jaxprop.data.splits import held_out, parted
-from jaxprop.data.standard_input import NAME, STDIN, Lines, standard_input
+from jaxprop.data.standard_input import STDIN
 from jaxprop.data.tokenizers import Tokenizer, make_tokenizer, restore
 from jaxprop.errors import DataError
 from jaxprop.types import Source
@@ -303,6 +303,7 @@ def inputs_of(
     limit: int,
     column: str,
     read: Callable[[str, BadRecords], Iterable[records.Record]],
+    form: Form | None = None,
 ) -> Source | Iterator[Source]:
     """Opens texts without labels, whatever data the run was trained on.
 
@@ -312,6 +313,7 @@ def inputs_of(
       limit: largest number of tokens of a text.
       column: name of the texts in messages.
       read: `(path, bad) ->` records of a text each, of every path that is not standard input.
+      form: of the records that the run was trained on, if its texts stood in a column; standard input may hold such.
 
     Returns:
       A source without labels. `info["names"]` says where each text stands, and `info["bad"]` holds the records that
@@ -341,15 +343,15 @@ def inputs_of(
             raise DataError(f"{', '.join(files)}: holds no text to predict")
         return source
 
-    def of_lines(block: Lines) -> Source:
+    def of_lines(reading: Reading) -> Source:
         bad = BadInputs()
-        return source_of(records.lines(io.BytesIO(block.content), NAME, bad, first=block.first), bad)
+        return source_of(reading(bad), bad)
 
     if STDIN not in paths:
         return of_files(paths)
     groups = itertools.groupby(paths, key=lambda path: path == STDIN)
     return itertools.chain.from_iterable(
-        map(of_lines, standard_input()) if piped else iter([of_files(list(group))]) for piped, group in groups
+        map(of_lines, piped_texts(form)) if piped else iter([of_files(list(group))]) for piped, group in groups
     )
 
 

@@ -11,6 +11,7 @@ from jaxprop.config.schema.data import HuggingFace
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.fingerprint import fingerprint_of_files
 from jaxprop.data.packing import Piece
+from jaxprop.data.piped_texts import Form
 from jaxprop.data.readers import arrays
 from jaxprop.data.readers.array_checks import Split
 from jaxprop.data.readers.images import tables
@@ -261,6 +262,7 @@ def huggingface_inputs(
             limit=section.max_length,
             column=_inputs(section)[0],
             read=lambda path, bad: _texts_of(section, path, bad),
+            form=Form(_inputs(section)[0]),
         )
     if "shapes" not in prepared:
         return image_inputs(section, task, prepared, paths)

@@ -10,6 +10,7 @@ from jaxprop.config.schema.data import TextFiles
 from jaxprop.data import records
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.packing import Piece
+from jaxprop.data.piped_texts import Form
 from jaxprop.data.texts import LANGUAGE, Texts, documents_of, inputs_of, sources_of
 from jaxprop.errors import ConfigError, DataError, UsageError
 from jaxprop.types import Reader, Source
@@ -141,7 +142,8 @@ def text_inputs(
       task: the task's name.
       prepared: what the run has stored.
       paths: files; folders and globs, whose plain files are one text each; `-` for standard input. A plain file that is
-        named by itself, and standard input, hold one text a line.
+        named by itself, and standard input, hold one text a line. For a run whose texts stood in a column, standard
+        input may also be JSONL or CSV with that column.
 
     Returns:
       A source as of `open_text`, without labels. `info["names"]` holds `file:line` of each text, and `info["bad"]` the
@@ -159,6 +161,7 @@ def text_inputs(
         limit=section.max_length,
         column=section.text,
         read=lambda path, bad: unlabelled(path, section.text, section.delimiter, bad),
+        form=None if section.label is None else Form(section.text, section.delimiter),
     )
 
 

@@ -402,6 +402,28 @@ def test_lines_of_standard_input_are_predicted_while_it_is_open(pipe):
     assert second.info["bad"] == [(1, "stdin:5", "is not UTF-8 (byte 0xff)")]
 
 
+@pytest.mark.parametrize(
+    "content", ['{"text": "one", "label": "a"}\n{"text": "two"}\n', "label,text\na,one\n,two\n"], ids=["jsonl", "csv"]
+)
+def test_standard_input_is_read_as_a_file_of_the_same_content(pipe, content):
+    data, prepared = stored()
+    file = Path("new.jsonl" if content.startswith("{") else "new.csv")
+    file.write_text(content)
+    pipe.write(content.encode())
+    pipe.close()
+    named = {name.replace("stdin", str(file)): text for source in text_inputs(data, "classify", prepared, ["-"])
+             for name, text in texts_of(source).items()}  # fmt: skip
+    assert named == texts_of(text_inputs(data, "classify", prepared, [str(file)]))
+    assert list(named.values()) == ["one", "two"]
+
+
+def test_an_object_without_the_column_is_a_bad_record(pipe):
+    data, prepared = stored()
+    pipe.write(b'{"review": "one"}\n')
+    (source,) = [next(text_inputs(data, "classify", prepared, ["-"]))]
+    assert source.info["bad"] == [(0, "stdin:1", "has no 'text'")]
+
+
 def test_standard_input_stands_between_files(monkeypatch):
     data, prepared = stored()
     monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"two")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -12,9 +11,7 @@ from jaxprop.data.readers.table.delimited import open_delimited, sniff
 from jaxprop.data.readers.table.files import Block, Content, Table, cached
 from jaxprop.data.readers.table.formats import open_content
 from jaxprop.data.readers.table.json_lines import open_json_lines
-from jaxprop.data.standard_input import NAME, Lines, standard_input
-
-LONGEST = 2**20  # bytes that a quoted value may take before its quote counts as one that is never closed
+from jaxprop.data.standard_input import NAME, Lines, csv_blocks, record_ends, standard_input
 
 
 def piped_tables(delimiter: str | None, needed: Sequence[str]) -> Iterator[Table]:
@@ -62,49 +59,21 @@ def _header(head: bytes, delimiter: str | None) -> tuple[int, str] | None:
     """The number of lines of the header, and the delimiter; None where all has to be read to find an error in it."""
     lines = io.BytesIO(head).readlines()
     found = sniff(_content(head), *filter(None, [delimiter]))
-    end = next((end for end, filled in _ends(lines, found) if filled), None)
+    end = next((end for end, filled in record_ends(lines, found) if filled), None)
     return None if end is None or not b"".join(lines[end:]).strip() else (end, found)
 
 
 def _delimited(head: bytes, blocks: Iterator[Lines], end: int, delimiter: str) -> Iterator[Table]:
     """Tables of the header and whole records; a record that is cut off waits for its other lines."""
     lines = io.BytesIO(head).readlines()
-    header, pending, first = b"".join(lines[:end]), lines[end:], end + 1
-    for block in chain([Lines(1, b"")], blocks):
-        pending += io.BytesIO(block.content).readlines()
-        whole = _whole(pending, delimiter)
-        if b"".join(pending[:whole]).strip():
-            yield _table(header, pending[:whole], delimiter, first - end - 1)
-        first, pending = first + whole, pending[whole:]
-    if b"".join(pending).strip():
-        yield _table(header, pending, delimiter, first - end - 1)
+    header = b"".join(lines[:end])
+    for block in csv_blocks(chain([Lines(end + 1, b"".join(lines[end:]))], blocks), delimiter):
+        if block.content.strip():
+            yield _table(header, block.content, delimiter, block.first - end - 1)
 
 
-def _whole(lines: Sequence[bytes], delimiter: str) -> int:
-    """The number of lines that make whole records."""
-    if not any(b'"' in line for line in lines):
-        return len(lines)
-    whole = max((end for end, _ in _ends(lines, delimiter)), default=0)
-    return whole if sum(map(len, lines[whole:])) <= LONGEST else len(lines)
-
-
-def _ends(lines: Sequence[bytes], delimiter: str) -> Iterator[tuple[int, bool]]:
-    """The number of lines up to the end of each record that ends, and whether it holds anything."""
-    reader = csv.reader((line.decode(errors="replace") for line in lines), delimiter=delimiter, strict=True)
-    while True:
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if "end of data" in str(error):
-                return
-            values = [""]
-        yield reader.line_num, bool(values)
-
-
-def _table(header: bytes, lines: Sequence[bytes], delimiter: str, shift: int) -> Table:
-    content = _content(header + b"".join(lines))
+def _table(header: bytes, rows: bytes, delimiter: str, shift: int) -> Table:
+    content = _content(header + rows)
     table = cached(open_delimited(content, delimiter, to_predict=True), content)
 
     def blocks() -> Iterator[Block]:

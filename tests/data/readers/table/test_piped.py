@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxprop.config.schema.data import Table
-from jaxprop.data.readers.table import open_splits, piped, rows_to_predict
+from jaxprop.data import standard_input
+from jaxprop.data.readers.table import open_splits, rows_to_predict
 from jaxprop.errors import DataError
 
 NAMES = ["size", "color", "kind"]
@@ -59,7 +60,7 @@ def test_a_value_of_several_lines_waits_for_its_end(pipe, sources):
 
 
 def test_a_quote_that_is_not_closed_does_not_keep_the_rest_waiting(pipe, sources, monkeypatch):
-    monkeypatch.setattr(piped, "LONGEST", 20)
+    monkeypatch.setattr(standard_input, "LONGEST", 20)
     found = sources()
     pipe.write(b'color;size\nred;1\n"green;2\n')
     assert told(next(found)) == (["stdin:2"], [])
