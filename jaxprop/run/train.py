@@ -75,7 +75,7 @@ def _describe(experiment: Experiment, folder: Path) -> None:
     own_code.tell_changes(folder, experiment.config)
     write_text(folder / "config.yaml", dump(experiment.config, folder))
     own_code.write(folder, experiment.config)
-    prepared.write(folder, prepared.prepared_of(experiment.sources["train"]))
+    prepared.write(folder, prepared.prepared_of(experiment.sources["train"], experiment.sources))
 
 
 def _trace(experiment: Experiment, state: TrainState) -> None:

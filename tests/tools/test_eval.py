@@ -8,7 +8,7 @@ import pytest
 
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.build import build
-from jaxprop.errors import CheckpointError, JaxpropError, UsageError
+from jaxprop.errors import CheckpointError, DataError, JaxpropError, UsageError
 from jaxprop.run import lock, opened
 from jaxprop.run.train import train
 from jaxprop.tools.eval import evaluate_run
@@ -185,3 +185,30 @@ def test_a_run_on_text_needs_neither_its_training_text_nor_its_tokenizer(tmp_pat
     assert found["metrics"] == pytest.approx({name: made["metrics"][name] for name in found["metrics"]}, rel=1e-5)
     assert found["examples"] == (12 if task == "classify" else found["examples"])
     assert set(found["reference"]) == ({"majority_accuracy"} if task == "classify" else {"unigram_loss"})
+
+
+@pytest.fixture
+def moved(home, tmp_path):
+    """A copy of the run, and the arrays of its test split, which are put back."""
+    shutil.copytree(home / "run", tmp_path / "run")
+    with np.load(home / "test.npz") as arrays:
+        held = dict(arrays)
+    yield tmp_path / "run", held
+    np.savez(home / "test.npz", **held)
+
+
+def test_a_split_that_has_changed_is_refused_unless_it_is_named(home, moved):
+    run, held = moved
+    np.savez(home / "test.npz", **{name: values[1:] for name, values in held.items()})
+    with pytest.raises(DataError, match=r"^the test split \(of .*test\.npz\) has changed since .*data\.test=FILE$"):
+        evaluate_run(run)
+    assert evaluate_run(run, [f"data.test={home / 'test.npz'}"])["examples"] == 36
+
+
+def test_a_run_that_has_kept_no_fingerprints_is_evaluated(home, moved):
+    run, held = moved
+    np.savez(home / "test.npz", **{name: values[1:] for name, values in held.items()})
+    kept = json.loads((run / "prepared.json").read_text())
+    del kept["splits"]
+    (run / "prepared.json").write_text(json.dumps(kept))
+    assert evaluate_run(run)["examples"] == 36
