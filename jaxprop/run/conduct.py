@@ -20,7 +20,7 @@ from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
 from jaxprop.run.replaced import BACK, Replaced, recover
-from jaxprop.run.resume import refuse_unreadable, resume_note, start_over, still_stopped, stopped_note
+from jaxprop.run.resume import damaged_note, refuse_unreadable, resume_note, start_over, still_stopped, stopped_note
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
 from jaxprop.sinks import Sink, fan_out, open_sinks
@@ -183,6 +183,7 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
     if resumed_from is not None:
         # It has the time after the last checkpoint, too, where the session before came to an end of its own.
         loop.clock.goes_on((read_summary(folder) or {}).get("seconds"))
+        notes += damaged_note(folder / "checkpoints", resumed_from)
         notes.append(resume_note(resumed_from, experiment.total_steps, experiment.config))
     elif not fresh:
         refuse_unreadable(folder / "checkpoints")

@@ -496,6 +496,16 @@ def test_a_file_in_the_way(sections, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_run_says_that_it_goes_on_from_an_older_checkpoint(done, sections, capsys):
+    (done / "summary.json").unlink()
+    (done / "checkpoints" / "6" / "run" / "run.json").write_text("")
+    runner.train(build(sections | {"sinks": {"console": True}}), done)
+    assert (
+        "checkpoints/6 is damaged (its run/run.json cannot be read), so the one of step 3 is used"
+        in capsys.readouterr().err
+    )
+
+
 def test_a_damaged_checkpoint_is_named(done, sections):
     (done / "summary.json").unlink()
     for path in (done / "checkpoints" / "6" / "state").rglob("*"):
