@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from jaxprop.config.schema.data import Arrays
 from jaxprop.data.bad import BadInputs
 from jaxprop.data.fingerprint import fingerprint
+from jaxprop.data.kinds import unfit
 from jaxprop.data.readers import array_checks as checks
 from jaxprop.data.readers.array_checks import NUMBERS, OPTIONAL, REQUIRED, Split, check_split
 from jaxprop.data.readers.numpy_files import Named, kind_of, load_npy, load_npz
@@ -327,6 +329,8 @@ def _check_inputs(part: Named, prepared: Mapping[str, Any]) -> None:
 def _inputs_of(path: str) -> Named:
     if path == "-":
         raise DataError("-: arrays are not read from standard input; name a .npz that holds inputs, or a .npy")
+    if Path(path).expanduser().exists() and (why := unfit(path, "arrays")) is not None:
+        raise DataError(f"{path}: {why}")
     return load_npz(path, ("inputs",))[0]["inputs"] if kind_of(path) == ".npz" else load_npy(path)
 
 

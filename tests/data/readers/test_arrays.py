@@ -549,3 +549,11 @@ def test_a_mask_that_could_be_of_tokens_or_of_labels_is_refused():
         open_arrays(section(train="train.npz"), "multilabel")
     npz(inputs=PADDED.astype(np.float32), labels=MULTI, mask=MULTI)  # numbers: of the labels, as ever
     assert everything(open_arrays(section(train="train.npz"), "multilabel")["train"])["mask"].shape == (6, 3)
+
+
+@pytest.mark.parametrize(("name", "what"), [("a.csv", "a CSV file"), ("a.txt", "a text file")])
+def test_what_a_run_on_arrays_does_not_take(tmp_path, monkeypatch, name, what):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("a,b\n1,2\n" if name.endswith("csv") else "words\n")
+    with pytest.raises(DataError, match=rf"^{name}: is {what}, and this run takes \.npz files that hold inputs, and"):
+        ARRAYS.inputs(Arrays(name="arrays", train="a.npz"), "classify", {"shapes": {"inputs": [2]}}, [name])

@@ -341,7 +341,7 @@ def image_inputs(section: ImageSection, task: str, prepared: Mapping[str, Any], 
         if row in parts[part].problems:
             raise DataError(f"{parts[part].name(row)}: {parts[part].problems[row]}")
         try:
-            return decode(parts[part].read(row), learned.form)
+            return decode(parts[part].read(row), learned.form._replace(trained=True))
         except UnreadableError as error:
             raise DataError(f"{parts[part].name(row)}: {error}") from error
 

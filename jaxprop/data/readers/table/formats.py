@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from jaxprop.data.kinds import HEAD, KINDS, advice, format_of
+from jaxprop.data.kinds import HEAD, KINDS, advice, format_of, unfit
 from jaxprop.data.readers.table.delimited import open_delimited, sniff
 from jaxprop.data.readers.table.files import Content, Table, arrow, cached, content_of
 from jaxprop.data.readers.table.json_lines import open_json_lines
@@ -33,6 +34,8 @@ def open_table(path: str, delimiter: str | None = None, *, needed: Sequence[str]
       >>> table.columns, [block.lines.tolist() for block in table.blocks()]
       (('size', 'color'), [[2, 3]])
     """
+    if needed is not None and Path(path).expanduser().is_dir() and (why := unfit(path, "table")) is not None:
+        raise DataError(f"{path}: {why}")
     return open_content(content_of(path), delimiter, needed=needed)
 
 
@@ -55,4 +58,6 @@ def open_content(content: Content, delimiter: str | None = None, *, needed: Sequ
         return cached(open_delimited(content, delimiter, to_predict=needed is not None), content)
     kind = KINDS[found]
     told = f"is {kind.what}; {kind.keys}" if content.path is None else advice(content.name, "table")
+    if needed is not None and content.path is not None:
+        told = unfit(content.path, "table") or told
     raise DataError(f"{content.name}: {told}")

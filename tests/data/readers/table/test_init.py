@@ -567,3 +567,16 @@ def test_a_label_is_never_another_one(data, kind, write):
     assert [found.info["class_names"][label] for label in batch["labels"]] == [label for _, label in data]
     mean, std = (found.prepared["columns"][0][name] for name in ("mean", "std"))
     np.testing.assert_allclose(batch["inputs"][:, 0] * std + mean, [x for x, _ in data], atol=1e-3)
+
+
+def test_what_a_run_on_a_table_does_not_take(write, tmp_path):
+    section = Table(name="table", train=write("train", "csv", ["a", "y"], [[1, "p"], [2, "q"]]), target="y")
+    prepared = open_splits(section, "classify")["train"].prepared
+    for name in ("one.png", "two.png"):
+        (tmp_path / "many").mkdir(exist_ok=True)
+        (tmp_path / "many" / name).write_bytes(b"\x89PNG\r\n")
+    takes = "and this run takes rows of a CSV, TSV, JSONL or Parquet file"
+    with pytest.raises(DataError, match=f"many: is a folder of images, {takes}$"):
+        rows_to_predict(section, "classify", prepared, [str(tmp_path / "many")])
+    with pytest.raises(DataError, match=f"one.png: is a single image, {takes}$"):
+        rows_to_predict(section, "classify", prepared, [str(tmp_path / "many" / "one.png")])
