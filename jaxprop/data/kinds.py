@@ -55,6 +55,13 @@ class Kind(NamedTuple):
     keys: str
 
 
+# What is predicted by a run, by its `data.name`.
+TAKES = {
+    "table": "rows of a CSV, TSV, JSONL or Parquet file",
+    "images": "image files, folders of them, and tables or archives of images",
+    "arrays": ".npz files that hold inputs, and .npy files",
+}
+
 _TABLE_KEYS = "train: PATH, target: COLUMN"
 KINDS: dict[str, Kind] = {
     "csv": Kind("a CSV file", "table", _TABLE_KEYS),
@@ -205,6 +212,29 @@ def advice(path: str | os.PathLike[str], reader: str) -> str:
     if kind.reader == reader:
         return f"is {kind.what}; write {section(path, kind)}"
     return f"is {kind.what}, which data.name: {kind.reader} reads; write {section(path, kind)}"
+
+
+def unfit(path: str | os.PathLike[str], reader: str) -> str | None:
+    """Returns what to say of a path that is to be predicted and cannot be, as a clause that follows the path.
+
+    Args:
+      path: a file or a folder that exists.
+      reader: the `data.name` of the run.
+
+    Returns:
+      The clause; None where it is not known what the path is, or where the reader takes its kind.
+
+    Example:
+      >>> import tempfile
+      >>> file = Path(tempfile.mkdtemp()) / "wine.csv"
+      >>> _ = file.write_text("a,b\\n1,2\\n")
+      >>> unfit(file, "arrays")
+      'is a CSV file, and this run takes .npz files that hold inputs, and .npy files'
+    """
+    found = kind_of(path)
+    if found in ("binary", "empty") or KINDS[found].reader == reader:
+        return None
+    return f"is {KINDS[found].what}, and this run takes {TAKES[reader]}"
 
 
 def mistaken(path: str | os.PathLike[str], reader: str) -> str | None:

@@ -80,9 +80,10 @@ def _time(summary: Mapping[str, Any]) -> str:
     seconds, compiling = number(summary.get("seconds")), number(summary.get("compile_seconds"))
     if seconds is None:
         return ""
-    rate = number(summary.get("examples_per_second"))
+    rate, session = number(summary.get("examples_per_second")), number(summary.get("session_seconds"))
     return _joined(
         duration(seconds),
+        "" if session is None else f"the last session {duration(session)}",
         "" if compiling is None else f"of which {duration(compiling)} compiling",
         "" if rate is None else f"{rate:,.0f} examples/s",
     )

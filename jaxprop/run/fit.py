@@ -22,7 +22,6 @@ from jaxprop.config.schema.fit import Settings
 from jaxprop.config.tasks import known_better, untold_mode
 from jaxprop.core import trees
 from jaxprop.data.batches import EXACT, as_stream
-from jaxprop.data.stream import Stream
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
@@ -190,8 +189,16 @@ def _undertaking(settings: Settings, make: Callable[[], Experiment], sinks: tupl
         trace=_trace,
         describe=_describe,
         explained=lambda *_: contextlib.nullcontext(),
+        begin=_begin,
         sinks=sinks,
     )
+
+
+def _begin(experiment: Experiment) -> tuple[TrainState, list[str]]:
+    """The state before the first step, and what a resume promises where that is less than the exact next batch."""
+    settings = experiment.config
+    said = promise(experiment.stream) if settings.checkpoint.enabled else EXACT
+    return experiment.init(settings.run.seed), [] if said == EXACT else [said]
 
 
 class _Finder:
@@ -363,5 +370,4 @@ def promise(batches: Any) -> str:
       >>> promise([{"x": 1.0}]).partition(",")[0]
       'a resume draws the batches that were used already'
     """
-    stream = as_stream(batches, depth=1)
-    return EXACT if isinstance(stream, Stream) else stream.promise
+    return getattr(as_stream(batches, depth=1), "promise", EXACT)

@@ -17,7 +17,7 @@ from jaxprop.config.schema.initial import InitialWeights
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import UsageError
 from jaxprop.run.compose import Experiment
-from jaxprop.run.folder import expanded
+from jaxprop.run.folder import expanded, is_run
 from jaxprop.run.loaded import load
 from jaxprop.types import PyTree, TrainState
 
@@ -86,7 +86,9 @@ def resolved(config: Config) -> Config:
     if section is None:
         return config
     path = expanded(section.source)
-    path = Path("runs") / path if len(path.parts) == 1 and not path.exists() else path
+    # A folder of that name may lie here too, such as the data that the run was trained on.
+    if len(path.parts) == 1 and (not path.exists() or (not is_run(path) and is_run(Path("runs") / path))):
+        path = Path("runs") / path
     section = section.model_copy(update={"from": str(path.absolute())})
     return config.model_copy(update={"run": config.run.model_copy(update={"init_from": section})})
 

@@ -46,16 +46,18 @@ class Loop:
       checkpoints: where the run is saved, and where it goes on from.
       stop: asks for an early end.
       recorder: keeps what a failing step was given.
+      began: when the session began, by `time.perf_counter`; by default now.
     """
 
     def __init__(
-        self, experiment: Experiment, state: TrainState, checkpoints: Checkpoints, stop: Interrupts, recorder: Recorder
-    ):
+        self, experiment: Experiment, state: TrainState, checkpoints: Checkpoints, stop: Interrupts, recorder: Recorder,
+        began: float | None = None,
+    ):  # fmt: skip
         self._experiment, self._config = experiment, experiment.config
         self._checkpoints, self._stop, self._recorder = checkpoints, stop, recorder
         self.state = state
         self.step = 0
-        self.clock = Clock()
+        self.clock = Clock(began)
         self.metrics: dict[str, float] = {}  # of the newest evaluation
         self.best: dict[str, float] | None = None  # of the best one, with its step
         self.test: dict[str, float] | None = None  # of the best checkpoint on the test split, at the end, with its step
@@ -112,6 +114,8 @@ class Loop:
         self._stream_state = stream["data"]
         self._responder.restore(stream["health"])
         self._pace.restore(stream["pace"])
+        # Before it had its own place, the time was saved for `run.stop` alone.
+        self.clock.goes_on(stream.get("seconds", (stream.get("stop") or {}).get("seconds")))
         self._checkpoints.pinned = self._responder.resumed(self.step)
         self._owes_evaluation = self._rhythm.evaluates(self.step) and not stream["evaluated"]
         return self.step
@@ -334,6 +338,7 @@ class Loop:
             "metrics": self.metrics,
             "best": self.best,
             "stop": self._stopping.state(),
+            "seconds": self.clock.earlier + self.clock.session,
             "interval": self._interval.state(),
             "health": self._responder.state(),
             "pace": self._pace.state(),

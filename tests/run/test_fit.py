@@ -179,6 +179,49 @@ def test_what_a_resume_promises():
     assert "draws the batches that were used already" in promise(batches())
 
 
+class Silent:
+    """A stream of the user's own, which says nothing of a resume."""
+
+    def __init__(self):
+        self.at = 0
+
+    def __next__(self):
+        self.at += 1
+        return batches()[self.at % 4]
+
+    def __iter__(self):
+        return self
+
+    batches_per_epoch = 4
+
+    def state(self):
+        return self.at
+
+    def restore(self, state):
+        self.at = state
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "told"),
+    [
+        (batches, {}, 1),
+        (batches, {"quiet": True}, 0),
+        (batches, {"checkpoint": False}, 0),
+        (STREAMS["a stream"], {}, 0),
+        (Silent, {}, 0),
+    ],
+    ids=["a list", "quiet", "not saved", "a stream", "its own stream"],
+)
+def test_what_a_resume_promises_is_told_once_at_the_start(tmp_path, capfd, given, options, told):
+    run(tmp_path / "run", steps=5, given=given(), **{"quiet": False} | options)
+    lines = capfd.readouterr().err.splitlines()
+    assert [promise(batches()) in line for line in lines].count(True) == told
+    if not options:
+        run(tmp_path / "run", steps=10, given=given(), quiet=False)
+        assert promise(batches()) not in (err := capfd.readouterr().err)
+        assert "resumed from step 5" in err
+
+
 def test_a_run_ends_early(tmp_path):
     fitted = run(tmp_path / "run", steps=200, stop={"target": 0.5})
     assert fitted.status == "completed"

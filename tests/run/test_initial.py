@@ -203,6 +203,9 @@ def test_its_path_is_the_same_in_every_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     for given, path in (("runs/a", "runs/a"), ("a", "runs/a"), ("here", "here"), (str(tmp_path / "b"), "b")):
         assert resolved(build(sections_of(given))).run.init_from.source == str(tmp_path / path)
+    (tmp_path / "runs" / "here").mkdir(parents=True)
+    (tmp_path / "runs" / "here" / "config.yaml").write_text("")
+    assert resolved(build(sections_of("here"))).run.init_from.source == str(tmp_path / "runs" / "here")
     without = build(sections_of("a") | {"run": {"epochs": 1}})
     assert resolved(without) is without
 

@@ -68,6 +68,39 @@ def test_jsonl_with_lists_ignores_them():
     assert "train" in open_sources(config.data, "classify")
 
 
+REVIEWS = [
+    (f"it was {'a fine' if i % 2 else 'a dull'} film about number {i}", "good" if i % 2 else "bad") for i in range(60)
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
+@pytest.mark.parametrize("first", ["review", "mood"])
+def test_a_column_of_sentences_is_what_is_learned_from(suffix, first):
+    columns = ["review", "mood"] if first == "review" else ["mood", "review"]
+    rows = [dict(zip(("review", "mood"), row, strict=True)) for row in REVIEWS]
+    with open(f"a.{suffix}", "w") as file:
+        if suffix == "jsonl":
+            file.writelines(json.dumps({name: row[name] for name in columns}) + "\n" for row in rows)
+        else:
+            between = "\t" if suffix == "tsv" else ";"
+            file.writelines(
+                between.join(line) + "\n" for line in [columns, *([row[c] for c in columns] for row in rows)]
+            )
+    config = made(f"a.{suffix}")
+    assert (config.data.name, config.data.text, config.data.label) == ("text", "review", "mood")
+    sources = open_sources(config.data, config.task.name)
+    assert set(sources) == {"train", "validation"}
+    assert sources["train"].info["class_names"] == ["bad", "good"]
+
+
+def test_names_beside_numbers_stay_a_table_and_reviews_beside_numbers_do_not():
+    rows = [(i, f"Mrs Anna Smith{i}", i % 2) for i in range(60)]
+    assert made(csv("a.csv", "size,name,y", rows)).data.ignore == ("name",)
+    rows = [(i, text, mood) for i, (text, mood) in enumerate(REVIEWS)]
+    assert made(csv("b.csv", "size,review,label", rows)).data.name == "text"
+    assert "# Not used: size." in starter("b.csv", "b")
+
+
 @pytest.mark.parametrize(("dtype", "task"), [("int32", "classify"), ("float32", "regress")])
 def test_arrays_get_a_config_that_opens(dtype, task):
     np.savez("a.npz", inputs=np.zeros((40, 3)), labels=np.arange(40).astype(dtype) % 2)

@@ -128,15 +128,45 @@ def check_finite(array: Named) -> None:
     if values.dtype.kind != "f":
         return
 
-    def not_finite(chunk: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return ~np.isfinite(chunk.astype(np.float32, copy=False))
-
-    at = _first(values, not_finite)
+    at = _first(values, _not_finite)
     if at is not None:
         raise DataError(
             f"{_item(name, at)} is {values[at]}, which is not a finite float32; drop or repair that example"
         )
+
+
+def _not_finite(chunk: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return ~np.isfinite(chunk.astype(np.float32, copy=False))
+
+
+def bad_examples(values: np.ndarray, vocabulary: int | None = None) -> Iterator[tuple[int, str]]:
+    """Yields the examples that cannot be predicted, each with what is wrong with it.
+
+    Args:
+      values: `[N, ...]`, numbers.
+      vocabulary: number of tokens, where values are such.
+
+    Example:
+      >>> list(bad_examples(np.array([[1.0, 2.0], [3.0, np.nan]])))
+      [(1, 'its value at [1] is nan, which is not a finite float32')]
+    """
+    if vocabulary is not None:
+        is_bad, why = _outside(vocabulary), f"outside the vocabulary 0..{vocabulary - 1} of the run"
+    elif values.dtype.kind == "f":
+        is_bad, why = _not_finite, "which is not a finite float32"
+    else:
+        return
+    for start, chunk in _chunks(values):
+        found = is_bad(chunk)
+        for row in np.flatnonzero(found.reshape(len(chunk), -1).any(1)).tolist():
+            at = tuple(int(i) for i in np.unravel_index(int(found[row].argmax()), found[row].shape))
+            where = f"its value at {list(at)}" if at else "it"
+            yield start + row, f"{where} is {chunk[row][at]}, {why}"
+
+
+def _outside(vocabulary: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda chunk: (chunk < 0) | (chunk >= vocabulary)
 
 
 def _check_class_labels(labels: Named) -> None:
@@ -202,11 +232,18 @@ def check_fits(split: Split, learned: Mapping[str, Any], train: Split | None) ->
 def check_tokens(inputs: Named, vocabulary: int) -> None:
     """Raises DataError where a token is outside a vocabulary."""
     name, values = inputs
-    if values.dtype.kind not in _INTEGERS:
-        raise DataError(f"{name}: expected integers, as the training inputs are, got dtype {values.dtype}")
-    at = _first(values, lambda chunk: (chunk < 0) | (chunk >= vocabulary))
+    check_integers(inputs)
+    at = _first(values, _outside(vocabulary))
     if at is not None:
         raise DataError(f"{_item(name, at)} is {values[at]}, outside the vocabulary 0..{vocabulary - 1} of the run")
+
+
+def check_integers(inputs: Named) -> None:
+    """Raises DataError where inputs are not integers, which tokens are."""
+    if inputs.values.dtype.kind not in _INTEGERS:
+        raise DataError(
+            f"{inputs.name}: expected integers, as the training inputs are, got dtype {inputs.values.dtype}"
+        )
 
 
 def outputs_of(section: Any, task: str, train: Split) -> dict[str, int]:

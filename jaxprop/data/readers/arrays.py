@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxprop.config.schema.data import Arrays
+from jaxprop.data.bad import BadInputs
 from jaxprop.data.fingerprint import fingerprint
+from jaxprop.data.kinds import unfit
 from jaxprop.data.readers import array_checks as checks
 from jaxprop.data.readers.array_checks import NUMBERS, OPTIONAL, REQUIRED, Split, check_split
 from jaxprop.data.readers.numpy_files import Named, kind_of, load_npy, load_npz
@@ -260,61 +263,74 @@ def array_inputs(section: Arrays, task: str, prepared: Mapping[str, Any], paths:
       paths: `.npz` files that hold `inputs`, and `.npy` files.
 
     Returns:
-      A source of inputs alone; `info["names"]` are such as `new.npy:3`, counted from 0.
+      A source of inputs alone; `info["names"]` are such as `new.npy:3`, counted from 0, and `info["bad"]` holds the
+      examples that cannot be predicted.
 
     Raises:
-      DataError: a file is missing or unreadable, or its examples do not fit the run.
+      DataError: the only file is missing or unreadable, or its examples do not fit the run.
     """
     del section, task
-    parts = [_inputs_of(path) for path in paths]
-    return inputs_of(parts, paths, prepared)
+    return inputs_of(_inputs_of, paths, prepared)
 
 
-def inputs_of(parts: Sequence[Named], paths: Sequence[str], prepared: Mapping[str, Any]) -> Source:
-    """Checks inputs without labels and turns them into a source, wherever they have been read from.
+def inputs_of(read: Callable[[str], Named], paths: Sequence[str], prepared: Mapping[str, Any]) -> Source:
+    """Reads and checks inputs without labels and turns them into a source, whatever they are read from.
 
     Args:
-      parts: arrays of inputs.
-      paths: what each was read from.
+      read: returns the array of inputs of a path.
+      paths: what to read.
       prepared: what the run has learned of its training data.
     """
-    wanted = tuple(prepared["shapes"]["inputs"])
-    for name, values in parts:
-        if values.ndim == 0 or values.shape[1:] != wanted:
-            fix = (
-                f"; for one example, save it as values[None], of shape {(1, *wanted)}" if values.shape == wanted else ""
-            )
-            raise DataError(f"{name}: holds examples of shape {values.shape[1:]}, but the run takes {wanted}{fix}")
-        if not values.size or values.dtype.kind not in NUMBERS:
-            what = "is empty" if not values.size else f"expected real numbers, got dtype {values.dtype}"
-            raise DataError(f"{name}: {what}")
-        checks.check_finite(Named(name, values))
-        if "vocabulary" in prepared:
-            checks.check_tokens(Named(name, values), prepared["vocabulary"])
-    cast, ends = _caster(prepared), np.cumsum([len(values) for _, values in parts])
+    bad, parts, names = BadInputs(paths), [], []
+    for path in paths:
+        with bad.reading(path):
+            part = read(path)
+            _check_inputs(part, prepared)
+            wrong = dict(checks.bad_examples(part.values, prepared.get("vocabulary")))
+            rows = np.setdiff1d(np.arange(len(part.values)), list(wrong))
+            for row, why in wrong.items():
+                bad.add(f"{path}:{row}", why, before=int(np.searchsorted(rows, row)))
+            bad.good += len(rows)
+            parts.append((part.values, rows))
+            names += [f"{path}:{row}" for row in rows.tolist()]
+    cast, ends = _caster(prepared), np.cumsum([len(rows) for _, rows in parts])
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
         of = np.searchsorted(ends, indices, side="right")
-        rows = np.empty((len(indices), *wanted), np.result_type(*(values.dtype for _, values in parts)))
+        shape = (len(indices), *prepared["shapes"]["inputs"])
+        taken = np.empty(shape, np.result_type(*(values.dtype for values, _ in parts)))
         for part in np.unique(of).tolist():
-            values = parts[part].values
-            rows[of == part] = values[indices[of == part] - int(ends[part]) + len(values)]
-        return {"inputs": cast(rows)}
+            values, rows = parts[part]
+            taken[of == part] = values[rows[indices[of == part] - int(ends[part]) + len(rows)]]
+        return {"inputs": cast(taken)}
 
     return Source(
-        length=int(ends[-1]) if len(ends) else 0,
+        length=bad.good,
         take=take,
-        info={
-            "names": [f"{path}:{i}" for path, (_, values) in zip(paths, parts, strict=True) for i in range(len(values))]
-        },
-        fingerprint=fingerprint("arrays to predict", *(_content(values) for _, values in parts)),
+        info={"names": names, "bad": bad.found},
+        fingerprint=fingerprint("arrays to predict", *(_content(values) for values, _ in parts)),
         prepared=prepared,
     )
+
+
+def _check_inputs(part: Named, prepared: Mapping[str, Any]) -> None:
+    name, values = part
+    wanted = tuple(prepared["shapes"]["inputs"])
+    if values.ndim == 0 or values.shape[1:] != wanted:
+        fix = f"; for one example, save it as values[None], of shape {(1, *wanted)}" if values.shape == wanted else ""
+        raise DataError(f"{name}: holds examples of shape {values.shape[1:]}, but the run takes {wanted}{fix}")
+    if not values.size or values.dtype.kind not in NUMBERS:
+        what = "is empty" if not values.size else f"expected real numbers, got dtype {values.dtype}"
+        raise DataError(f"{name}: {what}")
+    if "vocabulary" in prepared:
+        checks.check_integers(part)
 
 
 def _inputs_of(path: str) -> Named:
     if path == "-":
         raise DataError("-: arrays are not read from standard input; name a .npz that holds inputs, or a .npy")
+    if Path(path).expanduser().exists() and (why := unfit(path, "arrays")) is not None:
+        raise DataError(f"{path}: {why}")
     return load_npz(path, ("inputs",))[0]["inputs"] if kind_of(path) == ".npz" else load_npy(path)
 
 

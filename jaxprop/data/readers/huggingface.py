@@ -11,6 +11,7 @@ from jaxprop.config.schema.data import HuggingFace
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.fingerprint import fingerprint_of_files
 from jaxprop.data.packing import Piece
+from jaxprop.data.piped_texts import Form
 from jaxprop.data.readers import arrays
 from jaxprop.data.readers.array_checks import Split
 from jaxprop.data.readers.images import tables
@@ -241,7 +242,9 @@ def _with_notes(source: Source, notes: Sequence[str]) -> Source:
     return source._replace(info={**source.info, "notes": [*source.info.get("notes", ()), *notes]})
 
 
-def huggingface_inputs(section: HuggingFace, task: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+def huggingface_inputs(
+    section: HuggingFace, task: str, prepared: Mapping[str, Any], paths: Sequence[str]
+) -> Source | Iterator[Source]:
     """Opens rows without labels, to predict: Arrow and Parquet files, or files of images or text where inputs are such.
 
     Args:
@@ -259,16 +262,17 @@ def huggingface_inputs(section: HuggingFace, task: str, prepared: Mapping[str, A
             limit=section.max_length,
             column=_inputs(section)[0],
             read=lambda path, bad: _texts_of(section, path, bad),
+            form=Form(_inputs(section)[0]),
         )
     if "shapes" not in prepared:
         return image_inputs(section, task, prepared, paths)
-    found = [(path, _files(path, "test")) for path in paths]
-    parts = []
-    for path, files in found:
-        shards = open_shards(path, files)
+
+    def numbers(path: str) -> Named:
+        shards = open_shards(path, _files(path, "test"))
         _check_columns(path, shards, _inputs(section))
-        parts.append(Named(path, ShardArray(path, shards, _inputs(section))))
-    return arrays.inputs_of(parts, paths, prepared)
+        return Named(path, ShardArray(path, shards, _inputs(section)))
+
+    return arrays.inputs_of(numbers, paths, prepared)
 
 
 def _texts_of(section: HuggingFace, path: str, bad: BadRecords) -> Iterator[Record]:

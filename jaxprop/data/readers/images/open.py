@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprop.config.schema.data import Images, ImageSection
-from jaxprop.data.bad import BadRecords
+from jaxprop.data.bad import BadInputs, BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.readers.images.decode import MAX_BYTES, SUFFIXES, Form, UnreadableError, decode
 from jaxprop.data.readers.images.folder import images_below, records_of
@@ -20,6 +20,7 @@ from jaxprop.data.readers.images.layouts import check_there, read_layout
 from jaxprop.data.readers.images.pixels import Pixels, first_form, sample_of
 from jaxprop.data.readers.images.records import Columns, Records
 from jaxprop.data.splits import held_out
+from jaxprop.data.standard_input import STDIN
 from jaxprop.errors import DataError
 from jaxprop.types import Reader, Source
 
@@ -315,39 +316,47 @@ def image_inputs(section: ImageSection, task: str, prepared: Mapping[str, Any], 
         `-` for standard input, which is one image or the paths of several, a line each.
 
     Returns:
-      A source of inputs alone; `info["names"]` are the paths.
+      A source of inputs alone; `info["names"]` are the paths, and `info["bad"]` holds those that name no image.
 
     Raises:
-      DataError: a path names no image. An image that cannot be read is an error when it is taken.
+      DataError: the only path names no image. An image that cannot be read is an error when it is taken.
     """
     del task
     learned = _learned(prepared)
-    parts = [part for path in paths for part in _unlabelled(section, path)]
+    bad = BadInputs(() if STDIN in paths else paths)
+    parts = []
+    for path in paths:
+        with bad.reading(path):
+            for part in _unlabelled(section, path, bad):
+                parts.append(part)
+                bad.good += part.length
     ends = np.cumsum([part.length for part in parts])
-    if not parts or not ends[-1]:
+    if not bad.good and not bad.found:
         raise DataError(f"{', '.join(paths) or 'no path'}: names no images")
     standardized = _standardize(learned)
 
     def one(index: int) -> np.ndarray:
         part = int(np.searchsorted(ends, index, side="right"))
         row = index - int(ends[part]) + parts[part].length
+        if row in parts[part].problems:
+            raise DataError(f"{parts[part].name(row)}: {parts[part].problems[row]}")
         try:
-            return decode(parts[part].read(row), learned.form)
+            return decode(parts[part].read(row), learned.form._replace(trained=True))
         except UnreadableError as error:
             raise DataError(f"{parts[part].name(row)}: {error}") from error
 
     return Source(
-        length=int(ends[-1]),
+        length=bad.good,
         take=lambda indices: {"inputs": standardized(np.stack([one(index) for index in indices.tolist()]))},
-        info={"names": [part.name(row) for part in parts for row in range(part.length)]},
+        info={"names": [part.name(row) for part in parts for row in range(part.length)], "bad": bad.found},
         fingerprint=fingerprint("images to predict", *(part.digest for part in parts)),
         prepared=prepared,
     )
 
 
-def _unlabelled(section: ImageSection, path: str) -> list[Records]:
-    if path == "-":
-        return _standard_input(section, sys.stdin.buffer.read(MAX_BYTES))
+def _unlabelled(section: ImageSection, path: str, bad: BadInputs) -> Iterable[Records]:
+    if path == STDIN:
+        return _standard_input(section, sys.stdin.buffer.read(MAX_BYTES), bad)
     place = Path(path).expanduser()
     if place.is_dir():
         images, _ = images_below(place, place)
@@ -359,11 +368,14 @@ def _unlabelled(section: ImageSection, path: str) -> list[Records]:
     return [read_layout(path, "test", columns, labelled=False)]
 
 
-def _standard_input(section: ImageSection, content: bytes) -> list[Records]:
+def _standard_input(section: ImageSection, content: bytes, bad: BadInputs) -> Iterator[Records]:
     if b"\0" in content[:4096]:  # which no list of paths has, and nearly every image
-        return [Records(1, lambda _: content, lambda _: "-", None, fingerprint(content.hex()))]
-    paths = [line.strip() for line in os.fsdecode(content).splitlines() if line.strip()]
-    return [part for path in paths if path != "-" for part in _unlabelled(section, path)]
+        yield Records(1, lambda _: content, lambda _: STDIN, None, fingerprint(content.hex()))
+        return
+    for path in (line.strip() for line in os.fsdecode(content).splitlines()):
+        if path and path != STDIN:
+            with bad.reading(path):
+                yield from _unlabelled(section, path, bad)
 
 
 IMAGES = Reader(open=open_images, inputs=image_inputs)

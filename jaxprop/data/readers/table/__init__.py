@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxprop.config.schema.data import Table as Section
+from jaxprop.data.bad import BadInputs, BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.readers.table.columns import Column, Features, encode, inputs_of, learn, sort_columns
 from jaxprop.data.readers.table.files import Table, content_of
 from jaxprop.data.readers.table.formats import open_table
+from jaxprop.data.readers.table.piped import piped_tables
 from jaxprop.data.readers.table.rows import Rows, Wanted, check_columns, read_rows
 from jaxprop.data.readers.table.targets import Learned, answers_of, check_target, names_of, order_classes
 from jaxprop.data.readers.table.values import look
 from jaxprop.data.splits import held_out, subset
+from jaxprop.data.standard_input import STDIN
 from jaxprop.errors import DataError, did_you_mean
 from jaxprop.types import Reader, Source
 
@@ -75,14 +79,16 @@ def open_splits(section: Section, task: str, prepared: Mapping[str, Any] | None 
         path = getattr(section, name)
         if isinstance(path, str):
             splits[name] = _source(
-                read_rows(open_table(path, section.delimiter), learned.wanted(section), section.max_bad_fraction),
+                read_rows(open_table(path, section.delimiter), learned.wanted(section), _bad(section)),
                 learned,
                 [],
             )
     return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
 
-def rows_to_predict(section: Section, task: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+def rows_to_predict(
+    section: Section, task: str, prepared: Mapping[str, Any], paths: Sequence[str]
+) -> Source | Iterator[Source]:
     """Opens rows of files or of standard input, with or without their target, as a run's own were prepared.
 
     Args:
@@ -92,10 +98,11 @@ def rows_to_predict(section: Section, task: str, prepared: Mapping[str, Any], pa
       paths: CSV, TSV, JSONL and Parquet files; `-` is standard input, CSV with a header or JSONL.
 
     Returns:
-      Records without labels. `info["names"]` is the `file:line` of each.
+      Records without labels. `info["names"]` is the `file:line` of each, and `info["bad"]` holds the rows that cannot
+      be used. With standard input among the paths, sources of rows as they come.
 
     Raises:
-      DataError: as for `open_splits`.
+      DataError: the only file is missing or unreadable, or has not the columns that are needed.
 
     Example:
       >>> section = Section(name="table", train="sklearn:iris.csv", target="species")
@@ -107,9 +114,46 @@ def rows_to_predict(section: Section, task: str, prepared: Mapping[str, Any], pa
     del task
     learned = Learned.restored(prepared)
     wanted = learned.wanted(section)._replace(targets=())
-    files = [
-        read_rows(open_table(path, section.delimiter, fixed=False), wanted, section.max_bad_fraction) for path in paths
-    ]
+    needed = (*wanted.numbers, *wanted.texts)
+
+    def of_files(files: Sequence[str]) -> Source:
+        bad, read = BadInputs(files), []
+        for path in files:
+            with bad.reading(path):
+                read.append(read_rows(open_table(path, section.delimiter, needed=needed), wanted, bad))
+                bad.good += len(read[-1].lines)
+        return _to_predict(read, bad, learned, prepared)
+
+    def of_table(table: Table) -> Source:
+        bad = BadInputs()
+        try:
+            return _to_predict([read_rows(table, wanted, bad)], bad, learned, prepared)
+        except DataError as error:
+            if table.delimiter is not None:  # the columns of all rows
+                raise
+            return _to_predict([], _all_bad(table, error), learned, prepared)
+
+    if STDIN not in paths:
+        return of_files(paths)
+    groups = itertools.groupby(paths, key=lambda path: path == STDIN)
+    return itertools.chain.from_iterable(
+        map(of_table, piped_tables(section.delimiter, needed)) if piped else iter([of_files(list(group))])
+        for piped, group in groups
+    )
+
+
+def _all_bad(table: Table, error: DataError) -> BadInputs:
+    """The lines of JSONL that lack a column, which none before them has had."""
+    bad, why = BadInputs(), str(error).removeprefix(f"{table.name}: ")
+    for block in table.blocks():
+        for line, said in sorted([*block.bad, *((int(line), why) for line in block.lines)]):
+            bad.add(f"{table.name}:{line}", said)
+    return bad
+
+
+def _to_predict(files: Sequence[Rows], bad: BadInputs, learned: Learned, prepared: Mapping[str, Any]) -> Source:
+    if not files:
+        return Source(0, lambda _: {}, learned.info() | {"names": [], "bad": bad.found}, "", prepared)
     encoded = [encode(rows, learned.columns) for rows in files]
     features = Features(*(np.concatenate(parts) for parts in zip(*(found for found, _ in encoded), strict=True)))
     taking = inputs_of(learned.columns, one_hot=learned.one_hot)
@@ -118,10 +162,14 @@ def rows_to_predict(section: Section, task: str, prepared: Mapping[str, Any], pa
     return Source(
         length=len(names),
         take=lambda indices: taking(features, indices),
-        info=learned.info() | {"names": names, "notes": notes},
+        info=learned.info() | {"names": names, "notes": notes, "bad": bad.found},
         fingerprint=fingerprint("table inputs", features.numbers, features.codes),
         prepared=prepared,
     )
+
+
+def _bad(section: Section) -> BadRecords:
+    return BadRecords(section.max_bad_fraction, unit="row")
 
 
 def _training_rows(
@@ -129,7 +177,7 @@ def _training_rows(
 ) -> tuple[Rows, list[Column], list[str]]:
     """The rows of the training file, its columns by sort, and what there is to tell of them."""
     if learned is not None:
-        return read_rows(table, learned.wanted(section), section.max_bad_fraction), [], []
+        return read_rows(table, learned.wanted(section), _bad(section)), [], []
     targets = names_of(section, task)
     names = _feature_names(table, section, targets)
     check_columns(table, Wanted((), tuple(names), targets, task))
@@ -142,7 +190,7 @@ def _training_rows(
     numbers = tuple(column.name for column in columns if column.kind == "number")
     texts = tuple(column.name for column in columns if column.kind == "category")
     wanted = Wanted(numbers, texts, targets, task, complete=section.missing == "refuse")
-    rows = read_rows(table, wanted, section.max_bad_fraction)
+    rows = read_rows(table, wanted, _bad(section))
     return (order_classes(rows, targets[0]) if task == "classify" else rows), columns, notes
 
 

@@ -32,12 +32,13 @@ class Scan(NamedTuple):
     last: str
 
 
-def open_delimited(content: Content, delimiter: str | None) -> Table:
+def open_delimited(content: Content, delimiter: str | None, *, to_predict: bool = False) -> Table:
     """Opens a CSV or TSV file; all values are text.
 
     Args:
       content: the file.
       delimiter: between values; None to find it.
+      to_predict: whether a quote that is never closed makes one bad record, so that those before it can be predicted.
 
     Raises:
       DataError: the file has no header, no row below it, or a quote that is never closed.
@@ -53,7 +54,7 @@ def open_delimited(content: Content, delimiter: str | None) -> Table:
 
     def blocks() -> Iterator[Block]:
         if batches is None:
-            yield from _by_record(content, delimiter, names)
+            yield from _by_record(content, delimiter, names, to_predict)
             return
         start = 2
         for batch in batches():
@@ -118,9 +119,11 @@ def scan(content: Content) -> Scan:
     return Scan(newlines + (last != b"\n"), utf8 and not returns, final.decode(errors="replace"))
 
 
-def _records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+def _records(
+    content: Content, delimiter: str, *, to_predict: bool = False
+) -> Iterator[tuple[int, list[str], str | None]]:
     with content.open() as file:
-        yield from csv_rows(file, content.name, delimiter)
+        yield from csv_rows(file, content.name, delimiter, to_predict=to_predict)
 
 
 def _header(content: Content, delimiter: str) -> tuple[int, list[str]]:
@@ -173,7 +176,7 @@ def _batches(content: Content, delimiter: str, names: list[str]) -> Iterator[Any
         )
 
 
-def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[Block]:
+def _by_record(content: Content, delimiter: str, names: list[str], to_predict: bool) -> Iterator[Block]:
     pa = arrow()
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -184,7 +187,7 @@ def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[B
         held = {name: pa.array(column, pa.string()) for name, column in zip(names, columns, strict=True) if name}
         return Block(held, np.array(lines, np.int64), list(bad))
 
-    everything = _records(content, delimiter)
+    everything = _records(content, delimiter, to_predict=to_predict)
     next(everything)
     for line, values, why in everything:
         why = why or ragged(values, names, delimiter)

@@ -97,24 +97,23 @@ def _check_delimiter(table: Table) -> None:
     )
 
 
-def read_rows(table: Table, wanted: Wanted, allowed: float) -> Rows:
+def read_rows(table: Table, wanted: Wanted, bad: BadRecords) -> Rows:
     """Reads the rows of a table.
 
     Args:
       table: the table.
       wanted: what to read of it.
-      allowed: fraction of the rows that may be bad.
+      bad: takes the rows that cannot be used.
 
     Raises:
       DataError: a column is missing, or too many rows are bad.
     """
     check_columns(table, wanted)
     wanted = wanted._replace(comma=table.delimiter not in (None, ","))
-    bad = BadRecords(allowed, unit="row")
     vocabularies: list[dict[str, int]] = [{} for _ in wanted.texts]
     classes = {name: code for code, name in enumerate(wanted.classes or ())}
     parts = [_Growing(np.float64), _Growing(np.int32), _Growing(np.float64), _Growing(np.int64)]
-    rows = 0
+    rows = good = 0
     for block in table.blocks():
         problems: dict[int, str] = {}
         arrays = (
@@ -124,11 +123,13 @@ def read_rows(table: Table, wanted: Wanted, allowed: float) -> Rows:
             block.lines,
         )
         told = [*block.bad, *((int(block.lines[row]), why) for row, why in problems.items())]
-        for line, why in sorted(told, key=lambda one: one[0]):
-            bad.add(f"{table.name}:{line}", why)
         keep = np.ones(len(block.lines), bool)
         keep[list(problems)] = False
-        rows += len(told) + int(keep.sum())
+        kept = block.lines[keep]
+        for line, why in sorted(told, key=lambda one: one[0]):
+            bad.add(f"{table.name}:{line}", why, before=good + int(np.searchsorted(kept, line)))
+        good += len(kept)
+        rows += len(told) + len(kept)
         for part, array in zip(parts, arrays, strict=True):
             part.add(array[keep])
     notes = [*table.notes, *bad.notes(rows)]

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -463,6 +464,20 @@ def test_standard_input_is_an_image_or_paths(content, monkeypatch):
     assert np.array_equal(source.take(np.array([0]))["inputs"], train.take(np.array([5]))["inputs"])
 
 
+def test_what_names_no_image_is_told_and_the_others_are_predicted(monkeypatch):
+    given_section, train = learned()
+    Path("list.csv").write_text("path,size\ntrain/cat/0.png,1\ntrain/cat/1.png\n")
+    source = image_inputs(given_section, "classify", train.prepared, ["gone.png", "train/dog/1.png", "list.csv"])
+    assert source.info["names"] == ["train/dog/1.png", "list.csv:2", "list.csv:3"]
+    assert [(one.before, one.name) for one in source.info["bad"]] == [(0, "gone.png")]
+    assert np.array_equal(source.take(np.array([0, 1]))["inputs"], train.take(np.array([5, 0]))["inputs"])
+    with pytest.raises(DataError, match=r"list.csv:3: has 1 value, but the header has 2 columns"):
+        source.take(np.array([2]))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"gone.png\ntrain/dog/1.png\n")))
+    source = image_inputs(given_section, "classify", train.prepared, ["-"])
+    assert (source.info["names"], len(source.info["bad"])) == (["train/dog/1.png"], 1)
+
+
 @pytest.mark.parametrize(
     ("paths", "why"),
     [([], "names no images"), (["gone.png"], "gone.png: no such file"), (["bad.png"], "bad.png: is no image")],
@@ -479,3 +494,25 @@ def test_colour_where_grey_was_trained():
     Image.fromarray(pictures.pixels(1, 1, channels=3)).save("new.png")
     source = image_inputs(given_section, "classify", train.prepared, ["new.png"])
     assert np.allclose(source.take(np.array([0]))["inputs"], train.take(np.array([5]))["inputs"], atol=0.02)
+
+
+def test_what_a_run_does_not_take_says_what_it_takes():
+    """A configuration cannot be changed by who predicts."""
+    given_section, train = learned()
+    Path("rows.csv").write_text("a,b\n1,2\n")
+    Path("notes.txt").write_text("words and more words\n")
+    Image.new("RGB", (9, 7)).save("large.png")
+    source = image_inputs(given_section, "classify", train.prepared, ["rows.csv", "notes.txt", "large.png"])
+    told = {one.name: one.why for one in source.info["bad"]}
+    with pytest.raises(DataError) as caught:
+        source.take(np.array([0]))
+    told["large.png"] = str(caught.value).removeprefix("large.png: ")
+    assert told.keys() == {"rows.csv", "notes.txt", "large.png"}
+    assert told["rows.csv"].startswith(
+        "has no column with the paths of images, which would be called image, path, file"
+    )
+    assert told["notes.txt"].startswith("is a text file, and this run takes image files")
+    assert re.fullmatch(
+        r"is 7 x 9 pixels \(height x width\), and this run takes \d+ x \d+; resize it", told["large.png"]
+    )
+    assert not any("data." in why or name in why for name, why in told.items())

@@ -237,9 +237,32 @@ def test_rows_may_come_from_standard_input(write, text, monkeypatch):
     Path("stdin").write_text(text)
     with open("stdin") as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        found = rows_to_predict(section(), "classify", stored(train), ["-"])
+        (found,) = rows_to_predict(section(), "classify", stored(train), ["-"])
     np.testing.assert_array_equal(everything(found)["inputs"], everything(train)["inputs"][:1])
     assert found.info["names"] == ["stdin:2" if text.startswith("color") else "stdin:1"]
+
+
+def test_rows_that_cannot_be_used_are_told_and_the_others_are_predicted(write):
+    train = open_splits(section(write("fruit", "csv", NAMES, ROWS)), "classify")["train"]
+    header = "color,size,weight,ripe\n"
+    Path("a.csv").write_text(f"{header}red,1,10,true\nred,much,10,true\nred\ngreen,2,,false\nred,inf,1,true\n")
+    Path("b.csv").write_text(f'{header}red,3,30,true\n"never closed')
+    Path("c.jsonl").write_text('{"color": "red", "size": [], "weight": 1, "ripe": true}\nno\n')
+    paths = ["a.csv", "gone.csv", "b.csv", "c.jsonl"]
+    found = rows_to_predict(section(), "classify", stored(train), paths)
+    assert found.info["names"] == ["a.csv:2", "a.csv:5", "b.csv:2"]
+    np.testing.assert_array_equal(everything(found)["inputs"], everything(train)["inputs"][:3])
+    told = [(before, name) for before, name, _ in found.info["bad"]]
+    assert told == [
+        (1, "a.csv:3"), (1, "a.csv:4"), (2, "a.csv:6"), (2, "gone.csv"), (3, "b.csv:3"), (3, "c.jsonl:1"),
+        (3, "c.jsonl:2"),
+    ]  # fmt: skip
+    assert "which is no finite number" in found.info["bad"][0].why
+    assert rows_to_predict(section(), "classify", stored(train), ["c.jsonl"]).length == 0
+    both = rows_to_predict(section(), "classify", stored(train), ["gone.csv", "away.csv"])
+    assert (both.length, len(both.info["bad"])) == (0, 2)
+    with pytest.raises(DataError, match=r"gone.csv: no such file"):
+        rows_to_predict(section(), "classify", stored(train), ["gone.csv"])
 
 
 def test_what_no_training_row_has_is_told(write):
@@ -544,3 +567,16 @@ def test_a_label_is_never_another_one(data, kind, write):
     assert [found.info["class_names"][label] for label in batch["labels"]] == [label for _, label in data]
     mean, std = (found.prepared["columns"][0][name] for name in ("mean", "std"))
     np.testing.assert_allclose(batch["inputs"][:, 0] * std + mean, [x for x, _ in data], atol=1e-3)
+
+
+def test_what_a_run_on_a_table_does_not_take(write, tmp_path):
+    section = Table(name="table", train=write("train", "csv", ["a", "y"], [[1, "p"], [2, "q"]]), target="y")
+    prepared = open_splits(section, "classify")["train"].prepared
+    for name in ("one.png", "two.png"):
+        (tmp_path / "many").mkdir(exist_ok=True)
+        (tmp_path / "many" / name).write_bytes(b"\x89PNG\r\n")
+    takes = "and this run takes rows of a CSV, TSV, JSONL or Parquet file"
+    with pytest.raises(DataError, match=f"many: is a folder of images, {takes}$"):
+        rows_to_predict(section, "classify", prepared, [str(tmp_path / "many")])
+    with pytest.raises(DataError, match=f"one.png: is a single image, {takes}$"):
+        rows_to_predict(section, "classify", prepared, [str(tmp_path / "many" / "one.png")])
