@@ -65,10 +65,14 @@ class Reader(NamedTuple):
         user has named: files, folders, or `-` for standard input. `info["names"]` says what each record is, such as
         `wine.csv:3`, and `info["bad"]` lists the records that cannot be used, each as `wine.csv:4: has 2 values`. Where
         there may be any number of records, an iterator of such sources. None where a kind of data has no files.
+      together: `(sections, task) -> [{split: Source}]`, as `open` for a new run, of several sections whose records are
+        prepared alike: by what is learned of the training records of all. None where nothing is learned, or where what
+        is learned cannot be of several.
     """
 
     open: Callable[[Any, str, Mapping[str, Any] | None], dict[str, Source]]
     inputs: Callable[[Any, str, Mapping[str, Any], Sequence[str]], Source | Iterable[Source]] | None = None
+    together: Callable[[Sequence[Any], str], list[dict[str, Source]]] | None = None
 
 
 class Spec(NamedTuple):

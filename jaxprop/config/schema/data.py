@@ -159,7 +159,9 @@ class ImageSection(FileSection):
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = Field(
         "bilinear", description="filter that images are resized with; see size"
     )
-    channels: Literal[1, 3] | None = Field(None, description="1 (grey) or 3 (colour); default: as the first image")
+    channels: Literal[1, 3] | None = Field(
+        None, description="1 (grey) or 3 (colour); default: 3 if one of 64 images is"
+    )
     cache_mib: NonNegative = Field(
         1024, description="largest decoded size in MiB of a split that is kept in memory; a larger one is read anew"
     )

@@ -92,6 +92,24 @@ def test_cifar_binaries(labels):
     assert shown(source, batch) == [brightness(*example) for example in everything()]
 
 
+@pytest.mark.parametrize(("grey", "channels"), [([0], 3), ([0, 1, 2, 3, 5], 3), (range(8), 1), ([], 3)])
+def test_images_are_in_colour_if_one_of_several_is(grey, channels):
+    """Whichever comes first: what a grey image becomes in colour loses nothing."""
+    for index in range(8):
+        place = Path("made", "ab"[index // 4])
+        place.mkdir(parents=True, exist_ok=True)
+        colour = np.full((*SIZE, 3), [200, 20, index], np.uint8)
+        Path(place, f"{index}.png").write_bytes(encoded(colour[:, :, 0] if index in grey else colour))
+    source = opened(train="made")["train"]
+    assert whole(source)["inputs"].shape == (8, *SIZE, channels)
+    note = (
+        f"made: {len(grey)} of 8 images looked at are grey and the others in colour, so that all are read in colour; "
+    )
+    told = [note + "set data.channels: 1 to read all in grey"] if 0 < len(grey) < 8 else []
+    assert source.info.get("notes", []) == told
+    assert whole(opened(train="made", channels=1)["train"])["inputs"].shape == (8, *SIZE, 1)
+
+
 def test_channels_of_cifar_are_in_their_order():
     Path("c").mkdir()
     record = bytes([0]) + bytes([10]) * 1024 + bytes([20]) * 1024 + bytes([30]) * 1024
