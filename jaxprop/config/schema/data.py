@@ -177,7 +177,9 @@ class Images(ImageSection):
     )
     test: Text | None = Field(None, description="folder or file of the test images")
     image_column: Text | None = Field(
-        None, description="column with the images or their paths in a table; default: image, path, file_name or alike"
+        None,
+        description="column with the images or their paths in a table, default: image, path, file_name or alike; "
+        "extension of the images of a tar archive",
     )
     label_column: Text | None = Field(
         None, description="column with the labels; default: label, class, target or alike"

@@ -90,12 +90,19 @@ def is_numeric(table: Table, name: str, found: Seen) -> bool:
       found: what it holds.
 
     Raises:
-      DataError: its numbers have commas of which it cannot be known what they separate.
+      DataError: its numbers have commas of which it cannot be known what they separate, or signs of currencies or
+        percent.
     """
     counts = found.counts
     commas = counts["comma"] + counts["thousand"]
-    if not found.present or counts["number"] + commas < _MOSTLY * found.present:
+    if not found.present or counts["number"] + commas + counts["marked"] < _MOSTLY * found.present:
         return False
+    if counts["marked"]:
+        raise DataError(
+            f"{table.name}: the column {name!r} holds numbers such as {found.examples['marked']!r}; write them with a "
+            "decimal point, and without thousands separators and signs of currencies or percent; or set "
+            f"data.categorical: [{name}] where they are names"
+        )
     if commas and (table.delimiter in (None, ",") or not counts["comma"]):
         example = found.examples["thousand" if counts["thousand"] else "comma"]
         raise DataError(
