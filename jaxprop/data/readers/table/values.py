@@ -16,7 +16,7 @@ MISSING = (
 )  # fmt: skip
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+", re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 # What no rule about commas makes a number: 1,257.30, 1.257,30, $12.50, 12 %, 3 EUR.
 _DIGITS = r"(\d{1,3}(,\d{3})+\.\d+|\d{1,3}(\.\d{3})+,\d+|\d{1,3}(,\d{3})+|\d+([.,]\d+)?)"
 _SIGN = "[$\u20ac\u00a3\u00a5%]|USD|EUR|GBP|JPY|CHF"

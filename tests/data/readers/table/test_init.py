@@ -528,6 +528,15 @@ def test_decimal_commas_are_numbers_where_the_delimiter_is_another():
     assert found.prepared["columns"][0]["mean"] == 2.25
 
 
+def test_a_comma_behind_a_zero_separates_decimals():
+    """Of 1,257 alone it cannot be known; thousands never begin with a zero."""
+    Path("t.csv").write_text("x;y\n1,257;a\n0,436;b\n-0,125;b\n")
+    assert open_splits(section("t.csv", target="y"), "classify")["train"].prepared["columns"][0]["kind"] == "number"
+    Path("t.csv").write_text("x;y\n1,257;a\n2,436;b\n")
+    with pytest.raises(DataError, match="holds numbers with commas"):
+        open_splits(section("t.csv", target="y"), "classify")
+
+
 def test_tables_of_scikit_learn_open_by_name():
     for name in bundled.TABLES:
         target, task = {"diabetes": ("progression", "regress"), "breast_cancer": ("diagnosis", "classify"),
