@@ -66,10 +66,14 @@ class Reader(NamedTuple):
         `wine.csv:3`, and `info["bad"]` lists the records that cannot be used, each a `jaxprop.data.bad.BadInput`. No
         number of these is an error. Where there may be any number of records, and where they come one by one through
         standard input, an iterator of such sources. None where a kind of data has no files.
+      together: `(sections, task) -> [{split: Source}]`, as `open` for a new run, of several sections whose records are
+        prepared alike: by what is learned of the training records of all. None where nothing is learned, or where what
+        is learned cannot be of several.
     """
 
     open: Callable[[Any, str, Mapping[str, Any] | None], dict[str, Source]]
     inputs: Callable[[Any, str, Mapping[str, Any], Sequence[str]], Source | Iterable[Source]] | None = None
+    together: Callable[[Sequence[Any], str], list[dict[str, Source]]] | None = None
 
 
 class Spec(NamedTuple):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.checkpoint import Checkpoints
-from jaxprop.config.tasks import best_mode
+from jaxprop.config.tasks import TASK_TABLE, best_mode
+from jaxprop.data.readers.arrays import IF_NUMBERS
 from jaxprop.errors import EXIT_DONE
 from jaxprop.run import panels
 from jaxprop.run.compose import Experiment
@@ -26,6 +27,8 @@ from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failu
 from jaxprop.sinks import Sink, fan_out, open_sinks
 from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
+
+_NO_TOKENS = set(TASK_TABLE["classify"].models) - set(TASK_TABLE["language"].models)
 
 
 def _drawn(experiment: Experiment) -> tuple[TrainState, list[str]]:
@@ -179,7 +182,7 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
         undertaking.trace(experiment, loop.state)
         replaced.set_aside()
     resumed_from = None if fresh else loop.resume()
-    notes = [note for source in experiment.sources.values() for note in source.info.get("notes", ())]
+    notes = data_notes(experiment)
     if resumed_from is not None:
         # It has the time after the last checkpoint, too, where the session before came to an end of its own.
         loop.clock.goes_on((read_summary(folder) or {}).get("seconds"))
@@ -200,6 +203,13 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
         for note in notes:
             sink.note(note)
         yield sink
+
+
+def data_notes(experiment: Experiment) -> list[str]:
+    """Returns what the sources of a run tell a person; of integers that may be tokens, as the model takes them."""
+    sees_numbers = getattr(experiment.config.model, "name", None) in _NO_TOKENS
+    told = ("notes", IF_NUMBERS) if sees_numbers else ("notes",)
+    return [note for source in experiment.sources.values() for name in told for note in source.info.get(name, ())]
 
 
 def open_checkpoints(experiment: Experiment, folder: Path) -> Checkpoints:

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxprop.data.readers.arrays import IF_NUMBERS
 from jaxprop.errors import UsageError
 from jaxprop.run.folder import write_text
 from jaxprop.types import PyTree, Source
 
 NAME = "prepared.json"
-_TOLD_ONCE = ("notes",)  # of a source's info: what is said when a run starts, and is no property of the data
+_TOLD_ONCE = ("notes", IF_NUMBERS)  # of a source's info: what is said when a run starts, and is no property of the data
 
 
 class Prepared(NamedTuple):

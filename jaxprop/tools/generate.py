@@ -186,7 +186,7 @@ def write(
     writer = Writer(run, sampling)
     encoded = tokenizer.encode([prompt])[0]
     start = np.asarray(encoded, np.int64) if len(encoded) else np.array([tokenizer.begin])
-    return _pieces(writer.tokens(start, count, seed), tokenizer.decode, start if len(encoded) else ())
+    return _pieces(writer.tokens(start, count, seed), tokenizer.decode, encoded.tolist())
 
 
 def _pieces(tokens: Iterator[int], decode: Callable[[list[int]], str], prompt: Sequence[int]) -> Iterator[str]:

@@ -14,6 +14,8 @@ import numpy as np
 
 from jaxprop.data import records
 from jaxprop.data.kinds import KINDS, kind_of
+from jaxprop.data.readers.huggingface import training_rows
+from jaxprop.data.readers.shards import Shards
 from jaxprop.data.readers.table.files import Table
 from jaxprop.data.readers.table.formats import open_table
 from jaxprop.data.readers.table.values import Seen, look, texts
@@ -333,6 +335,48 @@ def _arrays(path: str, name: str) -> str:
     )
 
 
+def _huggingface(path: str, name: str) -> str:
+    """Of the columns, the label is guessed by its type or its name, and the inputs by what they hold."""
+    rows = training_rows(splits_in(path).get("train", path))
+    label = _label_of(rows)
+    others = [column for column in rows.columns if column != label]
+    images = [column for column in others if rows.holds_bytes(column)]
+    texts = [column for column in others if rows.holds_text(column)]
+    numbers = [column for column in others if rows.holds_number(column)]
+    if not images and not texts and not numbers:
+        raise UsageError(f"{path}: has no column of images, text or numbers beside {label!r}; name another file")
+    task = "regress" if rows.holds_fraction(label) else "classify"
+    data, model = [], "model: {name: mlp, hidden: [64, 64]}"
+    if images:
+        inputs, data = quoted(images[0]), ["  size: [32, 32]"]
+        model = "model: {name: cnn, channels: [32, 64]}"
+    elif texts:
+        inputs, data = quoted(texts[0]), ["  max_length: 256"]
+        model = "model: {name: transformer, layers: 2, width: 64, heads: 4}"
+    else:
+        inputs, data = f"[{', '.join(map(quoted, numbers))}]", ["  standardize: true"]
+    return _folder(
+        path,
+        name,
+        kind="huggingface",
+        task=f"task: {{name: {task}}}        # by the type of {quoted(label)}",
+        data=[
+            f"  inputs: {inputs}        # guessed, of the columns {', '.join(map(quoted, rows.columns))}",
+            f"  label: {quoted(label)}",
+            *data,
+            "  validation: 0.15           # chooses the best checkpoint",
+        ],
+        model=model,
+        run="run: {epochs: 20}",
+    )
+
+
+def _label_of(rows: Shards) -> str:
+    lower = {column.lower(): column for column in reversed(rows.columns)}
+    classes = [column for column in rows.columns if rows.class_names(column)]
+    return next(iter(classes), None) or next((lower[name] for name in _TARGETS if name in lower), rows.columns[-1])
+
+
 def quoted(text: str) -> str:
     """Returns a text as YAML has it: as it is where that is plain, otherwise in double quotes.
 
@@ -350,4 +394,5 @@ WRITERS: dict[str, Callable[[str, str], str]] = {
     "images": _images,
     "text": _text,
     "arrays": _arrays,
+    "huggingface": _huggingface,
 }

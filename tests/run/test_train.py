@@ -68,6 +68,10 @@ def changed(sections, **changes):
     return build({**sections, **{name: {**sections.get(name, {}), **keys} for name, keys in changes.items()}})
 
 
+def changed_data(sections, **changes):
+    return {**sections, "data": {**sections["data"], **changes}}
+
+
 @pytest.fixture(scope="module")
 def finished(sections, tmp_path_factory):
     """The folder of a completed run, and its outcome."""
@@ -95,6 +99,15 @@ def lines(path):
 
 
 # -- what a run's folder holds --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "told"), [({"name": "mlp", "hidden": [4]}, True), ({"name": "rnn"}, False)])
+def test_integers_far_from_unit_scale_are_told_unless_they_are_tokens(model, told, sections, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 5), dtype=np.uint8)
+    np.savez(tmp_path / "pixels.npz", inputs=pixels, labels=np.arange(20) % 3)
+    config = build({**changed_data(sections, train=str(tmp_path / "pixels.npz"), test=None), "model": model})
+    notes = conduct.data_notes(compose(config))
+    assert [note.endswith("far from unit scale; set data.standardize: true") for note in notes] == [True] * told
 
 
 def test_a_completed_run(finished, sections):

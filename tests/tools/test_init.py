@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -10,6 +11,7 @@ from jaxprop.config.load import load
 from jaxprop.data import READERS, open_sources
 from jaxprop.errors import UsageError
 from jaxprop.tools.init import quoted, starter
+from tests import pictures
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +109,36 @@ def test_arrays_get_a_config_that_opens(dtype, task):
     config = made("a.npz")
     assert (config.task.name, config.data.name) == (task, "arrays")
     assert "validation" in open_sources(config.data, task)
+
+
+LABELS = {"label": [0, 1] * 20}
+NUMBERS = {"a": np.linspace(0, 1, 40), "b": np.arange(40)}
+PIXELS = {"image": [pictures.encoded(np.full((4, 4), i, np.uint8)) for i in range(40)]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "inputs", "task"),
+    [
+        (NUMBERS | LABELS, ("a", "b"), "classify"),
+        ({"y": np.linspace(0, 1, 40)} | {"x": np.arange(40)}, ("x",), "regress"),
+        ({"id": np.arange(40), "words": ["some text"] * 40} | LABELS, "words", "classify"),
+        (LABELS | PIXELS, "image", "classify"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["file", "folder", "splits"])
+def test_a_data_set_of_arrow_files_gets_a_config_that_opens(here, layout, columns, inputs, task):
+    place = {"file": here, "folder": here / "mine", "splits": here / "mine" / "train"}[layout]
+    place.mkdir(parents=True, exist_ok=True)
+    table = pa.table(columns)
+    with pa.OSFile(str(place / "data.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    if layout != "file":
+        (place / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    if layout == "splits":
+        (here / "mine" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    config = made("data.arrow" if layout == "file" else "mine")
+    assert (config.data.name, config.data.inputs, config.task.name) == ("huggingface", inputs, task)
+    assert set(open_sources(config.data, task)) == {"train", "validation"}
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,14 @@ def test_the_vocabulary_is_that_of_every_split():
     npz(inputs=np.arange(24).reshape(6, 4))
     npz("test.npz", inputs=np.full((6, 4), 40))
     sources = open_arrays(section(train="train.npz", test="test.npz"), "classify")
-    assert sources["train"].info == sources["test"].info == {"classes": 3, "vocabulary": 41}
+    far = {
+        "if_numbers": [
+            "train.npz:inputs: feature 3 has the mean 13 and the standard deviation 6.83, far from unit scale; "
+            "set data.standardize: true"
+        ]
+    }
+    assert sources["test"].info == {"classes": 3, "vocabulary": 41}
+    assert sources["train"].info == sources["test"].info | far
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -373,6 +380,24 @@ def test_weights_that_cannot_be_meant(name, values, sentence):
 def test_other_arrays_are_named(more, note):
     npz(**more)
     assert open_arrays(section(train="train.npz"), "classify")["train"].info["notes"] == [note]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([1, 2, 3, 1, 2, 3], ["train.npz:labels: labels begin at 1, so that class 0 has no example; subtract 1 from"]),
+        ([0, 3, 1, 0, 3, 1], ["train.npz:labels: class 2 of 0..3 has no example; number the classes without gaps"]),
+        ([0, 9, 1, 0, 9, 1], ["train.npz:labels: 7 of the classes 0..9 have no example, such as class 2; number"]),
+        ([0, 2, 1, 0, 2, 1], []),
+    ],
+)
+def test_classes_without_an_example_are_told(labels, said):
+    npz(labels=np.array(labels))
+    notes = open_arrays(section(train="train.npz"), "classify")["train"].info.get("notes", [])
+    assert len(notes) == len(said)
+    assert all(note.startswith(start) for note, start in zip(notes, said, strict=True))
+    stated = section(train="train.npz", classes=max(labels) + 1)
+    assert "notes" not in open_arrays(stated, "classify")["train"].info
 
 
 # -- validation, scale, and runs that are used without their training data ---------------------------

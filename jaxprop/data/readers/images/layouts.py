@@ -112,5 +112,5 @@ def of_split(files: Sequence[Path], split: str) -> list[Path]:
 
 def _shards(path: str, files: Sequence[Path], suffix: str, columns: Columns, labelled: bool) -> Records:
     if suffix == ".tar":
-        return tar.read_tar(path, files, labelled=labelled, label=columns.label)
+        return tar.read_tar(path, files, labelled=labelled, label=columns.label, image=columns.image)
     return tables.read_tables(path, files, columns, labelled=labelled)

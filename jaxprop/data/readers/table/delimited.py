@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxprop.data.rows import DELIMITERS, csv_rows, ragged
 from jaxprop.errors import DataError
 
 _SCANNED = 2**20
+_SEPARATOR = re.compile(r"sep=([^\w\s\"]|\t)\r?\n", re.IGNORECASE)  # the first line that spreadsheet programs write
 _SNIFFED_BYTES, _SNIFFED_ROWS = 2**16, 20
 _ARROW_BLOCK = 2**24  # bytes that pyarrow parses at a time; a record must fit into one
 
@@ -83,6 +85,9 @@ def sniff(content: Content, *more: str) -> str:
     with content.open() as file:
         head = file.read(_SNIFFED_BYTES)
     text = head.decode("utf-8-sig", errors="replace")
+    said = _SEPARATOR.match(text)
+    if said:
+        return said[1]
     lines = text.splitlines()
     lines = (lines[:-1] if len(head) == _SNIFFED_BYTES else lines)[: _SNIFFED_ROWS + 1]
 
@@ -123,7 +128,9 @@ def _records(
     content: Content, delimiter: str, *, to_predict: bool = False
 ) -> Iterator[tuple[int, list[str], str | None]]:
     with content.open() as file:
-        yield from csv_rows(file, content.name, delimiter, to_predict=to_predict)
+        for line, values, why in csv_rows(file, content.name, delimiter, to_predict=to_predict):
+            if line > 1 or not _SEPARATOR.match(f"{delimiter.join(values)}\n"):
+                yield line, values, why
 
 
 def _header(content: Content, delimiter: str) -> tuple[int, list[str]]:

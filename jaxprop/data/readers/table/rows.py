@@ -77,6 +77,9 @@ def check_columns(table: Table, wanted: Wanted) -> None:
         if name not in table.columns:
             _check_delimiter(table)
             what = "target column" if name in wanted.targets else "column"
+            told = next((note for note in table.notes if repr(name) in note), None)
+            if told is not None:  # it is there, and why it is not used has been found out
+                raise DataError(told)
             raise DataError(
                 f"{table.name}: has no {what} {name!r}{did_you_mean(name, table.columns)} (it has: "
                 f"{', '.join(table.columns[:30])}{', ...' * (len(table.columns) > 30)})"
@@ -188,10 +191,22 @@ def _targets(block: Block, wanted: Wanted, classes: dict[str, int], problems: di
             expected = _expected(wanted, classes)
             for row in _true(np.isnan(out[:, column]) & ~missing):
                 found[row] = f"the target {name!r} is {_shown(array, row)}, {expected}"
-        found |= {row: f"the target {name!r} has no value" for row in _true(missing) if row not in found}
+        found |= {row: _without(array, row, name, wanted.task) for row in _true(missing) if row not in found}
         for row, why in found.items():
             problems.setdefault(row, why)
     return np.where(np.isnan(out), 0.0, out)
+
+
+def _without(array: Any, row: int, target: str, task: str) -> str:
+    """What there is to say of a missing target; a text such as None may be meant as a class."""
+    value = array[row].as_py()
+    if task != "classify" or not isinstance(value, str) or not value.strip():
+        return f"the target {target!r} has no value"
+    text = value.strip()
+    return (
+        f"the target {target!r} is {_cut(text)}, which is read as a missing value; if it is a class, write another "
+        f"name for it, such as {_cut('no_' + target)}"
+    )
 
 
 def _answer(text: str, wanted: Wanted, classes: dict[str, int]) -> float:

@@ -93,6 +93,65 @@ def test_cifar_binaries(labels):
     assert shown(source, batch) == [brightness(*example) for example in everything()]
 
 
+def in_tar(name, members):
+    with tarfile.open(name, "w") as archive:
+        for member, content in members.items():
+            entry = tarfile.TarInfo(member)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return name
+
+
+def test_a_mask_beside_an_image_in_a_tar_is_not_taken_for_it():
+    members = {}
+    for i in range(4):
+        mask, image = np.zeros(SIZE, np.uint8), np.full(SIZE, 100 + i, np.uint8)
+        named = {"cls": str(i % 2).encode(), "seg.png": encoded(mask), "png": encoded(image)}
+        members |= {f"{i:04}.{extension}": content for extension, content in named.items()}
+    path = in_tar("a.tar", members)
+    train = opened(train=path)["train"]
+    assert shown(train, whole(train)) == [100, 101, 102, 103]
+    note = (
+        "a.tar: 4 of 4 records hold other images that are not read, such as 0000.seg.png; data.image_column: EXTENSION"
+    )
+    assert train.info["notes"] == [f"{note} chooses another"]
+    masks = opened(train=path, image_column="seg.png")["train"]
+    assert masks.prepared["mean"] == [0]
+    assert "notes" not in masks.info
+
+
+@pytest.mark.parametrize(
+    "names", [("22.00.png", "22.01.png", "22.02.png"), ("img.v0.png", "img.v1.jpg"), ("a.png", "a.jpg")]
+)
+def test_several_images_of_one_record_of_a_tar_are_an_error_that_names_them(names):
+    picture = encoded(np.zeros(SIZE, np.uint8))
+    path = in_tar("a.tar", {"z.png": picture, "z.cls": b"1", **dict.fromkeys(names, picture)})
+    extension = names[0].partition(".")[2]
+    expected = rf"a.tar: the images {', '.join(names)} are one record, .* set data.image_column: {extension}$"
+    with pytest.raises(DataError, match=expected):
+        opened(train=path)
+    with pytest.raises(DataError, match=expected):
+        image_inputs(section(train=path), "classify", opened(train=pictures.folder("b"))["train"].prepared, [path])
+
+
+@pytest.mark.parametrize(("grey", "channels"), [([0], 3), ([0, 1, 2, 3, 5], 3), (range(8), 1), ([], 3)])
+def test_images_are_in_colour_if_one_of_several_is(grey, channels):
+    """Whichever comes first: what a grey image becomes in colour loses nothing."""
+    for index in range(8):
+        place = Path("made", "ab"[index // 4])
+        place.mkdir(parents=True, exist_ok=True)
+        colour = np.full((*SIZE, 3), [200, 20, index], np.uint8)
+        Path(place, f"{index}.png").write_bytes(encoded(colour[:, :, 0] if index in grey else colour))
+    source = opened(train="made")["train"]
+    assert whole(source)["inputs"].shape == (8, *SIZE, channels)
+    note = (
+        f"made: {len(grey)} of 8 images looked at are grey and the others in colour, so that all are read in colour; "
+    )
+    told = [note + "set data.channels: 1 to read all in grey"] if 0 < len(grey) < 8 else []
+    assert source.info.get("notes", []) == told
+    assert whole(opened(train="made", channels=1)["train"])["inputs"].shape == (8, *SIZE, 1)
+
+
 def test_channels_of_cifar_are_in_their_order():
     Path("c").mkdir()
     record = bytes([0]) + bytes([10]) * 1024 + bytes([20]) * 1024 + bytes([30]) * 1024
