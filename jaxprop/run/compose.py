@@ -97,7 +97,8 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
     scaling = Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
     assert task.model is not None
     init_model, example = jax.jit(task.model.init), next(data.one_pass(train, 2))
-    shapes, _ = init_model.eval_shape(jax.random.key(0), example)
+    shapes, beside = init_model.eval_shape(jax.random.key(0), example)
+    tasks.check_outputs(config, task, shapes, beside, example)
     trainable = _trainable(config, shapes)
     mask = trainable_mask(trainable, shapes)
     optimizer = optimizers.make_optimizer(
