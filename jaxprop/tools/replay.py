@@ -69,9 +69,9 @@ def replay_run(folder: Path, step: int | None = None, *, code: Sequence[str] = (
     folder = find_run(folder)
     if is_of_fit(folder):
         raise UsageError(
-            f"{folder} is a run of jaxprop.fit, whose loss is Python code that no folder holds, so it cannot be replayed; "
-            "while it ran, it told which operation the first NaN came from, and step.find_nonfinite(state, batch) tells "
-            "it for a batch of yours"
+            f"{folder} is a run of jaxprop.fit, whose loss is Python code that no folder holds, so it cannot be "
+            "replayed; while it ran, it told which operation the first NaN came from, and "
+            "step.find_nonfinite(state, batch) tells it for a batch of yours"
         )
     found = boxes(folder)
     if not found:

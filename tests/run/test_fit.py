@@ -198,7 +198,9 @@ def test_a_run_that_was_never_finite_has_diverged_and_nothing_is_advised_that_it
         with jax.named_scope("root"):
             return jnp.mean(jnp.sqrt(params["w"][0] + batch["x"][:, 0]))
 
-    fitted = fit(bad, optax.sgd(0.1), batches(), run=tmp_path / "run", steps=8, params={"w": jnp.full(4, -9.0)}, quiet=True)  # fmt: skip
+    fitted = fit(
+        bad, optax.sgd(0.1), batches(), run=tmp_path / "run", steps=8, params={"w": jnp.full(4, -9.0)}, quiet=True
+    )  # fmt: skip
     assert fitted.status == "diverged"
     error = fitted.summary["error"]
     assert error.startswith("loss or gradients were not finite in 8 of 8 steps. Such steps change nothing")

@@ -45,4 +45,5 @@ def lost(skips: int, step: int) -> str | None:
     """
     if not skips or skips < NEARLY_ALL * step:
         return None
-    return f"loss or gradients were not finite in {skips} of {step} steps. Such steps change nothing, so nothing was learned"
+    how_many = f"loss or gradients were not finite in {skips} of {step} steps"
+    return f"{how_many}. Such steps change nothing, so nothing was learned"

@@ -18,6 +18,8 @@ from jaxprop.health.respond.points import POINT_STEPS, Points
 from jaxprop.health.watch.advice import Setup, remedy
 from jaxprop.health.watch.watch import Watch
 
+OF_A_CONFIG = Setup("yaml")
+
 
 class Responder:
     """Reads every record in step order, says what to write about it, and what is due after each call.
@@ -64,7 +66,7 @@ class Responder:
         per_call: int = 1,
         total_steps: int,
         point_every: int = POINT_STEPS,
-        setup: Setup = Setup("yaml"),
+        setup: Setup = OF_A_CONFIG,
     ):
         self._setup = setup
         self.levers = Levers()

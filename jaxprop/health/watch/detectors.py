@@ -254,7 +254,7 @@ class LossLevel:
         return [Symptom("loss_start", None, "act" if over > 2 else "advice", over, config.start_ratio, r.step - 2)]
 
     def _explosion(self, r: Reading) -> list[Symptom]:
-        """Whether the first losses have exploded, which will not be finite for long; two, for one may be a bad batch."""
+        """Whether the first losses have exploded and are soon not finite; two of them, for one may be a bad batch."""
         base = max(abs(self.first[0]), 1e-12)
         grown = min(self.first[-2:]) / base
         if len(self.first) < 3 or grown < EXPLODED:
