@@ -24,6 +24,7 @@ from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.mesh import make_mesh
 from jaxprop.parallel.placement import place_batch, replicate
 from jaxprop.run import own_code
+from jaxprop.run.held import held_statistics, hold
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
@@ -115,8 +116,9 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
         health = init_health(state.health.direction)
         return state._replace(health=health if mesh is None else replicate(health, mesh))
 
+    objective = hold(task.objective, held_statistics(config, shapes, beside))
     step = make_train_step(
-        task.objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
+        objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
         steps_per_call=config.run.steps_per_call, health=signals, ema_decay=config.run.ema_decay,
         schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh, trainable=trainable,
     )  # fmt: skip
