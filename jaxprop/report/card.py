@@ -72,6 +72,9 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     step = whole(nested(best, "step"))
     yield "best", _joined(_figures(best), "" if step is None else f"at step {step:,}")
     yield "reference", _figures(summary.get("reference"))
+    test = summary.get("test")
+    step = whole(nested(test, "step"))
+    yield "test", _joined(_figures(test), "" if step is None else f"of the best checkpoint, step {step:,}")
     versions = {name: text(nested(summary.get("versions"), name)) for name in VERSIONS}
     yield "versions", _joined(*(f"{name} {version}" for name, version in versions.items() if version))
 

@@ -28,7 +28,7 @@ from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.placement import replicate
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.conduct import Conducted, Undertaking, conduct, open_checkpoints
-from jaxprop.run.folder import read_summary, write_text
+from jaxprop.run.folder import ABOUT_FIT, read_summary, write_text
 from jaxprop.run.resume import has_records, refuse_another
 from jaxprop.run.status import Status
 from jaxprop.sinks import Sink
@@ -38,8 +38,6 @@ from jaxprop.train.eval_step import make_eval_step
 from jaxprop.train.objective import LossFn, as_objective
 from jaxprop.train.trainable import Trainable
 from jaxprop.types import Average, Model, Objective, PyTree, Schedule, Source, Spec, TrainState
-
-ABOUT = "# The settings of a run of jaxprop.fit: a record, and no configuration that 'jaxprop train' could run.\n"
 
 
 class Fitted(NamedTuple):
@@ -209,6 +207,7 @@ class _Finder:
         self._batches: list[tuple[int, int, Any]] = []
         self._left = experiment.config.health.blackboxes
         self._failing = False
+        self.began = ""  # a sentence on the first step that failed
 
     def take(self, step: int, size: int, batch: Any) -> None:
         """Remembers the batch of a call: its last step, how many it takes, and what it was given."""
@@ -225,7 +224,9 @@ class _Finder:
         if self._per_call > 1:
             batch = jax.tree.map(lambda array: array[step - last - 1], batch)
         finding = self._step.find_nonfinite(state, batch)
-        return f"step {step} was not finite" + ("" if finding is None else f": {finding.message}")
+        told = f"step {step} was not finite" + ("" if finding is None else f": {finding.message}")
+        self.began = self.began or f"The first: {told}"
+        return told
 
 
 def _settings(**sections: Any) -> Settings:
@@ -323,7 +324,7 @@ def _trace(experiment: Experiment, state: TrainState) -> None:
 
 
 def _describe(experiment: Experiment, folder: Path) -> None:
-    write_text(folder / "config.yaml", ABOUT + yaml.safe_dump(to_builtins(experiment.config), sort_keys=False))
+    write_text(folder / "config.yaml", ABOUT_FIT + yaml.safe_dump(to_builtins(experiment.config), sort_keys=False))
 
 
 def _finished(settings: Settings, folder: Path) -> dict[str, Any] | None:
