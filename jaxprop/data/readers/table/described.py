@@ -92,7 +92,7 @@ def encoded(entries: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> dic
       >>> encoded(described(columns, one_hot=True), {"color": "red", "size": 3.0})["inputs"].tolist()
       [[2.0, 1.0, 0.0]]
     """
-    known = {entry["column"]: set() for entry in entries}
+    known: dict[str, set[str | None]] = {entry["column"]: set() for entry in entries}
     for entry in entries:
         if entry["kind"] == "category":
             known[entry["column"]].add(entry["value"])
