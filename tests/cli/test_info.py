@@ -124,7 +124,7 @@ def test_json(jaxprop, monkeypatch, tmp_path):
     assert (found["command"], found["run"], found["parameters"]) == ("info", None, 50442)
     assert found["layers"][1]["shapes"] == {"bias": [10], "kernel": [128, 10]}
     (tmp_path / "metrics.jsonl").write_text("")
-    (tmp_path / "config.yaml").write_text("extends: digits_mlp\n")
+    assert jaxprop("init", "digits", str(tmp_path / "config.yaml")).code == 0
     assert json.loads(jaxprop("info", str(tmp_path), "--json").out)["run"] == str(tmp_path)
     monkeypatch.setattr(memory, "predicted", lambda experiment: FOUND)
     tried = (memory.Tried("run.remat=full", 5 << 20, 3 << 20, True, True),)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxprop.cli.output import print_json, print_result
+from jaxprop.cli.output import print_json, print_result, run_of
 from jaxprop.sinks.jsonl import encode
 
 
@@ -36,7 +36,7 @@ def test_the_shape_of_every_result(capsys, tmp_path, monkeypatch):
 
 
 def test_the_run_that_a_configuration_belongs_to(tmp_path):
-    assert output.run_of(tmp_path / "config.yaml") is None  # anybody's file may be called so
+    assert run_of(tmp_path / "config.yaml") is None  # anybody's file may be called so
     (tmp_path / "metrics.jsonl").write_text("")
-    assert output.run_of(tmp_path / "config.yaml") == tmp_path
-    assert output.run_of(tmp_path / "other.yaml") is None
+    assert run_of(tmp_path / "config.yaml") == tmp_path
+    assert run_of(tmp_path / "other.yaml") is None
