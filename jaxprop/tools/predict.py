@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +37,7 @@ class Answer(NamedTuple):
 
 
 def predict_inputs(
-    run: LoadedRun, paths: Sequence[str], *, batch_size: int | None = None, top: int = TOP
+    run: LoadedRun, paths: Sequence[str], *, batch_size: int | None = None, top: int = TOP, **options: Any
 ) -> Iterator[list[Answer]]:
     """Predicts what lies in files, as the run's own data were read and prepared.
 
@@ -45,6 +46,7 @@ def predict_inputs(
       paths: files, folders, or `-` for standard input, as the run's kind of data takes them.
       batch_size: records predicted at a time; default: that of the run's evaluations.
       top: likeliest classes that an answer names.
+      **options: of the task, such as `beams=4` where it writes text.
 
     Yields:
       The answers of one batch. A record that cannot be used has an answer with its error, and the others go on.
@@ -71,7 +73,7 @@ def predict_inputs(
             yield bad
         names = block.info.get("names") or [str(i) for i in range(block.length)]
         for rows in _batches(block.length, batch_size or run.predictor.batch_size):
-            yield _predicted(run, block, rows, names, top)
+            yield _predicted(run, block, rows, names, top, options)
 
 
 def _batches(length: int, size: int) -> Iterator[np.ndarray]:
@@ -79,15 +81,17 @@ def _batches(length: int, size: int) -> Iterator[np.ndarray]:
         yield np.arange(first, min(first + size, length))
 
 
-def _predicted(run: LoadedRun, source: Source, rows: np.ndarray, names: Sequence[str], top: int) -> list[Answer]:
+def _predicted(
+    run: LoadedRun, source: Source, rows: np.ndarray, names: Sequence[str], top: int, options: Mapping[str, Any]
+) -> list[Answer]:
     batch, errors = _taken(source, rows)
     good = [row for row in rows.tolist() if row not in errors]
-    found = run.predict(batch) if good else {}
+    found = run.predict(batch, **options) if good else {}
+    of_task = run.opened.experiment.task.describe
+    say = partial(describe, info=run.info, top=top) if of_task is None else of_task
     place = {row: i for i, row in enumerate(good)}
     return [
-        Answer(str(names[row]), {}, errors[row])
-        if row in errors
-        else Answer(str(names[row]), describe(found, place[row], run.info, top))
+        Answer(str(names[row]), {}, errors[row]) if row in errors else Answer(str(names[row]), say(found, place[row]))
         for row in rows.tolist()
     ]
 

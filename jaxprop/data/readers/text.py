@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from jaxprop.errors import ConfigError, DataError, UsageError
 from jaxprop.types import Reader, Source
 
 LANGUAGE = "language"
+_SUFFIXES = (*records.KINDS, *records.SUFFIXES, ".json", ".gz", ".zip")
 
 
 def open_text(section: TextFiles, task: str, prepared: Mapping[str, Any] | None = None) -> dict[str, Source]:
@@ -352,6 +355,8 @@ def inputs_of(
     limit: int,
     column: str = "text",
     delimiter: str | None = None,
+    whole: bool = False,
+    literal: bool = False,
 ) -> Source:
     """Opens texts without labels, whatever data the run was trained on.
 
@@ -361,6 +366,8 @@ def inputs_of(
       limit: largest number of tokens of a text.
       column: of the text, in files that have columns.
       delimiter: between the columns of a CSV file.
+      whole: refuse a text that is longer than the run's texts, instead of cutting it.
+      literal: take what is no path of a file, a folder or a glob as a text itself.
 
     Raises:
       DataError: as of `text_inputs`.
@@ -368,7 +375,8 @@ def inputs_of(
     bad = _Named()
     names, texts = [], []
     for path in paths:
-        for record in _unlabelled(path, column, delimiter, bad):
+        given = [records.Record(path, (path,))] if literal and _is_text(path) else None
+        for record in _unlabelled(path, column, delimiter, bad) if given is None else given:
             if (text := _text_of(record, column, bad)) is not None:
                 names.append(record.where)
                 texts.append(text)
@@ -377,6 +385,12 @@ def inputs_of(
     tokenizer = restore(prepared.get("tokenizer"))
     length = int(prepared["length"])
     encoded = encode(texts, tokenizer, limit)
+    if whole and (encoded.full > length).any():
+        for i in np.flatnonzero(encoded.full > length).tolist():
+            bad.add(names[i], f"has {encoded.full[i]} tokens, and the model reads {length}; split it into sentences")
+        kept = np.flatnonzero(encoded.full <= length).tolist()
+        names, texts = [names[i] for i in kept], [texts[i] for i in kept]
+        encoded = encode(texts, tokenizer, limit)
     source = padded(encoded, length, tokenizer, name="text")
     told = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.kind, "max_length": length}
     return source._replace(info=told | {"names": names, "bad": bad.sentences} | _told(encoded.cut_note(length, limit)))
@@ -391,6 +405,13 @@ class _Named(BadRecords):
 
     def add(self, where: str, why: str) -> None:
         self.sentences.append(f"{where}: {why}")
+
+
+def _is_text(argument: str) -> bool:
+    """Whether an argument is a text rather than a path: there is no such file, and it does not look like one's name."""
+    if argument == records.STDIN or glob.has_magic(argument) or Path(argument).expanduser().exists():
+        return False
+    return " " in argument or (os.sep not in argument and Path(argument).suffix.lower() not in _SUFFIXES)
 
 
 def _unlabelled(path: str, column: str, delimiter: str | None, bad: BadRecords) -> Iterator[records.Record]:
