@@ -409,9 +409,12 @@ class _Named(BadRecords):
 
 def _is_text(argument: str) -> bool:
     """Whether an argument is a text rather than a path: there is no such file, and it does not look like one's name."""
-    if argument == records.STDIN or glob.has_magic(argument) or Path(argument).expanduser().exists():
+    path = os.path.expanduser(argument)  # not a Path, which fails where a text is longer than a name may be
+    if argument == records.STDIN or os.path.exists(path):
         return False
-    return " " in argument or (os.sep not in argument and Path(argument).suffix.lower() not in _SUFFIXES)
+    if any(c.isspace() for c in argument):
+        return not (glob.has_magic(path) and glob.glob(path, recursive=True))
+    return not (os.sep in argument or glob.has_magic(argument) or argument.lower().endswith(_SUFFIXES))
 
 
 def _unlabelled(path: str, column: str, delimiter: str | None, bad: BadRecords) -> Iterator[records.Record]:
