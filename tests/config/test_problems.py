@@ -24,8 +24,8 @@ TABLE = [
     ("optimizer.schedule.name=cosin", "optimizer.schedule.name: unknown schedule 'cosin'; did you mean 'cosine'?"),
     ("task.loss.name=hubr", "task.loss.name: unknown loss 'hubr'; did you mean 'huber'?"),
     ("task.loss={}", "task.loss.name: required key is missing (one of softmax_cross_entropy,"),
-    ("task.name=clasify", "task.name: expected 'classify', 'multilabel', 'regress', 'language' or 'translate', got 'clasify'; "
-     "did you mean 'classify'?"),
+    ("task.name=clasify", "task.name: expected 'classify', 'multilabel', 'regress', 'language' or 'translate', "
+     "got 'clasify'; did you mean 'classify'?"),
     ("run.seed=true", "run.seed: expected a whole number, got true"),
     ("run.seed='7'", "run.seed: expected a whole number, got '7'; remove the quotes"),
     ("run.seed=1.5", "run.seed: expected a whole number, got 1.5"),
