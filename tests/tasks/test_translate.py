@@ -82,6 +82,19 @@ def test_a_text_is_translated_alone_as_in_a_batch(experiment, beams):
         np.testing.assert_allclose(found["probability"][0], together["probability"][i], rtol=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_half_precision_writes_too(experiment, beams, precision):
+    experiment, params, extras = experiment
+    batch = experiment.sources["test"].take(np.arange(4))
+    found = jax.jit(predictions(experiment.task, policy(precision), beams=beams, detail=True))(params, extras, batch)
+    assert found["tokens"].dtype == np.int32
+    assert np.isfinite(found["probability"]).all()
+    assert found["attention"].shape == (4, found["tokens"].shape[1], batch["inputs"].shape[1])
+    sums = experiment.task.objective.sums(params, extras, batch, policy(precision))
+    assert np.isfinite(sums["loss"][0])
+
+
 def test_beams_find_what_is_at_least_as_likely_by_score(experiment):
     experiment, params, extras = experiment
     batch = experiment.sources["test"].take(np.arange(7))
