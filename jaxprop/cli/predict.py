@@ -33,7 +33,8 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", help="files or folders like the training data; - is stdin, answered as it comes"
+            metavar="INPUT...",
+            help="files or folders like the training data, or a text; - is stdin, answered as it comes",
         ),
     ],
     out: Annotated[
@@ -44,6 +45,12 @@ def predict(
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", metavar="N", min=1, help="records at a time; default: as in evaluations"),
+    ] = None,
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            "--beams", metavar="N", min=1, max=256, help="search a translation with N beams; default: greedily"
+        ),
     ] = None,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
     code: CodeOption = None,
@@ -57,8 +64,13 @@ def predict(
     from jaxprop.run.loaded import load
     from jaxprop.tools.predict import predict_inputs
 
+    options = {} if beams is None else {"beams": beams}
     batches = predict_inputs(
-        load(run, which="newest" if newest else None, code=code or ()), inputs, batch_size=batch_size, top=top
+        load(run, which="newest" if newest else None, code=code or ()),
+        inputs,
+        batch_size=batch_size,
+        top=top,
+        **options,
     )
     count = failed = 0
     with _output(out, json) as write:

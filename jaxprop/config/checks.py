@@ -15,6 +15,7 @@ from jaxprop.config.schema.data import (
     DataSection,
     Digits,
     Mixture,
+    NumberWords,
     Pairs,
     Reviews,
     StdlibText,
@@ -82,7 +83,7 @@ def has_split_to_evaluate(config: Config) -> bool:
 
 
 def _has_split(data: DataSection) -> bool:
-    if isinstance(data, CustomData | Digits | Reviews | StdlibText) or data.validation is not None:
+    if isinstance(data, CustomData | Digits | NumberWords | Reviews | StdlibText) or data.validation is not None:
         return True
     return any(getattr(data, key, None) is not None for key in PATHS if key.startswith(("validation", "test")))
 
@@ -99,10 +100,12 @@ def _fits_task(config: Config) -> Iterator[Problem]:
 
 
 def _pairs(config: Config) -> Iterator[Problem]:
-    if isinstance(config.data, Pairs) and config.model.name in TASK_TABLE[config.task.name].models:
+    if config.task.name != "language" or not isinstance(config.data, Pairs):
+        return
+    if config.model.name in TASK_TABLE["language"].models:
         what = (
             f"the built-in {config.model.name} reads no pairs: it takes inputs, and not targets beside them; "
-            "give a model of your own"
+            "write task.name: translate and model.name: seq2seq_transformer, or give a model of your own"
         )
         yield Problem(("model", "name"), what)
 
@@ -280,8 +283,10 @@ def _responses(config: Config) -> Iterator[Problem]:
 
 
 def _augmentation(config: Config) -> Iterator[Problem]:
-    if config.data.augment and config.task.name == "language":
-        what = "augmentation changes images and other numbers, but the inputs of the task language are tokens"
+    if config.data.augment and config.task.name in ("language", "translate"):
+        what = (
+            f"augmentation changes images and other numbers, but the inputs of the task {config.task.name} are tokens"
+        )
         yield Problem(("data", "augment"), f"{what}; remove it")
 
 

@@ -76,6 +76,19 @@ TASK_TABLE: dict[str, TaskEntry] = {
         data=("stdlib_text", "text", "pairs", "huggingface", "mixture", "random"),
         models=("rnn", "transformer"),
     ),
+    "translate": TaskEntry(
+        summary="a text for each text",
+        losses=("softmax_cross_entropy",),
+        figures={
+            "loss": Figure("min"),
+            "bleu": Figure("max"),
+            "chrf": Figure("max"),
+            "exact_match": Figure("max"),
+            "accuracy": Figure("max", "accuracy"),
+        },
+        data=("pairs", "number_words", "random"),
+        models=("seq2seq_transformer", "seq2seq_rnn"),
+    ),
 }
 
 
@@ -90,7 +103,7 @@ def tasks_for(source: str) -> list[str]:
 
 
 # Names of metrics of which more is better, where no task lists them.
-MORE_IS_BETTER = re.compile(r"accuracy|precision|recall|score|f1|auc|bleu|iou|map\b|r2|top_?\d")
+MORE_IS_BETTER = re.compile(r"accuracy|precision|recall|score|f1|auc|bleu|chrf|exact|iou|map\b|r2|top_?\d")
 
 
 def better(metric: str, task: str | None = None) -> Literal["min", "max"]:

@@ -111,6 +111,7 @@ def tap_attention(
     name: str,
     causal: bool = False,
     mask: jax.Array | None = None,
+    cross: bool = False,
 ) -> jax.Array:
     """Returns `x`; in a step that measures, attention's largest logit and its entropy appear in `m.taps`.
 
@@ -125,6 +126,7 @@ def tap_attention(
       name: what it is called in records.
       causal: whether query t sees keys 0..t only.
       mask: boolean `[B, T]`, False for padding, whose queries and keys are left out; None where all count.
+      cross: the queries are of another sequence than the keys `[B, S, H, D]` and their mask `[B, S]`, and all count.
 
     Returns:
       `x` itself.
@@ -140,14 +142,14 @@ def tap_attention(
     """
 
     def statistics() -> dict[str, jax.Array]:
-        largest, entropy = attention_statistics(queries, keys, causal, mask)
+        largest, entropy = attention_statistics(queries, keys, causal, mask, cross)
         return _statistics(x, "") | {"attention_max": largest, "attention_entropy": entropy}
 
     return _fill(x, name, "attention", statistics)
 
 
 def attention_statistics(
-    queries: jax.Array, keys: jax.Array, causal: bool, mask: jax.Array | None = None
+    queries: jax.Array, keys: jax.Array, causal: bool, mask: jax.Array | None = None, cross: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the largest |logit| and the mean normalized entropy over the sampled queries, float32 scalars.
 
@@ -167,7 +169,8 @@ def attention_statistics(
     )
     if mask is not None:
         real = mask[:4]
-        seen = seen & real[:, None, None, :] & real[:, at][:, None, :, None]  # [b, 1, t, S]
+        seen = seen & real[:, None, None, :]  # [b, 1, t, S]
+        seen = seen if cross else seen & real[:, at][:, None, :, None]
     log_share = jax.nn.log_softmax(jnp.where(seen, logits, -jnp.inf), -1)
     entropy = -jnp.sum(jnp.where(seen, jnp.exp(log_share) * log_share, 0), -1)  # [b, H, t]
     several = seen.sum(-1) > 1

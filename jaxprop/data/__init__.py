@@ -15,6 +15,7 @@ from jaxprop.data.readers.digits import DIGITS
 from jaxprop.data.readers.huggingface import HUGGINGFACE
 from jaxprop.data.readers.images.open import IMAGES
 from jaxprop.data.readers.mixture import LENGTHS, mixture_of
+from jaxprop.data.readers.number_words import NUMBER_WORDS
 from jaxprop.data.readers.own import OWN
 from jaxprop.data.readers.pairs import PAIRS
 from jaxprop.data.readers.random import RANDOM
@@ -50,6 +51,7 @@ READERS: dict[str, Reader] = {
     "stdlib_text": STDLIB_TEXT,
     "text": TEXT,
     "pairs": PAIRS,
+    "number_words": NUMBER_WORDS,
     "arrays": ARRAYS,
     "images": IMAGES,
     "huggingface": HUGGINGFACE,

@@ -304,6 +304,7 @@ def inputs_of(
     column: str,
     read: Callable[[str, BadRecords], Iterable[records.Record]],
     form: Form | None = None,
+    whole: bool = False,
 ) -> Source | Iterator[Source]:
     """Opens texts without labels, whatever data the run was trained on.
 
@@ -314,6 +315,7 @@ def inputs_of(
       column: name of the texts in messages.
       read: `(path, bad) ->` records of a text each, of every path that is not standard input.
       form: of the records that the run was trained on, if its texts stood in a column; standard input may hold such.
+      whole: refuse a text that is longer than the run's texts, instead of cutting it.
 
     Returns:
       A source without labels. `info["names"]` says where each text stands, and `info["bad"]` holds the records that
@@ -327,7 +329,11 @@ def inputs_of(
     def source_of(found: Iterable[records.Record], bad: BadInputs) -> Source:
         names, texts = [], []
         for record in found:
-            if (text := _text_of(record, column, bad)) is not None:
+            text = _text_of(record, column, bad)
+            size = 0 if text is None or not whole else int(encode([text], tokenizer, limit).full[0])
+            if size > length:
+                bad.add(record.where, f"has {size} tokens, and the model reads {length}; split it into sentences")
+            elif text is not None:
                 names.append(record.where)
                 texts.append(text)
                 bad.good += 1

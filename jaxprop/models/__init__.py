@@ -18,6 +18,8 @@ from jaxprop.models.own import LossFunction, checked_outputs, no_outputs, own_mo
 from jaxprop.models.remat import NONE
 from jaxprop.models.resnet import ResNet
 from jaxprop.models.rnn import Rnn
+from jaxprop.models.seq2seq_rnn import Seq2SeqRnn
+from jaxprop.models.seq2seq_transformer import Seq2SeqTransformer
 from jaxprop.models.transformer import Transformer
 from jaxprop.models.vit import Vit
 from jaxprop.types import Model, Spec
@@ -42,6 +44,8 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "vit": Vit,
     "rnn": Rnn,
     "transformer": Transformer,
+    "seq2seq_transformer": Seq2SeqTransformer,
+    "seq2seq_rnn": Seq2SeqRnn,
 }
 
 

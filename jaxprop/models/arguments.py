@@ -75,8 +75,19 @@ def categories(batch: Batch) -> jax.Array | None:
     return batch.get("categories")
 
 
+def targets(batch: Batch) -> jax.Array:
+    """Returns the tokens that were written before each label, `[B, T]`.
+
+    Example:
+      >>> targets({"inputs": jnp.zeros((1, 3), jnp.int32), "targets": jnp.array([[0, 7]])}).tolist()
+      [[0, 7]]
+    """
+    return batch["targets"]
+
+
 # By the name of the argument in a module's call, what it is given.
 ARGUMENTS: dict[str, Callable[[Batch], jax.Array | None]] = {
+    "targets": targets,
     "weight": row_weights,
     "mask": token_mask,
     "categories": categories,

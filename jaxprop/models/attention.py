@@ -1,4 +1,4 @@
-"""Self-attention: the function in every dtype, and the layer with rotary positions and grouped queries."""
+"""Attention: the function in every dtype, and the layers, to a sequence itself and to another one."""
 
 from __future__ import annotations
 
@@ -196,6 +196,54 @@ class Attention(nnx.Module):
         shares = jax.nn.softmax(jnp.where(seen, logits, -jnp.inf), -1)
         mixed = jnp.einsum("bhts,bshd->bthd", shares.astype(values.dtype), values)
         return self.out(mixed.reshape(b, t, d)), held
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention of one sequence to another, in which heads of queries may share a head of keys and values.
+
+    Args:
+      name: of its tap.
+      config: sizes, and the initializer of the input kernels.
+      out_init: initializer of the output kernel.
+      rngs: random streams.
+
+    Reference:
+      Vaswani et al., Attention Is All You Need, 2017. https://arxiv.org/abs/1706.03762
+    """
+
+    def __init__(self, name: str, config: schema.Blocks, out_init: Initializer, *, rngs: nnx.Rngs):
+        self.name, self.heads = name, config.heads
+        self.kv_width = config.width // config.heads * (config.kv_heads or config.heads)
+        self.query = dense(config.width, config.width, INITS[config.init], rngs=rngs)
+        self.kv = dense(config.width, 2 * self.kv_width, INITS[config.init], rngs=rngs)
+        self.out = dense(config.width, config.width, out_init, rngs=rngs)
+
+    def read(self, source: jax.Array) -> KeysAndValues:
+        """Returns keys and values `[B, S, K, D/H]` of what is attended to, `[B, S, D]`."""
+        b, s, d = source.shape
+        keys, values = jnp.split(self.kv(source).reshape(b, s, -1, d // self.heads), 2, 2)
+        return KeysAndValues(keys, values)
+
+    def __call__(self, x: jax.Array, read: KeysAndValues, mask: jax.Array | None = None) -> jax.Array:
+        """Maps `x [B, T, D]` to `[B, T, D]`; what `mask [B, S]` leaves out of the other sequence is not attended to."""
+        q = self._queries(x)
+        mixed = attention(q, *read, causal=False, mask=mask)
+        mixed = tap_attention(mixed, q, read.keys, self.name, mask=mask, cross=True)
+        return self.out(mixed.reshape(x.shape))
+
+    def shares(self, x: jax.Array, read: KeysAndValues, mask: jax.Array | None = None) -> jax.Array:
+        """Returns how much each position attends to each of the other sequence, `[B, T, S]`: the mean over heads."""
+        q = self._queries(x)
+        dtype = wide_dtype(q.dtype)
+        keys = _repeated(read.keys.astype(dtype), q.shape[2] // read.keys.shape[2])
+        logits = jnp.einsum("bthd,bshd->bhts", q.astype(dtype), keys) / q.shape[-1] ** 0.5
+        if mask is not None:
+            logits = jnp.where(mask[:, None, None, :], logits, MASKED)
+        return jax.nn.softmax(logits, -1).mean(1)
+
+    def _queries(self, x: jax.Array) -> jax.Array:
+        b, t, d = x.shape
+        return self.query(x).reshape(b, t, self.heads, d // self.heads)
 
 
 def _written(old: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
-from jaxprop.models.attention import Attention, KeysAndValues
+from jaxprop.models.attention import Attention, CrossAttention, KeysAndValues
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, Initializer, LayerNorm, RmsNorm, dense, scaled
 
 NORMS: dict[str, Callable[[int], nnx.Module]] = {"layer": LayerNorm, "rms": RmsNorm}
@@ -87,6 +87,68 @@ class Block(nnx.Module):
         """Maps further tokens `x [B, t, D]`, of which `start` were read before; see `Attention.extend`."""
         mixed, held = self.attn.extend(self.attn_norm(x), held, start)
         x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), held
+
+
+class DecoderBlock(nnx.Module):
+    """x + attention(norm(x)), x + attention to a source(norm(x)), then x + feed-forward(norm(x)), each with dropout.
+
+    Args:
+      name: of its tap.
+      config: sizes and kinds of the layers. The kernels that end a residual branch start 1/sqrt(3 L) as large as
+        `init` says.
+      rope: whether attention to the sequence itself, which is causal, has rotary positions.
+      rngs: random streams.
+
+    Reference:
+      Vaswani et al., Attention Is All You Need, 2017. https://arxiv.org/abs/1706.03762
+    """
+
+    def __init__(self, name: str, config: schema.Blocks, *, rope: bool, rngs: nnx.Rngs):
+        self.name = name
+        out_init = scaled(INITS[config.init], (3 * config.layers) ** -0.5)
+        self.attn_norm = NORMS[config.norm](config.width)
+        self.attn = Attention(f"{name}/attn", config, out_init, causal=True, rope=rope, rngs=rngs)
+        self.cross_norm = NORMS[config.norm](config.width)
+        self.cross = CrossAttention(f"{name}/cross", config, out_init, rngs=rngs)
+        self.mlp_norm = NORMS[config.norm](config.width)
+        self.mlp = FEED_FORWARD[config.feed_forward](f"{name}/mlp", config, out_init, rngs=rngs)
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+
+    def __call__(self, x: jax.Array, source: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Maps `x [B, T, D]` to `[B, T, D]`; of the source `[B, S, D]`, what `mask [B, S]` leaves out is not read."""
+        with jax.named_scope("attn"):
+            x = x + self.dropout(self.attn(self.attn_norm(x)))
+        with jax.named_scope("cross"):
+            x = x + self.dropout(self.cross(self.cross_norm(x), self.cross.read(source), mask))
+        with jax.named_scope("mlp"):
+            return tap(x + self.dropout(self.mlp(self.mlp_norm(x))), self.name)
+
+    def shares(self, x: jax.Array, source: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Returns how much each position attends to each of the source, `[B, T, S]`, the mean over heads."""
+        x = x + self.attn(self.attn_norm(x))
+        return self.cross.shares(self.cross_norm(x), self.cross.read(source), mask)
+
+    def extend(
+        self,
+        x: jax.Array,
+        source: KeysAndValues,
+        mask: jax.Array | None,
+        held: KeysAndValues,
+        start: jax.Array,
+    ) -> tuple[jax.Array, KeysAndValues]:
+        """Maps further tokens `x [B, t, D]`, of which `start` were read before; see `Attention.extend`.
+
+        Args:
+          x: of the tokens.
+          source: what `cross.read` returns.
+          mask: of the source.
+          held: keys and values of the tokens before.
+          start: how many these are.
+        """
+        mixed, held = self.attn.extend(self.attn_norm(x), held, start)
+        x = x + mixed
+        x = x + self.cross(self.cross_norm(x), source, mask)
         return x + self.mlp(self.mlp_norm(x)), held
 
 

@@ -1,4 +1,4 @@
-"""Language models read token by token: what was read is kept, so that a further token costs no second reading. Pure."""
+"""Models that go on writing: what was read is kept, so that a further token costs no second reading. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxprop.config.schema import model as schema
 from jaxprop.errors import UsageError
 from jaxprop.models import MODELS
 from jaxprop.models.adapters.nnx import from_nnx
-from jaxprop.types import PyTree, Spec
+from jaxprop.models.arguments import token_mask
+from jaxprop.types import Batch, Model, PyTree, Spec
 
 DECODERS = ("transformer", "rnn")
+WRITERS = ("seq2seq_transformer", "seq2seq_rnn")
 
 
 class Decoder(NamedTuple):
@@ -69,3 +72,86 @@ def make_decoder(section: schema.ModelSection, spec: Spec) -> Decoder:
         return extending.apply(params, extras, (tokens, held, start), key=None, train=False)[0]
 
     return Decoder(room, extend)
+
+
+class Writer(NamedTuple):
+    """A model that reads a source, and writes a target from it.
+
+    Args:
+      read: `(params, extras, batch, length) -> (source, held)`: what is kept of the sources, and of the targets before
+        the first of their `length` tokens, trees of arrays `[B, ...]`. Targets and labels of the batch are not read.
+      extend: `(params, extras, tokens [B, t], source, held, start) -> (logits [B, t, V], held)`; `start` tokens came
+        before.
+      attend: `(params, extras, batch) -> shares [B, T, S]`, how much each token of `targets` attends to each of
+        `inputs`; None for a model that does not say.
+    """
+
+    read: Callable[[PyTree, PyTree, Batch, int], tuple[PyTree, PyTree]]
+    extend: Callable[[PyTree, PyTree, jax.Array, PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
+    attend: Callable[[PyTree, PyTree, Batch], jax.Array] | None
+
+
+def make_writer(section: schema.ModelSection, spec: Spec, model: Model) -> Writer:
+    """Builds the writer of a model of pairs; its parameters are those of `make_model`.
+
+    A model of the user's own is applied to the whole target for each of its tokens.
+
+    Args:
+      section: the section `model`.
+      spec: tokens `[S]` as `inputs` and `[T]` as `targets`, and their `vocabulary`.
+      model: of the section.
+
+    Example:
+      >>> from jaxprop.models import make_model
+      >>> tokens = {"inputs": jax.ShapeDtypeStruct((8,), jnp.int32), "targets": jax.ShapeDtypeStruct((5,), jnp.int32)}
+      >>> section, spec = schema.Seq2SeqRnn(name="seq2seq_rnn", width=4), Spec(tokens, {"vocabulary": 11})
+      >>> batch, model = {"inputs": jnp.ones((2, 8), jnp.int32)}, make_model(section, spec)
+      >>> params, extras = model.init(jax.random.key(0), batch)
+      >>> writer = make_writer(section, spec, model)
+      >>> source, held = writer.read(params, extras, batch, 5)
+      >>> writer.extend(params, extras, jnp.array([[3], [4]]), source, held, jnp.int32(0))[0].shape
+      (2, 1, 11)
+    """
+    name = getattr(section, "name", "class")
+    if name not in WRITERS:
+        return _reading_again(model)
+
+    def module(rngs: Any) -> Any:
+        return MODELS[name](section, spec, rngs=rngs)
+
+    def applied(call: Callable[..., Any], params: PyTree, extras: PyTree, given: Any) -> Any:
+        return from_nnx(module, call, taps=False).apply(params, extras, given, key=None, train=False)[0]
+
+    def read(params: PyTree, extras: PyTree, batch: Batch, length: int) -> tuple[PyTree, PyTree]:
+        return applied(lambda m, b: m.read(b["inputs"], token_mask(b), length), params, extras, _source(batch))
+
+    def extend(
+        params: PyTree, extras: PyTree, tokens: jax.Array, source: PyTree, held: PyTree, start: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        return applied(lambda m, given: m.extend(*given), params, extras, (tokens, source, held, start))
+
+    def attend(params: PyTree, extras: PyTree, batch: Batch) -> jax.Array:
+        source = {**_source(batch), "targets": batch["targets"]}
+        return applied(lambda m, b: m.attend(b["inputs"], b["targets"], token_mask(b)), params, extras, source)
+
+    return Writer(read, extend, attend)
+
+
+def _source(batch: Batch) -> Batch:
+    """What of a batch is known before its target; `mask` is of the labels."""
+    return {name: value for name, value in batch.items() if name not in ("targets", "labels", "mask")}
+
+
+def _reading_again(model: Model) -> Writer:
+    def read(params: PyTree, extras: PyTree, batch: Batch, length: int) -> tuple[PyTree, PyTree]:
+        del params, extras
+        return _source(batch), jnp.zeros((len(batch["inputs"]), length), jnp.int32)
+
+    def extend(
+        params: PyTree, extras: PyTree, tokens: jax.Array, source: PyTree, held: PyTree, start: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        held = jax.lax.dynamic_update_slice(held, tokens, (0, start))
+        logits, _ = model.apply(params, extras, {**source, "targets": held}, key=None, train=False)
+        return jax.lax.dynamic_slice_in_dim(logits, start, tokens.shape[1], 1), held
+
+    return Writer(read, extend, None)

@@ -402,6 +402,27 @@ def vocabulary(spec: Spec, model: str) -> int:
     return spec.sizes["vocabulary"]
 
 
+def expect_pairs(spec: Spec, model: str) -> tuple[int, int]:
+    """Returns the lengths S and T of source and target, for a model of pairs of texts.
+
+    Raises:
+      ShapeError: the data are no pairs of token sequences.
+
+    Example:
+      >>> tokens = {"inputs": jax.ShapeDtypeStruct((8,), jnp.int32), "targets": jax.ShapeDtypeStruct((5,), jnp.int32)}
+      >>> expect_pairs(Spec(tokens, {"vocabulary": 256}), "seq2seq_rnn")
+      (8, 5)
+    """
+    shapes = [spec.batch.get(name) for name in ("inputs", "targets")]
+    lengths = [x.shape[0] for x in shapes if x is not None and len(x.shape) == 1 and is_integer(x.dtype)]
+    if len(lengths) != 2:
+        raise ShapeError(
+            f"model {model} expected pairs of texts: integer inputs [S] and targets [T], got an example with "
+            f"{ {name: list(x.shape) for name, x in spec.batch.items()} }; use model.name: transformer or rnn"
+        )
+    return lengths[0], lengths[1]
+
+
 def is_integer(dtype: Any) -> bool:
     """Whether a dtype is of integers.
 

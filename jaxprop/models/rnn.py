@@ -31,6 +31,7 @@ from jaxprop.models.layers import (
 from jaxprop.models.remat import NONE, call, checkpointed
 from jaxprop.types import Spec
 
+Recurrence = schema.Rnn | schema.Seq2SeqRnn
 STRETCHES = 8  # of a sequence whose gradients are looked at apart
 
 
@@ -89,7 +90,7 @@ class RnnLayer(nnx.Module):
     """
 
     def __init__(
-        self, name: str, n_in: int, config: schema.Rnn, *, rngs: nnx.Rngs, remat: str = NONE, reverse: bool = False
+        self, name: str, n_in: int, config: Recurrence, *, rngs: nnx.Rngs, remat: str = NONE, reverse: bool = False
     ):
         self.name, self.cell, self.remat, self.reverse = name, CELLS[config.cell], remat, reverse
         # Only the Elman cell's state is an activation; those of the others are mixtures.
@@ -99,7 +100,7 @@ class RnnLayer(nnx.Module):
         # an LSTM that starts by remembering learns long dependencies sooner (Jozefowicz et al., 2015)
         bias_init = _forget_bias if config.cell == "lstm" else initializers.zeros
         self.input = dense(n_in, gates * width, INITS[config.init], bias_init=bias_init, rngs=rngs)
-        recurrent_init = _each_gate(INITS[config.recurrent_init], gates)
+        recurrent_init = each_gate(INITS[config.recurrent_init], gates)
         self.recurrent = dense(width, gates * width, recurrent_init, use_bias=config.cell == "gru", rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -148,7 +149,7 @@ class BothWays(nnx.Module):
       Schuster and Paliwal, Bidirectional Recurrent Neural Networks, 1997.
     """
 
-    def __init__(self, name: str, n_in: int, config: schema.Rnn, *, rngs: nnx.Rngs, remat: str = NONE):
+    def __init__(self, name: str, n_in: int, config: Recurrence, *, rngs: nnx.Rngs, remat: str = NONE):
         self.name = name
         self.forward = RnnLayer(f"{name}/forward", n_in, config, rngs=rngs, remat=remat)
         self.backward = RnnLayer(f"{name}/backward", n_in, config, rngs=rngs, remat=remat, reverse=True)
@@ -164,7 +165,14 @@ def _forget_bias(_: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jnp.zeros(shape, dtype).at[width : 2 * width].set(1)
 
 
-def _each_gate(init: Initializer, gates: int) -> Initializer:
+def each_gate(init: Initializer, gates: int) -> Initializer:
+    """Returns an initializer that draws the kernel of each gate of a recurrence by itself.
+
+    Example:
+      >>> each_gate(initializers.orthogonal(), 3)(jax.random.key(0), (4, 12), jnp.float32).shape
+      (4, 12)
+    """
+
     def init_gates(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
         each = (shape[0], shape[1] // gates)
         return jnp.concatenate([init(k, each, dtype) for k in jax.random.split(key, gates)], 1)

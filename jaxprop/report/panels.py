@@ -7,6 +7,7 @@ from typing import Any
 from jaxprop.report.fields import number, text, whole
 
 MOST, ROWS, CLASSES, POINTS = 8, 60, 60, 1000  # panels, rows of a table, classes of a matrix, points of a plot
+SHADES = 120  # rows and columns of shades
 
 
 def as_json(found: dict[str, Any] | None, tested: int | None = None) -> dict[str, Any] | None:
@@ -63,7 +64,18 @@ def _table(data: dict[str, Any]) -> dict[str, Any] | None:
     return {"headers": headers, "rows": rows, "right": numeric}
 
 
-KINDS = {"matrix": _matrix, "scatter": _scatter, "table": _table}
+def _shades(data: dict[str, Any]) -> dict[str, Any] | None:
+    rows, columns = ([text(name) for name in _list(data.get(key))][:SHADES] for key in ("row_names", "column_names"))
+    cells = [
+        [min(max(number(cell) or 0.0, 0.0), 1.0) for cell in _list(row)][:SHADES] for row in _list(data.get("cells"))
+    ]
+    if not rows or not columns or len(cells[:SHADES]) != len(rows) or any(len(row) != len(columns) for row in cells):
+        return None
+    axes = {name: text(data.get(name)) for name in ("rows", "columns")}
+    return {**axes, "row_names": rows, "column_names": columns, "cells": cells[:SHADES]}
+
+
+KINDS = {"matrix": _matrix, "scatter": _scatter, "shades": _shades, "table": _table}
 
 
 def _list(value: Any) -> list[Any]:

@@ -85,11 +85,12 @@ class LoadedRun:
         """Sizes and names of the training data: `classes`, `class_names`, `target_names`, and the like."""
         return dict(self.opened.prepared.info)
 
-    def predict(self, batch: Any) -> dict[str, Any]:
+    def predict(self, batch: Any, **options: Any) -> dict[str, Any]:
         """Predicts the examples of a batch of any size.
 
         Args:
           batch: arrays by key as the run's batches have them, `[N, ...]` each; or the array of `inputs` alone.
+          **options: of the task, such as `beams=4` where it writes text.
 
         Returns:
           What the task's predictions are, as NumPy arrays `[N, ...]`: for a classification `class`, `probability` and
@@ -99,7 +100,7 @@ class LoadedRun:
           ShapeError: an array does not fit the model.
           CheckpointError: the run has no checkpoint.
         """
-        return self.predictor(batch)
+        return self.predictor(batch, **options)
 
     # -- its records ------------------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
         return None
     size = experiment.config.data.eval_batch_size or experiment.config.data.batch_size
     size = size if mesh is None else -(-size // mesh.size) * mesh.size
-    predict = jax.jit(predictions(task, policy(experiment.config.precision.policy)))
+    options = {} if task.answer is None else {"detail": True}
+    predict = jax.jit(predictions(task, policy(experiment.config.precision.policy), **options))
     params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
     told, seen = [], []
     answers = test.take(np.zeros(1, np.int64))["labels"].size

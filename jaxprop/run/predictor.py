@@ -33,36 +33,47 @@ class Predictor:
         self.batch_size = config.data.eval_batch_size or config.data.batch_size
         self._example = opened.prepared.example
         self._class_names = list(opened.prepared.info.get("class_names", ()))
-        self._predict = jax.jit(predictions(opened.experiment.task, policy(config.precision.policy)))
+        self._programs: dict[tuple[tuple[str, Any], ...], Any] = {}
+        self._made = lambda options: jax.jit(
+            predictions(opened.experiment.task, policy(config.precision.policy), **options)
+        )
 
-    def __call__(self, batch: Any) -> dict[str, np.ndarray]:
+    def __call__(self, batch: Any, **options: Any) -> dict[str, np.ndarray]:
         """Predicts every example of a batch.
 
         Args:
           batch: arrays by key with a leading axis of any length N; or the array of `inputs` alone.
+          **options: of the task, such as `beams=4` where it writes text.
 
         Returns:
           What the task's `predict` says, `[N, ...]` each; and `label`, the names of the classes, where they have names.
 
         Raises:
           ShapeError: an array does not fit the model.
+          UsageError: the task has no such option.
         """
         arrays = fitted(batch, self._example)
         length = _length(arrays)
         starts = range(0, max(length, 1), self.batch_size)
-        parts = [self._part(jax.tree.map(lambda x, at=at: x[at : at + self.batch_size], arrays)) for at in starts]
+        named = tuple(sorted(options.items()))
+        if named not in self._programs:
+            self._programs[named] = self._made(options)
+        predict = self._programs[named]
+        parts = [
+            self._part(predict, jax.tree.map(lambda x, at=at: x[at : at + self.batch_size], arrays)) for at in starts
+        ]
         found = jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
         if self._class_names and "class" in found:
             found["label"] = np.asarray(self._class_names)[found["class"]]
         return found
 
-    def _part(self, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+    def _part(self, predict: Any, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
         length = _length(arrays)
         size = min(_size_for(length), self.batch_size)
         weight = (np.arange(size) < length).astype(np.float32)
         padded = jax.tree.map(lambda x: np.concatenate([x, np.zeros((size - length, *x.shape[1:]), x.dtype)]), arrays)
         try:
-            found = jax.device_get(self._predict(self.params, self.extras, {**padded, "weight": weight}))
+            found = jax.device_get(predict(self.params, self.extras, {**padded, "weight": weight}))
         except JaxpropError:
             raise
         except KeyError as error:

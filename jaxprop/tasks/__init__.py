@@ -12,6 +12,7 @@ from jaxprop.tasks.multilabel import multilabel
 from jaxprop.tasks.outputs import check_outputs
 from jaxprop.tasks.regress import regress
 from jaxprop.tasks.task import Task
+from jaxprop.tasks.translate import translate
 from jaxprop.types import Source
 
 __all__ = ["TASKS", "Task", "check_outputs", "make_task"]
@@ -21,6 +22,7 @@ TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
     "language": language,
     "multilabel": multilabel,
     "regress": regress,
+    "translate": translate,
 }
 
 

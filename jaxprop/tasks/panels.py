@@ -7,6 +7,7 @@ report draws a drawable by its kind, whatever the task:
 |---|---|
 | `matrix` | `rows`, `columns`: what they are; `names` of the classes; `cells`: counts |
 | `scatter` | `x`, `y`: what they are; `points`: pairs |
+| `shades` | `rows`, `columns`: what they are; `row_names`, `column_names`; `cells`: numbers of 0 to 1 |
 | `table` | `headers` and `rows` of text and numbers |
 """
 
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprop.metrics.translation import sentence_chrf
 from jaxprop.types import Batch
 
 CLASSES = 40  # largest number of classes with a matrix
@@ -33,7 +35,7 @@ class Drawable(NamedTuple):
 
     Args:
       title: what it shows.
-      kind: `matrix`, `scatter` or `table`.
+      kind: `matrix`, `scatter`, `shades` or `table`.
       data: JSON values by name, as the kind has them.
       hint: one sentence on how to read it.
     """
@@ -168,6 +170,60 @@ def sample_text(predictions: Predictions, batch: Batch, decode: Callable[[list[i
         rows += [[f"next {unit}", shown(text[held][-WINDOW:])], ["predicted", shown(answer[held][-WINDOW:])]]
     data = {"headers": ["", "text"], "rows": rows}
     return Drawable(f"Next {unit}s", "table", data, f"Each prediction has seen all {unit}s before it.")
+
+
+def worst_translations(predictions: Predictions, batch: Batch, text: Callable[[np.ndarray], str]) -> Drawable:
+    """Lists translations with what is right, those of the lowest chrF first.
+
+    Args:
+      predictions: `tokens` `[n, T]`, `inputs` and `input_mask` `[n, S]`.
+      batch: `labels` and `mask` `[n, T]`.
+      text: tokens up to the one for the end, or to the last -> text.
+    """
+    found = _translations(predictions, batch, text)
+    order = np.argsort([score for *_, score in found], kind="stable")[:WORST].tolist()
+    rows = [[*found[i][:3], round(found[i][3], 1)] for i in order]
+    hint = "Scores are chrF, from 0 to 100. Where the worst have 100, all are right."
+    headers = ["source", "target", "translation", "chrF"]
+    return Drawable("Worst translations", "table", {"headers": headers, "rows": rows}, hint)
+
+
+def attention_of_worst(predictions: Predictions, batch: Batch, text: Callable[[np.ndarray], str]) -> Drawable:
+    """Shows what each token of the worst translation attends to in its source.
+
+    Args:
+      predictions: as of `worst_translations`, and `attention` `[n, T, S]`.
+      batch: as of `worst_translations`.
+      text: as of `worst_translations`; of one token it is the token's.
+    """
+    title, hint = "Attention of the worst translation", "Each row is a token that was written; its shares add up to 1."
+    axes = {"rows": "written", "columns": "source"}
+    if "attention" not in predictions:
+        return Drawable(title, "shades", {**axes, "row_names": [], "column_names": [], "cells": []}, hint)
+    worst = int(np.argmin([score for *_, score in _translations(predictions, batch, text)]))
+    mask = np.asarray(predictions["input_mask"])[worst] != 0
+    inputs, tokens = np.asarray(predictions["inputs"])[worst][mask], np.asarray(predictions["tokens"])[worst]
+    written = [_printed(text(token[None])) for token in tokens]
+    length = next((i for i, name in enumerate(written) if not name), len(written))
+    shares = np.asarray(predictions["attention"], np.float64)[worst][: length + 1, mask]
+    rows = [*written[:length], "end"][: len(shares)]
+    columns = [_printed(text(token[None])) for token in inputs]
+    cells = [[_share(x) for x in row] for row in shares]
+    return Drawable(title, "shades", {**axes, "row_names": rows, "column_names": columns, "cells": cells}, hint)
+
+
+def _translations(
+    predictions: Predictions, batch: Batch, text: Callable[[np.ndarray], str]
+) -> list[tuple[str, str, str, float]]:
+    """Source, target, translation and chrF of each example."""
+    labels, held = np.asarray(batch["labels"]), batch.get("mask")
+    held = np.ones(labels.shape, bool) if held is None else np.asarray(held) != 0
+    found = []
+    for i, tokens in enumerate(np.asarray(predictions["tokens"])):
+        read = np.asarray(predictions["inputs"])[i][np.asarray(predictions["input_mask"])[i] != 0]
+        source, target, translation = text(read), text(labels[i][held[i]]), text(tokens)
+        found.append((source, target, translation, sentence_chrf(translation, target)))
+    return found
 
 
 def _name(index: int, names: Sequence[str]) -> str:

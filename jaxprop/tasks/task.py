@@ -16,7 +16,7 @@ from jaxprop.config.schema.task import CustomLoss, usual_loss
 from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.core.precision import Policy, cast_floating, cast_keys
 from jaxprop.data.augment import make_augmentation
-from jaxprop.errors import ConfigError
+from jaxprop.errors import ConfigError, UsageError
 from jaxprop.losses import make_loss, own_loss
 from jaxprop.metrics import METRICS
 from jaxprop.models.arguments import masks_tokens
@@ -39,6 +39,9 @@ def no_predictions(_outputs: Any, _batch: Batch) -> dict[str, jax.Array]:
     return {}
 
 
+Answer = Callable[..., dict[str, jax.Array]]  # (params, extras, batch, **options) -> {name: [B, ...]}
+
+
 class Task(NamedTuple):
     """A problem ready to be trained on.
 
@@ -50,6 +53,9 @@ class Task(NamedTuple):
       derived: metrics of an evaluation -> further figures that follow from them.
       reference: figures of a trivial predictor on the same split, printed beside the result.
       panels: what the report shows of its predictions, each `(predictions, batch) -> Drawable`.
+      answer: where an answer is searched for with the model, rather than read from its outputs by `predict`:
+        `(params, extras, batch, **options) -> {name: [B, ...]}`. The option `detail` asks for what panels need. Pure.
+      describe: `(answers, i) -> {name: JSON value}`, what a person is told of example i; None for the usual words.
     """
 
     model: Model | None
@@ -59,10 +65,12 @@ class Task(NamedTuple):
     derived: Callable[[Mapping[str, float]], dict[str, float]] = nothing_derived
     reference: Mapping[str, float] = {}
     panels: tuple[Panel, ...] = ()
+    answer: Answer | None = None
+    describe: Callable[[Mapping[str, np.ndarray], int], dict[str, Any]] | None = None
 
 
 def predictions(
-    task: Task, policy: Policy, *, padded: bool = True
+    task: Task, policy: Policy, *, padded: bool = True, **options: Any
 ) -> Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]]:
     """Returns `(params, extras, batch) -> predictions` of a task, in evaluation and with the policy's casts. Pure.
 
@@ -70,12 +78,20 @@ def predictions(
       task: the task.
       policy: of the precision that it is trained in.
       padded: whether batches may hold examples that are padding.
+      **options: of the task's `answer`, such as `beams=4`.
+
+    Raises:
+      UsageError: the task has no such option.
     """
+    if options and task.answer is None:
+        raise UsageError(f"{', '.join(options)}: an option of the task translate, which writes text; remove it")
 
     def predict(params: PyTree, extras: PyTree, batch: Batch) -> dict[str, jax.Array]:
         params, seen = cast_floating(params, policy.compute), without_padding(batch) if padded else batch
         narrow = cast_keys(seen, policy.compute, _computed(task.spec))
         assert task.model is not None
+        if task.answer is not None:
+            return task.answer(params, extras, narrow, **options)
         outputs, _ = task.model.apply(params, extras, narrow, key=None, train=False)
         return task.predict(cast_floating(outputs, policy.output), batch)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +40,7 @@ class Answer(NamedTuple):
 
 
 def predict_inputs(
-    run: LoadedRun, paths: Sequence[str], *, batch_size: int | None = None, top: int = TOP
+    run: LoadedRun, paths: Sequence[str], *, batch_size: int | None = None, top: int = TOP, **options: Any
 ) -> Iterator[list[Answer]]:
     """Predicts what lies in files, as the run's own data were read and prepared.
 
@@ -48,6 +49,7 @@ def predict_inputs(
       paths: files, folders, or `-` for standard input, as the run's kind of data takes them.
       batch_size: records predicted at a time; default: that of the run's evaluations.
       top: likeliest classes that an answer names.
+      **options: of the task, such as `beams=4` where it writes text.
 
     Yields:
       The answers of one batch. A record that cannot be used has an answer with its error, and the others go on.
@@ -72,7 +74,7 @@ def predict_inputs(
     answered = False
     try:
         for block in blocks:
-            for answers in _answers(run, block, size, top):
+            for answers in _answers(run, block, size, top, options):
                 yield answers
                 answered = True
     except DataError as error:  # of an input that cannot be read to its end
@@ -81,13 +83,13 @@ def predict_inputs(
         yield [Answer("", {}, str(error))]
 
 
-def _answers(run: LoadedRun, block: Source, size: int, top: int) -> Iterator[list[Answer]]:
+def _answers(run: LoadedRun, block: Source, size: int, top: int, options: Mapping[str, Any]) -> Iterator[list[Answer]]:
     """The answers of a source in batches, with its bad records where they belong."""
     names = block.info.get("names") or [str(i) for i in range(block.length)]
     bad = deque(sorted(block.info.get("bad", ()), key=lambda one: one.before))
     for rows in _batches(block.length, size):
         answers = []
-        for row, answer in zip(rows.tolist(), _predicted(run, block, rows, names, top), strict=True):
+        for row, answer in zip(rows.tolist(), _predicted(run, block, rows, names, top, options), strict=True):
             while bad and bad[0].before <= row:
                 answers.append(_refused(bad.popleft()))
             answers.append(answer)
@@ -105,15 +107,19 @@ def _batches(length: int, size: int) -> Iterator[np.ndarray]:
         yield np.arange(first, min(first + size, length))
 
 
-def _predicted(run: LoadedRun, source: Source, rows: np.ndarray, names: Sequence[str], top: int) -> list[Answer]:
+def _predicted(
+    run: LoadedRun, source: Source, rows: np.ndarray, names: Sequence[str], top: int, options: Mapping[str, Any]
+) -> list[Answer]:
     batch, errors = _taken(source, rows)
     good = [row for row in rows.tolist() if row not in errors]
-    found = run.predict(batch) if good else {}
+    found = run.predict(batch, **options) if good else {}
+    of_task = run.opened.experiment.task.describe
+    say = partial(describe, info=run.info, top=top) if of_task is None else of_task
     place = {row: i for i, row in enumerate(good)}
     return [
         Answer(str(names[row]), {}, errors[row].removeprefix(f"{names[row]}: "))
         if row in errors
-        else Answer(str(names[row]), describe(found, place[row], run.info, top))
+        else Answer(str(names[row]), say(found, place[row]))
         for row in rows.tolist()
     ]
 

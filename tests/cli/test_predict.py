@@ -92,12 +92,20 @@ def test_a_file_is_written_whole_or_not_at_all(jaxprop, answers, monkeypatch):
     assert os.listdir() == ["new.csv"]
 
 
+def test_beams_are_an_option_of_the_task(jaxprop, answers):
+    calls = answers([Answer("forty-two", {"translation": "quarante-deux", "probability": 0.9})])
+    ran = jaxprop("predict", "numbers", "forty-two", "--beams", "4")
+    assert ran.out.splitlines()[1].split() == ["forty-two", "quarante-deux", "0.9"]
+    assert calls[1] == (["forty-two"], {"batch_size": None, "top": 3, "beams": 4})
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["nowhere", "x"], "error: nowhere: there is no such run folder"),
         (["nowhere", "x", "--out", "a.txt"], "error: --out a.txt: expected a name that ends in .csv or .jsonl\n"),
         (["nowhere", "x", "--top", "0"], "--top"),
+        (["nowhere", "x", "--beams", "0"], "--beams"),
         (["nowhere"], "Missing argument"),
     ],
 )

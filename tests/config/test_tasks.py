@@ -12,6 +12,7 @@ from jaxprop.config.tasks import TASK_TABLE, better, main_metric
         ("regress", ["loss", "mean_absolute_error"], None, "mean_absolute_error"),
         ("language", ["loss", "accuracy", "perplexity"], None, "loss"),
         ("language", ["loss", "accuracy", "perplexity"], "accuracy", "accuracy"),
+        ("translate", ["loss", "bleu", "exact_match"], None, "bleu"),
         ("classify", ["loss"], None, "loss"),
         ("classify", [], None, "loss"),
         ("classify", ["loss", "accuracy"], "loss", "loss"),

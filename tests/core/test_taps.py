@@ -450,6 +450,18 @@ def test_attention_statistics_leave_padding_out(causal):
     np.testing.assert_array_equal(taps.attention_statistics(jnp.asarray(q), changed, causal, mask), found)
 
 
+def test_attention_statistics_of_queries_of_another_sequence():
+    rng = np.random.default_rng(6)
+    q, k = (rng.normal(size=(2, time, 2, 4)).astype(np.float32) for time in (3, 7))
+    mask = jnp.arange(7) < jnp.array([5, 2])[:, None]
+    found = taps.attention_statistics(jnp.asarray(q), jnp.asarray(k), False, mask, cross=True)
+    logits = np.einsum("bthd,bshd->bhts", q, k) / 2
+    shares = np.asarray(jax.nn.softmax(jnp.where(mask[:, None, None], logits, -jnp.inf), -1))
+    entropies = -np.sum(shares * np.log(np.where(shares > 0, shares, 1)), -1) / np.log([5, 2])[:, None, None]
+    largest = np.abs(np.where(mask[:, None, None], logits, 0)).max()
+    np.testing.assert_allclose(found, (largest, entropies.mean()), rtol=1e-5)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_attention_statistics_leave_a_step_with_the_gradient_at_its_output(accumulate):
     rng = np.random.default_rng(5)

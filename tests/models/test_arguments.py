@@ -22,6 +22,8 @@ def test_every_model_says_by_its_call_what_it_reads():
         "vit": (),
         "rnn": ("mask",),
         "transformer": ("mask",),
+        "seq2seq_transformer": ("targets", "mask"),
+        "seq2seq_rnn": ("targets", "mask"),
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
-from jaxprop.models.attention import Attention, attention, attention_by_products, rotate
+from jaxprop.models.attention import Attention, CrossAttention, attention, attention_by_products, rotate
 from jaxprop.models.layers import INITS
 
 RNG = np.random.default_rng(0)
@@ -90,3 +90,23 @@ def test_a_group_is_a_head_of_keys_repeated():
     q, k, v = (jnp.asarray(draw(1, 5, heads, 4)) for heads in (4, 2, 2))
     full = attention(q, jnp.repeat(k, 2, 2), jnp.repeat(v, 2, 2), causal=False)
     np.testing.assert_allclose(attention(q, k, v, causal=False), full, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kv_heads", [None, 1])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
+def test_attention_to_another_sequence_is_its_products_written_out(kv_heads, mask):
+    section = schema.Transformer(name="transformer", width=8, heads=2, kv_heads=kv_heads, init="he_normal")
+    layer = CrossAttention("cross", section, INITS["he_normal"], rngs=nnx.Rngs(0))
+    x, source = draw(2, 3, 8), draw(2, 5, 8)
+    read = layer.read(source)
+    keys, values = np.split(np.asarray(layer.kv(source)), 2, -1)
+    keys, values = (part.reshape(2, 5, -1, 4) for part in (keys, values))
+    q = np.asarray(layer.query(x)).reshape(2, 3, 2, 4)
+    np.testing.assert_allclose(read.keys, keys)
+    np.testing.assert_allclose(read.values, values)
+    expected = layer.out(written_out(q, keys, values, False, mask).reshape(2, 3, 8).astype(np.float32))
+    np.testing.assert_allclose(layer(x, read, mask), expected, rtol=1e-4, atol=1e-5)
+    logits = np.einsum("bthd,bshd->bhts", q, np.repeat(keys, 2 // keys.shape[2], 2)) / 2
+    shares = np.exp(logits) * (1 if mask is None else mask[:, None, None])
+    shares = (shares / shares.sum(-1, keepdims=True)).mean(1)
+    np.testing.assert_allclose(layer.shares(x, read, mask), shares, rtol=1e-4, atol=1e-6)

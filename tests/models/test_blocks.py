@@ -7,7 +7,7 @@ from flax import nnx
 
 from jaxprop.config.schema import model as schema
 from jaxprop.errors import ConfigError
-from jaxprop.models.blocks import FEED_FORWARD, Block, expect_heads
+from jaxprop.models.blocks import FEED_FORWARD, Block, DecoderBlock, expect_heads
 from jaxprop.models.layers import INITS
 
 RNG = np.random.default_rng(0)
@@ -62,3 +62,15 @@ def test_a_block_is_two_residual_branches(norm):
 def test_heads_that_do_not_fit(options, positions, message):
     with pytest.raises(ConfigError, match=message):
         expect_heads(config(**options), positions)
+
+
+def test_a_decoder_block_equals_its_sublayers_written_out():
+    block = DecoderBlock("decoder/0", config(), rope=True, rngs=nnx.Rngs(0))
+    x, source = (RNG.normal(size=(2, n, 8)).astype(np.float32) for n in (3, 5))
+    mask = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0]], bool)
+    y = x + block.attn(block.attn_norm(x))
+    shares = block.cross.shares(block.cross_norm(y), block.cross.read(source), mask)
+    np.testing.assert_allclose(block.shares(x, source, mask), shares, rtol=1e-6)
+    y = y + block.cross(block.cross_norm(y), block.cross.read(source), mask)
+    np.testing.assert_allclose(block(x, source, mask), y + block.mlp(block.mlp_norm(y)), rtol=1e-6)
+    assert block.attn.causal

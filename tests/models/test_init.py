@@ -30,6 +30,7 @@ TEXTS = Spec(
     {"inputs": jax.ShapeDtypeStruct((5,), jnp.int32), "mask": jax.ShapeDtypeStruct((5,), jnp.float32)},
     {"classes": 3, "vocabulary": 7},
 )
+PAIRS = Spec({**TOKENS.batch, "targets": jax.ShapeDtypeStruct((4,), jnp.int32)}, TOKENS.sizes)
 SMALL = {
     "mlp": (schema.Mlp, {"hidden": (6, 5), "batch_norm": True}, FLOAT),
     "cnn": (schema.Cnn, {"channels": (2, 3), "hidden": (4,)}, FLOAT),
@@ -51,6 +52,12 @@ SMALL = {
         {"layers": 1, "width": 8, "heads": 2, "kv_heads": 1, "norm": "rms", "ff_multiple": 2},
         TEXTS,
     ),
+    "seq2seq_transformer": (
+        schema.Seq2SeqTransformer,
+        {"layers": 1, "width": 8, "heads": 2, "kv_heads": 1, "ff_multiple": 2},
+        PAIRS,
+    ),
+    "seq2seq_rnn": (schema.Seq2SeqRnn, {"width": 4}, PAIRS),
 }
 KEY = jax.random.key(3)
 
@@ -73,6 +80,11 @@ def batch_of(spec, size=4, seed=0):
         tokens = rng.integers(0, next(iter(spec.sizes.values())), (size, 6)).astype(np.int32)
         mask = rng.integers(0, 2, (size, 5)).astype(np.float32)
         return {"inputs": tokens[:, :-1], "labels": tokens[:, 1:], "mask": mask, "weight": weight}
+    if spec is PAIRS:
+        source, target = (np.arange(n) < np.arange(size)[:, None] % n + 1 for n in (5, 4))
+        tokens = [np.where(m, rng.integers(0, 7, m.shape), 0).astype(np.int32) for m in (source, target, target)]
+        masks = {"input_mask": source.astype(np.float32), "mask": target.astype(np.float32), "weight": weight}
+        return dict(zip(("inputs", "targets", "labels"), tokens, strict=True)) | masks
     labels = rng.integers(0, next(iter(spec.sizes.values())), size).astype(np.int32)
     if spec is TEXTS:
         mask = np.arange(5) < np.arange(size)[:, None] % 4 + 1
@@ -146,6 +158,8 @@ def test_a_model_uses_the_activation_its_section_names(monkeypatch, case, activa
         ("transformer", {"feed_forward": "swiglu", "norm": "rms", "kv_heads": 1}),
         ("vit", {"pool": "mean", "positions": "sincos"}),
         ("bilstm", {"pool": "last", "cell": "gru", "layers": 2}),
+        ("seq2seq_transformer", {"positions": "learned", "tie_embeddings": False, "kv_heads": None, "norm": "rms"}),
+        ("seq2seq_rnn", {"layers": 2}),
     ],
 )
 def test_gradients_with_dropout_and_other_structure(x64, case, changes):
@@ -201,12 +215,14 @@ def test_shapes_and_readable_paths(case):
     params, extras = jax.eval_shape(model.init, KEY, batch)
     outputs, _ = jax.eval_shape(lambda p, e: model.apply(p, e, batch, key=None, train=False), params, extras)
     spec = SMALL[case][2]
-    assert outputs.shape == (*(batch["inputs"].shape if spec is TOKENS else [4]), next(iter(spec.sizes.values())))
+    answers = batch["labels"].shape if spec in (TOKENS, PAIRS) else [4]
+    assert outputs.shape == (*answers, next(iter(spec.sizes.values())))
     block = "blocks/0/attn/qkv/kernel"
     expected = {
         "mlp": "head/kernel", "mlp, table": "categories/tables/0/embedding", "cnn": "blocks/0/0/conv/kernel",
         "resnet": "stages/1/0/shortcut/conv/kernel", "bottlenecks": "stages/0/0/layers/2/norm/scale",
         "vit": block, "transformer": block, "encoder": block, "bilstm": "layers/0/backward/recurrent/kernel",
+        "seq2seq_transformer": "decoder/0/cross/kv/kernel", "seq2seq_rnn": "decoder/query/kernel",
     }  # fmt: skip
     paths = leaf_paths(params)
     assert expected.get(case, "layers/0/recurrent/kernel") in paths

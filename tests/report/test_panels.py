@@ -6,6 +6,7 @@ from jaxprop.report.panels import as_json
 
 MATRIX = {"rows": "label", "columns": "predicted", "names": ["0", "1"], "cells": [[3, 1], [0, 2]]}
 TABLE = {"headers": ["name", "share"], "rows": [["a", 0.25], ["b", None]]}
+SHADES = {"rows": "a", "columns": "b", "row_names": ["x"], "column_names": ["y", "z"], "cells": [[0.25, 1.0]]}
 SCATTER = {"x": "true", "y": "predicted", "points": [[0.0, 1.0], [2.0, 3.0]]}
 
 
@@ -16,6 +17,8 @@ def drawn(kind, data):
 
 def test_every_kind():
     assert drawn("matrix", MATRIX) == {"title": "t", "kind": "matrix", "hint": "", **MATRIX}
+    assert drawn("shades", SHADES) == {"title": "t", "kind": "shades", "hint": "", **SHADES}
+    assert drawn("shades", {**SHADES, "cells": [[-1, 7]]})["cells"] == [[0.0, 1.0]]
     assert drawn("scatter", SCATTER)["points"] == SCATTER["points"]
     table = drawn("table", TABLE)
     assert (table["rows"], table["right"]) == ([["a", "0.25"], ["b", "\N{EN DASH}"]], [1])
@@ -27,6 +30,8 @@ BAD = {
     "data is no dict": ("matrix", [1]),
     "ragged matrix": ("matrix", {**MATRIX, "cells": [[1], [2, 3]]}),
     "cells are no lists": ("matrix", {**MATRIX, "cells": 7}),
+    "ragged shades": ("shades", {**SHADES, "cells": [[0.5]]}),
+    "shades of nothing": ("shades", {**SHADES, "row_names": [], "cells": []}),
     "ragged table": ("table", {**TABLE, "rows": [["a"]]}),
     "no headers": ("table", {"rows": [["a"]]}),
     "no finite point": ("scatter", {**SCATTER, "points": [[None, 1], ["a", "b"], [1], 3]}),
@@ -45,6 +50,8 @@ def test_a_file_without_panels(found):
 
 def test_what_is_too_large_is_cut():
     assert len(drawn("scatter", {**SCATTER, "points": [[1, 2]] * 5000})["points"]) == 1000
+    wide = {"row_names": ["r"] * 300, "column_names": ["c"] * 300, "cells": [[0.5] * 300] * 300}
+    assert len(drawn("shades", {**SHADES, **wide})["cells"]) == 120
     assert len(drawn("table", {**TABLE, "rows": [["a", 1]] * 500})["rows"]) == 60
 
 

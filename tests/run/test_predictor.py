@@ -32,7 +32,8 @@ def test_few_sizes_are_compiled(run, compilations):
     for size in range(1, 51):
         run.predict(X[:size])
     assert compilations() == before
-    assert run.predictor._predict._cache_size() == 3  # 1, 4 and 16, which is the largest
+    (program,) = run.predictor._programs.values()
+    assert program._cache_size() == 3  # 1, 4 and 16, which is the largest
 
 
 def test_nothing_is_predicted_of_nothing(run):

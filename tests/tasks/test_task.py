@@ -61,6 +61,7 @@ PREDICTIONS = {
     "classify": (LOGITS, {"class": [0, 2], "probability": SHARES.max(-1), "probabilities": SHARES}),
     "multilabel": (LOGITS, {"probability": 1 / (1 + np.exp(-LOGITS))}),
     "regress": (LOGITS, {"value": LOGITS}),
+    "translate": (LOGITS[:, None], {"token": [[0], [2]], "probability": SHARES.max(-1)[:, None]}),
     "language": (LOGITS[:, None], {"token": [[0], [2]], "probability": SHARES.max(-1)[:, None]}),
 }
 

@@ -177,3 +177,58 @@ def test_digits_in_files(tmp_path):
     answers = list(itertools.chain(*predict_inputs(load(tmp_path / "run"), [str(tmp_path / "new.npy")])))
     assert np.mean([answer.values["label"] == label for answer, label in zip(answers, labels[:300], strict=True)]) > 0.9
     assert answers[7].input == f"{tmp_path / 'new.npy'}:7"
+
+
+# -- texts that are written -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def translating(tmp_path_factory):
+    """A run that has learned little, on pairs that are gone."""
+    folder = tmp_path_factory.mktemp("translating")
+    pairs = [(f"{a}{b}", f"{b} {a}") for a in "abcd" for b in "efgh"]
+    (folder / "pairs.tsv").write_text("source\ttarget\n" + "".join(f"{s}\t{t}\n" for s, t in pairs))
+    paths = {"train": str(folder / "pairs.tsv"), "validation": 0.2}
+    made = build(
+        {
+            "task": {"name": "translate"},
+            "data": {"name": "pairs", "batch_size": 8, **paths},
+            "model": {"name": "seq2seq_rnn", "width": 16},
+            "optimizer": {"name": "adam", "lr": 0.02},
+            "parallel": {"devices": 1},
+            "sinks": {"console": False},
+            "run": {"steps": 20},
+        }
+    )
+    assert train(made, folder / "run", quiet=True).exit_code == 0
+    (folder / "pairs.tsv").unlink()
+    return load(folder / "run")
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_texts_are_translated_whatever_their_batch(translating, beams):
+    texts = ["ae", "bf", "cg", "a text that is longer than any", "dh"]
+    answers = list(itertools.chain(*predict_inputs(translating, texts, beams=beams)))
+    told = {answer.input: answer for answer in answers}
+    assert set(told) == set(texts)
+    assert told[texts[3]].error == "has 30 tokens, and the model reads 8; split it into sentences"
+    for text in (*texts[:3], texts[4]):
+        (alone,) = next(iter(predict_inputs(translating, [text], beams=beams)))
+        assert alone.values["translation"] == told[text].values["translation"]
+        assert alone.values["probability"] == pytest.approx(told[text].values["probability"], rel=1e-3)
+        assert alone.as_dict().keys() == {"input", "translation", "probability"}
+
+
+def test_arrays_give_tokens(translating):
+    batch = {"inputs": np.array([[97, 101, 0, 0, 0, 0, 0, 0]]), "input_mask": np.array([[1.0, 1.0, 0, 0, 0, 0, 0, 0]])}
+    found = translating.predict(batch)
+    (answer,) = next(iter(predict_inputs(translating, ["ae"])))
+    written = bytes(found["tokens"][0].tolist()).split(b"\0")[0].decode("utf-8", "replace")
+    assert answer.values["translation"] == written
+    assert translating.predict(batch, beams=2)["tokens"].shape == found["tokens"].shape
+
+
+def test_a_run_that_writes_no_text_has_no_beams(run, monkeypatch):
+    opening(monkeypatch, source())
+    with pytest.raises(UsageError, match="beams: an option of the task translate"):
+        predicted(run, beams=2)

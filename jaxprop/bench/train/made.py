@@ -127,7 +127,11 @@ def _products(experiment: compose.Experiment, state: TrainState, batch: Any) -> 
 
 def _sizes(config: Config, state: TrainState, batch: Any) -> dict[str, Fact]:
     labels = batch.get("labels")
-    tokens = int(labels.size) if labels is not None and labels.ndim > 1 and config.task.name == "language" else None
+    tokens = (
+        int(labels.size)
+        if labels is not None and labels.ndim > 1 and config.task.name in ("language", "translate")
+        else None
+    )
     return {
         "precision": config.precision.policy, "batch": config.data.batch_size, "tokens": tokens,
         "parameters": sum(int(x.size) for x in jax.tree.leaves(state.params)),

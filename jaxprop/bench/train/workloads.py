@@ -26,6 +26,10 @@ def _texts(batch: int, length: int, vocabulary: int) -> dict[str, Any]:
     return {"task": {"name": "language"}, "data": data}
 
 
+def _pairs(batch: int, length: int, vocabulary: int) -> dict[str, Any]:
+    return _texts(batch, length, vocabulary) | {"task": {"name": "translate"}}
+
+
 def _resnet(block: str, *depths: int) -> dict[str, Any]:
     return {"name": "resnet", "stem": "large", "block": block, "depths": depths}
 
@@ -41,6 +45,9 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "resnet50": _photos(64) | {"model": _resnet("bottleneck", 3, 4, 6, 3)},
     "vit_s": _photos(64) | {"model": {"name": "vit", "patch": 16, "layers": 12, "width": 384, "heads": 6}},
     "lstm": _images(64, 100, 80) | {"model": {"name": "rnn", "cell": "lstm", "width": 512, "layers": 2}},
+    "transformer_base": _pairs(32, 64, 32768)
+    | {"model": {"name": "seq2seq_transformer", "layers": 6, "width": 512, "heads": 8}},
+    "seq2seq_gru": _pairs(32, 64, 8192) | {"model": {"name": "seq2seq_rnn", "width": 512}},
     "gpt_10m": _texts(16, 256, 4096) | {"model": _gpt(6, 320, 5)},
     "gpt2_124m": _texts(16, 1024, 50304) | {"model": _gpt(12, 768, 12)},
     "gpt_1b": _texts(8, 1024, 50304) | {"model": _gpt(22, 1920, 15)},

@@ -298,13 +298,30 @@ class Pairs(DataSection):
     )
 
 
+Language = Annotated[str, Field(pattern=r"^[a-z]{2}(_[A-Z]{2})?$")]
+
+
+class NumberWords(DataSection):
+    """Numbers written as English words and the same as French ones; the test split has numbers unseen in training."""
+
+    name: Literal["number_words"]
+    examples: Positive = Field(10_000, description="number of training examples, all of 0 to 99 among them")
+    test_examples: Positive = Field(1_000, description="number of examples in the test split")
+    largest: Annotated[int, Field(ge=999, lt=10**12)] = Field(999_999, description="largest number")
+    source: Language = Field("en", description="language of the source, as num2words names it")
+    target: Language = Field("fr", description="language of the target")
+    data_seed: NonNegative = Field(0, description="seed of the numbers")
+    tokenizer: Text | TrainedTokenizer = Field("bytes", description=TOKENIZER + ", both sides")
+    max_length: Positive = Field(256, description="largest number of tokens of a text; longer ones are cut")
+
+
 class Random(DataSection):
     """Random examples of any size, for measuring: tokens, or inputs with random labels. Nothing can be learned."""
 
     name: Literal["random"]
     shape: Sizes = Field((32,), min_length=1, description="shape of an example's inputs; the length of a text")
     classes: Positive = Field(10, description="number of classes; for classify")
-    vocabulary: Positive = Field(256, description="number of tokens; for language")
+    vocabulary: Positive = Field(256, description="number of tokens; for language and translate")
     examples: Positive = Field(1024, description="number of examples")
 
 
@@ -357,6 +374,7 @@ Data = Annotated[
     | StdlibText
     | TextFiles
     | Pairs
+    | NumberWords
     | Arrays
     | Table
     | Images

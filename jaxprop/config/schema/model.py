@@ -123,6 +123,28 @@ class Transformer(Blocks):
     )  # fmt: skip
 
 
+class Seq2SeqTransformer(Blocks):
+    """Encoder and decoder of transformer blocks, pre-LN, for pairs of texts; the decoder attends to the encoder."""
+
+    name: Literal["seq2seq_transformer"]
+    layers: Positive = Field(4, description="number of blocks of the encoder, and of the decoder")
+    positions: Literal["rope", "learned"] = Field("rope", description="encoding of a token's position")
+    tie_embeddings: bool = Field(True, description="also use the token embedding as the output layer")
+
+
+class Seq2SeqRnn(Section):
+    """Bidirectional GRU that reads a text, and a GRU with additive attention to it that writes another one."""
+
+    name: Literal["seq2seq_rnn"]
+    cell: Literal["gru"] = Field("gru", description="kind of recurrence")
+    width: Positive = Field(128, description="number of units in each hidden state and in token embeddings")
+    layers: Positive = Field(1, description="number of stacked layers that read, each in both directions")
+    activation: Activation = Field("tanh", description="activation function of the candidate state")
+    init: Init = Field("glorot_uniform", description="initializer of the kernels on inputs; biases start at zero")
+    recurrent_init: Init = Field("orthogonal", description="initializer of the kernels on the hidden state")
+    dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
+
+
 class Vit(Blocks):
     """Vision transformer: transformer blocks over the patches of an image, pre-LN."""
 
@@ -141,4 +163,6 @@ class CustomModel(Custom):
     """A model of your own: a module class of Flax or Equinox, or a function that returns a model."""
 
 
-ModelSection = Annotated[Mlp | Cnn | ResNet | Rnn | Transformer | Vit | CustomModel, Chosen()]
+ModelSection = Annotated[
+    Mlp | Cnn | ResNet | Rnn | Transformer | Seq2SeqTransformer | Seq2SeqRnn | Vit | CustomModel, Chosen()
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -15,11 +17,15 @@ from jaxprop.data.again import Again
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.padding import Encoded, encode, rows
+from jaxprop.data.piped_texts import Form
+from jaxprop.data.readers.text import unlabelled
 from jaxprop.data.splits import held_out, parted
+from jaxprop.data.texts import inputs_of
 from jaxprop.data.tokenizers import Tokenizer, digest_of, make_tokenizer, restore
 from jaxprop.errors import ConfigError, DataError
 from jaxprop.types import Reader, Source
 
+_SUFFIXES = (*records.KINDS, *records.SUFFIXES, ".json", ".gz", ".zip")
 SPLITS = ("train", "validation", "test")
 Pair = tuple[str, str]
 
@@ -74,7 +80,10 @@ def open_pairs(section: Pairs, prepared: Mapping[str, Any] | None = None) -> dic
         lengths = [side.length(section.max_length, stays) for side in sides["train"]]
     else:
         lengths = [int(n) for n in prepared["lengths"]]
-    made = {split: _source(side, tokenizer, lengths, section.max_length, notes[split]) for split, side in sides.items()}
+    made = {
+        split: source_of_pairs(side, tokenizer, lengths, section.max_length, notes[split])
+        for split, side in sides.items()
+    }
     if stays is not None and held is not None:
         made["train"], made["validation"] = parted(made["train"], stays, held)
     if prepared is not None:
@@ -168,9 +177,24 @@ def _encoded(pairs: Again[Pair], tokenizer: Tokenizer, limit: int) -> tuple[Enco
     return encode((s for s, _ in pairs), tokenizer, limit), encode((t for _, t in pairs), tokenizer, limit)
 
 
-def _source(
-    sides: tuple[Encoded, Encoded], tokenizer: Tokenizer, lengths: Sequence[int], limit: int, notes: list[str]
+def source_of_pairs(
+    sides: tuple[Encoded, Encoded],
+    tokenizer: Tokenizer,
+    lengths: Sequence[int],
+    limit: int,
+    notes: Sequence[str] = (),
+    name: str = "pairs",
 ) -> Source:
+    """Returns encoded sources and targets as a source of the batches that `open_pairs` tells of.
+
+    Args:
+      sides: sources and targets.
+      tokenizer: that has made the tokens.
+      lengths: S and T, which they are padded to.
+      limit: largest number of tokens of a text.
+      notes: what there is to say of them.
+      name: of the reader, for the fingerprint.
+    """
     sources, targets = sides
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -201,10 +225,59 @@ def _source(
     return Source(
         length=len(sources.full),
         take=take,
-        info=info | ({"notes": notes + told} if notes + told else {}),
-        fingerprint=fingerprint("pairs", str(list(lengths)), digest_of(tokenizer), *parts),
+        info=info | ({"notes": [*notes, *told]} if notes or told else {}),
+        fingerprint=fingerprint(name, str(list(lengths)), digest_of(tokenizer), *parts),
         prepared={"tokenizer": dict(tokenizer.stored), "lengths": list(lengths)},
     )
 
 
-PAIRS = Reader(open=lambda section, _task, prepared: open_pairs(section, prepared))
+def source_inputs(
+    prepared: Mapping[str, Any],
+    paths: Sequence[str],
+    *,
+    limit: int,
+    column: str = "source",
+    delimiter: str | None = None,
+) -> Source | Iterator[Source]:
+    """Opens sources without targets, to be translated.
+
+    Args:
+      prepared: what the run has stored.
+      paths: files, folders, globs and `-` as of `jaxprop.data.readers.text.text_inputs`; or a text itself.
+      limit: largest number of tokens of a text.
+      column: of the source, in files that have columns.
+      delimiter: between the columns of a CSV file.
+
+    Returns:
+      A source of `inputs` and `input_mask`. A text that is longer than those of training is told in `info["bad"]`.
+
+    Raises:
+      DataError: files are missing or cannot be read, or hold nothing.
+    """
+    prepared = {**prepared, "length": prepared["lengths"][0]}
+
+    def read(path: str, bad: BadRecords) -> Iterator[records.Record]:
+        if _is_text(path):
+            yield records.Record(path, (path,))
+        else:
+            yield from unlabelled(path, column, delimiter, bad)
+
+    form = Form(column, delimiter)
+    return inputs_of(paths, prepared, limit=limit, column=column, read=read, form=form, whole=True)
+
+
+def _is_text(argument: str) -> bool:
+    """Whether an argument is a text rather than a path: there is no such file, and it does not look like one's name."""
+    path = os.path.expanduser(argument)  # not a Path, which fails where a text is longer than a name may be
+    if os.path.exists(path):
+        return False
+    if any(c.isspace() for c in argument):
+        return not (glob.has_magic(path) and glob.glob(path, recursive=True))
+    return not (os.sep in argument or glob.has_magic(argument) or argument.lower().endswith(_SUFFIXES))
+
+
+def _inputs(section: Pairs, _: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source | Iterator[Source]:
+    return source_inputs(prepared, paths, limit=section.max_length, column=section.source, delimiter=section.delimiter)
+
+
+PAIRS = Reader(open=lambda section, _task, prepared: open_pairs(section, prepared), inputs=_inputs)

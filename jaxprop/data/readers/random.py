@@ -16,7 +16,7 @@ _SEED = 0
 
 
 def open_random(section: Random, task: str) -> dict[str, Source]:
-    """Opens random data: tokens for the task `language`, normal inputs with random classes for `classify`.
+    """Opens random data: tokens for `language` and `translate`, normal inputs with random classes for `classify`.
 
     Examples are windows into one pool of values, so that any number of any size takes no memory.
 
@@ -36,7 +36,8 @@ def open_random(section: Random, task: str) -> dict[str, Source]:
       >>> batch["inputs"].shape, bool((batch["inputs"][:, 1:] == batch["labels"][:, :-1]).all())
       ((2, 5), True)
     """
-    if task == "language" and len(section.shape) > 1:
+    of_tokens = task in ("language", "translate")
+    if of_tokens and len(section.shape) > 1:
         raise DataError(f"data.shape: {list(section.shape)} is no length of a text; write shape: [{section.shape[0]}]")
     rng, size = np.random.default_rng(_SEED), int(np.prod(section.shape))
     identity = fingerprint("random", str(section.shape), str(section.classes), str(section.vocabulary))
@@ -44,14 +45,23 @@ def open_random(section: Random, task: str) -> dict[str, Source]:
     def source(take: Callable[[np.ndarray], dict[str, np.ndarray]], **info: int) -> dict[str, Source]:
         return {"train": Source(length=section.examples, take=take, info=info, fingerprint=identity)}
 
+    if of_tokens:
+        tokens = rng.integers(0, section.vocabulary, max(_POOL, 4 * size), dtype=np.int32)
     if task == "language":
-        tokens = rng.integers(0, section.vocabulary, max(_POOL, 2 * size), dtype=np.int32)
 
         def texts(indices: np.ndarray) -> dict[str, np.ndarray]:
             window = _windows(tokens, indices, size + 1)
             return {"inputs": window[:, :-1], "labels": window[:, 1:]}
 
         return source(texts, vocabulary=section.vocabulary)
+    if task == "translate":
+
+        def pairs(indices: np.ndarray) -> dict[str, np.ndarray]:
+            window, mask = _windows(tokens, indices, 2 * size + 1), np.ones((len(indices), size), np.float32)
+            sides = {"inputs": window[:, :size], "targets": window[:, size:-1], "labels": window[:, size + 1 :]}
+            return sides | {"input_mask": mask, "mask": mask}
+
+        return source(pairs, vocabulary=section.vocabulary, begin=0, end=0)
     values = rng.standard_normal(max(_POOL, 2 * size), dtype=np.float32)
     labels = rng.integers(0, section.classes, section.examples, dtype=np.int32)
 

@@ -1,7 +1,7 @@
 // What a run's task shows of its predictions: pictures by kind, whatever the task.
 "use strict";
 
-const DRAWN = { matrix, scatter, table: (panel) => table(panel.headers, panel.rows, panel.right) };
+const DRAWN = { matrix, scatter, shades, table: (panel) => table(panel.headers, panel.rows, panel.right) };
 
 function panels(run) {
   if (!run.panels) return null;
@@ -25,6 +25,18 @@ function matrix(panel) {
   };
   const head = el("tr", {}, el("th", {}, `${panel.rows} ↓ ${panel.columns} →`), panel.names.map((name) => el("th", { class: "cell", scope: "col" }, name)));
   const body = panel.cells.map((row, i) => el("tr", {}, el("th", { scope: "row" }, panel.names[i]), row.map((value, j) => cell(row, value, i === j))));
+  return el("div", { class: "scroll" }, el("table", { class: "matrix" }, el("thead", {}, head), el("tbody", {}, body)));
+}
+
+/** Numbers of 0 to 1 as shades: a row is what is written, its columns what it looks at. */
+function shades(panel) {
+  const cell = (value, i, j) => {
+    const node = el("td", { class: "shade", title: `${panel.row_names[i]} → ${panel.column_names[j]}: ${fmt(value, 2)}` });
+    node.style.background = `rgba(46, 107, 190, ${value.toFixed(3)})`;
+    return node;
+  };
+  const head = el("tr", {}, el("th", {}, `${panel.rows} ↓ ${panel.columns} →`), panel.column_names.map((name) => el("th", { class: "upright", scope: "col" }, name)));
+  const body = panel.cells.map((row, i) => el("tr", {}, el("th", { scope: "row" }, panel.row_names[i]), row.map((value, j) => cell(value, i, j))));
   return el("div", { class: "scroll" }, el("table", { class: "matrix" }, el("thead", {}, head), el("tbody", {}, body)));
 }
 

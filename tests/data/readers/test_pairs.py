@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxprop.config.schema.data import Pairs, TrainedTokenizer
-from jaxprop.data import open_sources
+from jaxprop.data import READERS, open_sources
 from jaxprop.data.readers.pairs import open_pairs
 from jaxprop.data.stream import Stream
 from jaxprop.errors import ConfigError, DataError
@@ -173,3 +173,50 @@ def test_what_cannot_be_used_is_one_sentence(keys, error, message):
     Path("other.jsonl").write_text('{"de": "x"}\n')
     with pytest.raises(error, match=message):
         open_pairs(section(**keys))
+
+
+# -- what is predicted ----------------------------------------------------------------------------
+
+
+def inputs(*paths, **keys):
+    jsonl()
+    stored = open_pairs(section(**keys))["train"].prepared
+    return READERS["pairs"].inputs(section(**keys), "translate", stored, list(paths))
+
+
+def read_of(source):
+    batch = source.take(np.arange(source.length))
+    return [bytes(s[m == 1].tolist()).decode() for s, m in zip(batch["inputs"], batch["input_mask"], strict=True)]
+
+
+def test_sources_come_from_files_and_as_they_are_typed():
+    Path("new.txt").write_text("one\n\ntwo\n")
+    Path("new.jsonl").write_text('{"source": "three"}\n{"target": "x"}\n')
+    found = inputs("new.txt", "new.jsonl", "four", "is it 5?", "a/b c")
+    assert read_of(found) == ["one", "two", "three", "four", "is it 5?", "a/b c"]
+    assert found.info["names"] == ["new.txt:1", "new.txt:3", "new.jsonl:1", "four", "is it 5?", "a/b c"]
+    assert len(found.info["bad"]) == 1
+    assert found.info["bad"][0].startswith("new.jsonl:2: ")
+
+
+@pytest.mark.parametrize("path", ["gone.txt", "folder/gone", "*.tsv", "GONE.JSONL"])
+def test_what_looks_like_a_path_is_one(path):
+    with pytest.raises(DataError, match=r"no such file|no file matches"):
+        inputs(path)
+
+
+def test_a_source_that_is_longer_than_the_model_reads_is_told_and_the_others_go_on():
+    found = inputs("short", "y" * 17, "a b " * 200)
+    assert read_of(found) == ["short"]
+    assert found.info["bad"] == [
+        f"{text}: has {len(text)} tokens, and the model reads 16; split it into sentences"
+        for text in ("y" * 17, "a b " * 200)
+    ]
+
+
+def test_names_of_the_columns_are_those_of_the_run():
+    Path("train.jsonl").write_text('{"en": "one", "de": "eins"}\n')
+    keys = {"source": "en", "target": "de"}
+    stored = open_pairs(section(**keys))["train"].prepared
+    Path("new.csv").write_text("de,en\nzwei,two\n")
+    assert read_of(READERS["pairs"].inputs(section(**keys), "translate", stored, ["new.csv"])) == ["two"]

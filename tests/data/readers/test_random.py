@@ -30,6 +30,16 @@ def test_texts():
     assert source.info == {"vocabulary": 50}
 
 
+def test_pairs():
+    section = Random(name="random", shape=(12,), vocabulary=50, examples=9)
+    source = open_random(section, "translate")["train"]
+    batch = source.take(TAKEN)
+    assert {x.shape for x in batch.values()} == {(3, 12)}
+    assert np.array_equal(batch["targets"][:, 1:], batch["labels"][:, :-1])
+    assert not np.array_equal(batch["inputs"], batch["targets"])
+    assert source.info == {"vocabulary": 50, "begin": 0, "end": 0}
+
+
 def test_the_same_every_time_and_named_apart():
     section = Random(name="random", shape=(5,))
     first, again = (open_random(section, "classify")["train"] for _ in range(2))

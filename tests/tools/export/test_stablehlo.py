@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from jaxprop.config.build import build
 from jaxprop.errors import MissingExtraError, UsageError
 from jaxprop.run.loaded import load
+from jaxprop.run.train import train
 from jaxprop.tools.export import export_run, stablehlo
 from jaxprop.tools.export.format import inputs_of, prediction_function
 from tests.run.trained import FEATURES, trained
 from tests.tools.export.alone import result_of
-from tests.tools.export.models import CASES, run_of
+from tests.tools.export.models import BASE, CASES, run_of
 
 LOAD = """\
 import json
@@ -76,3 +78,33 @@ def test_what_is_missing_and_what_cannot_be_exported(tmp_path, monkeypatch):
     ):
         export_run(run, "stablehlo", tmp_path / "out")
     assert export_run(run, "stablehlo", tmp_path / "out", batch_size=2)["files"]["model.stablehlo"]
+
+
+TRANSLATE = """\
+import json
+import numpy as np
+from jax import export
+
+predict = export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call
+found = predict({name: np.load(f"{name}.npy") for name in ("inputs", "input_mask")})
+print(json.dumps({name: np.asarray(value).tolist() for name, value in found.items()}))
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("model", ["seq2seq_rnn", "seq2seq_transformer"])
+def test_a_program_that_translates(tmp_path, model):
+    sizes = {"width": 8} if model == "seq2seq_rnn" else {"width": 8, "heads": 2, "layers": 1}
+    data = {"name": "random", "shape": [6], "examples": 64, "vocabulary": 20}
+    sections = {"task": {"name": "translate"}, "data": data, "model": {"name": model, **sizes}}
+    train(build({**BASE, **sections}), tmp_path / "run", quiet=True)
+    run = load(tmp_path / "run")
+    export_run(run, "stablehlo", tmp_path / "out")
+    batch = {"inputs": np.random.default_rng(0).integers(1, 20, (5, 6)).astype(np.int32)}
+    batch["input_mask"] = np.tri(5, 6, 1, np.float32)
+    for name, array in batch.items():
+        np.save(tmp_path / "out" / f"{name}.npy", array)
+    found, own = result_of(TRANSLATE, tmp_path / "out"), run.predict(batch)
+    assert set(found) == {"tokens", "probability"}
+    np.testing.assert_array_equal(found["tokens"], own["tokens"])
+    np.testing.assert_allclose(found["probability"], own["probability"], rtol=1e-4)

@@ -23,7 +23,16 @@ RNG = np.random.default_rng(0)
 IMAGES = {"inputs": RNG.normal(size=(4, 5, 5, 1)).astype(np.float32), "labels": np.array([0, 2, 1, 1], np.int32)}
 SERIES = {"inputs": RNG.normal(size=(3, 4, 2)).astype(np.float32), "labels": np.array([0, 2, 1], np.int32)}
 TOKENS = {"inputs": RNG.integers(0, 5, (2, 6)).astype(np.int32), "labels": RNG.integers(0, 5, (2, 6)).astype(np.int32)}
+PAIRS = {
+    **TOKENS, "targets": TOKENS["labels"], "input_mask": np.array([[1] * 6, [1] * 4 + [0] * 2], np.float32),
+}  # fmt: skip
 MODELS = {
+    "seq2seq_transformer": (
+        schema.Seq2SeqTransformer(name="seq2seq_transformer", layers=1, width=8, heads=2),
+        PAIRS,
+        5,
+    ),
+    "seq2seq_rnn": (schema.Seq2SeqRnn(name="seq2seq_rnn", width=5), PAIRS, 5),
     "mlp": (schema.Mlp(name="mlp", hidden=(6,), dropout=0.3, batch_norm=True), IMAGES, 3),
     "cnn": (schema.Cnn(name="cnn", channels=(3, 4), hidden=(5,), dropout=0.3, batch_norm=True), IMAGES, 3),
     "resnet": (schema.ResNet(name="resnet", depths=(1, 1), widths=(2, 4), norm="group", groups=2), IMAGES, 3),
@@ -53,7 +62,8 @@ def test_no_model_is_accused(name):
     section, batch, outputs = MODELS[name]
     inputs = batch["inputs"]
     of = "vocabulary" if np.issubdtype(inputs.dtype, np.integer) else "classes"
-    spec = Spec({"inputs": jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)}, {of: outputs})
+    shapes = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in batch.items()}
+    spec = Spec(shapes, {of: outputs})
     model = models.make_model(section, spec)
     params, extras = jax.jit(model.init)(jax.random.key(1), batch)
     objective = loss_from(model, softmax_cross_entropy)
