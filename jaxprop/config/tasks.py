@@ -76,6 +76,13 @@ TASK_TABLE: dict[str, TaskEntry] = {
         data=("stdlib_text", "text", "pairs", "mixture", "random"),
         models=("rnn", "transformer"),
     ),
+    "detect": TaskEntry(
+        summary="boxes with classes",
+        losses=("focal_iou",),
+        figures={"loss": Figure("min"), "map": Figure("max", "average_precision"), "map_50": Figure("max")},
+        data=("digit_scenes", "coco", "random"),
+        models=("detector",),
+    ),
 }
 
 

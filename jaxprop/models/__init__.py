@@ -13,6 +13,7 @@ from jaxprop.models.adapters.linen import from_linen
 from jaxprop.models.adapters.nnx import from_nnx
 from jaxprop.models.arguments import arguments_of, caller, expect_read
 from jaxprop.models.cnn import Cnn
+from jaxprop.models.detector import Detector
 from jaxprop.models.mlp import Mlp
 from jaxprop.models.own import LossFunction, no_outputs, own_model
 from jaxprop.models.remat import NONE
@@ -34,6 +35,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "vit": Vit,
     "rnn": Rnn,
     "transformer": Transformer,
+    "detector": Detector,
 }
 
 

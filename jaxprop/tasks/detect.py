@@ -1,0 +1,68 @@
+"""Detection: boxes with classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.model import Detector
+from jaxprop.core.detections import USUAL, Decoding, decode
+from jaxprop.metrics.average_precision import average_precision_of, expect_installed
+from jaxprop.tasks.task import Task, bind
+from jaxprop.types import Batch, Source
+
+SEEN = ("inputs", "boxes", "labels", "mask", "crowd")  # of a batch, by what the report shows
+
+
+def detect(config: Config, sources: Mapping[str, Source]) -> Task:
+    """Binds the focal loss with one of boxes, and COCO's average precision.
+
+    Args:
+      config: the run's configuration.
+      sources: `train`, and `test` to evaluate on; `info["classes"]` is the number of classes.
+
+    Returns:
+      The task.
+
+    Raises:
+      MissingExtraError: faster-coco-eval, which measures the precision, is not installed.
+    """
+    expect_installed()
+    section = config.model
+    decoding = Decoding(iou=section.iou, most=section.most) if isinstance(section, Detector) else USUAL
+    return Task(
+        *bind(config, sources["train"], {"map": average_precision_of(decoding)}),
+        predict=partial(predict, decoding=decoding),
+    )
+
+
+def predict(outputs: Any, batch: Batch, *, decoding: Decoding = USUAL) -> dict[str, jax.Array]:
+    """Returns the boxes of each image, those of the highest score first; slots left over have the score 0.
+
+    Args:
+      outputs: levels as of `jaxprop.core.detections`.
+      batch: `inputs` `[B, H, W, C]`; if present, `image_size` `[B, 2]`, height and width of each image before it was
+        resized to H x W, whose pixels the boxes are then in.
+      decoding: which boxes are kept.
+
+    Returns:
+      `boxes` float32 `[B, M, 4]`, x0, y0, x1, y1 in pixels; `scores` float32 `[B, M]`; `classes` int32 `[B, M]`.
+
+    Example:
+      >>> level = {"logits": jnp.full((1, 2, 2, 1), -9.0).at[0, 0, 0, 0].set(9.0), "offsets": jnp.zeros((1, 2, 2, 4))}
+      >>> batch = {"inputs": jnp.zeros((1, 8, 8, 1)), "image_size": jnp.array([[80.0, 16.0]])}
+      >>> predict((level,), batch)["boxes"][0, 0].tolist()
+      [0.0, 0.0, 8.0, 40.0]
+    """
+    height, width = batch["inputs"].shape[1:3]
+    found = decode(outputs, height, width, decoding)
+    boxes = found.boxes
+    if batch.get("image_size") is not None:
+        factor = jnp.asarray(batch["image_size"], boxes.dtype) / jnp.array([height, width], boxes.dtype)
+        boxes = boxes * jnp.tile(factor[:, ::-1], 2)[:, None]
+    return {"boxes": boxes, "scores": found.scores, "classes": found.classes}
