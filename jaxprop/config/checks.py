@@ -14,6 +14,7 @@ from jaxprop.config.schema.data import (
     CustomData,
     DataSection,
     Digits,
+    DigitScenes,
     Mixture,
     Pairs,
     Reviews,
@@ -82,7 +83,7 @@ def has_split_to_evaluate(config: Config) -> bool:
 
 
 def _has_split(data: DataSection) -> bool:
-    if isinstance(data, CustomData | Digits | Reviews | StdlibText) or data.validation is not None:
+    if isinstance(data, CustomData | Digits | DigitScenes | Reviews | StdlibText) or data.validation is not None:
         return True
     return any(getattr(data, key, None) is not None for key in PATHS if key.startswith(("validation", "test")))
 

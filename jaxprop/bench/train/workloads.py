@@ -26,6 +26,10 @@ def _texts(batch: int, length: int, vocabulary: int) -> dict[str, Any]:
     return {"task": {"name": "language"}, "data": data}
 
 
+def _boxes(batch: int) -> dict[str, Any]:
+    return _images(batch, 256, 256, 3, classes=80) | {"task": {"name": "detect"}}
+
+
 def _resnet(block: str, *depths: int) -> dict[str, Any]:
     return {"name": "resnet", "stem": "large", "block": block, "depths": depths}
 
@@ -40,6 +44,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "resnet18": _photos(64) | {"model": _resnet("basic", 2, 2, 2, 2)},
     "resnet50": _photos(64) | {"model": _resnet("bottleneck", 3, 4, 6, 3)},
     "vit_s": _photos(64) | {"model": {"name": "vit", "patch": 16, "layers": 12, "width": 384, "heads": 6}},
+    "detector": _boxes(16) | {"model": {"name": "detector", "widths": [32, 64, 128, 256], "levels": 3, "pyramid": 128}},
     "lstm": _images(64, 100, 80) | {"model": {"name": "rnn", "cell": "lstm", "width": 512, "layers": 2}},
     "gpt_10m": _texts(16, 256, 4096) | {"model": _gpt(6, 320, 5)},
     "gpt2_124m": _texts(16, 1024, 50304) | {"model": _gpt(12, 768, 12)},

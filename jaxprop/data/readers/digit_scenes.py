@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from jaxprop.config.schema.data import DigitScenes
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.readers.digits import load_digits
+from jaxprop.data.readers.images.objects import object_inputs
 from jaxprop.data.splits import stratified_split
 from jaxprop.errors import DataError
 from jaxprop.types import Reader, Source
@@ -198,10 +198,4 @@ def _strokes(canvas: np.ndarray, rng: np.random.Generator, count: int, strength:
         canvas += (strength * shape * (rng.uniform(0.2, 1.0) - canvas)).astype(np.float32)
 
 
-def _scene_inputs(section: DigitScenes, task: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
-    from jaxprop.data.readers.images.objects import object_inputs
-
-    return object_inputs(section, task, prepared, paths)
-
-
-DIGIT_SCENES = Reader(open=lambda section, _task, _prepared: open_digit_scenes(section), inputs=_scene_inputs)
+DIGIT_SCENES = Reader(open=lambda section, _task, _prepared: open_digit_scenes(section), inputs=object_inputs)

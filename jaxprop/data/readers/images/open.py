@@ -66,7 +66,7 @@ class Learned(NamedTuple):
         return Form(self.size, self.channels, self.resample)
 
 
-class _Split(NamedTuple):
+class Split(NamedTuple):
     records: Records
     labels: Labels
     pixels: Pixels
@@ -129,7 +129,7 @@ def open_records(
       prepared: as for `open_images`.
       splits: what to open; `train` is among them, unless `prepared` is given.
     """
-    learned = None if prepared is None else _learned(prepared)
+    learned = None if prepared is None else learned_of(prepared)
     opened: dict[str, Source] = {}
     for split in (name for name in _SPLITS if name in splits):
         path, read = splits[split]
@@ -142,7 +142,7 @@ def open_records(
             left_out = learned.left_out if split == "train" else ()
             found = _encoded(section, task, records, names, left_out)
         # The training images of a run that is only used are decoded where they are needed.
-        used = _checked(section, path, records, *found, form, decode_now=learned is None or split != "train")
+        used = checked(section, path, records, *found, form, decode_now=learned is None or split != "train")
         parts = {split: np.arange(len(used.labels.rows))}
         if split == "train" and isinstance(section.validation, float):
             stays, held = held_out(used.labels.values, section.validation, section.split_seed)
@@ -153,7 +153,7 @@ def open_records(
                 )
             parts = {"train": stays, "validation": held}
         if learned is None:
-            learned = _learn(used, form, names, parts["train"])
+            learned = learn(used, form, names, parts["train"])
         elif split != "train":
             used.pixels.check(sample_of(used.labels.rows))
         used.tell()
@@ -175,7 +175,7 @@ def _first_look(
     form = first_form(records, labels.rows.tolist(), Form(section.size, section.channels, resample))
     if form is None:
         for row in labels.rows.tolist():
-            bad.add(records.name(row), _why(records, row))
+            bad.add(records.name(row), why_unreadable(records, row))
         bad.notes(records.length)  # which raises, as none is good
         raise DataError(f"{path}: has no image that can be read")
     return (labels, bad), form
@@ -188,7 +188,7 @@ def _encoded(
     return encode(task, records, names, bad, left_out=left_out), bad
 
 
-def _why(records: Records, row: int) -> str:
+def why_unreadable(records: Records, row: int) -> str:
     try:
         decode(records.read(row), Form())
     except UnreadableError as error:
@@ -196,9 +196,9 @@ def _why(records: Records, row: int) -> str:
     return "cannot be read"
 
 
-def _checked(
+def checked(
     section: ImageSection, path: str, records: Records, labels: Labels, bad: BadRecords, form: Form, *, decode_now: bool
-) -> _Split:
+) -> Split:
     """Decodes the images where they fit into memory, and leaves out those that cannot be read."""
     assert form.size is not None
     assert form.channels is not None
@@ -213,10 +213,10 @@ def _checked(
     if not len(labels.rows):
         bad.notes(records.length)  # which raises where records were bad
         raise DataError(f"{path}: has no images")
-    return _Split(records, labels, pixels, bad, told=set(pixels.failed))
+    return Split(records, labels, pixels, bad, told=set(pixels.failed))
 
 
-def _learn(split: _Split, form: Form, names: Sequence[str], train: np.ndarray) -> Learned:
+def learn(split: Split, form: Form, names: Sequence[str], train: np.ndarray) -> Learned:
     assert form.size is not None
     assert form.channels is not None
     mean, std = split.pixels.statistics(split.labels.rows[train])
@@ -227,24 +227,24 @@ def _learn(split: _Split, form: Form, names: Sequence[str], train: np.ndarray) -
     )  # fmt: skip
 
 
-def _learned(prepared: Mapping[str, Any]) -> Learned:
+def learned_of(prepared: Mapping[str, Any]) -> Learned:
     """What `Source.prepared` holds, which JSON has made lists of."""
     values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in prepared.items()}
     return Learned(**values)
 
 
-def _prepared(learned: Learned) -> dict[str, Any]:
+def stored(learned: Learned) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in learned._asdict().items()}
 
 
 # -- the sources ----------------------------------------------------------------------------------
 
 
-def _source(task: str, split: _Split, rows: np.ndarray, learned: Learned, notes: Sequence[str]) -> Source:
+def _source(task: str, split: Split, rows: np.ndarray, learned: Learned, notes: Sequence[str]) -> Source:
     """The source of some of a split's usable records."""
     chosen, values = split.labels.rows[rows], split.labels.values[rows]
-    prepared = _prepared(learned)
-    standardized, weigh = _standardize(learned), _weigher(split)
+    prepared = stored(learned)
+    standardized, weigh = standardizer(learned), weigher(split)
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
         records = chosen[indices]
@@ -267,7 +267,7 @@ def _source(task: str, split: _Split, rows: np.ndarray, learned: Learned, notes:
     )
 
 
-def _standardize(learned: Learned) -> Callable[[np.ndarray], np.ndarray]:
+def standardizer(learned: Learned) -> Callable[[np.ndarray], np.ndarray]:
     mean = np.array(learned.mean)
     std = np.array([s if s > 0 else 1.0 for s in learned.std])
     scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
@@ -281,7 +281,7 @@ def _standardize(learned: Learned) -> Callable[[np.ndarray], np.ndarray]:
     return standardized
 
 
-def _weigher(split: _Split) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def weigher(split: Split) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """What a batch says of images that only now turn out to be bad: they weigh nothing, as long as they are few."""
     records, pixels = split.records, split.pixels
 
@@ -319,12 +319,12 @@ def image_inputs(section: ImageSection, task: str, prepared: Mapping[str, Any], 
       DataError: a path names no image. An image that cannot be read is an error when it is taken.
     """
     del task
-    learned = _learned(prepared)
-    parts = [part for path in paths for part in _unlabelled(section, path)]
+    learned = learned_of(prepared)
+    parts = [part for path in paths for part in unlabelled(section, path)]
     ends = np.cumsum([part.length for part in parts])
     if not parts or not ends[-1]:
         raise DataError(f"{', '.join(paths) or 'no path'}: names no images")
-    standardized = _standardize(learned)
+    standardized = standardizer(learned)
 
     def one(index: int) -> np.ndarray:
         part = int(np.searchsorted(ends, index, side="right"))
@@ -343,7 +343,7 @@ def image_inputs(section: ImageSection, task: str, prepared: Mapping[str, Any], 
     )
 
 
-def _unlabelled(section: ImageSection, path: str) -> list[Records]:
+def unlabelled(section: ImageSection, path: str) -> list[Records]:
     if path == "-":
         return _standard_input(section, sys.stdin.buffer.read(MAX_BYTES))
     place = Path(path).expanduser()
@@ -361,7 +361,7 @@ def _standard_input(section: ImageSection, content: bytes) -> list[Records]:
     if b"\0" in content[:4096]:  # which no list of paths has, and nearly every image
         return [Records(1, lambda _: content, lambda _: "-", None, fingerprint(content.hex()))]
     paths = [line.strip() for line in os.fsdecode(content).splitlines() if line.strip()]
-    return [part for path in paths if path != "-" for part in _unlabelled(section, path)]
+    return [part for path in paths if path != "-" for part in unlabelled(section, path)]
 
 
 IMAGES = Reader(open=open_images, inputs=image_inputs)
