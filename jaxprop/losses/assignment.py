@@ -50,8 +50,9 @@ def assign(points: jax.Array, boxes: jax.Array, mask: jax.Array, crowd: jax.Arra
       Tian et al., FCOS, 2019. https://arxiv.org/abs/1904.01355
     """
     x, y, stride = (points[:, i, None] for i in range(3))  # [A, 1]
-    objects = mask != 0
-    held = objects if crowd is None else objects | (crowd != 0)
+    objects = jnp.asarray(mask).astype(bool)
+    regions = None if crowd is None else jnp.asarray(crowd).astype(bool)
+    held = objects if regions is None else objects | regions
     boxes = jnp.where(held[:, None], boxes, 0)  # an empty slot may hold anything
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2  # [N, 2]
     apart = jnp.maximum(jnp.abs(x - centre[:, 0]), jnp.abs(y - centre[:, 1]))  # [A, N]
@@ -63,7 +64,7 @@ def assign(points: jax.Array, boxes: jax.Array, mask: jax.Array, crowd: jax.Arra
     size = jnp.where(fits, areas(boxes), jnp.inf)
     positive = jnp.any(fits, 1)
     box = jnp.where(positive, jnp.argmin(size, 1).astype(jnp.int32), 0)
-    ignored = jnp.zeros_like(positive) if crowd is None else jnp.any(inside & (crowd != 0), 1) & ~positive
+    ignored = jnp.zeros_like(positive) if regions is None else jnp.any(inside & regions, 1) & ~positive
     return Assigned(box, positive, ignored)
 
 

@@ -76,7 +76,7 @@ def focal_iou(
         target = jnp.where(found.positive[:, None], boxes[found.box], jnp.array([0, 0, 1, 1], dtype))
         told = jnp.where(found.positive[:, None], boxes_at(offsets, at), target)
         of_boxes = jnp.sum(jnp.where(found.positive, OVERLAPS[overlap](told, target), 0))
-        known = jnp.all((mask == 0) | ((labels >= 0) & (labels < classes)))
+        known = jnp.all(~mask | ((labels >= 0) & (labels < classes)))
         count = jnp.maximum(jnp.sum(found.positive, dtype=dtype), 1)
         return (of_classes + box_weight * of_boxes) / count * jnp.where(known, 1, jnp.nan).astype(dtype)
 

@@ -121,4 +121,6 @@ def _share(part: jax.Array, whole: jax.Array) -> jax.Array:
 
 def _angle(boxes: jax.Array) -> jax.Array:
     size = boxes[..., 2:] - boxes[..., :2]
+    # A point has no proportions, and the angle of nothing no gradient.
+    size = jnp.where(jnp.any(size != 0, -1, keepdims=True), size, 1)
     return jnp.arctan2(size[..., 0], size[..., 1])
