@@ -35,7 +35,8 @@ def average_precision_of(decoding: Decoding) -> Metric:
     """
 
     def update(outputs: Any, batch: Batch) -> Rows:
-        found = decode(outputs, *batch["inputs"].shape[1:3], decoding)
+        height, width = batch["inputs"].shape[1:3]
+        found = decode(outputs, height, width, decoding)
         mask, crowd = jnp.asarray(batch["mask"]) != 0, batch.get("crowd")
         true = {
             "boxes": wide(jnp.asarray(batch["boxes"])),

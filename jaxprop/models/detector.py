@@ -64,8 +64,10 @@ class Head(nnx.Module):
                 for i in range(config.head_depth)
             ]
         )
-        self.out = nnx.Conv(width, len(bias), (3, 3), kernel_init=init, rngs=rngs)
-        self.out.bias[...] = jnp.array(bias, jnp.float32)
+        self.out = nnx.Conv(
+            width, len(bias), (3, 3), kernel_init=init, rngs=rngs,
+            bias_init=lambda _key, _shape, dtype: jnp.array(bias, dtype),
+        )  # fmt: skip
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, layer in enumerate(self.layers):
@@ -133,7 +135,8 @@ class Detector(nnx.Module):
         for i, stage in enumerate(self.stages):
             x = call(stage, self.remat, f"stages/{i}", x, function=_stage)
             features.append(x)
-        levels, coarser = [], None
+        levels: list[jax.Array] = []
+        coarser = None
         for lateral, x in zip(self.lateral[::-1], features[: -len(self.lateral) - 1 : -1], strict=True):
             x = lateral(x)
             coarser = x if coarser is None else x + _twice(coarser, *x.shape[1:3])

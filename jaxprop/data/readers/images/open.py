@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprop.config.schema.data import Images, ImageSection
+from jaxprop.config.schema.data import DataSection, Images, ImageSection
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.readers.images.decode import MAX_BYTES, SUFFIXES, Form, UnreadableError, decode
@@ -343,7 +343,7 @@ def image_inputs(section: ImageSection, task: str, prepared: Mapping[str, Any], 
     )
 
 
-def unlabelled(section: ImageSection, path: str) -> list[Records]:
+def unlabelled(section: DataSection, path: str) -> list[Records]:
     if path == "-":
         return _standard_input(section, sys.stdin.buffer.read(MAX_BYTES))
     place = Path(path).expanduser()
@@ -357,7 +357,7 @@ def unlabelled(section: ImageSection, path: str) -> list[Records]:
     return [read_layout(path, "test", columns, labelled=False)]
 
 
-def _standard_input(section: ImageSection, content: bytes) -> list[Records]:
+def _standard_input(section: DataSection, content: bytes) -> list[Records]:
     if b"\0" in content[:4096]:  # which no list of paths has, and nearly every image
         return [Records(1, lambda _: content, lambda _: "-", None, fingerprint(content.hex()))]
     paths = [line.strip() for line in os.fsdecode(content).splitlines() if line.strip()]
