@@ -13,10 +13,9 @@ from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.model import Detector
 from jaxprop.core.detections import USUAL, Decoding, decode
 from jaxprop.metrics.average_precision import average_precision_of, expect_installed
+from jaxprop.tasks.pictures import found_by_class, worst_images
 from jaxprop.tasks.task import Task, bind
 from jaxprop.types import Batch, Source
-
-SEEN = ("inputs", "boxes", "labels", "mask", "crowd")  # of a batch, by what the report shows
 
 
 def detect(config: Config, sources: Mapping[str, Source]) -> Task:
@@ -35,9 +34,13 @@ def detect(config: Config, sources: Mapping[str, Source]) -> Task:
     expect_installed()
     section = config.model
     decoding = Decoding(iou=section.iou, most=section.most) if isinstance(section, Detector) else USUAL
+    train = sources["train"]
+    names, scale = train.info.get("class_names", ()), {name: train.prepared.get(name, ()) for name in ("mean", "std")}
     return Task(
-        *bind(config, sources["train"], {"map": average_precision_of(decoding)}),
+        *bind(config, train, {"map": average_precision_of(decoding)}),
         predict=partial(predict, decoding=decoding),
+        panels=(partial(worst_images, names=names, **scale), partial(found_by_class, names=names)),
+        shown=("inputs", "boxes", "labels", "mask", "crowd"),
     )
 
 

@@ -8,6 +8,7 @@ report draws a drawable by its kind, whatever the task:
 | `matrix` | `rows`, `columns`: what they are; `names` of the classes; `cells`: counts |
 | `scatter` | `x`, `y`: what they are; `points`: pairs |
 | `table` | `headers` and `rows` of text and numbers |
+| `pictures` | `pictures`: each a title, pixels and boxes, see `jaxprop.tasks.pictures` |
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Drawable(NamedTuple):
 
     Args:
       title: what it shows.
-      kind: `matrix`, `scatter` or `table`.
+      kind: `matrix`, `scatter`, `table` or `pictures`.
       data: JSON values by name, as the kind has them.
       hint: one sentence on how to read it.
     """

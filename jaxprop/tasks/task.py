@@ -50,6 +50,7 @@ class Task(NamedTuple):
       derived: metrics of an evaluation -> further figures that follow from them.
       reference: figures of a trivial predictor on the same split, printed beside the result.
       panels: what the report shows of its predictions, each `(predictions, batch) -> Drawable`.
+      shown: keys of a batch that the panels look at, as far as it has them.
     """
 
     model: Model | None
@@ -59,6 +60,7 @@ class Task(NamedTuple):
     derived: Callable[[Mapping[str, float]], dict[str, float]] = nothing_derived
     reference: Mapping[str, float] = {}
     panels: tuple[Panel, ...] = ()
+    shown: tuple[str, ...] = ("labels", "mask")
 
 
 def predictions(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxprop.run.loaded import LoadedRun
 from jaxprop.types import Source
 
 TOP = 3  # likeliest classes that an answer names
+SCORE = 0.3  # from which a box is told
 LIKELY = 0.5  # probability from which a label of a multi-label classification is told
 
 
@@ -24,11 +26,13 @@ class Answer(NamedTuple):
       input: where the record comes from, such as `wine.csv:3`.
       values: what is predicted, as JSON values by name; empty where nothing could be.
       error: why nothing could be predicted, or None.
+      pixels: returns the image that boxes were found in, uint8 `[H, W, C]`; None where the task finds none.
     """
 
     input: str
     values: dict[str, Any]
     error: str | None = None
+    pixels: Callable[[], np.ndarray] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns a flat object for one line of JSON."""
@@ -36,7 +40,7 @@ class Answer(NamedTuple):
 
 
 def predict_inputs(
-    run: LoadedRun, paths: Sequence[str], *, batch_size: int | None = None, top: int = TOP
+    run: LoadedRun, paths: Sequence[str], *, batch_size: int | None = None, top: int = TOP, score: float = SCORE
 ) -> Iterator[list[Answer]]:
     """Predicts what lies in files, as the run's own data were read and prepared.
 
@@ -45,6 +49,7 @@ def predict_inputs(
       paths: files, folders, or `-` for standard input, as the run's kind of data takes them.
       batch_size: records predicted at a time; default: that of the run's evaluations.
       top: likeliest classes that an answer names.
+      score: lowest score of a box that is told.
 
     Yields:
       The answers of one batch. A record that cannot be used has an answer with its error, and the others go on.
@@ -71,7 +76,7 @@ def predict_inputs(
             yield bad
         names = block.info.get("names") or [str(i) for i in range(block.length)]
         for rows in _batches(block.length, batch_size or run.predictor.batch_size):
-            yield _predicted(run, block, rows, names, top)
+            yield _predicted(run, block, rows, names, partial(describe, info=run.info, top=top, score=score))
 
 
 def _batches(length: int, size: int) -> Iterator[np.ndarray]:
@@ -79,15 +84,17 @@ def _batches(length: int, size: int) -> Iterator[np.ndarray]:
         yield np.arange(first, min(first + size, length))
 
 
-def _predicted(run: LoadedRun, source: Source, rows: np.ndarray, names: Sequence[str], top: int) -> list[Answer]:
+def _predicted(
+    run: LoadedRun, source: Source, rows: np.ndarray, names: Sequence[str], say: Callable[..., dict[str, Any]]
+) -> list[Answer]:
     batch, errors = _taken(source, rows)
     good = [row for row in rows.tolist() if row not in errors]
     found = run.predict(batch) if good else {}
-    place = {row: i for i, row in enumerate(good)}
+    place, pixels = {row: i for i, row in enumerate(good)}, source.info.get("pixels")
     return [
         Answer(str(names[row]), {}, errors[row])
         if row in errors
-        else Answer(str(names[row]), describe(found, place[row], run.info, top))
+        else Answer(str(names[row]), say(found, place[row]), pixels=None if pixels is None else partial(pixels, row))
         for row in rows.tolist()
     ]
 
@@ -113,7 +120,9 @@ def _split(sentence: str) -> tuple[str, dict[str, Any], str]:
     return (where, {}, why) if why else ("", {}, sentence)
 
 
-def describe(found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any], top: int = TOP) -> dict[str, Any]:
+def describe(
+    found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any], top: int = TOP, score: float = SCORE
+) -> dict[str, Any]:
     """Says one example's prediction in words and numbers.
 
     Args:
@@ -121,10 +130,12 @@ def describe(found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any], t
       i: the example.
       info: of the training data: `class_names`, `target_names`.
       top: likeliest classes to name.
+      score: lowest score of a box to tell.
 
     Returns:
       For a class: `label`, `probability` and, likeliest first, `top`. For several labels: `labels` and all
-      `probabilities`. For numbers: each by the name of its target. Everything else as it is.
+      `probabilities`. For numbers: each by the name of its target. For boxes: `boxes`, the surest first, each with
+      `class`, `score` and `box`, x0, y0, x1, y1 in pixels. Everything else as it is.
 
     Example:
       >>> found = {"class": np.array([1]), "probability": np.array([0.75]), "probabilities": np.array([[0.25, 0.75]])}
@@ -143,12 +154,49 @@ def describe(found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any], t
         shares = found["probability"][i]
         told = [_name(classes, c) for c in np.flatnonzero(shares > LIKELY).tolist()]
         return {"labels": told, "probabilities": {str(_name(classes, c)): _number(p) for c, p in enumerate(shares)}}
+    if {"boxes", "scores", "classes"} <= set(found):
+        slots = np.flatnonzero(found["scores"][i] >= score)
+        return {
+            "boxes": [
+                {
+                    "class": _name(classes, int(found["classes"][i][slot])),
+                    "score": _number(found["scores"][i][slot]),
+                    "box": [round(float(edge), 2) for edge in found["boxes"][i][slot]],
+                }
+                for slot in slots.tolist()
+            ]
+        }
     if set(found) == {"value"}:
         values = np.ravel(found["value"][i])
         names = list(targets) if len(targets) == len(values) else [f"value_{k}" for k in range(len(values))]
         names = ["value"] if len(values) == 1 and not targets else names
         return {name: _number(value) for name, value in zip(names, values, strict=True)}
     return {name: _plain(values[i]) for name, values in found.items()}
+
+
+def rows_of(answer: Answer) -> list[dict[str, Any]]:
+    """Returns an answer as rows of a table: one for each box, and otherwise one.
+
+    Example:
+      >>> box = {"class": "cat", "score": 0.9, "box": [1.0, 2.0, 3.0, 4.0]}
+      >>> rows_of(Answer("a.png", {"boxes": [box]}))
+      [{'input': 'a.png', 'class': 'cat', 'score': 0.9, 'x0': 1.0, 'y0': 2.0, 'x1': 3.0, 'y1': 4.0}]
+      >>> rows_of(Answer("b.png", {"boxes": []}))[0]["class"]
+      ''
+    """
+    if "boxes" not in answer.values:
+        return [{"input": answer.input, **flat(answer.values)}]
+    edges = ("x0", "y0", "x1", "y1")
+    # An image without any has a row of its own, so that none is missing.
+    return [
+        {
+            "input": answer.input,
+            "class": box["class"],
+            "score": box["score"],
+            **dict(zip(edges, box["box"], strict=True)),
+        }
+        for box in answer.values["boxes"]
+    ] or [{"input": answer.input, **dict.fromkeys(("class", "score", *edges), "")}]
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

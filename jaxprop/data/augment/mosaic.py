@@ -80,7 +80,7 @@ def _pasted(
     count, _, height, width, channels = parts.shape
     row, column = (jnp.arange(side, dtype=size.dtype) for side in (height, width))
     below, beyond = row >= down[:, None], column >= across[:, None]  # [B, H], [B, W]
-    part = 2 * below[:, :, None].astype(jnp.int32) + beyond[:, None, :]  # [B, H, W]
+    part = 2 * below[:, :, None].astype(jnp.int32) + beyond[:, None, :].astype(jnp.int32)  # [B, H, W]
 
     def along(places: jax.Array, starts: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:
         start = jnp.take_along_axis(starts, part.reshape(count, -1), 1).reshape(part.shape)
