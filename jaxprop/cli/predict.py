@@ -79,7 +79,7 @@ def predict(
     if failed:
         tell(f"{failed} of {count} records could not be predicted")
     if drawings.count:
-        tell(f"{drawings.count} images with their boxes: {folder or 'beside the images'}")
+        tell(f"pictures with boxes: {drawings.count}, {folder or 'beside the images'}")
     if file is not None:
         done = {"out": str(file), "records": count, "failed": failed}
         print_json(done) if json else print(f"{count - failed} predictions: {file}")

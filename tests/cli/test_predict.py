@@ -181,7 +181,7 @@ def test_boxes_are_a_row_each_and_drawn_beside_their_images(jaxprop, answers, ph
         *["a.png  cat    0.75   1   2   6   7"] * 2,
         "b.png",
     ]
-    assert "2 images with their boxes: beside the images" in ran.err
+    assert "pictures with boxes: 2, beside the images" in ran.err
     assert sorted(os.listdir()) == ["a.boxes.png", "a.png", "b.boxes.png", "b.png"]
 
 
