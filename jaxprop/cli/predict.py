@@ -39,9 +39,16 @@ def predict(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", parser=home, help="write a .csv or .jsonl file instead of printing"),
+        typer.Option(
+            "--out",
+            metavar="PATH",
+            parser=home,
+            help="write a .csv or .jsonl file instead of printing; or the folder for images with their boxes",
+        ),
     ] = None,
-    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="likeliest classes to name")] = 3,
+    top: Annotated[
+        int | None, typer.Option("--top", metavar="K", min=1, help="likeliest classes to name; default: 3")
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", metavar="N", min=1, help="records at a time; default: as in evaluations"),
@@ -52,6 +59,10 @@ def predict(
             "--beams", metavar="N", min=1, max=256, help="search a translation with N beams; default: greedily"
         ),
     ] = None,
+    score: Annotated[
+        float | None,
+        typer.Option("--score", metavar="S", min=0, max=1, help="lowest score of a box to tell; default: 0.3"),
+    ] = None,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
     code: CodeOption = None,
     json: Annotated[
@@ -59,35 +70,39 @@ def predict(
     ] = False,
 ) -> int:
     """Predict new data with a trained run."""
-    if out is not None and out.suffix not in SUFFIXES:
-        raise UsageError(f"--out {out}: expected a name that ends in .csv or .jsonl")
+    if out is not None and out.suffix and out.suffix not in SUFFIXES:
+        raise UsageError(f"--out {out}: expected a name that ends in .csv or .jsonl, or a folder for images with boxes")
     from jaxprop.run.loaded import load
+    from jaxprop.tools.draw import Drawings
     from jaxprop.tools.predict import predict_inputs
 
-    options = {} if beams is None else {"beams": beams}
+    options = {"top": top, "beams": beams, "score": score}
+    drawings = Drawings(out if out is not None and not out.suffix else None)
+    file = out if out is not None and out.suffix else None
     batches = predict_inputs(
         load(run, which="newest" if newest else None, code=code or ()),
         inputs,
         batch_size=batch_size,
-        top=top,
-        **options,
+        **{name: value for name, value in options.items() if value is not None},
     )
     count = failed = 0
-    with _output(out, json) as write:
-        for answers in batches:
+    with _output(file, json) as write:
+        for answers in map(drawings.of, batches):
             for answer in answers:
                 if answer.error:
                     failed += 1
                     tell(f"error: {answer.input}: {answer.error}" if answer.input else f"error: {answer.error}")
             count += len(answers)
             write(answers)
-            if out is None and getattr(sys.stdout, "silent", False):
+            if file is None and getattr(sys.stdout, "silent", False):
                 break  # who read the answers has left
     if failed:
         tell(f"{failed} of {count} records could not be predicted")
-    if out is not None:
-        done = {"out": str(out), "records": count, "failed": failed}
-        print_json(done) if json else print(f"{count - failed} predictions: {out}")
+    if drawings.count:
+        tell(f"pictures with boxes: {drawings.count}, {drawings.folder or 'beside the images'}")
+    if file is not None:
+        done = {"out": str(file), "records": count, "failed": failed}
+        print_json(done) if json else print(f"{count - failed} predictions: {file}")
     return EXIT_RUNTIME if failed else EXIT_DONE
 
 
@@ -128,13 +143,13 @@ def _strict(value: dict[str, Any]) -> str:
 
 
 def _csv(file: TextIO) -> Write:
-    from jaxprop.tools.predict import flat
+    from jaxprop.tools.predict import rows_of
 
     writer: csv.DictWriter[str] | None = None
 
     def write(answers: Sequence[Answer]) -> None:
         nonlocal writer
-        rows = [{"input": answer.input, **flat(answer.values)} for answer in answers if not answer.error]
+        rows = [row for answer in answers if not answer.error for row in rows_of(answer)]
         if rows and writer is None:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
@@ -152,12 +167,12 @@ def _cell(value: Any) -> Any:
 
 def _table(file: TextIO) -> Write:
     """Rows under a header, as wide as the first batch needs; a wider cell of a later one stands out."""
-    from jaxprop.tools.predict import flat
+    from jaxprop.tools.predict import rows_of
 
     widths: dict[str, int] = {}
 
     def write(answers: Sequence[Answer]) -> None:
-        rows = [{"input": answer.input, **flat(answer.values)} for answer in answers if not answer.error]
+        rows = [row for answer in answers if not answer.error for row in rows_of(answer)]
         cells = [{name: printable(_shown(value)) for name, value in row.items()} for row in rows]
         if cells and not widths:
             for name in cells[0]:

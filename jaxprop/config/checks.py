@@ -14,6 +14,7 @@ from jaxprop.config.schema.data import (
     CustomData,
     DataSection,
     Digits,
+    DigitScenes,
     Mixture,
     NumberWords,
     Pairs,
@@ -26,6 +27,7 @@ from jaxprop.config.tasks import TASK_TABLE, untold_mode
 from jaxprop.config.tree import Path
 from jaxprop.errors import one_of
 
+_WITH_TEST = (CustomData, Digits, DigitScenes, NumberWords, Reviews, StdlibText)  # data that have a test split always
 DIGITS_TRAIN = 1437  # 80 % of the 1,797 digits, by class
 
 
@@ -83,7 +85,7 @@ def has_split_to_evaluate(config: Config) -> bool:
 
 
 def _has_split(data: DataSection) -> bool:
-    if isinstance(data, CustomData | Digits | NumberWords | Reviews | StdlibText) or data.validation is not None:
+    if isinstance(data, _WITH_TEST) or data.validation is not None:
         return True
     return any(getattr(data, key, None) is not None for key in PATHS if key.startswith(("validation", "test")))
 

@@ -89,6 +89,13 @@ TASK_TABLE: dict[str, TaskEntry] = {
         data=("pairs", "number_words", "random"),
         models=("seq2seq_transformer", "seq2seq_rnn"),
     ),
+    "detect": TaskEntry(
+        summary="boxes with classes",
+        losses=("focal_iou",),
+        figures={"loss": Figure("min"), "map": Figure("max", "average_precision"), "map_50": Figure("max")},
+        data=("digit_scenes", "coco", "random"),
+        models=("detector",),
+    ),
 }
 
 

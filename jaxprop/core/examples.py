@@ -109,7 +109,8 @@ def row_weights(batch: Any) -> jax.Array | None:
     """Returns the weight of each example `[B]`, 0 where its mask leaves none of its entries; None where all count.
 
     Args:
-      batch: if a mapping with them, `weight` `[B]` and `mask` `[B]` or `[B, ...]`.
+      batch: if a mapping with them, `weight` `[B]` and `mask` `[B]` or `[B, ...]`. A mask of `boxes` leaves
+        the weight as it is: an image without objects is an example, too.
 
     Example:
       >>> batch = {"weight": jnp.array([2.0, 2.0, 0.0]), "mask": jnp.array([[1, 0], [0, 0], [1, 1]])}
@@ -118,7 +119,7 @@ def row_weights(batch: Any) -> jax.Array | None:
     """
     weight, mask = (batch.get(key) if isinstance(batch, Mapping) else None for key in ("weight", "mask"))
     weight = _numbers(weight) if weight is not None and jnp.ndim(weight) == 1 else None
-    if mask is None or jnp.ndim(mask) == 0:
+    if mask is None or jnp.ndim(mask) == 0 or "boxes" in batch:  # an image without objects says where there are none
         return weight
     some = jnp.any(jnp.asarray(mask).astype(bool), tuple(range(1, jnp.ndim(mask))))
     if weight is None:

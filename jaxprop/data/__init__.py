@@ -11,6 +11,8 @@ from jaxprop.data import augment
 from jaxprop.data.mixture import MixtureStream, Phase
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.readers.arrays import ARRAYS
+from jaxprop.data.readers.coco import COCO
+from jaxprop.data.readers.digit_scenes import DIGIT_SCENES
 from jaxprop.data.readers.digits import DIGITS
 from jaxprop.data.readers.huggingface import HUGGINGFACE
 from jaxprop.data.readers.images.open import IMAGES
@@ -55,6 +57,8 @@ READERS: dict[str, Reader] = {
     "arrays": ARRAYS,
     "images": IMAGES,
     "huggingface": HUGGINGFACE,
+    "digit_scenes": DIGIT_SCENES,
+    "coco": COCO,
     "table": TABLE,
     "random": RANDOM,
 }

@@ -13,6 +13,7 @@ from jaxprop.models.adapters.linen import from_linen
 from jaxprop.models.adapters.nnx import from_nnx
 from jaxprop.models.arguments import arguments_of, caller, expect_read
 from jaxprop.models.cnn import Cnn
+from jaxprop.models.detector import Detector
 from jaxprop.models.mlp import Mlp
 from jaxprop.models.own import LossFunction, checked_outputs, no_outputs, own_model
 from jaxprop.models.remat import NONE
@@ -46,6 +47,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "transformer": Transformer,
     "seq2seq_transformer": Seq2SeqTransformer,
     "seq2seq_rnn": Seq2SeqRnn,
+    "detector": Detector,
 }
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -120,7 +120,10 @@ def line_of(function: Any) -> str:
     if isinstance(function, type):
         function = vars(function).get("__call__")
     source = getattr(inspect.unwrap(function), "__code__", None)
-    return "" if source is None else f" ({Path(source.co_filename).name}:{source.co_firstlineno})"
+    if source is None:
+        return ""
+    file = re.split(r"[/\\]", source.co_filename)[-1]
+    return f" ({file}:{source.co_firstlineno})"
 
 
 def checked_outputs(model: Model, code: Code) -> Model:

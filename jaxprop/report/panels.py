@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Any
 
 from jaxprop.report.fields import number, text, whole
 
 MOST, ROWS, CLASSES, POINTS = 8, 60, 60, 1000  # panels, rows of a table, classes of a matrix, points of a plot
 SHADES = 120  # rows and columns of shades
+PICTURES, SIDE, BOXES = 12, 512, 200  # pictures of a panel, pixels of a side, boxes of a picture
+MARKS = ("found", "missed", "alarm")  # what a box may be
 
 
 def as_json(found: dict[str, Any] | None, tested: int | None = None) -> dict[str, Any] | None:
@@ -75,7 +79,36 @@ def _shades(data: dict[str, Any]) -> dict[str, Any] | None:
     return {**axes, "row_names": rows, "column_names": columns, "cells": cells[:SHADES]}
 
 
-KINDS = {"matrix": _matrix, "scatter": _scatter, "shades": _shades, "table": _table}
+def _pictures(data: dict[str, Any]) -> dict[str, Any] | None:
+    listed = [_picture(item) for item in _list(data.get("pictures"))[:PICTURES] if isinstance(item, dict)]
+    kept = [item for item in listed if item is not None]
+    return {"pictures": kept} if kept else None
+
+
+def _picture(item: dict[str, Any]) -> dict[str, Any] | None:
+    height, width, channels = (whole(item.get(name)) or 0 for name in ("height", "width", "channels"))
+    try:
+        size = len(base64.b64decode(text(item.get("pixels")), validate=True))
+    except (binascii.Error, ValueError):
+        return None
+    if not (0 < height <= SIDE and 0 < width <= SIDE and channels in (1, 3) and size == height * width * channels):
+        return None
+    boxes = []
+    for box in _list(item.get("boxes"))[:BOXES]:
+        edges = [number(x) for x in _list(box.get("box"))] if isinstance(box, dict) else []
+        if len(edges) == 4 and None not in edges and box.get("kind") in MARKS:
+            boxes.append({"box": edges, "kind": box["kind"], "text": text(box.get("text"))})
+    pixels = {"height": height, "width": width, "channels": channels, "pixels": item["pixels"]}
+    return {"title": text(item.get("title")), **pixels, "boxes": boxes}
+
+
+KINDS = {
+    "matrix": _matrix,
+    "pictures": _pictures,
+    "scatter": _scatter,
+    "shades": _shades,
+    "table": _table,
+}
 
 
 def _list(value: Any) -> list[Any]:

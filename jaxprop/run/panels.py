@@ -20,7 +20,7 @@ from jaxprop.types import PyTree, Source, TrainState
 
 NAME = "panels.json"
 # Of the test split; enough for every picture, and cheap. A text has an answer at each of its places.
-EXAMPLES, ANSWERS = 2048, 2**15
+EXAMPLES, ANSWERS, VALUES = 2048, 2**15, 2**25
 
 
 def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
@@ -42,11 +42,13 @@ def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
     predict = jax.jit(predictions(task, policy(experiment.config.precision.policy), **options))
     params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
     told, seen = [], []
-    answers = test.take(np.zeros(1, np.int64))["labels"].size
-    for batch in data.one_pass(test, size, max(min(EXAMPLES, ANSWERS // answers) // size, 1)):
+    one = test.take(np.zeros(1, np.int64))
+    shown = sum(one[name].size for name in task.shown if name in one)
+    count = min(EXAMPLES, ANSWERS // one["labels"].size, VALUES // max(shown, 1))
+    for batch in data.one_pass(test, size, max(count // size, 1)):
         weight = row_weights(batch)
         counts = slice(None) if weight is None else np.asarray(weight) != 0
-        held = {name: batch[name] for name in ("labels", "mask") if name in batch}
+        held = {name: batch[name] for name in ("labels", "mask", *task.shown) if name in batch}
         found = jax.device_get(predict(params, extras, batch if mesh is None else place_batch(batch, mesh)))
         told.append(jax.tree.map(lambda x, counts=counts: np.asarray(x)[counts], found))
         seen.append(jax.tree.map(lambda x, counts=counts: np.asarray(x)[counts], held))

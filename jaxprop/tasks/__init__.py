@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from jaxprop.config.schema.config import Config
 from jaxprop.models import no_outputs
 from jaxprop.tasks.classify import classify
+from jaxprop.tasks.detect import detect
 from jaxprop.tasks.language import language
 from jaxprop.tasks.multilabel import multilabel
 from jaxprop.tasks.outputs import check_outputs
@@ -20,6 +21,7 @@ __all__ = ["TASKS", "Task", "check_outputs", "make_task"]
 TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
     "classify": classify,
     "language": language,
+    "detect": detect,
     "multilabel": multilabel,
     "regress": regress,
     "translate": translate,

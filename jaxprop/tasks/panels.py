@@ -9,6 +9,7 @@ report draws a drawable by its kind, whatever the task:
 | `scatter` | `x`, `y`: what they are; `points`: pairs |
 | `shades` | `rows`, `columns`: what they are; `row_names`, `column_names`; `cells`: numbers of 0 to 1 |
 | `table` | `headers` and `rows` of text and numbers |
+| `pictures` | `pictures`: each a title, pixels and boxes, see `jaxprop.tasks.pictures` |
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Drawable(NamedTuple):
 
     Args:
       title: what it shows.
-      kind: `matrix`, `scatter`, `shades` or `table`.
+      kind: of the table above.
       data: JSON values by name, as the kind has them.
       hint: one sentence on how to read it.
     """

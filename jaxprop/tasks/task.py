@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,7 @@ from jaxprop.metrics import METRICS
 from jaxprop.models.arguments import masks_tokens
 from jaxprop.tasks.panels import Panel
 from jaxprop.tasks.tokens import loss_of_sequences, metric_of_sequences
+from jaxprop.tasks.words import usual_words
 from jaxprop.train.objective import as_objective, loss_from, without_padding
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Source, Spec
 
@@ -40,6 +43,7 @@ def no_predictions(_outputs: Any, _batch: Batch) -> dict[str, jax.Array]:
 
 
 Answer = Callable[..., dict[str, jax.Array]]  # (params, extras, batch, **options) -> {name: [B, ...]}
+Describe = Callable[..., dict[str, Any]]  # (answers, i, info, **options) -> {name: JSON value}
 
 
 class Task(NamedTuple):
@@ -53,9 +57,12 @@ class Task(NamedTuple):
       derived: metrics of an evaluation -> further figures that follow from them.
       reference: figures of a trivial predictor on the same split, printed beside the result.
       panels: what the report shows of its predictions, each `(predictions, batch) -> Drawable`.
+      shown: keys of a batch that the panels look at beside `labels` and `mask`, as far as it has them.
       answer: where an answer is searched for with the model, rather than read from its outputs by `predict`:
-        `(params, extras, batch, **options) -> {name: [B, ...]}`. The option `detail` asks for what panels need. Pure.
-      describe: `(answers, i) -> {name: JSON value}`, what a person is told of example i; None for the usual words.
+        `(params, extras, batch, *, **options) -> {name: [B, ...]}`. Its options are asked for by name, such as `beams`.
+        The option `detail` asks for what panels need. Pure.
+      describe: `(answers, i, info, *, **options) -> {name: JSON value}`, what a person is told of example i; `info` is
+        that of the training data. Its options are asked for by name, too, such as `top`.
     """
 
     model: Model | None
@@ -65,8 +72,27 @@ class Task(NamedTuple):
     derived: Callable[[Mapping[str, float]], dict[str, float]] = nothing_derived
     reference: Mapping[str, float] = {}
     panels: tuple[Panel, ...] = ()
+    shown: tuple[str, ...] = ()
     answer: Answer | None = None
-    describe: Callable[[Mapping[str, np.ndarray], int], dict[str, Any]] | None = None
+    describe: Describe = usual_words
+
+
+def options_of(function: Callable[..., Any] | None) -> tuple[str, ...]:
+    """Returns the names of a function's options: its keyword-only arguments that nothing is bound to.
+
+    Example:
+      >>> def answer(params, *, length, beams=1): ...
+      >>> options_of(partial(answer, length=8))
+      ('beams',)
+    """
+    if function is None:
+        return ()
+    bound: set[str] = set()
+    while isinstance(function, partial):
+        bound |= function.keywords.keys()
+        function = function.func
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in bound)
 
 
 def predictions(
@@ -83,8 +109,9 @@ def predictions(
     Raises:
       UsageError: the task has no such option.
     """
-    if options and task.answer is None:
-        raise UsageError(f"{', '.join(options)}: an option of the task translate, which writes text; remove it")
+    unknown = [name for name in options if name not in options_of(task.answer)]
+    if unknown:
+        raise UsageError(f"{', '.join(unknown)}: no option of this task; remove it")
 
     def predict(params: PyTree, extras: PyTree, batch: Batch) -> dict[str, jax.Array]:
         params, seen = cast_floating(params, policy.compute), without_padding(batch) if padded else batch

@@ -158,5 +158,8 @@ def _text(tokenizer: Tokenizer, tokens: np.ndarray) -> str:
     return tokenizer.decode([int(token) for token in tokens[: ends[0] if len(ends) else None]])
 
 
-def _described(tokenizer: Tokenizer, found: Mapping[str, np.ndarray], i: int) -> dict[str, Any]:
+def _described(
+    tokenizer: Tokenizer, found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any]
+) -> dict[str, Any]:
+    del info
     return {"translation": _text(tokenizer, found["tokens"][i]), "probability": float(found["probability"][i])}

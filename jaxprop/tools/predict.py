@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,10 +15,8 @@ from jaxprop.data.bad import BadInput
 from jaxprop.data.standard_input import STDIN
 from jaxprop.errors import DataError, UsageError
 from jaxprop.run.loaded import LoadedRun
+from jaxprop.tasks.task import options_of
 from jaxprop.types import Source
-
-TOP = 3  # likeliest classes that an answer names
-LIKELY = 0.5  # probability from which a label of a multi-label classification is told
 
 
 class Answer(NamedTuple):
@@ -28,11 +26,13 @@ class Answer(NamedTuple):
       input: where the record comes from, such as `wine.csv:3`.
       values: what is predicted, as JSON values by name; empty where nothing could be.
       error: why nothing could be predicted, or None.
+      pixels: returns the image that boxes were found in, uint8 `[H, W, C]`; None where the task finds none.
     """
 
     input: str
     values: dict[str, Any]
     error: str | None = None
+    pixels: Callable[[], np.ndarray] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns a flat object for one line of JSON."""
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 
 
 def predict_inputs(
-    run: LoadedRun, paths: Sequence[str], *, batch_size: int | None = None, top: int = TOP, **options: Any
+    run: LoadedRun, paths: Sequence[str], *, batch_size: int | None = None, **options: Any
 ) -> Iterator[list[Answer]]:
     """Predicts what lies in files, as the run's own data were read and prepared.
 
@@ -48,14 +48,14 @@ def predict_inputs(
       run: from `jaxprop.load`.
       paths: files, folders, or `-` for standard input, as the run's kind of data takes them.
       batch_size: records predicted at a time; default: that of the run's evaluations.
-      top: likeliest classes that an answer names.
-      **options: of the task, such as `beams=4` where it writes text.
+      **options: of the task: `top=5`, likeliest classes to name; `beams=4` where it writes text; `score=0.5`, lowest of
+        a box to tell.
 
     Yields:
       The answers of one batch. A record that cannot be used has an answer with its error, and the others go on.
 
     Raises:
-      UsageError: the run's kind of data has no files, or a path is given twice.
+      UsageError: the run's kind of data has no files, a path is given twice, or the task has no such option.
       DataError: an input cannot be read at all.
     """
     config = run.opened.config
@@ -68,13 +68,18 @@ def predict_inputs(
         )
     if list(paths).count(STDIN) > 1:
         raise UsageError("standard input can be read once; give '-' once")
+    task = run.opened.experiment.task
+    known = {*options_of(task.answer), *options_of(task.describe)}
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UsageError(f"{', '.join(unknown)}: no option of the task {config.task.name}; remove it")
     opened = inputs(config.data, config.task.name, run.opened.prepared.prepared, list(paths))
     blocks: Iterable[Source] = [opened] if isinstance(opened, Source) else opened
     size = batch_size or run.predictor.batch_size
     answered = False
     try:
         for block in blocks:
-            for answers in _answers(run, block, size, top, options):
+            for answers in _answers(run, block, size, options):
                 yield answers
                 answered = True
     except DataError as error:  # of an input that cannot be read to its end
@@ -83,13 +88,13 @@ def predict_inputs(
         yield [Answer("", {}, str(error))]
 
 
-def _answers(run: LoadedRun, block: Source, size: int, top: int, options: Mapping[str, Any]) -> Iterator[list[Answer]]:
+def _answers(run: LoadedRun, block: Source, size: int, options: Mapping[str, Any]) -> Iterator[list[Answer]]:
     """The answers of a source in batches, with its bad records where they belong."""
     names = block.info.get("names") or [str(i) for i in range(block.length)]
     bad = deque(sorted(block.info.get("bad", ()), key=lambda one: one.before))
     for rows in _batches(block.length, size):
         answers = []
-        for row, answer in zip(rows.tolist(), _predicted(run, block, rows, names, top, options), strict=True):
+        for row, answer in zip(rows.tolist(), _predicted(run, block, rows, names, options), strict=True):
             while bad and bad[0].before <= row:
                 answers.append(_refused(bad.popleft()))
             answers.append(answer)
@@ -108,18 +113,20 @@ def _batches(length: int, size: int) -> Iterator[np.ndarray]:
 
 
 def _predicted(
-    run: LoadedRun, source: Source, rows: np.ndarray, names: Sequence[str], top: int, options: Mapping[str, Any]
+    run: LoadedRun, source: Source, rows: np.ndarray, names: Sequence[str], options: Mapping[str, Any]
 ) -> list[Answer]:
     batch, errors = _taken(source, rows)
     good = [row for row in rows.tolist() if row not in errors]
-    found = run.predict(batch, **options) if good else {}
-    of_task = run.opened.experiment.task.describe
-    say = partial(describe, info=run.info, top=top) if of_task is None else of_task
-    place = {row: i for i, row in enumerate(good)}
+    task = run.opened.experiment.task
+    telling = {name: value for name, value in options.items() if name in options_of(task.describe)}
+    asking = {name: value for name, value in options.items() if name not in telling}
+    found = run.predict(batch, **asking) if good else {}
+    say = partial(task.describe, found, info=run.info, **telling)
+    place, pixels = {row: i for i, row in enumerate(good)}, source.info.get("pixels")
     return [
         Answer(str(names[row]), {}, errors[row].removeprefix(f"{names[row]}: "))
         if row in errors
-        else Answer(str(names[row]), say(found, place[row]))
+        else Answer(str(names[row]), say(place[row]), pixels=None if pixels is None else partial(pixels, row))
         for row in rows.tolist()
     ]
 
@@ -139,42 +146,29 @@ def _taken(source: Source, rows: np.ndarray) -> tuple[dict[str, Any], dict[int, 
         return batch, errors
 
 
-def describe(found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any], top: int = TOP) -> dict[str, Any]:
-    """Says one example's prediction in words and numbers.
-
-    Args:
-      found: predictions of a batch, `[N, ...]` each.
-      i: the example.
-      info: of the training data: `class_names`, `target_names`.
-      top: likeliest classes to name.
-
-    Returns:
-      For a class: `label`, `probability` and, likeliest first, `top`. For several labels: `labels` and all
-      `probabilities`. For numbers: each by the name of its target. Everything else as it is.
+def rows_of(answer: Answer) -> list[dict[str, Any]]:
+    """Returns an answer as rows of a table: one for each box, and otherwise one.
 
     Example:
-      >>> found = {"class": np.array([1]), "probability": np.array([0.75]), "probabilities": np.array([[0.25, 0.75]])}
-      >>> describe(found, 0, {"class_names": ["cat", "dog"]})
-      {'label': 'dog', 'probability': 0.75, 'top': {'dog': 0.75, 'cat': 0.25}}
-      >>> describe({"value": np.array([[1.5, 2.0]])}, 0, {"target_names": ["price", "weight"]})
-      {'price': 1.5, 'weight': 2.0}
+      >>> box = {"class": "cat", "score": 0.9, "box": [1.0, 2.0, 3.0, 4.0]}
+      >>> rows_of(Answer("a.png", {"boxes": [box]}))
+      [{'input': 'a.png', 'class': 'cat', 'score': 0.9, 'x0': 1.0, 'y0': 2.0, 'x1': 3.0, 'y1': 4.0}]
+      >>> rows_of(Answer("b.png", {"boxes": []}))[0]["class"]
+      ''
     """
-    classes, targets = info.get("class_names") or (), info.get("target_names") or ()
-    if "class" in found and "probabilities" in found:
-        shares = found["probabilities"][i]
-        order = np.argsort(-shares, kind="stable")[:top].tolist()
-        said = {"label": _name(classes, int(found["class"][i])), "probability": _number(found["probability"][i])}
-        return said | {"top": {str(_name(classes, c)): _number(shares[c]) for c in order}}
-    if set(found) == {"probability"} and found["probability"].ndim == 2:
-        shares = found["probability"][i]
-        told = [_name(classes, c) for c in np.flatnonzero(shares > LIKELY).tolist()]
-        return {"labels": told, "probabilities": {str(_name(classes, c)): _number(p) for c, p in enumerate(shares)}}
-    if set(found) == {"value"}:
-        values = np.ravel(found["value"][i])
-        names = list(targets) if len(targets) == len(values) else [f"value_{k}" for k in range(len(values))]
-        names = ["value"] if len(values) == 1 and not targets else names
-        return {name: _number(value) for name, value in zip(names, values, strict=True)}
-    return {name: _plain(values[i]) for name, values in found.items()}
+    if "boxes" not in answer.values:
+        return [{"input": answer.input, **flat(answer.values)}]
+    edges = ("x0", "y0", "x1", "y1")
+    # An image without any has a row of its own, so that none is missing.
+    return [
+        {
+            "input": answer.input,
+            "class": box["class"],
+            "score": box["score"],
+            **dict(zip(edges, box["box"], strict=True)),
+        }
+        for box in answer.values["boxes"]
+    ] or [{"input": answer.input, **dict.fromkeys(("class", "score", *edges), "")}]
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,19 +190,3 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             cells[name] = " ".join(map(str, value)) if isinstance(value, list) else value
     return cells
-
-
-def _name(names: Sequence[str], index: int) -> str | int:
-    return names[index] if index < len(names) else index
-
-
-def _number(value: Any) -> float:
-    """A float32 with the digits that it has, so that 0.1 is not printed as 0.10000000149."""
-    return float(f"{float(value):.7g}")
-
-
-def _plain(value: Any) -> Any:
-    value = np.asarray(value)
-    if value.dtype.kind == "f":
-        return [_plain(item) for item in value] if value.ndim else _number(value)
-    return value.tolist()

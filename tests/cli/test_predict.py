@@ -45,7 +45,10 @@ def test_a_table(jaxprop, answers):
         "a.png  cat    0.75         dog      0.25",
         "b.png  dog    0.6          cat      0.4",
     ]
-    assert calls == [("pets", {"which": "newest", "code": ()}), (["a.png", "b.png"], {"batch_size": 7, "top": 2})]
+    assert calls == [
+        ("pets", {"which": "newest", "code": ()}),
+        (["a.png", "b.png"], {"batch_size": 7, "top": 2}),
+    ]
 
 
 def test_lines_of_json(jaxprop, answers):
@@ -96,14 +99,17 @@ def test_beams_are_an_option_of_the_task(jaxprop, answers):
     calls = answers([Answer("forty-two", {"translation": "quarante-deux", "probability": 0.9})])
     ran = jaxprop("predict", "numbers", "forty-two", "--beams", "4")
     assert ran.out.splitlines()[1].split() == ["forty-two", "quarante-deux", "0.9"]
-    assert calls[1] == (["forty-two"], {"batch_size": None, "top": 3, "beams": 4})
+    assert calls[1] == (["forty-two"], {"batch_size": None, "beams": 4})
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["nowhere", "x"], "error: nowhere: there is no such run folder"),
-        (["nowhere", "x", "--out", "a.txt"], "error: --out a.txt: expected a name that ends in .csv or .jsonl\n"),
+        (
+            ["nowhere", "x", "--out", "a.txt"],
+            "error: --out a.txt: expected a name that ends in .csv or .jsonl, or a folder",
+        ),
         (["nowhere", "x", "--top", "0"], "--top"),
         (["nowhere", "x", "--beams", "0"], "--beams"),
         (["nowhere"], "Missing argument"),
@@ -184,3 +190,65 @@ def test_rows_are_answered_while_standard_input_is_open(tmp_path):
     assert "which is no finite number" in answers[1]["error"]
     assert errors.splitlines()[-1] == "1 of 3 records could not be predicted"
     assert child.returncode == 1
+
+
+BOX = {"class": "cat", "score": 0.75, "box": [1.0, 2.0, 6.0, 7.0]}
+
+
+def found_in(name, boxes=(BOX,)):
+    return Answer(name, {"boxes": list(boxes)}, pixels=lambda: np.zeros((10, 12, 1), np.uint8))
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """An empty folder to work in."""
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+
+
+def test_boxes_are_a_row_each_and_drawn_beside_their_images(jaxprop, answers, photos):
+    for name in ("a.png", "b.png"):
+        Path(name).write_bytes(b"")
+    answers([found_in("a.png", [BOX, BOX]), found_in("b.png", ()), BAD])
+    ran = jaxprop("predict", "pets", "a.png", "b.png", "c.png")
+    assert ran.code == 1
+    assert ran.out.splitlines() == [
+        "input  class  score  x0  y0  x1  y1",
+        *["a.png  cat    0.75   1   2   6   7"] * 2,
+        "b.png",
+    ]
+    assert "pictures with boxes: 2, beside the images" in ran.err
+    assert sorted(os.listdir()) == ["a.boxes.png", "a.png", "b.boxes.png", "b.png"]
+
+
+def test_boxes_in_json_name_the_picture_and_a_folder_takes_all_pictures(jaxprop, answers, photos):
+    answers([found_in("x/a.png"), found_in("y/a.png"), found_in("-")])
+    ran = jaxprop("predict", "pets", "x", "y", "--json", "--out", "drawn", "--score", "0.5")
+    told = [json.loads(line) for line in ran.out.splitlines()]
+    assert [one["drawn"] for one in told] == [
+        str(Path("drawn", name)) for name in ("a.boxes.png", "a-2.boxes.png", "stdin.boxes.png")
+    ]
+    assert told[0]["boxes"] == [BOX]
+    assert sorted(os.listdir("drawn")) == ["a-2.boxes.png", "a.boxes.png", "stdin.boxes.png"]
+
+
+def test_an_image_from_standard_input_is_drawn_into_a_folder_alone(jaxprop, answers, photos):
+    answers([found_in("-")])
+    assert jaxprop("predict", "pets", "-").code == 0
+    assert os.listdir() == []
+
+
+def test_a_folder_for_a_run_that_finds_no_boxes_is_refused(jaxprop, answers):
+    answers(GOOD)
+    ran = jaxprop("predict", "pets", "a.png", "--out", "drawn")
+    assert ran.code == 2
+    assert "the run finds no boxes to draw; name a .csv or .jsonl file" in ran.err
+
+
+def test_boxes_in_a_csv_file_are_rows_and_still_drawn(jaxprop, answers, photos):
+    Path("a.png").write_bytes(b"")
+    answers([found_in("a.png")])
+    assert jaxprop("predict", "pets", "a.png", "--out", "found.csv").code == 0
+    with open("found.csv", newline="") as file:
+        assert next(csv.DictReader(file))["x1"] == "6.0"
+    assert Path("a.boxes.png").exists()

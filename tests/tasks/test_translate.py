@@ -130,7 +130,7 @@ def test_figures_are_of_what_is_written_and_leave_padding_out(experiment, monkey
     assert references == [target for _, target in PAIRS[::7]]
     answer = jax.jit(predictions(experiment.task, policy("float32")))
     told = answer(params, extras, source.take(np.arange(source.length)))
-    assert translations == [experiment.task.describe(told, i)["translation"] for i in range(source.length)]
+    assert translations == [experiment.task.describe(told, i, {})["translation"] for i in range(source.length)]
 
 
 def test_panels_show_the_worst_first_and_what_is_attended_to(experiment):
@@ -150,7 +150,7 @@ def test_panels_show_the_worst_first_and_what_is_attended_to(experiment):
 def test_a_task_that_writes_no_text_has_no_beams(bound):
     arrays = np.zeros((4, 3), np.float32), np.arange(4) % 2
     _, _, task = bound("classify", arrays)
-    with pytest.raises(UsageError, match="beams: an option of the task translate"):
+    with pytest.raises(UsageError, match="beams: no option of this task"):
         predictions(task, policy("float32"), beams=2)
 
 

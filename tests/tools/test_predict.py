@@ -11,7 +11,7 @@ from jaxprop.data.bad import BadInput
 from jaxprop.errors import DataError, UsageError
 from jaxprop.run.loaded import load
 from jaxprop.run.train import train
-from jaxprop.tools.predict import Answer, describe, flat, predict_inputs
+from jaxprop.tools.predict import Answer, flat, predict_inputs
 from jaxprop.types import Reader, Source
 from tests.run.trained import FEATURES, trained
 
@@ -123,44 +123,13 @@ def test_what_cannot_be_predicted(run, monkeypatch):
 # -- answers --------------------------------------------------------------------------------------
 
 
-def test_classes_by_name_and_by_number():
-    shares = np.array([[0.1, 0.2, 0.7]], np.float32)
-    found = {"class": np.array([2]), "probability": shares[:, 2], "probabilities": shares}
-    assert describe(found, 0, {}, top=2) == {"label": 2, "probability": 0.7, "top": {"2": 0.7, "1": 0.2}}
-    named = describe(found, 0, {"class_names": ["a", "b", "c"]})
-    assert named == {"label": "c", "probability": 0.7, "top": {"c": 0.7, "b": 0.2, "a": 0.1}}
+def test_cells_of_classes_and_labels():
+    named = {"label": "c", "probability": 0.7, "top": {"c": 0.7, "b": 0.2, "a": 0.1}}
     assert flat(named) == {
         "label": "c", "probability": 0.7, "label_2": "b", "probability_2": 0.2, "label_3": "a", "probability_3": 0.1,
     }  # fmt: skip
-
-
-def test_several_labels():
-    found = {"probability": np.array([[0.9, 0.1, 0.6]], np.float32)}
-    said = describe(found, 0, {"class_names": ["a", "b", "c"]})
-    assert said == {"labels": ["a", "c"], "probabilities": {"a": 0.9, "b": 0.1, "c": 0.6}}
+    said = {"labels": ["a", "c"], "probabilities": {"a": 0.9, "b": 0.1, "c": 0.6}}
     assert flat(said) == {"labels": "a c", "probability_a": 0.9, "probability_b": 0.1, "probability_c": 0.6}
-
-
-@pytest.mark.parametrize(
-    ("value", "info", "said"),
-    [
-        ([[0.1]], {}, {"value": 0.1}),
-        ([[0.1]], {"target_names": ["price"]}, {"price": 0.1}),
-        ([[1, 2]], {}, {"value_0": 1.0, "value_1": 2.0}),
-        ([[1, 2]], {"target_names": ["a", "b"]}, {"a": 1.0, "b": 2.0}),
-    ],
-)
-def test_numbers_by_their_targets(value, info, said):
-    assert describe({"value": np.array(value, np.float32)}, 0, info) == said
-
-
-def test_anything_else_as_it_is():
-    found = {
-        "token": np.array([[1, 2]]),
-        "probability": np.array([[0.1, 0.2]], np.float32),
-        "boxes": np.zeros((1, 0, 4)),
-    }
-    assert describe(found, 0, {}) == {"token": [1, 2], "probability": [0.1, 0.2], "boxes": []}
 
 
 # -- digits ---------------------------------------------------------------------------------------
@@ -230,5 +199,5 @@ def test_arrays_give_tokens(translating):
 
 def test_a_run_that_writes_no_text_has_no_beams(run, monkeypatch):
     opening(monkeypatch, source())
-    with pytest.raises(UsageError, match="beams: an option of the task translate"):
+    with pytest.raises(UsageError, match="beams: no option of the task classify"):
         predicted(run, beams=2)

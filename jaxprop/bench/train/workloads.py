@@ -30,6 +30,10 @@ def _pairs(batch: int, length: int, vocabulary: int) -> dict[str, Any]:
     return _texts(batch, length, vocabulary) | {"task": {"name": "translate"}}
 
 
+def _boxes(batch: int) -> dict[str, Any]:
+    return _images(batch, 256, 256, 3, classes=80) | {"task": {"name": "detect"}}
+
+
 def _resnet(block: str, *depths: int) -> dict[str, Any]:
     return {"name": "resnet", "stem": "large", "block": block, "depths": depths}
 
@@ -44,6 +48,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "resnet18": _photos(64) | {"model": _resnet("basic", 2, 2, 2, 2)},
     "resnet50": _photos(64) | {"model": _resnet("bottleneck", 3, 4, 6, 3)},
     "vit_s": _photos(64) | {"model": {"name": "vit", "patch": 16, "layers": 12, "width": 384, "heads": 6}},
+    "detector": _boxes(16) | {"model": {"name": "detector", "widths": [32, 64, 128, 256], "levels": 3, "pyramid": 128}},
     "lstm": _images(64, 100, 80) | {"model": {"name": "rnn", "cell": "lstm", "width": 512, "layers": 2}},
     "transformer_base": _pairs(32, 64, 32768)
     | {"model": {"name": "seq2seq_transformer", "layers": 6, "width": 512, "heads": 8}},

@@ -48,6 +48,21 @@ class Affine(Section):
         return _changing(self, "degrees", "shift", "scale")
 
 
+class Scale(Section):
+    """Makes images larger or smaller, at a random place: a part fills the image, or the image fills a part."""
+
+    name: Literal["scale"]
+    smallest: PositiveFloat = Field(0.75, description="smallest size, in units of the image's own")
+    largest: PositiveFloat = Field(1.33, description="largest size")
+    mode: Beyond = Field("zeros", description=BEYOND)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Scale:
+        if self.smallest >= self.largest:
+            raise ValueError(f"scale needs smallest below largest, got {self.smallest:g} and {self.largest:g}")
+        return self
+
+
 class Colour(Section):
     """Changes the colours of images. Values are not clipped. Saturation and hue need three channels."""
 
@@ -96,6 +111,16 @@ class Cutmix(Mixing):
     alpha: PositiveFloat = Field(1.0, description="the area of the box is drawn from Beta(alpha, alpha)")
 
 
+class Mosaic(Section):
+    """Sets an image together of itself and three others of its batch, each smaller; for images with boxes."""
+
+    name: Literal["mosaic"]
+    smallest: Annotated[float, Field(ge=0.25, le=1)] = Field(
+        0.5, description="smallest size of the four images, in units of their own; the largest is 1"
+    )
+    probability: Share = Field(0.5, description="probability that an image becomes a mosaic")
+
+
 class Noise(Section):
     """Adds Gaussian noise to inputs of any shape."""
 
@@ -103,7 +128,9 @@ class Noise(Section):
     std: PositiveFloat = Field(description="standard deviation of the noise, in units of the inputs")
 
 
-Augmentation = Annotated[Crop | Flip | Affine | Colour | Cutout | Mixup | Cutmix | Noise, Field(discriminator="name")]
+Augmentation = Annotated[
+    Crop | Flip | Affine | Scale | Colour | Cutout | Mixup | Cutmix | Mosaic | Noise, Field(discriminator="name")
+]
 
 
 def _changing(section: S, *strengths: str) -> S:

@@ -25,6 +25,7 @@ PATHS = (
     *("train", "validation", "test", "root", "train_inputs", "train_labels"),
     *("validation_inputs", "validation_labels", "test_inputs", "test_labels"),
     *("tokenizer", "train_targets", "validation_targets", "test_targets"),
+    *("images", "validation_images", "test_images"),
 )
 NO_PATHS = ("bytes",)  # values of these keys that are names
 BUNDLED = "sklearn:"  # before the name of a table inside scikit-learn, which is no path
@@ -315,12 +316,39 @@ class NumberWords(DataSection):
     max_length: Positive = Field(256, description="largest number of tokens of a text; longer ones are cut")
 
 
+class DigitScenes(DataSection):
+    """Handwritten digits to be found, 1 to 6 on a cluttered canvas; real glyphs, as of digits, set into made scenes."""
+
+    name: Literal["digit_scenes"]
+    side: Side = Field(64, description="height and width of a scene in pixels")
+    examples: Positive = Field(4_000, description="number of training scenes")
+    test_examples: Positive = Field(500, description="number of scenes of the test split, of glyphs of its own")
+    data_seed: NonNegative = Field(0, description="seed of the scenes")
+
+
+class Coco(ImageSection):
+    """Your own images with boxes: annotations in a COCO JSON, and the folder of its images."""
+
+    name: Literal["coco"]
+    train: Text = Field(description="JSON file with images, annotations and categories")
+    validation: Text | Part | None = Field(
+        None, description="the same of the validation split, or the fraction of the training images to hold out"
+    )
+    test: Text | None = Field(None, description="the same of the test split")
+    images: Text | None = Field(
+        None, description="folder that the file names of all splits are relative to; default: that of each JSON file"
+    )
+    validation_images: Text | None = Field(None, description="the same of the validation split; default: images")
+    test_images: Text | None = Field(None, description="the same of the test split; default: images")
+
+
 class Random(DataSection):
     """Random examples of any size, for measuring: tokens, or inputs with random labels. Nothing can be learned."""
 
     name: Literal["random"]
     shape: Sizes = Field((32,), min_length=1, description="shape of an example's inputs; the length of a text")
-    classes: Positive = Field(10, description="number of classes; for classify")
+    classes: Positive = Field(10, description="number of classes; for classify and detect")
+    boxes: Positive = Field(8, description="number of boxes of an image; for detect")
     vocabulary: Positive = Field(256, description="number of tokens; for language and translate")
     examples: Positive = Field(1024, description="number of examples")
 
@@ -379,6 +407,8 @@ Data = Annotated[
     | Table
     | Images
     | HuggingFace
+    | DigitScenes
+    | Coco
     | Mixture
     | Random
     | CustomData,

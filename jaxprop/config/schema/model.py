@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jaxprop.config.schema.base import Fraction, Positive, Section, Sizes
+from jaxprop.config.schema.base import Fraction, Part, Positive, Section, Sizes
 from jaxprop.config.schema.custom import Chosen, Custom
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu"]
@@ -159,10 +159,29 @@ class Vit(Blocks):
     init: Init = Field("glorot_uniform", description="initializer of the kernels; biases start at zero")
 
 
+class Detector(Section):
+    """Anchor-free detector: stages of convolutions, a feature pyramid, and a class and a box at every point."""
+
+    name: Literal["detector"]
+    widths: Sizes = Field(
+        (32, 64, 96), min_length=1, description="number of channels in each stage; a stage halves height and width"
+    )
+    depth: Positive = Field(2, description="number of convolutions in each stage")
+    levels: Positive = Field(2, description="number of stages, counted from the last, that boxes are found on")
+    pyramid: Positive = Field(64, description="number of channels in the feature pyramid and in the heads")
+    head_depth: Positive = Field(2, description="number of convolutions in each of the two heads, which levels share")
+    groups: Positive = Field(8, description="number of groups of channels of GroupNorm; it divides every width")
+    activation: Activation = Field("relu", description="activation function after every convolution")
+    init: Init = Field("he_normal", description="initializer of the kernels; biases start at zero")
+    prior: Part = Field(0.01, description="score of every class at every point before the first step")
+    iou: Part = Field(0.6, description="overlap from which the lower one of two boxes of one class is dropped")
+    most: Positive = Field(100, description="largest number of boxes that are told of an image")
+
+
 class CustomModel(Custom):
     """A model of your own: a module class of Flax or Equinox, or a function that returns a model."""
 
 
 ModelSection = Annotated[
-    Mlp | Cnn | ResNet | Rnn | Transformer | Seq2SeqTransformer | Seq2SeqRnn | Vit | CustomModel, Chosen()
+    Mlp | Cnn | ResNet | Rnn | Transformer | Seq2SeqTransformer | Seq2SeqRnn | Vit | Detector | CustomModel, Chosen()
 ]

@@ -39,6 +39,18 @@ class Huber(Section):
     delta: PositiveFloat = Field(1.0, description="error at which the loss turns from square to linear")
 
 
+class FocalIou(Section):
+    """For boxes: the focal loss for classes, and a loss of the IoU family for boxes."""
+
+    name: Literal["focal_iou"]
+    overlap: Literal["iou", "giou", "diou", "ciou"] = Field("giou", description="which of the IoU family")
+    box_weight: PositiveFloat = Field(2.0, description="weight of the loss of boxes")
+    alpha: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="focal loss: weight of what is an object, against 1 - alpha"
+    )
+    gamma: NonNegativeFloat = Field(2.0, description="focal loss: how little what is nearly right counts")
+
+
 class CustomLoss(Custom):
     """A loss of your own: (outputs, batch) -> per_example, or (per_example, weight)."""
 
@@ -47,7 +59,9 @@ class CustomMetric(Custom):
     """A metric of your own: (outputs, batch) -> (sum, count), or a `jaxprop.types.Metric`."""
 
 
-LossSection = Annotated[SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber | CustomLoss, Chosen()]
+LossSection = Annotated[
+    SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber | FocalIou | CustomLoss, Chosen()
+]
 
 
 if TYPE_CHECKING:

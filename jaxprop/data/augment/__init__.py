@@ -2,7 +2,10 @@
 
 Every augmentation takes its settings by keyword, as in `crop(key, batch, pad=4)`. It draws its random numbers for each
 example by itself, and keeps the shapes and dtypes of the batch; `mixup` and `cutmix` turn integer labels into shares of
-the classes.
+the classes, and `mosaic` makes room for the boxes of four images.
+
+`flip`, `crop`, `scale` and `mosaic` move boxes with the pixels. What of a box leaves the image is cut off, and a box of
+which less than `VISIBLE` is left is none any more. The others refuse batches with boxes if they move pixels.
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ from jaxprop.data.augment.colour import colour
 from jaxprop.data.augment.crop import crop
 from jaxprop.data.augment.flip import flip
 from jaxprop.data.augment.mixing import cutmix, mixup
+from jaxprop.data.augment.mosaic import mosaic
 from jaxprop.data.augment.noise import noise
+from jaxprop.data.augment.scale import scale
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.types import Batch, Spec
 
 __all__ = [
     "AUGMENTATIONS", "Augmentation", "affine", "chain", "colour", "crop", "cutmix", "cutout", "flip",
-    "make_augmentation", "mixup", "noise",
+    "make_augmentation", "mixup", "mosaic", "noise", "scale",
 ]  # fmt: skip
 
 Augmentation = Callable[[jax.Array, Batch], Batch]  # (key, batch) -> batch
@@ -34,10 +39,12 @@ AUGMENTATIONS: dict[str, Callable[..., Batch]] = {
     "crop": crop,
     "flip": flip,
     "affine": affine,
+    "scale": scale,
     "colour": colour,
     "cutout": cutout,
     "mixup": mixup,
     "cutmix": cutmix,
+    "mosaic": mosaic,
     "noise": noise,
 }
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprop.data.augment.inputs import images
+from jaxprop.data.augment.objects import boxes_of, expect_no_mirror, with_boxes
 from jaxprop.errors import ShapeError
 from jaxprop.types import Batch
 
@@ -17,15 +18,15 @@ def crop(key: jax.Array, batch: Batch, *, pad: int, mode: str = "zeros") -> Batc
 
     Args:
       key: a PRNG key.
-      batch: `inputs` `[B, H, W, C]`.
+      batch: `inputs` `[B, H, W, C]`; if present, `boxes` `[B, N, 4]` and `mask` `[B, N]`.
       pad: pixels; the image moves by -pad to pad along each axis, each equally likely.
       mode: what is padded with: `zeros`, the `edge`, or the image mirrored (`reflect`).
 
     Returns:
-      The batch with other inputs, of the same shape and dtype.
+      The batch with other inputs and boxes, of the same shapes and dtypes.
 
     Raises:
-      ShapeError: the inputs are no images, or smaller than the padding.
+      ShapeError: the inputs are no images, or smaller than the padding; or objects with boxes would be mirrored.
 
     Example:
       >>> batch = {"inputs": jnp.ones((2, 4, 4, 1))}
@@ -35,7 +36,8 @@ def crop(key: jax.Array, batch: Batch, *, pad: int, mode: str = "zeros") -> Batc
     Reference:
       Lee et al., Deeply-Supervised Nets, 2014, section 4.1.
     """
-    x = images(batch, "crop", moves=True)
+    x, boxes = images(batch, "crop", moves=True, boxes=True), boxes_of(batch)
+    expect_no_mirror(batch, mode, "crop")
     count, *shape = x.shape
     if pad >= min(shape[:2]):
         raise ShapeError(f"crop: expected pad below the side of the images ({min(shape[:2])}), got {pad}")
@@ -47,4 +49,7 @@ def crop(key: jax.Array, batch: Batch, *, pad: int, mode: str = "zeros") -> Batc
     def window(image: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(image, (top, left, jnp.zeros_like(top)), shape)
 
-    return {**batch, "inputs": jax.vmap(window)(padded, top, left)}
+    if boxes is not None:
+        shift = jnp.stack([pad - left, pad - top] * 2, -1)[:, None].astype(boxes.dtype)  # [B, 1, 4]
+        boxes = boxes + shift
+    return with_boxes({**batch, "inputs": jax.vmap(window)(padded, top, left)}, boxes)

@@ -41,16 +41,17 @@ def floats(batch: Batch, name: str) -> jax.Array:
     return jnp.asarray(x)
 
 
-def images(batch: Batch, name: str, *, moves: bool = False) -> jax.Array:
+def images(batch: Batch, name: str, *, moves: bool = False, boxes: bool = False) -> jax.Array:
     """Returns the inputs of a batch, which must be floating-point images `[B, H, W, C]`.
 
     Args:
       batch: with `inputs`.
       name: of the augmentation, for the message.
       moves: whether it moves pixels, so that labels of single pixels would no longer be theirs.
+      boxes: whether it moves boxes with them.
 
     Raises:
-      ShapeError: the inputs are no images, or the labels are of pixels.
+      ShapeError: the inputs are no images, or the labels are of pixels, or boxes would stay where they are.
 
     Example:
       >>> images({"inputs": jnp.zeros((2, 8, 8, 1))}, "crop").shape
@@ -61,6 +62,8 @@ def images(batch: Batch, name: str, *, moves: bool = False) -> jax.Array:
         raise ShapeError(
             f"{name} needs images, inputs [B, H, W, C], got {list(x.shape)}; reshape them, or leave {name} out"
         )
+    if moves and not boxes and "boxes" in batch:
+        raise ShapeError(f"{name} moves pixels, and boxes would stay where they are; use flip, crop, scale or mosaic")
     labels = batch.get("labels")
     if moves and labels is not None and jnp.ndim(labels) > 2:
         raise ShapeError(

@@ -16,7 +16,7 @@ _SEED = 0
 
 
 def open_random(section: Random, task: str) -> dict[str, Source]:
-    """Opens random data: tokens for `language` and `translate`, normal inputs with random classes for `classify`.
+    """Opens random data: tokens for `language` and `translate`, normal inputs with random classes or boxes otherwise.
 
     Examples are windows into one pool of values, so that any number of any size takes no memory.
 
@@ -28,7 +28,7 @@ def open_random(section: Random, task: str) -> dict[str, Source]:
       `train` alone, since there is nothing to evaluate.
 
     Raises:
-      DataError: a text has more than one dimension.
+      DataError: a text has more than one dimension, or what has boxes is no image.
 
     Example:
       >>> source = open_random(Random(name="random", shape=(5,), vocabulary=9), "language")["train"]
@@ -39,6 +39,8 @@ def open_random(section: Random, task: str) -> dict[str, Source]:
     of_tokens = task in ("language", "translate")
     if of_tokens and len(section.shape) > 1:
         raise DataError(f"data.shape: {list(section.shape)} is no length of a text; write shape: [{section.shape[0]}]")
+    if task == "detect" and len(section.shape) != 3:
+        raise DataError(f"data.shape: {list(section.shape)} is no image; write shape: [height, width, channels]")
     rng, size = np.random.default_rng(_SEED), int(np.prod(section.shape))
     identity = fingerprint("random", str(section.shape), str(section.classes), str(section.vocabulary))
 
@@ -63,12 +65,23 @@ def open_random(section: Random, task: str) -> dict[str, Source]:
 
         return source(pairs, vocabulary=section.vocabulary, begin=0, end=0)
     values = rng.standard_normal(max(_POOL, 2 * size), dtype=np.float32)
-    labels = rng.integers(0, section.classes, section.examples, dtype=np.int32)
+    answers = _boxes(section, rng) if task == "detect" else {}
+    count = (section.examples, section.boxes) if task == "detect" else section.examples
+    answers["labels"] = rng.integers(0, section.classes, count, dtype=np.int32)
 
     def examples(indices: np.ndarray) -> dict[str, np.ndarray]:
-        return {"inputs": _windows(values, indices, size).reshape(-1, *section.shape), "labels": labels[indices]}
+        inputs = _windows(values, indices, size).reshape(-1, *section.shape)
+        return {"inputs": inputs, **{name: array[indices] for name, array in answers.items()}}
 
     return source(examples, classes=section.classes)
+
+
+def _boxes(section: Random, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Boxes of any size and place in the image, which all count."""
+    height, width, _ = section.shape
+    edges = np.sort(rng.random((section.examples, section.boxes, 2, 2), dtype=np.float32), axis=2)
+    boxes = edges.reshape(section.examples, section.boxes, 4) * np.array([width, height] * 2, np.float32)
+    return {"boxes": boxes, "mask": np.ones((section.examples, section.boxes), np.float32)}
 
 
 def _windows(pool: np.ndarray, indices: np.ndarray, size: int) -> np.ndarray:

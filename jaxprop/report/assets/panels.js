@@ -1,7 +1,13 @@
 // What a run's task shows of its predictions: pictures by kind, whatever the task.
 "use strict";
 
-const DRAWN = { matrix, scatter, shades, table: (panel) => table(panel.headers, panel.rows, panel.right) };
+const DRAWN = {
+  matrix,
+  pictures,
+  scatter,
+  shades,
+  table: (panel) => table(panel.headers, panel.rows, panel.right),
+};
 
 function panels(run) {
   if (!run.panels) return null;
@@ -65,4 +71,46 @@ function scatter(panel) {
     ...panel.points.map(([a, b]) => svg("circle", { cx: x(a).toFixed(1), cy: y(b).toFixed(1), r: 2.4, class: "point" })),
     label(fmt(low, 3), left, size + 14, "start"), label(fmt(high, 3), left + size, size + 14, "end"), label(panel.x, left + size / 2, size + 26, "middle"),
     label(fmt(low, 3), left - 5, size - 4, "end"), label(fmt(high, 3), left - 5, 12, "end"), label(panel.y, left - 5, size / 2, "end"));
+}
+
+const MARKS = { found: "#2e8b6e", missed: "#f0a020", alarm: "#ce4a3a" };
+
+/** Images with boxes; drawn pixel by pixel, since the page loads no image of any kind. */
+function pictures(panel) {
+  const said = { found: "found", missed: "missed", alarm: "false alarm" };
+  const legend = el("p", { class: "hint" }, Object.entries(said).map(([kind, what]) => {
+    const key = el("span", { class: "mark" }, what);
+    key.style.borderColor = MARKS[kind];
+    return key;
+  }));
+  return el("div", {}, legend, el("div", { class: "pictures" }, panel.pictures.map((item) =>
+    el("figure", {}, picture(item), el("figcaption", {}, item.title)))));
+}
+
+function picture({ width, height, channels, pixels, boxes, title }) {
+  const bytes = atob(pixels), image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = bytes.charCodeAt(channels * i + (channels === 3 ? c : 0));
+    image.data[4 * i + 3] = 255;
+  }
+  const plain = document.createElement("canvas"), canvas = el("canvas", { role: "img", "aria-label": title });
+  const zoom = Math.max(1, Math.round(240 / Math.max(width, height)));
+  [plain.width, plain.height, canvas.width, canvas.height] = [width, height, zoom * width, zoom * height];
+  plain.getContext("2d").putImageData(image, 0, 0);
+  const pen = canvas.getContext("2d");
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(plain, 0, 0, canvas.width, canvas.height);
+  pen.font = "11px ui-monospace, monospace";
+  for (const { box, kind, text } of [...boxes].reverse()) {
+    const [x0, y0, x1, y1] = box.map((edge) => edge * zoom);
+    pen.strokeStyle = pen.fillStyle = MARKS[kind];
+    pen.lineWidth = 2;
+    pen.setLineDash(kind === "missed" ? [5, 3] : []);
+    pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    const across = pen.measureText(text).width + 4, top = y0 >= 13 ? y0 - 13 : y1;
+    pen.fillRect(x0, top, across, 13);
+    pen.fillStyle = "#fff";
+    pen.fillText(text, x0 + 2, top + 10);
+  }
+  return canvas;
 }

@@ -20,6 +20,7 @@ STRONG = {
     "crop": {"pad": 3, "mode": "reflect"},
     "flip": {"horizontal": 0.5, "vertical": 0.5},
     "affine": {"degrees": 30.0, "shift": 2.0, "scale": 0.2},
+    "scale": {"smallest": 0.5, "largest": 2.0},
     "colour": {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.5},
     "cutout": {"size": 4},
     "mixup": {"alpha": 1.0, "classes": 5},
@@ -31,6 +32,7 @@ NOTHING = [
     ("flip", {"horizontal": 0.0, "vertical": 0.0}),
     ("affine", {}),
     ("affine", {"degrees": 1e-30, "mode": "edge"}),
+    ("scale", {"smallest": 1.0, "largest": 1.0}),
     ("colour", {}),
     ("colour", {"brightness": 1e-30, "contrast": 1e-30, "saturation": 1e-30, "hue": 1e-30}),
     ("cutout", {"size": 4, "probability": 0.0}),
@@ -65,7 +67,7 @@ def augment(name):
 
 
 def test_the_table_is_whole(name):
-    assert STRONG.keys() == AUGMENTATIONS.keys()
+    assert STRONG.keys() | {"mosaic"} == AUGMENTATIONS.keys()  # which is for images with boxes alone
     assert AUGMENTATIONS[name].__name__ == name
     assert jaxprop.data.augment.AUGMENTATIONS is AUGMENTATIONS
 
@@ -174,7 +176,7 @@ def test_images_that_are_none(name, augment):
         augment(KEY, batch)
 
 
-@pytest.mark.parametrize("name", ["crop", "flip", "affine", "cutmix"])
+@pytest.mark.parametrize("name", ["crop", "flip", "affine", "scale", "cutmix"])
 def test_labels_of_pixels_would_not_move_along(name, augment):
     batch = {"inputs": np.zeros((2, 8, 8, 1), np.float32), "labels": np.zeros((2, 8, 8), np.int32)}
     with pytest.raises(ShapeError, match=rf"^{name} moves pixels, and labels \[2, 8, 8\] would stay where they are"):

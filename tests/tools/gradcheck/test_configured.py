@@ -10,6 +10,7 @@ from jaxprop import models
 from jaxprop.config.build import build
 from jaxprop.config.schema import model as schema
 from jaxprop.losses import LOSSES
+from jaxprop.losses.detection import focal_iou
 from jaxprop.losses.huber import huber
 from jaxprop.losses.sigmoid import sigmoid_cross_entropy
 from jaxprop.losses.softmax import softmax_cross_entropy
@@ -74,11 +75,16 @@ def test_no_model_is_accused(name):
 
 def test_no_loss_is_accused():
     labels, targets = np.array([0, 2, 1, 1], np.int32), RNG.normal(size=(4, 3))
+    boxes = {"inputs": np.zeros((1, 8, 8, 1)), "boxes": np.array([[[1.0, 1.0, 6.0, 7.0]]], np.float32)}
+    boxes |= {"labels": np.array([[1]]), "mask": np.ones((1, 1))}
     cases = {
         "softmax": lambda o: softmax_cross_entropy(o, {"labels": labels}, label_smoothing=0.1, z_loss=0.01),
         "sigmoid": lambda o: sigmoid_cross_entropy(o, {"labels": (targets > 0)}, label_smoothing=0.1),
         "squared": lambda o: squared_error(o, {"labels": targets}),
         "huber": lambda o: huber(o, {"labels": targets}, delta=0.5),
+        "focal_iou": lambda o: focal_iou(
+            ({"logits": jnp.zeros((1, 2, 2, 3)), "offsets": o.reshape(1, 2, 2, 3)[..., [0, 1, 2, 2]] / 4},), boxes
+        ),
     }
     assert len(cases) == len(LOSSES)
     params = {name: jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32) for name in cases}

@@ -24,6 +24,7 @@ _UPRIGHT = {
     2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
     6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
 }  # fmt: skip
+_ON_ITS_SIDE = (5, 6, 7, 8)  # of the orientations, those that exchange height and width
 _GREY = ("1", "L", "LA", "La")
 
 
@@ -81,6 +82,34 @@ def decode(content: bytes | np.ndarray, form: Form) -> np.ndarray:
     except Exception as error:  # of any kind: what pillow raises for a damaged file depends on the format
         raise UnreadableError(_why(library, error)) from error
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Returns the height and width of an encoded image, turned upright as `decode` turns it, from its header.
+
+    Args:
+      content: an encoded image.
+
+    Raises:
+      UnreadableError: it is no image, or damaged before its first pixel.
+      MissingExtraError: pillow is not installed.
+
+    Example:
+      >>> size_of(b"P5 3 2 255 abcdef")
+      (2, 3)
+    """
+    library = pillow()
+    try:
+        if not content:
+            raise UnreadableError("is empty")
+        image = library.open(BytesIO(content), formats=FORMATS)
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+    except UnreadableError:
+        raise
+    except Exception as error:  # of any kind: what pillow raises for a damaged file depends on the format
+        raise UnreadableError(_why(library, error)) from error
+    return (width, height) if turned else (height, width)
 
 
 def pillow() -> Any:

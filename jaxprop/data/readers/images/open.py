@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprop.config.schema.data import Images, ImageSection
+from jaxprop.config.schema.data import DataSection, Images, ImageSection
 from jaxprop.data.bad import BadInputs, BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.readers.images.decode import MAX_BYTES, SUFFIXES, Form, UnreadableError, decode
@@ -67,12 +67,22 @@ class Learned(NamedTuple):
         return Form(self.size, self.channels, self.resample)
 
 
-class _Split(NamedTuple):
+class Split(NamedTuple):
+    """The images of a split that can be used.
+
+    Args:
+      records: all images of the split.
+      labels: which of them are used, and their labels.
+      pixels: the decoded images.
+      bad: those that cannot be used.
+      told: of images that were decoded too late to be left out, those that `bad` knows of.
+    """
+
     records: Records
     labels: Labels
     pixels: Pixels
     bad: BadRecords
-    told: set[int]  # of images that were decoded too late to be left out, those that `bad` knows of
+    told: set[int]
 
     def tell(self) -> None:
         """Counts the images that have turned out to be bad since the last time."""
@@ -144,7 +154,7 @@ def open_records(
     """
     if prepared is None:
         return records_together([section], task, [splits])[0]
-    return _prepared_alike(section, task, _learned(prepared), splits)
+    return _prepared_alike(section, task, learned_of(prepared), splits)
 
 
 def records_together(
@@ -161,14 +171,14 @@ def records_together(
     records = [one["train"].read() for one in splits]
     names = names_of(task, paths[0], joined(records))
     labels = [_encoded(section, task, one, names, ()) for section, one in zip(sections, records, strict=True)]
-    form, told = _first_look(sections[0], paths, records, labels)
+    form, told = first_look(sections[0], paths, records, labels)
     read, opened = [], []
     for section, path, one, found in zip(sections, paths, records, labels, strict=True):
-        used = _checked(section, path, one, *found, form, decode_now=True)
-        read.append((used, _divided(section, used)))
+        used = checked(section, path, one, *found, form, decode_now=True)
+        read.append((used, divided(section, used)))
     scale = statistics([(used.pixels, used.labels.rows[parts["train"]]) for used, parts in read])
     for section, (used, parts), unread in zip(sections, read, splits, strict=True):
-        learned = _learn(used, form, names, scale)
+        learned = learn(used, form, names, scale)
         trained = _sources(task, "train", used, parts, learned, told)
         rest = {split: one for split, one in unread.items() if split != "train"}
         opened.append(trained | _prepared_alike(section, task, learned, rest))
@@ -185,15 +195,15 @@ def _prepared_alike(
         path, read = splits[split]
         records, train = read(), split == "train"
         found = _encoded(section, task, records, learned.class_names, learned.left_out if train else ())
-        used = _checked(section, path, records, *found, learned.form, decode_now=not train)
-        parts = _divided(section, used) if train else {split: np.arange(len(used.labels.rows))}
+        used = checked(section, path, records, *found, learned.form, decode_now=not train)
+        parts = divided(section, used) if train else {split: np.arange(len(used.labels.rows))}
         if not train:
             used.pixels.check(sample_of(used.labels.rows))
         opened |= _sources(task, split, used, parts, learned, [])
     return opened
 
 
-def _divided(section: ImageSection, used: _Split) -> dict[str, np.ndarray]:
+def divided(section: ImageSection, used: Split) -> dict[str, np.ndarray]:
     """Which of the usable training images are trained on, and which are held out."""
     if not isinstance(section.validation, float):
         return {"train": np.arange(len(used.labels.rows))}
@@ -207,7 +217,7 @@ def _divided(section: ImageSection, used: _Split) -> dict[str, np.ndarray]:
 
 
 def _sources(
-    task: str, split: str, used: _Split, parts: Mapping[str, np.ndarray], learned: Learned, told: Sequence[str]
+    task: str, split: str, used: Split, parts: Mapping[str, np.ndarray], learned: Learned, told: Sequence[str]
 ) -> dict[str, Source]:
     used.tell()
     notes = [*used.records.notes, *used.bad.notes(used.records.length), *told]
@@ -217,7 +227,7 @@ def _sources(
 # -- learning and checking ------------------------------------------------------------------------
 
 
-def _first_look(
+def first_look(
     section: ImageSection,
     paths: Sequence[str],
     records: Sequence[Records],
@@ -257,9 +267,9 @@ def _why(records: Records, row: int) -> str:
     return "cannot be read"
 
 
-def _checked(
+def checked(
     section: ImageSection, path: str, records: Records, labels: Labels, bad: BadRecords, form: Form, *, decode_now: bool
-) -> _Split:
+) -> Split:
     """Decodes the images where they fit into memory, and leaves out those that cannot be read."""
     assert form.size is not None
     assert form.channels is not None
@@ -274,10 +284,11 @@ def _checked(
     if not len(labels.rows):
         bad.notes(records.length)  # which raises where records were bad
         raise DataError(f"{path}: has no images")
-    return _Split(records, labels, pixels, bad, told=set(pixels.failed))
+    return Split(records, labels, pixels, bad, told=set(pixels.failed))
 
 
-def _learn(split: _Split, form: Form, names: Sequence[str], scale: tuple[list[float], list[float]]) -> Learned:
+def learn(split: Split, form: Form, names: Sequence[str], scale: tuple[list[float], list[float]]) -> Learned:
+    """What the training images teach: `scale` is the mean and the standard deviation of each channel of theirs."""
     assert form.size is not None
     assert form.channels is not None
     left_out = np.setdiff1d(np.arange(split.records.length), split.labels.rows)
@@ -287,24 +298,25 @@ def _learn(split: _Split, form: Form, names: Sequence[str], scale: tuple[list[fl
     )  # fmt: skip
 
 
-def _learned(prepared: Mapping[str, Any]) -> Learned:
+def learned_of(prepared: Mapping[str, Any]) -> Learned:
     """What `Source.prepared` holds, which JSON has made lists of."""
     values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in prepared.items()}
     return Learned(**values)
 
 
-def _prepared(learned: Learned) -> dict[str, Any]:
+def stored(learned: Learned) -> dict[str, Any]:
+    """What `Source.prepared` holds, as JSON has it."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in learned._asdict().items()}
 
 
 # -- the sources ----------------------------------------------------------------------------------
 
 
-def _source(task: str, split: _Split, rows: np.ndarray, learned: Learned, notes: Sequence[str]) -> Source:
+def _source(task: str, split: Split, rows: np.ndarray, learned: Learned, notes: Sequence[str]) -> Source:
     """The source of some of a split's usable records."""
     chosen, values = split.labels.rows[rows], split.labels.values[rows]
-    prepared = _prepared(learned)
-    standardized, weigh = _standardize(learned), _weigher(split)
+    prepared = stored(learned)
+    standardized, weigh = standardizer(learned), weigher(split)
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
         records = chosen[indices]
@@ -327,7 +339,8 @@ def _source(task: str, split: _Split, rows: np.ndarray, learned: Learned, notes:
     )
 
 
-def _standardize(learned: Learned) -> Callable[[np.ndarray], np.ndarray]:
+def standardizer(learned: Learned) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of pixels uint8 `[B, H, W, C]` that standardizes them by the training images."""
     mean = np.array(learned.mean)
     std = np.array([s if s > 0 else 1.0 for s in learned.std])
     scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
@@ -341,7 +354,7 @@ def _standardize(learned: Learned) -> Callable[[np.ndarray], np.ndarray]:
     return standardized
 
 
-def _weigher(split: _Split) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def weigher(split: Split) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """What a batch says of images that only now turn out to be bad: they weigh nothing, as long as they are few."""
     records, pixels = split.records, split.pixels
 
@@ -379,18 +392,18 @@ def image_inputs(section: ImageSection, task: str, prepared: Mapping[str, Any], 
       DataError: the only path names no image. An image that cannot be read is an error when it is taken.
     """
     del task
-    learned = _learned(prepared)
+    learned = learned_of(prepared)
     bad = BadInputs(() if STDIN in paths else paths)
     parts = []
     for path in paths:
         with bad.reading(path):
-            for part in _unlabelled(section, path, bad):
+            for part in unlabelled(section, path, bad):
                 parts.append(part)
                 bad.good += part.length
     ends = np.cumsum([part.length for part in parts])
     if not bad.good and not bad.found:
         raise DataError(f"{', '.join(paths) or 'no path'}: names no images")
-    standardized = _standardize(learned)
+    standardized = standardizer(learned)
 
     def one(index: int) -> np.ndarray:
         part = int(np.searchsorted(ends, index, side="right"))
@@ -411,7 +424,8 @@ def image_inputs(section: ImageSection, task: str, prepared: Mapping[str, Any], 
     )
 
 
-def _unlabelled(section: ImageSection, path: str, bad: BadInputs) -> Iterable[Records]:
+def unlabelled(section: DataSection, path: str, bad: BadInputs) -> Iterable[Records]:
+    """The records of a path to predict, as `image_inputs` takes them; those of standard input that are none are bad."""
     if path == STDIN:
         return _standard_input(section, sys.stdin.buffer.read(MAX_BYTES), bad)
     place = Path(path).expanduser()
@@ -425,14 +439,14 @@ def _unlabelled(section: ImageSection, path: str, bad: BadInputs) -> Iterable[Re
     return [read_layout(path, "test", columns, labelled=False)]
 
 
-def _standard_input(section: ImageSection, content: bytes, bad: BadInputs) -> Iterator[Records]:
+def _standard_input(section: DataSection, content: bytes, bad: BadInputs) -> Iterator[Records]:
     if b"\0" in content[:4096]:  # which no list of paths has, and nearly every image
         yield Records(1, lambda _: content, lambda _: STDIN, None, fingerprint(content.hex()))
         return
     for path in (line.strip() for line in os.fsdecode(content).splitlines()):
         if path and path != STDIN:
             with bad.reading(path):
-                yield from _unlabelled(section, path, bad)
+                yield from unlabelled(section, path, bad)
 
 
 IMAGES = Reader(open=open_images, inputs=image_inputs, together=open_images_together)

@@ -1,0 +1,288 @@
+"""Annotations of COCO: a JSON file of images, categories and boxes, each checked, and named by its id if it is bad."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprop.data.bad import BadRecords
+from jaxprop.errors import DataError, did_you_mean, printable
+
+LISTS = ("images", "annotations", "categories")
+_LISTED = 8  # class names that a message lists
+_BEYOND = 1.0  # pixels that a box may reach over the edge without a word, which is rounding
+
+
+class Image(NamedTuple):
+    """An image of the list: its id, the path of its file, and its height and width, or None where nothing is said."""
+
+    id: Any
+    file: str
+    size: tuple[int, int] | None
+
+
+class Annotated(NamedTuple):
+    """The objects of the images of one file.
+
+    Args:
+      boxes: of each image, float32 `[n, 4]`, x0, y0, x1, y1 in pixels; crowds are among them.
+      labels: of each image, int32 `[n]`, places in the names of the classes.
+      crowd: of each image, boolean `[n]`: a region whose objects nobody has told apart.
+      notes: what a person is told.
+    """
+
+    boxes: list[np.ndarray]
+    labels: list[np.ndarray]
+    crowd: list[np.ndarray]
+    notes: list[str]
+
+
+class _Counts(NamedTuple):
+    """What is said of boxes that are no fault of anyone's."""
+
+    empty: list[str]
+    cut: list[str]
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Reads a file of annotations.
+
+    Args:
+      path: of the JSON file.
+
+    Returns:
+      Its object, with lists under `images`, `annotations` and `categories`.
+
+    Raises:
+      DataError: it is missing, empty, cut short, or another kind of JSON.
+    """
+    place = Path(path).expanduser()
+    if not place.is_file():
+        beside = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
+        what = "is a folder; name the JSON file in it" if place.is_dir() else "no such file"
+        raise DataError(f"{path}: {what}{did_you_mean(place.name, beside) if not place.is_dir() else ''}")
+    try:
+        text = place.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no JSON text in UTF-8 (byte 0x{error.object[error.start]:02x})") from error
+    if not text.strip():
+        raise DataError(f"{path}: is empty; expected COCO JSON with {', '.join(LISTS)}")
+    try:
+        held = json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = "ends too early, and was cut short" if error.pos >= len(text.rstrip()) else "is no JSON"
+        raise DataError(f"{path}:{error.lineno}: {cut} ({error.msg}, column {error.colno}); write it anew") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: is nested too deeply to be COCO JSON") from error
+    missing = [name for name in LISTS if not isinstance(held, dict) or not isinstance(held.get(name), list)]
+    if missing:
+        told = (
+            f"an object with {', '.join(map(str, list(held)[:6])) or 'no keys'}"
+            if isinstance(held, dict)
+            else "another value"
+        )
+        raise DataError(
+            f"{path}: is no COCO JSON, which has lists under images, annotations and categories; it is {told}, without "
+            f"{' and '.join(missing)}"
+        )
+    return held
+
+
+def class_names(path: str, held: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the classes, in the order of the categories' ids.
+
+    Args:
+      path: of the file, for messages.
+      held: from `read_json`.
+
+    Raises:
+      DataError: there are no categories, or one has no id or name, or that of another.
+
+    Example:
+      >>> class_names("a.json", {"categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]})
+      ['cat', 'dog']
+    """
+    return [name for _, name in sorted(_categories(path, held).items())]
+
+
+def images_of(path: str, held: Mapping[str, Any]) -> list[Image]:
+    """Returns the images of a file, in its order.
+
+    Args:
+      path: of the file, for messages.
+      held: from `read_json`.
+
+    Raises:
+      DataError: there are none, or one has no id or file name, or the id of another.
+
+    Example:
+      >>> images_of("a.json", {"images": [{"id": 5, "file_name": "a.png", "width": 9, "height": 6}]})
+      [Image(id=5, file='a.png', size=(6, 9))]
+    """
+    found: list[Image] = []
+    seen: set[Any] = set()
+    for number, item in enumerate(held["images"]):
+        identity = _hashable(item.get("id")) if isinstance(item, dict) else None
+        if identity is None or not isinstance(item.get("file_name"), str) or not item["file_name"]:
+            raise DataError(f"{path}: image {number + 1} of the list needs an id and a file_name")
+        if identity in seen:
+            raise DataError(f"{path}: two images have the id {identity}; give each its own")
+        seen.add(identity)
+        found.append(Image(identity, item["file_name"], _size(item)))
+    if not found:
+        raise DataError(f"{path}: has no images")
+    return found
+
+
+def annotated(
+    path: str, held: Mapping[str, Any], images: Sequence[Image], names: Sequence[str], bad: BadRecords
+) -> Annotated:
+    """Checks annotations one by one and sorts them by image.
+
+    A box that reaches over the edge is cut there. One without width or height is left out, as the tools of COCO do,
+    and so is one that cannot be used, which is counted as bad.
+
+    Args:
+      path: of the file, for messages.
+      held: from `read_json`.
+      images: of the list, with their sizes; boxes in one without a size are taken as they are.
+      names: of the classes, which the labels are places in.
+      bad: takes the annotations that cannot be used.
+
+    Raises:
+      DataError: more are bad than may be.
+
+    Example:
+      >>> held = {"categories": [{"id": 1, "name": "cat"}]}
+      >>> held |= {"annotations": [{"id": 1, "image_id": 5, "category_id": 1, "bbox": [6, 1, 4, 2]}]}
+      >>> found = annotated("a.json", held, [Image(5, "a.png", (6, 9))], ["cat"], BadRecords(0.0))
+      >>> found.boxes[0].tolist(), found.labels[0].tolist()
+      ([[6.0, 1.0, 9.0, 3.0]], [0])
+    """
+    place = {image.id: i for i, image in enumerate(images)}
+    classes, kinds = _categories(path, held), {name: i for i, name in enumerate(names)}
+    counts = _Counts([], [])
+    rows: list[list[tuple[list[float], int, bool]]] = [[] for _ in images]
+    for number, item in enumerate(held["annotations"]):
+        where = _where(item, number)
+        image = place.get(_hashable(item.get("image_id"))) if isinstance(item, dict) else None
+        size = None if image is None else images[image].size
+        box, why = (
+            (None, "is no object with image_id, category_id and bbox")
+            if not isinstance(item, dict)
+            else ((None, _no_image(item)) if image is None else _box(item.get("bbox"), size))
+        )
+        kind, no_kind = (None, None) if why is not None else _kind(item, classes, kinds)
+        if why is not None or no_kind is not None:
+            bad.add(f"{path}: {where}", str(why or no_kind))
+            continue
+        assert image is not None
+        assert box is not None
+        assert kind is not None
+        if box[2] <= box[0] or box[3] <= box[1]:
+            counts.empty.append(where)
+            continue
+        if size is not None and (min(box[:2]) < -_BEYOND or box[2] > size[1] + _BEYOND or box[3] > size[0] + _BEYOND):
+            counts.cut.append(where)
+        rows[image].append((box if size is None else _within(box, size), kind, item.get("iscrowd") in (1, True)))
+    return Annotated(
+        boxes=[np.array([box for box, _, _ in row], np.float32).reshape(-1, 4) for row in rows],
+        labels=[np.array([kind for _, kind, _ in row], np.int32) for row in rows],
+        crowd=[np.array([crowd for _, _, crowd in row], bool) for row in rows],
+        notes=[*bad.notes(len(held["annotations"])), *_notes(path, counts)],
+    )
+
+
+# -- parts ----------------------------------------------------------------------------------------
+
+
+def _categories(path: str, held: Mapping[str, Any]) -> dict[Any, str]:
+    """The names of the categories by their ids."""
+    found: dict[Any, str] = {}
+    for number, item in enumerate(held["categories"]):
+        identity = item.get("id") if isinstance(item, dict) else None
+        if not isinstance(identity, int) or not isinstance(item.get("name"), str) or not item["name"].strip():
+            raise DataError(f"{path}: category {number + 1} of the list needs an integer id and a name")
+        if identity in found or item["name"] in found.values():
+            raise DataError(f"{path}: two categories have the id {identity} or the name {printable(item['name'])!r}")
+        found[identity] = item["name"]
+    if not found:
+        raise DataError(f"{path}: has no categories; expected one for each class, with id and name")
+    return found
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+        return height, width
+    return None
+
+
+def _box(value: Any, size: tuple[int, int] | None) -> tuple[list[float] | None, str | None]:
+    """The edges of a box that is given by its corner and size; or why it is none."""
+    numbers = isinstance(value, list) and len(value) == 4
+    if not numbers or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
+        return None, "has no bbox of four numbers, x, y, width and height"
+    if not all(math.isfinite(x) for x in value):
+        return None, f"its bbox {value} is not finite"
+    x, y, width, height = (float(x) for x in value)
+    if width < 0 or height < 0:
+        return None, f"its bbox {value} has a negative width or height"
+    box = [x, y, x + width, y + height]
+    if size is not None and width and height and (x >= size[1] or y >= size[0] or box[2] <= 0 or box[3] <= 0):
+        return None, f"its bbox {value} lies outside of the image, which is {size[0]} x {size[1]} (height x width)"
+    return box, None
+
+
+def _within(box: list[float], size: tuple[int, int]) -> list[float]:
+    height, width = size
+    return [max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))]
+
+
+def _kind(
+    item: Mapping[str, Any], classes: Mapping[Any, str], kinds: Mapping[str, int]
+) -> tuple[int | None, str | None]:
+    identity = _hashable(item.get("category_id"))
+    if identity is None:
+        return None, "has no category_id"
+    if identity not in classes:
+        return None, f"its category_id {identity} is none of the categories"
+    name = classes[identity]
+    if name not in kinds:
+        listed = ", ".join(map(printable, list(kinds)[:_LISTED])) + (", ..." if len(kinds) > _LISTED else "")
+        return None, f"its category {printable(name)!r} is no class of the training data ({listed})"
+    return kinds[name], None
+
+
+def _no_image(item: Mapping[str, Any]) -> str:
+    identity = item.get("image_id")
+    return "has no image_id" if identity is None else f"its image_id {printable(str(identity))} is none of the images"
+
+
+def _where(item: Any, number: int) -> str:
+    identity = item.get("id") if isinstance(item, dict) else None
+    return f"annotation {number + 1} of the list" if identity is None else f"annotation {printable(str(identity))}"
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, int | str) else None
+
+
+def _notes(path: str, counts: _Counts) -> list[str]:
+    notes = []
+    for found, what in (
+        (counts.empty, "without width or height, left out"),
+        (counts.cut, "that reach over the edge of their image, cut there"),
+    ):
+        if found:
+            notes.append(
+                f"{path}: {len(found)} boxes {what}: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
+            )
+    return notes

@@ -1,0 +1,221 @@
+"""The reader `coco`: images with boxes from COCO JSON, decoded when they are asked for where they are many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprop.config.schema.data import Coco
+from jaxprop.data.bad import BadRecords
+from jaxprop.data.fingerprint import fingerprint
+from jaxprop.data.readers.annotations import Annotated, Image, annotated, class_names, images_of, read_json
+from jaxprop.data.readers.images.decode import Form, UnreadableError, size_of
+from jaxprop.data.readers.images.folder import records_of
+from jaxprop.data.readers.images.labels import Labels
+from jaxprop.data.readers.images.objects import object_inputs
+from jaxprop.data.readers.images.open import (
+    Learned,
+    Split,
+    checked,
+    divided,
+    first_look,
+    learn,
+    learned_of,
+    standardizer,
+    stored,
+    weigher,
+)
+from jaxprop.data.readers.images.pixels import sample_of, statistics
+from jaxprop.data.readers.images.records import Records
+from jaxprop.errors import DataError
+from jaxprop.types import Reader, Source
+
+_SPLITS = ("train", "validation", "test")
+
+
+class _Objects(NamedTuple):
+    """The boxes of all images, one after the other, in the pixels of the images as the model sees them.
+
+    Args:
+      boxes: float32 `[n, 4]`.
+      labels: int32 `[n]`.
+      crowd: boolean `[n]`.
+      ends: of each image's boxes among them, int64 `[N]`.
+      most: boxes that an image has at most, and at least 1.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    ends: np.ndarray
+    most: int
+
+
+def open_coco(section: Coco, task: str, prepared: Mapping[str, Any] | None = None) -> dict[str, Source]:
+    """Opens images with their boxes.
+
+    Images are resized to `data.size`, which may change their proportions, and boxes with them. The order of the classes
+    is that of the ids of the training file's categories. An image without annotations is one without objects.
+
+    Args:
+      section: the config's `data` section; paths are relative to the current directory.
+      task: not looked at.
+      prepared: of an earlier run, whose classes, size and statistics are used; its training images may be missing.
+
+    Returns:
+      `train`, and `validation` and `test` where the section names them. Batches have inputs float32 `[B, H, W, C]`,
+      standardized; boxes float32 `[B, N, 4]`, x0, y0, x1, y1 in pixels of the inputs; labels int32 `[B, N]`; mask
+      float32 `[B, N]`, 1 for an object; crowd float32 `[B, N]`, 1 for a region whose objects nobody has told apart. N
+      is the largest number of boxes that an image of the split has.
+
+    Raises:
+      DataError: a file is missing or damaged, or more annotations or images are bad than `data.max_bad_fraction`
+        allows.
+    """
+    del task
+    learned = None if prepared is None else learned_of(prepared)
+    opened: dict[str, Source] = {}
+    for split in _SPLITS:
+        path = getattr(section, split)
+        if not isinstance(path, str):
+            if split != "train" and getattr(section, f"{split}_images") is not None:
+                raise DataError(f"data.{split}_images: there is no data.{split}, the JSON file of these images")
+            continue
+        if split == "train" and learned is not None and not Path(path).expanduser().exists():
+            continue
+        held = read_json(path)
+        names = class_names(path, held) if learned is None else list(learned.class_names)
+        images, records = _records(path, _folder(section, split, path), images_of(path, held))
+        found = annotated(path, held, images, names, BadRecords(section.max_bad_fraction, unit="annotation"))
+        used, form, told = _looked_at(section, path, records, learned, split)
+        parts = divided(section, used) if split == "train" else {split: np.arange(len(used.labels.rows))}
+        if learned is None:
+            learned = learn(used, form, names, statistics([(used.pixels, used.labels.rows[parts["train"]])]))
+        elif split != "train":
+            used.pixels.check(sample_of(used.labels.rows))
+        used.tell()
+        objects = _objects(found, images, form)
+        notes = [*records.notes, *found.notes, *used.bad.notes(records.length), *told]
+        for name, rows in parts.items():
+            opened[name] = _source(used, objects, rows, learned, notes if name == split else [])
+    return opened
+
+
+def _folder(section: Coco, split: str, path: str) -> str:
+    named = section.images if split == "train" else getattr(section, f"{split}_images") or section.images
+    folder = str(Path(path).parent) if named is None else named
+    if not Path(folder).expanduser().is_dir():
+        raise DataError(f"data.images: {folder}: no such folder; name the folder that the images of {path} lie in")
+    return folder
+
+
+def _records(path: str, folder: str, images: Sequence[Image]) -> tuple[list[Image], Records]:
+    """The images as records, and their sizes, read from the files where the JSON says none."""
+    records = records_of(Path(folder).expanduser(), folder, [image.file for image in images])
+    images = [
+        image if image.size is not None else image._replace(size=_read_size(records, i))
+        for i, image in enumerate(images)
+    ]
+
+    def read(index: int) -> bytes | np.ndarray:
+        content, size = records.read(index), images[index].size
+        assert isinstance(content, bytes)
+        real = size_of(content)
+        if size is not None and real != size:
+            raise UnreadableError(
+                f"has {real[0]} x {real[1]} pixels (height x width), but {path} says {size[0]} x {size[1]} of image "
+                f"{images[index].id}"
+            )
+        return content
+
+    return images, records._replace(read=read)
+
+
+def _read_size(records: Records, index: int) -> tuple[int, int] | None:
+    try:
+        content = records.read(index)
+        assert isinstance(content, bytes)
+        return size_of(content)
+    except UnreadableError:  # which is told when its pixels are read
+        return None
+
+
+def _looked_at(
+    section: Coco, path: str, records: Records, learned: Learned | None, split: str
+) -> tuple[Split, Form, list[str]]:
+    """The images that can be read, what they become, and what there is to say of that."""
+    bad = BadRecords(section.max_bad_fraction, unit="image")
+    left_out = learned.left_out if learned is not None and split == "train" else ()
+    rows = np.setdiff1d(np.arange(records.length), np.array(left_out, np.int64))
+    labels = Labels(rows, np.zeros((len(rows), 1)))  # so that images are held out whatever is in them
+    told: list[str] = []
+    if learned is None:
+        form, told = first_look(section, [path], [records], [(labels, bad)])
+    else:
+        form = learned.form
+    decode_now = learned is None or split != "train"
+    return checked(section, path, records, labels, bad, form, decode_now=decode_now), form, told
+
+
+def _objects(found: Annotated, images: Sequence[Image], form: Form) -> _Objects:
+    """Boxes scaled as their images are."""
+    assert form.size is not None
+    height, width = form.size
+    scaled = []
+    for image, boxes in zip(images, found.boxes, strict=True):
+        rows, columns = image.size or form.size
+        scaled.append(boxes * np.array([width / columns, height / rows] * 2, np.float32))
+    counts = [len(boxes) for boxes in scaled]
+    return _Objects(
+        boxes=np.concatenate(scaled),
+        labels=np.concatenate(found.labels),
+        crowd=np.concatenate(found.crowd),
+        ends=np.cumsum(counts),
+        most=max(1, *counts),
+    )
+
+
+def _source(images: Split, objects: _Objects, rows: np.ndarray, learned: Learned, notes: Sequence[str]) -> Source:
+    """The source of some of a split's images."""
+    chosen, prepared = images.labels.rows[rows], stored(learned)
+    standardized, weigh = standardizer(learned), weigher(images)
+
+    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
+        records = chosen[indices]
+        return {"inputs": standardized(images.pixels.take(records)), **_padded(objects, records), **weigh(records)}
+
+    names = list(learned.class_names)
+    return Source(
+        length=len(chosen),
+        take=take,
+        info={"classes": len(names), "class_names": names} | ({"notes": list(notes)} if notes else {}),
+        fingerprint=fingerprint(
+            "coco", images.records.digest, repr(sorted(prepared.items())), objects.boxes, objects.labels,
+            objects.crowd, objects.ends, chosen,
+        ),
+        prepared=prepared,
+    )  # fmt: skip
+
+
+def _padded(objects: _Objects, records: np.ndarray) -> dict[str, np.ndarray]:
+    batch: dict[str, np.ndarray] = {
+        "boxes": np.zeros((len(records), objects.most, 4), np.float32),
+        "labels": np.zeros((len(records), objects.most), np.int32),
+        "mask": np.zeros((len(records), objects.most), np.float32),
+        "crowd": np.zeros((len(records), objects.most), np.float32),
+    }
+    for i, record in enumerate(records.tolist()):
+        end = int(objects.ends[record])
+        start = int(objects.ends[record - 1]) if record else 0
+        count = end - start
+        batch["boxes"][i, :count] = objects.boxes[start:end]
+        batch["labels"][i, :count] = objects.labels[start:end]
+        batch["crowd"][i, :count] = objects.crowd[start:end]
+        batch["mask"][i, :count] = ~objects.crowd[start:end]
+    return batch
+
+
+COCO = Reader(open=open_coco, inputs=object_inputs)

@@ -1,0 +1,107 @@
+"""Detection: boxes with classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.model import Detector
+from jaxprop.core.detections import USUAL, Decoding, decode
+from jaxprop.metrics.average_precision import average_precision_of, expect_installed
+from jaxprop.tasks.pictures import TOLD, found_by_class, worst_images
+from jaxprop.tasks.task import Task, bind
+from jaxprop.tasks.words import class_name, number
+from jaxprop.types import Batch, Source
+
+
+def detect(config: Config, sources: Mapping[str, Source]) -> Task:
+    """Binds the focal loss with one of boxes, and COCO's average precision.
+
+    Args:
+      config: the run's configuration.
+      sources: `train`, and `test` to evaluate on; `info["classes"]` is the number of classes.
+
+    Returns:
+      The task.
+
+    Raises:
+      MissingExtraError: faster-coco-eval, which measures the precision, is not installed.
+    """
+    expect_installed()
+    section = config.model
+    decoding = Decoding(iou=section.iou, most=section.most) if isinstance(section, Detector) else USUAL
+    train = sources["train"]
+    names, scale = train.info.get("class_names", ()), {name: train.prepared.get(name, ()) for name in ("mean", "std")}
+    return Task(
+        *bind(config, train, {"map": average_precision_of(decoding)}),
+        predict=partial(predict, decoding=decoding),
+        panels=(partial(worst_images, names=names, **scale), partial(found_by_class, names=names)),
+        shown=("inputs", "boxes", "crowd"),
+        describe=describe,
+    )
+
+
+def predict(outputs: Any, batch: Batch, *, decoding: Decoding = USUAL) -> dict[str, jax.Array]:
+    """Returns the boxes of each image, those of the highest score first; slots left over have the score 0.
+
+    Args:
+      outputs: levels as of `jaxprop.core.detections`.
+      batch: `inputs` `[B, H, W, C]`; if present, `image_size` `[B, 2]`, height and width of each image before it was
+        resized to H x W, whose pixels the boxes are then in.
+      decoding: which boxes are kept.
+
+    Returns:
+      `boxes` float32 `[B, M, 4]`, x0, y0, x1, y1 in pixels; `scores` float32 `[B, M]`; `classes` int32 `[B, M]`.
+
+    Example:
+      >>> level = {"logits": jnp.full((1, 2, 2, 1), -9.0).at[0, 0, 0, 0].set(9.0), "offsets": jnp.zeros((1, 2, 2, 4))}
+      >>> batch = {"inputs": jnp.zeros((1, 8, 8, 1)), "image_size": jnp.array([[80.0, 16.0]])}
+      >>> predict((level,), batch)["boxes"][0, 0].tolist()
+      [0.0, 0.0, 8.0, 40.0]
+    """
+    height, width = batch["inputs"].shape[1:3]
+    found = decode(outputs, height, width, decoding)
+    boxes = found.boxes
+    if batch.get("image_size") is not None:
+        factor = jnp.asarray(batch["image_size"], boxes.dtype) / jnp.array([height, width], boxes.dtype)
+        boxes = boxes * jnp.tile(factor[:, ::-1], 2)[:, None]
+    return {"boxes": boxes, "scores": found.scores, "classes": found.classes}
+
+
+def describe(
+    found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any], *, score: float = TOLD
+) -> dict[str, Any]:
+    """Says which boxes an image has.
+
+    Args:
+      found: predictions of a batch, from `predict`.
+      i: the image.
+      info: of the training data: `class_names`.
+      score: lowest score of a box to tell.
+
+    Returns:
+      `boxes`, the surest first, each with `class`, `score` and `box`, x0, y0, x1, y1 in pixels.
+
+    Example:
+      >>> boxes = np.array([[[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 9.0, 9.0]]])
+      >>> told = {"boxes": boxes, "scores": np.array([[0.75, 0.1]]), "classes": np.array([[1, 0]])}
+      >>> describe(told, 0, {"class_names": ["cat", "dog"]})
+      {'boxes': [{'class': 'dog', 'score': 0.75, 'box': [1.0, 2.0, 3.0, 4.0]}]}
+    """
+    names = info.get("class_names") or ()
+    return {
+        "boxes": [
+            {
+                "class": class_name(names, int(found["classes"][i][slot])),
+                "score": number(found["scores"][i][slot]),
+                "box": [round(float(edge), 2) for edge in found["boxes"][i][slot]],
+            }
+            for slot in np.flatnonzero(found["scores"][i] >= score).tolist()
+        ]
+    }
