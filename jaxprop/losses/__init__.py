@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from jaxprop.config.schema import task as schema
+from jaxprop.losses.ctc import ctc
 from jaxprop.losses.huber import huber
 from jaxprop.losses.own import own_loss
 from jaxprop.losses.per_example import PerExample
@@ -15,7 +16,8 @@ from jaxprop.losses.squared import squared_error
 from jaxprop.types import Loss
 
 __all__ = [
-    "LOSSES", "huber", "make_loss", "own_loss", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error",
+    "LOSSES", "ctc", "huber", "make_loss", "own_loss", "sigmoid_cross_entropy", "softmax_cross_entropy",
+    "squared_error",
 ]  # fmt: skip
 
 LOSSES: dict[str, Callable[..., PerExample]] = {
@@ -23,6 +25,7 @@ LOSSES: dict[str, Callable[..., PerExample]] = {
     "sigmoid_cross_entropy": sigmoid_cross_entropy,
     "squared_error": squared_error,
     "huber": huber,
+    "ctc": ctc,
 }
 
 

@@ -20,4 +20,6 @@ def test_the_check_sees_a_wrong_gradient(x64):
 
 
 def test_every_section_has_its_loss():
-    assert {section.name for section, *_ in CASES.values()} == set(LOSSES)
+    assert {section.name for section, *_ in CASES.values()} == set(LOSSES) - {
+        "ctc"
+    }  # whose outputs are frames: test_ctc.py
