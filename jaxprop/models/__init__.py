@@ -13,6 +13,8 @@ from jaxprop.models.adapters.linen import from_linen
 from jaxprop.models.adapters.nnx import from_nnx
 from jaxprop.models.arguments import arguments_of, caller, expect_read
 from jaxprop.models.cnn import Cnn
+from jaxprop.models.conformer import Conformer
+from jaxprop.models.conv_bilstm import ConvBilstm
 from jaxprop.models.mlp import Mlp
 from jaxprop.models.own import LossFunction, no_outputs, own_model
 from jaxprop.models.remat import NONE
@@ -34,6 +36,8 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "vit": Vit,
     "rnn": Rnn,
     "transformer": Transformer,
+    "conv_bilstm": ConvBilstm,
+    "conformer": Conformer,
 }
 
 
