@@ -14,11 +14,13 @@ from jaxprop.config.schema.data import (
     CustomData,
     DataSection,
     Digits,
+    Espeak,
     Mixture,
     Pairs,
     Reviews,
     StdlibText,
     Table,
+    Tones,
 )
 from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE
@@ -82,7 +84,7 @@ def has_split_to_evaluate(config: Config) -> bool:
 
 
 def _has_split(data: DataSection) -> bool:
-    if isinstance(data, CustomData | Digits | Reviews | StdlibText) or data.validation is not None:
+    if isinstance(data, CustomData | Digits | Reviews | StdlibText | Tones | Espeak) or data.validation is not None:
         return True
     return any(getattr(data, key, None) is not None for key in PATHS if key.startswith(("validation", "test")))
 

@@ -76,6 +76,18 @@ TASK_TABLE: dict[str, TaskEntry] = {
         data=("stdlib_text", "text", "pairs", "mixture", "random"),
         models=("rnn", "transformer"),
     ),
+    "transcribe": TaskEntry(
+        summary="audio to text",
+        losses=("ctc",),
+        figures={
+            "loss": Figure("min"),
+            "wer": Figure("min"),
+            "cer": Figure("min"),
+            "infeasible": Figure("min", "infeasible"),
+        },
+        data=("speech", "tones", "espeak", "random"),
+        models=("conv_bilstm", "conformer"),
+    ),
 }
 
 

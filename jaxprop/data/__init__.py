@@ -11,6 +11,9 @@ from jaxprop.data import augment
 from jaxprop.data.mixture import MixtureStream, Phase
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.readers.arrays import ARRAYS
+from jaxprop.data.readers.audio.espeak import ESPEAK
+from jaxprop.data.readers.audio.speech import SPEECH
+from jaxprop.data.readers.audio.tones import TONES
 from jaxprop.data.readers.digits import DIGITS
 from jaxprop.data.readers.huggingface import HUGGINGFACE
 from jaxprop.data.readers.images.open import IMAGES
@@ -54,6 +57,9 @@ READERS: dict[str, Reader] = {
     "images": IMAGES,
     "huggingface": HUGGINGFACE,
     "table": TABLE,
+    "speech": SPEECH,
+    "tones": TONES,
+    "espeak": ESPEAK,
     "random": RANDOM,
 }
 

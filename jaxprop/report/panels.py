@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from jaxprop.report.fields import number, text, whole
 
 MOST, ROWS, CLASSES, POINTS = 8, 60, 60, 1000  # panels, rows of a table, classes of a matrix, points of a plot
+RECORDINGS, PIXELS = 12, 2**16  # with a transcript, and of the picture of one
 
 
 def as_json(found: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -60,7 +62,29 @@ def _table(data: dict[str, Any]) -> dict[str, Any] | None:
     return {"headers": headers, "rows": rows, "right": numeric}
 
 
-KINDS = {"matrix": _matrix, "scatter": _scatter, "table": _table}
+def _transcripts(data: dict[str, Any]) -> dict[str, Any] | None:
+    drawn = [_transcript(item) for item in _list(data.get("examples"))[:RECORDINGS] if isinstance(item, dict)]
+    kept = [item for item in drawn if item is not None]
+    return {"examples": kept} if kept else None
+
+
+def _transcript(item: dict[str, Any]) -> dict[str, Any] | None:
+    height, width, seconds = whole(item.get("height")) or 0, whole(item.get("width")) or 0, number(item.get("seconds"))
+    try:
+        pixels = base64.b64decode(text(item.get("pixels")), validate=True)
+    except ValueError:
+        return None
+    if not seconds or seconds <= 0 or not 0 < len(pixels) == height * width <= PIXELS:
+        return None
+    spans = [_list(word) for word in _list(item.get("words"))[:ROWS]]
+    words = [[text(word[0]), number(word[1]), number(word[2])] for word in spans if len(word) == 3]
+    said = {name: text(item.get(name)) for name in ("reference", "said")}
+    sizes = {"example": whole(item.get("example")), "height": height, "width": width, "seconds": seconds}
+    pictured = {"pixels": base64.b64encode(pixels).decode(), "words": [word for word in words if None not in word]}
+    return {**said, **sizes, **pictured}
+
+
+KINDS = {"matrix": _matrix, "scatter": _scatter, "table": _table, "transcripts": _transcripts}
 
 
 def _list(value: Any) -> list[Any]:

@@ -21,6 +21,7 @@ from jaxprop.types import PyTree, Source, TrainState
 NAME = "panels.json"
 # Of the test split; enough for every picture, and cheap. A text has an answer at each of its places.
 EXAMPLES, ANSWERS = 2048, 2**15
+SAMPLES = 64  # values of what else panels need that weigh as much as an answer
 
 
 def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
@@ -40,11 +41,12 @@ def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
     predict = jax.jit(predictions(task, policy(experiment.config.precision.policy)))
     params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
     told, seen = [], []
-    answers = test.take(np.zeros(1, np.int64))["labels"].size
+    one = test.take(np.zeros(1, np.int64))
+    answers = max(one["labels"].size, sum(one[name].size for name in task.shown) // SAMPLES)
     for batch in data.one_pass(test, size, max(min(EXAMPLES, ANSWERS // answers) // size, 1)):
         weight = row_weights(batch)
         counts = slice(None) if weight is None else np.asarray(weight) != 0
-        held = {name: batch[name] for name in ("labels", "mask") if name in batch}
+        held = {name: batch[name] for name in ("labels", "mask", *task.shown) if name in batch}
         found = jax.device_get(predict(params, extras, batch if mesh is None else place_batch(batch, mesh)))
         told.append(jax.tree.map(lambda x, counts=counts: np.asarray(x)[counts], found))
         seen.append(jax.tree.map(lambda x, counts=counts: np.asarray(x)[counts], held))

@@ -11,6 +11,7 @@ from jaxprop.tasks.language import language
 from jaxprop.tasks.multilabel import multilabel
 from jaxprop.tasks.regress import regress
 from jaxprop.tasks.task import Task
+from jaxprop.tasks.transcribe import transcribe
 from jaxprop.types import Source
 
 __all__ = ["TASKS", "Task", "make_task"]
@@ -20,6 +21,7 @@ TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
     "language": language,
     "multilabel": multilabel,
     "regress": regress,
+    "transcribe": transcribe,
 }
 
 

@@ -8,6 +8,7 @@ report draws a drawable by its kind, whatever the task:
 | `matrix` | `rows`, `columns`: what they are; `names` of the classes; `cells`: counts |
 | `scatter` | `x`, `y`: what they are; `points`: pairs |
 | `table` | `headers` and `rows` of text and numbers |
+| `transcripts` | `examples`, each with both transcripts, the times of words, and a spectrogram as bytes |
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Drawable(NamedTuple):
 
     Args:
       title: what it shows.
-      kind: `matrix`, `scatter` or `table`.
+      kind: `matrix`, `scatter`, `table` or `transcripts`.
       data: JSON values by name, as the kind has them.
       hint: one sentence on how to read it.
     """

@@ -25,7 +25,8 @@ from jaxprop.tasks.tokens import loss_of_sequences, metric_of_sequences
 from jaxprop.train.objective import as_objective, loss_from, without_padding
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Source, Spec
 
-SIZES = ("classes", "targets", "vocabulary", "categories")  # what a source may say in `info` and a model may need
+# What a source may say in `info` and a model may need.
+SIZES = ("classes", "targets", "vocabulary", "categories", "sample_rate")
 COMPUTED = ("inputs",)  # what of a batch is computed with, and so cast; answers, masks and weights are not
 
 
@@ -50,6 +51,7 @@ class Task(NamedTuple):
       derived: metrics of an evaluation -> further figures that follow from them.
       reference: figures of a trivial predictor on the same split, printed beside the result.
       panels: what the report shows of its predictions, each `(predictions, batch) -> Drawable`.
+      shown: keys of the batch that panels need beside its labels and mask.
     """
 
     model: Model | None
@@ -59,6 +61,7 @@ class Task(NamedTuple):
     derived: Callable[[Mapping[str, float]], dict[str, float]] = nothing_derived
     reference: Mapping[str, float] = {}
     panels: tuple[Panel, ...] = ()
+    shown: tuple[str, ...] = ()
 
 
 def predictions(
@@ -108,6 +111,8 @@ def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = N
 
 def _computed(spec: Spec) -> tuple[str, ...]:
     """The keys of a batch that are computed with; in one of the user's own, all that are no answers and no weights."""
+    if "sample_rate" in spec.sizes:
+        return ()  # audio is read in full precision: bfloat16 has 8 bits a sample
     if set(COMPUTED) <= spec.batch.keys():
         return COMPUTED
     return tuple(name for name in spec.batch if name not in ("labels", "mask", "weight"))

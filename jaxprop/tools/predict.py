@@ -10,7 +10,9 @@ import numpy as np
 
 from jaxprop.data import READERS
 from jaxprop.errors import DataError, UsageError
+from jaxprop.metrics.error_rates import text_of
 from jaxprop.run.loaded import LoadedRun
+from jaxprop.tasks.transcripts import words
 from jaxprop.types import Source
 
 TOP = 3  # likeliest classes that an answer names
@@ -119,12 +121,13 @@ def describe(found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any], t
     Args:
       found: predictions of a batch, `[N, ...]` each.
       i: the example.
-      info: of the training data: `class_names`, `target_names`.
+      info: of the training data: `class_names`, `target_names`, `characters`.
       top: likeliest classes to name.
 
     Returns:
       For a class: `label`, `probability` and, likeliest first, `top`. For several labels: `labels` and all
-      `probabilities`. For numbers: each by the name of its target. Everything else as it is.
+      `probabilities`. For numbers: each by the name of its target. For audio: the `text`, its `words` with the seconds
+      of their `start` and `end`, and the `probability` of an output, the geometric mean. Everything else as it is.
 
     Example:
       >>> found = {"class": np.array([1]), "probability": np.array([0.75]), "probabilities": np.array([[0.25, 0.75]])}
@@ -148,6 +151,14 @@ def describe(found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any], t
         names = list(targets) if len(targets) == len(values) else [f"value_{k}" for k in range(len(values))]
         names = ["value"] if len(values) == 1 and not targets else names
         return {name: _number(value) for name, value in zip(names, values, strict=True)}
+    if "characters" in info and {"tokens", "count", "start", "end"} <= found.keys():
+        count = int(found["count"][i])
+        tokens, start, end = (found[name][i][:count] for name in ("tokens", "start", "end"))
+        read = {
+            "text": text_of(tokens, count, info["characters"]),
+            "words": words(tokens, start, end, info["characters"]),
+        }
+        return read | {"probability": _number(found["probability"][i])}
     return {name: _plain(values[i]) for name, values in found.items()}
 
 
@@ -165,6 +176,8 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
         if name == "top":
             for rank, (label, share) in list(enumerate(value.items(), 1))[1:]:
                 cells |= {f"label_{rank}": label, f"probability_{rank}": share}
+        elif name == "words":
+            cells[name] = "  ".join(f"{one['word']} {one['start']:.2f}-{one['end']:.2f}" for one in value)
         elif name == "probabilities":
             cells |= {f"probability_{label}": share for label, share in value.items()}
         else:

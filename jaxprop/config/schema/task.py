@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from jaxprop.config.schema.base import Fraction, NonNegativeFloat, PositiveFloat, Section, Text
+from jaxprop.config.schema.base import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section, Text
 from jaxprop.config.schema.custom import Chosen, Custom
 from jaxprop.config.tasks import TASK_TABLE
 
@@ -39,6 +39,12 @@ class Huber(Section):
     delta: PositiveFloat = Field(1.0, description="error at which the loss turns from square to linear")
 
 
+class Ctc(Section):
+    """Connectionist temporal classification: transcripts without times, in nats a label."""
+
+    name: Literal["ctc"]
+
+
 class CustomLoss(Custom):
     """A loss of your own: (outputs, batch) -> per_example, or (per_example, weight)."""
 
@@ -47,7 +53,7 @@ class CustomMetric(Custom):
     """A metric of your own: (outputs, batch) -> (sum, count), or a `jaxprop.types.Metric`."""
 
 
-LossSection = Annotated[SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber | CustomLoss, Chosen()]
+LossSection = Annotated[SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber | Ctc | CustomLoss, Chosen()]
 
 
 if TYPE_CHECKING:
@@ -61,6 +67,10 @@ class Task(Section):
 
     name: TaskName = Field(description="; ".join(f"{name}: {entry.summary}" for name, entry in TASK_TABLE.items()))
     loss: LossSection | None = Field(None, description="default: the task's usual loss")
+    beam: Positive | None = Field(
+        None,
+        description="number of prefixes kept when a transcript is read from outputs, for transcribe; default: greedy",
+    )
     metrics: dict[Text, CustomMetric] | None = Field(
         None, description="further metrics, by the names that you give them"
     )

@@ -2,7 +2,7 @@
 
 Every augmentation takes its settings by keyword, as in `crop(key, batch, pad=4)`. It draws its random numbers for each
 example by itself, and keeps the shapes and dtypes of the batch; `mixup` and `cutmix` turn integer labels into shares of
-the classes.
+the classes, and `spec_augment` adds masks, which a model of audio reads.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import jax
 
 from jaxprop.config.schema import augment as schema
 from jaxprop.data.augment.affine import affine
+from jaxprop.data.augment.audio import background_noise, spec_augment, speed
 from jaxprop.data.augment.boxes import cutout
 from jaxprop.data.augment.colour import colour
 from jaxprop.data.augment.crop import crop
@@ -24,8 +25,8 @@ from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.types import Batch, Spec
 
 __all__ = [
-    "AUGMENTATIONS", "Augmentation", "affine", "chain", "colour", "crop", "cutmix", "cutout", "flip",
-    "make_augmentation", "mixup", "noise",
+    "AUGMENTATIONS", "Augmentation", "affine", "background_noise", "chain", "colour", "crop", "cutmix", "cutout",
+    "flip", "make_augmentation", "mixup", "noise", "spec_augment", "speed",
 ]  # fmt: skip
 
 Augmentation = Callable[[jax.Array, Batch], Batch]  # (key, batch) -> batch
@@ -39,6 +40,9 @@ AUGMENTATIONS: dict[str, Callable[..., Batch]] = {
     "mixup": mixup,
     "cutmix": cutmix,
     "noise": noise,
+    "spec_augment": spec_augment,
+    "speed": speed,
+    "background_noise": background_noise,
 }
 
 

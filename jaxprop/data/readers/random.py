@@ -13,10 +13,12 @@ from jaxprop.types import Reader, Source
 
 _POOL = 1 << 20  # values that are drawn; examples are windows of them
 _SEED = 0
+_RATE, _SAMPLES = 16_000, 2_000  # of audio: samples a second, and for each letter of a transcript
 
 
 def open_random(section: Random, task: str) -> dict[str, Source]:
-    """Opens random data: tokens for the task `language`, normal inputs with random classes for `classify`.
+    """Opens random data: tokens for the task `language`, normal inputs with random classes for `classify`, and
+    with random letters for `transcribe`.
 
     Examples are windows into one pool of values, so that any number of any size takes no memory.
 
@@ -53,6 +55,16 @@ def open_random(section: Random, task: str) -> dict[str, Source]:
 
         return source(texts, vocabulary=section.vocabulary)
     values = rng.standard_normal(max(_POOL, 2 * size), dtype=np.float32)
+    if task == "transcribe":
+        count = max(size // _SAMPLES, 1)
+        letters = rng.integers(1, section.vocabulary, (section.examples, count), dtype=np.int32)
+
+        def recordings(indices: np.ndarray) -> dict[str, np.ndarray]:
+            full, spelt = np.full(len(indices), size, np.int32), np.full(len(indices), count, np.int32)
+            held = {"inputs": _windows(values, indices, size), "input_lengths": full}
+            return {**held, "labels": letters[indices], "label_lengths": spelt}
+
+        return source(recordings, vocabulary=section.vocabulary, sample_rate=_RATE)
     labels = rng.integers(0, section.classes, section.examples, dtype=np.int32)
 
     def examples(indices: np.ndarray) -> dict[str, np.ndarray]:

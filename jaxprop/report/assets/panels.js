@@ -1,7 +1,7 @@
 // What a run's task shows of its predictions: pictures by kind, whatever the task.
 "use strict";
 
-const DRAWN = { matrix, scatter, table: (panel) => table(panel.headers, panel.rows, panel.right) };
+const DRAWN = { matrix, scatter, table: (panel) => table(panel.headers, panel.rows, panel.right), transcripts };
 
 function panels(run) {
   if (!run.panels) return null;
@@ -52,4 +52,32 @@ function scatter(panel) {
     ...panel.points.map(([a, b]) => svg("circle", { cx: x(a).toFixed(1), cy: y(b).toFixed(1), r: 2.4, class: "point" })),
     label(fmt(low, 3), left, size + 14, "start"), label(fmt(high, 3), left + size, size + 14, "end"), label(panel.x, left + size / 2, size + 26, "middle"),
     label(fmt(low, 3), left - 5, size - 4, "end"), label(fmt(high, 3), left - 5, 12, "end"), label(panel.y, left - 5, size / 2, "end"));
+}
+
+/** Spectrograms, the words that were read at their times, and both transcripts. */
+function transcripts(panel) {
+  return el("div", { class: "transcripts" }, panel.examples.map((one) => {
+    const at = (seconds) => `${((100 * seconds) / one.seconds).toFixed(2)}%`;
+    const words = one.words.map(([word, start, end]) => {
+      const node = el("span", { title: `${fmt(start, 3)} to ${fmt(end, 3)} s` }, word);
+      node.style.left = at(start);
+      node.style.minWidth = at(end - start);
+      return node;
+    });
+    return el("figure", {}, spectrogram(one), el("div", { class: "words" }, words), el("figcaption", {},
+      el("div", {}, el("b", {}, "is "), one.reference), el("div", {}, el("b", {}, "read "), one.said || "nothing")));
+  }));
+}
+
+function spectrogram(one) {
+  const canvas = el("canvas", { width: one.width, height: one.height, role: "img", "aria-label": `spectrogram of example ${one.example}` });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(one.width, one.height);
+  const bytes = atob(one.pixels);
+  for (let i = 0; i < bytes.length; i++) {
+    const value = 255 - bytes.charCodeAt(i);
+    image.data.set([value, value, value, 255], 4 * i);
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
 }

@@ -65,7 +65,7 @@ def augment(name):
 
 
 def test_the_table_is_whole(name):
-    assert STRONG.keys() == AUGMENTATIONS.keys()
+    assert STRONG.keys() | {"spec_augment", "speed", "background_noise"} == AUGMENTATIONS.keys()  # test_audio.py
     assert AUGMENTATIONS[name].__name__ == name
     assert jaxprop.data.augment.AUGMENTATIONS is AUGMENTATIONS
 
