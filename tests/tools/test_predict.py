@@ -12,7 +12,7 @@ from jaxprop.run.loaded import load
 from jaxprop.run.train import train
 from jaxprop.tools.predict import Answer, describe, flat, predict_inputs
 from jaxprop.types import Reader, Source
-from tests.run.trained import FEATURES, trained
+from tests.run.trained import FEATURES, trained, trained_on_tones
 
 X = np.random.default_rng(2).normal(size=(20, FEATURES)).astype(np.float32)
 
@@ -151,3 +151,42 @@ def test_digits_in_files(tmp_path):
     answers = list(itertools.chain(*predict_inputs(load(tmp_path / "run"), [str(tmp_path / "new.npy")])))
     assert np.mean([answer.values["label"] == label for answer, label in zip(answers, labels[:300], strict=True)]) > 0.9
     assert answers[7].input == f"{tmp_path / 'new.npy'}:7"
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    pytest.importorskip("jiwer")
+    return load(trained_on_tones(tmp_path_factory.mktemp("tones")))
+
+
+def test_recordings_are_transcribed_alone_as_together(tones, tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    rng = np.random.default_rng(0)
+    for i, (rate, seconds) in enumerate([(8000, 0.5), (16_000, 1.0), (8000, 6.0)]):  # of another rate; longer than any
+        soundfile.write(tmp_path / f"{i}.wav", 0.1 * rng.normal(size=round(rate * seconds)), rate)
+    (tmp_path / "3.wav").write_bytes(b"RIFF")
+    together = predicted_in(tones, [str(tmp_path)])
+    damaged, *together = together
+    assert (damaged.input, damaged.error[:12]) == (str(tmp_path / "3.wav"), "is not audio")
+    assert [answer.input for answer in together] == [str(tmp_path / f"{i}.wav") for i in range(3)]
+    for i in range(3):
+        (alone,) = predicted_in(tones, [str(tmp_path / f"{i}.wav")])
+        assert set(alone.values) == {"text", "words", "probability"}
+        assert alone.values["text"] == together[i].values["text"]
+        assert alone.values["probability"] == pytest.approx(together[i].values["probability"], rel=1e-3)
+
+
+def predicted_in(run, paths):
+    return [answer for answers in predict_inputs(run, paths) for answer in answers]
+
+
+def test_words_are_told_with_their_times():
+    found = {
+        "tokens": np.array([[2, 3, 1, 2, 0]]), "count": np.array([4]), "start": np.array([[0.1, 0.2, 0.3, 0.44, 0]]),
+        "end": np.array([[0.2, 0.3, 0.35, 0.5, 0]]), "probability": np.array([0.875]),
+    }  # fmt: skip
+    said = describe(found, 0, {"characters": [" ", "a", "b"]})
+    words = [{"word": "ab", "start": 0.1, "end": 0.3}, {"word": "a", "start": 0.44, "end": 0.5}]
+    assert said == {"text": "ab a", "words": words, "probability": 0.875}
+    assert flat(said) == {"text": "ab a", "words": "ab 0.10-0.30  a 0.44-0.50", "probability": 0.875}

@@ -26,6 +26,11 @@ def _texts(batch: int, length: int, vocabulary: int) -> dict[str, Any]:
     return {"task": {"name": "language"}, "data": data}
 
 
+def _audio(batch: int, samples: int, vocabulary: int) -> dict[str, Any]:
+    data = {"name": "random", "shape": [samples], "vocabulary": vocabulary, "batch_size": batch}
+    return {"task": {"name": "transcribe"}, "data": data}
+
+
 def _resnet(block: str, *depths: int) -> dict[str, Any]:
     return {"name": "resnet", "stem": "large", "block": block, "depths": depths}
 
@@ -41,6 +46,8 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "resnet50": _photos(64) | {"model": _resnet("bottleneck", 3, 4, 6, 3)},
     "vit_s": _photos(64) | {"model": {"name": "vit", "patch": 16, "layers": 12, "width": 384, "heads": 6}},
     "lstm": _images(64, 100, 80) | {"model": {"name": "rnn", "cell": "lstm", "width": 512, "layers": 2}},
+    "conv_bilstm": _audio(16, 64_000, 32) | {"model": {"name": "conv_bilstm", "mels": 80, "width": 320, "layers": 3}},
+    "conformer": _audio(16, 64_000, 32) | {"model": {"name": "conformer", "mels": 80, "layers": 16, "kernel": 31}},
     "gpt_10m": _texts(16, 256, 4096) | {"model": _gpt(6, 320, 5)},
     "gpt2_124m": _texts(16, 1024, 50304) | {"model": _gpt(12, 768, 12)},
     "gpt_1b": _texts(8, 1024, 50304) | {"model": _gpt(22, 1920, 15)},

@@ -9,7 +9,7 @@ from jaxprop.run.compose import compose
 
 MILLIONS = {
     "mlp": 5.0, "cnn": 3.245, "resnet18": 11.69, "resnet50": 25.56, "vit_s": 22.05,
-    "lstm": 3.319, "gpt_10m": 8.8, "gpt2_124m": 124.5, "gpt_1b": 1072.3,
+    "conv_bilstm": 6.224, "conformer": 7.871, "lstm": 3.319, "gpt_10m": 8.8, "gpt2_124m": 124.5, "gpt_1b": 1072.3,
 }  # fmt: skip
 
 

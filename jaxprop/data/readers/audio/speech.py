@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from jaxprop.types import Reader, Source
 
 _SPLITS = ("train", "validation", "test")
 _MIB = 2**20
+_BLOCK = 32  # recordings to predict that are held at a time
 _GROWTH = 1.5  # recordings to predict are padded to lengths that grow so, for each of which a program is compiled
 
 
@@ -164,7 +165,7 @@ def _source(
 # -- recordings to predict ------------------------------------------------------------------------
 
 
-def speech_inputs(section: Any, task: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+def speech_inputs(section: Any, task: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Iterator[Source]:
     """Opens recordings without transcripts.
 
     Args:
@@ -175,41 +176,43 @@ def speech_inputs(section: Any, task: str, prepared: Mapping[str, Any], paths: S
         input, which is one recording, or the paths of several, a line each.
 
     Returns:
-      A source of `inputs` and `input_lengths`; `info["names"]` are the paths. Batches are padded to the longest of
-      their recordings, so that these may be longer than those that were trained on.
+      Sources of `inputs` and `input_lengths`, of a few recordings each, which are padded to the longest of them, so
+      that these may be longer than those that were trained on. `info["names"]` are their paths, and `info["bad"]`
+      names those that cannot be read.
 
     Raises:
-      DataError: a path names no recordings. One that cannot be read is an error when it is taken.
+      DataError: a path names no recordings.
     """
     del task
     as_speech = section if isinstance(section, Speech) else Speech.model_validate({"name": "speech", "train": "-"})
-    rate = int(prepared["sample_rate"])
     bad = BadRecords(1.0, unit="recording")
     entries: list[tuple[str, Path | bytes]] = []
     for path in paths:
         entries += _standard_input(sys.stdin.buffer.read()) if path == "-" else _named(path, as_speech, bad)
     if not entries:
         raise DataError(f"{', '.join(paths) or 'no path'}: names no recordings")
+    blocks = [entries[first : first + _BLOCK] for first in range(0, len(entries), _BLOCK)]
+    return (_block(block, as_speech, prepared) for block in blocks)
 
-    def one(index: int) -> np.ndarray:
-        name, source = entries[index]
+
+def _block(entries: Sequence[tuple[str, Path | bytes]], section: Speech, prepared: Mapping[str, Any]) -> Source:
+    """The recordings of some entries; what cannot be read is told apart."""
+    rate = int(prepared["sample_rate"])
+    names, waves, bad = [], [], []
+    for name, source in entries:
         try:
             if isinstance(source, Path):
                 probe(source)
-            return decode(source, rate, as_speech.channels)
+            waves.append(decode(source, rate, section.channels))
+            names.append(name)
         except UnreadableError as error:
-            raise DataError(f"{name}: {error}") from error
-
-    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
-        waves = [one(index) for index in indices.tolist()]
-        inputs, lengths = padded(waves, _grown(max(map(len, waves)), rate))
-        return {"inputs": inputs, "input_lengths": lengths}
-
+            bad.append(f"{name}: {error}")
+    inputs, lengths = padded(waves, _grown(max(map(len, waves), default=0), rate))
     return Source(
-        length=len(entries),
-        take=take,
-        info={"names": [name for name, _ in entries]},
-        fingerprint=fingerprint("speech to predict", *(name for name, _ in entries)),
+        length=len(waves),
+        take=lambda indices: {"inputs": inputs[indices], "input_lengths": lengths[indices]},
+        info={"names": names, "bad": bad},
+        fingerprint=fingerprint("speech to predict", *names),
         prepared=prepared,
     )
 

@@ -213,16 +213,25 @@ def test_recordings_to_predict(tmp_path, manifest, monkeypatch):
     prepared = opened(path)["train"].prepared
     files = [str(tmp_path / "clips" / f"{i}.wav") for i in range(3)]
     for given in ([str(tmp_path / "clips")], files, [str(path)]):
-        source = speech_inputs(section("gone"), "transcribe", prepared, given)
+        (source,) = speech_inputs(section("gone"), "transcribe", prepared, given)
         assert source.info["names"] == files
         batch = source.take(np.arange(3))
         assert batch["input_lengths"].tolist() == [RATE, round(2.4 * RATE), RATE]
         assert batch["inputs"].shape == (3, round(1.5**3 * RATE * 10 + 0.5) // 10 // 800 * 800 + 800)
-    short = source.take(np.array([0]))
-    assert short["inputs"].shape == (1, RATE)
+    (short,) = speech_inputs(section("gone"), "transcribe", prepared, files[:1])
+    assert short.take(np.array([0]))["inputs"].shape == (1, RATE)
     (tmp_path / "clips" / "1.wav").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1\.wav: is an empty file"):
-        source.take(np.array([1]))
+    (left,) = speech_inputs(section("gone"), "transcribe", prepared, files)
+    assert (left.info["names"], left.info["bad"]) == ([files[0], files[2]], [f"{files[1]}: is an empty file"])
+    with pytest.raises(DataError, match="names no recordings"):
+        speech_inputs(section("gone"), "transcribe", prepared, [])
+
+
+def test_many_recordings_to_predict_are_not_held_together(tmp_path):
+    files = [str(write(tmp_path / f"{i:02}.wav", 0.1)) for i in range(40)]
+    blocks = list(speech_inputs(section("gone"), "transcribe", {"sample_rate": RATE}, files))
+    assert [block.length for block in blocks] == [32, 8]
+    assert [name for block in blocks for name in block.info["names"]] == files
 
 
 def test_standard_input(tmp_path, monkeypatch):
@@ -235,8 +244,8 @@ def test_standard_input(tmp_path, monkeypatch):
             self.read = lambda *_: content
 
     monkeypatch.setattr("sys.stdin", Stdin(path.read_bytes()))
-    one = speech_inputs(section("gone"), "transcribe", prepared, ["-"])
+    (one,) = speech_inputs(section("gone"), "transcribe", prepared, ["-"])
     monkeypatch.setattr("sys.stdin", Stdin(f"{path}\n\n{path}\n".encode()))
-    two = speech_inputs(section("gone"), "transcribe", prepared, ["-"])
+    (two,) = speech_inputs(section("gone"), "transcribe", prepared, ["-"])
     assert (one.length, two.length, two.info["names"]) == (1, 2, [str(path)] * 2)
     np.testing.assert_array_equal(one.take(np.array([0]))["inputs"], two.take(np.array([1]))["inputs"])
