@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.checkpoint import Checkpoints
+from jaxprop.config.tasks import best_mode
 from jaxprop.errors import EXIT_DONE
 from jaxprop.run import panels
 from jaxprop.run.compose import Experiment
@@ -201,7 +202,9 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
 def open_checkpoints(experiment: Experiment, folder: Path) -> Checkpoints:
     """Opens the checkpoints of a run, as its configuration says which are kept."""
     section = experiment.config.checkpoint
-    return Checkpoints(folder / "checkpoints", keep=section.keep, best=section.best or "loss", mode=section.mode)
+    return Checkpoints(
+        folder / "checkpoints", keep=section.keep, best=section.best or "loss", mode=best_mode(experiment.config)
+    )
 
 
 def _has_ended(before: dict[str, Any], experiment: Experiment, folder: Path) -> bool:

@@ -19,6 +19,7 @@ from jaxprop.checkpoint import stored_config
 from jaxprop.config.diff import HARMLESS, LENGTH, differences
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.fit import Settings
+from jaxprop.config.tasks import known_better, untold_mode
 from jaxprop.core import trees
 from jaxprop.data.batches import EXACT, as_stream
 from jaxprop.data.stream import Stream
@@ -50,7 +51,7 @@ class Fitted(NamedTuple):
       status: `completed`, `interrupted` or `diverged`.
       step: of the state.
       state: the best that was evaluated and saved, else the newest; with `ema`, the moving averages.
-      metrics: of the last evaluation.
+      metrics: of the evaluation of that state.
       summary: what `summary.json` holds.
     """
 
@@ -230,7 +231,18 @@ def _settings(**sections: Any) -> Settings:
     stop = settings.run.stop
     if stop is not None and settings.run.eval_every is None and (stop.patience, stop.target) != (None, None):
         raise UsageError("fit: stop has patience or target, which are about evaluations; give evaluate=...")
+    _check_modes(settings)
     return settings
+
+
+def _check_modes(settings: Settings) -> None:
+    """Guessing whether more is better would keep the worst checkpoint where the guess is wrong."""
+    best, stop = settings.checkpoint, settings.run.stop
+    if best.best is not None and best.mode is None and known_better(best.best) is None:
+        raise UsageError(f"fit: checkpoint: {untold_mode(best.best, 'its key mode')}")
+    name = stop.metric if stop else None
+    if stop and name not in (None, best.best) and stop.mode is None and known_better(str(name)) is None:
+        raise UsageError(f"fit: stop: {untold_mode(str(name), 'its key mode')}")
 
 
 def _rhythm(eval_every: int | None, steps: int, per_call: int, stream: Any) -> int:
@@ -336,7 +348,9 @@ def _fitted(ran: Conducted, folder: Path) -> Fitted:
             restored = checkpoints.restore(abstract, checkpoints.best() if best is not None else None)
         assert restored is not None
         state, step = restored.state, restored.step
-    return Fitted(folder, summary["status"], step, state, summary["metrics"], summary)
+    found = best if best is not None and best["step"] == step else summary["metrics"]
+    metrics = {name: value for name, value in found.items() if name != "step"}
+    return Fitted(folder, summary["status"], step, state, metrics, summary)
 
 
 def promise(batches: Any) -> str:

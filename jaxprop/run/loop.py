@@ -12,9 +12,10 @@ from jaxprop import data
 from jaxprop.checkpoint import Checkpoints, Restored
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
+from jaxprop.config.tasks import best_mode
 from jaxprop.core import trees
 from jaxprop.core.measurements import Measurements
-from jaxprop.errors import CheckpointError, DataError
+from jaxprop.errors import CheckpointError, DataError, UsageError, one_of
 from jaxprop.health.respond.levers import tighten
 from jaxprop.health.respond.points import point_interval
 from jaxprop.health.respond.responder import Responder
@@ -292,6 +293,7 @@ class Loop:
         metrics = evaluate(self._experiment, self.state, clock, self._stop)
         self._owes_evaluation = metrics is None
         if metrics is not None:
+            self._check_names(metrics)
             self.metrics = metrics
             self._note_best(metrics)
             self._stopping.evaluated(self.step, metrics)
@@ -299,10 +301,18 @@ class Loop:
         self.clock.resume()
         return metrics
 
+    def _check_names(self, metrics: dict[str, float]) -> None:
+        """A name that no evaluation has would keep no best checkpoint, and stop a run too early."""
+        stop = self._config.run.stop
+        wanted = {"checkpoint": self._config.checkpoint.best, "stop": stop.metric if stop else None}
+        for key, name in wanted.items():
+            if name is not None and name not in metrics:
+                raise UsageError(f"{key}: {one_of(name, metrics, 'metric of the evaluation')}")
+
     def _note_best(self, metrics: dict[str, float]) -> None:
         section = self._config.checkpoint
         name = section.best or "loss"
-        value, sign = metrics.get(name, math.nan), 1 if section.mode == "min" else -1
+        value, sign = metrics.get(name, math.nan), 1 if best_mode(self._config) == "min" else -1
         if math.isfinite(value) and (self.best is None or sign * value < sign * self.best[name]):
             self.best = {"step": self.step, **metrics}
 

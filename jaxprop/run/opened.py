@@ -15,6 +15,7 @@ from jaxprop.config.diff import mathematical
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.merge import merge, overrides_tree
 from jaxprop.config.schema.config import Config
+from jaxprop.config.tasks import best_mode
 from jaxprop.config.tree import Path as Keys
 from jaxprop.config.tree import Tree
 from jaxprop.errors import CheckpointError, UsageError
@@ -112,7 +113,7 @@ def _overridden(stored: Config, overrides: Sequence[str], code: Sequence[str]) -
 
 def _restore(path: Path, config: Config, abstract: TrainState, which: Which | None) -> tuple[Restored, Which]:
     section = config.checkpoint
-    with Checkpoints(path, best=section.best or "loss", mode=section.mode) as checkpoints:
+    with Checkpoints(path, best=section.best or "loss", mode=best_mode(config)) as checkpoints:
         before = checkpoints.steps()
         which = which or ("newest" if checkpoints.best() is None else "best")
         step: Literal["best"] | None = "best" if which == "best" else None

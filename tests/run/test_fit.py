@@ -106,6 +106,7 @@ def test_the_best_state_is_what_comes_back(tmp_path):
     best = fitted.summary["best"]
     assert fitted.step == best["step"] < 14
     assert np.mean((X @ np.asarray(fitted.params["w"]) - Y) ** 2) == pytest.approx(best["loss"], rel=1e-4)
+    assert fitted.metrics == {"loss": best["loss"]}
 
 
 def test_a_model_makes_its_own_parameters_and_keeps_extras(tmp_path):
@@ -153,6 +154,12 @@ def test_alerts_and_the_place_of_a_nan_are_told(tmp_path):
         ({"health": {"on_alrt": "stop"}}, "fit: health.on_alrt: "),
         ({"precision": "float8"}, "fit: precision.policy: "),
         ({"steps": 0}, "fit: steps: "),
+        (
+            {"checkpoint": {"best": "f1"}},
+            "fit: checkpoint: whether a larger f1 is better only you know; add its key mode",
+        ),
+        ({"stop": {"metric": "f1", "patience": 2}, "evaluate": batches()}, "fit: stop: whether a larger f1 is better"),
+        ({"checkpoint": {"best": "acuracy", "mode": "max"}, "evaluate": batches()}, "checkpoint: .*acuracy"),
     ],
 )
 def test_bad_settings_are_one_sentence(tmp_path, options, match):

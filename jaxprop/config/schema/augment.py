@@ -85,8 +85,7 @@ class Mixup(Mixing):
     name: Literal["mixup"]
     alpha: PositiveFloat = Field(
         0.2,
-        description="the weights are drawn from Beta(alpha, alpha): 1 draws all alike, less keeps nearer to one of the "
-        "two",
+        description="the weights are drawn from Beta(alpha, alpha): below 1, most examples stay nearly as they are",
     )
 
 

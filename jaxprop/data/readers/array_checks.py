@@ -216,6 +216,11 @@ def outputs_of(section: Any, task: str, train: Split) -> dict[str, int]:
     columns = 1 if labels.ndim == 1 else labels.shape[1]
     if task == "classify":
         seen = min(int(labels.max()), _INT32_MAX - 1) + 1
+        if stated is None and labels.min() == labels.max():
+            raise DataError(
+                f"{train.labels.name}: has one class only, {labels[0]}; there is nothing to tell apart, unless "
+                "data.classes says how many there are"
+            )
         return {"classes": seen if stated is None else stated}
     if stated is not None and (task != "multilabel" or stated != columns):
         raise DataError(

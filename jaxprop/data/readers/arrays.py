@@ -198,8 +198,9 @@ def _load(section: Arrays, split: str) -> Split | None:
 
 
 def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], notes: Sequence[str]) -> Source:
-    # Indexing a memmap gives another memmap, so the batches are taken from plain arrays.
-    inputs, labels = np.asarray(split.inputs.values), np.asarray(split.labels.values)
+    inputs, labels = split.inputs.values, np.asarray(split.labels.values)
+    if isinstance(inputs, np.ndarray):  # indexing a memmap gives another memmap, so batches are taken of plain arrays
+        inputs = np.asarray(inputs)
     chosen = np.arange(len(inputs))[rows]
     extra = {name: array.values for name in OPTIONAL if (array := getattr(split, name)) is not None}
     label_dtype = np.int32 if task == "classify" else np.float32
@@ -229,10 +230,15 @@ def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], no
 
 def _digest(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], extra: Mapping[str, np.ndarray]) -> str:
     named = [part for name, values in extra.items() for part in (name, values)]  # none in files without: as ever
-    digest = fingerprint("arrays", task, split.inputs.values, split.labels.values, *named)
+    digest = fingerprint("arrays", task, _content(split.inputs.values), split.labels.values, *named)
     if isinstance(rows, np.ndarray):
         digest = fingerprint("subset", digest, rows)
     return fingerprint("scaled", digest, repr(learned["scale"])) if "scale" in learned else digest
+
+
+def _content(values: Any) -> np.ndarray | str:
+    """What a fingerprint takes of an array; what is read where it is indexed knows a digest of its files."""
+    return values if isinstance(values, np.ndarray) else str(values.digest)
 
 
 def _caster(learned: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
@@ -288,9 +294,12 @@ def inputs_of(parts: Sequence[Named], paths: Sequence[str], prepared: Mapping[st
     cast, ends = _caster(prepared), np.cumsum([len(values) for _, values in parts])
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
-        at = np.searchsorted(ends, indices, side="right")
-        rows = [parts[part].values[index - ends[part]] for part, index in zip(at, indices, strict=True)]
-        return {"inputs": cast(np.stack(rows))}
+        of = np.searchsorted(ends, indices, side="right")
+        rows = np.empty((len(indices), *wanted), np.result_type(*(values.dtype for _, values in parts)))
+        for part in np.unique(of).tolist():
+            values = parts[part].values
+            rows[of == part] = values[indices[of == part] - int(ends[part]) + len(values)]
+        return {"inputs": cast(rows)}
 
     return Source(
         length=int(ends[-1]) if len(ends) else 0,
@@ -298,7 +307,7 @@ def inputs_of(parts: Sequence[Named], paths: Sequence[str], prepared: Mapping[st
         info={
             "names": [f"{path}:{i}" for path, (_, values) in zip(paths, parts, strict=True) for i in range(len(values))]
         },
-        fingerprint=fingerprint("arrays to predict", *(values for _, values in parts)),
+        fingerprint=fingerprint("arrays to predict", *(_content(values) for _, values in parts)),
         prepared=prepared,
     )
 

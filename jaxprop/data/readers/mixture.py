@@ -14,6 +14,7 @@ from jaxprop.types import Reader, Source
 
 LENGTHS = "lengths"  # of `Source.info`: number of examples of each source
 _SAME = ("classes", "class_names", "targets")  # of what sources say, what has to be the same for all
+_ADDED = ("bytes", "documents")  # what is counted over all
 _Open = Callable[[Any, str, Mapping[str, Any] | None], dict[str, Source]]
 
 
@@ -69,12 +70,27 @@ def open_mixture(section: Mixture, task: str, prepared: Mapping[str, Any] | None
         name: [sources[name] for sources in opened if name in sources] for name in ("train", "validation", "test")
     }
     names = [one.name for one in section.sources]
-    learned = {"sources": [dict(next(iter(sources.values())).prepared) for sources in opened]}
+    each = [dict(next(iter(sources.values())).prepared) for sources in opened]
+    _check_tokenizers(names, each)
+    shared = {"tokenizer": each[0]["tokenizer"]} if "tokenizer" in each[0] else {}
+    learned = {"sources": each, **shared}
     for parts in splits.values():
         _check_same(names, parts)
     if len(splits["train"]) < len(opened):
         splits["train"] = []  # of a run that is only used, where some are gone
     return {name: _joined(parts, learned) for name, parts in splits.items() if parts}
+
+
+def _check_tokenizers(names: Sequence[str], learned: Sequence[Mapping[str, Any]]) -> None:
+    """Of texts, a token has to stand for the same in each source."""
+    first = learned[0].get("tokenizer")
+    for number, (name, one) in enumerate(zip(names, learned, strict=True)):
+        if one.get("tokenizer") != first:
+            raise DataError(
+                f"data.sources.{number} ({name}): has another tokenizer than data.sources.0 ({names[0]}), so that its "
+                f"tokens stand for other text; set data.sources.{number}.tokenizer and data.sources.0.tokenizer to the "
+                "same file, or to bytes"
+            )
 
 
 def _check_same(names: Sequence[str], parts: Sequence[Source]) -> None:
@@ -119,9 +135,10 @@ def _joined(parts: Sequence[Source], learned: Mapping[str, Any]) -> Source:
                 batch.setdefault(name, np.zeros((len(indices), *values.shape[1:]), values.dtype))[slots] = values
         return batch
 
-    info = {key: value for key, value in parts[0].info.items() if key != "notes"}
-    if "vocabulary" in info:
-        info["vocabulary"] = max(part.info["vocabulary"] for part in parts)
+    # A unigram model's loss is that of one source; of several it is not known.
+    info = {key: value for key, value in parts[0].info.items() if key not in ("notes", "unigram_nats")}
+    info |= {key: max(part.info[key] for part in parts) for key in ("vocabulary",) if key in info}
+    info |= {key: sum(part.info[key] for part in parts) for key in _ADDED if all(key in part.info for part in parts)}
     notes = [note for part in parts for note in part.info.get("notes", ())]
     return Source(
         length=int(ends[-1]),

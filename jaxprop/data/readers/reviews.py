@@ -22,7 +22,8 @@ import numpy as np
 from jaxprop.config.schema.data import Reviews
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.padding import encode, padded
-from jaxprop.data.readers.text import inputs_of
+from jaxprop.data.readers.text import unlabelled
+from jaxprop.data.texts import inputs_of
 from jaxprop.data.tokenizers import make_tokenizer, restore
 from jaxprop.types import Reader, Source
 
@@ -212,7 +213,13 @@ def _one(rng: random.Random, items: Sequence[str]) -> str:
 
 def review_inputs(section: Reviews, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
     """Opens texts without labels, to predict; as of `jaxprop.data.readers.text.text_inputs`."""
-    return inputs_of(paths, prepared, limit=section.max_length)
+    return inputs_of(
+        paths,
+        prepared,
+        limit=section.max_length,
+        column="text",
+        read=lambda path, bad: unlabelled(path, "text", None, bad),
+    )
 
 
 REVIEWS = Reader(

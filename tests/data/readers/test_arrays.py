@@ -251,7 +251,7 @@ BAD_FILES = [
     ({"train": "."}, "got a directory"),
     ({"train": "keys.npz"}, r"keys.npz: has no array 'inputs' \(it holds: x, label\); write np.savez"),
     ({"train": "none.npz"}, r"none.npz: has no array 'inputs' \(it holds: nothing\)"),
-    ({"train": "empty.npz"}, "empty.npz: is damaged, cut short or not a NumPy file"),
+    ({"train": "empty.npz"}, "empty.npz: is empty; write it again with np.save or np.savez"),
     ({"train": "words.npz"}, "words.npz: is a text file, which data.name: text reads; write data: {name: text, train"),
     ({"train": "cut.npz"}, "cut.npz: is damaged"),
     ({"train": "flipped.npz"}, "flipped.npz:inputs: is damaged"),

@@ -78,5 +78,5 @@ def test_a_damaged_name_of_a_column_or_of_a_field_is_told(name):
     content = Path("x.arrow").read_bytes()
     assert content.count(name) == 1
     Path("x.arrow").write_bytes(content.replace(name, b"\xff\xfe\xff\xfe\xff"))
-    with pytest.raises(DataError, match=r"x.arrow: is no Parquet or Arrow file, or damaged"):
+    with pytest.raises(DataError, match=r"x.arrow: is damaged, cut short, or no Parquet or Arrow file"):
         open_shards("x.arrow", [Path("x.arrow")])

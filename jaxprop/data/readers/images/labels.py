@@ -60,8 +60,9 @@ def names_of(task: str, path: str, records: Records) -> list[str]:
     named = [name for name in records.class_names or () if name in found]
     names = named if len(named) == len(found) else sorted(found, key=_order(found))
     if len(names) < (1 if many else 2):
-        what = f"all its images are of the class {names[0]!r}" if names else "none of its images has a label"
-        raise DataError(f"{path}: {what}; to tell classes apart takes images of at least two")
+        what = f"has one class only, {names[0]!r}" if names else "none of its records has a label"
+        first = next((f" ({records.name(index)}: {why})" for index, why in records.problems.items()), "")
+        raise DataError(f"{path}: {what}{first}; to tell classes apart takes records of at least two")
     return names
 
 
@@ -135,7 +136,8 @@ def _class(label: Any, class_names: Sequence[str] | None, codes: Mapping[str, in
     if name not in codes:
         known = ", ".join(list(codes)[:_LISTED]) + (", ..." if len(codes) > _LISTED else "")
         raise _BadLabel(
-            f"is of the class {_shown(name)}, which no training image has{did_you_mean(name, codes)} (classes: {known})"
+            f"is of the class {_shown(name)}, which no training record has{did_you_mean(name, codes)} "
+            f"(classes: {known})"
         )
     return codes[name]
 

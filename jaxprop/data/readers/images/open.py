@@ -16,7 +16,7 @@ from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.readers.images.decode import MAX_BYTES, SUFFIXES, Form, UnreadableError, decode
 from jaxprop.data.readers.images.folder import images_below, records_of
 from jaxprop.data.readers.images.labels import Labels, encode, names_of
-from jaxprop.data.readers.images.layouts import read_layout
+from jaxprop.data.readers.images.layouts import check_there, read_layout
 from jaxprop.data.readers.images.pixels import Pixels, first_form, sample_of
 from jaxprop.data.readers.images.records import Columns, Records
 from jaxprop.data.splits import held_out
@@ -115,6 +115,8 @@ def open_images(section: Images, task: str, prepared: Mapping[str, Any] | None =
     given = {split: path for split, path in paths.items() if isinstance(path, str)}
     if prepared is not None and not Path(section.train).expanduser().exists():
         del given["train"]
+    for path in given.values():
+        check_there(path)  # before anything needs a package to be read
     return open_records(section, task, prepared, {split: unread(split, path) for split, path in given.items()})
 
 

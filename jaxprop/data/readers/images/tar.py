@@ -82,11 +82,21 @@ def _records(number: int, file: Path, labelled: bool, label: str | None) -> list
                 if stem:  # not hidden
                     place = _Member(number, member.offset_data, member.size)
                     groups.setdefault(os.path.join(folder, stem), {})["." + extension.lower()] = place
+            if (
+                archive.offset + tarfile.BLOCKSIZE > file.stat().st_size
+            ):  # two empty blocks are the end of every archive
+                raise DataError(
+                    f"{file}: is cut short, in or after its member {member.name}; copy or write the archive again"
+                )
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         with file.open("rb") as content:
             packed = content.read(6)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
+        if isinstance(error, DataError):
+            raise
         what = "is compressed, so that its images cannot be read by index; unpack it to a plain .tar first"
-        raise DataError(f"{file}: {what if packed else f'is no tar archive, or damaged ({error})'}") from error
+        raise DataError(
+            f"{file}: {what if packed else f'is no tar archive, or damaged ({error}); write it again'}"
+        ) from error
     return [
         _record(str(file), key, members, labelled, label)
         for key, members in groups.items()

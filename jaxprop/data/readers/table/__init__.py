@@ -11,7 +11,7 @@ import numpy as np
 from jaxprop.config.schema.data import Table as Section
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.readers.table.columns import Column, Features, encode, inputs_of, learn, sort_columns
-from jaxprop.data.readers.table.files import Table
+from jaxprop.data.readers.table.files import Table, content_of
 from jaxprop.data.readers.table.formats import open_table
 from jaxprop.data.readers.table.rows import Rows, Wanted, check_columns, read_rows
 from jaxprop.data.readers.table.targets import Learned, answers_of, check_target, names_of, order_classes
@@ -53,6 +53,9 @@ def open_splits(section: Section, task: str, prepared: Mapping[str, Any] | None 
       ({'train': 120, 'test': 30}, ['setosa', 'versicolor', 'virginica'])
     """
     names_of(section, task)
+    for path in (section.validation, section.test):
+        if isinstance(path, str):
+            content_of(path)  # one that is missing is told before the training file is read
     fractions = {name: part for name in ("test", "validation") if isinstance(part := getattr(section, name), float)}
     splits: dict[str, Source] = {}
     learned = None if prepared is None else Learned.restored(prepared)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprop.data.readers.table.files import BLOCK_ROWS, CACHED_BYTES, Block, Content, Table, arrow, check_names
+from jaxprop.data.rows import DELIMITERS, csv_rows, ragged
 from jaxprop.errors import DataError
 
-DELIMITERS = (",", ";", "\t", "|")
-NAMES = {"\t": "a tab", ",": "','", ";": "';'", "|": "'|'"}
 _SCANNED = 2**20
 _SNIFFED_BYTES, _SNIFFED_ROWS = 2**16, 20
 _ARROW_BLOCK = 2**24  # bytes that pyarrow parses at a time; a record must fit into one
@@ -78,6 +75,7 @@ def sniff(content: Content, *more: str) -> str:
       more: delimiters to try besides the usual ones.
 
     Example:
+      >>> import io
       >>> sniff(Content("x", 12, lambda: io.BytesIO(b"a;b,c\\n1;2\\n3;4\\n")))
       ';'
     """
@@ -120,50 +118,17 @@ def scan(content: Content) -> Scan:
     return Scan(newlines + (last != b"\n"), utf8 and not returns, final.decode(errors="replace"))
 
 
-def records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yields every record with the line it begins on, its values, and what is wrong with it.
-
-    Raises:
-      DataError: a quote is opened and never closed, so that the end of the file would be one value.
-    """
+def _records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
     with content.open() as file:
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
-        while True:
-            start = reader.line_num + 1
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                if "end of data" in str(error):
-                    raise DataError(
-                        f"{content.name}:{start}: a double quote is opened here and never closed; close it, or write "
-                        'a quote inside a quoted value as ""'
-                    ) from error
-                yield start, [], f"cannot be read as CSV ({error})"
-                continue
-            if values:
-                yield start, values, _undecodable(values)
+        yield from csv_rows(file, content.name, delimiter)
 
 
 def _header(content: Content, delimiter: str) -> tuple[int, list[str]]:
-    for line, values, why in records(content, delimiter):
+    for line, values, why in _records(content, delimiter):
         if why is not None:
             raise DataError(f"{content.name}:{line}: the header {why}")
         return line, values
     raise DataError(f"{content.name}: holds empty lines only; expected a header line and at least one row")
-
-
-def _undecodable(values: list[str]) -> str | None:
-    text = "".join(values)
-    if text.isascii():
-        return None
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"is not UTF-8 text (byte 0x{ord(text[error.start]) - 0xDC00:02x}); save the file as UTF-8"
-    return None
 
 
 def _whole_lines(content: Content, delimiter: str, names: list[str], found: Scan) -> Callable[[], Iterable[Any]] | None:
@@ -219,11 +184,10 @@ def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[B
         held = {name: pa.array(column, pa.string()) for name, column in zip(names, columns, strict=True) if name}
         return Block(held, np.array(lines, np.int64), list(bad))
 
-    everything = records(content, delimiter)
+    everything = _records(content, delimiter)
     next(everything)
     for line, values, why in everything:
-        if why is None and len(values) != len(names):
-            why = _ragged(values, names, delimiter)
+        why = why or ragged(values, names, delimiter)
         if why is not None:
             bad.append((line, why))
             continue
@@ -233,21 +197,3 @@ def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[B
             yield block()
             rows, lines, bad = [], [], []
     yield block()
-
-
-def _ragged(values: list[str], names: list[str], delimiter: str) -> str:
-    told = f"has {len(values)} value{'s' * (len(values) != 1)}, but the header has {len(names)} columns"
-    if len(values) <= len(names):
-        return told
-    return f"{told}; a value that contains {NAMES.get(delimiter, repr(delimiter))} has to stand in double quotes"
-
-
-def other_delimiter(header: str) -> str | None:
-    """Returns the delimiter that occurs most in a header that has only one column; None if none does.
-
-    Example:
-      >>> other_delimiter("a;b;c")
-      ';'
-    """
-    counts = Counter(c for c in header if c in DELIMITERS)
-    return counts.most_common(1)[0][0] if counts else None

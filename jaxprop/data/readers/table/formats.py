@@ -30,12 +30,12 @@ def open_table(path: str, delimiter: str | None = None, *, fixed: bool = True) -
       >>> table.columns, [block.lines.tolist() for block in table.blocks()]
       (('size', 'color'), [[2, 3]])
     """
-    arrow()
     content = content_of(path)
     with content.open() as file:
         found = format_of(content.name, file.read(HEAD))
     if found == "empty":
         raise DataError(f"{content.name}: the file is empty; expected a header line and at least one row")
+    arrow()  # after the file, which is the more likely to be missing
     if found == "parquet":
         return open_parquet(content)
     if found == "jsonl":

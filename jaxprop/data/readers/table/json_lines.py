@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxprop.data.readers.table.files import BLOCK_ROWS, Block, Content, Table, arrow, check_names
+from jaxprop.data.rows import SURROGATE, json_rows
 from jaxprop.errors import DataError
-
-_BOM = b"\xef\xbb\xbf"
 
 
 def open_json_lines(content: Content) -> Table:
@@ -49,36 +47,7 @@ def open_json_lines(content: Content) -> Table:
 
 def _records(content: Content) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     with content.open() as file:
-        for line, raw in enumerate(file, 1):
-            if line == 1:
-                raw = raw.removeprefix(_BOM)
-            if not raw.strip():
-                continue
-            try:
-                record = json.loads(raw, object_pairs_hook=_object)
-            except UnicodeDecodeError as error:
-                yield line, {}, f"is not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8"
-            except _Twice as error:
-                yield line, {}, f"has the key {error.args[0]!r} twice"
-            except json.JSONDecodeError as error:
-                yield line, {}, f"is not JSON ({error.msg} at character {error.pos + 1})"
-            except (ValueError, RecursionError) as error:
-                yield line, {}, f"is not JSON that can be read ({type(error).__name__})"
-            else:
-                what = type(record).__name__
-                yield (line, record, None) if isinstance(record, dict) else (line, {}, f"holds a {what}, not an object")
-
-
-class _Twice(Exception):
-    """A key of an object that stands there twice, whose first value JSON would drop."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Twice(next(name for i, name in enumerate(names) if name in names[:i]))
-    return record
+        yield from json_rows(file, content.name)
 
 
 def _blocks(content: Content, names: tuple[str, ...]) -> Iterator[Block]:
@@ -105,14 +74,8 @@ def _blocks(content: Content, names: tuple[str, ...]) -> Iterator[Block]:
 
 
 def _undecodable(record: dict[str, Any]) -> str | None:
-    """A lone surrogate, which JSON can escape and UTF-8 cannot hold."""
-    for value in record.values():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return "holds an escaped character that is no Unicode text (a lone surrogate)"
-    return None
+    halves = any(isinstance(value, str) and SURROGATE.search(value) for value in record.values())
+    return "holds an escaped character that is no Unicode text (a lone surrogate)" if halves else None
 
 
 def _text(value: Any) -> str | None:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprop.data.bad import BadRecords
-from jaxprop.data.readers.table.delimited import NAMES, other_delimiter
 from jaxprop.data.readers.table.files import Block, Table
 from jaxprop.data.readers.table.values import numbers, texts
+from jaxprop.data.rows import NAMES, other_delimiter
 from jaxprop.errors import DataError, did_you_mean
 
 # Arrays up to this size stay in memory; larger ones go to a temporary file that is mapped, and gone with the process.

@@ -262,7 +262,7 @@ def test_labels_without_a_class_and_classes_that_training_has_not_seen():
         opened(train="made/bad.csv")
     assert opened(train="made/bad.csv", max_bad_fraction=0.1)["train"].length == 11
     Path("made/test.csv").write_text("image,label\ncat-0.png,cat\ndog-0.png,cow\n")
-    with pytest.raises(DataError, match=r"made/test.csv:3: is of the class 'cow', which no training image has"):
+    with pytest.raises(DataError, match=r"made/test.csv:3: is of the class 'cow', which no training record has"):
         opened(train="made/list.csv", test="made/test.csv")
     assert opened(train="made/list.csv", test="made/test.csv", max_bad_fraction=0.5)["test"].length == 1
 
@@ -288,7 +288,7 @@ def test_labels_without_a_class_and_classes_that_training_has_not_seen():
         ),
         (lambda: Path("x.bin").write_bytes(b"12"), {"train": "x.bin"}, "x.bin: is no whole number of CIFAR records"),
         (lambda: Path("x.tar").write_bytes(b"12"), {"train": "x.tar"}, "x.tar: is no tar archive, or damaged"),
-        (lambda: Path("x.parquet").write_bytes(b"PAR1xx"), {"train": "x.parquet"}, "x.parquet: is no Parquet or Arrow"),
+        (lambda: Path("x.parquet").write_bytes(b"PAR1xx"), {"train": "x.parquet"}, "x.parquet: is damaged"),
         (
             lambda: Path("data_batch_1").write_bytes(b"\x80\x02"),
             {"train": "data_batch_1"},
@@ -310,7 +310,7 @@ def test_one_class_only():
     pictures.folder("train")
     for name in NAMES[1:]:
         os.rename(f"train/{name}", f"{name}-aside")
-    with pytest.raises(DataError, match="train: all its images are of the class 'cat'"):
+    with pytest.raises(DataError, match="train: has one class only, 'cat'"):
         opened(train="train")
 
 
