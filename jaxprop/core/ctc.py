@@ -167,7 +167,7 @@ def greedy(log_probs: jax.Array, lengths: jax.Array) -> Decoded:
     path = jnp.where(real, jnp.argmax(log_probs, -1).astype(jnp.int32), BLANK)
     begins = (path != BLANK) & (path != _shifted(path, 1, BLANK))
     place = jnp.cumsum(begins, 1, dtype=jnp.int32) - 1
-    found = _spans(jnp.where(path != BLANK, place, -1))
+    found = spans(jnp.where(path != BLANK, place, -1))
     tokens = _put(jnp.where(begins, place, -1), path)
     likeliest = jnp.where(real, log_probs.max(-1), 0).sum(1)
     return Decoded(tokens, begins.sum(1, dtype=jnp.int32), *found, likeliest)
@@ -193,8 +193,23 @@ def beam(log_probs: jax.Array, lengths: jax.Array, size: int) -> Decoded:
       Hannun et al., First-Pass Large Vocabulary Continuous Speech Recognition, 2014. https://arxiv.org/abs/1408.2873
     """
     tokens, count, log_prob = jax.vmap(partial(_beam, size=size))(log_probs, _counts(lengths))
-    spans = _spans(align(log_probs, lengths, tokens, count))
-    return Decoded(tokens, count, *spans, log_prob)
+    return Decoded(tokens, count, *spans(align(log_probs, lengths, tokens, count)), log_prob)
+
+
+def spans(places: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the first frame of each token and the one after its last, int32 `[B, T]`; 0 for tokens without any.
+
+    Args:
+      places: of the token that each frame belongs to, int `[B, T]`; -1 is none.
+
+    Example:
+      >>> [x.tolist() for x in spans(jnp.array([[-1, 0, 0, 1]]))]
+      [[[1, 3, 0, 0]], [[3, 4, 0, 0]]]
+    """
+    times = jnp.broadcast_to(jnp.arange(places.shape[1], dtype=jnp.int32), places.shape)
+    begins = (places >= 0) & (places != _shifted(places, 1, -1))
+    ends = (places >= 0) & (places != jnp.pad(places, ((0, 0), (0, 1)), constant_values=-1)[:, 1:])
+    return _put(jnp.where(begins, places, -1), times), _put(jnp.where(ends, places, -1), times + 1)
 
 
 class _Prefixes(NamedTuple):
@@ -270,14 +285,6 @@ def _counts(x: jax.Array) -> jax.Array:
 
 def _shifted(x: jax.Array, by: int, fill: float | int = NEVER) -> jax.Array:
     return jnp.pad(x, ((0, 0), (by, 0)), constant_values=fill)[:, : x.shape[1]]
-
-
-def _spans(places: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """First frame of each token and the one after its last, of the token that each frame belongs to; -1 is none."""
-    times = jnp.broadcast_to(jnp.arange(places.shape[1], dtype=jnp.int32), places.shape)
-    begins = (places >= 0) & (places != _shifted(places, 1, -1))
-    ends = (places >= 0) & (places != jnp.pad(places, ((0, 0), (0, 1)), constant_values=-1)[:, 1:])
-    return _put(jnp.where(begins, places, -1), times), _put(jnp.where(ends, places, -1), times + 1)
 
 
 def _put(places: jax.Array, values: jax.Array) -> jax.Array:

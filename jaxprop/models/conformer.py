@@ -127,7 +127,7 @@ class Conformer(nnx.Module):
                 f"width: {-(-config.width // unit) * unit}"
             )
         self.remat = remat
-        self.mel, outputs = expect_audio(spec, config, config.strides)
+        self.mel, outputs = expect_audio(spec, config)
         sizes = [config.mels, *[config.width] * (len(config.strides) - 1)]
         self.convs = nnx.List([
             TimeConv(

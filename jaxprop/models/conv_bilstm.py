@@ -53,7 +53,7 @@ class ConvBilstm(nnx.Module):
                 f"{len(config.strides)}"
             )
         self.remat = remat
-        self.mel, outputs = expect_audio(spec, config, config.strides)
+        self.mel, outputs = expect_audio(spec, config)
         sizes = itertools.pairwise([config.mels, *config.channels])
         self.convs = nnx.List([
             TimeConv(

@@ -10,20 +10,20 @@ from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, LayerNorm, dense
-from jaxprop.models.log_mel import Mel, frames_of, log_mel, mel_of
+from jaxprop.models.log_mel import Mel, log_mel, mel_of
 from jaxprop.types import Spec
 
 
-def expect_audio(spec: Spec, config: schema.Acoustic, strides: tuple[int, ...]) -> tuple[Mel, int]:
+def expect_audio(spec: Spec, config: schema.Acoustic) -> tuple[Mel, int]:
     """Returns the features of a model and its number of tokens, the blank among them.
 
     Raises:
       ShapeError: the inputs are no audio.
-      ConfigError: the window or the strides do not fit.
+      ConfigError: the window is shorter than the hop.
 
     Example:
       >>> spec = Spec({"inputs": jax.ShapeDtypeStruct((8000,), jnp.float32)}, {"vocabulary": 9, "sample_rate": 8000})
-      >>> expect_audio(spec, schema.Conformer(name="conformer"), (2, 2))[1]
+      >>> expect_audio(spec, schema.Conformer(name="conformer"))[1]
       9
     """
     inputs, rate = spec.batch["inputs"], spec.sizes.get("sample_rate")
@@ -37,7 +37,6 @@ def expect_audio(spec: Spec, config: schema.Acoustic, strides: tuple[int, ...]) 
             f"model.hop_ms: expected at most window_ms ({config.window_ms:g}), got {config.hop_ms:g}: samples between "
             "two frames would not be read"
         )
-    del strides
     return mel_of(rate, config.window_ms, config.hop_ms, config.mels), spec.sizes["vocabulary"]
 
 
@@ -129,16 +128,3 @@ class TimeConv(nnx.Module):
         window = jnp.concatenate([x[:, i : end : self.stride] for i, end in enumerate(ends)], -1)
         y = tap(self.activation(self.norm(self.dense(window))), self.name, self.kind)
         return y, -(-frames // self.stride)
-
-
-def output_frames(config: schema.Acoustic, strides: tuple[int, ...], rate: int, samples: int) -> int:
-    """Returns the number of outputs of so many samples.
-
-    Example:
-      >>> output_frames(schema.Conformer(name="conformer"), (2, 2), 16000, 16000)
-      25
-    """
-    frames = int(frames_of(jnp.asarray(samples), mel_of(rate, config.window_ms, config.hop_ms, config.mels)))
-    for stride in strides:
-        frames = -(-frames // stride)
-    return frames

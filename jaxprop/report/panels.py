@@ -76,12 +76,17 @@ def _transcript(item: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not seconds or seconds <= 0 or not 0 < len(pixels) == height * width <= PIXELS:
         return None
-    spans = [_list(word) for word in _list(item.get("words"))[:ROWS]]
-    words = [[text(word[0]), number(word[1]), number(word[2])] for word in spans if len(word) == 3]
+    words = {name: _words(item.get(name)) for name in ("words", "reference_words")}
     said = {name: text(item.get(name)) for name in ("reference", "said")}
     sizes = {"example": whole(item.get("example")), "height": height, "width": width, "seconds": seconds}
-    pictured = {"pixels": base64.b64encode(pixels).decode(), "words": [word for word in words if None not in word]}
-    return {**said, **sizes, **pictured}
+    return {**said, **sizes, **words, "pixels": base64.b64encode(pixels).decode()}
+
+
+def _words(listed: Any) -> list[list[Any]]:
+    """Words with the seconds of their start and end."""
+    spans = [_list(word) for word in _list(listed)[:ROWS]]
+    found = [[text(word[0]), number(word[1]), number(word[2])] for word in spans if len(word) == 3]
+    return [word for word in found if None not in word]
 
 
 KINDS = {"matrix": _matrix, "scatter": _scatter, "table": _table, "transcripts": _transcripts}

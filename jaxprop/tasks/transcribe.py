@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.model import Acoustic
-from jaxprop.core.ctc import Decoded, beam, greedy
+from jaxprop.core.ctc import Decoded, align, beam, greedy, spans
 from jaxprop.core.precision import wide
 from jaxprop.metrics import error_rates
 from jaxprop.tasks.task import Task, bind
@@ -60,7 +60,8 @@ def predict(
 
     Returns:
       `tokens` int32 `[B, T]`, padded with 0, and their `count` `[B]`; `start` and `end` of each in seconds, float32
-      `[B, T]`; and `probability` `[B]`: of a token, the geometric mean over the outputs of the recording.
+      `[B, T]`; and `probability` `[B]`: of a token, the geometric mean over the outputs of the recording. Where the
+      batch has `labels`, also the `label_start` and `label_end` of these, by their likeliest alignment.
 
     Example:
       >>> outputs = {"logits": 50 * jax.nn.one_hot(jnp.array([[0, 1, 1, 2]]), 3), "lengths": jnp.array([4])}
@@ -71,13 +72,19 @@ def predict(
     logits, lengths = wide(outputs["logits"]), outputs["lengths"]
     if step is None:
         step = jnp.shape(batch["inputs"])[1] / rate / logits.shape[1]
-    found = decode(jax.nn.log_softmax(logits, -1), lengths)
+    log_probs = jax.nn.log_softmax(logits, -1)
+    found = decode(log_probs, lengths)
     seconds = jnp.float32(step)
     count = jnp.maximum(lengths, 1).astype(found.log_prob.dtype)
-    return {
+    said = {
         "tokens": found.tokens,
         "count": found.size,
         "start": found.first.astype(jnp.float32) * seconds,
         "end": found.last.astype(jnp.float32) * seconds,
         "probability": jnp.exp(found.log_prob / count),
     }
+    if "labels" in batch:  # of a split that is evaluated: where its own labels fit best
+        known = align(log_probs, lengths, jnp.asarray(batch["labels"]), jnp.asarray(batch["label_lengths"]))
+        first, last = spans(known)
+        said |= {"label_start": first.astype(jnp.float32) * seconds, "label_end": last.astype(jnp.float32) * seconds}
+    return said

@@ -40,10 +40,11 @@ def worst_transcripts(predictions: Predictions, batch: Batch, *, characters: Seq
         tokens, start, end = (predictions[name][i][:count] for name in ("tokens", "start", "end"))
         examples.append({
             "example": i, "reference": labels[i], "said": said[i], "errors": errors[i],
-            "words": [[one["word"], one["start"], one["end"]] for one in words(tokens, start, end, characters)],
+            "words": _placed(tokens, start, end, characters),
+            "reference_words": _reference(predictions, batch, i, characters),
             **_picture(np.asarray(batch["inputs"][i]), int(batch["input_lengths"][i]), rate),
         })  # fmt: skip
-    hint = "The words stand where the model has read them. Below them: the transcript, and what was read."
+    hint = "Above, the words of the transcript where they fit best; below, those that were read, where they were read."
     return Drawable("Worst transcripts", "transcripts", {"examples": examples}, hint)
 
 
@@ -87,6 +88,19 @@ def edits(a: Sequence[Any], b: Sequence[Any]) -> int:
         for j, y in enumerate(b, 1):
             row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (x != y)))
     return row[-1]
+
+
+def _placed(tokens: Any, start: Any, end: Any, characters: Sequence[str]) -> list[list[Any]]:
+    return [[one["word"], one["start"], one["end"]] for one in words(tokens, start, end, characters)]
+
+
+def _reference(predictions: Predictions, batch: Batch, i: int, characters: Sequence[str]) -> list[list[Any]]:
+    """The words of the transcript where they fit best; none where it cannot be aligned."""
+    count = int(batch["label_lengths"][i])
+    end = predictions.get("label_end", np.zeros((i + 1, 1)))[i]
+    if not end.any():
+        return []
+    return _placed(batch["labels"][i][:count], predictions["label_start"][i][:count], end[:count], characters)
 
 
 def _picture(samples: np.ndarray, length: int, rate: int) -> dict[str, Any]:

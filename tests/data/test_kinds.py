@@ -46,6 +46,9 @@ FILES = [
     ("a.txt", b"\xff\xfea\x00", "utf16"),
     ("a.txt", b"Call me Ishmael.\n", "text"),
     ("a.md", b"One, two\n", "text"),
+    ("a.wav", b"RIFF\x24\x00\x00\x00WAVEfmt ", "recording"),
+    ("a.webp", b"RIFF\x24\x00\x00\x00WEBPVP8 ", "image"),
+    ("a", b"fLaC\x00\x00\x00\x22", "recording"),
     ("a.db", b"SQLite format 3\x00", "sqlite"),
     ("a.bin", b"\x01\x00\x02", "binary"),
     ("a.csv", b"", "empty"),
@@ -67,6 +70,8 @@ def test_files_are_known_by_content_and_then_by_name(name, head, kind, tmp_path)
     ("names", "kind"),
     [
         (["cats/1.png", "dogs/2.jpg"], "images"),
+        (["a.wav", "a.txt", "b.wav", "b.txt"], "recordings"),
+        (["84/121123/84-121123-0000.flac", "84/121123/84-121123.trans.txt"], "recordings"),
         (["cats/1.png", "cats/labels.csv", "dogs/2.JPEG"], "images"),
         (["a.txt", "b.txt", "pictures/1.png"], "texts"),
         (["a.csv", "b.parquet"], "tables"),

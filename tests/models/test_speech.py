@@ -10,7 +10,7 @@ from jaxprop.core.precision import cast_floating
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.log_mel import Mel, log_mel
-from jaxprop.models.speech import TimeConv, features, output_frames
+from jaxprop.models.speech import TimeConv, features
 from jaxprop.types import Spec
 from tests.gradients import check
 from tests.models import audio
@@ -129,11 +129,3 @@ def test_a_convolution_over_time_is_one(kernel, stride, time):
     )
     np.testing.assert_allclose(found, jax.nn.relu(conv.norm(y)), rtol=1e-4, atol=1e-5)
     assert frames.tolist() == [-(-time // stride), -(-2 // stride)]
-
-
-def test_the_number_of_outputs_follows_from_the_samples():
-    model, batch = audio.model_of("conformer"), audio.batch_of()
-    params, extras = audio.drawn(model, batch)
-    found = audio.outputs_of(model, params, extras, batch)["lengths"].tolist()
-    section = audio.SMALL["conformer"][0](name="conformer", **audio.SHORT)
-    assert found == [output_frames(section, (2, 2), audio.RATE, n) for n in batch["input_lengths"].tolist()]

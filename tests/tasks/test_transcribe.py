@@ -58,8 +58,9 @@ def sources(monkeypatch):
     return made
 
 
-def test_learns(sources, learn):
-    learned = learn(build(SECTIONS))
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_learns(sources, learn, precision):
+    learned = learn(build(SECTIONS | {"precision": {"policy": precision}}))
     assert set(learned.after) == {"loss", "wer", "cer", "infeasible"}
     assert learned.after["loss"] < 0.5 * learned.before["loss"]
     assert learned.after["cer"] < 0.5 < learned.before["cer"]
@@ -82,6 +83,10 @@ def test_predictions_have_the_times_of_the_model(sources):
     np.testing.assert_allclose(found["start"][0, :4], np.array([1, 3, 4, 6]) * 0.02, rtol=1e-5)
     np.testing.assert_allclose(found["end"][0, :4], np.array([3, 4, 5, 7]) * 0.02, rtol=1e-5)
     assert found["probability"][0] == pytest.approx(1, abs=1e-3)
+    assert "label_start" not in found
+    known = {"labels": np.array([[2, 3, 3, 0]]), "label_lengths": np.array([3])}
+    aligned = task.predict(outputs, known)
+    np.testing.assert_allclose(aligned["label_start"][0, 1:3], np.array([4, 6]) * 0.02, rtol=1e-5)
 
 
 def test_a_beam_is_used_where_the_config_has_one(sources):

@@ -26,6 +26,7 @@ def panel(pairs):
         "tokens": np.array(said), "count": np.array(said_counts), "start": start, "end": start + 0.05,
         "probability": np.ones(n),
     }  # fmt: skip
+    predictions |= {"label_start": start + 0.01, "label_end": start + 0.06}
     wave = np.zeros((n, RATE), np.float32)
     wave[:, 4000:] = np.sin(2 * np.pi * 1000 * np.arange(4000) / RATE)
     batch = {
@@ -42,6 +43,7 @@ def test_the_worst_come_first():
     assert [(one["example"], one["errors"]) for one in examples[:3]] == [(2, 2), (1, 1), (0, 0)]
     assert (examples[0]["reference"], examples[0]["said"]) == ("a b", "b a")
     assert examples[0]["words"] == [["b", 0.0, 0.05], ["a", 0.2, 0.25]]
+    assert examples[0]["reference_words"] == [["a", 0.01, 0.06], ["b", 0.21, 0.26]]
 
 
 def test_the_picture_is_of_the_recording():

@@ -153,7 +153,15 @@ class Acoustic(Section):
     mels: Positive = Field(40, description="number of mel bands")
     window_ms: PositiveFloat = Field(25.0, description="length of a frame of audio in ms")
     hop_ms: PositiveFloat = Field(10.0, description="distance of two frames in ms")
+    strides: Sizes = Field(
+        (2, 2), min_length=1, description="stride of each convolution over time; an output stands for their product"
+    )
     dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
+
+    @property
+    def stride(self) -> int:
+        """Frames of audio for each output."""
+        return math.prod(self.strides)
 
 
 class ConvBilstm(Acoustic):
@@ -162,18 +170,10 @@ class ConvBilstm(Acoustic):
     name: Literal["conv_bilstm"]
     channels: Sizes = Field((128, 128), min_length=1, description="number of channels of each convolution")
     kernel: Odd = Field(5, description="length of the convolutions in frames, an odd number")
-    strides: Sizes = Field(
-        (2, 2), min_length=1, description="stride of each convolution; their product is that of the outputs"
-    )
     width: Positive = Field(128, description="number of units of an LSTM layer in each direction")
     layers: Positive = Field(2, description="number of bidirectional LSTM layers")
     activation: Activation = Field("relu", description="activation function of the convolutions")
     init: Init = Field("he_normal", description="initializer of the convolutions' kernels; biases start at zero")
-
-    @property
-    def stride(self) -> int:
-        """Frames of audio for each output."""
-        return math.prod(self.strides)
 
 
 class Conformer(Acoustic):
@@ -185,14 +185,8 @@ class Conformer(Acoustic):
     heads: Positive = Field(4, description="number of attention heads")
     ff_multiple: Positive = Field(4, description="width of the feed-forward layers in units of D")
     kernel: Odd = Field(15, description="length of the depthwise convolutions in outputs, an odd number")
-    strides: Sizes = Field((2, 2), min_length=1, description="stride of each convolution before the blocks")
     activation: Activation = Field("silu", description="activation function of feed-forward layers and convolutions")
     init: Init = Field("glorot_uniform", description="initializer of the kernels; biases start at zero")
-
-    @property
-    def stride(self) -> int:
-        """Frames of audio for each output."""
-        return math.prod(self.strides)
 
 
 class CustomModel(Custom):

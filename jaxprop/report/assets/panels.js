@@ -54,18 +54,19 @@ function scatter(panel) {
     label(fmt(low, 3), left - 5, size - 4, "end"), label(fmt(high, 3), left - 5, 12, "end"), label(panel.y, left - 5, size / 2, "end"));
 }
 
-/** Spectrograms, the words that were read at their times, and both transcripts. */
+/** Spectrograms between the words of the transcript and those that were read, each at their times. */
 function transcripts(panel) {
-  return el("div", { class: "transcripts" }, panel.examples.map((one) => {
-    const at = (seconds) => `${((100 * seconds) / one.seconds).toFixed(2)}%`;
-    const words = one.words.map(([word, start, end]) => {
-      const node = el("span", { title: `${fmt(start, 3)} to ${fmt(end, 3)} s` }, word);
-      node.style.left = at(start);
-      node.style.minWidth = at(end - start);
-      return node;
-    });
-    return el("figure", {}, spectrogram(one), el("div", { class: "words" }, words), el("figcaption", {},
-      el("div", {}, el("b", {}, "is "), one.reference), el("div", {}, el("b", {}, "read "), one.said || "nothing")));
+  return el("div", { class: "transcripts" }, panel.examples.map((one) => el("figure", {},
+    el("figcaption", {}, el("b", {}, "transcript "), one.reference), placed(one.reference_words, one.seconds), spectrogram(one),
+    placed(one.words, one.seconds), el("figcaption", {}, el("b", {}, "read "), one.said || "nothing"))));
+}
+
+function placed(words, seconds) {
+  return el("div", { class: "words" }, words.map(([word, start, end]) => {
+    const node = el("span", { title: `${fmt(start, 3)} to ${fmt(end, 3)} s` }, word);
+    node.style.left = `${((100 * start) / seconds).toFixed(2)}%`;
+    node.style.minWidth = `${((100 * (end - start)) / seconds).toFixed(2)}%`;
+    return node;
   }));
 }
 

@@ -70,11 +70,12 @@ def open_speech(section: Speech, prepared: Mapping[str, Any] | None = None) -> d
         bad = BadRecords(section.max_bad_fraction, unit="recording")
         entries = list(listed(path, f"data.{split}", section, bad))
         found = [one for entry in entries if (one := _checked(entry, section, alphabet, bad)) is not None]
-        notes = bad.notes(len(found) + bad.count)
+        total = len(found) + bad.count
+        notes = bad.notes(total)
         if not found:
             raise DataError(f"data.{split}: {path} lists no recordings")
         alphabet = alphabet or Alphabet.of(one.text for one in found)
-        opened[split] = _source(found, section, alphabet, bad, notes + _told(found, section))
+        opened[split] = _source(found, section, alphabet, bad, total, notes + _told(found, section))
     return opened
 
 
@@ -134,7 +135,7 @@ def _told(found: Sequence[Recording], section: Speech) -> list[str]:
 
 
 def _source(
-    found: Sequence[Recording], section: Speech, alphabet: Alphabet, bad: BadRecords, notes: list[str]
+    found: Sequence[Recording], section: Speech, alphabet: Alphabet, bad: BadRecords, total: int, notes: list[str]
 ) -> Source:
     lengths = np.array([one.sound.at(section.sample_rate) for one in found])
     keep = section.engine == "numpy" and 4 * int(lengths.sum()) <= section.cache_mib * _MIB
@@ -149,7 +150,7 @@ def _source(
         except UnreadableError as error:
             samples = None
             bad.add(one.where, f"{one.path} {error}")
-            bad.notes(len(found) + bad.count)  # which raises where there are too many
+            bad.notes(total)  # which raises where there are too many
         if keep or samples is None:
             held[index] = samples
         return samples
