@@ -6,7 +6,6 @@ import glob
 import io
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,7 +15,6 @@ from jaxprop.data.readers.shards import Shards, open_shards
 from jaxprop.data.rows import NAMES, SURROGATE, csv_rows, json_rows, other_delimiter, ragged, raw_lines
 from jaxprop.errors import DataError, did_you_mean
 
-STDIN = "-"
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet",
     ".pq": "parquet", ".arrow": "parquet",
@@ -150,24 +148,20 @@ def opened(path: Path) -> BinaryIO:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def lines(file: BinaryIO, name: str, bad: BadRecords) -> Iterator[Record]:
+def lines(file: BinaryIO, name: str, bad: BadRecords, *, first: int = 1) -> Iterator[Record]:
     """Yields the lines of a plain text that are not blank, each as a record `name:line`.
 
     Args:
       file: open for reading bytes.
       name: of the file.
       bad: takes the lines that are not UTF-8.
+      first: number of the first line.
     """
-    for number, raw in raw_lines(file, name):
+    for number, raw in raw_lines(file, name, first):
         where = f"{name}:{number}"
         text = _decoded(raw, where, bad)
         if text is not None and text.strip():
             yield Record(where, (text,))
-
-
-def standard_input(bad: BadRecords) -> Iterator[Record]:
-    """Yields the lines of standard input, each as a record `stdin:line`."""
-    yield from lines(sys.stdin.buffer, "stdin", bad)
 
 
 def whole(path: Path) -> Iterator[str]:

@@ -17,19 +17,21 @@ DELIMITERS = (",", ";", "\t", "|")
 NAMES = {"\t": "a tab", ",": "','", ";": "';'", "|": "'|'"}
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # half of a character, which JSON can escape and UTF-8 cannot hold
 _BOM = b"\xef\xbb\xbf"
+_UNCLOSED = 'a double quote is opened here and never closed; close it, or write a quote inside a quoted value as ""'
 
 
-def raw_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
-    """Yields the lines of a file with their numbers, from 1, and without a byte order mark.
+def raw_lines(file: BinaryIO, name: str, first: int = 1) -> Iterator[tuple[int, bytes]]:
+    """Yields the lines of a file with their numbers, and without a byte order mark.
 
     Args:
       file: open for reading bytes.
       name: of the file, for messages.
+      first: number of the first line.
 
     Raises:
       DataError: a line is longer than `MAX_RECORD`.
     """
-    number = 0
+    number = first - 1
     while raw := file.readline(MAX_RECORD + 1):
         number += 1
         if len(raw) > MAX_RECORD:
@@ -38,7 +40,7 @@ def raw_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
 
 
 def csv_rows(
-    file: BinaryIO, name: str, delimiter: str, *, quoted: bool = True
+    file: BinaryIO, name: str, delimiter: str, *, quoted: bool = True, to_predict: bool = False
 ) -> Iterator[tuple[int, list[str], str | None]]:
     """Yields every row, the header among them: the line that it begins on, its values, and what is wrong with it.
 
@@ -47,6 +49,7 @@ def csv_rows(
       name: of the file, for messages.
       delimiter: between values.
       quoted: whether a double quote opens a value that may hold delimiters and line breaks.
+      to_predict: whether a quote that is never closed makes one bad row, so that those before it can be predicted.
 
     Raises:
       DataError: a quote is opened and never closed, so that the end of the file would be one value.
@@ -70,10 +73,10 @@ def csv_rows(
             return
         except csv.Error as error:
             if "end of data" in str(error):
-                raise DataError(
-                    f"{name}:{start}: a double quote is opened here and never closed; close it, or write "
-                    'a quote inside a quoted value as ""'
-                ) from error
+                if not to_predict:
+                    raise DataError(f"{name}:{start}: {_UNCLOSED}") from error
+                yield start, [], _UNCLOSED
+                return
             yield start, [], f"cannot be read as CSV ({error})"
             continue
         if values:
@@ -126,18 +129,19 @@ def other_delimiter(header: str) -> str | None:
     return counts.most_common(1)[0][0] if counts else None
 
 
-def json_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+def json_rows(file: BinaryIO, name: str, *, first: int = 1) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     """Yields the object of every line that is not blank: its line, the object, and what is wrong with it.
 
     Args:
       file: open for reading bytes.
       name: of the file, for messages.
+      first: number of the first line.
 
     Example:
       >>> list(json_rows(io.BytesIO(b'{"a": 1}\\n\\n[2]\\n'), "x.jsonl"))
       [(1, {'a': 1}, None), (3, {}, 'holds a list, not an object')]
     """
-    for line, raw in raw_lines(file, name):
+    for line, raw in raw_lines(file, name, first):
         if not raw.strip():
             continue
         try:

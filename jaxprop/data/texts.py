@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,12 +11,14 @@ import numpy as np
 from jaxprop.config.schema.data import TokenSection
 from jaxprop.data import records
 from jaxprop.data.again import Again
-from jaxprop.data.bad import BadRecords
+from jaxprop.data.bad import BadInputs, BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.labels import Labels, labels_for
 from jaxprop.data.packing import Packed, Piece, pack, unigram_nats, windows_of
 from jaxprop.data.padding import Encoded, encode, padded
+from jaxprop.data.piped_texts import Form, Reading, piped_texts
 from jaxprop.data.splits import held_out, parted
+from jaxprop.data.standard_input import STDIN
 from jaxprop.data.tokenizers import Tokenizer, make_tokenizer, restore
 from jaxprop.errors import DataError
 from jaxprop.types import Source
@@ -300,46 +303,61 @@ def inputs_of(
     limit: int,
     column: str,
     read: Callable[[str, BadRecords], Iterable[records.Record]],
-) -> Source:
+    form: Form | None = None,
+) -> Source | Iterator[Source]:
     """Opens texts without labels, whatever data the run was trained on.
 
     Args:
-      paths: what is read.
+      paths: what is read; `-` for standard input.
       prepared: what the run has stored: `tokenizer` and `length`.
       limit: largest number of tokens of a text.
       column: name of the texts in messages.
-      read: `(path, bad) ->` records of a text each.
+      read: `(path, bad) ->` records of a text each, of every path that is not standard input.
+      form: of the records that the run was trained on, if its texts stood in a column; standard input may hold such.
 
     Returns:
-      A source without labels. `info["names"]` says where each text stands, and `info["bad"]` holds a sentence for each
-      record that cannot be used.
+      A source without labels. `info["names"]` says where each text stands, and `info["bad"]` holds the records that
+      cannot be used. With standard input among the paths, sources of lines as they come.
 
     Raises:
-      DataError: there is no text.
+      DataError: the only path cannot be read, or there is no text.
     """
-    bad = _Named()
-    names, texts = [], []
-    for path in paths:
-        for record in read(path, bad):
+    tokenizer, length = restore(prepared.get("tokenizer")), int(prepared["length"])
+
+    def source_of(found: Iterable[records.Record], bad: BadInputs) -> Source:
+        names, texts = [], []
+        for record in found:
             if (text := _text_of(record, column, bad)) is not None:
                 names.append(record.where)
                 texts.append(text)
-    if not texts and not bad.sentences:
-        raise DataError(f"{', '.join(paths)}: holds no text to predict")
-    tokenizer = restore(prepared.get("tokenizer"))
-    length = int(prepared["length"])
-    encoded = encode(texts, tokenizer, limit)
-    source = padded(encoded, length, tokenizer, name="text")
-    told = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.kind, "max_length": length}
-    return source._replace(info=told | {"names": names, "bad": bad.sentences} | _told(encoded.cut_note(length, limit)))
+                bad.good += 1
+        encoded = encode(texts, tokenizer, limit)
+        told = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.kind, "max_length": length}
+        told |= {"names": names, "bad": bad.found} | _told(encoded.cut_note(length, limit))
+        return padded(encoded, length, tokenizer, name="text")._replace(info=told)
+
+    def of_files(files: Sequence[str]) -> Source:
+        bad = BadInputs(files)
+        source = source_of(_of_paths(files, read, bad), bad)
+        if not source.length and not bad.found:
+            raise DataError(f"{', '.join(files)}: holds no text to predict")
+        return source
+
+    def of_lines(reading: Reading) -> Source:
+        bad = BadInputs()
+        return source_of(reading(bad), bad)
+
+    if STDIN not in paths:
+        return of_files(paths)
+    groups = itertools.groupby(paths, key=lambda path: path == STDIN)
+    return itertools.chain.from_iterable(
+        map(of_lines, piped_texts(form)) if piped else iter([of_files(list(group))]) for piped, group in groups
+    )
 
 
-class _Named(BadRecords):
-    """Bad records of what is predicted: each is told, and none is an error."""
-
-    def __init__(self) -> None:
-        super().__init__(1.0, unit="text")
-        self.sentences: list[str] = []
-
-    def add(self, where: str, why: str) -> None:
-        self.sentences.append(f"{where}: {why}")
+def _of_paths(
+    paths: Sequence[str], read: Callable[[str, BadRecords], Iterable[records.Record]], bad: BadInputs
+) -> Iterator[records.Record]:
+    for path in paths:
+        with bad.reading(path):
+            yield from read(path, bad)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from io import BytesIO, TextIOWrapper
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -77,10 +77,9 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data():
     assert read("a.jsonl")[0] == [("hi", 1)]
 
 
-def test_standard_input_is_read_by_lines(monkeypatch):
-    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO("eins\n\nzwé\n".encode())))
-    found = list(records.standard_input(BadRecords(0)))
-    assert [(record.where, record.values) for record in found] == [("stdin:1", ("eins",)), ("stdin:3", ("zwé",))]
+def test_lines_may_begin_anywhere():
+    found = list(records.lines(BytesIO("eins\n\nzwé\n".encode()), "stdin", BadRecords(0), first=7))
+    assert [(record.where, record.values) for record in found] == [("stdin:7", ("eins",)), ("stdin:9", ("zwé",))]
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,17 @@ def test_a_bad_line_of_json_is_told_and_the_next_one_is_read(content, why):
     assert of_json(b"\xef\xbb\xbf" + content + b'\n\n{"b": 2}') == [(1, {}, why), (3, {"b": 2}, None)]
 
 
+def test_rows_to_predict_stand_before_a_quote_that_is_never_closed():
+    found = of_csv(b'a,b\n1,2\n"3,4\n5,6\n', to_predict=True)
+    assert [line for line, _, _ in found] == [1, 2, 3]
+    assert found[-1][2].startswith("a double quote is opened here and never closed")
+
+
+def test_lines_of_json_may_begin_anywhere():
+    found = list(rows.json_rows(io.BytesIO(b'{"a": 1}\nno\n'), "stdin", first=7))
+    assert [(line, record) for line, record, _ in found] == [(7, {"a": 1}), (8, {})]
+
+
 def test_a_row_with_too_many_values_says_what_to_quote():
     assert rows.ragged(["1", "2", "3"], ["a", "b"], "\t").endswith("contains a tab has to stand in double quotes")
     assert rows.ragged(["1", "2"], ["a", "b"], ",") is None

@@ -161,7 +161,9 @@ class ImageSection(FileSection):
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = Field(
         "bilinear", description="filter that images are resized with; see size"
     )
-    channels: Literal[1, 3] | None = Field(None, description="1 (grey) or 3 (colour); default: as the first image")
+    channels: Literal[1, 3] | None = Field(
+        None, description="1 (grey) or 3 (colour); default: 3 if one of 64 images is"
+    )
     cache_mib: NonNegative = Field(
         1024, description="largest decoded size in MiB of a split that is kept in memory; a larger one is read anew"
     )
@@ -177,7 +179,9 @@ class Images(ImageSection):
     )
     test: Text | None = Field(None, description="folder or file of the test images")
     image_column: Text | None = Field(
-        None, description="column with the images or their paths in a table; default: image, path, file_name or alike"
+        None,
+        description="column with the images or their paths in a table, default: image, path, file_name or alike; "
+        "extension of the images of a tar archive",
     )
     label_column: Text | None = Field(
         None, description="column with the labels; default: label, class, target or alike"

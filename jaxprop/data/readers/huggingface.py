@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxprop.config.schema.data import HuggingFace
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.fingerprint import fingerprint_of_files
 from jaxprop.data.packing import Piece
+from jaxprop.data.piped_texts import Form
 from jaxprop.data.readers import arrays
 from jaxprop.data.readers.array_checks import Split
 from jaxprop.data.readers.images import tables
-from jaxprop.data.readers.images.labels import Labels, encode, names_of
+from jaxprop.data.readers.images.labels import Labels, encode, joined, names_of
 from jaxprop.data.readers.images.layouts import of_split
-from jaxprop.data.readers.images.open import Unread, image_inputs, open_records
+from jaxprop.data.readers.images.open import Unread, image_inputs, open_records, records_together
 from jaxprop.data.readers.images.records import Columns, Records
 from jaxprop.data.readers.numpy_files import Named
 from jaxprop.data.readers.shard_arrays import ShardArray
@@ -50,12 +51,63 @@ def open_huggingface(section: HuggingFace, task: str, prepared: Mapping[str, Any
       DataError: a file is missing, damaged, or has no such columns.
       MissingExtraError: pyarrow is not installed.
     """
+    found = _found(section, task, there=prepared is not None)
+    if found.kind == "text":
+        return _text(section, task, prepared, found.paths, found.shards)
+    if found.kind == "images":
+        return open_records(section, task, prepared, found.unread(section))
+    return _numbers([section], task, prepared, [found])[0]
+
+
+def open_together(sections: Sequence[HuggingFace], task: str) -> list[dict[str, Source]]:
+    """Opens several sections whose images or numbers are prepared alike; see `open_huggingface` and `jaxprop.Reader`.
+
+    Raises:
+      DataError: as for `open_huggingface`, or the inputs of the sections are of different kinds.
+    """
+    found = [_found(section, task) for section in sections]
+    kinds = {one.kind for one in found}
+    if len(kinds) > 1:
+        raise DataError(
+            f"data.sources: their inputs are {' and '.join(sorted(kinds))}; sources that are mixed "
+            "need inputs of one kind"
+        )
+    if kinds == {"images"}:
+        return records_together(
+            sections, task, [one.unread(section) for section, one in zip(sections, found, strict=True)]
+        )
+    if kinds == {"numbers"}:
+        return _numbers(sections, task, None, found)
+    return [open_huggingface(section, task) for section in sections]  # a mixture compares their tokenizers
+
+
+class _Found(NamedTuple):
+    """The files that a section names.
+
+    Args:
+      kind: of the inputs: `text`, `images` or `numbers`.
+      paths: of each split, as the section has them.
+      shards: the files of each, opened.
+    """
+
+    kind: str
+    paths: dict[str, str]
+    shards: dict[str, Shards]
+
+    def unread(self, section: HuggingFace) -> dict[str, Unread]:
+        """The splits as images."""
+        columns = Columns(_inputs(section)[0], section.label)
+        return {split: _unread(self.paths[split], shards, columns) for split, shards in self.shards.items()}
+
+
+def _found(section: HuggingFace, task: str, *, there: bool = False) -> _Found:
+    """Opens the files of a section; training data that are gone are left out where `there` says that a run has them."""
     paths = {split: getattr(section, split) for split in _SPLITS}
     given = {split: path for split, path in paths.items() if isinstance(path, str)}
-    if prepared is not None and not Path(section.train).expanduser().exists():
+    if there and not Path(section.train).expanduser().exists():
         del given["train"]
-    found = {split: _files(path, split) for split, path in given.items()}  # before anything needs pyarrow
-    opened = {split: open_shards(given[split], files) for split, files in found.items()}
+    files = {split: _files(path, split) for split, path in given.items()}  # before anything needs pyarrow
+    opened = {split: open_shards(given[split], held) for split, held in files.items()}
     labels = () if task == LANGUAGE else (section.label,)
     for split, shards in opened.items():
         _check_columns(given[split], shards, (*_inputs(section), *labels))
@@ -65,14 +117,7 @@ def open_huggingface(section: HuggingFace, task: str, prepared: Mapping[str, Any
             f"data.inputs: {', '.join(_inputs(section))} holds no text, which task.name: language learns from; name a "
             "column of text"
         )
-    if kinds == {"text"}:
-        return _text(section, task, prepared, given, opened)
-    if kinds == {"images"}:
-        columns = Columns(_inputs(section)[0], section.label)
-        return open_records(
-            section, task, prepared, {split: _unread(given[split], shards, columns) for split, shards in opened.items()}
-        )
-    return _numbers(section, task, prepared, given, opened)
+    return _Found(next(iter(kinds)) if len(kinds) == 1 else "numbers", given, opened)
 
 
 def _unread(path: str, shards: Shards, columns: Columns) -> Unread:
@@ -136,6 +181,11 @@ def _listed(place: Path) -> list[Path]:
     return [place / name for name in names]
 
 
+def training_rows(path: str) -> Shards:
+    """Opens the training rows at a path, whatever their columns."""
+    return open_shards(path, _files(path, "train"))
+
+
 def _check_columns(path: str, shards: Shards, wanted: Sequence[str]) -> None:
     for name in wanted:
         if name not in shards.columns:
@@ -191,27 +241,35 @@ def _text(
 
 
 def _numbers(
-    section: HuggingFace,
-    task: str,
-    prepared: Mapping[str, Any] | None,
-    paths: Mapping[str, str],
-    opened: Mapping[str, Shards],
-) -> dict[str, Source]:
+    sections: Sequence[HuggingFace], task: str, prepared: Mapping[str, Any] | None, found: Sequence[_Found]
+) -> list[dict[str, Source]]:
+    records = [
+        {split: _label_records(one.paths[split], shards, section.label) for split, shards in one.shards.items()}
+        for section, one in zip(sections, found, strict=True)
+    ]
     names = [] if prepared is None else list(prepared.get("class_names", ()))
-    splits: dict[str, Split] = {}
-    notes: dict[str, list[str]] = {}
-    for split, shards in opened.items():
-        path = paths[split]
-        records = _label_records(path, shards, section.label)
-        if prepared is None and split == "train":
-            names = names_of(task, path, records)
-        bad = BadRecords(section.max_bad_fraction, unit="row")
-        labels = encode(task, records, names, bad)
-        notes[split] = bad.notes(shards.length)
-        splits[split] = _split(path, shards, section, labels)
-    more = {"target_names": [section.label]} if task == "regress" else {"class_names": names}
-    sources = arrays.sources_of(section, task, prepared, splits, more)
-    return {name: _with_notes(source, notes.get(name, [])) for name, source in sources.items()}
+    if prepared is None:
+        names = names_of(task, found[0].paths["train"], joined([one["train"] for one in records]))
+    given: list[dict[str, Split]] = []
+    notes: list[dict[str, list[str]]] = []
+    for section, one, held in zip(sections, found, records, strict=True):
+        given.append({})
+        notes.append({})
+        for split, shards in one.shards.items():
+            bad = BadRecords(section.max_bad_fraction, unit="row")
+            labels = encode(task, held[split], names, bad)
+            notes[-1][split] = bad.notes(shards.length)
+            given[-1][split] = _split(one.paths[split], shards, section, labels)
+    more = [{"target_names": [section.label]} if task == "regress" else {"class_names": names} for section in sections]
+    opened = (
+        arrays.sources_together(sections, task, given, more)
+        if prepared is None
+        else [arrays.sources_of(sections[0], task, prepared, given[0], more[0])]
+    )
+    return [
+        {name: _with_notes(source, told.get(name, [])) for name, source in sources.items()}
+        for sources, told in zip(opened, notes, strict=True)
+    ]
 
 
 def _label_records(path: str, shards: Shards, label: str) -> Records:
@@ -241,7 +299,9 @@ def _with_notes(source: Source, notes: Sequence[str]) -> Source:
     return source._replace(info={**source.info, "notes": [*source.info.get("notes", ()), *notes]})
 
 
-def huggingface_inputs(section: HuggingFace, task: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+def huggingface_inputs(
+    section: HuggingFace, task: str, prepared: Mapping[str, Any], paths: Sequence[str]
+) -> Source | Iterator[Source]:
     """Opens rows without labels, to predict: Arrow and Parquet files, or files of images or text where inputs are such.
 
     Args:
@@ -259,16 +319,17 @@ def huggingface_inputs(section: HuggingFace, task: str, prepared: Mapping[str, A
             limit=section.max_length,
             column=_inputs(section)[0],
             read=lambda path, bad: _texts_of(section, path, bad),
+            form=Form(_inputs(section)[0]),
         )
     if "shapes" not in prepared:
         return image_inputs(section, task, prepared, paths)
-    found = [(path, _files(path, "test")) for path in paths]
-    parts = []
-    for path, files in found:
-        shards = open_shards(path, files)
+
+    def numbers(path: str) -> Named:
+        shards = open_shards(path, _files(path, "test"))
         _check_columns(path, shards, _inputs(section))
-        parts.append(Named(path, ShardArray(path, shards, _inputs(section))))
-    return arrays.inputs_of(parts, paths, prepared)
+        return Named(path, ShardArray(path, shards, _inputs(section)))
+
+    return arrays.inputs_of(numbers, paths, prepared)
 
 
 def _texts_of(section: HuggingFace, path: str, bad: BadRecords) -> Iterator[Record]:
@@ -280,4 +341,4 @@ def _texts_of(section: HuggingFace, path: str, bad: BadRecords) -> Iterator[Reco
         yield from unlabelled(path, column, None, bad)
 
 
-HUGGINGFACE = Reader(open=open_huggingface, inputs=huggingface_inputs)
+HUGGINGFACE = Reader(open=open_huggingface, inputs=huggingface_inputs, together=open_together)

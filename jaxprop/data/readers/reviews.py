@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -211,7 +211,7 @@ def _one(rng: random.Random, items: Sequence[str]) -> str:
     return items[int(rng.random() * len(items))]  # the method choice may change with the Python version
 
 
-def review_inputs(section: Reviews, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+def review_inputs(section: Reviews, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source | Iterator[Source]:
     """Opens texts without labels, to predict; as of `jaxprop.data.readers.text.text_inputs`."""
     return inputs_of(
         paths,

@@ -21,6 +21,7 @@ _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 _MAX_GROUP = 2**32
 _KEPT = 2**29  # bytes of groups of rows of Parquet files that stay in memory
 _TOGETHER = 1024  # rows that become Python values at a time
+_STATE = "state.json"
 _INFO, _MAX_INFO = "dataset_info.json", 2**24  # what `datasets` writes beside its files, and bytes of it that are read
 
 
@@ -76,6 +77,14 @@ class Shards:
         """Whether a column holds text."""
         types, kind = _pyarrow().types, self.type_of(column)
         return types.is_string(kind) or types.is_large_string(kind)
+
+    def holds_number(self, column: str) -> bool:
+        """Whether a column holds integers or fractions, one in each row."""
+        return self.holds_fraction(column) or _pyarrow().types.is_integer(self.type_of(column))
+
+    def holds_fraction(self, column: str) -> bool:
+        """Whether a column holds floating-point numbers."""
+        return _pyarrow().types.is_floating(self.type_of(column))
 
     def class_names(self, column: str) -> list[str] | None:
         """Returns the names that the library `datasets` has stored of a column's integers; None without such."""
@@ -136,6 +145,8 @@ def open_shards(path: str, files: Sequence[Path], *, empty: bool = False) -> Sha
       DataError: one is neither, damaged, of another schema, or expands too far.
       MissingExtraError: pyarrow is not installed.
     """
+    for file in {file.parent: file for file in files}.values():
+        _check_selection(file)
     for file in files:
         try:
             if not file.stat().st_size:
@@ -296,6 +307,21 @@ def _beside(file: Path) -> bytes:
             return content.read(_MAX_INFO)
     except OSError:
         return b""
+
+
+def _check_selection(file: Path) -> None:
+    """A data set of which rows were selected is saved as all its rows and a list of those that are meant."""
+    state = file.with_name(_STATE)
+    try:
+        held = json.loads(state.read_bytes()[:_MAX_INFO])
+        chosen = held.get("_indices_data_files") or held.get("_indices_files")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return
+    if chosen:
+        raise DataError(
+            f"{state}: says that only some rows of its files belong to the data set, by a list of indices that is not "
+            "read; save it again with datasets.load_from_disk(FOLDER).flatten_indices().save_to_disk(ANOTHER)"
+        )
 
 
 def _class_names(held: bytes | None, keys: Sequence[str]) -> list[str] | None:

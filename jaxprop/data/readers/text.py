@@ -10,6 +10,7 @@ from jaxprop.config.schema.data import TextFiles
 from jaxprop.data import records
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.packing import Piece
+from jaxprop.data.piped_texts import Form
 from jaxprop.data.texts import LANGUAGE, Texts, documents_of, inputs_of, sources_of
 from jaxprop.errors import ConfigError, DataError, UsageError
 from jaxprop.types import Reader, Source
@@ -131,7 +132,9 @@ def _exists(path: str) -> bool:
 # -- what is predicted ----------------------------------------------------------------------------
 
 
-def text_inputs(section: TextFiles, task: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+def text_inputs(
+    section: TextFiles, task: str, prepared: Mapping[str, Any], paths: Sequence[str]
+) -> Source | Iterator[Source]:
     """Opens texts without labels, to predict.
 
     Args:
@@ -139,15 +142,16 @@ def text_inputs(section: TextFiles, task: str, prepared: Mapping[str, Any], path
       task: the task's name.
       prepared: what the run has stored.
       paths: files; folders and globs, whose plain files are one text each; `-` for standard input. A plain file that is
-        named by itself, and standard input, hold one text a line.
+        named by itself, and standard input, hold one text a line. For a run whose texts stood in a column, standard
+        input may also be JSONL or CSV with that column.
 
     Returns:
-      A source as of `open_text`, without labels. `info["names"]` holds `file:line` of each text, and `info["bad"]` a
-      sentence for each record that cannot be used.
+      A source as of `open_text`, without labels. `info["names"]` holds `file:line` of each text, and `info["bad"]` the
+      records that cannot be used. With standard input among the paths, sources of lines as they come.
 
     Raises:
       UsageError: the task predicts no texts.
-      DataError: files are missing or cannot be read, or hold nothing.
+      DataError: the only file is missing or cannot be read, or there is no text.
     """
     if task == LANGUAGE:
         raise UsageError(CONTINUES)
@@ -157,6 +161,7 @@ def text_inputs(section: TextFiles, task: str, prepared: Mapping[str, Any], path
         limit=section.max_length,
         column=section.text,
         read=lambda path, bad: unlabelled(path, section.text, section.delimiter, bad),
+        form=None if section.label is None else Form(section.text, section.delimiter),
     )
 
 
@@ -169,9 +174,6 @@ def unlabelled(path: str, column: str, delimiter: str | None, bad: BadRecords) -
       delimiter: between the columns of a CSV file.
       bad: takes what cannot be read.
     """
-    if path == records.STDIN:
-        yield from records.standard_input(bad)
-        return
     alone = Path(path).expanduser().is_file()
     for file in records.find(path, "input").files:
         if records.kind_of(file) == "text" and not alone:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxprop.data.kinds import mistaken
+from jaxprop.data.kinds import TAKES, mistaken, unfit
 from jaxprop.data.readers.images import binaries, folder, manifest, tables, tar
 from jaxprop.data.readers.images.records import Columns, Records
 from jaxprop.errors import DataError, did_you_mean
@@ -65,6 +65,9 @@ def _file(path: str, place: Path, columns: Columns, labelled: bool) -> Records:
         return binaries.read_idx(path, labelled=labelled)
     if suffix == ".bin":
         return binaries.read_cifar(path, [place], labelled=labelled)
+    if not labelled:
+        why = unfit(path, "images") or f"is no image; this run takes {TAKES['images']}"
+        raise DataError(f"{path}: {why}")
     raise DataError(f"{path}: {_unknown(path, place)}")
 
 
@@ -109,5 +112,5 @@ def of_split(files: Sequence[Path], split: str) -> list[Path]:
 
 def _shards(path: str, files: Sequence[Path], suffix: str, columns: Columns, labelled: bool) -> Records:
     if suffix == ".tar":
-        return tar.read_tar(path, files, labelled=labelled, label=columns.label)
+        return tar.read_tar(path, files, labelled=labelled, label=columns.label, image=columns.image)
     return tables.read_tables(path, files, columns, labelled=labelled)

@@ -71,7 +71,9 @@ def read_manifest(path: str, columns: Columns, *, labelled: bool = True) -> Reco
     )
 
 
-def find_column(path: str, given: str | None, names: Sequence[str], usual: Sequence[str], key: str) -> str:
+def find_column(
+    path: str, given: str | None, names: Sequence[str], usual: Sequence[str], key: str, *, to_predict: bool = False
+) -> str:
     """Returns the name of a column: the one that is given, or the one that is usual.
 
     Args:
@@ -80,6 +82,7 @@ def find_column(path: str, given: str | None, names: Sequence[str], usual: Seque
       names: the columns there are.
       usual: names to look for where nothing is given, in lower case.
       key: the key that names the column.
+      to_predict: whether images are to be predicted, so that the configuration stays as it is.
 
     Raises:
       DataError: there is none, or more than one may be meant.
@@ -96,6 +99,11 @@ def find_column(path: str, given: str | None, names: Sequence[str], usual: Seque
     found = [name for name in names if name.lower() in usual]
     if len(found) != 1:
         what = "more than one" if found else "no"
+        if to_predict:
+            raise DataError(
+                f"{path}: has {what} column with the paths of images, which would be called {', '.join(usual[:3])} or "
+                f"alike (columns: {held}); rename the column that has them, or name image files"
+            )
         meant = "is it" if len(found) < 2 else "which is it"
         example = found[0] if found else names[0] if names else usual[0]
         raise DataError(
@@ -134,7 +142,9 @@ def _places(path: str, header: Sequence[str], columns: Columns, labelled: bool) 
             f"{path}: has only one column, {header[0]!r}; put the path and the label of each image into two, separated "
             "by a comma"
         )
-    image = header.index(find_column(path, columns.image, header, IMAGE_COLUMNS, "image_column"))
+    image = header.index(
+        find_column(path, columns.image, header, IMAGE_COLUMNS, "image_column", to_predict=not labelled)
+    )
     if not labelled:
         return image, None
     return image, header.index(find_column(path, columns.label, header, LABEL_COLUMNS, "label_column"))
@@ -147,7 +157,9 @@ def _json_rows(path: str, content: BinaryIO, columns: Columns, labelled: bool) -
             yield _Row(line, None, None, problem)
             continue
         if image is None:
-            image = find_column(f"{path}:{line}", columns.image, list(row), IMAGE_COLUMNS, "image_column")
+            image = find_column(
+                f"{path}:{line}", columns.image, list(row), IMAGE_COLUMNS, "image_column", to_predict=not labelled
+            )
             if labelled:
                 label = find_column(f"{path}:{line}", columns.label, list(row), LABEL_COLUMNS, "label_column")
         named = row.get(image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxprop.data.rows import DELIMITERS, csv_rows, ragged
 from jaxprop.errors import DataError
 
 _SCANNED = 2**20
+_SEPARATOR = re.compile(r"sep=([^\w\s\"]|\t)\r?\n", re.IGNORECASE)  # the first line that spreadsheet programs write
 _SNIFFED_BYTES, _SNIFFED_ROWS = 2**16, 20
 _ARROW_BLOCK = 2**24  # bytes that pyarrow parses at a time; a record must fit into one
 
@@ -32,12 +34,13 @@ class Scan(NamedTuple):
     last: str
 
 
-def open_delimited(content: Content, delimiter: str | None) -> Table:
+def open_delimited(content: Content, delimiter: str | None, *, to_predict: bool = False) -> Table:
     """Opens a CSV or TSV file; all values are text.
 
     Args:
       content: the file.
       delimiter: between values; None to find it.
+      to_predict: whether a quote that is never closed makes one bad record, so that those before it can be predicted.
 
     Raises:
       DataError: the file has no header, no row below it, or a quote that is never closed.
@@ -53,7 +56,7 @@ def open_delimited(content: Content, delimiter: str | None) -> Table:
 
     def blocks() -> Iterator[Block]:
         if batches is None:
-            yield from _by_record(content, delimiter, names)
+            yield from _by_record(content, delimiter, names, to_predict)
             return
         start = 2
         for batch in batches():
@@ -82,6 +85,9 @@ def sniff(content: Content, *more: str) -> str:
     with content.open() as file:
         head = file.read(_SNIFFED_BYTES)
     text = head.decode("utf-8-sig", errors="replace")
+    said = _SEPARATOR.match(text)
+    if said:
+        return said[1]
     lines = text.splitlines()
     lines = (lines[:-1] if len(head) == _SNIFFED_BYTES else lines)[: _SNIFFED_ROWS + 1]
 
@@ -118,9 +124,13 @@ def scan(content: Content) -> Scan:
     return Scan(newlines + (last != b"\n"), utf8 and not returns, final.decode(errors="replace"))
 
 
-def _records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+def _records(
+    content: Content, delimiter: str, *, to_predict: bool = False
+) -> Iterator[tuple[int, list[str], str | None]]:
     with content.open() as file:
-        yield from csv_rows(file, content.name, delimiter)
+        for line, values, why in csv_rows(file, content.name, delimiter, to_predict=to_predict):
+            if line > 1 or not _SEPARATOR.match(f"{delimiter.join(values)}\n"):
+                yield line, values, why
 
 
 def _header(content: Content, delimiter: str) -> tuple[int, list[str]]:
@@ -173,7 +183,7 @@ def _batches(content: Content, delimiter: str, names: list[str]) -> Iterator[Any
         )
 
 
-def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[Block]:
+def _by_record(content: Content, delimiter: str, names: list[str], to_predict: bool) -> Iterator[Block]:
     pa = arrow()
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -184,7 +194,7 @@ def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[B
         held = {name: pa.array(column, pa.string()) for name, column in zip(names, columns, strict=True) if name}
         return Block(held, np.array(lines, np.int64), list(bad))
 
-    everything = _records(content, delimiter)
+    everything = _records(content, delimiter, to_predict=to_predict)
     next(everything)
     for line, values, why in everything:
         why = why or ragged(values, names, delimiter)
