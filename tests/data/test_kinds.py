@@ -85,7 +85,7 @@ def test_files_are_known_by_content_and_then_by_name(name, head, kind, tmp_path)
 )
 def test_folders_are_known_by_what_most_of_their_files_are(names, kind, tmp_path):
     for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert kind_of(tmp_path) == kind
 
