@@ -15,19 +15,22 @@ from jaxprop.config.schema.data import (
     DataSection,
     Digits,
     DigitScenes,
+    Espeak,
     Mixture,
     NumberWords,
     Pairs,
     Reviews,
     StdlibText,
     Table,
+    Tones,
 )
 from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE, untold_mode
 from jaxprop.config.tree import Path
 from jaxprop.errors import one_of
 
-_WITH_TEST = (CustomData, Digits, DigitScenes, NumberWords, Reviews, StdlibText)  # data that have a test split always
+# Data that always have a test split.
+_WITH_TEST = (CustomData, Digits, DigitScenes, Espeak, NumberWords, Reviews, StdlibText, Tones)
 DIGITS_TRAIN = 1437  # 80 % of the 1,797 digits, by class
 
 

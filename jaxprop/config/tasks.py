@@ -96,6 +96,18 @@ TASK_TABLE: dict[str, TaskEntry] = {
         data=("digit_scenes", "coco", "random"),
         models=("detector",),
     ),
+    "transcribe": TaskEntry(
+        summary="audio to text",
+        losses=("ctc",),
+        figures={
+            "loss": Figure("min"),
+            "wer": Figure("min"),
+            "cer": Figure("min"),
+            "infeasible": Figure("min", "infeasible"),
+        },
+        data=("speech", "tones", "espeak", "random"),
+        models=("conv_bilstm", "conformer"),
+    ),
 }
 
 

@@ -11,6 +11,9 @@ from jaxprop.data import augment
 from jaxprop.data.mixture import MixtureStream, Phase
 from jaxprop.data.prefetch import Prefetch, prefetch
 from jaxprop.data.readers.arrays import ARRAYS
+from jaxprop.data.readers.audio.espeak import ESPEAK
+from jaxprop.data.readers.audio.speech import SPEECH
+from jaxprop.data.readers.audio.tones import TONES
 from jaxprop.data.readers.coco import COCO
 from jaxprop.data.readers.digit_scenes import DIGIT_SCENES
 from jaxprop.data.readers.digits import DIGITS
@@ -60,6 +63,9 @@ READERS: dict[str, Reader] = {
     "digit_scenes": DIGIT_SCENES,
     "coco": COCO,
     "table": TABLE,
+    "speech": SPEECH,
+    "tones": TONES,
+    "espeak": ESPEAK,
     "random": RANDOM,
 }
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 TABLES = ("csv", "tsv", "jsonl", "parquet")
 IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 TEXTS = (".txt", ".md", ".rst", ".text", ".py", ".html", ".xml", ".tex")
 HEAD = 4096  # bytes of a file that are looked at
 _LISTED = 2000  # entries of a folder that are looked at
@@ -26,6 +27,8 @@ _MAGIC = (
     (b"GIF8", "image"),
     (b"II*\x00", "image"),
     (b"MM\x00*", "image"),
+    (b"fLaC", "recording"),
+    (b"OggS", "recording"),
     (b"SQLite format 3", "sqlite"),
     (b"\x89HDF", "hdf5"),
     (b"ARROW1", "arrow"),
@@ -74,6 +77,8 @@ KINDS: dict[str, Kind] = {
     "text": Kind("a text file", "text", "train: PATH"),
     "texts": Kind("a folder of text files", "text", "train: PATH"),
     "images": Kind("a folder of images", "images", "train: PATH"),
+    "recordings": Kind("a folder of audio files", "speech", "train: PATH"),
+    "recording": Kind("a single audio file", None, "give the folder that holds it and its transcript"),
     "idx": Kind("an IDX file, as MNIST has them", "images", "train: PATH"),
     "tar": Kind("a tar archive", "images", "train: PATH"),
     "arrow": Kind("an Arrow file", "huggingface", "train: PATH, inputs: COLUMN, label: COLUMN"),
@@ -116,8 +121,8 @@ def format_of(name: str, head: bytes) -> str:
         return _ZIPPED.get(suffix, "zip")
     if head[257:262] == b"ustar":
         return "tar"
-    if head[8:12] == b"WEBP":
-        return "image"
+    if head.startswith(b"RIFF") and (riff := {b"WEBP": "image", b"WAVE": "recording"}.get(head[8:12])):
+        return riff
     if head.startswith(_PICKLES):
         return "pickle"
     if not head.strip():
@@ -177,6 +182,7 @@ def _kind_of_folder(folder: Path) -> str:
         return "empty"
     counts = {
         "images": sum(suffixes[suffix] for suffix in IMAGES),
+        "recordings": sum(suffixes[suffix] for suffix in RECORDINGS),  # before the transcripts beside them
         "texts": sum(suffixes[suffix] for suffix in TEXTS),
         "dataset": suffixes[".arrow"],
         "tables": sum(suffixes[suffix] for suffix in (*_BY_SUFFIX, ".parquet")),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from jaxprop.config.schema import task as schema
+from jaxprop.losses.ctc import ctc
 from jaxprop.losses.detection import focal_iou
 from jaxprop.losses.huber import huber
 from jaxprop.losses.own import own_loss
@@ -16,7 +17,7 @@ from jaxprop.losses.squared import squared_error
 from jaxprop.types import Loss
 
 __all__ = [
-    "LOSSES", "focal_iou", "huber", "make_loss", "own_loss", "sigmoid_cross_entropy", "softmax_cross_entropy",
+    "LOSSES", "ctc", "focal_iou", "huber", "make_loss", "own_loss", "sigmoid_cross_entropy", "softmax_cross_entropy",
     "squared_error",
 ]  # fmt: skip
 
@@ -26,6 +27,7 @@ LOSSES: dict[str, Callable[..., PerExample]] = {
     "squared_error": squared_error,
     "huber": huber,
     "focal_iou": focal_iou,
+    "ctc": ctc,
 }
 
 

@@ -13,6 +13,8 @@ from jaxprop.models.adapters.linen import from_linen
 from jaxprop.models.adapters.nnx import from_nnx
 from jaxprop.models.arguments import arguments_of, caller, expect_read
 from jaxprop.models.cnn import Cnn
+from jaxprop.models.conformer import Conformer
+from jaxprop.models.conv_bilstm import ConvBilstm
 from jaxprop.models.detector import Detector
 from jaxprop.models.mlp import Mlp
 from jaxprop.models.own import LossFunction, checked_outputs, no_outputs, own_model
@@ -48,6 +50,8 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "seq2seq_transformer": Seq2SeqTransformer,
     "seq2seq_rnn": Seq2SeqRnn,
     "detector": Detector,
+    "conv_bilstm": ConvBilstm,
+    "conformer": Conformer,
 }
 
 

@@ -85,12 +85,19 @@ def targets(batch: Batch) -> jax.Array:
     return batch["targets"]
 
 
+def _held(name: str) -> Callable[[Batch], jax.Array | None]:
+    return lambda batch: batch.get(name)
+
+
 # By the name of the argument in a module's call, what it is given.
 ARGUMENTS: dict[str, Callable[[Batch], jax.Array | None]] = {
     "targets": targets,
     "weight": row_weights,
     "mask": token_mask,
     "categories": categories,
+    "input_lengths": _held("input_lengths"),  # of audio, in samples
+    "masked_bands": _held("masked_bands"),  # of `jaxprop.data.augment.spec_augment`
+    "masked_times": _held("masked_times"),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 from jaxprop.report.fields import number, text, whole
@@ -12,6 +11,7 @@ MOST, ROWS, CLASSES, POINTS = 8, 60, 60, 1000  # panels, rows of a table, classe
 SHADES = 120  # rows and columns of shades
 PICTURES, SIDE, BOXES = 12, 512, 200  # pictures of a panel, pixels of a side, boxes of a picture
 MARKS = ("found", "missed", "alarm")  # what a box may be
+RECORDINGS, PIXELS = 12, 2**16  # with a transcript, and of the picture of one
 
 
 def as_json(found: dict[str, Any] | None, tested: int | None = None) -> dict[str, Any] | None:
@@ -87,10 +87,7 @@ def _pictures(data: dict[str, Any]) -> dict[str, Any] | None:
 
 def _picture(item: dict[str, Any]) -> dict[str, Any] | None:
     height, width, channels = (whole(item.get(name)) or 0 for name in ("height", "width", "channels"))
-    try:
-        size = len(base64.b64decode(text(item.get("pixels")), validate=True))
-    except (binascii.Error, ValueError):
-        return None
+    size = len(_bytes(item.get("pixels")))
     if not (0 < height <= SIDE and 0 < width <= SIDE and channels in (1, 3) and size == height * width * channels):
         return None
     boxes = []
@@ -102,12 +99,45 @@ def _picture(item: dict[str, Any]) -> dict[str, Any] | None:
     return {"title": text(item.get("title")), **pixels, "boxes": boxes}
 
 
+def _transcripts(data: dict[str, Any]) -> dict[str, Any] | None:
+    drawn = [_transcript(item) for item in _list(data.get("examples"))[:RECORDINGS] if isinstance(item, dict)]
+    kept = [item for item in drawn if item is not None]
+    return {"examples": kept} if kept else None
+
+
+def _transcript(item: dict[str, Any]) -> dict[str, Any] | None:
+    height, width, seconds = whole(item.get("height")) or 0, whole(item.get("width")) or 0, number(item.get("seconds"))
+    pixels = _bytes(item.get("pixels"))
+    if not seconds or seconds <= 0 or not 0 < len(pixels) == height * width <= PIXELS:
+        return None
+    words = {name: _words(item.get(name)) for name in ("words", "reference_words")}
+    said = {name: text(item.get(name)) for name in ("reference", "said")}
+    sizes = {"example": whole(item.get("example")), "height": height, "width": width, "seconds": seconds}
+    return {**said, **sizes, **words, "pixels": base64.b64encode(pixels).decode()}
+
+
+def _words(listed: Any) -> list[list[Any]]:
+    """Words with the seconds of their start and end."""
+    spans = [_list(word) for word in _list(listed)[:ROWS]]
+    found = [[text(word[0]), number(word[1]), number(word[2])] for word in spans if len(word) == 3]
+    return [word for word in found if None not in word]
+
+
+def _bytes(value: Any) -> bytes:
+    """What is written in base64; empty where it is not."""
+    try:
+        return base64.b64decode(text(value), validate=True)
+    except ValueError:
+        return b""
+
+
 KINDS = {
     "matrix": _matrix,
     "pictures": _pictures,
     "scatter": _scatter,
     "shades": _shades,
     "table": _table,
+    "transcripts": _transcripts,
 }
 
 

@@ -13,6 +13,7 @@ from jaxprop.tasks.multilabel import multilabel
 from jaxprop.tasks.outputs import check_outputs
 from jaxprop.tasks.regress import regress
 from jaxprop.tasks.task import Task
+from jaxprop.tasks.transcribe import transcribe
 from jaxprop.tasks.translate import translate
 from jaxprop.types import Source
 
@@ -25,6 +26,7 @@ TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
     "multilabel": multilabel,
     "regress": regress,
     "translate": translate,
+    "transcribe": transcribe,
 }
 
 

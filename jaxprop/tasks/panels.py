@@ -10,6 +10,7 @@ report draws a drawable by its kind, whatever the task:
 | `shades` | `rows`, `columns`: what they are; `row_names`, `column_names`; `cells`: numbers of 0 to 1 |
 | `table` | `headers` and `rows` of text and numbers |
 | `pictures` | `pictures`: each a title, pixels and boxes, see `jaxprop.tasks.pictures` |
+| `transcripts` | `examples`, each with both transcripts, the times of words, and a spectrogram as bytes |
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ from jaxprop.tasks.words import usual_words
 from jaxprop.train.objective import as_objective, loss_from, without_padding
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Source, Spec
 
-SIZES = ("classes", "targets", "vocabulary", "categories")  # what a source may say in `info` and a model may need
+# What a source may say in `info` and a model may need.
+SIZES = ("classes", "targets", "vocabulary", "categories", "sample_rate")
 COMPUTED = ("inputs",)  # what of a batch is computed with, and so cast; answers, masks and weights are not
 
 
@@ -151,6 +152,8 @@ def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = N
 
 def _computed(spec: Spec) -> tuple[str, ...]:
     """The keys of a batch that are computed with; in one of the user's own, all that are no answers and no weights."""
+    if "sample_rate" in spec.sizes:
+        return ()  # audio is read in full precision: bfloat16 has 8 bits a sample
     if set(COMPUTED) <= spec.batch.keys():
         return COMPUTED
     return tuple(name for name in spec.batch if name not in ("labels", "mask", "weight"))

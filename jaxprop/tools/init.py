@@ -255,6 +255,18 @@ def _text(path: str, name: str) -> str:
     )
 
 
+def _speech(path: str, name: str) -> str:
+    return _folder(
+        path,
+        name,
+        kind="speech",
+        task="task: {name: transcribe}      # audio to text",
+        data=["  validation: 0.1            # chooses the best checkpoint", "  buckets: 4"],
+        model="model: {name: conformer}",
+        run="run: {epochs: 50}",
+    )
+
+
 # What the folders of splits are called.
 _FOLDERS = {
     "train": ("train", "training"),
@@ -394,5 +406,6 @@ WRITERS: dict[str, Callable[[str, str], str]] = {
     "images": _images,
     "text": _text,
     "arrays": _arrays,
+    "speech": _speech,
     "huggingface": _huggingface,
 }

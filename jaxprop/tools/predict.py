@@ -179,12 +179,16 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
       {'label': 'dog', 'probability': 0.75, 'label_2': 'cat', 'probability_2': 0.25}
       >>> flat({"labels": ["a", "b"], "probabilities": {"a": 0.9, "b": 0.8}})
       {'labels': 'a b', 'probability_a': 0.9, 'probability_b': 0.8}
+      >>> flat({"words": [{"word": "one", "start": 0.1, "end": 0.35}]})
+      {'words': 'one 0.10-0.35'}
     """
     cells: dict[str, Any] = {}
     for name, value in values.items():
         if name == "top":
             for rank, (label, share) in list(enumerate(value.items(), 1))[1:]:
                 cells |= {f"label_{rank}": label, f"probability_{rank}": share}
+        elif name == "words":
+            cells[name] = "  ".join(f"{one['word']} {one['start']:.2f}-{one['end']:.2f}" for one in value)
         elif name == "probabilities":
             cells |= {f"probability_{label}": share for label, share in value.items()}
         else:

@@ -16,7 +16,8 @@ TABLE = [
     ("model.channel=[1]", "model.channel: unknown key; did you mean 'channels'?"),
     ("run.3=1", "run.3: unknown key (known: steps,"),
     ("model.name=cn", "model.name: unknown model 'cn'; did you mean 'cnn'? "
-        "(known: cnn, mlp, resnet, rnn, seq2seq_rnn, seq2seq_transformer, transformer, vit)"),
+        "(known: cnn, conformer, conv_bilstm, detector, mlp, resnet, rnn, seq2seq_rnn, seq2seq_transformer, "
+        "transformer, vit)"),
     ("model.name=3", "model.name: expected text, got 3"),
     ("model.name=null", "model.name: expected text, got nothing"),
     ("optimizer.name=adm", "optimizer.name: unknown optimizer 'adm'; did you mean 'adam'?"),
@@ -24,8 +25,8 @@ TABLE = [
     ("optimizer.schedule.name=cosin", "optimizer.schedule.name: unknown schedule 'cosin'; did you mean 'cosine'?"),
     ("task.loss.name=hubr", "task.loss.name: unknown loss 'hubr'; did you mean 'huber'?"),
     ("task.loss={}", "task.loss.name: required key is missing (one of softmax_cross_entropy,"),
-    ("task.name=clasify", "task.name: expected 'classify', 'multilabel', 'regress', 'language' or 'translate', "
-     "got 'clasify'; did you mean 'classify'?"),
+    ("task.name=clasify", "task.name: expected 'classify', 'multilabel', 'regress', 'language', 'translate', "
+     "'detect' or 'transcribe', got 'clasify'; did you mean 'classify'?"),
     ("run.seed=true", "run.seed: expected a whole number, got true"),
     ("run.seed='7'", "run.seed: expected a whole number, got '7'; remove the quotes"),
     ("run.seed=1.5", "run.seed: expected a whole number, got 1.5"),

@@ -46,6 +46,9 @@ FILES = [
     ("a.txt", b"\xff\xfea\x00", "utf16"),
     ("a.txt", b"Call me Ishmael.\n", "text"),
     ("a.md", b"One, two\n", "text"),
+    ("a.wav", b"RIFF\x24\x00\x00\x00WAVEfmt ", "recording"),
+    ("a.webp", b"RIFF\x24\x00\x00\x00WEBPVP8 ", "image"),
+    ("a", b"fLaC\x00\x00\x00\x22", "recording"),
     ("a.db", b"SQLite format 3\x00", "sqlite"),
     ("a.feather", b"ARROW1\x00\x00", "arrow"),
     ("data-00000-of-00001.arrow", b"\xff\xff\xff\xff\x00", "arrow"),
@@ -69,6 +72,8 @@ def test_files_are_known_by_content_and_then_by_name(name, head, kind, tmp_path)
     ("names", "kind"),
     [
         (["cats/1.png", "dogs/2.jpg"], "images"),
+        (["a.wav", "a.txt", "b.wav", "b.txt"], "recordings"),
+        (["84/121123/84-121123-0000.flac", "84/121123/84-121123.trans.txt"], "recordings"),
         (["cats/1.png", "cats/labels.csv", "dogs/2.JPEG"], "images"),
         (["a.txt", "b.txt", "pictures/1.png"], "texts"),
         (["a.csv", "b.parquet"], "tables"),
@@ -80,7 +85,7 @@ def test_files_are_known_by_content_and_then_by_name(name, head, kind, tmp_path)
 )
 def test_folders_are_known_by_what_most_of_their_files_are(names, kind, tmp_path):
     for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert kind_of(tmp_path) == kind
 

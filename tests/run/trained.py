@@ -32,6 +32,17 @@ def write_arrays(folder, classes=CLASSES):
         np.savez(folder / f"{name}.npz", inputs=inputs, labels=labels)
 
 
+def trained_on_tones(folder, **changes):
+    """Trains a run that transcribes generated speech, too short to learn it; returns the run's folder."""
+    model = {"name": "conv_bilstm", "mels": 8, "channels": [8], "strides": [4], "width": 4, "layers": 1}
+    base = sections(folder, run={"steps": 2, "eval_every": 2, "log_every": 1}, sinks={"console": False})
+    base |= {"task": {"name": "transcribe"}, "model": model}
+    base |= {"data": {"name": "tones", "examples": 8, "test_examples": 5, "batch_size": 4}} | changes
+    outcome = train(build(base), folder / "runs" / "tones", quiet=True)
+    assert outcome.exit_code == 0
+    return folder / "runs" / "tones"
+
+
 def trained(folder, **changes):
     """Trains a run in `folder/runs/first` and removes its data; returns the run's folder."""
     write_arrays(folder)

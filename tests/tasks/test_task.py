@@ -67,7 +67,7 @@ PREDICTIONS = {
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", [name for name in tasks.TASKS if name != "transcribe"])  # test_transcribe.py
 def test_predictions(name, dtype):
     module = importlib.import_module(f"jaxprop.tasks.{name}")
     outputs, expected = PREDICTIONS[name]

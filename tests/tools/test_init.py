@@ -143,7 +143,11 @@ def test_a_data_set_of_arrow_files_gets_a_config_that_opens(here, layout, column
 
 @pytest.mark.parametrize(
     ("names", "reader", "task"),
-    [(["c/1.png", "d/2.png"], "images", "classify"), (["a.txt", "b.txt"], "text", "language")],
+    [
+        (["c/1.png", "d/2.png"], "images", "classify"),
+        (["a.txt", "b.txt"], "text", "language"),
+        (["a.wav", "a.txt"], "speech", "transcribe"),
+    ],
 )
 def test_folders_get_a_config_for_their_reader(here, names, reader, task):
     for name in names:

@@ -13,7 +13,7 @@ from jaxprop.run.loaded import load
 from jaxprop.run.train import train
 from jaxprop.tools.predict import Answer, flat, predict_inputs
 from jaxprop.types import Reader, Source
-from tests.run.trained import FEATURES, trained
+from tests.run.trained import FEATURES, trained, trained_on_tones
 
 X = np.random.default_rng(2).normal(size=(20, FEATURES)).astype(np.float32)
 
@@ -201,3 +201,34 @@ def test_a_run_that_writes_no_text_has_no_beams(run, monkeypatch):
     opening(monkeypatch, source())
     with pytest.raises(UsageError, match="beams: no option of the task classify"):
         predicted(run, beams=2)
+
+
+# -- recordings -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    pytest.importorskip("jiwer")
+    return load(trained_on_tones(tmp_path_factory.mktemp("tones")))
+
+
+def test_recordings_are_transcribed_alone_as_together(tones, tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    rng = np.random.default_rng(0)
+    for i, (rate, seconds) in enumerate([(8000, 0.5), (16_000, 1.0), (8000, 6.0)]):  # of another rate; longer than any
+        soundfile.write(tmp_path / f"{i}.wav", 0.1 * rng.normal(size=round(rate * seconds)), rate)
+    (tmp_path / "3.wav").write_bytes(b"RIFF")
+    together = predicted_in(tones, [str(tmp_path)])
+    damaged, *together = together
+    assert (damaged.input, damaged.error[:12]) == (str(tmp_path / "3.wav"), "is not audio")
+    assert [answer.input for answer in together] == [str(tmp_path / f"{i}.wav") for i in range(3)]
+    for i in range(3):
+        (alone,) = predicted_in(tones, [str(tmp_path / f"{i}.wav")])
+        assert set(alone.values) == {"text", "words", "probability"}
+        assert alone.values["text"] == together[i].values["text"]
+        assert alone.values["probability"] == pytest.approx(together[i].values["probability"], rel=1e-3)
+
+
+def predicted_in(run, paths):
+    return [answer for answers in predict_inputs(run, paths) for answer in answers]

@@ -34,6 +34,11 @@ def _boxes(batch: int) -> dict[str, Any]:
     return _images(batch, 256, 256, 3, classes=80) | {"task": {"name": "detect"}}
 
 
+def _audio(batch: int, samples: int, vocabulary: int) -> dict[str, Any]:
+    data = {"name": "random", "shape": [samples], "vocabulary": vocabulary, "batch_size": batch}
+    return {"task": {"name": "transcribe"}, "data": data}
+
+
 def _resnet(block: str, *depths: int) -> dict[str, Any]:
     return {"name": "resnet", "stem": "large", "block": block, "depths": depths}
 
@@ -53,6 +58,8 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "transformer_base": _pairs(32, 64, 32768)
     | {"model": {"name": "seq2seq_transformer", "layers": 6, "width": 512, "heads": 8}},
     "seq2seq_gru": _pairs(32, 64, 8192) | {"model": {"name": "seq2seq_rnn", "width": 512}},
+    "conv_bilstm": _audio(16, 64_000, 32) | {"model": {"name": "conv_bilstm", "mels": 80, "width": 320, "layers": 3}},
+    "conformer": _audio(16, 64_000, 32) | {"model": {"name": "conformer", "mels": 80, "layers": 16, "kernel": 31}},
     "gpt_10m": _texts(16, 256, 4096) | {"model": _gpt(6, 320, 5)},
     "gpt2_124m": _texts(16, 1024, 50304) | {"model": _gpt(12, 768, 12)},
     "gpt_1b": _texts(8, 1024, 50304) | {"model": _gpt(22, 1920, 15)},

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from jaxprop.config.schema.base import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section
+from jaxprop.config.schema.base import Fraction, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Beyond = Literal["zeros", "edge", "reflect"]
@@ -128,8 +128,53 @@ class Noise(Section):
     std: PositiveFloat = Field(description="standard deviation of the noise, in units of the inputs")
 
 
+class SpecAugment(Section):
+    """Masks bands and stretches of time of the features that a model makes of audio."""
+
+    name: Literal["spec_augment"]
+    bands: NonNegative = Field(2, description="number of masks of bands")
+    band_share: Share = Field(0.2, description="largest width of one, as a fraction of all bands")
+    times: NonNegative = Field(2, description="number of masks of time")
+    time_share: Share = Field(0.1, description="largest length of one, as a fraction of the recording")
+
+
+class Speed(Section):
+    """Plays audio faster or slower."""
+
+    name: Literal["speed"]
+    change: Annotated[float, Field(gt=0, le=0.5)] = Field(0.1, description="largest change of the rate, either way")
+
+
+class BackgroundNoise(Section):
+    """Adds white noise to audio, at a random signal-to-noise ratio."""
+
+    name: Literal["background_noise"]
+    low: float = Field(10.0, description="smallest signal-to-noise ratio in dB")
+    high: float = Field(40.0, description="largest signal-to-noise ratio in dB")
+    probability: Share = Field(1.0, description="probability that noise is added to a recording")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> BackgroundNoise:
+        if self.low > self.high:
+            raise ValueError(f"expected low to be at most high ({self.high:g}), got {self.low:g}")
+        return self
+
+
 Augmentation = Annotated[
-    Crop | Flip | Affine | Scale | Colour | Cutout | Mixup | Cutmix | Mosaic | Noise, Field(discriminator="name")
+    Crop
+    | Flip
+    | Affine
+    | Scale
+    | Colour
+    | Cutout
+    | Mixup
+    | Cutmix
+    | Mosaic
+    | Noise
+    | SpecAugment
+    | Speed
+    | BackgroundNoise,
+    Field(discriminator="name"),
 ]
 
 

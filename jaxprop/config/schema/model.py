@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from jaxprop.config.schema.base import Fraction, Part, Positive, Section, Sizes
+from jaxprop.config.schema.base import Fraction, Part, Positive, PositiveFloat, Section, Sizes
 from jaxprop.config.schema.custom import Chosen, Custom
 
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError(f"expected an odd number, got {value}; write {value + 1}")
+    return value
+
+
+Odd = Annotated[int, Field(gt=0, le=2**15), AfterValidator(_odd)]
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu"]
 Init = Literal[
     "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal",
@@ -178,10 +187,65 @@ class Detector(Section):
     most: Positive = Field(100, description="largest number of boxes that are told of an image")
 
 
+class Acoustic(Section):
+    """The keys of every model that reads the samples of audio: its log-mel features, which are part of the model."""
+
+    name: str
+    mels: Positive = Field(40, description="number of mel bands")
+    window_ms: PositiveFloat = Field(25.0, description="length of a frame of audio in ms")
+    hop_ms: PositiveFloat = Field(10.0, description="distance of two frames in ms")
+    strides: Sizes = Field(
+        (2, 2), min_length=1, description="stride of each convolution over time; an output stands for their product"
+    )
+    dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
+
+    @property
+    def stride(self) -> int:
+        """Frames of audio for each output."""
+        return math.prod(self.strides)
+
+
+class ConvBilstm(Acoustic):
+    """Convolutions over time with a stride, then bidirectional LSTM layers: one output a frame that is left."""
+
+    name: Literal["conv_bilstm"]
+    channels: Sizes = Field((128, 128), min_length=1, description="number of channels of each convolution")
+    kernel: Odd = Field(5, description="length of the convolutions in frames, an odd number")
+    width: Positive = Field(128, description="number of units of an LSTM layer in each direction")
+    layers: Positive = Field(2, description="number of bidirectional LSTM layers")
+    activation: Activation = Field("relu", description="activation function of the convolutions")
+    init: Init = Field("he_normal", description="initializer of the convolutions' kernels; biases start at zero")
+
+
+class Conformer(Acoustic):
+    """Conformer: blocks of attention and of convolution between two half steps of feed-forward layers."""
+
+    name: Literal["conformer"]
+    layers: Positive = Field(4, description="number of blocks")
+    width: Positive = Field(144, description="model dimension D, a multiple of twice the heads")
+    heads: Positive = Field(4, description="number of attention heads")
+    ff_multiple: Positive = Field(4, description="width of the feed-forward layers in units of D")
+    kernel: Odd = Field(15, description="length of the depthwise convolutions in outputs, an odd number")
+    activation: Activation = Field("silu", description="activation function of feed-forward layers and convolutions")
+    init: Init = Field("glorot_uniform", description="initializer of the kernels; biases start at zero")
+
+
 class CustomModel(Custom):
     """A model of your own: a module class of Flax or Equinox, or a function that returns a model."""
 
 
 ModelSection = Annotated[
-    Mlp | Cnn | ResNet | Rnn | Transformer | Seq2SeqTransformer | Seq2SeqRnn | Vit | Detector | CustomModel, Chosen()
+    Mlp
+    | Cnn
+    | ResNet
+    | Rnn
+    | Transformer
+    | Seq2SeqTransformer
+    | Seq2SeqRnn
+    | Vit
+    | Detector
+    | ConvBilstm
+    | Conformer
+    | CustomModel,
+    Chosen(),
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from jaxprop.config.schema.base import Fraction, NonNegativeFloat, PositiveFloat, Section, Text
+from jaxprop.config.schema.base import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section, Text
 from jaxprop.config.schema.custom import Chosen, Custom
 from jaxprop.config.tasks import TASK_TABLE
 
@@ -51,6 +51,12 @@ class FocalIou(Section):
     gamma: NonNegativeFloat = Field(2.0, description="focal loss: how little what is nearly right counts")
 
 
+class Ctc(Section):
+    """Connectionist temporal classification: transcripts without times, in nats a label."""
+
+    name: Literal["ctc"]
+
+
 class CustomLoss(Custom):
     """A loss of your own: (outputs, batch) -> per_example, or (per_example, weight)."""
 
@@ -60,7 +66,7 @@ class CustomMetric(Custom):
 
 
 LossSection = Annotated[
-    SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber | FocalIou | CustomLoss, Chosen()
+    SoftmaxCrossEntropy | SigmoidCrossEntropy | SquaredError | Huber | FocalIou | Ctc | CustomLoss, Chosen()
 ]
 
 
@@ -75,6 +81,10 @@ class Task(Section):
 
     name: TaskName = Field(description="; ".join(f"{name}: {entry.summary}" for name, entry in TASK_TABLE.items()))
     loss: LossSection | None = Field(None, description="default: the task's usual loss")
+    beam: Positive | None = Field(
+        None,
+        description="number of prefixes kept when a transcript is read from outputs, for transcribe; default: greedy",
+    )
     metrics: dict[Text, CustomMetric] | None = Field(
         None, description="further metrics, by the names that you give them"
     )

@@ -2,7 +2,8 @@
 
 Every augmentation takes its settings by keyword, as in `crop(key, batch, pad=4)`. It draws its random numbers for each
 example by itself, and keeps the shapes and dtypes of the batch; `mixup` and `cutmix` turn integer labels into shares of
-the classes, and `mosaic` makes room for the boxes of four images.
+the classes, `mosaic` makes room for the boxes of four images, and `spec_augment` adds masks, which a model of audio
+reads.
 
 `flip`, `crop`, `scale` and `mosaic` move boxes with the pixels. What of a box leaves the image is cut off, and a box of
 which less than `VISIBLE` is left is none any more. The others refuse batches with boxes if they move pixels.
@@ -17,6 +18,7 @@ import jax
 
 from jaxprop.config.schema import augment as schema
 from jaxprop.data.augment.affine import affine
+from jaxprop.data.augment.audio import background_noise, spec_augment, speed
 from jaxprop.data.augment.boxes import cutout
 from jaxprop.data.augment.colour import colour
 from jaxprop.data.augment.crop import crop
@@ -29,8 +31,8 @@ from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.types import Batch, Spec
 
 __all__ = [
-    "AUGMENTATIONS", "Augmentation", "affine", "chain", "colour", "crop", "cutmix", "cutout", "flip",
-    "make_augmentation", "mixup", "mosaic", "noise", "scale",
+    "AUGMENTATIONS", "Augmentation", "affine", "background_noise", "chain", "colour", "crop", "cutmix", "cutout",
+    "flip", "make_augmentation", "mixup", "mosaic", "noise", "scale", "spec_augment", "speed",
 ]  # fmt: skip
 
 Augmentation = Callable[[jax.Array, Batch], Batch]  # (key, batch) -> batch
@@ -46,6 +48,9 @@ AUGMENTATIONS: dict[str, Callable[..., Batch]] = {
     "cutmix": cutmix,
     "mosaic": mosaic,
     "noise": noise,
+    "spec_augment": spec_augment,
+    "speed": speed,
+    "background_noise": background_noise,
 }
 
 

@@ -7,6 +7,7 @@ const DRAWN = {
   scatter,
   shades,
   table: (panel) => table(panel.headers, panel.rows, panel.right),
+  transcripts,
 };
 
 function panels(run) {
@@ -112,5 +113,34 @@ function picture({ width, height, channels, pixels, boxes, title }) {
     pen.fillStyle = "#fff";
     pen.fillText(text, x0 + 2, top + 10);
   }
+  return canvas;
+}
+
+/** Spectrograms between the words of the transcript and those that were read, each at their times. */
+function transcripts(panel) {
+  return el("div", { class: "transcripts" }, panel.examples.map((one) => el("figure", {},
+    el("figcaption", {}, el("b", {}, "transcript "), one.reference), placed(one.reference_words, one.seconds), spectrogram(one),
+    placed(one.words, one.seconds), el("figcaption", {}, el("b", {}, "read "), one.said || "nothing"))));
+}
+
+function placed(words, seconds) {
+  return el("div", { class: "words" }, words.map(([word, start, end]) => {
+    const node = el("span", { title: `${fmt(start, 3)} to ${fmt(end, 3)} s` }, word);
+    node.style.left = `${((100 * start) / seconds).toFixed(2)}%`;
+    node.style.minWidth = `${((100 * (end - start)) / seconds).toFixed(2)}%`;
+    return node;
+  }));
+}
+
+function spectrogram(one) {
+  const canvas = el("canvas", { width: one.width, height: one.height, role: "img", "aria-label": `spectrogram of example ${one.example}` });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(one.width, one.height);
+  const bytes = atob(one.pixels);
+  for (let i = 0; i < bytes.length; i++) {
+    const value = 255 - bytes.charCodeAt(i);
+    image.data.set([value, value, value, 255], 4 * i);
+  }
+  context.putImageData(image, 0, 0);
   return canvas;
 }

@@ -9,8 +9,8 @@ from jaxprop.run.compose import compose
 
 MILLIONS = {
     "mlp": 5.0, "cnn": 3.245, "resnet18": 11.69, "resnet50": 25.56, "vit_s": 22.05,
-    "detector": 1.92, "lstm": 3.319, "transformer_base": 60.9, "seq2seq_gru": 16.8, "gpt_10m": 8.8, "gpt2_124m": 124.5,
-    "gpt_1b": 1072.3,
+    "detector": 1.92, "lstm": 3.319, "transformer_base": 60.9, "seq2seq_gru": 16.8, "conv_bilstm": 6.224,
+    "conformer": 7.871, "gpt_10m": 8.8, "gpt2_124m": 124.5, "gpt_1b": 1072.3,
 }  # fmt: skip
 
 

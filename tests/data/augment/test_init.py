@@ -67,7 +67,8 @@ def augment(name):
 
 
 def test_the_table_is_whole(name):
-    assert STRONG.keys() | {"mosaic"} == AUGMENTATIONS.keys()  # which is for images with boxes alone
+    # The others are for images with boxes, and for audio: test_mosaic.py, test_audio.py.
+    assert STRONG.keys() | {"mosaic", "spec_augment", "speed", "background_noise"} == AUGMENTATIONS.keys()
     assert AUGMENTATIONS[name].__name__ == name
     assert jaxprop.data.augment.AUGMENTATIONS is AUGMENTATIONS
 

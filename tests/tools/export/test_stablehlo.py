@@ -9,7 +9,7 @@ from jaxprop.run.loaded import load
 from jaxprop.run.train import train
 from jaxprop.tools.export import export_run, stablehlo
 from jaxprop.tools.export.format import inputs_of, prediction_function
-from tests.run.trained import FEATURES, trained
+from tests.run.trained import FEATURES, trained, trained_on_tones
 from tests.tools.export.alone import result_of
 from tests.tools.export.models import BASE, CASES, run_of
 
@@ -108,3 +108,22 @@ def test_a_program_that_translates(tmp_path, model):
     assert set(found) == {"tokens", "probability"}
     np.testing.assert_array_equal(found["tokens"], own["tokens"])
     np.testing.assert_allclose(found["probability"], own["probability"], rtol=1e-4)
+
+
+def test_a_program_that_transcribes_takes_samples(tmp_path):
+    """Features and decoding are inside: its answers are the run's own."""
+    from jax import export
+
+    pytest.importorskip("jiwer")
+    run = load(trained_on_tones(tmp_path))
+    export_run(run, "stablehlo", tmp_path / "out")
+    program = export.deserialize(bytearray((tmp_path / "out" / "model.stablehlo").read_bytes()))
+    length = run.opened.prepared.example["inputs"].shape[0]
+    batch = {
+        "inputs": np.random.default_rng(0).normal(size=(3, length)).astype(np.float32) * 0.1,
+        "input_lengths": np.array([length, length // 2, 3000], np.int32),
+    }
+    own, found = run.predict(batch), program.call(batch)
+    assert set(own) == set(found) == {"tokens", "count", "start", "end", "probability"}
+    for name, values in own.items():
+        np.testing.assert_allclose(values, found[name], atol=1e-5)
