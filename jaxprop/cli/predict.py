@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from jaxprop.cli.arguments import CodeOption, JsonOption, home
+from jaxprop.cli.arguments import CodeOption, home
 from jaxprop.cli.output import print_json
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError, printable
 from jaxprop.sinks.streams import tell
@@ -31,7 +31,10 @@ def predict(
         Path, typer.Argument(metavar="RUN", parser=home, help="folder of a run, or the name of one in runs/")
     ],
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="files or folders like the training data; - is stdin")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="files or folders like the training data; - is stdin, answered as it comes"
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -52,7 +55,9 @@ def predict(
     ] = 0.3,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
     code: CodeOption = None,
-    json: JsonOption = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="print one line of JSON for each record on stdout, and nothing else")
+    ] = False,
 ) -> int:
     """Predict new data with a trained run."""
     if out is not None and out.suffix and out.suffix not in SUFFIXES:

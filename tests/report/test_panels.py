@@ -46,3 +46,10 @@ def test_a_file_without_panels(found):
 def test_what_is_too_large_is_cut():
     assert len(drawn("scatter", {**SCATTER, "points": [[1, 2]] * 5000})["points"]) == 1000
     assert len(drawn("table", {**TABLE, "rows": [["a", 1]] * 500})["rows"]) == 60
+
+
+@pytest.mark.parametrize(("given", "split"), [({}, "test"), ({"split": "validation"}, "validation")])
+def test_the_split_and_the_step_of_the_test_are_told(given, split):
+    found = {"step": 40, "examples": 2, "of": 3, "panels": [{"title": "t", "kind": "table", "data": TABLE}]} | given
+    shown = as_json(found, tested=30)
+    assert (shown["split"], shown["step"], shown["tested"]) == (split, 40, 30)

@@ -27,7 +27,7 @@ from jaxprop.data.readers.images.open import (
     weigher,
     why_unreadable,
 )
-from jaxprop.data.readers.images.pixels import first_form, sample_of
+from jaxprop.data.readers.images.pixels import common_form, sample_of, statistics
 from jaxprop.data.readers.images.records import Records
 from jaxprop.data.splits import held_out
 from jaxprop.errors import DataError
@@ -95,7 +95,8 @@ def open_coco(section: Coco, task: str, prepared: Mapping[str, Any] | None = Non
         if split == "train" and isinstance(section.validation, float):
             parts = _parts(used, section.validation, section.split_seed)
         if learned is None:
-            learned = learn(used, form, names, parts["train"])
+            scale = statistics([(used.pixels, used.labels.rows[parts["train"]])])
+            learned = learn(used, form, names, scale)
         elif split != "train":
             used.pixels.check(sample_of(used.labels.rows))
         used.tell()
@@ -153,7 +154,7 @@ def _looked_at(section: Coco, path: str, records: Records, learned: Learned | No
     form = None if learned is None else learned.form
     if form is None:
         resample = None if section.size is None else section.resample
-        form = first_form(records, rows.tolist(), Form(section.size, section.channels, resample))
+        form, _, _ = common_form([(records, rows)], Form(section.size, section.channels, resample))
     if form is None:
         for row in rows.tolist():
             bad.add(records.name(row), why_unreadable(records, row))

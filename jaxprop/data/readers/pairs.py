@@ -43,7 +43,12 @@ def open_pairs(section: Pairs, prepared: Mapping[str, Any] | None = None) -> dic
     """
     again: dict[str, Again[Pair]] = {}
     notes: dict[str, list[str]] = {}
-    for split, paths in _paths(section, prepared).items():
+    given = _paths(section, prepared)
+    for split, (path, targets) in given.items():  # before anything needs a package to be read
+        records.find(path, f"data.{split}")
+        if targets is not None:
+            records.find(targets, f"data.{split}_targets")
+    for split, paths in given.items():
         bad = BadRecords(section.max_bad_fraction, unit="pair")
         again[split] = Again(_reader(paths, f"data.{split}", section, bad), lambda p: len(p[0]) + len(p[1]), paths[0])
         good = sum(1 for _ in again[split])

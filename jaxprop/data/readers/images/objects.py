@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from jaxprop.config.schema.data import DataSection
+from jaxprop.data.bad import BadInputs
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.readers.images.decode import Form, UnreadableError, decode
 from jaxprop.data.readers.images.open import learned_of, standardizer, unlabelled
+from jaxprop.data.readers.images.records import Records
+from jaxprop.data.standard_input import STDIN
 from jaxprop.errors import DataError
 from jaxprop.types import Source
 
@@ -29,26 +32,32 @@ def object_inputs(section: DataSection, task: str, prepared: Mapping[str, Any], 
 
     Returns:
       A source of `inputs` and of `image_size` `[B, 2]`, height and width of the image before it was resized.
-      `info["names"]` are the paths, and `info["pixels"]` is a function: index -> pixels uint8 `[H, W, C]` as they are.
+      `info["names"]` are the paths, `info["bad"]` holds those that name no image, and `info["pixels"]` is a function:
+      index -> pixels uint8 `[H, W, C]` as they are.
 
     Raises:
-      DataError: a path names no image. An image that cannot be read is an error when it is taken.
+      DataError: the only path names no image. An image that cannot be read is an error when it is taken.
     """
     del task
     learned = learned_of(prepared)
-    where = [
-        (part, row)
-        for path in paths
-        for part in unlabelled(section, path)
-        for row in range(part.length)
-        if not (part.name(row).endswith(DRAWN) and Path(path).expanduser().is_dir())
-    ]
-    if not where:
+    bad = BadInputs(() if STDIN in paths else paths)
+    where: list[tuple[Records, int]] = []
+    for path in paths:
+        with bad.reading(path):
+            for part in unlabelled(section, path, bad):
+                # The pictures of an earlier prediction are in the folder of their images.
+                folder = Path(path).expanduser().is_dir()
+                rows = [row for row in range(part.length) if not (folder and part.name(row).endswith(DRAWN))]
+                where += [(part, row) for row in rows]
+                bad.good += len(rows)
+    if not where and not bad.found:
         raise DataError(f"{', '.join(paths) or 'no path'}: names no images")
     standardized = standardizer(learned)
 
     def pixels(index: int) -> np.ndarray:
         part, row = where[index]
+        if row in part.problems:
+            raise DataError(f"{part.name(row)}: {part.problems[row]}")
         try:
             return decode(part.read(row), Form())
         except UnreadableError as error:
@@ -56,19 +65,25 @@ def object_inputs(section: DataSection, task: str, prepared: Mapping[str, Any], 
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
         whole = [pixels(index) for index in indices.tolist()]
-        fitted = np.stack([decode(_flat(image), learned.form) for image in whole])
+        form = learned.form._replace(trained=True)
+        fitted = np.stack(
+            [_fitted(where[index], image, form) for index, image in zip(indices.tolist(), whole, strict=True)]
+        )
         sizes = np.array([image.shape[:2] for image in whole], np.float32)
         return {"inputs": standardized(fitted), "image_size": sizes}
 
     return Source(
         length=len(where),
         take=take,
-        info={"names": [part.name(row) for part, row in where], "pixels": pixels},
+        info={"names": [part.name(row) for part, row in where], "bad": bad.found, "pixels": pixels},
         fingerprint=fingerprint("objects to find", *dict.fromkeys(part.digest for part, _ in where)),
         prepared=prepared,
     )
 
 
-def _flat(image: np.ndarray) -> np.ndarray:
-    """Pixels as pillow takes them, without an axis of one channel."""
-    return image[:, :, 0] if image.shape[2] == 1 else image
+def _fitted(place: tuple[Records, int], image: np.ndarray, form: Form) -> np.ndarray:
+    part, row = place
+    try:
+        return decode(image[:, :, 0] if image.shape[2] == 1 else image, form)
+    except UnreadableError as error:
+        raise DataError(f"{part.name(row)}: {error}") from error
