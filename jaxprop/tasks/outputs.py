@@ -11,7 +11,8 @@ from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.model import CustomModel
 from jaxprop.config.schema.task import CustomLoss
 from jaxprop.config.tree import Tree
-from jaxprop.errors import ConfigError
+from jaxprop.core.detections import flat
+from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.own import no_outputs
 from jaxprop.tasks.task import Task
 from jaxprop.train.objective import without_padding
@@ -49,6 +50,9 @@ def check_outputs(config: Config, task: Task, params: PyTree, extras: PyTree, ba
         return model.apply(params, extras, without_padding(batch), key=jax.random.key(0), train=True)[0]
 
     outputs = jax.eval_shape(outputs_of, params, extras, batch)
+    if name == "detect":
+        _check_levels(config, outputs, task.spec.sizes.get("classes"))
+        return
     size = task.spec.sizes.get(SIZE.get(name, ""))
     answers = tuple(np.shape(labels)[1:])
     if name not in SIZE:
@@ -58,6 +62,21 @@ def check_outputs(config: Config, task: Task, params: PyTree, extras: PyTree, ba
         wanted = answers if shares else (*answers, size)
     if not _fits(outputs, wanted, answers if name not in SIZE else None, padded=name in PADDED):
         raise ConfigError(_problem(config, outputs, wanted))
+
+
+def _check_levels(config: Config, outputs: Any, classes: int | None) -> None:
+    """Checks that outputs are levels of a detector, each point with a logit for each class."""
+    model = config.model
+    try:
+        kinds = jax.eval_shape(flat, outputs)[0].shape[-1]
+        said = f"{model.name} returns logits of {kinds} classes, but the data have {classes}"
+        if kinds == classes:
+            return
+    except ShapeError as error:
+        said = f"{model.name}: {error}"
+    origins = dict(model.origins) if isinstance(model, CustomModel) else {}
+    path = ("model", "class") if isinstance(model, CustomModel) else ("model",)
+    raise ConfigError(Tree({}, origins).problem(path, said))
 
 
 def _fits(outputs: Any, wanted: Shape, answers: Shape | None, *, padded: bool) -> bool:

@@ -163,7 +163,8 @@ def _model(config: Config, spec: Spec) -> Model | models.LossFunction:
     if isinstance(config.model, CustomModel):
         code = load_code(config.model, ("model",))
         made = models.own_model(code, spec)
-        if isinstance(made, models.LossFunction) or isinstance(config.task.loss, CustomLoss):
+        levels = config.task.name == "detect"  # whose outputs are a tuple
+        if isinstance(made, models.LossFunction) or isinstance(config.task.loss, CustomLoss) or levels:
             return made  # whose outputs are what that loss takes
         return models.checked_outputs(made, code)
     return models.make_model(config.model, spec, config.run.remat)

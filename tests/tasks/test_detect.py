@@ -10,7 +10,9 @@ from PIL import Image
 
 import jaxprop
 from jaxprop.config.build import build
+from jaxprop.config.load import load
 from jaxprop.core.detections import decode
+from jaxprop.errors import ConfigError
 from jaxprop.run import panels
 from jaxprop.run.compose import compose
 from jaxprop.run.evaluate import evaluate
@@ -111,3 +113,45 @@ def test_an_image_is_predicted_alone_as_among_others(run):
     together = loaded.predict(inputs)
     alone = loaded.predict(inputs[1:2])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b[1], rtol=1e-4, atol=1e-4), alone, together)
+
+
+OWN = """
+import jax.numpy as jnp
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self, classes, rngs):
+        self.conv = nnx.Conv(1, CLASSES + 4, (8, 8), (8, 8), rngs=rngs)
+
+    def __call__(self, x):
+        out = self.conv(x)
+        return RETURNED
+"""
+
+
+@pytest.mark.parametrize(
+    ("classes", "returned", "message"),
+    [
+        ("classes", '({"logits": out[..., :-4], "offsets": out[..., -4:]},)', None),
+        (
+            "3",
+            '({"logits": out[..., :-4], "offsets": out[..., -4:]},)',
+            "returns logits of 3 classes, but the data have 10",
+        ),
+        ("classes", "out", "expected the outputs of a detector, a tuple of levels"),
+    ],
+)
+def test_a_detector_of_ones_own_is_checked_before_the_first_step(tmp_path, monkeypatch, classes, returned, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN.replace("CLASSES", classes).replace("RETURNED", returned))
+    (tmp_path / "own.yaml").write_text(
+        json.dumps(BASE | {"model": {"class": "own.py:Net"}, "parallel": {"devices": 1}})
+    )
+    config = load(tmp_path / "own.yaml").config
+    if message is None:
+        experiment = compose(config)
+        _, measured = experiment.step(experiment.init(0), next(experiment.stream))
+        assert np.isfinite(float(measured.loss))
+        return
+    with pytest.raises(ConfigError, match=message):
+        compose(config)

@@ -60,18 +60,12 @@ def object_inputs(section: DataSection, task: str, prepared: Mapping[str, Any], 
         except UnreadableError as error:
             raise DataError(f"{part.name(row)}: {error}") from error
 
-    def fit(image: np.ndarray, index: int) -> np.ndarray:
-        part, row = where[index]
-        try:
-            return decode(_flat(image), learned.form._replace(trained=True))
-        except UnreadableError as error:
-            raise DataError(f"{part.name(row)}: {error}") from error
-
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
         whole = [pixels(index) for index in indices.tolist()]
-        fitted = np.stack([fit(image, index) for image, index in zip(whole, indices.tolist(), strict=True)])
+        form = learned.form._replace(trained=True)
+        fitted = [_fitted(where[index], image, form) for index, image in zip(indices.tolist(), whole, strict=True)]
         sizes = np.array([image.shape[:2] for image in whole], np.float32)
-        return {"inputs": standardized(fitted), "image_size": sizes}
+        return {"inputs": standardized(np.stack(fitted)), "image_size": sizes}
 
     return Source(
         length=len(where),
@@ -87,6 +81,9 @@ def _drawn(path: str, name: str) -> bool:
     return name.endswith(DRAWN) and Path(path).expanduser().is_dir()
 
 
-def _flat(image: np.ndarray) -> np.ndarray:
-    """Pixels as pillow takes them, without an axis of one channel."""
-    return image[:, :, 0] if image.shape[2] == 1 else image
+def _fitted(place: tuple[Records, int], image: np.ndarray, form: Form) -> np.ndarray:
+    part, row = place
+    try:
+        return decode(image[:, :, 0] if image.shape[2] == 1 else image, form)
+    except UnreadableError as error:
+        raise DataError(f"{part.name(row)}: {error}") from error
