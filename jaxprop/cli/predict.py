@@ -50,9 +50,7 @@ def predict(
         int | None,
         typer.Option("--batch-size", metavar="N", min=1, help="records at a time; default: as in evaluations"),
     ] = None,
-    score: Annotated[
-        float, typer.Option("--score", metavar="S", min=0, max=1, help="lowest score of a box to tell")
-    ] = 0.3,
+    score: Annotated[float, typer.Option("--score", metavar="S", min=0, max=1, help="lowest score of a box")] = 0.3,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
     code: CodeOption = None,
     json: Annotated[
@@ -66,8 +64,7 @@ def predict(
     from jaxprop.tools.draw import Drawings
     from jaxprop.tools.predict import predict_inputs
 
-    folder = out if out is not None and not out.suffix else None
-    file = None if folder is not None else out
+    file, folder = (None, out) if out is not None and not out.suffix else (out, None)
     opened, drawings = load(run, which="newest" if newest else None, code=code or ()), Drawings(folder)
     batches = predict_inputs(opened, inputs, batch_size=batch_size, top=top, score=score)
     count = failed = 0
