@@ -26,6 +26,36 @@ WIDEST = 48  # characters of a column before its cells stand out
 Write = Callable[["Sequence[Answer]"], None]
 
 
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="PATH",
+        parser=home,
+        help="write a .csv or .jsonl file instead of printing; or the folder for images with their boxes",
+    ),
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", metavar="N", min=1, help="records at a time; default: as in evaluations"),
+]
+# Options of a task are given on as they are named here; one that the task does not have is refused.
+TopOption = Annotated[
+    int | None, typer.Option("--top", metavar="K", min=1, help="likeliest classes to name; default: 3")
+]
+BeamsOption = Annotated[
+    int | None,
+    typer.Option("--beams", metavar="N", min=1, max=256, help="search a translation with N beams; default: greedily"),
+]
+ScoreOption = Annotated[
+    float | None,
+    typer.Option("--score", metavar="S", min=0, max=1, help="lowest score of a box to tell; default: 0.3"),
+]
+LinesOption = Annotated[
+    bool, typer.Option("--json", help="print one line of JSON for each record on stdout, and nothing else")
+]
+
+
 def predict(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", parser=home, help="folder of a run, or the name of one in runs/")
@@ -37,37 +67,14 @@ def predict(
             help="files or folders like the training data, or a text; - is stdin, answered as it comes",
         ),
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="PATH",
-            parser=home,
-            help="write a .csv or .jsonl file instead of printing; or the folder for images with their boxes",
-        ),
-    ] = None,
-    top: Annotated[
-        int | None, typer.Option("--top", metavar="K", min=1, help="likeliest classes to name; default: 3")
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", metavar="N", min=1, help="records at a time; default: as in evaluations"),
-    ] = None,
-    beams: Annotated[
-        int | None,
-        typer.Option(
-            "--beams", metavar="N", min=1, max=256, help="search a translation with N beams; default: greedily"
-        ),
-    ] = None,
-    score: Annotated[
-        float | None,
-        typer.Option("--score", metavar="S", min=0, max=1, help="lowest score of a box to tell; default: 0.3"),
-    ] = None,
+    out: OutOption = None,
+    top: TopOption = None,
+    batch_size: SizeOption = None,
+    beams: BeamsOption = None,
+    score: ScoreOption = None,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
     code: CodeOption = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="print one line of JSON for each record on stdout, and nothing else")
-    ] = False,
+    json: LinesOption = False,
 ) -> int:
     """Predict new data with a trained run."""
     if out is not None and out.suffix and out.suffix not in SUFFIXES:
@@ -76,18 +83,13 @@ def predict(
     from jaxprop.tools.draw import Drawings
     from jaxprop.tools.predict import predict_inputs
 
-    options = {"top": top, "beams": beams, "score": score}
-    drawings = Drawings(out if out is not None and not out.suffix else None)
-    file = out if out is not None and out.suffix else None
-    batches = predict_inputs(
-        load(run, which="newest" if newest else None, code=code or ()),
-        inputs,
-        batch_size=batch_size,
-        **{name: value for name, value in options.items() if value is not None},
-    )
+    given = {"top": top, "beams": beams, "score": score}
+    options = {name: value for name, value in given.items() if value is not None}
+    file, folder = (None, out) if out is not None and not out.suffix else (out, None)
+    opened, drawings = load(run, which="newest" if newest else None, code=code or ()), Drawings(folder)
     count = failed = 0
     with _output(file, json) as write:
-        for answers in map(drawings.of, batches):
+        for answers in map(drawings.of, predict_inputs(opened, inputs, batch_size=batch_size, **options)):
             for answer in answers:
                 if answer.error:
                     failed += 1
