@@ -207,7 +207,8 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
 
 def data_notes(experiment: Experiment) -> list[str]:
     """Returns what the sources of a run tell a person; of integers that may be tokens, as the model takes them."""
-    sees_numbers = getattr(experiment.config.model, "name", None) in _NO_TOKENS
+    model = getattr(experiment.config, "model", None)  # a run of `fit` has none
+    sees_numbers = getattr(model, "name", None) in _NO_TOKENS
     told = ("notes", IF_NUMBERS) if sees_numbers else ("notes",)
     return [note for source in experiment.sources.values() for name in told for note in source.info.get(name, ())]
 

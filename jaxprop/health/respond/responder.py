@@ -129,7 +129,7 @@ class Responder:
           step: the last step.
           began: a sentence on the first of them.
         """
-        said = lost(skips, step)
+        said = lost(skips, step, self._skips.in_row)
         if said is not None and self.diagnosis is None:
             parts = (said, began, remedy(self._setup, self._observer.exploded))
             self.diagnosis = ". ".join(part for part in parts if part)
