@@ -49,6 +49,9 @@ def check_outputs(config: Config, task: Task, params: PyTree, extras: PyTree, ba
         return model.apply(params, extras, without_padding(batch), key=jax.random.key(0), train=True)[0]
 
     outputs = jax.eval_shape(outputs_of, params, extras, batch)
+    if name == "transcribe":
+        _expect_frames(outputs, task.spec.sizes["vocabulary"])
+        return
     size = task.spec.sizes.get(SIZE.get(name, ""))
     answers = tuple(np.shape(labels)[1:])
     if name not in SIZE:
@@ -58,6 +61,19 @@ def check_outputs(config: Config, task: Task, params: PyTree, extras: PyTree, ba
         wanted = answers if shares else (*answers, size)
     if not _fits(outputs, wanted, answers if name not in SIZE else None, padded=name in PADDED):
         raise ConfigError(_problem(config, outputs, wanted))
+
+
+def _expect_frames(outputs: Any, size: int) -> None:
+    """Raises ConfigError where outputs are not those of CTC, a row of logits a frame."""
+    held = outputs if isinstance(outputs, dict) else {}
+    shapes = {key: tuple(held[key].shape[1:]) for key in ("logits", "lengths") if hasattr(held.get(key), "shape")}
+    if len(shapes) == 2 and len(shapes["logits"]) == 2 and shapes["logits"][-1] == size and not shapes["lengths"]:
+        return
+    got = ", ".join(f"{key} {_written(shape)}" for key, shape in shapes.items()) or type(outputs).__name__
+    raise ConfigError(
+        f"model: the task transcribe has {size} tokens, with the blank, and so expects a dict of logits [B, frames, "
+        f"{size}] and lengths [B]; the model returns {got}"
+    )
 
 
 def _fits(outputs: Any, wanted: Shape, answers: Shape | None, *, padded: bool) -> bool:
