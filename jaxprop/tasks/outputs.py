@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,10 +21,14 @@ from jaxprop.types import Batch, PyTree
 
 Shape = tuple[int | None, ...]  # without the axis B; None where the data do not say a size
 
-SIZE = {"classify": "classes", "language": "vocabulary"}  # what the last axis of logits is, by task
-NAMED = {"classify": "classes", "language": "tokens", "multilabel": "labels", "regress": "targets"}
+# What the last axis of logits is, by task.
+SIZE = {"classify": "classes", "language": "vocabulary", "translate": "vocabulary"}
+NAMED = {
+    "classify": "classes", "language": "tokens", "translate": "tokens", "multilabel": "labels", "regress": "targets",
+}  # fmt: skip
 ARGUMENT = {**SIZE, "multilabel": "classes", "regress": "targets"}  # what a model is told of it, by name
-PADDED = ("language",)  # tasks for which a last axis larger than the vocabulary is usual, as it makes products faster
+# Tasks for which a last axis larger than the vocabulary is usual, as it makes products faster.
+PADDED = ("language", "translate")
 
 
 def check_outputs(config: Config, task: Task, params: PyTree, extras: PyTree, batch: Batch) -> None:
@@ -50,8 +55,10 @@ def check_outputs(config: Config, task: Task, params: PyTree, extras: PyTree, ba
         return model.apply(params, extras, without_padding(batch), key=jax.random.key(0), train=True)[0]
 
     outputs = jax.eval_shape(outputs_of, params, extras, batch)
-    if name == "detect":
-        _check_levels(config, outputs, task.spec.sizes.get("classes"))
+    if name in STRUCTURED:
+        said = STRUCTURED[name](config.model.name, outputs, task.spec.sizes)
+        if said is not None:
+            raise ConfigError(_at_model(config, said))
         return
     size = task.spec.sizes.get(SIZE.get(name, ""))
     answers = tuple(np.shape(labels)[1:])
@@ -64,19 +71,36 @@ def check_outputs(config: Config, task: Task, params: PyTree, extras: PyTree, ba
         raise ConfigError(_problem(config, outputs, wanted))
 
 
-def _check_levels(config: Config, outputs: Any, classes: int | None) -> None:
-    """Checks that outputs are levels of a detector, each point with a logit for each class."""
-    model = config.model
+def _levels(model: str, outputs: Any, sizes: Mapping[str, int]) -> str | None:
+    """What is wrong with the levels of a detector, each point with a logit for each class."""
     try:
         kinds = jax.eval_shape(flat, outputs)[0].shape[-1]
-        said = f"{model.name} returns logits of {kinds} classes, but the data have {classes}"
-        if kinds == classes:
-            return
     except ShapeError as error:
-        said = f"{model.name}: {error}"
-    origins = dict(model.origins) if isinstance(model, CustomModel) else {}
-    path = ("model", "class") if isinstance(model, CustomModel) else ("model",)
-    raise ConfigError(Tree({}, origins).problem(path, said))
+        return f"{model}: {error}"
+    if kinds == sizes.get("classes"):
+        return None
+    return f"{model} returns logits of {kinds} classes, but the data have {sizes.get('classes')}"
+
+
+def _frames(model: str, outputs: Any, sizes: Mapping[str, int]) -> str | None:
+    """What is wrong with the frames of CTC, each a row of logits."""
+    size = sizes["vocabulary"]
+    held = outputs if isinstance(outputs, dict) else {}
+    shapes = {key: tuple(held[key].shape[1:]) for key in ("logits", "lengths") if hasattr(held.get(key), "shape")}
+    if len(shapes) == 2 and len(shapes["logits"]) == 2 and shapes["logits"][-1] == size and not shapes["lengths"]:
+        return None
+    got = ", ".join(f"{key} {_written(shape)}" for key, shape in shapes.items()) or type(outputs).__name__
+    return (
+        f"the task transcribe has {size} tokens, with the blank, and so expects a dict of logits [B, frames, {size}] "
+        f"and lengths [B]; {model} returns {got}"
+    )
+
+
+# Of tasks whose outputs are no array of logits or numbers: `(name of the model, outputs, sizes)` -> what is wrong.
+STRUCTURED: dict[str, Callable[[str, Any, Mapping[str, int]], str | None]] = {
+    "detect": _levels,
+    "transcribe": _frames,
+}
 
 
 def _fits(outputs: Any, wanted: Shape, answers: Shape | None, *, padded: bool) -> bool:
@@ -108,8 +132,15 @@ def _problem(config: Config, outputs: Any, wanted: Shape) -> str:
             fix += f"; data.classes={outputs.shape[-1]} says that there are classes without an example"
     said = f"{section.name} returns {got}, but the task {task} {has or 'expects ' + expected}"
     said += f", and so expects {expected}; {fix}" if has else f"; {fix}"
-    origins = dict(section.origins) if isinstance(section, CustomModel) else {}
-    return Tree({}, origins).problem(("model", "class") if own else ("model",), said)
+    return _at_model(config, said)
+
+
+def _at_model(config: Config, said: str) -> str:
+    """A sentence with the place of the model in the configuration."""
+    section = config.model
+    if isinstance(section, CustomModel):
+        return Tree({}, dict(section.origins)).problem(("model", "class"), said)
+    return Tree({}, {}).problem(("model",), said)
 
 
 def _written(shape: tuple[Any, ...]) -> str:

@@ -9,6 +9,7 @@ from jaxprop.cli import main
 from jaxprop.config.build import build
 from jaxprop.errors import ConfigError
 from jaxprop.tasks import check_outputs
+from jaxprop.tasks.outputs import _expect_frames
 from jaxprop.tasks.panels import confusion, surest_mistakes
 from jaxprop.tasks.task import Task
 from jaxprop.types import Model, Objective, Spec
@@ -16,7 +17,8 @@ from jaxprop.types import Model, Objective, Spec
 
 def checked(name, labels, shape, loss=None, **sizes):
     """Checks outputs of a shape, without its axis B."""
-    arrays = {"name": "stdlib_text"} if name == "language" else {"name": "arrays", "train": "a.npz"}
+    texts = {"language": "stdlib_text", "translate": "number_words"}
+    arrays = {"name": texts[name]} if name in texts else {"name": "arrays", "train": "a.npz"}
     task = {"name": name} | ({} if loss is None else {"loss": loss})
     sections = {"task": task, "data": arrays, "model": {"class": "net.py:Few"}, "run": {"steps": 1}}
     config = build(sections | {"optimizer": {"name": "sgd", "lr": 0.1}})
@@ -48,6 +50,7 @@ NUMBER, NUMBERS = np.zeros(2, np.float32), np.zeros((2, 3), np.float32)
         ("regress", NUMBER, (1,), {"targets": 1}),
         ("language", TOKENS, (5, 9), {"vocabulary": 9}),
         ("language", TOKENS, (5, 16), {"vocabulary": 9}),
+        ("translate", TOKENS, (5, 9), {"vocabulary": 9}),
     ],
 )
 def test_what_fits(name, labels, shape, sizes):
@@ -95,6 +98,11 @@ def test_what_fits(name, labels, shape, sizes):
             "its last layer 1 output; an argument called targets is given that number",
         ),
         (
+            "translate", TOKENS, (5, 8), {"vocabulary": 9},
+            "model.class: net.py:Few returns [B, 5, 8], but the task translate has 9 tokens, and so expects [B, 5, 9]; "
+            "give its last layer 9 outputs; an argument called vocabulary is given that number",
+        ),
+        (
             "language", TOKENS, (5, 8), {"vocabulary": 9},
             "model.class: net.py:Few returns [B, 5, 8], but the task language has 9 tokens, and so expects [B, 5, 9]; "
             "give its last layer 9 outputs; an argument called vocabulary is given that number",
@@ -132,3 +140,13 @@ def test_the_command_line_says_it_before_the_first_step(tmp_path, monkeypatch, c
     said = capsys.readouterr().err
     assert f"c.yaml:4: model.class: net.py:Few returns [B, {outputs}], but the task classify has 3 classes" in said
     assert "step 1" not in said
+
+
+@pytest.mark.parametrize("outputs", [
+    np.zeros((2, 7, 4)), {"logits": np.zeros((2, 7, 4))}, {"logits": np.zeros((2, 7, 3)), "lengths": np.zeros(2)},
+    {"logits": np.zeros((2, 4)), "lengths": np.zeros(2)}, {"logits": np.zeros((2, 7, 4)), "lengths": np.zeros((2, 1))},
+])  # fmt: skip
+def test_frames_of_another_form_are_told(outputs):
+    _expect_frames({"logits": np.zeros((2, 7, 4)), "lengths": np.zeros(2)}, 4)
+    with pytest.raises(ConfigError, match=r"has 4 tokens, with the blank, and so expects a dict of logits"):
+        _expect_frames(outputs, 4)
