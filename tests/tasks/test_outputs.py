@@ -9,7 +9,7 @@ from jaxprop.cli import main
 from jaxprop.config.build import build
 from jaxprop.errors import ConfigError
 from jaxprop.tasks import check_outputs
-from jaxprop.tasks.outputs import _expect_frames
+from jaxprop.tasks.outputs import STRUCTURED
 from jaxprop.tasks.panels import confusion, surest_mistakes
 from jaxprop.tasks.task import Task
 from jaxprop.types import Model, Objective, Spec
@@ -147,6 +147,6 @@ def test_the_command_line_says_it_before_the_first_step(tmp_path, monkeypatch, c
     {"logits": np.zeros((2, 4)), "lengths": np.zeros(2)}, {"logits": np.zeros((2, 7, 4)), "lengths": np.zeros((2, 1))},
 ])  # fmt: skip
 def test_frames_of_another_form_are_told(outputs):
-    _expect_frames({"logits": np.zeros((2, 7, 4)), "lengths": np.zeros(2)}, 4)
-    with pytest.raises(ConfigError, match=r"has 4 tokens, with the blank, and so expects a dict of logits"):
-        _expect_frames(outputs, 4)
+    frames, sizes = STRUCTURED["transcribe"], {"vocabulary": 4}
+    assert frames("net", {"logits": np.zeros((2, 7, 4)), "lengths": np.zeros(2)}, sizes) is None
+    assert "has 4 tokens, with the blank, and so expects a dict of logits" in frames("net", outputs, sizes)
