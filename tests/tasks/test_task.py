@@ -67,7 +67,8 @@ PREDICTIONS = {
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", [name for name in tasks.TASKS if name != "transcribe"])  # test_transcribe.py
+# The outputs of the others are no array: test_detect.py, test_transcribe.py.
+@pytest.mark.parametrize("name", [name for name in tasks.TASKS if name not in ("detect", "transcribe")])
 def test_predictions(name, dtype):
     module = importlib.import_module(f"jaxprop.tasks.{name}")
     outputs, expected = PREDICTIONS[name]
