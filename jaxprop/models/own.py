@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -122,7 +121,7 @@ def line_of(function: Any) -> str:
     source = getattr(inspect.unwrap(function), "__code__", None)
     if source is None:
         return ""
-    file = re.split(r"[/\\]", source.co_filename)[-1]
+    file = source.co_filename.rsplit("/", 1)[-1]
     return f" ({file}:{source.co_firstlineno})"
 
 
