@@ -220,7 +220,7 @@ def test_recordings_are_transcribed_alone_as_together(tones, tmp_path):
         soundfile.write(tmp_path / f"{i}.wav", 0.1 * rng.normal(size=round(rate * seconds)), rate)
     (tmp_path / "3.wav").write_bytes(b"RIFF")
     together = predicted_in(tones, [str(tmp_path)])
-    damaged, *together = together
+    *together, damaged = together
     assert (damaged.input, damaged.error[:12]) == (str(tmp_path / "3.wav"), "is not audio")
     assert [answer.input for answer in together] == [str(tmp_path / f"{i}.wav") for i in range(3)]
     for i in range(3):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprop.config.schema.data import Speech
-from jaxprop.data.bad import BadRecords
+from jaxprop.data.bad import BadInput, BadInputs, BadRecords
 from jaxprop.data.fingerprint import fingerprint, fingerprint_of_files
 from jaxprop.data.readers.audio.alphabet import Alphabet, normalized
 from jaxprop.data.readers.audio.manifests import Listed, listed
@@ -182,37 +182,62 @@ def speech_inputs(section: Any, task: str, prepared: Mapping[str, Any], paths: S
       names those that cannot be read.
 
     Raises:
-      DataError: a path names no recordings.
+      DataError: the only path names no recordings.
     """
     del task
     as_speech = section if isinstance(section, Speech) else Speech.model_validate({"name": "speech", "train": "-"})
-    bad = BadRecords(1.0, unit="recording")
+    bad = BadInputs(paths)
     entries: list[tuple[str, Path | bytes]] = []
     for path in paths:
-        entries += _standard_input(sys.stdin.buffer.read()) if path == "-" else _named(path, as_speech, bad)
-    if not entries:
+        with bad.reading(path):
+            for entry in _named(path, as_speech, bad):
+                entries.append(entry)
+                bad.good += 1
+    if not entries and not bad.found:
         raise DataError(f"{', '.join(paths) or 'no path'}: names no recordings")
-    blocks = [entries[first : first + _BLOCK] for first in range(0, len(entries), _BLOCK)]
-    return (_block(block, as_speech, prepared) for block in blocks)
+    firsts = range(0, max(len(entries), 1), _BLOCK)
+    last = firsts[-1]
+    return (
+        _block(
+            entries[first : first + _BLOCK],
+            [one for one in bad.found if first <= one.before and (first == last or one.before < first + _BLOCK)],
+            first,
+            as_speech,
+            prepared,
+        )
+        for first in firsts
+    )
 
 
-def _block(entries: Sequence[tuple[str, Path | bytes]], section: Speech, prepared: Mapping[str, Any]) -> Source:
-    """The recordings of some entries; what cannot be read is told apart."""
-    rate = int(prepared["sample_rate"])
-    names, waves, bad = [], [], []
-    for name, source in entries:
+def _block(
+    entries: Sequence[tuple[str, Path | bytes]],
+    listed_bad: Sequence[BadInput],
+    first: int,
+    section: Speech,
+    prepared: Mapping[str, Any],
+) -> Source:
+    """The recordings of some entries; what cannot be read, or could not be listed, is told at its place."""
+    rate, waves, names, bad = int(prepared["sample_rate"]), [], [], BadInputs()
+    for place, (name, source) in enumerate(entries, first):
+        for one in listed_bad:
+            if one.before == place:
+                bad.add(one.name, one.why)
         try:
             if isinstance(source, Path):
                 probe(source)
             waves.append(decode(source, rate, section.channels))
             names.append(name)
+            bad.good += 1
         except UnreadableError as error:
-            bad.append(f"{name}: {error}")
+            bad.add(name, str(error))
+    for one in listed_bad:
+        if one.before >= first + len(entries):
+            bad.add(one.name, one.why)
     inputs, lengths = padded(waves, _grown(max(map(len, waves), default=0), rate))
     return Source(
         length=len(waves),
         take=lambda indices: {"inputs": inputs[indices], "input_lengths": lengths[indices]},
-        info={"names": names, "bad": bad},
+        info={"names": names, "bad": bad.found},
         fingerprint=fingerprint("speech to predict", *names),
         prepared=prepared,
     )
@@ -225,15 +250,16 @@ def _grown(samples: int, rate: int) -> int:
     return rounded(int(length), rate)
 
 
-def _named(path: str, section: Speech, bad: BadRecords) -> list[tuple[str, Path | bytes]]:
-    return [(str(one.path), one.path) for one in listed(path, path, section, bad, texts=False)]
-
-
-def _standard_input(content: bytes) -> list[tuple[str, Path | bytes]]:
+def _named(path: str, section: Speech, bad: BadRecords) -> Iterator[tuple[str, Path | bytes]]:
+    if path != "-":
+        yield from ((str(one.path), one.path) for one in listed(path, path, section, bad, texts=False))
+        return
+    content = sys.stdin.buffer.read()
     if b"\0" in content[:4096]:  # which no list of paths has, and every recording
-        return [("-", content)]
-    paths = [line.strip() for line in os.fsdecode(content).splitlines() if line.strip()]
-    return [(path, Path(path).expanduser()) for path in paths]
+        yield "-", content
+    else:
+        lines = (line.strip() for line in os.fsdecode(content).splitlines())
+        yield from ((line, Path(line).expanduser()) for line in lines if line)
 
 
 SPEECH = Reader(open=lambda section, _task, prepared: open_speech(section, prepared), inputs=speech_inputs)

@@ -222,7 +222,12 @@ def test_recordings_to_predict(tmp_path, manifest, monkeypatch):
     assert short.take(np.array([0]))["inputs"].shape == (1, RATE)
     (tmp_path / "clips" / "1.wav").write_bytes(b"")
     (left,) = speech_inputs(section("gone"), "transcribe", prepared, files)
-    assert (left.info["names"], left.info["bad"]) == ([files[0], files[2]], [f"{files[1]}: is an empty file"])
+    assert left.info["names"] == [files[0], files[2]]
+    assert [tuple(one) for one in left.info["bad"]] == [(1, files[1], "is an empty file")]
+    (tmp_path / "wrong.csv").write_text(f'audio\n{files[0]}\n""\n{files[2]}\n')
+    (third,) = speech_inputs(section("gone"), "transcribe", prepared, [str(tmp_path / "wrong.csv"), "gone.wav"])
+    assert third.info["names"] == [files[0], files[2]]
+    assert [(one.before, one.name[-11:]) for one in third.info["bad"]] == [(1, "wrong.csv:3"), (2, "gone.wav")]
     with pytest.raises(DataError, match="names no recordings"):
         speech_inputs(section("gone"), "transcribe", prepared, [])
 
