@@ -66,6 +66,7 @@ class Attending(nnx.Module):
         time = len(projected)
         stretches = min(STRETCHES, time)
         context_kernel, query_kernel = self.context.kernel[...], self.query.kernel[...]
+        assert self.recurrent.bias is not None
         kernel, bias = self.recurrent.kernel[...], self.recurrent.bias[...]
 
         def step(hidden: jax.Array, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, Any]:
