@@ -63,12 +63,17 @@ class Reader(NamedTuple):
         it is what an earlier run has stored: then it prepares all splits, and the training split may be missing.
       inputs: `(section, task, prepared, paths) -> Source` of records without labels, to predict; `paths` are what the
         user has named: files, folders, or `-` for standard input. `info["names"]` says what each record is, such as
-        `wine.csv:3`, and `info["bad"]` lists the records that cannot be used, each as `wine.csv:4: has 2 values`. Where
-        there may be any number of records, an iterator of such sources. None where a kind of data has no files.
+        `wine.csv:3`, and `info["bad"]` lists the records that cannot be used, each a `jaxprop.data.bad.BadInput`. No
+        number of these is an error. Where there may be any number of records, and where they come one by one through
+        standard input, an iterator of such sources. None where a kind of data has no files.
+      together: `(sections, task) -> [{split: Source}]`, as `open` for a new run, of several sections whose records are
+        prepared alike: by what is learned of the training records of all. None where nothing is learned, or where what
+        is learned cannot be of several.
     """
 
     open: Callable[[Any, str, Mapping[str, Any] | None], dict[str, Source]]
     inputs: Callable[[Any, str, Mapping[str, Any], Sequence[str]], Source | Iterable[Source]] | None = None
+    together: Callable[[Sequence[Any], str], list[dict[str, Source]]] | None = None
 
 
 class Spec(NamedTuple):

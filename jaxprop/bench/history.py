@@ -14,6 +14,8 @@ from jaxprop.errors import UsageError
 BLOCKS = "▁▂▃▄▅▆▇█"
 PLAIN = "_.-:=+*#"  # for terminals without block characters
 WIDTH = 40  # figures in a sparkline, the latest
+OF_CONFIG = ("train", "roofline")  # sections of what a configuration does; the others measure the device
+_Key = tuple[str, str, str, str]  # section, name and device of a row, and overrides
 
 
 class Damaged(NamedTuple):
@@ -37,6 +39,7 @@ class Track(NamedTuple):
 
     Args:
       section, name, device: of its rows.
+      overrides: of the configuration that was measured, such as `model.hidden=[512]`; empty without any.
       entries: the documents that have the row, the earliest first.
       line: the last document compared with the first figure; None where there is nothing to compare.
     """
@@ -44,8 +47,14 @@ class Track(NamedTuple):
     section: str
     name: str
     device: str
+    overrides: str
     entries: list[Entry]
     line: Line | None
+
+    @property
+    def what(self) -> str:
+        """The figure in words, but for its device."""
+        return f"{self.section}: {self.name}" + f", {self.overrides}" * bool(self.overrides)
 
     @property
     def measured(self) -> list[Entry]:
@@ -151,24 +160,44 @@ def _read_all(folder: Path) -> tuple[list[tuple[str, Document]], list[Damaged]]:
 
 
 def _group(command: str, where: str, documents: Sequence[tuple[str, Document]]) -> Group:
-    tracks: dict[tuple[str, str, str], list[Entry]] = {}
+    tracks: dict[_Key, list[Entry]] = {}
     for name, document in documents:
         for row in document.rows:
             entry = Entry(name, document.started, document.environment.commit, row)
-            tracks.setdefault(row.key, []).append(entry)
-    order = [row.key for row in documents[-1][1].rows]
-    keys = dict.fromkeys([*order, *tracks])
-    lines = _lines({key: tracks[key] for key in keys}, known_of(documents[-1][1]))
+            tracks.setdefault(_key(document, row), []).append(entry)
+    latest = documents[-1][1]
+    keys = dict.fromkeys([*(_key(latest, row) for row in latest.rows), *tracks])
+    lines = _lines({key: tracks[key] for key in keys}, known_of(latest))
     return Group(command, where, len(documents), [Track(*key, tracks[key], lines.get(key)) for key in keys])
 
 
-def _lines(tracks: Mapping[tuple[str, str, str], list[Entry]], known: Known) -> dict[tuple[str, str, str], Line]:
+def _key(document: Document, row: Row) -> _Key:
+    """What names the same figure in another document; the measured rates of the device have no overrides."""
+    return (*row.key, overrides_of(document) if row.section in OF_CONFIG else "")
+
+
+def overrides_of(document: Document) -> str:
+    """Returns the overrides of the configuration that `bench train` has measured, in one order.
+
+    Args:
+      document: an older one has them among its targets.
+    """
+    given = document.arguments.get("overrides")
+    targets = str(document.arguments.get("targets") or "")
+    return str(given) if given else " ".join(sorted(word for word in targets.split() if "=" in word))
+
+
+def _lines(tracks: Mapping[_Key, list[Entry]], known: Known) -> dict[_Key, Line]:
     """The last row of each, which may say why there is no figure any more, compared with the first figure."""
     firsts = {key: next(_measured(entries), None) for key, entries in tracks.items()}
     ends = [key for key, entries in tracks.items() if firsts[key] not in (None, entries[-1])]
-    first = {key: one.row for key in ends if (one := firsts[key]) is not None}
-    last = {key: tracks[key][-1].row for key in ends}
-    return dict(zip(ends, compare_rows(first, last, known), strict=True))
+    found: dict[_Key, Line] = {}
+    for overrides in dict.fromkeys(key[-1] for key in ends):
+        same = [key for key in ends if key[-1] == overrides]
+        first = {key[:-1]: one.row for key in same if (one := firsts[key]) is not None}
+        last = {key[:-1]: tracks[key][-1].row for key in same}
+        found |= dict(zip(same, compare_rows(first, last, known), strict=True))
+    return found
 
 
 def _measured(entries: Sequence[Entry]) -> Iterator[Entry]:

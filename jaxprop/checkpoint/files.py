@@ -35,6 +35,13 @@ def read_manifests(folder: Path) -> dict[int, dict[str, Any]]:
     return {step: manifest for step, manifest in sorted(manifests.items()) if manifest is not None}
 
 
+def unreadable(folder: Path) -> list[int]:
+    """Returns the steps, ascending, whose checkpoint has arrays but no manifest that can be read."""
+    manifests = read_manifests(folder)
+    there = {int(path.parent.name) for path in folder.glob("*/state") if path.parent.name.isdecimal()}
+    return sorted(there - set(manifests))
+
+
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     """Returns the manifest of a complete checkpoint: Orbax writes the commit time last, just before the final name."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and any(argument in COMPILING for argument in arguments[:2]):
         open_cache(os.environ, tell)
     verbose = any(argument in VERBOSE for argument in arguments)
+    logging.getLogger("jaxprop").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     try:
         # Where the reader of a pipe has left, as `head` does, the command goes on to its own exit code.
         with contextlib.redirect_stdout(Lasting(sys.stdout, (BrokenPipeError,))):

@@ -57,7 +57,7 @@ def _print(group: Group) -> None:
     rows = []
     for track in group.tracks:
         drawn = sparkline([entry.row.value or 0.0 for entry in track.measured], plain) if track.measured else ""
-        rows.append([f"{track.section}: {track.name}", track.device, *ends(track), drawn])
+        rows.append([printable(track.what), track.device, *ends(track), drawn])
     headers = ["what", "device", "first", "last", "change", "verdict", ""]
     kept = [i for i in range(len(headers)) if i != 1 or len({row[1] for row in rows}) > 1]
     show(
@@ -72,7 +72,8 @@ def _as_json(found: History) -> dict[str, object]:
     for group in found.groups:
         tracks = [
             {
-                "section": track.section, "name": track.name, "device": track.device, "change": track.change,
+                "section": track.section, "name": track.name, "device": track.device, "overrides": track.overrides,
+                "change": track.change,
                 "verdict": track.line.verdict if track.line else None,
                 "figures": [
                     {

@@ -74,7 +74,8 @@ def bench_train(
     import jax
 
     arguments = {
-        "targets": " ".join(targets), "precision": ",".join(policies) or None, "batch": ",".join(batch or []) or None,
+        "targets": " ".join(names), "overrides": " ".join(sorted(overrides)) or None,
+        "precision": ",".join(policies) or None, "batch": ",".join(batch or []) or None,
         "seconds": seconds, "aim": aim, "roofline": roofline,
     }  # fmt: skip
     with Screen(quiet=json) as screen:

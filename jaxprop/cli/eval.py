@@ -13,10 +13,12 @@ from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, Qui
 from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE, ConfigError, UsageError
 
-CHOSEN_HERE = (
-    "the best checkpoint was chosen on this split, so its figures flatter; data.validation: 0.1 holds examples out for "
-    "the choice, and --newest evaluates the newest"
-)
+CHOSEN_HERE = {
+    "test": "the best checkpoint was chosen on this split, so its figures flatter; data.validation: 0.1 holds examples "
+    "out for the choice, and --newest evaluates the newest",
+    "validation": "the best checkpoint was chosen on this split, so its figures flatter; data.test names examples that "
+    "no choice has seen, and --newest evaluates the newest",
+}
 
 
 def evaluate(
@@ -55,7 +57,7 @@ def evaluate(
     else:
         print_summary(result)
         if result.get("chosen_on") == result["split"]:
-            print(CHOSEN_HERE)
+            print(CHOSEN_HERE[result["split"]])
         print(f"run folder: {folder}")
     return EXIT_DONE
 

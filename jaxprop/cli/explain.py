@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, split
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, run_of
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
 
 
@@ -32,7 +32,7 @@ def explain(
 
     found = take_apart(loaded.config)
     if json:
-        print_result("explain", None, found._asdict())
+        print_result("explain", run_of(loaded.path), found._asdict())
     else:
         print(text(found, layer_limit))
     return EXIT_DONE if found.ok else EXIT_RUNTIME

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jaxprop.cli.arguments import CodeOption, JsonOption, home
-from jaxprop.cli.output import print_json
+from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import size
 from jaxprop.errors import EXIT_DONE
 
@@ -42,7 +42,7 @@ def export(
     loaded = load(run, which="newest" if newest else None, ema=not raw, code=code or ())
     made = export_run(loaded, format, out, batch_size=batch_size)
     if json:
-        print_json(made, indent=2)
+        print_result("export", loaded.folder, made, indent=2)
     else:
         files = ", ".join(f"{name} ({size(count)})" for name, count in made["files"].items())
         print(f"the {made['checkpoint']} checkpoint, step {made['step']}: {files}")

@@ -44,10 +44,11 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p)
     started, pieces = time.perf_counter(), []
     show: Callable[[str], None] = (lambda _: None) if json else _show
-    show(prompt)
+    shown = prompt  # once there is a token, so that a refusal prints nothing
     for piece in write(loaded, prompt, tokens, sampling=sampling, seed=seed, tokenizer=tokenizer):
         pieces.append(piece)
-        show(piece)
+        show(shown + piece)
+        shown = ""
     show("\n")
     if json:
         seconds = time.perf_counter() - started

@@ -15,7 +15,7 @@ import typer
 from jaxprop.cli import completion
 from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, split
 from jaxprop.cli.modules import named
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, run_of
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError
 
@@ -55,7 +55,7 @@ def gradcheck(
     target, changes = split(target, overrides)
     from jaxprop.config.load import load
 
-    started = time.perf_counter()
+    started, run = time.perf_counter(), None
     if FUNCTION.fullmatch(target):
         report = _of_function(target, changes, entries)
     else:
@@ -63,10 +63,11 @@ def gradcheck(
         # Imported late, so that a mistake in the file is reported before jax has loaded.
         from jaxprop.tools.gradcheck.configured import check_config
 
+        run = run_of(loaded.path)
         report = check_config(loaded.config, examples=examples, entries=entries)
     seconds = time.perf_counter() - started
     if json:
-        print_result("gradcheck", None, {**report._asdict(), "worst": report.worst, "seconds": seconds})
+        print_result("gradcheck", run, {**report._asdict(), "worst": report.worst, "seconds": seconds})
     else:
         _print(report, seconds)
     return EXIT_DONE if report.ok else EXIT_RUNTIME

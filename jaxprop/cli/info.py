@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, split
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, run_of
 from jaxprop.cli.tables import show, size
 from jaxprop.errors import EXIT_DONE
 
@@ -38,13 +39,13 @@ def info(
 
     loaded = load(config, changes, code or ())
     if memory:
-        return _memory(loaded.config, json)
+        return _memory(loaded.config, run_of(loaded.path), json)
     # Imported late, so that a mistake in the file is reported before jax has loaded.
     from jaxprop.tools.info import describe
 
     found = describe(loaded.config)
     if json:
-        print_result("info", None, found._asdict(), indent=2)
+        print_result("info", run_of(loaded.path), found._asdict(), indent=2)
     else:
         _print(found)
     return EXIT_DONE
@@ -63,7 +64,7 @@ def _print(found: Description) -> None:
     show(["reference", ""], reference, right=[1])
 
 
-def _memory(config: Config, json: bool) -> int:
+def _memory(config: Config, run: Path | None, json: bool) -> int:
     from jaxprop.run.compose import compose
     from jaxprop.run.memory import advise, predicted
     from jaxprop.sinks.streams import tell
@@ -81,7 +82,7 @@ def _memory(config: Config, json: bool) -> int:
         show(headers, map(_buffer, found.buffers[:BUFFERS]), right=[4])
     tried = () if found is None else advise(config, found, experiment.sources, tell)
     if json:
-        print_result("info", None, {"memory": found, "tried": tried}, indent=2)
+        print_result("info", run, {"memory": found, "tried": tried}, indent=2)
     elif found is not None:
         show(["override", "peak with it", "saves", "", ""], [_tried(one, found.peak) for one in tried], right=[1, 2, 3])
         if not any(one.helps for one in tried):

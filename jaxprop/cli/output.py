@@ -46,6 +46,20 @@ def print_result(command: str, run: Path | None, values: Mapping[str, Any], *, i
     print_json({"command": command, "run": None if run is None else str(run.absolute()), **own}, indent=indent)
 
 
+def run_of(config: Path) -> Path | None:
+    """Returns the folder of the run whose configuration a file is; None of another file.
+
+    Args:
+      config: path of the configuration.
+
+    Example:
+      >>> run_of(Path("configs/digits_mlp.yaml")) is None
+      True
+    """
+    beside = (config.parent / name for name in ("metrics.jsonl", "checkpoints"))
+    return config.parent if config.name == "config.yaml" and any(path.exists() for path in beside) else None
+
+
 def can_print(text: str) -> bool:
     """Whether stdout has the characters of a text, which a terminal of another encoding has not.
 

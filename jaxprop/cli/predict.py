@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from jaxprop.cli.arguments import CodeOption, JsonOption, home
+from jaxprop.cli.arguments import CodeOption, home
 from jaxprop.cli.output import print_json
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError, printable
 from jaxprop.sinks.streams import tell
@@ -32,7 +32,10 @@ def predict(
     ],
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="files or folders like the training data, or a text; - is stdin"),
+        typer.Argument(
+            metavar="INPUT...",
+            help="files or folders like the training data, or a text to translate; - is stdin, answered as it comes",
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -51,7 +54,9 @@ def predict(
     ] = None,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
     code: CodeOption = None,
-    json: JsonOption = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="print one line of JSON for each record on stdout, and nothing else")
+    ] = False,
 ) -> int:
     """Predict new data with a trained run."""
     if out is not None and out.suffix not in SUFFIXES:

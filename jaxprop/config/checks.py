@@ -22,7 +22,7 @@ from jaxprop.config.schema.data import (
     Table,
 )
 from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
-from jaxprop.config.tasks import TASK_TABLE
+from jaxprop.config.tasks import TASK_TABLE, untold_mode
 from jaxprop.config.tree import Path
 from jaxprop.errors import one_of
 
@@ -229,10 +229,12 @@ def _evaluation(config: Config) -> Iterator[Problem]:
     metrics = {name: figure.better for name, figure in TASK_TABLE[config.task.name].figures.items()}
     own = config.task.metrics or {}
     if best in own and best not in metrics:
-        return  # whether more of it is better only its author knows
+        if mode is None:  # only its author knows
+            yield Problem(("checkpoint", "best"), untold_mode(f"{best}", "checkpoint.mode"))
+        return
     if best is not None and best not in metrics:
         yield Problem(("checkpoint", "best"), one_of(best, [*metrics, *own], f"metric of the task {config.task.name}"))
-    elif mode != metrics[best or "loss"]:
+    elif mode not in (None, metrics[best or "loss"]):
         better = {"max": "larger", "min": "smaller"}[metrics[best or "loss"]]
         what = f"{best or 'loss'} is better when {better}; write 'mode: {metrics[best or 'loss']}'"
         yield Problem(("checkpoint", "mode"), what)
@@ -250,9 +252,15 @@ def _stop(config: Config) -> Iterator[Problem]:
     if by_metric and not has_split_to_evaluate(config):
         what = "there is no split to evaluate on; add data.validation or data.test, or remove this"
         yield from (Problem((*path, name), what) for name in by_metric)
-    figures = TASK_TABLE[config.task.name].figures
-    if stop.metric is not None and stop.metric not in figures:
-        yield Problem((*path, "metric"), one_of(stop.metric, figures, f"metric of the task {config.task.name}"))
+    figures, own = TASK_TABLE[config.task.name].figures, config.task.metrics or {}
+    if stop.metric is not None and stop.metric not in {**figures, **own}:
+        names = [*figures, *own]
+        yield Problem((*path, "metric"), one_of(stop.metric, names, f"metric of the task {config.task.name}"))
+    elif stop.metric in own and stop.mode is None and stop.metric != config.checkpoint.best:
+        yield Problem((*path, "metric"), untold_mode(f"{stop.metric}", "run.stop.mode"))
+    known = figures.get(stop.metric or config.checkpoint.best or "loss")
+    if known is not None and stop.mode not in (None, known.better):
+        yield Problem((*path, "mode"), f"expected {known.better}, as this metric is known to be; remove it")
 
 
 def _responses(config: Config) -> Iterator[Problem]:

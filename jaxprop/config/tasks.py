@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Figure(NamedTuple):
@@ -73,7 +73,7 @@ TASK_TABLE: dict[str, TaskEntry] = {
             "perplexity": Figure("min"),
             "bits_per_byte": Figure("min"),
         },
-        data=("stdlib_text", "text", "pairs", "mixture", "random"),
+        data=("stdlib_text", "text", "pairs", "huggingface", "mixture", "random"),
         models=("rnn", "transformer"),
     ),
     "translate": TaskEntry(
@@ -121,6 +121,45 @@ def better(metric: str, task: str | None = None) -> Literal["min", "max"]:
     if entry is not None and metric in entry.figures:
         return entry.figures[metric].better
     return "max" if MORE_IS_BETTER.search(metric) else "min"
+
+
+def known_better(metric: str, task: str | None = None) -> Literal["min", "max"] | None:
+    """Returns whether a smaller or a larger value of a metric is better; None for a name that no task has.
+
+    Args:
+      metric: its name.
+      task: the task whose figures alone count; None where there is no task.
+
+    Example:
+      >>> known_better("accuracy"), known_better("loss", "regress"), known_better("f1")
+      ('max', 'min', None)
+    """
+    entries = TASK_TABLE.values() if task is None else [TASK_TABLE[task]]
+    return next((entry.figures[metric].better for entry in entries if metric in entry.figures), None)
+
+
+def best_mode(config: Any) -> Literal["min", "max"]:
+    """Returns whether the smallest or the largest value of `checkpoint.best` is the best one.
+
+    Args:
+      config: of `jaxprop train`, or the settings of `jaxprop.fit`, which have no task.
+    """
+    section, task = config.checkpoint, getattr(config, "task", None)
+    return section.mode or better(section.best or "loss", task.name if task else None)
+
+
+def untold_mode(metric: str, key: str) -> str:
+    """Says that only the author of a metric knows whether more of it is better.
+
+    Args:
+      metric: its name.
+      key: where that is said.
+
+    Example:
+      >>> untold_mode("f1", "checkpoint.mode")
+      "whether a larger f1 is better only you know; add checkpoint.mode: max, or min"
+    """
+    return f"whether a larger {metric} is better only you know; add {key}: max, or min"
 
 
 def main_metric(task: str | None, measured: Collection[str], best: str | None = None) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from jaxprop.errors import DataError
 
@@ -31,16 +34,18 @@ class BadRecords:
         self._unit = unit
         self._named: list[str] = []
 
-    def add(self, where: str, why: str) -> None:
+    def add(self, where: str, why: str, *, before: int = 0) -> None:
         """Counts one bad record.
 
         Args:
           where: the record as `file:line`, or the path of a file that is a record.
           why: what is wrong with it, as a clause that follows the place: `is not UTF-8`.
+          before: number of good records before it in its file, of which only `BadInputs` takes note.
 
         Raises:
           DataError: no record may be bad.
         """
+        del before
         self.count += 1
         if len(self._named) < _NAMED:
             self._named.append(f"{where}: {why}")
@@ -73,3 +78,63 @@ class BadRecords:
                 f"({self._allowed:g}) allows: {named}; repair them{fix}"
             )
         return [f"skipped {self.count} of {total} {self._unit}s that cannot be used: {named}"]
+
+
+class BadInput(NamedTuple):
+    """A record that cannot be predicted.
+
+    Args:
+      before: number of good records of its source that come before it, so that answers keep the order of the records.
+      name: the record as `file:line`, or a path.
+      why: what is wrong with it, as a clause.
+    """
+
+    before: int
+    name: str
+    why: str
+
+
+class BadInputs(BadRecords):
+    """Collects the records that cannot be predicted: each is told, and none is an error.
+
+    Args:
+      paths: what is predicted. One that cannot be read at all is a bad record too, unless nothing else is there.
+
+    Example:
+      >>> bad = BadInputs(["a.csv", "b.csv"])
+      >>> bad.add("a.csv:3", "has 2 values")
+      >>> bad.good += 5
+      >>> with bad.reading("b.csv"):
+      ...     raise DataError("b.csv: is damaged")
+      >>> [tuple(one) for one in bad.found]
+      [(0, 'a.csv:3', 'has 2 values'), (5, 'b.csv', 'is damaged')]
+    """
+
+    def __init__(self, paths: Sequence[str] = ()):
+        super().__init__(1.0)
+        self.found: list[BadInput] = []
+        self.good = 0  # good records so far, counted by the reader
+        self._alone = len(paths) == 1
+
+    def add(self, where: str, why: str, *, before: int = 0) -> None:
+        """Collects one bad record; `before` is added to the number of good ones so far."""
+        self.found.append(BadInput(self.good + before, where, why))
+
+    def notes(self, total: int) -> list[str]:
+        """Returns an empty list: each of the records has been told."""
+        del total
+        return []
+
+    @contextmanager
+    def reading(self, path: str) -> Iterator[None]:
+        """Makes a path that cannot be read, or not to its end, a bad record.
+
+        Raises:
+          DataError: it is the only one, and nothing of it could be read.
+        """
+        try:
+            yield
+        except DataError as error:
+            if self._alone and not self.good and not self.found:
+                raise
+            self.add(path, str(error).removeprefix(f"{path}: "))

@@ -29,6 +29,7 @@ _MAGIC = (
     (b"SQLite format 3", "sqlite"),
     (b"\x89HDF", "hdf5"),
     (b"ARROW1", "arrow"),
+    (b"\xff\xff\xff\xff", "arrow"),  # a stream, as the library `datasets` writes it
     (b"\xd0\xcf\x11\xe0", "excel"),
     (b"\xff\xfe", "utf16"),
     (b"\xfe\xff", "utf16"),
@@ -55,6 +56,13 @@ class Kind(NamedTuple):
     keys: str
 
 
+# What is predicted by a run, by its `data.name`.
+TAKES = {
+    "table": "rows of a CSV, TSV, JSONL or Parquet file",
+    "images": "image files, folders of them, and tables or archives of images",
+    "arrays": ".npz files that hold inputs, and .npy files",
+}
+
 _TABLE_KEYS = "train: PATH, target: COLUMN"
 KINDS: dict[str, Kind] = {
     "csv": Kind("a CSV file", "table", _TABLE_KEYS),
@@ -68,12 +76,13 @@ KINDS: dict[str, Kind] = {
     "images": Kind("a folder of images", "images", "train: PATH"),
     "idx": Kind("an IDX file, as MNIST has them", "images", "train: PATH"),
     "tar": Kind("a tar archive", "images", "train: PATH"),
+    "arrow": Kind("an Arrow file", "huggingface", "train: PATH, inputs: COLUMN, label: COLUMN"),
+    "dataset": Kind("a data set of Arrow files", "huggingface", "train: PATH, inputs: COLUMN, label: COLUMN"),
     "image": Kind("a single image", None, "give the folder that holds one folder of images for each class"),
     "json": Kind("one JSON value", None, "write one object a line (JSONL), as with: jq -c '.[]' IN > OUT.jsonl"),
     "excel": Kind("a workbook of a spreadsheet program", None, "save the sheet as CSV (UTF-8)"),
     "sqlite": Kind("an SQLite database", None, "export the table as CSV"),
     "hdf5": Kind("an HDF5 file", None, "save its arrays with np.savez(FILE.npz, inputs=..., labels=...)"),
-    "arrow": Kind("an Arrow file", None, "write it as Parquet, with pyarrow.parquet.write_table"),
     "pickle": Kind("a pickle", None, "save arrays with np.savez, or a table as Parquet: pickles are never opened"),
     "gzip": Kind("compressed with gzip", None, "unpack it with gunzip"),
     "bzip2": Kind("compressed with bzip2", None, "unpack it with bunzip2"),
@@ -169,6 +178,7 @@ def _kind_of_folder(folder: Path) -> str:
     counts = {
         "images": sum(suffixes[suffix] for suffix in IMAGES),
         "texts": sum(suffixes[suffix] for suffix in TEXTS),
+        "dataset": suffixes[".arrow"],
         "tables": sum(suffixes[suffix] for suffix in (*_BY_SUFFIX, ".parquet")),
     }
     best = max(counts, key=lambda name: counts[name])
@@ -205,6 +215,29 @@ def advice(path: str | os.PathLike[str], reader: str) -> str:
     if kind.reader == reader:
         return f"is {kind.what}; write {section(path, kind)}"
     return f"is {kind.what}, which data.name: {kind.reader} reads; write {section(path, kind)}"
+
+
+def unfit(path: str | os.PathLike[str], reader: str) -> str | None:
+    """Returns what to say of a path that is to be predicted and cannot be, as a clause that follows the path.
+
+    Args:
+      path: a file or a folder that exists.
+      reader: the `data.name` of the run.
+
+    Returns:
+      The clause; None where it is not known what the path is, or where the reader takes its kind.
+
+    Example:
+      >>> import tempfile
+      >>> file = Path(tempfile.mkdtemp()) / "wine.csv"
+      >>> _ = file.write_text("a,b\\n1,2\\n")
+      >>> unfit(file, "arrays")
+      'is a CSV file, and this run takes .npz files that hold inputs, and .npy files'
+    """
+    found = kind_of(path)
+    if found in ("binary", "empty") or KINDS[found].reader == reader:
+        return None
+    return f"is {KINDS[found].what}, and this run takes {TAKES[reader]}"
 
 
 def mistaken(path: str | os.PathLike[str], reader: str) -> str | None:

@@ -35,13 +35,19 @@ class Labels(NamedTuple):
     stored: Mapping[str, Any]
 
 
-def labels_for(task: str, columns: tuple[str, ...] | None, prepared: Mapping[str, Any] | None = None) -> Labels:
+def labels_for(
+    task: str,
+    columns: tuple[str, ...] | None,
+    prepared: Mapping[str, Any] | None = None,
+    order: Sequence[str] = (),
+) -> Labels:
     """Returns how the labels of a task are read.
 
     Args:
       task: `classify`, `multilabel` or `regress`.
       columns: names of their columns; None for classes that are folders.
       prepared: what a run has stored; None for a new one, whose classes are learned.
+      order: names of classes in the order that the files give them; others are sorted.
 
     Raises:
       ConfigError: the task takes another number of columns.
@@ -57,17 +63,17 @@ def labels_for(task: str, columns: tuple[str, ...] | None, prepared: Mapping[str
             raise ConfigError(
                 f"data.label: classify takes one column, got {', '.join(columns)}; use multilabel for several"
             )
-        return _classes(columns, names)
+        return _classes(columns, names, order)
     assert columns is not None
     if task == "regress":
         return _numbers(columns)
-    return _switches(columns) if len(columns) > 1 else _sets(columns, names)
+    return _switches(columns) if len(columns) > 1 else _sets(columns, names, order)
 
 
 # -- classify -------------------------------------------------------------------------------------
 
 
-def _classes(columns: tuple[str, ...] | None, names: tuple[str, ...] | None) -> Labels:
+def _classes(columns: tuple[str, ...] | None, names: tuple[str, ...] | None, order: Sequence[str] = ()) -> Labels:
     places = {name: i for i, name in enumerate(names or ())}
 
     def read(values: Sequence[Any]) -> tuple[Any, str | None]:
@@ -75,7 +81,7 @@ def _classes(columns: tuple[str, ...] | None, names: tuple[str, ...] | None) -> 
         return (name, why) if why is not None else _known(name, names)
 
     def learned(labels: Sequence[Any], path: str) -> Labels:
-        found = _ordered(set(labels))
+        found = _ordered(set(labels), order)
         if len(found) < 2:
             raise DataError(f"{path}: has one class only, {found[0]!r}; there is nothing to tell apart")
         return _classes(columns, found)
@@ -113,8 +119,10 @@ def _known(name: str, names: tuple[str, ...] | None) -> tuple[Any, str | None]:
     return None, f"its label {name!r} is no class of the training data ({', '.join(names[:_LISTED])}{more})"
 
 
-def _ordered(names: set[str]) -> tuple[str, ...]:
-    """Sorted; by value where all are integers."""
+def _ordered(names: set[str], order: Sequence[str]) -> tuple[str, ...]:
+    """As they are ordered, if all are; else sorted, by value where all are integers."""
+    if names <= set(order):
+        return tuple(name for name in order if name in names)
     try:
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     except ValueError:
@@ -124,7 +132,7 @@ def _ordered(names: set[str]) -> tuple[str, ...]:
 # -- multilabel -----------------------------------------------------------------------------------
 
 
-def _sets(columns: tuple[str, ...], names: tuple[str, ...] | None) -> Labels:
+def _sets(columns: tuple[str, ...], names: tuple[str, ...] | None, order: Sequence[str] = ()) -> Labels:
     """One column that lists the classes of a text."""
     places = {name: i for i, name in enumerate(names or ())}
 
@@ -148,7 +156,7 @@ def _sets(columns: tuple[str, ...], names: tuple[str, ...] | None) -> Labels:
         return tuple(held), None
 
     def learned(labels: Sequence[Any], path: str) -> Labels:
-        found = _ordered({name for held in labels for name in held})
+        found = _ordered({name for held in labels for name in held}, order)
         if not found:
             raise DataError(f"{path}: no text has a label in the column {columns[0]!r}")
         return _sets(columns, found)

@@ -1,37 +1,31 @@
-"""Records of text files, one after the other and named by their lines: plain text, JSONL, CSV, TSV and Parquet."""
+"""Records of text files, one after the other and named by their lines: plain text, JSONL, CSV, TSV, Parquet, Arrow."""
 
 from __future__ import annotations
 
-import csv
 import glob
 import io
 import json
 import os
-import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from jaxprop.data.bad import BadRecords
-from jaxprop.errors import DataError, MissingExtraError, did_you_mean
+from jaxprop.data.readers.shards import Shards, open_shards
+from jaxprop.data.rows import NAMES, SURROGATE, csv_rows, json_rows, other_delimiter, ragged, raw_lines
+from jaxprop.errors import DataError, did_you_mean
 
-STDIN = "-"
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet",
-    ".pq": "parquet",
+    ".pq": "parquet", ".arrow": "parquet",
 }  # fmt: skip
 # What a folder is searched for; a glob names any other.
 SUFFIXES = (
     ".txt", ".text", ".md", ".rst", ".org", ".tex", ".html", ".htm", ".xml", ".py", ".pyi", ".c", ".h", ".cc", ".cpp",
     ".hpp", ".java", ".js", ".ts", ".go", ".rs", ".rb", ".jl", ".r", ".sh", ".sql", ".css", ".toml", ".yaml", ".yml",
 )  # fmt: skip
-MAX_RECORD = 64 * 2**20  # bytes of one record
 BLOCK = 2**24  # characters of a plain text that are read at a time
 _OTHER = {".json": "write one record a line (jq -c '.[]' FILE > FILE.jsonl)", ".gz": "unpack it", ".zip": "unpack it"}
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-_BOM = b"\xef\xbb\xbf"
 
 
 class Record(NamedTuple):
@@ -103,7 +97,7 @@ def _until_magic(parts: Sequence[str]) -> Iterator[str]:
 
 
 def kind_of(path: Path) -> str:
-    """Returns `text`, `jsonl`, `csv`, `tsv` or `parquet`, by the file's suffix.
+    """Returns `text`, `jsonl`, `csv`, `tsv` or `parquet` (or Arrow), by the file's suffix.
 
     Raises:
       DataError: the file is of a kind that has to be unpacked or written otherwise first.
@@ -132,7 +126,8 @@ def read(path: Path, columns: Sequence[str], bad: BadRecords, delimiter: str | N
     """
     kind = kind_of(path)
     if kind == "parquet":
-        yield from _parquet(path, columns, bad)
+        opened(path).close()
+        yield from of_shards(open_shards(str(path), [path], empty=True), str(path), columns, bad)
         return
     with opened(path) as file:
         if kind == "text":
@@ -153,24 +148,20 @@ def opened(path: Path) -> BinaryIO:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def lines(file: BinaryIO, name: str, bad: BadRecords) -> Iterator[Record]:
+def lines(file: BinaryIO, name: str, bad: BadRecords, *, first: int = 1) -> Iterator[Record]:
     """Yields the lines of a plain text that are not blank, each as a record `name:line`.
 
     Args:
       file: open for reading bytes.
       name: of the file.
       bad: takes the lines that are not UTF-8.
+      first: number of the first line.
     """
-    for number, raw in _raw_lines(file, name):
+    for number, raw in raw_lines(file, name, first):
         where = f"{name}:{number}"
         text = _decoded(raw, where, bad)
         if text is not None and text.strip():
             yield Record(where, (text,))
-
-
-def standard_input(bad: BadRecords) -> Iterator[Record]:
-    """Yields the lines of standard input, each as a record `stdin:line`."""
-    yield from lines(sys.stdin.buffer, "stdin", bad)
 
 
 def whole(path: Path) -> Iterator[str]:
@@ -230,19 +221,10 @@ def why_no_value(text: Any, column: str, *, empty: bool = False) -> str | None:
         return f"its {column!r} is empty"
     if "\0" in text:
         return f"its {column!r} holds a zero byte"
-    return f"its {column!r} holds half of a character (a surrogate)" if _SURROGATE.search(text) else None
+    return f"its {column!r} holds half of a character (a surrogate)" if SURROGATE.search(text) else None
 
 
 # -- formats --------------------------------------------------------------------------------------
-
-
-def _raw_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    while raw := file.readline(MAX_RECORD + 1):
-        number += 1
-        if len(raw) > MAX_RECORD:
-            raise DataError(f"{name}:{number}: is longer than {MAX_RECORD >> 20} MiB; split it")
-        yield number, raw.removeprefix(_BOM) if number == 1 else raw
 
 
 def _decoded(raw: bytes, where: str, bad: BadRecords) -> str | None:
@@ -259,71 +241,39 @@ def _byte(error: UnicodeDecodeError) -> str:
 
 def _jsonl(file: BinaryIO, path: Path, columns: Sequence[str], bad: BadRecords) -> Iterator[Record]:
     first = True
-    for number, raw in _raw_lines(file, str(path)):
-        where = f"{path}:{number}"
-        text = _decoded(raw, where, bad)
-        if text is None or not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            bad.add(where, "is not JSON")
-            continue
-        if not isinstance(row, dict):
-            bad.add(where, 'is not a JSON object; expected one with keys, such as {"text": ...}')
+    for line, row, why in json_rows(file, str(path)):
+        if why is not None:
+            bad.add(f"{path}:{line}", why)
             continue
         if first:
             _expect_columns(path, columns, list(row))
             first = False
-        yield Record(where, tuple(row.get(column) for column in columns))
+        yield Record(f"{path}:{line}", tuple(row.get(column) for column in columns))
 
 
 def _csv(
     file: BinaryIO, path: Path, columns: Sequence[str], bad: BadRecords, delimiter: str, *, quoted: bool
 ) -> Iterator[Record]:
-    csv.field_size_limit(MAX_RECORD)
-    at = [0]  # lines read so far
-
-    def decoded() -> Iterator[str]:
-        for number, raw in _raw_lines(file, str(path)):
-            at[0] = number
-            # A lone carriage return ends no line here, and the csv module stops at one.
-            yield raw.decode("utf-8", "surrogateescape").rstrip("\r\n").replace("\r", " ") + "\n"
-
-    rows = csv.reader(
-        decoded(), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
-    )
     header: list[str] | None = None
     places: list[int] = []
-    while True:
-        where = f"{path}:{at[0] + 1}"
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if "end of data" in str(error):
-                raise DataError(f"{where}: has a quotation mark that is never closed; repair the line") from error
-            bad.add(where, f"cannot be read as CSV ({error})")
-            continue
-        if not row:
-            continue
+    for line, row, why in csv_rows(file, str(path), delimiter, quoted=quoted):
         if header is None:
-            header = row
-            places = _places(path, columns, header, delimiter)
-        elif len(row) != len(header):
-            bad.add(where, f"has {len(row)} values, but the header has {len(header)} columns")
-        elif any(_SURROGATE.search(row[place]) for place in places):
-            bad.add(where, "is not UTF-8")
+            if why is not None:
+                raise DataError(f"{path}:{line}: the header {why}")
+            header, places = row, _places(path, columns, row, delimiter)
+            continue
+        why = why or ragged(row, header, delimiter)
+        if why is not None:
+            bad.add(f"{path}:{line}", why)
         else:
-            yield Record(where, tuple(row[place] for place in places))
+            yield Record(f"{path}:{line}", tuple(row[place] for place in places))
 
 
 def _places(path: Path, columns: Sequence[str], header: list[str], delimiter: str) -> list[int]:
-    other = next((d for d in (";", "\t", ",", "|") if d != delimiter and len(header) == 1 and d in header[0]), None)
+    other = other_delimiter(header[0]) if len(header) == 1 else None
     if other is not None:
-        name = {"\t": "\\t"}.get(other, other)
-        raise DataError(f'{path}: its columns are not separated by {delimiter!r}; set data.delimiter: "{name}"')
+        fix = f"set data.delimiter: {json.dumps(other)}"
+        raise DataError(f"{path}: its columns are not separated by {NAMES.get(delimiter, repr(delimiter))}; {fix}")
     _expect_columns(path, columns, header)
     twice = next((name for name in columns if header.count(name) > 1), None)
     if twice is not None:
@@ -331,35 +281,27 @@ def _places(path: Path, columns: Sequence[str], header: list[str], delimiter: st
     return [header.index(name) for name in columns]
 
 
-def _parquet(path: Path, columns: Sequence[str], bad: BadRecords) -> Iterator[Record]:
-    if find_spec("pyarrow") is None:
-        raise MissingExtraError("pyarrow", f"{path}: a Parquet file")
-    import pyarrow
-    from pyarrow import parquet
+def of_shards(shards: Shards, name: str, columns: Sequence[str], bad: BadRecords) -> Iterator[Record]:
+    """Yields the records of Parquet or Arrow files, each named by its number, from 1.
 
-    opened(path).close()
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            _expect_columns(path, columns, list(file.schema_arrow.names))
-            for batch in file.iter_batches(batch_size=1024, columns=list(dict.fromkeys(columns))):
-                held = [batch.column(name) for name in columns]
-                for row in range(batch.num_rows):
-                    number += 1
-                    try:
-                        values = tuple(column[row].as_py() for column in held)
-                    except UnicodeDecodeError as error:
-                        bad.add(f"{path}:{number}", f"is not UTF-8 ({_byte(error)})")
-                        continue
-                    yield Record(f"{path}:{number}", values)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        said = (str(error).splitlines() or [""])[0][:200]
-        raise DataError(f"{path}: is damaged, cut short or not a Parquet file ({said})") from error
+    Args:
+      shards: the files.
+      name: of them all.
+      columns: names of the columns to return.
+      bad: takes what is not UTF-8.
+
+    Raises:
+      DataError: a column is missing.
+    """
+    _expect_columns(name, columns, shards.columns)
+    for number, values, why in shards.rows(columns):
+        if why is not None:
+            bad.add(f"{name}:{number}", why)
+        else:
+            yield Record(f"{name}:{number}", values)
 
 
-def _expect_columns(path: Path, columns: Sequence[str], known: list[str]) -> None:
+def _expect_columns(path: Path | str, columns: Sequence[str], known: list[str]) -> None:
     for name in columns:
         if name not in known:
             listed = ", ".join(map(repr, known[:20])) or "none"

@@ -14,7 +14,7 @@ from jaxprop.models.adapters.nnx import from_nnx
 from jaxprop.models.arguments import arguments_of, caller, expect_read
 from jaxprop.models.cnn import Cnn
 from jaxprop.models.mlp import Mlp
-from jaxprop.models.own import LossFunction, no_outputs, own_model
+from jaxprop.models.own import LossFunction, checked_outputs, no_outputs, own_model
 from jaxprop.models.remat import NONE
 from jaxprop.models.resnet import ResNet
 from jaxprop.models.rnn import Rnn
@@ -25,7 +25,15 @@ from jaxprop.models.vit import Vit
 from jaxprop.types import Model, Spec
 
 __all__ = [
-    "MODELS", "LossFunction", "from_equinox", "from_functions", "from_linen", "from_nnx", "make_model", "no_outputs",
+    "MODELS",
+    "LossFunction",
+    "checked_outputs",
+    "from_equinox",
+    "from_functions",
+    "from_linen",
+    "from_nnx",
+    "make_model",
+    "no_outputs",
     "own_model",
 ]  # fmt: skip
 

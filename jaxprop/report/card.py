@@ -72,6 +72,9 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     step = whole(nested(best, "step"))
     yield "best", _joined(_figures(best), "" if step is None else f"at step {step:,}")
     yield "reference", _figures(summary.get("reference"))
+    test = summary.get("test")
+    step = whole(nested(test, "step"))
+    yield "test", _joined(_figures(test), "" if step is None else f"of the best checkpoint, step {step:,}")
     versions = {name: text(nested(summary.get("versions"), name)) for name in VERSIONS}
     yield "versions", _joined(*(f"{name} {version}" for name, version in versions.items() if version))
 
@@ -80,9 +83,10 @@ def _time(summary: Mapping[str, Any]) -> str:
     seconds, compiling = number(summary.get("seconds")), number(summary.get("compile_seconds"))
     if seconds is None:
         return ""
-    rate = number(summary.get("examples_per_second"))
+    rate, session = number(summary.get("examples_per_second")), number(summary.get("session_seconds"))
     return _joined(
         duration(seconds),
+        "" if session is None else f"the last session {duration(session)}",
         "" if compiling is None else f"of which {duration(compiling)} compiling",
         "" if rate is None else f"{rate:,.0f} examples/s",
     )

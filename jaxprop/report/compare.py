@@ -119,7 +119,9 @@ def _rank(run: RunData, metric: str) -> tuple[bool, float]:
 
 def _is_lowest(run: RunData, metric: str) -> bool:
     if _kept_by(run) == metric:
-        return nested(run.config, "checkpoint", "mode") == "min"
+        mode = nested(run.config, "checkpoint", "mode")
+        if mode is not None:
+            return mode == "min"
     return better(metric, text(nested(run.config, "task", "name"))) == "min"
 
 

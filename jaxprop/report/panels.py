@@ -10,11 +10,13 @@ MOST, ROWS, CLASSES, POINTS = 8, 60, 60, 1000  # panels, rows of a table, classe
 SHADES = 120  # rows and columns of shades
 
 
-def as_json(found: dict[str, Any] | None) -> dict[str, Any] | None:
+def as_json(found: dict[str, Any] | None, tested: int | None = None) -> dict[str, Any] | None:
     """Returns what the page draws of `panels.json`; None without a panel that can be drawn.
 
     Args:
-      found: the contents of the file: `step`, `examples`, `of`, and `panels`, each with title, kind, data and hint.
+      found: the contents of the file: `step`, `examples`, `of`, `split`, and `panels`, each with title, kind, data and
+        hint. The panels are of the newest parameters.
+      tested: the step of the checkpoint that the figures of the test split are of; None without such figures.
 
     Example:
       >>> panel = {"title": "Labels", "kind": "table", "data": {"headers": ["label"], "rows": [[1]]}}
@@ -26,7 +28,8 @@ def as_json(found: dict[str, Any] | None) -> dict[str, Any] | None:
     kept = [panel for panel in drawn if panel is not None]
     if not kept or found is None:
         return None
-    return {**{name: whole(found.get(name)) for name in ("step", "examples", "of")}, "panels": kept}
+    numbers = {name: whole(found.get(name)) for name in ("step", "examples", "of")}
+    return {**numbers, "split": text(found.get("split"), "test"), "tested": tested, "panels": kept}
 
 
 def _panel(item: dict[str, Any]) -> dict[str, Any] | None:

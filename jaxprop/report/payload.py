@@ -76,7 +76,7 @@ def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
         "spikes_more": more,
         "findings": [_finding(finding) for finding in run.findings[:5]],
         "lr_find": _lr_find(run.lr_find),
-        "panels": panels.as_json(run.panels),
+        "panels": panels.as_json(run.panels, whole(nested(run.summary, "test", "step"))),
     }
 
 

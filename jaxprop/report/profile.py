@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprop.health.watch.alerts import RECOMPILATION
 from jaxprop.report.fields import whole
 from jaxprop.report.grid import Grid
 from jaxprop.report.read import RunData
@@ -65,7 +66,9 @@ def profiles(run: RunData) -> list[Profile]:
 
 
 def moments(run: RunData, steps: np.ndarray) -> list[tuple[str, int]]:
-    """Chooses the steps to show: the start, the last good step and the first alert, or start, middle and end.
+    """Chooses the steps to show: the start, the last before the first alert, that one, and the first to act on.
+
+    Without an alert, start, middle and end.
 
     Args:
       run: the run.
@@ -74,20 +77,33 @@ def moments(run: RunData, steps: np.ndarray) -> list[tuple[str, int]]:
     Returns:
       For each a label and an index into `steps`, without duplicates.
     """
-    main = main_alert(run)
-    step = None if main is None else whole(main.get("step"))
-    if main is None or step is None:
-        wanted = [("start", 0), ("middle", len(steps) // 2), ("end", len(steps) - 1)]
+    main, earliest = main_alert(run), _earliest(run)
+    if main is None or earliest is None:
+        wanted = [("start", 0), ("end", len(steps) - 1), ("middle", len(steps) // 2)]
     else:
-        since = min(whole(main.get("since")) or step, step)
-        good = int(np.searchsorted(steps, since)) - 1
-        bad = int(np.searchsorted(steps, step))
-        # The record with the alert itself is written only where it falls on a log interval.
-        exact = bad < len(steps) and steps[bad] == step
-        wanted = [("start", 0), ("last good step", good), ("first alert" if exact else "after the first alert", bad)]
+        step, since = earliest
+        acted = whole(main.get("step"))
+        wanted = [("start", 0), _at("first alert", steps, step)]
+        if main.get("severity") == "act" and acted is not None and acted > step:
+            wanted.append(_at("first alert to act on", steps, acted))
+        wanted.append(("before the first alert", int(np.searchsorted(steps, min(since, step))) - 1))
         wanted = [(label, at) for label, at in wanted if 0 <= at < len(steps)]
-    newest = {at: label for label, at in reversed(wanted)}
+    newest = {at: label for label, at in reversed(wanted)}  # the first label of a step is the one that it keeps
     return sorted(((label, at) for at, label in newest.items()), key=lambda pair: pair[1])
+
+
+def _earliest(run: RunData) -> tuple[int, int] | None:
+    """Step and first sign of the first alert on the training; of any where there are no others."""
+    training = [alert for alert in run.alerts if alert.get("kind") != RECOMPILATION] or run.alerts
+    found = [(step, whole(alert.get("since")) or step) for alert in training if (step := whole(alert.get("step")))]
+    return min(found, default=None)
+
+
+def _at(label: str, steps: np.ndarray, step: int) -> tuple[str, int]:
+    """The record of a step; it is written only where the step falls on a log interval, and else the next one is."""
+    at = int(np.searchsorted(steps, step))
+    exact = at < len(steps) and steps[at] == step
+    return (label if exact else f"after the {label}"), at
 
 
 def _line(label: str, step: int, values: np.ndarray) -> Line:

@@ -20,7 +20,9 @@ from jaxprop.checkpoint import leaves
 from jaxprop.config.dump import dump
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import RunFolderError
-from jaxprop.run.folder import versions
+from jaxprop.health.watch.advice import Setup
+from jaxprop.run.folder import shown, versions
+from jaxprop.run.own_code import code_of
 from jaxprop.sinks.files import make_folder, write_whole
 from jaxprop.sinks.jsonl import encode
 from jaxprop.types import TrainState
@@ -89,6 +91,7 @@ class Recorder:
         self._records: deque[tuple[int, Any]] = deque(maxlen=RECORDS)  # steps and measurements
         self._row = 0  # failed steps in a row
         self._written = False  # a box of this row
+        self.began = ""  # a sentence on the first step that failed
         # Steps that float16 skips with a finite loss are how its loss scale is found.
         self._expected = config.health.max_skips // 2 if config.precision.policy == "float16" else 0
 
@@ -113,6 +116,7 @@ class Recorder:
             self._row, self._written = 0, False
             return None
         self._row += 1
+        self.began = self.began or f"The first of them was step {step}"
         due = self._row > self._expected or not np.isfinite(float(m.loss))
         held = next((held for held in self._batches if held[0] - held[1] < step <= held[0]), None)
         if not due or self._written or held is None or len(boxes(self._run)) >= self._config.health.blackboxes:
@@ -126,7 +130,8 @@ class Recorder:
             self._write(step, state, batch, updates)
         except OSError as error:  # the run is worth more than its black box
             return f"step {step} was not finite; its black box cannot be written ({error.strerror})"
-        return f"step {step} was not finite; 'jaxprop replay {self._run}' finds the operation, layer and line"
+        command = Setup("yaml", {}, shown(self._run), code_of(self._config)).command("replay")
+        return f"step {step} was not finite; '{command}' finds the operation, layer and line"
 
     def _write(self, step: int, state: TrainState, batch: Mapping[str, Any], updates: int) -> None:
         arrays, manifest = leaves.pack(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,14 +16,31 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Examples a second of training alone: compiling, evaluating and saving are taken off."""
+    """Examples a second of training alone: compiling, evaluating and saving are taken off; and the time of it all.
 
-    def __init__(self) -> None:
+    Args:
+      began: when this session of the run began, by `time.perf_counter`.
+    """
+
+    def __init__(self, began: float | None = None) -> None:
+        now = time.perf_counter()
+        self.began = now if began is None else began
+        self.earlier = 0.0  # seconds that earlier sessions of the run have taken
         self.compile_seconds = 0.0
         self.examples, self.seconds = 0.0, 0.0
         self.waiting = 0.0  # seconds of these that were spent waiting for batches
-        self._since = time.perf_counter()
+        self._since = now
         self._mark = (0.0, 0.0)
+
+    @property
+    def session(self) -> float:
+        """Seconds since this session of the run began, whatever they went into."""
+        return time.perf_counter() - self.began
+
+    def goes_on(self, seconds: Any) -> None:
+        """Takes up the seconds that earlier sessions took, as a file tells them; of several accounts the longest."""
+        if isinstance(seconds, int | float) and math.isfinite(seconds):
+            self.earlier = max(self.earlier, float(seconds))
 
     def resume(self) -> None:
         """Goes on counting from now."""

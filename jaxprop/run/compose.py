@@ -24,6 +24,7 @@ from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.mesh import make_mesh
 from jaxprop.parallel.placement import place_batch, replicate
 from jaxprop.run import own_code
+from jaxprop.run.held import held_statistics, hold
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
@@ -97,7 +98,8 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
     scaling = Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
     assert task.model is not None
     init_model, example = jax.jit(task.model.init), next(data.one_pass(train, 2))
-    shapes, _ = init_model.eval_shape(jax.random.key(0), example)
+    shapes, beside = init_model.eval_shape(jax.random.key(0), example)
+    tasks.check_outputs(config, task, shapes, beside, example)
     trainable = _trainable(config, shapes)
     mask = trainable_mask(trainable, shapes)
     optimizer = optimizers.make_optimizer(
@@ -114,8 +116,9 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
         health = init_health(state.health.direction)
         return state._replace(health=health if mesh is None else replicate(health, mesh))
 
+    objective = hold(task.objective, held_statistics(config, shapes, beside))
     step = make_train_step(
-        task.objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
+        objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
         steps_per_call=config.run.steps_per_call, health=signals, ema_decay=config.run.ema_decay,
         schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh, trainable=trainable,
     )  # fmt: skip

@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.checkpoint import Checkpoints
+from jaxprop.config.tasks import TASK_TABLE, best_mode
+from jaxprop.data.readers.arrays import IF_NUMBERS
 from jaxprop.errors import EXIT_DONE
 from jaxprop.run import panels
 from jaxprop.run.compose import Experiment
 from jaxprop.run.final import evaluate_test
-from jaxprop.run.folder import expanded, write_summary
+from jaxprop.run.folder import expanded, read_summary, write_summary
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
 from jaxprop.run.replaced import BACK, Replaced, recover
-from jaxprop.run.resume import refuse_unreadable, resume_note, start_over, still_stopped, stopped_note
+from jaxprop.run.resume import damaged_note, refuse_unreadable, resume_note, start_over, still_stopped, stopped_note
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
 from jaxprop.sinks import Sink, fan_out, open_sinks
 from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
+
+_NO_TOKENS = set(TASK_TABLE["classify"].models) - set(TASK_TABLE["language"].models)
 
 
 def _drawn(experiment: Experiment) -> tuple[TrainState, list[str]]:
@@ -124,7 +128,7 @@ def conduct(
             state, begun = (
                 undertaking.begin(experiment) if begins else (experiment.init(experiment.config.run.seed), [])
             )
-        loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment))
+        loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment), began)
         del state
         started = _Started(undertaking, experiment, loop, replaced, folder, begun)
         try:
@@ -140,11 +144,11 @@ def conduct(
             if replaced.bring_back():
                 error.add_note(BACK)
             elif isinstance(error, Exception):
-                sum_up_failure(error, loop, experiment.task.reference, began, folder)
+                sum_up_failure(error, loop, experiment.task.reference, folder)
             raise
         # Written once the last save is known to be whole.
         compared = undertaking.compared(experiment, folder) if status == Status.COMPLETED else {}
-        figures = summary(status, loop, {**experiment.task.reference, **compared}, began)
+        figures = summary(status, loop, {**experiment.task.reference, **compared})
         back = status == Status.INTERRUPTED and replaced.bring_back()
         if status == Status.COMPLETED:
             panels.write(folder, panels.draw(experiment, loop.state))
@@ -178,8 +182,11 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
         undertaking.trace(experiment, loop.state)
         replaced.set_aside()
     resumed_from = None if fresh else loop.resume()
-    notes = [note for source in experiment.sources.values() for note in source.info.get("notes", ())]
+    notes = data_notes(experiment)
     if resumed_from is not None:
+        # It has the time after the last checkpoint, too, where the session before came to an end of its own.
+        loop.clock.goes_on((read_summary(folder) or {}).get("seconds"))
+        notes += damaged_note(folder / "checkpoints", resumed_from)
         notes.append(resume_note(resumed_from, experiment.total_steps, experiment.config))
     elif not fresh:
         refuse_unreadable(folder / "checkpoints")
@@ -198,10 +205,20 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
         yield sink
 
 
+def data_notes(experiment: Experiment) -> list[str]:
+    """Returns what the sources of a run tell a person; of integers that may be tokens, as the model takes them."""
+    model = getattr(experiment.config, "model", None)  # a run of `fit` has none
+    sees_numbers = getattr(model, "name", None) in _NO_TOKENS
+    told = ("notes", IF_NUMBERS) if sees_numbers else ("notes",)
+    return [note for source in experiment.sources.values() for name in told for note in source.info.get(name, ())]
+
+
 def open_checkpoints(experiment: Experiment, folder: Path) -> Checkpoints:
     """Opens the checkpoints of a run, as its configuration says which are kept."""
     section = experiment.config.checkpoint
-    return Checkpoints(folder / "checkpoints", keep=section.keep, best=section.best or "loss", mode=section.mode)
+    return Checkpoints(
+        folder / "checkpoints", keep=section.keep, best=section.best or "loss", mode=best_mode(experiment.config)
+    )
 
 
 def _has_ended(before: dict[str, Any], experiment: Experiment, folder: Path) -> bool:

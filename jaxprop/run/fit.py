@@ -19,16 +19,16 @@ from jaxprop.checkpoint import stored_config
 from jaxprop.config.diff import HARMLESS, LENGTH, differences
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.fit import Settings
+from jaxprop.config.tasks import known_better, untold_mode
 from jaxprop.core import trees
 from jaxprop.data.batches import EXACT, as_stream
-from jaxprop.data.stream import Stream
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.placement import replicate
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.conduct import Conducted, Undertaking, conduct, open_checkpoints
-from jaxprop.run.folder import read_summary, write_text
+from jaxprop.run.folder import ABOUT_FIT, read_summary, write_text
 from jaxprop.run.resume import has_records, refuse_another
 from jaxprop.run.status import Status
 from jaxprop.sinks import Sink
@@ -39,8 +39,6 @@ from jaxprop.train.objective import LossFn, as_objective
 from jaxprop.train.trainable import Trainable
 from jaxprop.types import Average, Model, Objective, PyTree, Schedule, Source, Spec, TrainState
 
-ABOUT = "# The settings of a run of jaxprop.fit: a record, and no configuration that 'jaxprop train' could run.\n"
-
 
 class Fitted(NamedTuple):
     """What `fit` leaves.
@@ -50,7 +48,7 @@ class Fitted(NamedTuple):
       status: `completed`, `interrupted` or `diverged`.
       step: of the state.
       state: the best that was evaluated and saved, else the newest; with `ema`, the moving averages.
-      metrics: of the last evaluation.
+      metrics: of the evaluation of that state.
       summary: what `summary.json` holds.
     """
 
@@ -189,8 +187,16 @@ def _undertaking(settings: Settings, make: Callable[[], Experiment], sinks: tupl
         trace=_trace,
         describe=_describe,
         explained=lambda *_: contextlib.nullcontext(),
+        begin=_begin,
         sinks=sinks,
     )
+
+
+def _begin(experiment: Experiment) -> tuple[TrainState, list[str]]:
+    """The state before the first step, and what a resume promises where that is less than the exact next batch."""
+    settings = experiment.config
+    said = promise(experiment.stream) if settings.checkpoint.enabled else EXACT
+    return experiment.init(settings.run.seed), [] if said == EXACT else [said]
 
 
 class _Finder:
@@ -201,6 +207,7 @@ class _Finder:
         self._batches: list[tuple[int, int, Any]] = []
         self._left = experiment.config.health.blackboxes
         self._failing = False
+        self.began = ""  # a sentence on the first step that failed
 
     def take(self, step: int, size: int, batch: Any) -> None:
         """Remembers the batch of a call: its last step, how many it takes, and what it was given."""
@@ -217,7 +224,9 @@ class _Finder:
         if self._per_call > 1:
             batch = jax.tree.map(lambda array: array[step - last - 1], batch)
         finding = self._step.find_nonfinite(state, batch)
-        return f"step {step} was not finite" + ("" if finding is None else f": {finding.message}")
+        told = f"step {step} was not finite" + ("" if finding is None else f": {finding.message}")
+        self.began = self.began or f"The first: {told}"
+        return told
 
 
 def _settings(**sections: Any) -> Settings:
@@ -230,7 +239,18 @@ def _settings(**sections: Any) -> Settings:
     stop = settings.run.stop
     if stop is not None and settings.run.eval_every is None and (stop.patience, stop.target) != (None, None):
         raise UsageError("fit: stop has patience or target, which are about evaluations; give evaluate=...")
+    _check_modes(settings)
     return settings
+
+
+def _check_modes(settings: Settings) -> None:
+    """Guessing whether more is better would keep the worst checkpoint where the guess is wrong."""
+    best, stop = settings.checkpoint, settings.run.stop
+    if best.best is not None and best.mode is None and known_better(best.best) is None:
+        raise UsageError(f"fit: checkpoint: {untold_mode(best.best, 'its key mode')}")
+    name = stop.metric if stop else None
+    if stop and name not in (None, best.best) and stop.mode is None and known_better(str(name)) is None:
+        raise UsageError(f"fit: stop: {untold_mode(str(name), 'its key mode')}")
 
 
 def _rhythm(eval_every: int | None, steps: int, per_call: int, stream: Any) -> int:
@@ -304,7 +324,7 @@ def _trace(experiment: Experiment, state: TrainState) -> None:
 
 
 def _describe(experiment: Experiment, folder: Path) -> None:
-    write_text(folder / "config.yaml", ABOUT + yaml.safe_dump(to_builtins(experiment.config), sort_keys=False))
+    write_text(folder / "config.yaml", ABOUT_FIT + yaml.safe_dump(to_builtins(experiment.config), sort_keys=False))
 
 
 def _finished(settings: Settings, folder: Path) -> dict[str, Any] | None:
@@ -336,7 +356,9 @@ def _fitted(ran: Conducted, folder: Path) -> Fitted:
             restored = checkpoints.restore(abstract, checkpoints.best() if best is not None else None)
         assert restored is not None
         state, step = restored.state, restored.step
-    return Fitted(folder, summary["status"], step, state, summary["metrics"], summary)
+    found = best if best is not None and best["step"] == step else summary["metrics"]
+    metrics = {name: value for name, value in found.items() if name != "step"}
+    return Fitted(folder, summary["status"], step, state, metrics, summary)
 
 
 def promise(batches: Any) -> str:
@@ -349,5 +371,4 @@ def promise(batches: Any) -> str:
       >>> promise([{"x": 1.0}]).partition(",")[0]
       'a resume draws the batches that were used already'
     """
-    stream = as_stream(batches, depth=1)
-    return EXACT if isinstance(stream, Stream) else stream.promise
+    return getattr(as_stream(batches, depth=1), "promise", EXACT)

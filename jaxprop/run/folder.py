@@ -17,6 +17,7 @@ from jaxprop.sinks.files import open_to_read, write_whole
 from jaxprop.version import __version__
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
+ABOUT_FIT = "# The settings of a run of jaxprop.fit: a record, and no configuration that 'jaxprop train' could run.\n"
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -44,6 +45,23 @@ def find_run(folder: Path) -> Path:
         held = f"it has no {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]}"
         raise UsageError(f"{folder} is not a run's folder: {held}{_others(folder, '')}")
     return folder
+
+
+def shown(path: Path) -> str:
+    """Returns a path as a command typed here may name it: relative where it is below the working directory.
+
+    Example:
+      >>> shown(Path.cwd() / "runs" / "a"), shown(Path("/nowhere/runs/a"))
+      ('runs/a', '/nowhere/runs/a')
+    """
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def is_of_fit(folder: Path) -> bool:
+    """Whether a run's folder is that of a run of `jaxprop.fit`, whose `config.yaml` is no configuration."""
+    path = folder / "config.yaml"
+    return path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(ABOUT_FIT)
 
 
 def is_run(folder: Path) -> bool:

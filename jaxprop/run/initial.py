@@ -17,7 +17,8 @@ from jaxprop.config.schema.initial import InitialWeights
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import UsageError
 from jaxprop.run.compose import Experiment
-from jaxprop.run.folder import expanded
+from jaxprop.run.folder import expanded, is_run
+from jaxprop.run.held import of_frozen_layers
 from jaxprop.run.loaded import load
 from jaxprop.types import PyTree, TrainState
 
@@ -66,7 +67,9 @@ def begin(experiment: Experiment, seed: int | None = None) -> tuple[TrainState, 
         return experiment.init(seed), []
     own = custom_sections(experiment.config).values()
     permitted = tuple(one.target.where for one in own if one.permitted)  # what this run may do, its source may as well
-    given = renamed(read_weights(section.source, permitted), section.map)
+    read, turned = transposed(read_weights(section.source, permitted), section.transpose)
+    given = renamed(read, section.map)
+    square = square_weights(read, section)
     notes: list[str] = []
 
     def change(params: PyTree, extras: PyTree) -> tuple[PyTree, PyTree]:
@@ -74,7 +77,7 @@ def begin(experiment: Experiment, seed: int | None = None) -> tuple[TrainState, 
         filled = fill(params, given.params, section, given.where)
         beside = fill(extras, given.extras, section, given.where)
         _check_used(section, filled, given)
-        notes[:] = _notes(section, filled, beside, given)
+        notes[:] = [*_notes(section, filled, beside, given), *_of_torch(turned, square)]
         return filled.tree, beside.tree
 
     return experiment.init(seed, change), notes
@@ -86,7 +89,9 @@ def resolved(config: Config) -> Config:
     if section is None:
         return config
     path = expanded(section.source)
-    path = Path("runs") / path if len(path.parts) == 1 and not path.exists() else path
+    # A folder of that name may lie here too, such as the data that the run was trained on.
+    if len(path.parts) == 1 and (not path.exists() or (not is_run(path) and is_run(Path("runs") / path))):
+        path = Path("runs") / path
     section = section.model_copy(update={"from": str(path.absolute())})
     return config.model_copy(update={"run": config.run.model_copy(update={"init_from": section})})
 
@@ -170,6 +175,86 @@ def renamed(given: Weights, patterns: Mapping[str, str]) -> Weights:
     return Weights(parts[0], parts[1], given.where)
 
 
+def transposed(given: Weights, patterns: Sequence[str]) -> tuple[Weights, list[str]]:
+    """Returns weights with some arrays `[out, in, ...]`, as PyTorch holds them, turned into `[..., in, out]`.
+
+    Args:
+      given: by their own names.
+      patterns: `run.init_from.transpose`.
+
+    Returns:
+      The weights, and the names of those that were turned.
+
+    Raises:
+      UsageError: a pattern matches nothing, or an array of fewer than two axes.
+
+    Example:
+      >>> found, names = transposed(Weights({"fc/weight": np.ones((3, 2))}, {}, "a.safetensors"), ["fc/.*"])
+      >>> found.params["fc/weight"].shape, names
+      ((2, 3), ['fc/weight'])
+    """
+    names = [name for name in given.params if _matches(patterns, name)]
+    for pattern in patterns:
+        if not _matches([pattern], *given.params):
+            raise UsageError(
+                f"run.init_from.transpose: {pattern!r} matches no array of {given.where}{_some(given.params)}"
+            )
+    flat = next((name for name in names if np.ndim(given.params[name]) < 2), None)
+    if flat is not None:
+        raise UsageError(
+            f"run.init_from.transpose: {flat} has {np.ndim(given.params[flat])} axes; name arrays of 2 or more"
+        )
+    turned = {name: _turned(given.params[name]) for name in names}
+    return given._replace(params=given.params | turned), names
+
+
+def _turned(array: Any) -> Any:
+    return jnp.transpose(array, (*range(2, np.ndim(array)), 1, 0))
+
+
+def square_weights(given: Weights, section: InitialWeights) -> dict[str, str]:
+    """Returns arrays called `weight` that fit a `kernel` either way, by their names there, with their names here.
+
+    PyTorch calls an array `[out, in, ...]` so, and where both sizes are the same nothing else tells it from a kernel.
+
+    Args:
+      given: by their own names.
+      section: says what is renamed and turned.
+    """
+    found = {}
+    for name, array in given.params.items():
+        shape = np.shape(array)
+        if not name.endswith("weight") or len(shape) != 2 or shape[0] != shape[1] or _matches(section.transpose, name):
+            continue
+        (here,) = renamed(Weights({name: array}, {}, given.where), _mapping(section.map, name)).params
+        if here.endswith("kernel"):
+            found[name] = here
+    return found
+
+
+def _mapping(patterns: Mapping[str, str], name: str) -> dict[str, str]:
+    """The pattern that renames an array: the first that matches."""
+    first = next((pattern for pattern in patterns if re.fullmatch(pattern, name)), None)
+    return {} if first is None else {first: patterns[first]}
+
+
+def _of_torch(turned: Sequence[str], square: Mapping[str, str]) -> Iterator[str]:
+    if turned:
+        yield f"transposed from [out, in, ...]: {_some_of(turned)}"
+    if square:
+        first = next(iter(square))
+        yield (
+            f"warning: {_some_of(square)} {'is' if len(square) == 1 else 'are'} square, so shapes do not tell whether "
+            "the axes are PyTorch's, [out, in], or a kernel's, [in, out]; the values were taken as they are: where the "
+            f"file comes from PyTorch, add transpose: ['{first}']"
+        )
+
+
+def _some_of(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
 def fill(tree: PyTree, given: Mapping[str, Any], section: InitialWeights, where: str) -> Filled:
     """Puts arrays into a tree, by path.
 
@@ -202,6 +287,11 @@ def _fitting(path: str, array: Any, leaf: Any, where: str) -> Any:
     if array.shape != leaf.shape or not same:
         layer = path.rpartition("/")[0]
         pattern = f"{layer}/.*" if layer else path
+        if array.ndim > 1 and same and _turned(array).shape == leaf.shape:
+            raise UsageError(
+                f"run.init_from: {path} is {there} in {where} and {here} in this model, which is the same with the "
+                "axes in PyTorch's order, [out, in, ...]; add transpose: [PATTERN], with its name there"
+            )
         raise UsageError(
             f"run.init_from: {path} is {there} in {where} and {here} in this model; draw it anew with "
             f"skip: ['{pattern}']"
@@ -243,12 +333,23 @@ def _notes(section: InitialWeights, params: Filled, extras: Filled, given: Weigh
         notes.append(f"not used of them: {_listed(unused)}")
     frozen = [path for path in params.loaded if _matches(section.freeze, path)]
     if frozen:
-        notes.append(f"frozen: {_listed(frozen)}")
+        every = [*params.loaded, *params.skipped, *params.drawn]
+        statistics = of_frozen_layers(section.freeze, every, [*extras.loaded, *extras.skipped, *extras.drawn])
+        notes.append(f"frozen: {_listed(frozen)}{_statistics(statistics, section.freeze_statistics)}")
     return notes
 
 
-def _matches(patterns: Sequence[str], path: str) -> bool:
-    return any(re.fullmatch(pattern, path) for pattern in patterns)
+def _statistics(paths: Sequence[str], held: bool) -> str:
+    if not paths:
+        return ""
+    layers = _listed(paths)
+    if held:
+        return f", with the statistics of {layers}"
+    return f"; but the statistics of {layers} follow the data, unless init_from.freeze_statistics is true"
+
+
+def _matches(patterns: Sequence[str], *paths: str) -> bool:
+    return any(re.fullmatch(pattern, path) for pattern in patterns for path in paths)
 
 
 def _listed(paths: Iterable[str]) -> str:

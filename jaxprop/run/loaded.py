@@ -14,6 +14,7 @@ from jaxprop.config.build import build
 from jaxprop.config.load import load as load_config
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.fit import Settings
+from jaxprop.config.tasks import best_mode
 from jaxprop.errors import CheckpointError, UsageError, one_of
 from jaxprop.run.columns import Columns, columns, read_records
 from jaxprop.run.folder import find_run, read_summary
@@ -160,7 +161,7 @@ class LoadedRun:
         manifests, section = read_manifests(self.folder / "checkpoints"), self.config.checkpoint
         if not manifests:
             return ["  no checkpoint"]
-        best = Checkpoints(self.folder / "checkpoints", best=section.best or "loss", mode=section.mode).best()
+        best = Checkpoints(self.folder / "checkpoints", best=section.best or "loss", mode=best_mode(self.config)).best()
         chosen = best if self._which != "newest" and best is not None else max(manifests)
         names = {max(manifests): "newest"}
         if best is not None:

@@ -41,6 +41,7 @@ def hold(folder: str | Path) -> Iterator[None]:
       jaxprop.errors.RunFolderError: ... is in use by process ...
     """
     path = Path(folder) / _FILE
+    made = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_to_lock(path)
@@ -48,9 +49,21 @@ def hold(folder: str | Path) -> Iterator[None]:
         raise _unwritable(path.parent, error) from error
     try:
         with _locked(descriptor, path):
-            yield
+            try:
+                yield
+            finally:
+                if made:
+                    _remove_if_unused(path)
     finally:
         os.close(descriptor)
+
+
+def _remove_if_unused(path: Path) -> None:
+    """Removes a folder that was made for a run which has not begun, while its lock is held."""
+    with contextlib.suppress(OSError):
+        if [entry.name for entry in path.parent.iterdir()] == [path.name]:
+            path.unlink()
+            path.parent.rmdir()
 
 
 @contextlib.contextmanager
@@ -63,6 +76,8 @@ def _locked(descriptor: int, path: Path) -> Iterator[None]:
         with _claimed(path.with_suffix(".claim")):
             yield
         return
+    if not _is_there(descriptor, path):
+        raise _in_use(path)  # it was removed with the folder of a run that never began, a moment ago
     with contextlib.suppress(OSError):  # who holds the lock is only told; a full disk is found out by what needs it
         os.ftruncate(descriptor, 0)
         os.write(descriptor, _owner())
@@ -70,6 +85,13 @@ def _locked(descriptor: int, path: Path) -> Iterator[None]:
     # The file stays: removing it would let a process waiting on the old one and a newcomer both hold the folder.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
+
+
+def _is_there(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 if sys.platform == "win32":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 import jax
 
@@ -12,20 +13,24 @@ from jaxprop import data
 from jaxprop.checkpoint import Checkpoints, Restored
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.fit import Settings
+from jaxprop.config.tasks import best_mode
 from jaxprop.core import trees
 from jaxprop.core.measurements import Measurements
-from jaxprop.errors import CheckpointError, DataError
+from jaxprop.errors import CheckpointError, DataError, UsageError, one_of
 from jaxprop.health.respond.levers import tighten
 from jaxprop.health.respond.points import point_interval
 from jaxprop.health.respond.responder import Responder
+from jaxprop.health.watch.advice import Setup
 from jaxprop.health.watch.watch import Watch
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.cadence import rhythm_of
 from jaxprop.run.clock import Clock
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.evaluate import evaluate
-from jaxprop.run.folder import write_text
+from jaxprop.run.folder import shown, write_text
 from jaxprop.run.interrupt import Interrupts
+from jaxprop.run.own_code import code_of
 from jaxprop.run.pace import Pace
 from jaxprop.run.records import Interval, is_recorded, layer_rows, train_record
 from jaxprop.run.status import Status
@@ -45,16 +50,18 @@ class Loop:
       checkpoints: where the run is saved, and where it goes on from.
       stop: asks for an early end.
       recorder: keeps what a failing step was given.
+      began: when the session began, by `time.perf_counter`; by default now.
     """
 
     def __init__(
-        self, experiment: Experiment, state: TrainState, checkpoints: Checkpoints, stop: Interrupts, recorder: Recorder
-    ):
+        self, experiment: Experiment, state: TrainState, checkpoints: Checkpoints, stop: Interrupts, recorder: Recorder,
+        began: float | None = None,
+    ):  # fmt: skip
         self._experiment, self._config = experiment, experiment.config
         self._checkpoints, self._stop, self._recorder = checkpoints, stop, recorder
         self.state = state
         self.step = 0
-        self.clock = Clock()
+        self.clock = Clock(began)
         self.metrics: dict[str, float] = {}  # of the newest evaluation
         self.best: dict[str, float] | None = None  # of the best one, with its step
         self.test: dict[str, float] | None = None  # of the best checkpoint on the test split, at the end, with its step
@@ -72,7 +79,7 @@ class Loop:
         self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
         shapes = getattr(experiment.stream, "shapes", 1)
         self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call, shapes)
-        self._responder = _responder(config, total, experiment.step.trained(state.params))
+        self._responder = _responder(config, total, experiment.step.trained(state.params), checkpoints.folder.parent)
         self._replaces: Callable[[], bool] = bool
 
     @property
@@ -111,6 +118,8 @@ class Loop:
         self._stream_state = stream["data"]
         self._responder.restore(stream["health"])
         self._pace.restore(stream["pace"])
+        # Before it had its own place, the time was saved for `run.stop` alone.
+        self.clock.goes_on(stream.get("seconds", (stream.get("stop") or {}).get("seconds")))
         self._checkpoints.pinned = self._responder.resumed(self.step)
         self._owes_evaluation = self._rhythm.evaluates(self.step) and not stream["evaluated"]
         return self.step
@@ -164,6 +173,10 @@ class Loop:
                 f"the training data ended after step {self.step} of {self._experiment.total_steps}; a source gives "
                 "its examples as often as it is asked, so its `take` or `__next__` must not raise StopIteration"
             )
+        if self.status == Status.COMPLETED and self._responder.give_up(
+            int(self.state.health.skips), self.step, self._recorder.began
+        ):
+            self.status = Status.DIVERGED
         if self.status == Status.COMPLETED and self.stopped is not None:
             sink.note(f"stopped after step {self.step}: {self.stopped}")
         return self.status
@@ -292,6 +305,7 @@ class Loop:
         metrics = evaluate(self._experiment, self.state, clock, self._stop)
         self._owes_evaluation = metrics is None
         if metrics is not None:
+            self._check_names(metrics)
             self.metrics = metrics
             self._note_best(metrics)
             self._stopping.evaluated(self.step, metrics)
@@ -299,10 +313,18 @@ class Loop:
         self.clock.resume()
         return metrics
 
+    def _check_names(self, metrics: dict[str, float]) -> None:
+        """A name that no evaluation has would keep no best checkpoint, and stop a run too early."""
+        stop = self._config.run.stop
+        wanted = {"checkpoint": self._config.checkpoint.best, "stop": stop.metric if stop else None}
+        for key, name in wanted.items():
+            if name is not None and name not in metrics:
+                raise UsageError(f"{key}: {one_of(name, metrics, 'metric of the evaluation')}")
+
     def _note_best(self, metrics: dict[str, float]) -> None:
         section = self._config.checkpoint
         name = section.best or "loss"
-        value, sign = metrics.get(name, math.nan), 1 if section.mode == "min" else -1
+        value, sign = metrics.get(name, math.nan), 1 if best_mode(self._config) == "min" else -1
         if math.isfinite(value) and (self.best is None or sign * value < sign * self.best[name]):
             self.best = {"step": self.step, **metrics}
 
@@ -324,6 +346,7 @@ class Loop:
             "metrics": self.metrics,
             "best": self.best,
             "stop": self._stopping.state(),
+            "seconds": self.clock.earlier + self.clock.session,
             "interval": self._interval.state(),
             "health": self._responder.state(),
             "pace": self._pace.state(),
@@ -333,12 +356,14 @@ class Loop:
         self.clock.resume()
 
 
-def _responder(config: Config, total_steps: int, trained: PyTree) -> Responder:
+def _responder(config: Config, total_steps: int, trained: PyTree, folder: Path) -> Responder:
     health, per_call = config.health, config.run.steps_per_call
     names = trees.layer_names(trained)[0]
-    watch = Watch(names, source="yaml", run=to_builtins(config)) if health.watch else None
+    source = "fit" if isinstance(config, Settings) else "yaml"
+    about = Setup(source, to_builtins(config), shown(folder), () if source == "fit" else code_of(config))
+    watch = Watch(names, source=source, run=about.config, folder=about.folder, code=about.code)
     return Responder(
-        health.responses, watch, tries=health.tries,
+        health.responses, watch if health.watch else None, setup=about, tries=health.tries,
         max_skips=health.max_skips, per_call=per_call, total_steps=total_steps,
         point_every=point_interval(config.checkpoint.every_steps, per_call),
     )  # fmt: skip

@@ -9,17 +9,19 @@ from typing import Literal, NamedTuple
 
 from jaxprop import data
 from jaxprop.checkpoint import Checkpoints, Restored, stored_config
+from jaxprop.checkpoint.files import unreadable
 from jaxprop.config.build import build, build_tree
 from jaxprop.config.custom import admit
 from jaxprop.config.diff import mathematical
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.merge import merge, overrides_tree
 from jaxprop.config.schema.config import Config
+from jaxprop.config.tasks import best_mode
 from jaxprop.config.tree import Path as Keys
 from jaxprop.config.tree import Tree
 from jaxprop.errors import CheckpointError, UsageError
 from jaxprop.run.compose import Experiment, compose
-from jaxprop.run.folder import find_run
+from jaxprop.run.folder import find_run, read_summary
 from jaxprop.run.prepared import Prepared, prepared_of, read, stand_in
 from jaxprop.types import TrainState
 
@@ -89,6 +91,9 @@ def _checkpoints_of(folder: Path) -> Path:
     """Returns the folder of a run's checkpoints, if there is at least one."""
     checkpoints = folder / "checkpoints"
     if not checkpoints.is_dir() or not Checkpoints(checkpoints).steps():
+        lost = unreadable(checkpoints)
+        if lost:
+            raise CheckpointError(f"{_damaged(checkpoints, lost[-1])}, and there is no other; restore that file")
         raise CheckpointError(
             f"{folder} has no checkpoint yet; a run saves one at each evaluation and at its end "
             "(not with checkpoint.enabled: false)"
@@ -112,15 +117,16 @@ def _overridden(stored: Config, overrides: Sequence[str], code: Sequence[str]) -
 
 def _restore(path: Path, config: Config, abstract: TrainState, which: Which | None) -> tuple[Restored, Which]:
     section = config.checkpoint
-    with Checkpoints(path, best=section.best or "loss", mode=section.mode) as checkpoints:
+    with Checkpoints(path, best=section.best or "loss", mode=best_mode(config)) as checkpoints:
         before = checkpoints.steps()
         which = which or ("newest" if checkpoints.best() is None else "best")
+        _refuse_another(checkpoints, which)
         step: Literal["best"] | None = "best" if which == "best" else None
         try:
             restored = checkpoints.restore(abstract, step)
-        except CheckpointError:
+        except CheckpointError as error:
             if checkpoints.steps() == before:
-                raise
+                raise _with_another(error, checkpoints, which) from error
             # The run is still training and has removed the checkpoint while it was being read.
             restored = checkpoints.restore(abstract, step)
     if restored is None:
@@ -130,3 +136,36 @@ def _restore(path: Path, config: Config, abstract: TrainState, which: Which | No
             "use --newest for the newest"
         )
     return restored, which
+
+
+def _damaged(path: Path, step: int) -> str:
+    return f"the checkpoint {path / str(step)} is damaged (its run/run.json cannot be read)"
+
+
+def _refuse_another(checkpoints: Checkpoints, which: Which) -> None:
+    """Raises CheckpointError where the checkpoint that is asked for is damaged, and another would take its place."""
+    lost, latest = unreadable(checkpoints.folder), checkpoints.latest()
+    assert latest is not None
+    if not lost:
+        return
+    remove = f"restore that file, or remove {checkpoints.folder / str(lost[-1])} to use what is left"
+    if which == "newest" and lost[-1] > latest:
+        raise CheckpointError(f"{_damaged(checkpoints.folder, lost[-1])}, and it is the newest one; {remove}")
+    known = (read_summary(checkpoints.folder.parent) or {}).get("best")
+    best = known.get("step") if isinstance(known, dict) else None
+    if which == "newest" or (best is not None and best not in lost):
+        return
+    step = lost[-1] if best is None else best
+    said = "may be" if best is None else "is"
+    fix = f"--newest uses the newest one, of step {latest}" if latest > lost[-1] else remove
+    raise CheckpointError(f"{_damaged(checkpoints.folder, step)}, and it {said} the best one; {fix}")
+
+
+def _with_another(error: CheckpointError, checkpoints: Checkpoints, which: Which) -> CheckpointError:
+    """The error with the way to use another checkpoint, if there is one."""
+    best, latest = checkpoints.best(), checkpoints.latest()
+    if "is damaged" not in str(error) or best is None or best == latest:
+        return error
+    if which == "best":
+        return CheckpointError(f"{error}, or use --newest for the one of step {latest}")
+    return CheckpointError(f"{error}, or leave out --newest for the best one, of step {best}")

@@ -10,8 +10,9 @@ from jaxprop.checkpoint.files import read_manifests
 from jaxprop.code.digest import differences, record, with_digests
 from jaxprop.code.load import check_code
 from jaxprop.config.build import build
+from jaxprop.config.custom import custom_sections
 from jaxprop.config.schema.config import Config
-from jaxprop.run.folder import write_text
+from jaxprop.run.folder import shown, write_text
 from jaxprop.sinks.streams import tell
 
 NAME = "code.json"
@@ -34,6 +35,16 @@ def checked(config: Config) -> Config:
     found = with_digests(config)
     _tell_differences(config, found)
     return found
+
+
+def code_of(config: Config) -> tuple[str, ...]:
+    """Returns the files and modules of the user's own that a configuration names, as `--code` takes them.
+
+    Args:
+      config: the configuration.
+    """
+    targets = [section.target for section in custom_sections(config).values()]
+    return tuple(dict.fromkeys(shown(Path(one.where)) if one.is_file else one.where for one in targets))
 
 
 def tell_changes(folder: Path, config: Config) -> None:

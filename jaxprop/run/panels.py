@@ -33,6 +33,7 @@ def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
     """
     task, mesh = experiment.task, experiment.mesh
     test = experiment.test or experiment.validation
+    split = next((name for name, source in experiment.sources.items() if source is test), "test")
     if not isinstance(test, Source) or not task.panels:
         return None
     size = experiment.config.data.eval_batch_size or experiment.config.data.batch_size
@@ -51,7 +52,8 @@ def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
         seen.append(jax.tree.map(lambda x, counts=counts: np.asarray(x)[counts], held))
     told, seen = _joined(told), _joined(seen)
     drawn = [panel(told, seen)._asdict() for panel in task.panels]
-    return {"step": int(state.step), "examples": len(jax.tree.leaves(told)[0]), "of": test.length, "panels": drawn}
+    count = len(jax.tree.leaves(told)[0])
+    return {"step": int(state.step), "examples": count, "of": test.length, "split": split, "panels": drawn}
 
 
 def write(folder: Path, drawn: dict[str, Any] | None) -> None:

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxprop.data.readers.arrays import IF_NUMBERS
 from jaxprop.errors import UsageError
 from jaxprop.run.folder import write_text
 from jaxprop.types import PyTree, Source
 
 NAME = "prepared.json"
-_TOLD_ONCE = ("notes",)  # of a source's info: what is said when a run starts, and is no property of the data
+_TOLD_ONCE = ("notes", IF_NUMBERS)  # of a source's info: what is said when a run starts, and is no property of the data
 
 
 class Prepared(NamedTuple):
@@ -28,6 +29,7 @@ class Prepared(NamedTuple):
       prepared: what its reader has learned of it: statistics, categories, a vocabulary.
       fingerprint: of the training data.
       class_counts: number of examples of each class, where the labels are classes.
+      splits: fingerprints of the splits that evaluations use, by name; none of a run of an earlier jaxprop.
     """
 
     length: int
@@ -36,13 +38,15 @@ class Prepared(NamedTuple):
     prepared: Mapping[str, Any]
     fingerprint: str
     class_counts: tuple[int, ...] = ()
+    splits: Mapping[str, str] = {}
 
 
-def prepared_of(train: Source) -> Prepared:
+def prepared_of(train: Source, splits: Mapping[str, Source] = {}) -> Prepared:
     """Returns what is to be kept of a training source; reads one record.
 
     Args:
       train: the training source.
+      splits: all that are open, of which the fingerprints are kept.
 
     Example:
       >>> source = Source(3, lambda i: {"inputs": np.zeros((len(i), 4), np.float32)}, {"classes": 2}, "f00d")
@@ -59,6 +63,7 @@ def prepared_of(train: Source) -> Prepared:
         prepared=train.prepared,
         fingerprint=train.fingerprint,
         class_counts=_class_counts(train),
+        splits={name: source.fingerprint for name, source in splits.items() if source is not train},
     )
 
 

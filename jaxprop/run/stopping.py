@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from jaxprop.config.tasks import TASK_TABLE
+from jaxprop.config.tasks import best_mode, better
 
 
 class Stopping:
@@ -104,6 +104,6 @@ def watched(config: Any) -> tuple[str, int]:
     best = config.checkpoint.best or "loss"
     name = (section.metric if section else None) or best
     task = getattr(config, "task", None)  # a loss of one's own belongs to none
-    figures = TASK_TABLE[task.name].figures if task else {}
-    mode = figures[name].better if name in figures else config.checkpoint.mode
+    given = (section.mode if section else None) or (best_mode(config) if name == best else None)
+    mode = given or better(name, task.name if task else None)
     return name, 1 if mode == "min" else -1

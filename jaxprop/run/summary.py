@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,14 +54,13 @@ def headline_of(figures: Mapping[str, Any]) -> str | None:
     return None if said is None else headline(said, figures["status"], figures["step"])
 
 
-def summary(status: Status, run: Loop, reference: Mapping[str, float], started: float) -> dict[str, Any]:
+def summary(status: Status, run: Loop, reference: Mapping[str, float]) -> dict[str, Any]:
     """Returns what `summary.json` holds.
 
     Args:
       status: how the run ended.
       run: what it left.
       reference: figures to compare its metrics with.
-      started: the time it began, by `time.perf_counter`.
     """
     clock = run.clock
     diverged = {"error": run.diagnosis} if status == Status.DIVERGED else {}
@@ -77,7 +75,8 @@ def summary(status: Status, run: Loop, reference: Mapping[str, float], started: 
         "test": run.test,
         "reference": dict(reference),
         "parameters": trees.count(run.state.params),
-        "seconds": time.perf_counter() - started,
+        "seconds": clock.earlier + clock.session,
+        "session_seconds": clock.session if clock.earlier else None,  # where the run was resumed
         "compile_seconds": clock.compile_seconds,
         "examples_per_second": clock.examples / clock.seconds if clock.seconds else None,
         "data_wait_share": clock.wait_share(),
@@ -87,12 +86,12 @@ def summary(status: Status, run: Loop, reference: Mapping[str, float], started: 
     return json.loads(encode(figures))  # what is not finite is null, in the file and out of `--json`
 
 
-def sum_up_failure(error: Exception, run: Loop, reference: Mapping[str, float], started: float, folder: Path) -> None:
+def sum_up_failure(error: Exception, run: Loop, reference: Mapping[str, float], folder: Path) -> None:
     """Writes the summary of a run that failed, unless it got no further than an earlier one's."""
     # Removed when training begins: a run that got no further leaves what an earlier one wrote.
     if (folder / "summary.json").exists():
         return
-    failed = summary(Status.FAILED, run, reference, started)
+    failed = summary(Status.FAILED, run, reference)
     with contextlib.suppress(RunFolderError):  # of a full disk the first error says enough
         write_summary(folder, {**failed, "error": f"{type(error).__name__}: {error}"})
 

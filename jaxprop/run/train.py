@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from jaxprop import data
+from jaxprop.code.load import check_code
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
 from jaxprop.run import linear, own_code, prepared
@@ -46,7 +48,7 @@ def train(
     config = resolved(config)
     undertaking = Undertaking(
         compose=lambda: _composed(config),
-        finished=lambda folder: finished(config, folder),
+        finished=lambda folder: _finished(config, folder),
         complete=lambda experiment, folder: check_data(experiment.stream, folder / "checkpoints"),
         recorder=lambda folder, experiment: Recorder(folder, experiment.config),
         trace=_trace,
@@ -56,6 +58,11 @@ def train(
         begin=begin,
     )
     return conduct(undertaking, folder, fresh=fresh, quiet=quiet, brief=brief).outcome
+
+
+def _finished(config: Config, folder: Path) -> dict[str, Any] | None:
+    check_code(config)  # first: a key that code does not take is a mistake, whatever the run before it was given
+    return finished(config, folder)
 
 
 def _composed(config: Config) -> Experiment:
@@ -68,7 +75,7 @@ def _describe(experiment: Experiment, folder: Path) -> None:
     own_code.tell_changes(folder, experiment.config)
     write_text(folder / "config.yaml", dump(experiment.config, folder))
     own_code.write(folder, experiment.config)
-    prepared.write(folder, prepared.prepared_of(experiment.sources["train"]))
+    prepared.write(folder, prepared.prepared_of(experiment.sources["train"], experiment.sources))
 
 
 def _trace(experiment: Experiment, state: TrainState) -> None:

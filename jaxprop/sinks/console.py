@@ -24,7 +24,10 @@ _FOR_FILES = (
     "output_max", "noise_trace", "noise_signal", "curvature", "sharpness",
     "loss_min", "loss_max", "grad_norm_min", "grad_norm_max", "loss_max_step", "grad_norm_max_step",
 )  # fmt: skip
-_COSTS = ("parameters", "examples", "seconds", "compile_seconds", "examples_per_second", "data_wait_share")
+_COSTS = (
+    "parameters", "examples", "seconds", "session_seconds", "compile_seconds", "examples_per_second",
+    "data_wait_share",
+)  # fmt: skip
 
 
 def open_warnings() -> Sink:

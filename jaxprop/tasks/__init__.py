@@ -9,12 +9,13 @@ from jaxprop.models import no_outputs
 from jaxprop.tasks.classify import classify
 from jaxprop.tasks.language import language
 from jaxprop.tasks.multilabel import multilabel
+from jaxprop.tasks.outputs import check_outputs
 from jaxprop.tasks.regress import regress
 from jaxprop.tasks.task import Task
 from jaxprop.tasks.translate import translate
 from jaxprop.types import Source
 
-__all__ = ["TASKS", "Task", "make_task"]
+__all__ = ["TASKS", "Task", "check_outputs", "make_task"]
 
 TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
     "classify": classify,

@@ -227,7 +227,7 @@ def _translations(
 
 
 def _name(index: int, names: Sequence[str]) -> str:
-    return names[index] if names else str(index)
+    return names[index] if index < len(names) else str(index)  # a loss of the user's own may have more outputs
 
 
 def _bytes(tokens: np.ndarray) -> str:

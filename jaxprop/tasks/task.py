@@ -131,7 +131,11 @@ def _computed(spec: Spec) -> tuple[str, ...]:
 
 def _model(config: Config, spec: Spec) -> Model | models.LossFunction:
     if isinstance(config.model, CustomModel):
-        return models.own_model(load_code(config.model, ("model",)), spec)
+        code = load_code(config.model, ("model",))
+        made = models.own_model(code, spec)
+        if isinstance(made, models.LossFunction) or isinstance(config.task.loss, CustomLoss):
+            return made  # whose outputs are what that loss takes
+        return models.checked_outputs(made, code)
     return models.make_model(config.model, spec, config.run.remat)
 
 

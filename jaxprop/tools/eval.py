@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxprop import data
 from jaxprop.core import trees
-from jaxprop.errors import UsageError
+from jaxprop.errors import DataError, UsageError
 from jaxprop.run.evaluate import evaluate
 from jaxprop.run.linear import compared_on
 from jaxprop.run.opened import Opened, Which, open_run
@@ -43,6 +43,7 @@ def evaluate_run(
     Raises:
       UsageError: this is not the folder of a run, an override alters the run, or there is no split to evaluate on.
       CheckpointError: there is no checkpoint yet, or it cannot be read.
+      DataError: the split is not the one that the run was trained with.
     """
     started = time.perf_counter()
     opened = open_run(folder, overrides, which=which, code=code)
@@ -50,6 +51,7 @@ def evaluate_run(
     split = "test" if "test" in sources else "validation"
     if split not in sources:
         raise UsageError(_nothing_to_evaluate(opened))
+    _refuse_changed(opened, split, sources[split], overrides)
     evaluated = {"train": stand_in(opened.prepared), "test": sources[split]}
     chosen = {"chosen_on": "validation" if "validation" in sources else "test"} if opened.which == "best" else {}
     return {
@@ -65,6 +67,18 @@ def evaluate_run(
         "examples": sources[split].length,
         "seconds": time.perf_counter() - started,
     }
+
+
+def _refuse_changed(opened: Opened, split: str, source: Source, overrides: Sequence[str]) -> None:
+    """Raises DataError where a split is another than in training, unless it was named anew."""
+    before, section = opened.prepared.splits.get(split, source.fingerprint), opened.config.data
+    if source.fingerprint == before or any(override.startswith("data.test") for override in overrides):
+        return
+    path = getattr(section, split, None)
+    of = path if isinstance(path, str) else getattr(section, "train", None)
+    where = f" (of {of})" if isinstance(of, str) else ""
+    fix = ", or evaluate other data with the override data.test=FILE" if "test" in type(section).model_fields else ""
+    raise DataError(f"the {split} split{where} has changed since {opened.folder} was trained; put it back{fix}")
 
 
 def _reference(opened: Opened, sources: dict[str, Source]) -> dict[str, float]:

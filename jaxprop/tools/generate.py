@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -186,17 +186,24 @@ def write(
     writer = Writer(run, sampling)
     encoded = tokenizer.encode([prompt])[0]
     start = np.asarray(encoded, np.int64) if len(encoded) else np.array([tokenizer.begin])
-    return _pieces(writer.tokens(start, count, seed), tokenizer.decode)
+    return _pieces(writer.tokens(start, count, seed), tokenizer.decode, encoded.tolist())
 
 
-def _pieces(tokens: Iterator[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Text as soon as it is whole: a character may take several tokens."""
-    pending: list[int] = []
+def _pieces(tokens: Iterator[int], decode: Callable[[list[int]], str], prompt: Sequence[int]) -> Iterator[str]:
+    """Text as soon as it is whole: a character may take several tokens.
+
+    Each token is decoded together with those before it, because a tokenizer writes the first token of a text
+    differently: without the space before it.
+    """
+    held = [int(token) for token in prompt]
+    begins, told = 0, len(held)  # text is decoded from `begins` on, and has been told up to `told`
+    before = decode(held)
     for token in tokens:
-        pending.append(token)
-        text = decode(pending)
-        if text and not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            yield text
-            pending = []
-    if pending:
-        yield decode(pending)
+        held.append(token)
+        text = decode(held[begins:])
+        if len(text) > len(before) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(before) :]
+            begins, told = told, len(held)
+            before = decode(held[begins:])
+    if rest := decode(held[begins:])[len(before) :]:
+        yield rest

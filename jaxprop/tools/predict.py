@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ import jax
 import numpy as np
 
 from jaxprop.data import READERS
+from jaxprop.data.bad import BadInput
+from jaxprop.data.standard_input import STDIN
 from jaxprop.errors import DataError, UsageError
 from jaxprop.run.loaded import LoadedRun
 from jaxprop.types import Source
@@ -63,17 +66,40 @@ def predict_inputs(
             f"{run.folder.name} was trained on data.name: {kind}, which is not read from files of records; predict "
             "from Python instead: jaxprop.load(RUN).predict(arrays)"
         )
-    if list(paths).count("-") > 1:
+    if list(paths).count(STDIN) > 1:
         raise UsageError("standard input can be read once; give '-' once")
     opened = inputs(config.data, config.task.name, run.opened.prepared.prepared, list(paths))
     blocks: Iterable[Source] = [opened] if isinstance(opened, Source) else opened
-    for block in blocks:
-        bad = [Answer(*_split(sentence)) for sentence in block.info.get("bad", ())]
-        if bad:
-            yield bad
-        names = block.info.get("names") or [str(i) for i in range(block.length)]
-        for rows in _batches(block.length, batch_size or run.predictor.batch_size):
-            yield _predicted(run, block, rows, names, top, options)
+    size = batch_size or run.predictor.batch_size
+    answered = False
+    try:
+        for block in blocks:
+            for answers in _answers(run, block, size, top, options):
+                yield answers
+                answered = True
+    except DataError as error:  # of an input that cannot be read to its end
+        if not answered:
+            raise
+        yield [Answer("", {}, str(error))]
+
+
+def _answers(run: LoadedRun, block: Source, size: int, top: int, options: Mapping[str, Any]) -> Iterator[list[Answer]]:
+    """The answers of a source in batches, with its bad records where they belong."""
+    names = block.info.get("names") or [str(i) for i in range(block.length)]
+    bad = deque(sorted(block.info.get("bad", ()), key=lambda one: one.before))
+    for rows in _batches(block.length, size):
+        answers = []
+        for row, answer in zip(rows.tolist(), _predicted(run, block, rows, names, top, options), strict=True):
+            while bad and bad[0].before <= row:
+                answers.append(_refused(bad.popleft()))
+            answers.append(answer)
+        yield answers
+    if bad:
+        yield [_refused(one) for one in bad]
+
+
+def _refused(bad: BadInput) -> Answer:
+    return Answer(bad.name, {}, bad.why)
 
 
 def _batches(length: int, size: int) -> Iterator[np.ndarray]:
@@ -91,7 +117,9 @@ def _predicted(
     say = partial(describe, info=run.info, top=top) if of_task is None else of_task
     place = {row: i for i, row in enumerate(good)}
     return [
-        Answer(str(names[row]), {}, errors[row]) if row in errors else Answer(str(names[row]), say(found, place[row]))
+        Answer(str(names[row]), {}, errors[row].removeprefix(f"{names[row]}: "))
+        if row in errors
+        else Answer(str(names[row]), say(found, place[row]))
         for row in rows.tolist()
     ]
 
@@ -109,12 +137,6 @@ def _taken(source: Source, rows: np.ndarray) -> tuple[dict[str, Any], dict[int, 
                 errors[row] = str(error)
         batch = jax.tree.map(lambda *pieces: np.concatenate(pieces), *taken) if taken else {}
         return batch, errors
-
-
-def _split(sentence: str) -> tuple[str, dict[str, Any], str]:
-    """A sentence such as `wine.csv:3: has 2 values` as the record and what is wrong with it."""
-    where, _, why = sentence.partition(": ")
-    return (where, {}, why) if why else ("", {}, sentence)
 
 
 def describe(found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any], top: int = TOP) -> dict[str, Any]:

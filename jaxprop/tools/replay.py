@@ -19,7 +19,7 @@ from jaxprop.errors import CheckpointError, ConfigError, RunFolderError, UsageEr
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
 from jaxprop.run import compose
 from jaxprop.run.blackbox import Box, boxes, changed_sources, read_box
-from jaxprop.run.folder import expanded, find_run, read_summary, versions, write_text
+from jaxprop.run.folder import expanded, find_run, is_of_fit, read_summary, versions, write_text
 from jaxprop.sinks.jsonl import encode
 from jaxprop.train.gradients import microbatches, value_and_grad
 from jaxprop.train.step import loss_scale
@@ -67,6 +67,12 @@ def replay_run(folder: Path, step: int | None = None, *, code: Sequence[str] = (
     if (folder / "box.json").is_file():  # the box itself
         return _noted(folder, folder.absolute().parents[1], code)
     folder = find_run(folder)
+    if is_of_fit(folder):
+        raise UsageError(
+            f"{folder} is a run of jaxprop.fit, whose loss is Python code that no folder holds, so it cannot be "
+            "replayed; while it ran, it told which operation the first NaN came from, and "
+            "step.find_nonfinite(state, batch) tells it for a batch of yours"
+        )
     found = boxes(folder)
     if not found:
         raise UsageError(_without_boxes(folder))

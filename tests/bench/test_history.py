@@ -45,6 +45,26 @@ def test_machines_and_commands_lie_apart(tmp_path):
     assert machine(documents[1]).startswith("devices 1 x NVIDIA A100; processor AMD EPYC 9554")
 
 
+def test_rows_of_other_overrides_lie_apart(tmp_path):
+    def wide(number, **arguments):
+        slow, peak = make_row(seconds=0.02, seed=number), make_row("peak", section="matmul", seed=number)
+        return day(number, slow, peak, make_row("attention", section="roofline"), arguments=arguments)
+
+    documents = [
+        day(1, make_row(), make_row("peak", section="matmul"), arguments={"targets": "digits_mlp"}),
+        wide(2, targets="b.lr=0.1 digits_mlp a=[2]"),  # as jaxprop wrote it before the overrides had their own place
+        day(3, make_row(seed=3), arguments={"targets": "digits_mlp", "overrides": None}),
+        wide(4, targets="digits_mlp", overrides="a=[2] b.lr=0.1"),
+    ]
+    (group,) = history(folder_of(tmp_path, *documents)).groups
+    files = {track.what: [entry.file[0] for entry in track.entries] for track in group.tracks}
+    assert files == {
+        "train: step": ["0", "2"], "train: step, a=[2] b.lr=0.1": ["1", "3"], "matmul: peak": ["0", "1", "3"],
+        "roofline: attention, a=[2] b.lr=0.1": ["1", "3"],
+    }  # fmt: skip
+    assert [track.line.verdict for track in group.tracks if track.section == "train"] == ["same", "same"]
+
+
 def test_a_row_that_broke_is_followed(tmp_path):
     broken = Row(section="train", name="step", status="out_of_memory", unit="ms", better="lower")
     (group,) = history(folder_of(tmp_path, day(1, make_row()), day(2, make_row()), day(3, broken))).groups

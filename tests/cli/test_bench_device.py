@@ -46,7 +46,15 @@ def test_results_are_printed_and_written(jaxprop, measured, here):
 def test_without_a_name_the_file_is_new_in_a_folder(jaxprop, measured, here):
     assert jaxprop("bench", "train", "mlp").code == 0
     (path,) = (here / "bench").glob("train-*.json")
-    assert document.read(path).arguments["targets"] == "mlp"
+    arguments = document.read(path).arguments
+    assert (arguments["targets"], arguments["overrides"]) == ("mlp", None)
+
+
+def test_overrides_are_kept_in_one_order(jaxprop, measured, here):
+    words = ("run.steps=3", "digits", "data.batch_size=8")
+    assert jaxprop("bench", "train", *words, "--out", "a.json").code == 0
+    arguments = document.read(here / "a.json").arguments
+    assert (arguments["targets"], arguments["overrides"]) == ("digits", "data.batch_size=8 run.steps=3")
 
 
 @pytest.mark.parametrize("command", [("device",), ("train", "mlp")])

@@ -1,6 +1,8 @@
 """`jaxprop export`: what is written where, and what is printed."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,11 +12,13 @@ from jaxprop.tools import export as tool
 MADE = {"run": "runs/a", "format": "safetensors", "folder": "x", "files": {"model.safetensors": 2048}, "step": 9,
         "checkpoint": "best"}  # fmt: skip
 
+LOADED = SimpleNamespace(folder=Path("runs/a"))
+
 
 @pytest.fixture
 def calls(monkeypatch):
     kept = []
-    monkeypatch.setattr(loaded, "load", lambda run, **options: kept.append((str(run), options)) or "loaded")
+    monkeypatch.setattr(loaded, "load", lambda run, **options: kept.append((str(run), options)) or LOADED)
     monkeypatch.setattr(tool, "export_run", lambda *given, **options: kept.append((given, options)) or MADE)
     return kept
 
@@ -25,18 +29,18 @@ def test_what_is_printed(jaxprop, calls):
     assert ran.out == "the best checkpoint, step 9: model.safetensors (2.0 KiB)\nfolder: x\n"
     assert calls == [
         ("a", {"which": None, "ema": True, "code": ()}),
-        (("loaded", "safetensors", None), {"batch_size": None}),
+        ((LOADED, "safetensors", None), {"batch_size": None}),
     ]
-    assert json.loads(jaxprop("export", "a", "--format", "safetensors", "--json").out) == MADE
+    assert json.loads(jaxprop("export", "a", "--format", "safetensors", "--json").out) == {
+        "command": "export", **MADE, "run": str(LOADED.folder.absolute())
+    }  # fmt: skip
 
 
 def test_options(jaxprop, calls):
-    from pathlib import Path
-
     jaxprop("export", "a", "--format", "stablehlo", "--out", "y", "--batch-size", "4", "--newest", "--raw")
     assert calls == [
         ("a", {"which": "newest", "ema": False, "code": ()}),
-        (("loaded", "stablehlo", Path("y")), {"batch_size": 4}),
+        ((LOADED, "stablehlo", Path("y")), {"batch_size": 4}),
     ]
 
 

@@ -117,12 +117,15 @@ def test_memory_that_nothing_lowers_or_nobody_reports(jaxprop, monkeypatch):
     assert said.endswith("memory is not reported by this backend\n")
 
 
-def test_json(jaxprop, monkeypatch):
+def test_json(jaxprop, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "describe", lambda config: SOME)
     found = json.loads(jaxprop("info", "digits", "--json").out)
     assert list(found)[:2] == ["command", "run"]
     assert (found["command"], found["run"], found["parameters"]) == ("info", None, 50442)
     assert found["layers"][1]["shapes"] == {"bias": [10], "kernel": [128, 10]}
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert jaxprop("init", "digits", str(tmp_path / "config.yaml")).code == 0
+    assert json.loads(jaxprop("info", str(tmp_path), "--json").out)["run"] == str(tmp_path)
     monkeypatch.setattr(memory, "predicted", lambda experiment: FOUND)
     tried = (memory.Tried("run.remat=full", 5 << 20, 3 << 20, True, True),)
     monkeypatch.setattr(memory, "advise", lambda config, now, sources, note: tried)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxprop.cli.output import print_json, print_result
+from jaxprop.cli.output import print_json, print_result, run_of
 from jaxprop.sinks.jsonl import encode
 
 
@@ -33,3 +33,10 @@ def test_the_shape_of_every_result(capsys, tmp_path, monkeypatch):
     print_result("eval", Path("runs/a"), {"run": "what it says of itself", "step": 3})
     run = str(tmp_path / "runs" / "a")
     assert capsys.readouterr().out == f'{{"command": "eval", "run": "{run}", "step": 3}}\n'
+
+
+def test_the_run_that_a_configuration_belongs_to(tmp_path):
+    assert run_of(tmp_path / "config.yaml") is None  # anybody's file may be called so
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert run_of(tmp_path / "config.yaml") == tmp_path
+    assert run_of(tmp_path / "other.yaml") is None

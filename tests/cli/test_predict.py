@@ -156,3 +156,31 @@ def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
         errors = child.stderr.read()
     assert set(first) == {"input", "label", "probability", "top"}
     assert (errors, child.returncode) == ("", 0)
+
+
+@pytest.mark.timeout(300)
+def test_rows_are_answered_while_standard_input_is_open(tmp_path):
+    """A whole process, and a run of a table, to which rows are given one by one."""
+    from jaxprop.config.build import build
+    from jaxprop.run.train import train
+
+    data = {"name": "table", "train": "sklearn:iris.csv", "target": "species"}
+    sections = {"task": {"name": "classify"}, "data": data, "model": {"name": "mlp", "hidden": [4]}}
+    sections |= {"optimizer": {"name": "adam", "lr": 0.01}}
+    train(build(sections | {"parallel": {"devices": 1}, "run": {"steps": 1}}), tmp_path / "run", quiet=True)
+    command = [sys.executable, "-m", "jaxprop", "predict", str(tmp_path / "run"), "-", "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1) as child:
+        child.stdin.write("sepal length,sepal width,petal length,petal width\n")
+        answers = []
+        for row in ("5.1,3.5,1.4,0.2", "5.1,wide,1.4,0.2", "6.3,3.3,6,2.5"):
+            child.stdin.write(row + "\n")
+            answers.append(json.loads(child.stdout.readline()))
+        child.stdin.close()
+        errors = child.stderr.read()
+    assert [(answer["input"], "label" in answer) for answer in answers] == [
+        ("stdin:2", True), ("stdin:3", False), ("stdin:4", True),
+    ]  # fmt: skip
+    assert "which is no finite number" in answers[1]["error"]
+    assert errors.splitlines()[-1] == "1 of 3 records could not be predicted"
+    assert child.returncode == 1

@@ -58,3 +58,17 @@ def test_all_problems_at_once(jaxprop):
         "  override 'optimizer.lrr=1': optimizer.lrr: unknown key; did you mean 'lr'?\n"
         "  override 'run.seed=x': run.seed: expected a whole number, got 'x'\n"
     )
+
+
+def test_code_of_ones_own_is_looked_at_as_in_training(jaxprop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("def make(width=8):\n    return width\n")
+    (tmp_path / "own.yaml").write_text(
+        "task: {name: classify}\ndata: {name: digits}\nmodel: {class: 'net.py:make', width: 4}\n"
+        "optimizer: {name: adam, lr: 0.1}\nrun: {epochs: 1}\n"
+    )
+    assert jaxprop("validate", "own.yaml").code == 0
+    ran = jaxprop("validate", "own.yaml", "model.widht=3")
+    assert ran.code == 2
+    assert "widht" in ran.err
+    assert "did you mean 'width'" in ran.err

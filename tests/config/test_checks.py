@@ -104,7 +104,14 @@ BAD = [
     (ARRAYS | {"run": {"steps": 9, "eval_batches": 3}}, "run.eval_batches: there is no split"),
     (ARRAYS | {"checkpoint": {"best": "loss"}}, "checkpoint.best: there is no split"),
     ({"checkpoint": {"best": "acuracy", "mode": "max"}}, "unknown metric of the task classify 'acuracy'; did you mean"),
-    ({"checkpoint": {"best": "accuracy"}}, "checkpoint.mode: accuracy is better when larger; write 'mode: max'"),
+    (
+        {"checkpoint": {"best": "accuracy", "mode": "min"}},
+        "checkpoint.mode: accuracy is better when larger; write 'mode: max'",
+    ),
+    (
+        {"run": {"epochs": 1, "stop": {"metric": "accuracy", "patience": 2, "mode": "min"}}},
+        "run.stop.mode: expected max, as this metric is known to be; remove it",
+    ),
     ({"checkpoint": {"mode": "max"}}, "checkpoint.mode: loss is better when smaller; write 'mode: min'"),
     ({"run": {"epochs": 1, "accumulate": 3}}, "data.batch_size: expected a multiple of run.accumulate (3), got 64"),
     ({"parallel": {"devices": 3}}, "parallel.devices: a microbatch (data.batch_size = 64) cannot be divided over 3"),

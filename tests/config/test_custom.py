@@ -6,7 +6,9 @@ from jaxprop.config.build import build
 from jaxprop.config.custom import MARKS, custom_sections, is_of_run, replace_sections
 from jaxprop.config.dump import dump, to_builtins
 from jaxprop.config.load import load
+from jaxprop.config.tasks import best_mode
 from jaxprop.errors import ConfigError
+from jaxprop.run.stopping import watched
 
 YAML = """\
 task: {name: classify, loss: {class: nets/loss.py:focal, gamma: 2}, metrics: {f1: {class: mine.metrics:f1}}}
@@ -144,3 +146,14 @@ def test_a_key_that_is_missing_says_that_code_of_ones_own_may_stand_there(folder
     (folder / "mine.yaml").write_text(YAML.replace("{class: net.py:Net, width: 64}", "{}"))
     with pytest.raises(ConfigError, match=r"one of mlp, cnn, .*; or class, for code of your own"):
         load(folder / "mine.yaml")
+
+
+def test_only_its_author_knows_whether_more_of_a_metric_is_better(folder):
+    with pytest.raises(ConfigError, match=r"whether a larger f1 is better only you know; add checkpoint\.mode: max"):
+        load(folder / "mine.yaml", ["checkpoint.best=f1"])
+    config = load(folder / "mine.yaml", ["checkpoint.best=f1", "checkpoint.mode=max", "run.stop={patience: 3}"]).config
+    assert watched(config) == ("f1", -1)
+    with pytest.raises(ConfigError, match=r"whether a larger f1 is better only you know; add run\.stop\.mode: max, or"):
+        load(folder / "mine.yaml", ["run.stop={metric: f1, patience: 3}"])
+    config = load(folder / "mine.yaml", ["run.stop={metric: f1, patience: 3, mode: max}"]).config
+    assert (watched(config), best_mode(config)) == (("f1", -1), "min")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxprop.data.bad import BadRecords
+from jaxprop.data.bad import BadInputs, BadRecords
 from jaxprop.errors import DataError
 
 
@@ -49,3 +49,15 @@ def test_the_fraction_that_the_fix_names_is_always_enough(total):
 def test_no_good_record_is_an_error_whatever_is_allowed():
     with pytest.raises(DataError, match="none of the 3 rows can be used"):
         collected(0.99, 3).notes(3)
+
+
+def test_what_cannot_be_predicted_is_collected_and_no_error():
+    bad = BadInputs(["a.csv"])
+    with pytest.raises(DataError, match=r"a.csv: is empty"), bad.reading("a.csv"):
+        raise DataError("a.csv: is empty")
+    bad.good = 2
+    bad.add("a.csv:3", "is not UTF-8", before=1)
+    with bad.reading("a.csv"):
+        raise DataError("a.csv:9: a quote is never closed")
+    assert bad.found == [(3, "a.csv:3", "is not UTF-8"), (2, "a.csv", "a.csv:9: a quote is never closed")]
+    assert bad.notes(total=3) == []

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from io import BytesIO, TextIOWrapper
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -77,25 +77,24 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data():
     assert read("a.jsonl")[0] == [("hi", 1)]
 
 
-def test_standard_input_is_read_by_lines(monkeypatch):
-    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO("eins\n\nzwé\n".encode())))
-    found = list(records.standard_input(BadRecords(0)))
-    assert [(record.where, record.values) for record in found] == [("stdin:1", ("eins",)), ("stdin:3", ("zwé",))]
+def test_lines_may_begin_anywhere():
+    found = list(records.lines(BytesIO("eins\n\nzwé\n".encode()), "stdin", BadRecords(0), first=7))
+    assert [(record.where, record.values) for record in found] == [("stdin:7", ("eins",)), ("stdin:9", ("zwé",))]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": \n', r"a\.jsonl:2: is not JSON"),
-        ("a.jsonl", b"[1]\n", r"a\.jsonl:1: is not a JSON object"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl:1: holds a list, not an object"),
         ("a.jsonl", b"[" * 100_000 + b"\n", r"a\.jsonl:1: is not JSON"),
         ("a.jsonl", b"1" * 5_000 + b"\n", r"a\.jsonl:1: is not"),
-        ("a.jsonl", b'{"text": "caf\xe9"}\n', r"a\.jsonl:1: is not UTF-8 \(byte 0xe9\)"),
-        ("a.csv", b"text,label\nx,1\ny\n", r"a\.csv:3: has 1 values, but the header has 2 columns"),
+        ("a.jsonl", b'{"text": "caf\xe9"}\n', r"a\.jsonl:1: is not UTF-8 text \(byte 0xe9\); save the file as UTF-8"),
+        ("a.csv", b"text,label\nx,1\ny\n", r"a\.csv:3: has 1 value, but the header has 2 columns"),
         ("a.csv", b"text,label\nx,1,2\n", r"a\.csv:2: has 3 values"),
         ("a.csv", b"text,label\ncaf\xe9,1\n", r"a\.csv:2: is not UTF-8"),
         ("a.csv", b'text,label\n"a"b,1\n', r"a\.csv:2: cannot be read as CSV"),
-        ("a.tsv", b"text\tlabel\nx\n", r"a\.tsv:2: has 1 values"),
+        ("a.tsv", b"text\tlabel\nx\n", r"a\.tsv:2: has 1 value,"),
         ("a.txt", b"one\ncaf\xe9\n", r"a\.txt:2: is not UTF-8"),
     ],
 )
@@ -116,9 +115,9 @@ def test_a_bad_record_is_named_and_can_be_skipped(name, content, message):
         ("a.csv", b"text;label\nx;1\n", r'not separated by \',\'; set data.delimiter: ";"'),
         ("a.csv", b"text\tlabel\nx\t1\n", r'set data.delimiter: "\\t"'),
         ("a.csv", b"text,label,text\nx,1,y\n", r"two columns called 'text'"),
-        ("a.csv", b'text,label\nx,1\n"y,1\nz,1\n', r"a\.csv:3: has a quotation mark that is never closed"),
+        ("a.csv", b'text,label\nx,1\n"y,1\nz,1\n', r"a\.csv:3: a double quote is opened here and never closed"),
         ("a.jsonl", b'{"sentence": "x"}\n', r"has no column 'text' \(it has: 'sentence'\)"),
-        ("a.parquet", b"PAR1 no", r"a\.parquet: is damaged, cut short or not a Parquet file"),
+        ("a.parquet", b"PAR1 no", r"a\.parquet: is damaged, cut short, or no Parquet or Arrow file .*; write it again"),
         ("a.json", b"[{}]", r"a \.json file is not read; write one record a line"),
         ("a.jsonl.gz", b"x", r"a \.gz file is not read; unpack it"),
     ],
@@ -136,13 +135,13 @@ def test_another_delimiter():
 
 def test_a_parquet_file_without_pyarrow_says_how_to_install_it(monkeypatch):
     path = write("parquet")
-    monkeypatch.setattr("jaxprop.data.records.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match="pip install pyarrow"):
         read(path)
 
 
 def test_a_line_that_never_ends_is_refused(monkeypatch):
-    monkeypatch.setattr("jaxprop.data.records.MAX_RECORD", 100)
+    monkeypatch.setattr("jaxprop.data.rows.MAX_RECORD", 100)
     Path("a.txt").write_text("x" * 101)
     with pytest.raises(DataError, match=r"a\.txt:1: is longer than"):
         read("a.txt")

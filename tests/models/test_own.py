@@ -9,7 +9,7 @@ from jaxprop.code.load import load_code
 from jaxprop.config.custom import custom_sections
 from jaxprop.config.load import load
 from jaxprop.errors import ConfigError, JaxpropError
-from jaxprop.models.own import LossFunction, no_outputs, own_model
+from jaxprop.models.own import LossFunction, checked_outputs, no_outputs, own_model
 from jaxprop.types import Spec
 
 MINE = """\
@@ -67,6 +67,30 @@ class Equinox(eqx.Module):
 class EquinoxOfBatch(Equinox):
     def __call__(self, batch):
         return self.layer(batch["inputs"]) * batch["scale"]
+
+
+class TwoInputs(Linen):
+    def __call__(self, x, scale, train):
+        return x * scale
+
+
+class NoInputs(Equinox):
+    def __call__(self, *, key):
+        return self.layer(1.0)
+
+
+class NoCall(nnx.Module):
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(4, 3, rngs=rngs)
+
+
+class Several(Nnx):
+    def __call__(self, x):
+        return self.head(self.hidden(x)), x
+
+
+def sequence(rngs):
+    return nnx.Sequential(nnx.Linear(4, 3, rngs=rngs))
 
 
 def nnx_function(width, classes, rngs, spec):
@@ -153,7 +177,7 @@ def made(tmp_path_factory):
 KINDS = {
     "Nnx": {"width": 5}, "NnxOfBatch": {"width": 5}, "Linen": {"width": 5}, "LinenOfBatch": {}, "Equinox": {},
     "EquinoxOfBatch": {}, "nnx_function": {"width": 5}, "linen_function": {"width": 5}, "stateful": {}, "pair": {},
-    "model": {},
+    "model": {}, "sequence": {},
 }  # fmt: skip
 
 
@@ -206,10 +230,25 @@ def test_a_loss_function_has_no_outputs(made):
     [
         ("number", r"expected mine.py:number to return an NNX, .* got int"),
         ("triple", "expected mine.py:triple to return .* got tuple"),
+        ("TwoInputs", r"TwoInputs\.__call__ \(mine\.py:\d+\) also needs scale, but it is called with the inputs alone"),
+        ("NoInputs", r"NoInputs\.__call__ \(mine\.py:\d+\) takes no inputs, but it is called with the inputs alone"),
+        ("NoCall", "NoCall has no __call__; give it one"),
         ("fails", r"model.class: mine.py:fails raised TypeError on line \d+ of mine.py: "),
     ],
 )
 def test_what_is_no_model(made, name, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
-        made(name)
+        made(name, **({"width": 5} if name == "TwoInputs" else {}))
     assert "\n" not in str(caught.value)
+
+
+def test_a_tuple_of_outputs_is_told_where_the_loss_is_not_ones_own(made):
+    model = made("Several", width=5)
+    params, extras = model.init(jax.random.key(0), BATCH)
+    section = custom_sections(load(made.__closure__[0].cell_contents / "mine.yaml").config)["model",]
+    checked = checked_outputs(model, load_code(section, ("model",)))
+    told = (
+        r"mine\.py:Several to give the outputs, .*; its call \(mine\.py:\d+\) returned a tuple of 2; return one array"
+    )
+    with pytest.raises(ConfigError, match=told):
+        checked.apply(params, extras, BATCH, key=None, train=False)

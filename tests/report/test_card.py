@@ -32,6 +32,11 @@ def test_the_facts_of_a_run(tmp_path):
     }
 
 
+def test_the_last_session_of_a_run_that_was_resumed(tmp_path):
+    facts = dict(card(read(tmp_path, {**SUMMARY, "session_seconds": 12.0})).facts)
+    assert facts["time"] == "1 min 15 s, the last session 12 s, of which 2.2 s compiling, 8,638 examples/s"
+
+
 def test_the_whole_configuration(tmp_path):
     assert ("model.hidden", "[8, 8, 8]") in card(read(tmp_path)).config
     many = "data: {" + ", ".join(f"k{i}: {i}" for i in range(2 * MOST_KEYS)) + f", long: {'x' * 2000}" + "}\n"

@@ -53,3 +53,10 @@ def test_what_is_too_large_is_cut():
     wide = {"row_names": ["r"] * 300, "column_names": ["c"] * 300, "cells": [[0.5] * 300] * 300}
     assert len(drawn("shades", {**SHADES, **wide})["cells"]) == 120
     assert len(drawn("table", {**TABLE, "rows": [["a", 1]] * 500})["rows"]) == 60
+
+
+@pytest.mark.parametrize(("given", "split"), [({}, "test"), ({"split": "validation"}, "validation")])
+def test_the_split_and_the_step_of_the_test_are_told(given, split):
+    found = {"step": 40, "examples": 2, "of": 3, "panels": [{"title": "t", "kind": "table", "data": TABLE}]} | given
+    shown = as_json(found, tested=30)
+    assert (shown["split"], shown["step"], shown["tested"]) == (split, 40, 30)

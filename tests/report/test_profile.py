@@ -14,11 +14,11 @@ STEPS = np.arange(10, 101, 10)
     ("alert", "expected"),
     [
         (None, [("start", 0), ("middle", 5), ("end", 9)]),
-        ({"step": 60, "since": 55}, [("start", 0), ("last good step", 4), ("first alert", 5)]),
-        ({"step": 61, "since": 60}, [("start", 0), ("last good step", 4), ("after the first alert", 6)]),
+        ({"step": 60, "since": 55}, [("start", 0), ("before the first alert", 4), ("first alert", 5)]),
+        ({"step": 61, "since": 60}, [("start", 0), ("before the first alert", 4), ("after the first alert", 6)]),
         ({"step": 15, "since": 12}, [("start", 0), ("after the first alert", 1)]),
         ({"step": 5, "since": 5}, [("start", 0)]),
-        ({"step": 500, "since": None}, [("start", 0), ("last good step", 9)]),
+        ({"step": 500, "since": None}, [("start", 0), ("before the first alert", 9)]),
         ({"step": "x"}, [("start", 0), ("middle", 5), ("end", 9)]),
     ],
 )
@@ -52,3 +52,18 @@ def test_what_is_not_finite_is_marked(tmp_path):
     table = [*rows(10), {"step": 10, "layer": "head", "grad_rms": None}]
     last = profiles(Reader(make_run(tmp_path / "a", layers=table)).read())[0].lines[-1]
     assert (last.values[3], last.broken) == (None, [3])
+
+
+def test_advice_before_the_alert_to_act_on_is_the_first_alert(tmp_path):
+    alerts = [ALERT | {"step": at, "since": at, "severity": severity} for at, severity in ((20, "act"), (10, "advice"))]
+    run = Reader(make_run(tmp_path / "a", alerts=sorted(alerts, key=lambda alert: alert["step"]))).read()
+    assert moments(run, np.array([1, 10, 20, 30])) == [("start", 0), ("first alert", 1), ("first alert to act on", 2)]
+    late = [alert | {"step": alert["step"] + 30, "since": alert["since"] + 30} for alert in alerts]
+    run = Reader(make_run(tmp_path / "b", alerts=late[::-1])).read()
+    labels = ("start", 0), ("before the first alert", 2), ("first alert", 3), ("first alert to act on", 4)
+    assert moments(run, np.array([1, 10, 30, 40, 50])) == list(labels)
+
+
+def test_the_last_of_two_steps_is_the_end(tmp_path):
+    run = Reader(make_run(tmp_path / "a")).read()
+    assert moments(run, STEPS[:2]) == [("start", 0), ("end", 1)]

@@ -14,6 +14,7 @@ from jaxprop.data.stream import Stream
 from jaxprop.errors import UsageError
 from jaxprop.run.fit import fit, promise
 from jaxprop.sinks import Sink
+from jaxprop.tools.replay import replay_run
 from jaxprop.types import Source
 
 X = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
@@ -106,6 +107,7 @@ def test_the_best_state_is_what_comes_back(tmp_path):
     best = fitted.summary["best"]
     assert fitted.step == best["step"] < 14
     assert np.mean((X @ np.asarray(fitted.params["w"]) - Y) ** 2) == pytest.approx(best["loss"], rel=1e-4)
+    assert fitted.metrics == {name: value for name, value in best.items() if name != "step"}
 
 
 def test_a_model_makes_its_own_parameters_and_keeps_extras(tmp_path):
@@ -153,6 +155,12 @@ def test_alerts_and_the_place_of_a_nan_are_told(tmp_path):
         ({"health": {"on_alrt": "stop"}}, "fit: health.on_alrt: "),
         ({"precision": "float8"}, "fit: precision.policy: "),
         ({"steps": 0}, "fit: steps: "),
+        (
+            {"checkpoint": {"best": "f1"}},
+            "fit: checkpoint: whether a larger f1 is better only you know; add its key mode",
+        ),
+        ({"stop": {"metric": "f1", "patience": 2}, "evaluate": batches()}, "fit: stop: whether a larger f1 is better"),
+        ({"checkpoint": {"best": "acuracy", "mode": "max"}, "evaluate": batches()}, "checkpoint: .*acuracy"),
     ],
 )
 def test_bad_settings_are_one_sentence(tmp_path, options, match):
@@ -172,6 +180,49 @@ def test_what_a_resume_promises():
     assert "draws the batches that were used already" in promise(batches())
 
 
+class Silent:
+    """A stream of the user's own, which says nothing of a resume."""
+
+    def __init__(self):
+        self.at = 0
+
+    def __next__(self):
+        self.at += 1
+        return batches()[self.at % 4]
+
+    def __iter__(self):
+        return self
+
+    batches_per_epoch = 4
+
+    def state(self):
+        return self.at
+
+    def restore(self, state):
+        self.at = state
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "told"),
+    [
+        (batches, {}, 1),
+        (batches, {"quiet": True}, 0),
+        (batches, {"checkpoint": False}, 0),
+        (STREAMS["a stream"], {}, 0),
+        (Silent, {}, 0),
+    ],
+    ids=["a list", "quiet", "not saved", "a stream", "its own stream"],
+)
+def test_what_a_resume_promises_is_told_once_at_the_start(tmp_path, capfd, given, options, told):
+    run(tmp_path / "run", steps=5, given=given(), **{"quiet": False} | options)
+    lines = capfd.readouterr().err.splitlines()
+    assert [promise(batches()) in line for line in lines].count(True) == told
+    if not options:
+        run(tmp_path / "run", steps=10, given=given(), quiet=False)
+        assert promise(batches()) not in (err := capfd.readouterr().err)
+        assert "resumed from step 5" in err
+
+
 def test_a_run_ends_early(tmp_path):
     fitted = run(tmp_path / "run", steps=200, stop={"target": 0.5})
     assert fitted.status == "completed"
@@ -181,3 +232,36 @@ def test_a_run_ends_early(tmp_path):
     assert (again.step, again.summary["stopped"]) == (fitted.step, fitted.summary["stopped"])
     with pytest.raises(UsageError, match="stop has patience or target, which are about evaluations; give"):
         run(tmp_path / "other", evaluate=None, eval_every=None, stop={"patience": 1})
+
+
+def test_a_run_that_was_never_finite_has_diverged_and_nothing_is_advised_that_it_cannot_do(tmp_path):
+    """Fewer steps than `health.max_skips`, each of them skipped."""
+
+    def bad(params, batch, key):
+        with jax.named_scope("root"):
+            return jnp.mean(jnp.sqrt(params["w"][0] + batch["x"][:, 0]))
+
+    fitted = fit(
+        bad, optax.sgd(0.1), batches(), run=tmp_path / "run", steps=8, params={"w": jnp.full(4, -9.0)}, quiet=True
+    )  # fmt: skip
+    assert fitted.status == "diverged"
+    error = fitted.summary["error"]
+    assert error.startswith("loss or gradients were not finite in 8 of 8 steps. Such steps change nothing")
+    assert "The first: step 1 was not finite: forward pass: sqrt at " in error
+    alert = records(tmp_path / "run", "alerts.jsonl")[0]
+    assert (alert["cause"], alert["fix"]) == (
+        "not_finite", "see what the run says of step 1, which names the operation and the line"
+    )  # fmt: skip
+    assert "jaxprop replay" not in error + alert["message"]
+    with pytest.raises(UsageError, match=r"is a run of jaxprop\.fit, whose loss is Python code") as refused:
+        replay_run(tmp_path / "run")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_with_some_steps_that_were_not_finite_has_completed(tmp_path):
+    def sometimes(params, batch, key):
+        return loss_fn(params, batch, key)[0] + jnp.where(batch["x"][0, 0] > X[0, 0] - 1e-6, 0.0, jnp.nan)
+
+    fitted = fit(sometimes, optax.sgd(0.01), batches(), run=tmp_path / "run", steps=8, params=start(), quiet=True)
+    assert 0 < int(fitted.state.health.skips) < 8
+    assert fitted.status == "completed"

@@ -13,7 +13,8 @@ from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ConfigError, JaxpropError, UsageError
 from jaxprop.run import initial
 from jaxprop.run.compose import compose
-from jaxprop.run.initial import Weights, begin, fill, read_weights, renamed, resolved
+from jaxprop.run.held import of_frozen_layers
+from jaxprop.run.initial import Weights, begin, fill, read_weights, renamed, resolved, transposed
 from jaxprop.run.loaded import load
 from jaxprop.run.train import train
 from jaxprop.tools.export.weights import named_arrays
@@ -47,15 +48,95 @@ def test_a_new_head_on_a_frozen_body(first, tmp_path, capfd):
     source, tuned = load(first), load(tmp_path / "tuned", which="newest", ema=False)
     assert f"initial weights of {first} (best checkpoint, step {source.step}): " in said
     assert "skipped and drawn: head\n" in said
-    assert "frozen: layers/0" in said
+    assert (
+        "frozen: layers/0/dense, layers/0/norm; but the statistics of layers/0/norm follow the data, unless "
+        "init_from.freeze_statistics is true\n"
+    ) in said
     before, after = arrays_of(source.params), arrays_of(tuned.params)
     kept = [path for path in before if path.startswith("layers/")]
     assert kept
     assert all(np.array_equal(before[path], after[path]) for path in kept)
+    moved = arrays_of(tuned.extras)
+    assert not any(np.array_equal(array, moved[path]) for path, array in arrays_of(source.extras).items())
     assert after["head/kernel"].shape == (8, 4)
     assert outcome.summary["status"] == "completed"
     assert set(tuned.layers["layer"]) == {"head"}
     assert tuned.opened.experiment.optimizer.lr_scales.count(0.0) == len(kept)
+
+
+@pytest.mark.parametrize(("accumulate", "per_call"), [(1, 1), (2, 3)])
+def test_the_statistics_of_a_frozen_body_are_held_where_that_is_asked_for(first, tmp_path, accumulate, per_call):
+    given = {"from": str(first), "skip": ["head/.*"], "freeze": ["layers/.*"], "freeze_statistics": True}
+    made = config(first, given)
+    run = made.run.model_copy(update={"accumulate": accumulate, "steps_per_call": per_call, "log_every": 3})
+    experiment = compose(made.model_copy(update={"run": run}))
+    assert begin(experiment)[1][-1] == "frozen: layers/0/dense, layers/0/norm, with the statistics of layers/0/norm"
+    train(made.model_copy(update={"run": run}), tmp_path / "tuned", quiet=True)
+    before, after = (arrays_of(load(run, which="newest", ema=False).extras) for run in (first, tmp_path / "tuned"))
+    before = arrays_of(load(first).extras)
+    assert before
+    assert all(np.array_equal(before[path], after[path]) for path in before)
+
+
+def test_only_frozen_layers_have_their_statistics_held():
+    params, extras = ["a/norm/scale", "a/norm/bias", "b/norm/scale"], ["a/norm/mean", "b/norm/mean"]
+    assert of_frozen_layers(["a/norm/(scale|bias)"], params, extras) == ["a/norm/mean"]
+    assert of_frozen_layers(["a/norm/scale"], params, extras) == []
+    assert of_frozen_layers([".*/mean"], params, extras) == extras
+
+
+SQUARE = {"hidden": [5], "batch_norm": False}  # as many units as there are features
+
+
+def torch_file(first, tmp_path, name="fc"):
+    """Weights of an MLP as PyTorch names and orders them."""
+    experiment = compose(config(first, None, model=SQUARE))
+    params = arrays_of(experiment.init(3).params)
+    arrays = {
+        f"{name}.weight": params["layers/0/dense/kernel"].T, f"{name}.bias": params["layers/0/dense/bias"],
+        "head.weight": params["head/kernel"].T, "head.bias": params["head/bias"],
+    }  # fmt: skip
+    save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, tmp_path / "torch.safetensors")
+    names = {
+        f"{name}/weight": "layers/0/dense/kernel",
+        "head/weight": "head/kernel",
+        f"{name}/(.*)": "layers/0/dense/\\1",
+    }
+    return params, {"from": str(tmp_path / "torch.safetensors"), "map": names}
+
+
+def test_weights_of_pytorch_are_turned(first, tmp_path):
+    params, given = torch_file(first, tmp_path)
+    state, notes = begin(compose(config(first, {**given, "transpose": [".*/weight"]}, model=SQUARE)))
+    loaded = arrays_of(state.params)
+    assert all(np.array_equal(loaded[path], params[path]) for path in ("layers/0/dense/kernel", "head/kernel"))
+    assert notes[-1] == "transposed from [out, in, ...]: fc/weight, head/weight"
+
+
+def test_a_square_weight_that_is_not_turned_is_told(first, tmp_path):
+    _, given = torch_file(first, tmp_path)
+    _, notes = begin(compose(config(first, {**given, "transpose": ["head/weight"]}, model=SQUARE)))
+    assert notes[-1].startswith("warning: fc/weight is square, so shapes do not tell whether the axes are PyTorch's")
+    assert notes[-1].endswith("add transpose: ['fc/weight']")
+    with pytest.raises(UsageError, match=r"head/kernel is float32\[4, 5\] .* with the axes in PyTorch's order"):
+        begin(compose(config(first, {**given, "transpose": ["fc/weight"]}, model=SQUARE)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [("fc", "transpose: 'fc' matches no array of "), (".*/bias", "transpose: fc/bias has 1 axes; name arrays of 2 or")],
+)
+def test_what_cannot_be_turned(first, tmp_path, pattern, sentence):
+    _, given = torch_file(first, tmp_path)
+    with pytest.raises(UsageError, match=sentence):
+        begin(compose(config(first, {**given, "transpose": [pattern]}, model=SQUARE)))
+
+
+def test_kernels_of_convolutions_are_turned():
+    weight = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    turned, _ = transposed(Weights({"conv/weight": weight}, {}, "there"), ["conv/.*"])
+    assert turned.params["conv/weight"].shape == (4, 5, 3, 2)
+    assert turned.params["conv/weight"][1, 2, 0, 1] == weight[1, 0, 1, 2]
 
 
 def test_a_resumed_run_does_not_load_again(first, tmp_path, monkeypatch):
@@ -203,6 +284,9 @@ def test_its_path_is_the_same_in_every_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     for given, path in (("runs/a", "runs/a"), ("a", "runs/a"), ("here", "here"), (str(tmp_path / "b"), "b")):
         assert resolved(build(sections_of(given))).run.init_from.source == str(tmp_path / path)
+    (tmp_path / "runs" / "here").mkdir(parents=True)
+    (tmp_path / "runs" / "here" / "config.yaml").write_text("")
+    assert resolved(build(sections_of("here"))).run.init_from.source == str(tmp_path / "runs" / "here")
     without = build(sections_of("a") | {"run": {"epochs": 1}})
     assert resolved(without) is without
 

@@ -156,3 +156,21 @@ def test_no_link_is_followed(tmp_path, monkeypatch, name):
     with pytest.raises(RunFolderError), hold(tmp_path):
         pass
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_folder_made_for_a_run_that_never_begins_goes_with_it(tmp_path):
+    with pytest.raises(KeyError), hold(tmp_path / "new"):
+        raise KeyError
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    with hold(tmp_path / "mine"):
+        pass
+    with hold(tmp_path / "begun"):
+        (tmp_path / "begun" / "config.yaml").write_text("")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "mine"]
+
+
+def test_a_lock_whose_file_was_removed_is_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_lock", lambda descriptor: (tmp_path / ".lock").unlink())
+    with pytest.raises(RunFolderError, match="is in use"), hold(tmp_path):
+        pass

@@ -279,7 +279,7 @@ def test_a_failing_step_is_replayed_with_the_code_that_is_repeated(project, caps
 )
 def test_the_other_commands_work_on_it(project, command, capsys):
     assert main(command) == 0, capsys.readouterr().err
-    assert ran() == ("" if command[0] == "validate" else "x")
+    assert ran() == "x"
 
 
 @pytest.mark.parametrize("policy", ["float32", "bfloat16"])
@@ -319,6 +319,26 @@ def test_mistakes_are_one_sentence_and_exit_code_2(project, words, sentence, cap
     err = capsys.readouterr().err
     assert sentence in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("width: 5", "widht: 5", "model.widht: unknown key; did you mean 'width'?"),
+        ("n: 40", "m: 40", "data.m: unknown key"),
+        ("lr: 0.1,", "lr: 0.1, momentun: 0.5,", "optimizer.momentun: unknown key; did you mean 'momentum'?"),
+        ("gamma: 1", "gama: 1", "task.loss.gama: unknown key; did you mean 'gamma'?"),
+        ("mine.py:second", "mine.py:second, j: 2", "task.metrics.second.j: unknown key"),
+    ],
+)
+def test_a_mistake_is_told_as_one_where_a_run_is_there_already(trained, old, new, sentence, capsys):
+    text = Path("mine.yaml").read_text()
+    assert old in text
+    Path("mine.yaml").write_text(text.replace(old, new))
+    assert main(["train", "mine.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert "another configuration" not in err
 
 
 def test_the_traceback_is_shown_on_demand(project, capsys):

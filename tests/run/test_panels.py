@@ -44,3 +44,12 @@ def test_without_a_task_that_has_any_nothing_is_drawn():
     experiment = compose(build(BASE))
     experiment = experiment._replace(task=experiment.task._replace(panels=()))
     assert panels.draw(experiment, experiment.init(0)) is None
+
+
+def test_the_split_is_named():
+    held_out = build({**BASE, "data": {**BASE["data"], "validation": 0.1}})
+    assert panels.draw(compose(held_out), compose(held_out).init(0))["split"] == "test"
+    experiment = compose(held_out)
+    without_test = {name: source for name, source in experiment.sources.items() if name != "test"}
+    experiment = compose(held_out, without_test)
+    assert panels.draw(experiment, experiment.init(0))["split"] == "validation"

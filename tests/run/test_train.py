@@ -28,7 +28,7 @@ from jaxprop.train import gradients
 
 SUMMARY = {
     "status", "outcome", "stopped", "step", "metrics", "best", "test", "reference", "parameters", "seconds",
-    "compile_seconds", "examples_per_second", "data_wait_share", "versions", "allocator",
+    "session_seconds", "compile_seconds", "examples_per_second", "data_wait_share", "versions", "allocator",
 }  # fmt: skip
 
 
@@ -68,6 +68,10 @@ def changed(sections, **changes):
     return build({**sections, **{name: {**sections.get(name, {}), **keys} for name, keys in changes.items()}})
 
 
+def changed_data(sections, **changes):
+    return {**sections, "data": {**sections["data"], **changes}}
+
+
 @pytest.fixture(scope="module")
 def finished(sections, tmp_path_factory):
     """The folder of a completed run, and its outcome."""
@@ -95,6 +99,15 @@ def lines(path):
 
 
 # -- what a run's folder holds --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "told"), [({"name": "mlp", "hidden": [4]}, True), ({"name": "rnn"}, False)])
+def test_integers_far_from_unit_scale_are_told_unless_they_are_tokens(model, told, sections, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 5), dtype=np.uint8)
+    np.savez(tmp_path / "pixels.npz", inputs=pixels, labels=np.arange(20) % 3)
+    config = build({**changed_data(sections, train=str(tmp_path / "pixels.npz"), test=None), "model": model})
+    notes = conduct.data_notes(compose(config))
+    assert [note.endswith("far from unit scale; set data.standardize: true") for note in notes] == [True] * told
 
 
 def test_a_completed_run(finished, sections):
@@ -141,6 +154,23 @@ def test_summary(finished):
     assert summary["reference"] == {"majority_accuracy": pytest.approx(1 / 3)}
     assert {"python", "jaxprop", *runfolder.VERSIONED} == set(summary["versions"])
     assert 0 < summary["compile_seconds"] < summary["seconds"]
+    assert summary["session_seconds"] is None
+
+
+def test_the_time_of_a_run_is_that_of_all_its_sessions(sections, tmp_path):
+    def session(steps):
+        return runner.train(changed(sections, run={"steps": steps, "epochs": None}), tmp_path, quiet=True).summary
+
+    first = session(3)
+    (tmp_path / "summary.json").write_text(json.dumps({**first, "seconds": 1000.0}))
+    second = session(6)
+    assert 0 < second["session_seconds"] < 1000
+    assert second["seconds"] == pytest.approx(1000 + second["session_seconds"], abs=0.1)
+    (tmp_path / "summary.json").unlink()  # as after a kill: the checkpoint knows what there was until it was saved
+    third = session(9)
+    assert third["seconds"] == pytest.approx(second["seconds"] + third["session_seconds"], abs=5)
+    (tmp_path / "summary.json").write_text(json.dumps({**third, "seconds": "a day"}))
+    assert session(12)["seconds"] > 1000
 
 
 # -- what may be continued ------------------------------------------------------------------------
@@ -477,6 +507,16 @@ def test_a_file_in_the_way(sections, tmp_path):
         with pytest.raises(RunFolderError, match=r"cannot be written to .*choose another with --run DIR"):
             runner.train(build(sections), folder, quiet=True)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_run_says_that_it_goes_on_from_an_older_checkpoint(done, sections, capsys):
+    (done / "summary.json").unlink()
+    (done / "checkpoints" / "6" / "run" / "run.json").write_text("")
+    runner.train(build(sections | {"sinks": {"console": True}}), done)
+    assert (
+        "checkpoints/6 is damaged (its run/run.json cannot be read), so the one of step 3 is used"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_damaged_checkpoint_is_named(done, sections):

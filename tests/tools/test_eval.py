@@ -8,7 +8,7 @@ import pytest
 
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.build import build
-from jaxprop.errors import CheckpointError, JaxpropError, UsageError
+from jaxprop.errors import CheckpointError, DataError, JaxpropError, UsageError
 from jaxprop.run import lock, opened
 from jaxprop.run.train import train
 from jaxprop.tools.eval import evaluate_run
@@ -185,3 +185,85 @@ def test_a_run_on_text_needs_neither_its_training_text_nor_its_tokenizer(tmp_pat
     assert found["metrics"] == pytest.approx({name: made["metrics"][name] for name in found["metrics"]}, rel=1e-5)
     assert found["examples"] == (12 if task == "classify" else found["examples"])
     assert set(found["reference"]) == ({"majority_accuracy"} if task == "classify" else {"unigram_loss"})
+
+
+@pytest.fixture
+def moved(home, tmp_path):
+    """A copy of the run, and the arrays of its test split, which are put back."""
+    shutil.copytree(home / "run", tmp_path / "run")
+    with np.load(home / "test.npz") as arrays:
+        held = dict(arrays)
+    yield tmp_path / "run", held
+    np.savez(home / "test.npz", **held)
+
+
+def test_a_split_that_has_changed_is_refused_unless_it_is_named(home, moved):
+    run, held = moved
+    np.savez(home / "test.npz", **{name: values[1:] for name, values in held.items()})
+    with pytest.raises(DataError, match=r"^the test split \(of .*test\.npz\) has changed since .*data\.test=FILE$"):
+        evaluate_run(run)
+    assert evaluate_run(run, [f"data.test={home / 'test.npz'}"])["examples"] == 36
+
+
+def test_a_run_that_has_kept_no_fingerprints_is_evaluated(home, moved):
+    run, held = moved
+    np.savez(home / "test.npz", **{name: values[1:] for name, values in held.items()})
+    kept = json.loads((run / "prepared.json").read_text())
+    del kept["splits"]
+    (run / "prepared.json").write_text(json.dumps(kept))
+    assert evaluate_run(run)["examples"] == 36
+
+
+def emptied(home, tmp_path, which):
+    """A copy of the run whose best or newest checkpoint has lost its manifest."""
+    shutil.copytree(home / "run", tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    steps = Checkpoints(tmp_path / "run" / "checkpoints").steps()
+    step = summary["best"]["step"] if which == "best" else max(steps)
+    (tmp_path / "run" / "checkpoints" / str(step) / "run" / "run.json").write_text("")
+    return tmp_path / "run", step
+
+
+def test_another_checkpoint_never_takes_the_place_of_a_damaged_one(home, tmp_path):
+    run, step = emptied(home, tmp_path, "newest")
+    with pytest.raises(CheckpointError, match=rf"checkpoints/{step} is damaged .*, and it is the newest one; restore"):
+        evaluate_run(run, which="newest")
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"best": {**summary["best"], "step": 4}}))
+    assert evaluate_run(run, which="best")["step"] < step
+    (run / "summary.json").unlink()
+    with pytest.raises(CheckpointError, match="and it may be the best one; restore that file, or remove"):
+        evaluate_run(run)
+
+
+def test_a_damaged_best_checkpoint_names_the_newest(home, tmp_path):
+    run, step = emptied(home, tmp_path, "newest")
+    other = next(s for s in Checkpoints(run / "checkpoints").steps() if s != step)
+    manifest = run / "checkpoints" / str(step) / "run" / "run.json"
+    manifest.write_text((home / "run" / "checkpoints" / str(step) / "run" / "run.json").read_text())
+    (run / "checkpoints" / str(other) / "run" / "run.json").write_text("")
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"best": {**summary["best"], "step": other}}))
+    with pytest.raises(CheckpointError, match=rf"/{other} is damaged .* is the best one; --newest .*, of step {step}$"):
+        evaluate_run(run)
+    assert evaluate_run(run, which="newest")["step"] == step
+
+
+def test_no_checkpoint_that_can_be_read(home, tmp_path):
+    shutil.copytree(home / "run", tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/run/run.json"):
+        path.write_text("")
+    with pytest.raises(CheckpointError, match=r"is damaged .*, and there is no other; restore that file"):
+        evaluate_run(tmp_path / "run")
+
+
+def test_a_checkpoint_whose_arrays_are_gone_names_the_other(home, tmp_path):
+    shutil.copytree(home / "run", tmp_path / "run")
+    with Checkpoints(tmp_path / "run" / "checkpoints", best="loss") as checkpoints:
+        best, latest = checkpoints.best(), checkpoints.latest()
+    which, step = ("newest", latest) if best != latest else ("best", best)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step) / "state")
+    (tmp_path / "run" / "checkpoints" / str(step) / "state").mkdir()
+    told = rf"/{step} is damaged .*" + (rf", or leave out --newest .* step {best}$" if best != latest else "")
+    with pytest.raises(CheckpointError, match=told):
+        evaluate_run(tmp_path / "run", which=which)

@@ -33,6 +33,11 @@ CASES = {
         "model": {"name": "cnn", "channels": [3], "hidden": [4], "activation": "tanh"},
         "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
     },
+    "augmentation": {
+        "data": {
+            "augment": [{"name": "crop", "pad": 1}, {"name": "noise", "std": 0.1}, {"name": "mixup", "alpha": 0.4}]
+        },
+    },
     "bfloat16": {"precision": {"policy": "bfloat16"}},
     "float16": {"precision": {"policy": "float16"}},
 }

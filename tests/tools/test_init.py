@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -10,6 +11,7 @@ from jaxprop.config.load import load
 from jaxprop.data import READERS, open_sources
 from jaxprop.errors import UsageError
 from jaxprop.tools.init import quoted, starter
+from tests import pictures
 
 
 @pytest.fixture(autouse=True)
@@ -68,12 +70,75 @@ def test_jsonl_with_lists_ignores_them():
     assert "train" in open_sources(config.data, "classify")
 
 
+REVIEWS = [
+    (f"it was {'a fine' if i % 2 else 'a dull'} film about number {i}", "good" if i % 2 else "bad") for i in range(60)
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
+@pytest.mark.parametrize("first", ["review", "mood"])
+def test_a_column_of_sentences_is_what_is_learned_from(suffix, first):
+    columns = ["review", "mood"] if first == "review" else ["mood", "review"]
+    rows = [dict(zip(("review", "mood"), row, strict=True)) for row in REVIEWS]
+    with open(f"a.{suffix}", "w") as file:
+        if suffix == "jsonl":
+            file.writelines(json.dumps({name: row[name] for name in columns}) + "\n" for row in rows)
+        else:
+            between = "\t" if suffix == "tsv" else ";"
+            file.writelines(
+                between.join(line) + "\n" for line in [columns, *([row[c] for c in columns] for row in rows)]
+            )
+    config = made(f"a.{suffix}")
+    assert (config.data.name, config.data.text, config.data.label) == ("text", "review", "mood")
+    sources = open_sources(config.data, config.task.name)
+    assert set(sources) == {"train", "validation"}
+    assert sources["train"].info["class_names"] == ["bad", "good"]
+
+
+def test_names_beside_numbers_stay_a_table_and_reviews_beside_numbers_do_not():
+    rows = [(i, f"Mrs Anna Smith{i}", i % 2) for i in range(60)]
+    assert made(csv("a.csv", "size,name,y", rows)).data.ignore == ("name",)
+    rows = [(i, text, mood) for i, (text, mood) in enumerate(REVIEWS)]
+    assert made(csv("b.csv", "size,review,label", rows)).data.name == "text"
+    assert "# Not used: size." in starter("b.csv", "b")
+
+
 @pytest.mark.parametrize(("dtype", "task"), [("int32", "classify"), ("float32", "regress")])
 def test_arrays_get_a_config_that_opens(dtype, task):
     np.savez("a.npz", inputs=np.zeros((40, 3)), labels=np.arange(40).astype(dtype) % 2)
     config = made("a.npz")
     assert (config.task.name, config.data.name) == (task, "arrays")
     assert "validation" in open_sources(config.data, task)
+
+
+LABELS = {"label": [0, 1] * 20}
+NUMBERS = {"a": np.linspace(0, 1, 40), "b": np.arange(40)}
+PIXELS = {"image": [pictures.encoded(np.full((4, 4), i, np.uint8)) for i in range(40)]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "inputs", "task"),
+    [
+        (NUMBERS | LABELS, ("a", "b"), "classify"),
+        ({"y": np.linspace(0, 1, 40)} | {"x": np.arange(40)}, ("x",), "regress"),
+        ({"id": np.arange(40), "words": ["some text"] * 40} | LABELS, "words", "classify"),
+        (LABELS | PIXELS, "image", "classify"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["file", "folder", "splits"])
+def test_a_data_set_of_arrow_files_gets_a_config_that_opens(here, layout, columns, inputs, task):
+    place = {"file": here, "folder": here / "mine", "splits": here / "mine" / "train"}[layout]
+    place.mkdir(parents=True, exist_ok=True)
+    table = pa.table(columns)
+    with pa.OSFile(str(place / "data.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    if layout != "file":
+        (place / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    if layout == "splits":
+        (here / "mine" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    config = made("data.arrow" if layout == "file" else "mine")
+    assert (config.data.name, config.data.inputs, config.task.name) == ("huggingface", inputs, task)
+    assert set(open_sources(config.data, task)) == {"train", "validation"}
 
 
 @pytest.mark.parametrize(

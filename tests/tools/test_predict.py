@@ -7,6 +7,7 @@ import pytest
 
 from jaxprop.config.build import build
 from jaxprop.data import READERS
+from jaxprop.data.bad import BadInput
 from jaxprop.errors import DataError, UsageError
 from jaxprop.run.loaded import load
 from jaxprop.run.train import train
@@ -79,10 +80,35 @@ def test_a_reader_may_name_bad_records_and_give_blocks(run, monkeypatch):
     opening(monkeypatch, iter([source(X[:2], bad_records=None) for _ in range(2)]))
     assert len(predicted(run)) == 4
     given = source()
-    opening(monkeypatch, given._replace(info={**given.info, "bad": ["new.csv:9: has 2 values", "no place"]}))
-    answers = predicted(run)
-    assert answers[:2] == [Answer("new.csv:9", {}, "has 2 values"), Answer("", {}, "no place")]
-    assert len(answers) == 22
+    bad = [BadInput(20, "last.csv", "is empty"), BadInput(7, "a: b.csv:9", "has 2 values"), BadInput(7, "x", "y")]
+    opening(monkeypatch, given._replace(info={**given.info, "bad": bad}))
+    answers = predicted(run, batch_size=4)
+    assert [(i, answer) for i, answer in enumerate(answers) if answer.error] == [
+        (7, Answer("a: b.csv:9", {}, "has 2 values")),
+        (8, Answer("x", {}, "y")),
+        (22, Answer("last.csv", {}, "is empty")),
+    ]
+    assert [answer.input for answer in answers if not answer.error] == given.info["names"]
+
+
+def test_what_ends_in_the_middle_leaves_what_was_answered(run, monkeypatch):
+    def broken():
+        yield source(X[:2])
+        raise DataError("stdin:3: is longer than 64 MiB")
+
+    opening(monkeypatch, broken())
+    assert [answer.error for answer in predicted(run)] == [None, None, "stdin:3: is longer than 64 MiB"]
+    opening(monkeypatch, map(load, ["nowhere"]))
+    with pytest.raises(UsageError):
+        predicted(run)
+
+
+def test_an_error_does_not_name_its_record_twice(run, monkeypatch):
+    def take(_):
+        raise DataError("new.png: is no image")
+
+    opening(monkeypatch, Source(1, take, {"names": ["new.png"]}, ""))
+    assert predicted(run) == [Answer("new.png", {}, "is no image")]
 
 
 def test_what_cannot_be_predicted(run, monkeypatch):

@@ -51,7 +51,7 @@ def plot(track: Track) -> Plot:
         for i, one in enumerate(entries)
     ]  # fmt: skip
     return Plot(
-        title=f"{track.section}: {track.name}" + (f", device {track.device}" if track.device != "0" else ""),
+        title=track.what + (f", device {track.device}" if track.device != "0" else ""),
         lines=[Line("", points)],
         x_label="commits" if all(one.commit for one in entries) else "started, UTC",
         y_label=f"{row.unit}, {row.better} is better",
@@ -77,10 +77,7 @@ def table(group: Group) -> Table:
     return Table(
         title=group.machine,
         headers=["what", "device", "documents", "first", "last", "change", "verdict"],
-        rows=[
-            [f"{track.section}: {track.name}", track.device, str(len(track.entries)), *ends(track)]
-            for track in group.tracks
-        ],
+        rows=[[track.what, track.device, str(len(track.entries)), *ends(track)] for track in group.tracks],
     )
 
 

@@ -83,7 +83,10 @@ class Mixup(Mixing):
     """Averages each example with another one of its batch, and their labels with the same weights."""
 
     name: Literal["mixup"]
-    alpha: PositiveFloat = Field(0.2, description="the weights are drawn from Beta(alpha, alpha): 1 draws all alike, less keeps nearer to one of the two")
+    alpha: PositiveFloat = Field(
+        0.2,
+        description="the weights are drawn from Beta(alpha, alpha): below 1, most examples stay nearly as they are",
+    )
 
 
 class Cutmix(Mixing):

@@ -159,9 +159,11 @@ class ImageSection(FileSection):
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = Field(
         "bilinear", description="filter that images are resized with; see size"
     )
-    channels: Literal[1, 3] | None = Field(None, description="1 (grey) or 3 (colour); default: as the first image")
+    channels: Literal[1, 3] | None = Field(
+        None, description="1 (grey) or 3 (colour); default: 3 if one of 64 images is"
+    )
     cache_mib: NonNegative = Field(
-        1024, description="largest decoded size in MiB of a split that is kept in memory; a larger one is decoded anew"
+        1024, description="largest decoded size in MiB of a split that is kept in memory; a larger one is read anew"
     )
 
 
@@ -175,7 +177,9 @@ class Images(ImageSection):
     )
     test: Text | None = Field(None, description="folder or file of the test images")
     image_column: Text | None = Field(
-        None, description="column with the images or their paths in a table; default: image, path, file_name or alike"
+        None,
+        description="column with the images or their paths in a table, default: image, path, file_name or alike; "
+        "extension of the images of a tar archive",
     )
     label_column: Text | None = Field(
         None, description="column with the labels; default: label, class, target or alike"
@@ -183,8 +187,21 @@ class Images(ImageSection):
     root: Text | None = Field(None, description="folder that a table's paths are relative to; default: the table's own")
 
 
-class HuggingFace(ImageSection):
-    """A data set of the library `datasets` on disk, or Arrow or Parquet files: images or numbers, columns by name."""
+class TokenSection(DataSection):
+    """The keys of texts that become tokens."""
+
+    tokenizer: Text | TrainedTokenizer = Field("bytes", description=TOKENIZER + "; of text")
+    sequence_length: Positive = Field(128, description="number of tokens that an example predicts; for language")
+    max_length: Positive = Field(512, description="largest number of tokens of a labelled text; longer ones are cut")
+    buckets: Positive = Field(
+        1,
+        description="number of lengths that training batches of labelled texts are padded to, each of as many texts; "
+        "the step is compiled for each",
+    )
+
+
+class HuggingFace(ImageSection, TokenSection):
+    """A data set of the library `datasets` on disk, or Arrow or Parquet files: text, images or numbers by column."""
 
     name: Literal["huggingface"]
     train: Text = Field(
@@ -194,8 +211,10 @@ class HuggingFace(ImageSection):
         None, description="the same of the validation split; or the fraction of the training rows to hold out"
     )
     test: Text | None = Field(None, description="the same of the test split")
-    inputs: Text | Names = Field(description="column of images, or the columns of numbers that make the features")
-    label: Text = Field("label", description="column of the labels")
+    inputs: Text | Names = Field(
+        description="column of text or of images, or the columns of numbers that make the features"
+    )
+    label: Text = Field("label", description="column of the labels; not read for language")
     standardize: bool = Field(False, description="standardize numbers by the statistics of the training rows")
 
 
@@ -236,8 +255,8 @@ class Table(DataSection):
     )
 
 
-class TextFiles(DataSection):
-    """Your own text: plain text, JSONL, CSV, TSV or Parquet, as files, folders and globs."""
+class TextFiles(TokenSection):
+    """Your own text: plain text, JSONL, CSV, TSV, Parquet or Arrow, as files, folders and globs."""
 
     name: Literal["text"]
     train: Text = Field(description="file, folder or glob such as `corpus/**/*.txt`, from the working directory")
@@ -251,14 +270,6 @@ class TextFiles(DataSection):
     )
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
         None, description="character between the columns of a CSV file; default: a comma"
-    )
-    tokenizer: Text | TrainedTokenizer = Field("bytes", description=TOKENIZER)
-    sequence_length: Positive = Field(128, description="number of tokens that an example predicts; for language")
-    max_length: Positive = Field(512, description="largest number of tokens of a labelled text; longer ones are cut")
-    buckets: Positive = Field(
-        1,
-        description="number of lengths that training batches are padded to, each of as many texts; the step is "
-        "compiled for each",
     )
     max_bad_fraction: Fraction = Field(
         0.0, description="largest fraction of records that are skipped because they cannot be read or used"
@@ -314,7 +325,9 @@ class Random(DataSection):
     examples: Positive = Field(1024, description="number of examples")
 
 
-OneSource = Annotated[Digits | StdlibText | Arrays | Table | Images | HuggingFace | Random, Field(discriminator="name")]
+OneSource = Annotated[
+    Digits | StdlibText | TextFiles | Arrays | Table | Images | HuggingFace | Random, Field(discriminator="name")
+]
 
 
 class WeightsAfter(Section):

@@ -21,6 +21,15 @@ class InitialWeights(Section):
     )
     skip: Patterns = Field((), description="patterns of names here that are drawn anew, such as ['head/.*']")
     freeze: Patterns = Field((), description="patterns of names here that are not trained, such as ['backbone/.*']")
+    freeze_statistics: bool = Field(
+        False,
+        description="keep the statistics of batch normalization in frozen layers, too, which otherwise follow the data",
+    )
+    transpose: Patterns = Field(
+        (),
+        description="patterns of names there whose arrays are turned from PyTorch's [out, in, ...] to [..., in, out], "
+        "such as ['fc.*/weight']",
+    )
 
     @property
     def source(self) -> str:

@@ -73,8 +73,10 @@ class Checkpoint(Section):
     every_steps: Positive | None = Field(None, description="steps between checkpoints; default: at every evaluation")
     keep: Positive = Field(2, description="number of newest checkpoints kept, besides the best")
     best: Text | None = Field(None, description="evaluation metric to keep the best of; default: loss")
-    mode: Literal["min", "max"] = Field(
-        "min", description="whether the smallest or the largest value of `best` is the best"
+    mode: Literal["min", "max"] | None = Field(
+        None,
+        description="whether the smallest or the largest value of `best` is the best; default: as the metric is known "
+        "to be, so it is needed for a metric of your own alone",
     )
 
 
@@ -94,6 +96,9 @@ class Stop(Section):
     )
     patience: Positive | None = Field(
         None, description="number of evaluations in a row without a better value, after which the run ends"
+    )
+    mode: Literal["min", "max"] | None = Field(
+        None, description="whether smaller or larger values of the metric are better; default: as of checkpoint.mode"
     )
     target: float | None = Field(None, description="value of the metric at which the run ends")
     minutes: PositiveFloat | None = Field(

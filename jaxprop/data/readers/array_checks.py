@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,15 +128,45 @@ def check_finite(array: Named) -> None:
     if values.dtype.kind != "f":
         return
 
-    def not_finite(chunk: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return ~np.isfinite(chunk.astype(np.float32, copy=False))
-
-    at = _first(values, not_finite)
+    at = _first(values, _not_finite)
     if at is not None:
         raise DataError(
             f"{_item(name, at)} is {values[at]}, which is not a finite float32; drop or repair that example"
         )
+
+
+def _not_finite(chunk: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return ~np.isfinite(chunk.astype(np.float32, copy=False))
+
+
+def bad_examples(values: np.ndarray, vocabulary: int | None = None) -> Iterator[tuple[int, str]]:
+    """Yields the examples that cannot be predicted, each with what is wrong with it.
+
+    Args:
+      values: `[N, ...]`, numbers.
+      vocabulary: number of tokens, where values are such.
+
+    Example:
+      >>> list(bad_examples(np.array([[1.0, 2.0], [3.0, np.nan]])))
+      [(1, 'its value at [1] is nan, which is not a finite float32')]
+    """
+    if vocabulary is not None:
+        is_bad, why = _outside(vocabulary), f"outside the vocabulary 0..{vocabulary - 1} of the run"
+    elif values.dtype.kind == "f":
+        is_bad, why = _not_finite, "which is not a finite float32"
+    else:
+        return
+    for start, chunk in _chunks(values):
+        found = is_bad(chunk)
+        for row in np.flatnonzero(found.reshape(len(chunk), -1).any(1)).tolist():
+            at = tuple(int(i) for i in np.unravel_index(int(found[row].argmax()), found[row].shape))
+            where = f"its value at {list(at)}" if at else "it"
+            yield start + row, f"{where} is {chunk[row][at]}, {why}"
+
+
+def _outside(vocabulary: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda chunk: (chunk < 0) | (chunk >= vocabulary)
 
 
 def _check_class_labels(labels: Named) -> None:
@@ -202,25 +232,69 @@ def check_fits(split: Split, learned: Mapping[str, Any], train: Split | None) ->
 def check_tokens(inputs: Named, vocabulary: int) -> None:
     """Raises DataError where a token is outside a vocabulary."""
     name, values = inputs
-    if values.dtype.kind not in _INTEGERS:
-        raise DataError(f"{name}: expected integers, as the training inputs are, got dtype {values.dtype}")
-    at = _first(values, lambda chunk: (chunk < 0) | (chunk >= vocabulary))
+    check_integers(inputs)
+    at = _first(values, _outside(vocabulary))
     if at is not None:
         raise DataError(f"{_item(name, at)} is {values[at]}, outside the vocabulary 0..{vocabulary - 1} of the run")
 
 
-def outputs_of(section: Any, task: str, train: Split) -> dict[str, int]:
-    """Returns the number of `classes` or `targets` that a task has with some labels."""
+def check_integers(inputs: Named) -> None:
+    """Raises DataError where inputs are not integers, which tokens are."""
+    if inputs.values.dtype.kind not in _INTEGERS:
+        raise DataError(
+            f"{inputs.name}: expected integers, as the training inputs are, got dtype {inputs.values.dtype}"
+        )
+
+
+def check_alike(trains: Sequence[Split]) -> None:
+    """Raises DataError where training examples that are prepared together have different shapes."""
+    for train in trains[1:]:
+        for array, first in ((train.inputs, trains[0].inputs), (train.labels, trains[0].labels)):
+            if array.values.shape[1:] != first.values.shape[1:]:
+                raise DataError(
+                    f"{array.name}: has examples of shape {array.values.shape[1:]}, but {first.name} of shape "
+                    f"{first.values.shape[1:]}; sources that are mixed need examples of one shape"
+                )
+
+
+def empty_classes(labels: Named) -> list[str]:
+    """Returns a sentence on the classes below the largest label of which there is no example, if there are any.
+
+    Example:
+      >>> empty_classes(Named("train.npz:labels", np.array([2, 1, 3])))
+      ['train.npz:labels: labels begin at 1, so that class 0 has no example; subtract 1 from all labels']
+    """
+    name, values = labels
+    there = np.unique(values)
+    largest, absent = int(there[-1]), int(there[-1]) + 1 - len(there)
+    if not absent:
+        return []
+    if absent == int(there[0]) == 1:
+        return [f"{name}: labels begin at 1, so that class 0 has no example; subtract 1 from all labels"]
+    gap = int(np.argmax(there != np.arange(len(there))))
+    which = f"{absent} of the classes 0..{largest} have" if absent > 1 else f"class {gap} of 0..{largest} has"
+    return [
+        f"{name}: {which} no example{f', such as class {gap}' * (absent > 1)}; number the classes without gaps, or set "
+        f"data.classes: {largest + 1} if this is meant"
+    ]
+
+
+def outputs_of(section: Any, task: str, given: Named) -> dict[str, int]:
+    """Returns the number of `classes` or `targets` that a task has with some training labels."""
     stated = getattr(section, "classes", None)
-    labels = train.labels.values
+    name, labels = given
     columns = 1 if labels.ndim == 1 else labels.shape[1]
     if task == "classify":
         seen = min(int(labels.max()), _INT32_MAX - 1) + 1
+        if stated is None and labels.min() == labels.max():
+            raise DataError(
+                f"{name}: has one class only, {labels[0]}; there is nothing to tell apart, unless "
+                "data.classes says how many there are"
+            )
         return {"classes": seen if stated is None else stated}
     if stated is not None and (task != "multilabel" or stated != columns):
         raise DataError(
-            f"data.classes is {stated}, but {train.labels.name} has {columns} columns of "
-            f"{task} labels; leave data.classes out"
+            f"data.classes is {stated}, but {name} has {columns} columns of {task} labels; leave data.classes out"
         )
     return {"classes": columns} if task == "multilabel" else {"targets": columns}
 
@@ -243,10 +317,10 @@ def check_classes(task: str, section: Any, learned: Mapping[str, Any], splits: M
             )
 
 
-def vocabulary_of(splits: Mapping[str, Split]) -> dict[str, int]:
+def vocabulary_of(splits: Sequence[Split]) -> dict[str, int]:
     """Returns the number of tokens, where the inputs of every split may be tokens."""
     largest = 0
-    for split in splits.values():
+    for split in splits:
         values = split.inputs.values
         if values.dtype.kind not in _INTEGERS or values.ndim != 2:
             return {}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxprop.config.schema.data import Arrays
+from jaxprop.data.bad import BadInputs
 from jaxprop.data.fingerprint import fingerprint
+from jaxprop.data.kinds import unfit
 from jaxprop.data.readers import array_checks as checks
 from jaxprop.data.readers.array_checks import NUMBERS, OPTIONAL, REQUIRED, Split, check_split
 from jaxprop.data.readers.numpy_files import Named, kind_of, load_npy, load_npz
@@ -19,6 +22,7 @@ from jaxprop.types import Reader, Source
 
 _SCALE_VALUES = 2**22  # values that say whether inputs are far from unit scale
 _SPLITS = ("train", "validation", "test")
+IF_NUMBERS = "if_numbers"  # of `Source.info`: notes that hold unless a model takes the integers as tokens
 _Rows = np.ndarray | slice
 _ALL = slice(None)
 
@@ -79,18 +83,63 @@ def sources_of(
       given: the arrays of each split.
       more: what else has been learned of the training data, and belongs to `prepared`.
     """
+    if prepared is None:
+        return sources_together([section], task, [given], [more])[0]
     splits = {name: check_split(split, task) for name, split in given.items()}
-    parts = _parts(section, splits)
-    learned = _learn(section, task, splits, parts) | dict(more) if prepared is None else prepared
+    return _opened(section, task, splits, _parts(section, splits), prepared, {})
+
+
+def sources_together(
+    sections: Sequence[Any],
+    task: str,
+    given: Sequence[Mapping[str, Split]],
+    more: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Source]]:
+    """Turns the arrays of several sections into sources that are prepared alike: by the training rows of all.
+
+    Args:
+      sections: as for `sources_of`.
+      task: its name.
+      given: the arrays of each section, by split.
+      more: of each section, what else belongs to `prepared`.
+
+    Raises:
+      DataError: as for `open_arrays`, or the examples of the sections have different shapes.
+    """
+    checked = [{name: check_split(split, task) for name, split in splits.items()} for splits in given]
+    parts = [_parts(section, splits) for section, splits in zip(sections, checked, strict=True)]
+    checks.check_alike([splits["train"] for splits in checked])
+    learned, told = _learn(sections[0], task, checked, parts)
+    opened = []
+    for section, splits, rows, extra in zip(sections, checked, parts, more, strict=True):
+        opened.append(_opened(section, task, splits, rows, learned | dict(extra), told))
+        told = {}  # of all of them, and said once
+    return opened
+
+
+def _opened(
+    section: Any,
+    task: str,
+    splits: Mapping[str, Split],
+    parts: Mapping[str, tuple[str, _Rows]],
+    learned: Mapping[str, Any],
+    told: Mapping[str, list[str]],
+) -> dict[str, Source]:
     for split in splits.values():
         checks.check_fits(split, learned, splits.get("train"))
     checks.check_classes(task, section, learned, splits)
-    scale_note = _scale_note(learned, splits["train"], parts["train"][1]) if prepared is None else []
     opened = {}
     for name, (of, rows) in parts.items():
-        notes = (_notes(splits[of]) if of == name else []) + (scale_note if name == "train" else [])
-        opened[name] = _source(splits[of], task, rows, learned, notes)
+        more = dict(told) if name == "train" else {}
+        more["notes"] = [*(_notes(splits[of]) if of == name else []), *more.get("notes", ())]
+        opened[name] = _source(splits[of], task, rows, learned, more)
     return opened
+
+
+def open_arrays_together(sections: Sequence[Arrays], task: str) -> list[dict[str, Source]]:
+    """Opens several sections whose examples are prepared alike; see `open_arrays` and `jaxprop.Reader`."""
+    given = [_load_splits(section, used_only=False) for section in sections]
+    return sources_together(sections, task, given, [{}] * len(sections))
 
 
 def _load_splits(section: Arrays, *, used_only: bool) -> dict[str, Split]:
@@ -133,15 +182,31 @@ def _parts(section: Any, splits: Mapping[str, Split]) -> dict[str, tuple[str, _R
 
 
 def _learn(
-    section: Any, task: str, splits: Mapping[str, Split], parts: Mapping[str, tuple[str, _Rows]]
-) -> dict[str, Any]:
-    """What all later data are prepared by, as JSON values: `Source.prepared`."""
-    train = splits["train"]
-    shapes = {"inputs": list(train.inputs.values.shape[1:]), "labels": list(train.labels.values.shape[1:])}
-    learned: dict[str, Any] = {"shapes": shapes, **checks.outputs_of(section, task, train)}
+    section: Any,
+    task: str,
+    given: Sequence[Mapping[str, Split]],
+    parts: Sequence[Mapping[str, tuple[str, _Rows]]],
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """What all later data are prepared by, as JSON values: `Source.prepared`; and what `info` tells of it."""
+    trains = [splits["train"] for splits in given]
+    first, labels = trains[0], np.concatenate([np.asarray(train.labels.values) for train in trains])
+    shapes = {"inputs": list(first.inputs.values.shape[1:]), "labels": list(first.labels.values.shape[1:])}
+    outputs = checks.outputs_of(section, task, Named(first.labels.name, labels))
+    learned: dict[str, Any] = {"shapes": shapes, **outputs}
+    stated = getattr(section, "classes", None) is not None
+    notes = [] if stated or task != "classify" else checks.empty_classes(Named(first.labels.name, labels))
+
+    def chunks(limit: int | None = None) -> Iterator[np.ndarray]:
+        for train, rows in zip(trains, parts, strict=True):
+            yield from _rows_of(train.inputs.values, rows["train"][1], limit)
+
     if section.standardize:
-        return learned | {"scale": as_json(scale_of(_rows_of(train.inputs.values, parts["train"][1])))}
-    return learned | checks.vocabulary_of(splits)
+        return learned | {"scale": as_json(scale_of(chunks()))}, {"notes": notes}
+    learned |= checks.vocabulary_of([split for splits in given for split in splits.values()])
+    far = far_from_unit(scale_of(chunks(_SCALE_VALUES)), first.inputs.name, "data.standardize: true")
+    if far is not None and "vocabulary" in learned:
+        return learned, {"notes": notes, IF_NUMBERS: [far]}
+    return learned, {"notes": notes + ([] if far is None else [far])}
 
 
 def _rows_of(values: np.ndarray, rows: _Rows, limit: int | None = None) -> Iterator[np.ndarray]:
@@ -153,15 +218,6 @@ def _rows_of(values: np.ndarray, rows: _Rows, limit: int | None = None) -> Itera
     step = max(1, checks.CHECK_VALUES // width)
     for start in range(0, len(chosen), step):
         yield np.asarray(values[chosen[start : start + step]])
-
-
-def _scale_note(learned: Mapping[str, Any], train: Split, rows: _Rows) -> list[str]:
-    if "scale" in learned or "vocabulary" in learned:
-        return []
-    note = far_from_unit(
-        scale_of(_rows_of(train.inputs.values, rows, _SCALE_VALUES)), train.inputs.name, "data.standardize: true"
-    )
-    return [] if note is None else [note]
 
 
 def _notes(split: Split) -> list[str]:
@@ -197,9 +253,10 @@ def _load(section: Arrays, split: str) -> Split | None:
 # -- the sources ----------------------------------------------------------------------------------
 
 
-def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], notes: Sequence[str]) -> Source:
-    # Indexing a memmap gives another memmap, so the batches are taken from plain arrays.
-    inputs, labels = np.asarray(split.inputs.values), np.asarray(split.labels.values)
+def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], said: Mapping[str, list[str]]) -> Source:
+    inputs, labels = split.inputs.values, np.asarray(split.labels.values)
+    if isinstance(inputs, np.ndarray):  # indexing a memmap gives another memmap, so batches are taken of plain arrays
+        inputs = np.asarray(inputs)
     chosen = np.arange(len(inputs))[rows]
     extra = {name: array.values for name in OPTIONAL if (array := getattr(split, name)) is not None}
     label_dtype = np.int32 if task == "classify" else np.float32
@@ -220,7 +277,7 @@ def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], no
     return Source(
         length=len(chosen),
         take=take,
-        info=info | ({"notes": list(notes)} if notes else {}),
+        info=info | {name: told for name, told in said.items() if told},
         fingerprint=_digest(split, task, rows, learned, extra),
         prepared=learned,
         labels=lambda: labels[rows].astype(label_dtype, copy=False),
@@ -229,10 +286,15 @@ def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], no
 
 def _digest(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], extra: Mapping[str, np.ndarray]) -> str:
     named = [part for name, values in extra.items() for part in (name, values)]  # none in files without: as ever
-    digest = fingerprint("arrays", task, split.inputs.values, split.labels.values, *named)
+    digest = fingerprint("arrays", task, _content(split.inputs.values), split.labels.values, *named)
     if isinstance(rows, np.ndarray):
         digest = fingerprint("subset", digest, rows)
     return fingerprint("scaled", digest, repr(learned["scale"])) if "scale" in learned else digest
+
+
+def _content(values: Any) -> np.ndarray | str:
+    """What a fingerprint takes of an array; what is read where it is indexed knows a digest of its files."""
+    return values if isinstance(values, np.ndarray) else str(values.digest)
 
 
 def _caster(learned: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
@@ -254,59 +316,75 @@ def array_inputs(section: Arrays, task: str, prepared: Mapping[str, Any], paths:
       paths: `.npz` files that hold `inputs`, and `.npy` files.
 
     Returns:
-      A source of inputs alone; `info["names"]` are such as `new.npy:3`, counted from 0.
+      A source of inputs alone; `info["names"]` are such as `new.npy:3`, counted from 0, and `info["bad"]` holds the
+      examples that cannot be predicted.
 
     Raises:
-      DataError: a file is missing or unreadable, or its examples do not fit the run.
+      DataError: the only file is missing or unreadable, or its examples do not fit the run.
     """
     del section, task
-    parts = [_inputs_of(path) for path in paths]
-    return inputs_of(parts, paths, prepared)
+    return inputs_of(_inputs_of, paths, prepared)
 
 
-def inputs_of(parts: Sequence[Named], paths: Sequence[str], prepared: Mapping[str, Any]) -> Source:
-    """Checks inputs without labels and turns them into a source, wherever they have been read from.
+def inputs_of(read: Callable[[str], Named], paths: Sequence[str], prepared: Mapping[str, Any]) -> Source:
+    """Reads and checks inputs without labels and turns them into a source, whatever they are read from.
 
     Args:
-      parts: arrays of inputs.
-      paths: what each was read from.
+      read: returns the array of inputs of a path.
+      paths: what to read.
       prepared: what the run has learned of its training data.
     """
-    wanted = tuple(prepared["shapes"]["inputs"])
-    for name, values in parts:
-        if values.ndim == 0 or values.shape[1:] != wanted:
-            fix = (
-                f"; for one example, save it as values[None], of shape {(1, *wanted)}" if values.shape == wanted else ""
-            )
-            raise DataError(f"{name}: holds examples of shape {values.shape[1:]}, but the run takes {wanted}{fix}")
-        if not values.size or values.dtype.kind not in NUMBERS:
-            what = "is empty" if not values.size else f"expected real numbers, got dtype {values.dtype}"
-            raise DataError(f"{name}: {what}")
-        checks.check_finite(Named(name, values))
-        if "vocabulary" in prepared:
-            checks.check_tokens(Named(name, values), prepared["vocabulary"])
-    cast, ends = _caster(prepared), np.cumsum([len(values) for _, values in parts])
+    bad, parts, names = BadInputs(paths), [], []
+    for path in paths:
+        with bad.reading(path):
+            part = read(path)
+            _check_inputs(part, prepared)
+            wrong = dict(checks.bad_examples(part.values, prepared.get("vocabulary")))
+            rows = np.setdiff1d(np.arange(len(part.values)), list(wrong))
+            for row, why in wrong.items():
+                bad.add(f"{path}:{row}", why, before=int(np.searchsorted(rows, row)))
+            bad.good += len(rows)
+            parts.append((part.values, rows))
+            names += [f"{path}:{row}" for row in rows.tolist()]
+    cast, ends = _caster(prepared), np.cumsum([len(rows) for _, rows in parts])
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
-        at = np.searchsorted(ends, indices, side="right")
-        rows = [parts[part].values[index - ends[part]] for part, index in zip(at, indices, strict=True)]
-        return {"inputs": cast(np.stack(rows))}
+        of = np.searchsorted(ends, indices, side="right")
+        shape = (len(indices), *prepared["shapes"]["inputs"])
+        taken = np.empty(shape, np.result_type(*(values.dtype for values, _ in parts)))
+        for part in np.unique(of).tolist():
+            values, rows = parts[part]
+            taken[of == part] = values[rows[indices[of == part] - int(ends[part]) + len(rows)]]
+        return {"inputs": cast(taken)}
 
     return Source(
-        length=int(ends[-1]) if len(ends) else 0,
+        length=bad.good,
         take=take,
-        info={
-            "names": [f"{path}:{i}" for path, (_, values) in zip(paths, parts, strict=True) for i in range(len(values))]
-        },
-        fingerprint=fingerprint("arrays to predict", *(values for _, values in parts)),
+        info={"names": names, "bad": bad.found},
+        fingerprint=fingerprint("arrays to predict", *(_content(values) for values, _ in parts)),
         prepared=prepared,
     )
+
+
+def _check_inputs(part: Named, prepared: Mapping[str, Any]) -> None:
+    name, values = part
+    wanted = tuple(prepared["shapes"]["inputs"])
+    if values.ndim == 0 or values.shape[1:] != wanted:
+        fix = f"; for one example, save it as values[None], of shape {(1, *wanted)}" if values.shape == wanted else ""
+        raise DataError(f"{name}: holds examples of shape {values.shape[1:]}, but the run takes {wanted}{fix}")
+    if not values.size or values.dtype.kind not in NUMBERS:
+        what = "is empty" if not values.size else f"expected real numbers, got dtype {values.dtype}"
+        raise DataError(f"{name}: {what}")
+    if "vocabulary" in prepared:
+        checks.check_integers(part)
 
 
 def _inputs_of(path: str) -> Named:
     if path == "-":
         raise DataError("-: arrays are not read from standard input; name a .npz that holds inputs, or a .npy")
+    if Path(path).expanduser().exists() and (why := unfit(path, "arrays")) is not None:
+        raise DataError(f"{path}: {why}")
     return load_npz(path, ("inputs",))[0]["inputs"] if kind_of(path) == ".npz" else load_npy(path)
 
 
-ARRAYS = Reader(open=open_arrays, inputs=array_inputs)
+ARRAYS = Reader(open=open_arrays, inputs=array_inputs, together=open_arrays_together)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxprop.data.bad import BadInputs
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.splits import stratified_split
 from jaxprop.errors import DataError
@@ -16,6 +17,7 @@ from jaxprop.types import Reader, Source
 
 _CLASSES = 10
 _BRIGHTEST = 16.0
+_INK = f"expected ink from 0 to {_BRIGHTEST:g}"
 # The split is the same for every run: the run's seed must not move examples between train and test.
 _SPLIT_SEED = 0
 _TEST_FRACTION = 0.2
@@ -94,18 +96,31 @@ def digits_inputs(paths: Sequence[str]) -> Source:
       paths: `.npy` files, or `.npz` files with the array `inputs`, of shape `[N, 8, 8]`, `[N, 8, 8, 1]` or `[N, 64]`.
 
     Returns:
-      Inputs float32 `[B, 8, 8, 1]` in 0..1; `info["names"]` are such as `new.npy:0`, counted from 0.
+      Inputs float32 `[B, 8, 8, 1]` in 0..1; `info["names"]` are such as `new.npy:0`, counted from 0, and
+      `info["bad"]` holds the images with other ink.
 
     Raises:
-      DataError: a file cannot be read, or does not hold such images.
+      DataError: the only file cannot be read, or holds no such image.
     """
-    images = [(path, _images(path)) for path in paths]
-    inputs = np.concatenate([values for _, values in images])
-    names = [f"{path}:{i}" for path, values in images for i in range(len(values))]
+    bad, images, names = BadInputs(paths), [], []
+    for path in paths:
+        with bad.reading(path):
+            pixels = _images(path)
+            values = pixels.reshape(-1, 64)
+            fits = ((values >= 0) & (values <= _BRIGHTEST)).all(1)
+            good = np.flatnonzero(fits)
+            _check_ink(path, pixels, good)
+            for row in np.flatnonzero(~fits).tolist():
+                extent = f"{values[row].min():g} to {values[row].max():g}"
+                bad.add(f"{path}:{row}", f"{_INK}, got {extent}", before=int(np.searchsorted(good, row)))
+            bad.good += len(good)
+            images.append((values[good].astype(np.float32) / np.float32(_BRIGHTEST)).reshape(-1, 8, 8, 1))
+            names += [f"{path}:{row}" for row in good.tolist()]
+    inputs = np.concatenate([np.zeros((0, 8, 8, 1), np.float32), *images])
     return Source(
         length=len(inputs),
         take=lambda indices: {"inputs": inputs[indices]},
-        info={"names": names},
+        info={"names": names, "bad": bad.found},
         fingerprint=fingerprint("digits", inputs),
     )
 
@@ -124,10 +139,14 @@ def _images(path: str) -> np.ndarray:
         raise DataError(
             f"{path}: expected images of shape [N, 8, 8] or [N, 64], got {pixels.dtype}{list(pixels.shape)}"
         )
-    if not pixels.size or not (pixels.min() >= 0 and 1 < pixels.max() <= _BRIGHTEST):
+    return pixels
+
+
+def _check_ink(path: str, pixels: np.ndarray, good: np.ndarray) -> None:
+    """Raises DataError where no image is of ink from 0 to 16, or all are as dark as those of 0 to 1 would be."""
+    if not len(good) or pixels[good].max() <= 1:
         extent = f"{pixels.min():g} to {pixels.max():g}" if pixels.size else "no images"
-        raise DataError(f"{path}: expected ink from 0 to 16, as sklearn.datasets.load_digits() gives it, got {extent}")
-    return (pixels.astype(np.float32) / np.float32(_BRIGHTEST)).reshape(-1, 8, 8, 1)
+        raise DataError(f"{path}: {_INK}, as sklearn.datasets.load_digits() gives it, got {extent}")
 
 
 DIGITS = Reader(

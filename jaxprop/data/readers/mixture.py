@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxprop.config.schema.data import Mixture
+from jaxprop.config.tasks import tasks_for
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.errors import DataError
 from jaxprop.types import Reader, Source
 
 LENGTHS = "lengths"  # of `Source.info`: number of examples of each source
 _SAME = ("classes", "class_names", "targets")  # of what sources say, what has to be the same for all
+_ADDED = ("bytes", "documents")  # what is counted over all
+# Settings of a source that say what is learned of its data, or how it is prepared.
+_SETTINGS = (
+    "target", "categorical", "missing", "categories", "max_categories", "standardize", "classes", "size", "resample",
+    "channels",
+)  # fmt: skip
+# Of what a source has prepared, what is its own, and the sizes and names that `_check_same` compares.
+_OF_EACH = (
+    "left_out",
+    "shapes",
+    "classes",
+    "vocabulary",
+    "targets",
+    "class_names",
+    "target_names",
+    "tokenizer",
+    "length",
+)
 _Open = Callable[[Any, str, Mapping[str, Any] | None], dict[str, Source]]
 
 
@@ -26,7 +46,7 @@ def mixture_of(open_one: _Open, readers: Mapping[str, Reader]) -> Reader:
     """
 
     def opened(section: Mixture, task: str, prepared: Mapping[str, Any] | None) -> dict[str, Source]:
-        return open_mixture(section, task, prepared, open_one)
+        return open_mixture(section, task, prepared, open_one, readers)
 
     def inputs(
         section: Mixture, task: str, prepared: Mapping[str, Any], paths: Sequence[str]
@@ -42,14 +62,24 @@ def mixture_of(open_one: _Open, readers: Mapping[str, Reader]) -> Reader:
     return Reader(open=opened, inputs=inputs)
 
 
-def open_mixture(section: Mixture, task: str, prepared: Mapping[str, Any] | None, open_one: _Open) -> dict[str, Source]:
+def open_mixture(
+    section: Mixture,
+    task: str,
+    prepared: Mapping[str, Any] | None,
+    open_one: _Open,
+    readers: Mapping[str, Reader],
+) -> dict[str, Source]:
     """Opens the sources of a mixture, and puts the examples of each split one after another.
+
+    What is learned of training data, such as their mean, the categories of a column and the classes, is learned of the
+    training data of all sources, so that a mixture of two files is prepared as one file of both.
 
     Args:
       section: the config's `data` section. A `validation` that is a fraction holds for each source without its own.
       task: its name.
       prepared: of an earlier run.
       open_one: opens one of the sources.
+      readers: by name.
 
     Returns:
       `train`, whose `info["lengths"]` says how many examples each source has; and `validation` and `test` of all
@@ -58,23 +88,76 @@ def open_mixture(section: Mixture, task: str, prepared: Mapping[str, Any] | None
     Raises:
       DataError: the sources do not fit each other.
     """
-    held = [None] * len(section.sources) if prepared is None else prepared["sources"]
-    opened = []
-    for one, known in zip(section.sources, held, strict=True):
-        if one.validation is None and section.validation is not None:
-            own = {"validation": section.validation, "split_seed": section.split_seed}
-            one = one.model_copy(update=own)
-        opened.append(open_one(one, task, known))
+    sections = [_held_out_of(one, section) for one in section.sources]
+    names = [one.name for one in sections]
+    if prepared is not None:
+        opened = [open_one(one, task, known) for one, known in zip(sections, prepared["sources"], strict=True)]
+    elif len(set(names)) == 1 and task in tasks_for(names[0]) and (together := readers[names[0]].together) is not None:
+        _check_settings(sections)
+        opened = together(sections, task)
+    else:
+        opened = [open_one(one, task, None) for one in sections]
     splits = {
         name: [sources[name] for sources in opened if name in sources] for name in ("train", "validation", "test")
     }
-    names = [one.name for one in section.sources]
-    learned = {"sources": [dict(next(iter(sources.values())).prepared) for sources in opened]}
+    each = [dict(next(iter(sources.values())).prepared) for sources in opened]
+    _check_tokenizers(names, each)
+    if prepared is None:
+        _check_prepared(names, each)
+    shared = {"tokenizer": each[0]["tokenizer"]} if "tokenizer" in each[0] else {}
+    learned = {"sources": each, **shared}
     for parts in splits.values():
         _check_same(names, parts)
     if len(splits["train"]) < len(opened):
         splits["train"] = []  # of a run that is only used, where some are gone
     return {name: _joined(parts, learned) for name, parts in splits.items() if parts}
+
+
+def _held_out_of(one: Any, section: Mixture) -> Any:
+    """A section with the mixture's fraction of validation, unless it has a validation of its own."""
+    if one.validation is not None or section.validation is None:
+        return one
+    return one.model_copy(update={"validation": section.validation, "split_seed": section.split_seed})
+
+
+def _check_settings(sections: Sequence[Any]) -> None:
+    """Settings that say what is learned of the data have to be the same in each source."""
+    for key in _SETTINGS:
+        first = getattr(sections[0], key, None)
+        for number, one in enumerate(sections):
+            if getattr(one, key, None) != first:
+                raise DataError(
+                    f"data.sources.{number}.{key}: is {_value(getattr(one, key))}, but data.sources.0.{key} is "
+                    f"{_value(first)}; set both to the same, as all sources are prepared alike"
+                )
+
+
+def _value(setting: Any) -> str:
+    return json.dumps(setting) if setting is not None else "not set"
+
+
+def _check_prepared(names: Sequence[str], each: Sequence[Mapping[str, Any]]) -> None:
+    """What sources of several kinds have learned cannot be combined, and has to be the same."""
+    for number, (name, one) in enumerate(zip(names, each, strict=True)):
+        for key in sorted({*one, *each[0]} - set(_OF_EACH)):
+            if one.get(key) != each[0].get(key):
+                raise DataError(
+                    f"data.sources.{number} ({name}): is prepared by another {key} than data.sources.0 ({names[0]}), "
+                    "so that the same numbers would stand for something else; write both in one format that the same "
+                    "data.name reads, or put their records into one file"
+                )
+
+
+def _check_tokenizers(names: Sequence[str], learned: Sequence[Mapping[str, Any]]) -> None:
+    """Of texts, a token has to stand for the same in each source."""
+    first = learned[0].get("tokenizer")
+    for number, (name, one) in enumerate(zip(names, learned, strict=True)):
+        if one.get("tokenizer") != first:
+            raise DataError(
+                f"data.sources.{number} ({name}): has another tokenizer than data.sources.0 ({names[0]}), so that its "
+                f"tokens stand for other text; set data.sources.{number}.tokenizer and data.sources.0.tokenizer to the "
+                "same file, or to bytes"
+            )
 
 
 def _check_same(names: Sequence[str], parts: Sequence[Source]) -> None:
@@ -119,9 +202,10 @@ def _joined(parts: Sequence[Source], learned: Mapping[str, Any]) -> Source:
                 batch.setdefault(name, np.zeros((len(indices), *values.shape[1:]), values.dtype))[slots] = values
         return batch
 
-    info = {key: value for key, value in parts[0].info.items() if key != "notes"}
-    if "vocabulary" in info:
-        info["vocabulary"] = max(part.info["vocabulary"] for part in parts)
+    # A unigram model's loss is that of one source; of several it is not known.
+    info = {key: value for key, value in parts[0].info.items() if key not in ("notes", "unigram_nats")}
+    info |= {key: max(part.info[key] for part in parts) for key in ("vocabulary",) if key in info}
+    info |= {key: sum(part.info[key] for part in parts) for key in _ADDED if all(key in part.info for part in parts)}
     notes = [note for part in parts for note in part.info.get("notes", ())]
     return Source(
         length=int(ends[-1]),

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,10 @@ _LOCAL_HEADER = 30  # bytes before the name of a member of a ZIP archive
 
 
 class Named(NamedTuple):
-    """An array and its name in messages, such as `train.npz:labels`."""
+    """An array, or what is indexed as one, and its name in messages, such as `train.npz:labels`."""
 
     name: str
-    values: np.ndarray
+    values: Any
 
 
 def load_npz(path: str, required: Sequence[str], optional: Sequence[str] = ()) -> tuple[dict[str, Named], list[str]]:
@@ -121,6 +121,8 @@ def _find(path: str, expected: str) -> Path:
         raise DataError(f"{path}: no such file under {Path.cwd()}{did_you_mean(file.name, beside)}")
     if not file.is_file():
         raise DataError(f"{path}: expected a {expected} file, got a directory")
+    if not file.stat().st_size:
+        raise DataError(f"{path}: is empty; write it again with np.save or np.savez")
     # The format is told by the content: the name may be wrong, and np.load takes any other file for a pickle.
     with file.open("rb") as content:
         found = _FORMATS.get(content.read(2))

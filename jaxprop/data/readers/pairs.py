@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -15,12 +17,16 @@ from jaxprop.data.again import Again
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.padding import Encoded, encode, rows
-from jaxprop.data.readers.text import inputs_of
+from jaxprop.data.piped_texts import Form
+from jaxprop.data.readers.text import unlabelled
 from jaxprop.data.splits import held_out, parted
+from jaxprop.data.standard_input import STDIN
+from jaxprop.data.texts import inputs_of
 from jaxprop.data.tokenizers import Tokenizer, digest_of, make_tokenizer, restore
 from jaxprop.errors import ConfigError, DataError
 from jaxprop.types import Reader, Source
 
+_SUFFIXES = (*records.KINDS, *records.SUFFIXES, ".json", ".gz", ".zip")  # of names that are no texts
 SPLITS = ("train", "validation", "test")
 Pair = tuple[str, str]
 
@@ -44,7 +50,12 @@ def open_pairs(section: Pairs, prepared: Mapping[str, Any] | None = None) -> dic
     """
     again: dict[str, Again[Pair]] = {}
     notes: dict[str, list[str]] = {}
-    for split, paths in _paths(section, prepared).items():
+    given = _paths(section, prepared)
+    for split, (path, targets) in given.items():  # before anything needs a package to be read
+        records.find(path, f"data.{split}")
+        if targets is not None:
+            records.find(targets, f"data.{split}_targets")
+    for split, paths in given.items():
         bad = BadRecords(section.max_bad_fraction, unit="pair")
         again[split] = Again(_reader(paths, f"data.{split}", section, bad), lambda p: len(p[0]) + len(p[1]), paths[0])
         good = sum(1 for _ in again[split])
@@ -228,7 +239,7 @@ def source_inputs(
     limit: int,
     column: str = "source",
     delimiter: str | None = None,
-) -> Source:
+) -> Source | Iterator[Source]:
     """Opens sources without targets, to be translated.
 
     Args:
@@ -245,10 +256,25 @@ def source_inputs(
       DataError: files are missing or cannot be read, or hold nothing.
     """
     prepared = {**prepared, "length": prepared["lengths"][0]}
-    return inputs_of(paths, prepared, limit=limit, column=column, delimiter=delimiter, whole=True, literal=True)
+
+    def read(path: str, bad: BadRecords) -> Iterator[records.Record]:
+        return iter([records.Record(path, (path,))]) if _is_text(path) else unlabelled(path, column, delimiter, bad)
+
+    form = Form(column, delimiter)
+    return inputs_of(paths, prepared, limit=limit, column=column, read=read, form=form, whole=True)
 
 
-def _inputs(section: Pairs, _: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+def _is_text(argument: str) -> bool:
+    """Whether an argument is a text rather than a path: there is no such file, and it does not look like one's name."""
+    path = os.path.expanduser(argument)  # not a Path, which fails where a text is longer than a name may be
+    if argument == STDIN or os.path.exists(path):
+        return False
+    if any(c.isspace() for c in argument):
+        return not (glob.has_magic(path) and glob.glob(path, recursive=True))
+    return not (os.sep in argument or glob.has_magic(argument) or argument.lower().endswith(_SUFFIXES))
+
+
+def _inputs(section: Pairs, _: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source | Iterator[Source]:
     return source_inputs(prepared, paths, limit=section.max_length, column=section.source, delimiter=section.delimiter)
 
 

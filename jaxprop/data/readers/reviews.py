@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,8 @@ import numpy as np
 from jaxprop.config.schema.data import Reviews
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.padding import encode, padded
-from jaxprop.data.readers.text import inputs_of
+from jaxprop.data.readers.text import unlabelled
+from jaxprop.data.texts import inputs_of
 from jaxprop.data.tokenizers import make_tokenizer, restore
 from jaxprop.types import Reader, Source
 
@@ -210,9 +211,15 @@ def _one(rng: random.Random, items: Sequence[str]) -> str:
     return items[int(rng.random() * len(items))]  # the method choice may change with the Python version
 
 
-def review_inputs(section: Reviews, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+def review_inputs(section: Reviews, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source | Iterator[Source]:
     """Opens texts without labels, to predict; as of `jaxprop.data.readers.text.text_inputs`."""
-    return inputs_of(paths, prepared, limit=section.max_length)
+    return inputs_of(
+        paths,
+        prepared,
+        limit=section.max_length,
+        column="text",
+        read=lambda path, bad: unlabelled(path, "text", None, bad),
+    )
 
 
 REVIEWS = Reader(

@@ -81,6 +81,11 @@ class Observer:
         """Says that the run has learned nothing; see `Watch.outcome`."""
         return trivial(metrics, reference) if self._watch is None else self._watch.outcome(metrics, reference)
 
+    @property
+    def exploded(self) -> bool:
+        """Whether what is not finite came after exploding losses; False where nothing watches."""
+        return self._watch is not None and self._watch.exploded
+
     def watch_state(self) -> dict[str, Any] | None:
         """Returns the watch's own state; None where there is no watch."""
         return None if self._watch is None else self._watch.state()

@@ -9,13 +9,16 @@ from typing import Any
 from jaxprop.core.measurements import Measurements
 from jaxprop.health.respond.actions import Action, Schedule, Sign, action_line
 from jaxprop.health.respond.calm import CALM, Calm
-from jaxprop.health.respond.divergence import SkipLimit
+from jaxprop.health.respond.divergence import INTACT, SkipLimit, lost
 from jaxprop.health.respond.fault import Fault
 from jaxprop.health.respond.ladder import Ladder
 from jaxprop.health.respond.levers import Levers, change, clipped, lowered, released
 from jaxprop.health.respond.observer import Observer
 from jaxprop.health.respond.points import POINT_STEPS, Points
+from jaxprop.health.watch.advice import Setup, remedy
 from jaxprop.health.watch.watch import Watch
+
+OF_A_CONFIG = Setup("yaml")
 
 
 class Responder:
@@ -38,6 +41,7 @@ class Responder:
       per_call: S, steps taken in one call.
       total_steps: steps of the run; no action is due later.
       point_every: steps between rollback points, a multiple of S.
+      setup: what is known of the run, for what is advised at its end.
 
     Attributes:
       levers: how far the run has been tightened.
@@ -62,7 +66,9 @@ class Responder:
         per_call: int = 1,
         total_steps: int,
         point_every: int = POINT_STEPS,
+        setup: Setup = OF_A_CONFIG,
     ):
+        self._setup = setup
         self.levers = Levers()
         self.diagnosis: str | None = None
         self.lines = 0
@@ -111,8 +117,23 @@ class Responder:
                 self._skips.in_row = 0
                 return lines
         # Whatever later records of the same reading say.
-        self.diagnosis = self.diagnosis or self._skips.diagnosis(step)
+        if self.diagnosis is None:
+            self.diagnosis = f"{self._skips.why(step)}. {INTACT}. {remedy(self._setup, self._observer.exploded)}"
         return []
+
+    def give_up(self, skips: int, step: int, began: str = "") -> bool:
+        """Whether a run that has ended has diverged after all, since nearly none of its steps changed anything.
+
+        Args:
+          skips: steps that were not finite.
+          step: the last step.
+          began: a sentence on the first of them.
+        """
+        said = lost(skips, step, self._skips.in_row)
+        if said is not None and self.diagnosis is None:
+            parts = (said, began, remedy(self._setup, self._observer.exploded))
+            self.diagnosis = ". ".join(part for part in parts if part)
+        return said is not None
 
     def _give_back(self, step: int, loss: float, sign: bool) -> list[dict[str, Any]]:
         """Ends a cut that was made without the rate having risen, once there has been no sign for a while."""

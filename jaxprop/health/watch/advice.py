@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,8 +21,11 @@ class Setup(NamedTuple):
     """What is known of a run besides its records.
 
     Args:
-      source: `"yaml"` for a run of the command line, `"python"` for a loop of someone's own.
+      source: `"yaml"` for a run of the command line, `"fit"` for one of `jaxprop.fit`, `"python"` for a loop of
+        someone's own.
       config: the run's configuration as nested mappings, such as `{"optimizer": {"lr": 0.1}}`; empty if unknown.
+      folder: the run's folder, as a command names it; empty if unknown.
+      code: files and modules with code of the user's own that the run names.
 
     Example:
       >>> setup = Setup("yaml", {"optimizer": {"lr": 0.1, "grad_clip": None}})
@@ -31,6 +35,8 @@ class Setup(NamedTuple):
 
     source: str = "python"
     config: Mapping[str, Any] = {}
+    folder: str = ""
+    code: tuple[str, ...] = ()
 
     @property
     def yaml(self) -> bool:
@@ -51,6 +57,18 @@ class Setup(NamedTuple):
     def known(self, section: str) -> bool:
         """Whether advice may name a key of a section: in YAML, and not where the section is code of the user's own."""
         return self.yaml and not self.has(f"{section}.class")
+
+    def command(self, name: str) -> str:
+        """A command on the run, as it can be typed.
+
+        Example:
+          >>> Setup("yaml", {}, "runs/a b", ("net.py",)).command("replay"), Setup("yaml").command("replay")
+          ("jaxprop replay 'runs/a b' --code net.py", "jaxprop replay on the run's folder")
+        """
+        if not self.folder:
+            return f"jaxprop {name} on the run's folder"
+        words = [name, self.folder, *(word for one in self.code for word in ("--code", one))]
+        return f"jaxprop {shlex.join(words)}"
 
     @property
     def responses(self) -> tuple[str, ...]:
@@ -108,7 +126,7 @@ def _find_rate(p: Plea) -> str:
     cold = p.step - p.trail.start <= COLD and not p.setup.warms_up and not p.trail.first < 0.5 * p.trail.rate
     if p.setup.yaml:
         warmup = "; a run that starts with a warmup bears a higher one" if cold else ""
-        return f"run jaxprop lr-find on the run's config.yaml, and set optimizer.lr to what it suggests{warmup}"
+        return f"run {p.setup.command('lr-find')}, and set optimizer.lr to what it suggests{warmup}"
     now = f" from {number(p.trail.rate)}" if p.trail.rate > 0 else ""
     warmup = "; a warmup bears a higher one" if cold else ""
     return f"lower the learning rate{now} tenfold until the first steps lower the loss, then search above it{warmup}"
@@ -157,9 +175,13 @@ def _label_shift(p: Plea) -> str:
     return f"look at the data from step {p.since} on"
 
 
+def _maker(p: Plea) -> str:
+    return "jaxprop.fit" if p.setup.source == "fit" else "make_train_step"
+
+
 def _rate_or_data(p: Plea) -> str:
     return (
-        f"lower the learning rate if it rose near step {p.since}, and pass schedule= to make_train_step, so that the "
+        f"lower the learning rate if it rose near step {p.since}, and pass schedule= to {_maker(p)}, so that the "
         f"watch knows it; otherwise look at the data from step {p.since} on"
     )
 
@@ -175,7 +197,9 @@ def _scale_loss(p: Plea) -> str:
 
 def _replay(p: Plea) -> str:
     if p.setup.yaml:
-        return "run jaxprop replay on the run's folder, which names the operation and the values it was given"
+        return f"run {p.setup.command('replay')}, which names the operation and the values it was given"
+    if p.setup.source == "fit":
+        return f"see what the run says of step {p.since}, which names the operation and the line"
     return "call step.find_nonfinite(state, batch) with this step's batch, which names the operation and the line"
 
 
@@ -215,6 +239,25 @@ def _init(p: Plea) -> str:
     if p.setup.known("model") and now not in SCALED_INITS:
         return "model.init=lecun_normal"
     return "initialize the layer's kernel with a standard deviation near 1 / sqrt(inputs)"
+
+
+def remedy(setup: Setup, exploded: bool) -> str:
+    """What to do about a run that has diverged, in a sentence.
+
+    Args:
+      setup: what is known of the run.
+      exploded: whether its losses have exploded before they were not finite.
+    """
+    if setup.source != "yaml":
+        lower, again, origin = "lower it", "with fresh=True", "repair the operation that the run has named"
+    else:
+        lower = f"set optimizer.lr to what '{setup.command('lr-find')}' suggests"
+        again, origin = "with --fresh", f"'{setup.command('replay')}' names the operation to repair"
+    if exploded:
+        return (
+            f"The losses before had exploded, so the learning rate is the first suspect: {lower} and start over {again}"
+        )
+    return f"If the learning rate is too high, {lower} and start over {again}; otherwise {origin}"
 
 
 def _fixed(sentence: str) -> Callable[[Plea], str]:

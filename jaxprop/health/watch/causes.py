@@ -160,8 +160,14 @@ def _unscaled_inputs(c: Case) -> bool:
     return early and large and not c.seen("init_scale")
 
 
+def exploded(trail: Trail) -> bool:
+    """Whether the newest step that was not finite is what exploding losses have come to."""
+    return trail.get("exploded") > 0
+
+
 # The first test that holds names the cause. Causes that are observed directly come before circumstantial ones. That of
-# a step that is not finite is not guessed at all: the replay of its black box finds it.
+# a step that is not finite is not guessed at all, as the replay of its black box finds it; but where the losses before
+# it have exploded, the NaN is a consequence, and it is judged as the explosion is.
 TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("no_loss_scaling", _no_loss_scaling),
     ("not_finite", _is("nonfinite")),
@@ -195,6 +201,8 @@ def likeliest(
     symptom: Symptom, reading: Reading, trail: Trail, setup: Setup
 ) -> tuple[str, str, dict[str, float | str]]:
     """Returns the key of the cause in `ADVICE`, what to change about it, and the evidence."""
+    if symptom.kind == "nonfinite" and exploded(trail):
+        symptom = symptom._replace(kind="loss_start")
     case = Case(symptom, reading, trail, setup)
     cause = next((name for name, test in TESTS if test(case)), "unstable")
     since = int(symptom.since) or reading.step

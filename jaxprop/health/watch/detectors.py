@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from jaxprop.health.watch.advice import COLD
 from jaxprop.health.watch.alerts import WatchConfig
 from jaxprop.health.watch.history import LayerEma, LogEma, Means, Trend
 from jaxprop.health.watch.reading import NAN, Reading, Trail
@@ -29,6 +30,7 @@ FALLING, LOWEST = 0.95, 1.02  # fast over slow mean of a loss that falls, and ov
 LEARNT = 0.3  # fast over slow mean of a loss that falls to nothing, as of data that are known by heart
 SMALL_SHARE = 0.1  # of the first gradients, below which a trend of the gradient is none
 FADES = 3.0  # factor by which the damage of a bad batch is smaller than the batch's own loss
+EXPLODED = 100.0  # factor by which losses have grown that are out of control, over their lowest or their first
 OVERFLOWS = 8  # consecutive non-finite gradients that are normal while a loss scale comes down
 
 
@@ -73,18 +75,25 @@ def _trend(step: int) -> Trend:
 
 @dataclasses.dataclass
 class NonFinite:
-    """Non-finite loss or gradient; overflows under a loss scale count only after `OVERFLOWS` in a row."""
+    """Non-finite loss or gradient; overflows under a loss scale count only after `OVERFLOWS` in a row.
+
+    Where the losses before it have exploded, it is what they have come to, and has no cause of its own.
+    """
 
     detail: ClassVar[str] = "lean"
     kinds: ClassVar[tuple[str, ...]] = ("nonfinite",)
     streak: int = 0
     since: int = 0
+    losses: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=20))  # the latest finite ones
 
     def scan(self, r: Reading, trail: Trail, _: WatchConfig) -> list[Symptom]:
         if r.finite:
             self.streak = 0
+            self.losses.append(r.loss)
             return []
-        self.since = self.since if self.streak else r.step
+        if not self.streak:
+            self.since = r.step
+            trail.note(r.step, exploded=self._growth(trail))
         self.streak += 1
         overflow = math.isfinite(r.loss) and r.scale > 1
         trail.note(r.step, nonfinite_loss=not math.isfinite(r.loss))
@@ -92,6 +101,21 @@ class NonFinite:
             return []
         count = 1.0 if r.rows is None else max(float(np.nansum(r.rows.nonfinite)), 1.0)
         return [Symptom("nonfinite", self._layer(r), "act", count, 0.0, self.since)]
+
+    def _growth(self, trail: Trail) -> float:
+        """The last finite loss over the lowest of the latest, where it was out of control; else 0.
+
+        One huge loss late in a run may be of a bad batch, so that the losses have to have risen in two records; in the
+        first steps an explosion may take just one.
+        """
+        losses, first = list(self.losses), abs(trail.get("first_loss"))
+        if len(losses) < 2:
+            return 0.0
+        base = max(abs(min(losses)), 1e-3 * first, 1e-12)
+        rises = len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]
+        early = trail.step - trail.start <= COLD
+        out = losses[-1] > EXPLODED * base and losses[-1] > EXPLODED / 10 * first
+        return losses[-1] / base if out and (rises or early) else 0.0
 
     def _layer(self, r: Reading) -> str | None:
         """The layer nearest the loss with non-finite gradients, which the backward pass reached first."""
@@ -220,7 +244,7 @@ class LossLevel:
         if len(self.first) < 5:
             self.first.append(r.loss)
             trail.note(r.step, first_loss=self.first[0], blown=max(self.first) / max(abs(self.first[0]), 1e-12))
-            return []
+            return self._explosion(r)
         self.recent.append(r.loss)
         base, worst = sorted(self.first)[2], max(self.first)
         now = sorted(self.recent)[len(self.recent) // 2]
@@ -228,6 +252,14 @@ class LossLevel:
         if len(self.recent) < 3 or over < config.start_ratio or now < worst + 3 * noise:
             return []
         return [Symptom("loss_start", None, "act" if over > 2 else "advice", over, config.start_ratio, r.step - 2)]
+
+    def _explosion(self, r: Reading) -> list[Symptom]:
+        """Whether the first losses have exploded and are soon not finite; two of them, for one may be a bad batch."""
+        base = max(abs(self.first[0]), 1e-12)
+        grown = min(self.first[-2:]) / base
+        if len(self.first) < 3 or grown < EXPLODED:
+            return []
+        return [Symptom("loss_start", None, "act", self.first[-1] / base, EXPLODED, r.step - 1)]
 
     @property
     def start_and_now(self) -> tuple[float, float]:

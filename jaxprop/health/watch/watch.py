@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxprop.errors import UsageError, one_of
 from jaxprop.health.watch.advice import Setup
 from jaxprop.health.watch.alerts import Alert, WatchConfig
-from jaxprop.health.watch.causes import DAMAGE, likeliest
+from jaxprop.health.watch.causes import DAMAGE, exploded, likeliest
 from jaxprop.health.watch.detectors import GradientNorm, LossLevel, NonFinite, Output, Rate, Symptom
 from jaxprop.health.watch.history import decode, encode
 from jaxprop.health.watch.layerwise import Activations, AdamLag, Depth, Numbers, Start, Updates
@@ -33,7 +33,7 @@ SENSITIVE = (
 )  # fmt: skip
 # What detectors of records with rows see in full records only.
 SELDOM = ("update_ratio", "overshoot", "damped", "frozen", "zero_gradient", "init", "init_scale", "exploding")
-SOURCES = ("python", "yaml")
+SOURCES = ("python", "yaml", "fit")
 # Alarms on the level and trend of the loss, and what rests on them alone.
 OF_THE_LOSS = ("loss_rise", "loss_jump", "loss_start", "overshoot")
 SEVERITY = {"advice": 1, "act": 2}
@@ -50,8 +50,11 @@ class Watch:
       config: thresholds.
       stationary: whether the loss is expected to fall and to stay where it is. False for losses that move by nature,
         such as those of reinforcement learning and GANs: their level and trend then give no alarm.
-      source: who reads the advice: `"python"` in a loop of one's own, `"yaml"` in a run of the command line.
+      source: who reads the advice: `"python"` in a loop of one's own, `"yaml"` in a run of the command line, `"fit"` in
+        one of `jaxprop.fit`.
       run: the run's configuration as nested mappings, so that nothing is advised that is in force already.
+      folder: the run's folder, for commands that are advised.
+      code: files and modules with code of the user's own, which these commands have to repeat.
 
     Raises:
       UsageError: for an unknown source.
@@ -81,12 +84,14 @@ class Watch:
         stationary: bool = True,
         source: str = "python",
         run: Mapping[str, Any] | None = None,
+        folder: str = "",
+        code: Sequence[str] = (),
     ):
         if source not in SOURCES:
             raise UsageError(one_of(source, SOURCES, "source"))
         self.layer_names = tuple(layer_names)
         self.config = WatchConfig() if config is None else config
-        self.setup = Setup(source, run or {})
+        self.setup = Setup(source, run or {}, folder, tuple(code))
         self.stationary = stationary
         self._trail = Trail(recurrent=any(RECURRENT.search(name) for name in self.layer_names))
         self._detectors = [detector() for detector in DETECTORS]
@@ -150,6 +155,11 @@ class Watch:
         if said is None and self.stationary and trail.step - trail.start >= self.config.arm:
             said = unchanged(*start_and_now)
         return said
+
+    @property
+    def exploded(self) -> bool:
+        """Whether the newest step that was not finite came after exploding losses, as their consequence."""
+        return exploded(self._trail)
 
     def rearm(self, step: int) -> None:
         """Ends all alerts and starts a grace period, as is needed after a rollback or another response.

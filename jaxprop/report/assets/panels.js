@@ -5,10 +5,11 @@ const DRAWN = { matrix, scatter, shades, table: (panel) => table(panel.headers, 
 
 function panels(run) {
   if (!run.panels) return null;
-  const { step, examples, of, panels: shown } = run.panels;
+  const { step, examples, of, split, tested, panels: shown } = run.panels;
+  const best = tested !== null && tested !== step ? ` The test figures are of the best checkpoint, step ${whole(tested)}.` : "";
   const count = examples === of ? `all ${whole(of || 0)}` : `the first ${whole(examples || 0)} of ${whole(of || 0)}`;
   return [
-    el("p", { class: "hint" }, `After step ${whole(step || 0)}, on ${count} examples of the test split.`),
+    el("p", { class: "hint" }, `Of the newest parameters, step ${whole(step || 0)}, on ${count} examples of the ${split} split.${best}`),
     el("div", { class: "grid panels" }, shown.map((panel) => el("article", { class: "panel" },
       el("h3", {}, panel.title), panel.hint ? el("p", { class: "hint" }, panel.hint) : null, DRAWN[panel.kind](panel)))),
   ];

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxprop.data.readers.table.described import encoded, sample
+from jaxprop.data.readers.table.values import MISSING
 from jaxprop.run.folder import versions
 from jaxprop.run.loaded import LoadedRun
 from jaxprop.tools.export.format import Made
@@ -14,15 +16,18 @@ MANY = 40  # names of classes that are listed
 LONG = 4000  # characters of the preparation that are shown; all of it is in prepared.json
 
 
-def card(run: LoadedRun, name: str, made: Made) -> str:
+def card(run: LoadedRun, name: str, made: Made, features: Sequence[Mapping[str, Any]] = ()) -> str:
     """Returns the text of `README.md`.
 
     Args:
       run: what was exported.
       name: of the format.
       made: the exported model.
+      features: of a table, as of `jaxprop.data.readers.table.described.described`.
     """
-    return "\n".join([*_head(run, name), *_figures(run), *_arrays(made), *_data(run), *_loading(made), *_versions()])
+    prepared = _features(run, features) if features else _prepared(run)
+    parts = (_head(run, name), _figures(run), _arrays(made), _data(run), prepared, _loading(made), _versions())
+    return "\n".join(line for part in parts for line in part)
 
 
 def _head(run: LoadedRun, name: str) -> Iterator[str]:
@@ -80,6 +85,10 @@ def _data(run: LoadedRun) -> Iterator[str]:
             more = f", and {len(names) - MANY} more" if len(names) > MANY else ""
             yield f"- {what.replace('_', ' ')}, in order: {', '.join(map(str, names[:MANY]))}{more}"
     yield ""
+
+
+def _prepared(run: LoadedRun) -> Iterator[str]:
+    held = run.opened.prepared
     yield from ("## Preparing inputs", "")
     if not held.prepared:
         yield from ("The model takes inputs as the data hold them; nothing was learned to prepare them.", "")
@@ -87,6 +96,24 @@ def _data(run: LoadedRun) -> Iterator[str]:
     text = json.dumps(dict(held.prepared), indent=1)
     yield "What the training data were prepared by, from `prepared.json`:"
     yield from ("", "```json", text[:LONG] + ("\n..." if len(text) > LONG else ""), "```", "")
+
+
+def _features(run: LoadedRun, features: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    missing = ", ".join(f"`{text}`" for text in MISSING if text)
+    yield from ("## Preparing inputs", "")
+    yield "A row of a table becomes these values, in this order; `prepared.json` has the same list as `features`."
+    yield "White space around a text is no part of it, true and false are the texts `true` and `false`, and a value is"
+    yield f"missing where there is none, or one of {missing}."
+    yield ""
+    rows = ([f"`{f['array']}[:, {f['at']}]`", f["column"], f["kind"], f["how"]] for f in features)
+    yield from (*_rows(["entry", "column", "kind", "value"], rows), "")
+    row = sample(features)
+    arrays = encoded(features, row)
+    held = {name: values[0].tolist() for name, values in run.predict(arrays).items()}
+    yield from ("The row", "", "```json", json.dumps(row, ensure_ascii=False), "```", "", "becomes", "", "```json")
+    yield json.dumps({name: [[float(f"{v:.7g}") for v in values[0].tolist()]] if values.dtype.kind == "f"
+                      else values.tolist() for name, values in arrays.items()})  # fmt: skip
+    yield from ("```", "", "and the predictions of the run are", "", "```json", json.dumps(held), "```", "")
 
 
 def _loading(made: Made) -> Iterator[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -43,7 +46,8 @@ def make_onnx(run: LoadedRun, batch_size: int | None = None) -> Made:
       https://github.com/enpasos/jax2onnx
     """
     try:
-        from jax2onnx import to_onnx
+        with _without_foreign_words():
+            from jax2onnx import to_onnx
     except ImportError as error:
         raise MissingExtraError("jax2onnx", "the export to ONNX", INSTALL) from error
     predict = prediction_function(run, PRECISION)
@@ -59,8 +63,7 @@ def make_onnx(run: LoadedRun, batch_size: int | None = None) -> Made:
     size: Any = "batch" if batch_size is None else batch_size
     wanted = [jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype) for leaf in flat]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what jax2onnx itself calls, which nobody here can change
+        with _without_foreign_words():
             model = to_onnx(positional, wanted, input_names=list(inputs), output_names=list(outputs))
     except Exception as error:
         why = (str(error).strip() or type(error).__name__).split("\n")[0]
@@ -73,6 +76,25 @@ def make_onnx(run: LoadedRun, batch_size: int | None = None) -> Made:
         f'"{name}": np.zeros({(batch_size or 1, *shape[1:])}, np.{dtype})' for name, (shape, dtype) in inputs.items()
     )
     return Made(FILE, content, LOADING.format(arguments=arguments), inputs, outputs, ("It computes in float32.",))
+
+
+@contextlib.contextmanager
+def _without_foreign_words() -> Iterator[None]:
+    """Keeps what jax2onnx and its packages print, log and warn of off the terminal: nobody here can change it.
+
+    With `--verbose`, which sets the level of the logger `jaxprop` to DEBUG, all of it is shown.
+    """
+    if logging.getLogger("jaxprop").isEnabledFor(logging.DEBUG):
+        yield
+        return
+    before, nowhere = logging.root.manager.disable, io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)  # handlers that were made earlier hold the terminal itself
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _compare(

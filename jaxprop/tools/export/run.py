@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxprop.data.readers.table.described import described
+from jaxprop.data.readers.table.targets import Learned
 from jaxprop.errors import RunFolderError, UsageError, one_of
 from jaxprop.run import prepared
 from jaxprop.run.loaded import LoadedRun
@@ -49,7 +51,8 @@ def export_run(
         raise UsageError(f"expected a batch size of at least 1, got {batch_size}")
     made = FORMATS[name](run, batch_size)
     folder = run.folder / "exports" / name if out is None else Path(out).expanduser()
-    files = {made.name: made.content, "README.md": card(run, name, made).encode()}
+    features = _features(run)
+    files = {made.name: made.content, "README.md": card(run, name, made, features).encode()}
     try:
         make_folder(folder)
         for file, content in files.items():
@@ -58,7 +61,9 @@ def export_run(
         raise RunFolderError(
             f"{folder} cannot be written ({error.strerror}); name another folder with --out DIR"
         ) from error
-    prepared.write(folder, run.opened.prepared)
+    held = run.opened.prepared
+    more = {"features": features} if features else {}
+    prepared.write(folder, held._replace(prepared={**held.prepared, **more}))
     sizes = {path.name: path.stat().st_size for path in (folder / file for file in [*files, prepared.NAME])}
     return {
         "run": str(run.folder),
@@ -68,3 +73,11 @@ def export_run(
         "step": run.step,
         "checkpoint": run.opened.which,
     }
+
+
+def _features(run: LoadedRun) -> list[dict[str, Any]]:
+    """The features of a table, in order; none of other data."""
+    if run.opened.config.data.name != "table":
+        return []
+    learned = Learned.restored(run.opened.prepared.prepared)
+    return described(learned.columns, one_hot=learned.one_hot)

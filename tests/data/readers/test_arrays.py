@@ -112,7 +112,14 @@ def test_the_vocabulary_is_that_of_every_split():
     npz(inputs=np.arange(24).reshape(6, 4))
     npz("test.npz", inputs=np.full((6, 4), 40))
     sources = open_arrays(section(train="train.npz", test="test.npz"), "classify")
-    assert sources["train"].info == sources["test"].info == {"classes": 3, "vocabulary": 41}
+    far = {
+        "if_numbers": [
+            "train.npz:inputs: feature 3 has the mean 13 and the standard deviation 6.83, far from unit scale; "
+            "set data.standardize: true"
+        ]
+    }
+    assert sources["test"].info == {"classes": 3, "vocabulary": 41}
+    assert sources["train"].info == sources["test"].info | far
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -251,7 +258,7 @@ BAD_FILES = [
     ({"train": "."}, "got a directory"),
     ({"train": "keys.npz"}, r"keys.npz: has no array 'inputs' \(it holds: x, label\); write np.savez"),
     ({"train": "none.npz"}, r"none.npz: has no array 'inputs' \(it holds: nothing\)"),
-    ({"train": "empty.npz"}, "empty.npz: is damaged, cut short or not a NumPy file"),
+    ({"train": "empty.npz"}, "empty.npz: is empty; write it again with np.save or np.savez"),
     ({"train": "words.npz"}, "words.npz: is a text file, which data.name: text reads; write data: {name: text, train"),
     ({"train": "cut.npz"}, "cut.npz: is damaged"),
     ({"train": "flipped.npz"}, "flipped.npz:inputs: is damaged"),
@@ -375,6 +382,24 @@ def test_other_arrays_are_named(more, note):
     assert open_arrays(section(train="train.npz"), "classify")["train"].info["notes"] == [note]
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([1, 2, 3, 1, 2, 3], ["train.npz:labels: labels begin at 1, so that class 0 has no example; subtract 1 from"]),
+        ([0, 3, 1, 0, 3, 1], ["train.npz:labels: class 2 of 0..3 has no example; number the classes without gaps"]),
+        ([0, 9, 1, 0, 9, 1], ["train.npz:labels: 7 of the classes 0..9 have no example, such as class 2; number"]),
+        ([0, 2, 1, 0, 2, 1], []),
+    ],
+)
+def test_classes_without_an_example_are_told(labels, said):
+    npz(labels=np.array(labels))
+    notes = open_arrays(section(train="train.npz"), "classify")["train"].info.get("notes", [])
+    assert len(notes) == len(said)
+    assert all(note.startswith(start) for note, start in zip(notes, said, strict=True))
+    stated = section(train="train.npz", classes=max(labels) + 1)
+    assert "notes" not in open_arrays(stated, "classify")["train"].info
+
+
 # -- validation, scale, and runs that are used without their training data ---------------------------
 
 
@@ -483,7 +508,6 @@ def test_inputs_to_predict(tokens):
         (X[:, :1], r"shape \(1, 2\), but the run takes \(2, 2\)$"),
         (X[:0], "is empty"),
         (X.astype(str), "expected real numbers"),
-        (edited(X, (1, 0, 0), np.nan), r"new.npy\[1, 0, 0\] is nan"),
     ],
 )
 def test_inputs_that_do_not_fit_the_run_are_refused(inputs, why):
@@ -495,12 +519,37 @@ def test_inputs_that_do_not_fit_the_run_are_refused(inputs, why):
         ARRAYS.inputs(given, "classify", prepared, ["new.npy"])
 
 
-def test_tokens_beyond_the_vocabulary_of_the_run_are_refused():
+def test_examples_that_cannot_be_predicted_are_told_and_the_others_are_predicted():
+    npz()
+    given = section(train="train.npz")
+    train = open_arrays(given, "classify")["train"]
+    np.save("new.npy", edited(edited(X[:4], (1, 0, 1), np.nan), (2, 1, 0), 1e39))
+    source = ARRAYS.inputs(given, "classify", train.prepared, ["new.npy", "gone.npy", "new.npy"])
+    assert source.info["names"] == ["new.npy:0", "new.npy:3"] * 2
+    told = [
+        (1, "new.npy:1", "its value at [0, 1] is nan, which is not a finite float32"),
+        (1, "new.npy:2", "its value at [1, 0] is 1e+39, which is not a finite float32"),
+    ]
+    later = [(before + 2, name, why) for before, name, why in told]
+    assert [one for one in source.info["bad"] if one.name != "gone.npy"] == told + later
+    gone = source.info["bad"][2]
+    assert (gone.before, gone.name, gone.why.partition(" under")[0]) == (2, "gone.npy", "no such file")
+    assert np.array_equal(source.take(np.arange(4))["inputs"], train.take(np.array([0, 3, 0, 3]))["inputs"])
+
+
+def test_tokens_beyond_the_vocabulary_of_the_run_are_told():
     npz(inputs=np.arange(24).reshape(6, 4))
     given = section(train="train.npz")
     prepared = open_arrays(given, "classify")["train"].prepared
-    np.save("new.npy", np.full((1, 4), 24))
-    with pytest.raises(DataError, match=r"new.npy\[0, 0\] is 24, outside the vocabulary 0..23 of the run"):
+    np.save("new.npy", np.array([[1, 2, 24, 3], [1, 2, 3, 4], [-1, 2, 3, 4]]))
+    source = ARRAYS.inputs(given, "classify", prepared, ["new.npy"])
+    assert source.info["bad"] == [
+        (0, "new.npy:0", "its value at [2] is 24, outside the vocabulary 0..23 of the run"),
+        (1, "new.npy:2", "its value at [0] is -1, outside the vocabulary 0..23 of the run"),
+    ]
+    assert source.take(np.array([0]))["inputs"].tolist() == [[1, 2, 3, 4]]
+    np.save("new.npy", np.zeros((1, 4)))
+    with pytest.raises(DataError, match="expected integers, as the training inputs are"):
         ARRAYS.inputs(given, "classify", prepared, ["new.npy"])
 
 
@@ -525,3 +574,11 @@ def test_a_mask_that_could_be_of_tokens_or_of_labels_is_refused():
         open_arrays(section(train="train.npz"), "multilabel")
     npz(inputs=PADDED.astype(np.float32), labels=MULTI, mask=MULTI)  # numbers: of the labels, as ever
     assert everything(open_arrays(section(train="train.npz"), "multilabel")["train"])["mask"].shape == (6, 3)
+
+
+@pytest.mark.parametrize(("name", "what"), [("a.csv", "a CSV file"), ("a.txt", "a text file")])
+def test_what_a_run_on_arrays_does_not_take(tmp_path, monkeypatch, name, what):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("a,b\n1,2\n" if name.endswith("csv") else "words\n")
+    with pytest.raises(DataError, match=rf"^{name}: is {what}, and this run takes \.npz files that hold inputs, and"):
+        ARRAYS.inputs(Arrays(name="arrays", train="a.npz"), "classify", {"shapes": {"inputs": [2]}}, [name])

@@ -108,6 +108,20 @@ def test_images_to_predict_are_prepared_as_the_training_data_are(tmp_path, shape
     assert np.array_equal(everything(source)["inputs"], expected)
 
 
+def test_images_of_other_ink_are_told(tmp_path):
+    pixels, _ = load_digits()
+    held = pixels[:5].astype(float)
+    held[1, 3], held[3, 0], held[4] = np.nan, 17, 0
+    np.save(tmp_path / "a.npy", held)
+    source = digits_inputs([str(tmp_path / "a.npy"), str(tmp_path / "gone.npy")])
+    assert source.info["names"] == [f"{tmp_path / 'a.npy'}:{i}" for i in (0, 2, 4)]
+    assert [(one.before, one.name.rpartition("/")[2]) for one in source.info["bad"]] == [
+        (1, "a.npy:1"), (2, "a.npy:3"), (3, "gone.npy"),
+    ]  # fmt: skip
+    assert source.info["bad"][1].why == "expected ink from 0 to 16, got 0 to 17"
+    assert np.array_equal(everything(source)["inputs"].reshape(3, 64), held[[0, 2, 4]].astype(np.float32) / 16)
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [

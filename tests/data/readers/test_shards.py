@@ -1,5 +1,6 @@
 """Arrow and Parquet files by index: wherever the process stands, and nothing kept of what has changed."""
 
+import json
 import os
 from pathlib import Path
 
@@ -78,5 +79,21 @@ def test_a_damaged_name_of_a_column_or_of_a_field_is_told(name):
     content = Path("x.arrow").read_bytes()
     assert content.count(name) == 1
     Path("x.arrow").write_bytes(content.replace(name, b"\xff\xfe\xff\xfe\xff"))
-    with pytest.raises(DataError, match=r"x.arrow: is no Parquet or Arrow file, or damaged"):
+    with pytest.raises(DataError, match=r"x.arrow: is damaged, cut short, or no Parquet or Arrow file"):
         open_shards("x.arrow", [Path("x.arrow")])
+
+
+@pytest.mark.parametrize(
+    ("key", "refused"), [("_indices_data_files", True), ("_indices_files", True), ("_split", False)]
+)
+def test_a_data_set_of_selected_rows_is_refused(key, refused):
+    """`datasets` saves all rows, and which of them are meant, where `select` came before `save_to_disk`."""
+    file = write(list(range(7)), "data.arrow")
+    Path("state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}], key: [{"filename": "i"}]}))
+    if refused:
+        with pytest.raises(
+            DataError, match=r"state.json: says that only some rows .*; save it again with .*flatten_ind"
+        ):
+            open_shards("x", [file])
+    else:
+        assert open_shards("x", [file]).length == 7

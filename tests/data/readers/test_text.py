@@ -368,11 +368,15 @@ def stored(**keys):
 def predicted(paths, **keys):
     data, prepared = stored(**keys)
     source = text_inputs(data, "classify", prepared, paths)
+    return texts_of(source), source
+
+
+def texts_of(source):
     batch = source.take(np.arange(source.length))
     texts = [
         bytes(row[held == 1].tolist()).decode() for row, held in zip(batch["inputs"], batch["input_mask"], strict=True)
     ]
-    return dict(zip(source.info["names"], texts, strict=True)), source
+    return dict(zip(source.info["names"], texts, strict=True))
 
 
 def test_each_line_of_a_plain_file_is_predicted():
@@ -387,9 +391,49 @@ def test_a_column_a_folder_and_several_paths_are_predicted():
     assert predicted(["new.jsonl", "new"])[0] == {"new.jsonl:1": "one", "new/a.txt": "two\nlines"}
 
 
-def test_standard_input_is_predicted(monkeypatch):
-    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"one\ntwo\n")))
-    assert predicted(["-"])[0] == {"stdin:1": "one", "stdin:2": "two"}
+def test_lines_of_standard_input_are_predicted_while_it_is_open(pipe):
+    data, prepared = stored()
+    sources = text_inputs(data, "classify", prepared, ["-"])
+    pipe.write(b"one\ntwo\nthr")
+    assert texts_of(next(sources)) == {"stdin:1": "one", "stdin:2": "two"}
+    pipe.write(b"ee\n\n\xff\nfour\n")
+    second = next(sources)
+    assert texts_of(second) == {"stdin:3": "three", "stdin:6": "four"}
+    assert second.info["bad"] == [(1, "stdin:5", "is not UTF-8 (byte 0xff)")]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"text": "one", "label": "a"}\n{"text": "two"}\n', "label,text\na,one\n,two\n"], ids=["jsonl", "csv"]
+)
+def test_standard_input_is_read_as_a_file_of_the_same_content(pipe, content):
+    data, prepared = stored()
+    file = Path("new.jsonl" if content.startswith("{") else "new.csv")
+    file.write_text(content)
+    pipe.write(content.encode())
+    pipe.close()
+    named = {name.replace("stdin", str(file)): text for source in text_inputs(data, "classify", prepared, ["-"])
+             for name, text in texts_of(source).items()}  # fmt: skip
+    assert named == texts_of(text_inputs(data, "classify", prepared, [str(file)]))
+    assert list(named.values()) == ["one", "two"]
+
+
+def test_an_object_without_the_column_is_a_bad_record(pipe):
+    data, prepared = stored()
+    pipe.write(b'{"review": "one"}\n')
+    (source,) = [next(text_inputs(data, "classify", prepared, ["-"]))]
+    assert source.info["bad"] == [(0, "stdin:1", "has no 'text'")]
+
+
+def test_standard_input_stands_between_files(monkeypatch):
+    data, prepared = stored()
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"two")))
+    Path("a.txt").write_text("one")
+    Path("b.txt").write_text("three")
+    sources = text_inputs(data, "classify", prepared, ["a.txt", "-", "b.txt", "gone.txt"])
+    found = [(texts_of(source), source.info["bad"]) for source in sources if source.length]
+    assert found[:2] == [({"a.txt:1": "one"}, []), ({"stdin:1": "two"}, [])]
+    assert found[2][0] == {"b.txt:1": "three"}
+    assert found[2][1][0].name == "gone.txt"
 
 
 def test_what_is_predicted_is_shaped_as_in_training():
@@ -419,9 +463,16 @@ def test_what_cannot_be_predicted_is_told_and_the_others_are_predicted():
     names, source = predicted(["new.txt", "new.jsonl"])
     assert list(names) == ["new.txt:1", "new.txt:3"]
     assert source.info["bad"] == [
-        "new.txt:2: is not UTF-8 (byte 0xe9)", "new.jsonl:1: its 'text' is int, not text",
+        (1, "new.txt:2", "is not UTF-8 (byte 0xe9)"), (2, "new.jsonl:1", "its 'text' is int, not text"),
     ]  # fmt: skip
     assert predicted(["new.jsonl"])[1].length == 0
+
+
+def test_what_stands_before_a_quote_that_is_never_closed_is_predicted():
+    Path("new.csv").write_text('text\none\ntwo\n"three\nfour\n')
+    names, source = predicted(["new.csv"])
+    assert names == {"new.csv:2": "one", "new.csv:3": "two"}
+    assert [(one.before, one.name) for one in source.info["bad"]] == [(2, "new.csv")]
 
 
 def test_a_language_model_generates():

@@ -531,3 +531,79 @@ def test_records_of_everything_may_be_rare(every):
             values["rows_update_norm"] = np.array([0.01, 0.01, 0.01, 0.0, 0.01, 0.01])
         found += watch.update(step, record(layout, **values))
     assert [(alert.step, alert.kind) for alert in found] == [(300 + 2 * every, "frozen")]
+
+
+# -- explosions ---------------------------------------------------------------------------------------
+
+
+def blown_up(losses, start=1, **options):
+    """The alerts of a run of these losses."""
+    watch = Watch(LAYERS, **options)
+    found = []
+    for step, loss in enumerate(losses, start):
+        broken = not np.isfinite(loss)
+        values = {"loss": loss, "grad_norm": loss, "skipped": float(broken), "learning_rate": 50.0}
+        found += watch.update(step, record(ROWS, **values))
+    return found, watch
+
+
+EXPLODING = [1.35, 18177.0, 2.6e10, 4e16, 1.3e30, np.nan]
+
+
+def test_a_rate_that_explodes_at_once_is_told_before_the_first_nan_and_as_its_cause():
+    found, watch = blown_up(EXPLODING)
+    assert [(alert.step, alert.kind, alert.severity, alert.cause) for alert in found] == [
+        (3, "loss_start", "act", "rate_too_high"),
+        (6, "nonfinite", "act", "rate_too_high"),
+    ]
+    assert watch.exploded
+    assert found[0].fix == found[1].fix
+    found, _ = blown_up(EXPLODING, source="yaml", folder="runs/sgd", code=("net.py",))
+    assert found[0].message.endswith(
+        "likely rate_too_high: run jaxprop lr-find runs/sgd --code net.py, and set optimizer.lr to what it suggests; a "
+        "run that starts with a warmup bears a higher one"
+    )
+
+
+def test_one_step_of_explosion_is_enough_for_the_cause_of_an_early_nan():
+    found, _ = blown_up([1.35, 3e25, np.nan])
+    assert [(alert.kind, alert.cause) for alert in found] == [("nonfinite", "rate_too_high")]
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1.35, 1.3, 1.2, 1.1, 1.0, np.nan],
+        [1.35, np.nan],
+        [np.nan],
+        [1.35, 1.2] + [1.0] * 150 + [9e4, np.nan],  # one bad batch, late
+        [1e-6, 1.0, 1e-6, 1.2, 1e-6, np.nan],
+    ],
+)
+def test_a_nan_without_an_explosion_is_left_to_the_replay(losses):
+    found, watch = blown_up(losses)
+    last = next(alert for alert in found if alert.kind == "nonfinite")
+    assert last.cause == "not_finite"
+    assert not watch.exploded
+
+
+def test_a_nan_after_an_explosion_is_judged_anew_the_next_time():
+    found, watch = blown_up([*EXPLODING, 1.3, 1.2, 1.1, *[1.0] * 30, np.nan])
+    assert [alert.cause for alert in found if alert.kind == "nonfinite"] == ["rate_too_high", "not_finite"]
+    assert not watch.exploded
+
+
+@pytest.mark.parametrize(
+    ("source", "fix"),
+    [
+        ("yaml", "run jaxprop replay runs/nan --code net.py, which names the operation and the values it was given"),
+        ("fit", "see what the run says of step 1, which names the operation and the line"),
+        (
+            "python",
+            "call step.find_nonfinite(state, batch) with this step's batch, which names the operation and the line",
+        ),
+    ],
+)
+def test_what_is_advised_about_a_nan_can_be_done(source, fix):
+    found, _ = blown_up([np.nan], source=source, folder="runs/nan", code=["net.py"])
+    assert [alert.fix for alert in found] == [fix]

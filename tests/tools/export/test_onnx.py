@@ -1,5 +1,6 @@
 """Predictions as an ONNX model: the same numbers, without jaxprop and jax; refusals in one sentence."""
 
+import logging
 import sys
 from types import SimpleNamespace
 
@@ -75,3 +76,33 @@ def test_a_model_that_predicts_something_else_is_not_written(tmp_path, monkeypat
     with pytest.raises(UsageError, match="what jax2onnx makes of this model predicts another"):
         export_run(run, "onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def chatty(monkeypatch):
+    """A converter that warns, logs and prints before it fails."""
+
+    def to_onnx(*_, **__):
+        logging.getLogger("onnx_ir").warning("a word of onnx_ir")
+        print("a word of stderr", file=sys.stderr)
+        print("a word of stdout")
+        raise NotImplementedError("no plugin")
+
+    install(monkeypatch, to_onnx)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_other_packages_say_is_kept_for_verbose(tmp_path, monkeypatch, capsys, caplog, verbose):
+    run, _ = run_of("mlp", tmp_path)
+    chatty(monkeypatch)
+    level = logging.getLogger("jaxprop").level
+    logging.getLogger("jaxprop").setLevel(logging.DEBUG if verbose else level)
+    capsys.readouterr()
+    try:
+        with pytest.raises(UsageError, match="no plugin"):
+            export_run(run, "onnx", tmp_path / "out")
+    finally:
+        logging.getLogger("jaxprop").setLevel(level)
+    said = capsys.readouterr()
+    assert ("a word of stdout" in said.out, "a word of stderr" in said.err) == (verbose, verbose)
+    assert ("a word of onnx_ir" in caplog.text) is verbose
+    assert logging.root.manager.disable == 0

@@ -103,9 +103,9 @@ def _idx(path: str, file: Path) -> np.ndarray:
     except (OSError, EOFError, ValueError, zlib.error) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: is damaged or cut short ({error})") from error
+        raise DataError(f"{path}: is damaged or cut short ({error}); download it again") from error
     if len(values) != size:
-        raise DataError(f"{path}: is cut short: {len(values)} bytes of pixels, {size} by its header")
+        raise DataError(f"{path}: is cut short: {len(values)} bytes of pixels, {size} by its header; download it again")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 

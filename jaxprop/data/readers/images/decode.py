@@ -34,11 +34,13 @@ class Form(NamedTuple):
       size: height and width, or None for the image's own.
       channels: 1 (grey) or 3 (red, green, blue), or None for the image's own.
       resample: the filter that an image of another size is resized with; None refuses it.
+      trained: whether a run was trained on such images, so that others have to be resized before.
     """
 
     size: tuple[int, int] | None = None
     channels: int | None = None
     resample: str | None = None
+    trained: bool = False
 
 
 class UnreadableError(Exception):
@@ -147,6 +149,11 @@ def _fitted(library: Any, image: Image, form: Form) -> Image:
         return image
     if form.resample is None:
         height, width = form.size
+        if form.trained:
+            raise UnreadableError(
+                f"is {image.height} x {image.width} pixels (height x width), and this run takes {height} x {width}; "
+                "resize it"
+            )
         raise UnreadableError(
             f"is {image.height} x {image.width} pixels (height x width), but the first image is {height} x {width}; "
             f"set data.size: [{height}, {width}] to resize all images"

@@ -60,9 +60,50 @@ def names_of(task: str, path: str, records: Records) -> list[str]:
     named = [name for name in records.class_names or () if name in found]
     names = named if len(named) == len(found) else sorted(found, key=_order(found))
     if len(names) < (1 if many else 2):
-        what = f"all its images are of the class {names[0]!r}" if names else "none of its images has a label"
-        raise DataError(f"{path}: {what}; to tell classes apart takes images of at least two")
+        what = f"has one class only, {names[0]!r}" if names else "none of its records has a label"
+        first = next((f" ({records.name(index)}: {why})" for index, why in records.problems.items()), "")
+        raise DataError(f"{path}: {what}{first}; to tell classes apart takes records of at least two")
     return names
+
+
+def joined(parts: Sequence[Records]) -> Records:
+    """Returns records of several sources as those of one, for `names_of`; their images are not read.
+
+    Example:
+      >>> one = Records(2, read=None, name=str, labels=[1, 0], digest="", class_names=["dog", "cat"])
+      >>> two = Records(1, read=None, name=str, labels=["owl"], digest="")
+      >>> joined([one, two]).labels, names_of("classify", "train", joined([one, two]))
+      (['cat', 'dog', 'owl'], ['cat', 'dog', 'owl'])
+    """
+    if len(parts) == 1:
+        return parts[0]
+    labels: list[Any] = []
+    problems: dict[int, str] = {}
+    where: list[str] = []
+    for part in parts:
+        assert part.labels is not None
+        problems |= {len(labels) + index: why for index, why in part.problems.items()}
+        where += [part.name(index) for index in part.problems]
+        labels += [_named(label, part.class_names) for label in part.labels]
+    ordered = all(part.class_names is not None for part in parts)
+    return Records(
+        length=len(labels),
+        read=lambda _: b"",
+        name=dict(zip(problems, where, strict=True)).__getitem__,
+        labels=labels,
+        digest="",
+        class_names=list(dict.fromkeys(n for part in parts for n in part.class_names or ())) if ordered else None,
+        problems=problems,
+    )
+
+
+def _named(label: Any, class_names: Sequence[str] | None) -> Any:
+    """A label by name, where it can be one."""
+    if isinstance(label, list | tuple):
+        return [_named(part, class_names) for part in label]
+    if class_names is None or isinstance(label, str):
+        return label if class_names is None else label.strip()
+    return name_of(label, class_names)
 
 
 def encode(
@@ -135,7 +176,8 @@ def _class(label: Any, class_names: Sequence[str] | None, codes: Mapping[str, in
     if name not in codes:
         known = ", ".join(list(codes)[:_LISTED]) + (", ..." if len(codes) > _LISTED else "")
         raise _BadLabel(
-            f"is of the class {_shown(name)}, which no training image has{did_you_mean(name, codes)} (classes: {known})"
+            f"is of the class {_shown(name)}, which no training record has{did_you_mean(name, codes)} "
+            f"(classes: {known})"
         )
     return codes[name]
 

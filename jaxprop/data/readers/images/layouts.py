@@ -6,12 +6,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxprop.data.kinds import mistaken
+from jaxprop.data.kinds import TAKES, mistaken, unfit
 from jaxprop.data.readers.images import binaries, folder, manifest, tables, tar
 from jaxprop.data.readers.images.records import Columns, Records
 from jaxprop.errors import DataError, did_you_mean
 
 _SHARDS = {".parquet": tables.read_tables, ".arrow": tables.read_tables, ".tar": tar.read_tar}
+_KNOWN = (
+    "a folder with a subfolder for each class, CSV or JSONL with columns image and label, MNIST's IDX, CIFAR's .bin, "
+    "Parquet or Arrow, or tar shards"
+)
 
 
 def read_layout(path: str, split: str, columns: Columns, *, labelled: bool = True) -> Records:
@@ -26,23 +30,33 @@ def read_layout(path: str, split: str, columns: Columns, *, labelled: bool = Tru
     Raises:
       DataError: there is nothing there, or nothing that can be read.
     """
-    place = Path(path).expanduser()
+    place = check_there(path)
     try:
         if place.is_dir():
             return _folder(path, place, split, columns, labelled)
-        if not place.is_file():
-            beside = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
-            what = "no such file or folder" if not os.path.lexists(place) else "neither a file nor a folder"
-            raise DataError(f"{path}: {what} under {Path.cwd()}{did_you_mean(place.name, beside)}")
         return _file(path, place, columns, labelled)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+def check_there(path: str) -> Path:
+    """Returns the file or the folder of a path.
+
+    Raises:
+      DataError: there is none.
+    """
+    place = Path(path).expanduser()
+    if not place.is_dir() and not place.is_file():
+        beside = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
+        what = "no such file or folder" if not os.path.lexists(place) else "neither a file nor a folder"
+        raise DataError(f"{path}: {what} under {Path.cwd()}{did_you_mean(place.name, beside)}")
+    return place
+
+
 def _file(path: str, place: Path, columns: Columns, labelled: bool) -> Records:
     suffix = place.suffix.lower()
     if not place.stat().st_size:
-        raise DataError(f"{path}: is empty")
+        raise DataError(f"{path}: is empty; expected {_KNOWN}")
     if suffix in manifest.SUFFIXES:
         return manifest.read_manifest(path, columns, labelled=labelled)
     if suffix in _SHARDS:
@@ -51,6 +65,9 @@ def _file(path: str, place: Path, columns: Columns, labelled: bool) -> Records:
         return binaries.read_idx(path, labelled=labelled)
     if suffix == ".bin":
         return binaries.read_cifar(path, [place], labelled=labelled)
+    if not labelled:
+        why = unfit(path, "images") or f"is no image; this run takes {TAKES['images']}"
+        raise DataError(f"{path}: {why}")
     raise DataError(f"{path}: {_unknown(path, place)}")
 
 
@@ -58,10 +75,7 @@ def _unknown(path: str, place: Path) -> str:
     name = place.name.lower()
     if name.startswith(("data_batch", "test_batch")) or name in ("train", "test", "meta"):
         return "looks like CIFAR as a Python pickle, which is never loaded; download the binary version, of .bin files"
-    return mistaken(path, "images") or (
-        "is no layout of images that is known: a folder with a subfolder for each class; CSV or JSONL with columns "
-        "image and label; MNIST's IDX; CIFAR's .bin; Parquet or Arrow; or tar shards"
-    )
+    return mistaken(path, "images") or f"is no layout of images that is known; expected {_KNOWN}"
 
 
 def _folder(path: str, place: Path, split: str, columns: Columns, labelled: bool) -> Records:
@@ -98,5 +112,5 @@ def of_split(files: Sequence[Path], split: str) -> list[Path]:
 
 def _shards(path: str, files: Sequence[Path], suffix: str, columns: Columns, labelled: bool) -> Records:
     if suffix == ".tar":
-        return tar.read_tar(path, files, labelled=labelled, label=columns.label)
+        return tar.read_tar(path, files, labelled=labelled, label=columns.label, image=columns.image)
     return tables.read_tables(path, files, columns, labelled=labelled)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from jaxprop.data.fingerprint import fingerprint, fingerprint_of_files
 from jaxprop.data.readers.images.decode import UnreadableError
 from jaxprop.data.readers.images.records import Columns, Records, read_within
+from jaxprop.data.rows import DELIMITERS, SURROGATE, csv_rows, json_rows, ragged
 from jaxprop.errors import DataError, did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path", "filepath", "file_path", "img")
 LABEL_COLUMNS = ("label", "class", "target", "category", "labels", "class_name", "y")
-_MAX_LINE = 2**20
+_MAX_HEADER = 2**20
 _MAX_FILE = 2**30
-_DELIMITERS = ",;\t"
 
 
 class _Row(NamedTuple):
@@ -47,9 +44,9 @@ def read_manifest(path: str, columns: Columns, *, labelled: bool = True) -> Reco
     file = Path(path).expanduser()
     if file.stat().st_size > _MAX_FILE:
         raise DataError(f"{path}: has more than the {_MAX_FILE // 2**20} MiB that are read of a list; split it")
-    content = file.read_bytes()
     reader = _json_rows if file.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows
-    rows = list(reader(path, content, columns, labelled))
+    with file.open("rb") as content:
+        rows = list(reader(path, content, columns, labelled))
     if not rows:
         raise DataError(f"{path}: lists no images; it needs a line for each, with its path and its label")
     root = (file.parent if columns.root is None else Path(columns.root).expanduser()).resolve()
@@ -74,7 +71,9 @@ def read_manifest(path: str, columns: Columns, *, labelled: bool = True) -> Reco
     )
 
 
-def find_column(path: str, given: str | None, names: Sequence[str], usual: Sequence[str], key: str) -> str:
+def find_column(
+    path: str, given: str | None, names: Sequence[str], usual: Sequence[str], key: str, *, to_predict: bool = False
+) -> str:
     """Returns the name of a column: the one that is given, or the one that is usual.
 
     Args:
@@ -83,6 +82,7 @@ def find_column(path: str, given: str | None, names: Sequence[str], usual: Seque
       names: the columns there are.
       usual: names to look for where nothing is given, in lower case.
       key: the key that names the column.
+      to_predict: whether images are to be predicted, so that the configuration stays as it is.
 
     Raises:
       DataError: there is none, or more than one may be meant.
@@ -99,6 +99,11 @@ def find_column(path: str, given: str | None, names: Sequence[str], usual: Seque
     found = [name for name in names if name.lower() in usual]
     if len(found) != 1:
         what = "more than one" if found else "no"
+        if to_predict:
+            raise DataError(
+                f"{path}: has {what} column with the paths of images, which would be called {', '.join(usual[:3])} or "
+                f"alike (columns: {held}); rename the column that has them, or name image files"
+            )
         meant = "is it" if len(found) < 2 else "which is it"
         example = found[0] if found else names[0] if names else usual[0]
         raise DataError(
@@ -113,70 +118,55 @@ def _is_inside(name: str) -> bool:
     return bool(name) and "\0" not in name and not pure.is_absolute() and ".." not in pure.parts
 
 
-def _csv_rows(path: str, content: bytes, columns: Columns, labelled: bool) -> Iterator[_Row]:
-    # Bytes that are no UTF-8 become surrogates, by which the line that holds them is found again.
-    text = content.decode("utf-8-sig", errors="surrogateescape")
-    head = text[:_MAX_LINE].partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=head.count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = [name.strip() for name in next(lines, [])]
-        image = header.index(find_column(path, columns.image, header, IMAGE_COLUMNS, "image_column"))
-        label = None
-        if labelled:
-            label = header.index(find_column(path, columns.label, header, LABEL_COLUMNS, "label_column"))
-        for row in lines:
-            if row:
-                yield _csv_row(row, len(header), image, label, lines.line_num)
-    except csv.Error as error:
-        raise DataError(f"{path}:{lines.line_num}: is no CSV ({error}); check the quotes around that line") from error
-
-
-def _csv_row(row: list[str], width: int, image: int, label: int | None, line: int) -> _Row:
-    if len(row) != width:
-        return _Row(line, None, None, f"has {len(row)} values, but the header has {width} columns")
-    found = _Row(line, row[image].strip(), None if label is None else row[label].strip())
-    return found if _is_utf8(*row) else found._replace(image=None, problem="is not UTF-8")
-
-
-def _is_utf8(*texts: str) -> bool:
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _json_rows(path: str, content: bytes, columns: Columns, labelled: bool) -> Iterator[_Row]:
-    image = label = None
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
+def _csv_rows(path: str, content: BinaryIO, columns: Columns, labelled: bool) -> Iterator[_Row]:
+    head = content.readline(_MAX_HEADER).decode("utf-8-sig", errors="replace")
+    delimiter = max(DELIMITERS, key=head.count)
+    content.seek(0)
+    header: list[str] | None = None
+    for line, row, problem in csv_rows(content, path, delimiter):
+        if header is None:
+            if problem is not None:
+                raise DataError(f"{path}:{line}: the header {problem}")
+            header, image, label = row, *_places(path, [name.strip() for name in row], columns, labelled)
             continue
-        row, problem = _json_row(line)
-        if row is None:
-            yield _Row(number, None, None, problem)
+        problem = problem or ragged(row, header, delimiter)
+        if problem is not None:
+            yield _Row(line, None, None, problem)
+        else:
+            yield _Row(line, row[image].strip(), None if label is None else row[label].strip())
+
+
+def _places(path: str, header: Sequence[str], columns: Columns, labelled: bool) -> tuple[int, int | None]:
+    if labelled and len(header) == 1:
+        raise DataError(
+            f"{path}: has only one column, {header[0]!r}; put the path and the label of each image into two, separated "
+            "by a comma"
+        )
+    image = header.index(
+        find_column(path, columns.image, header, IMAGE_COLUMNS, "image_column", to_predict=not labelled)
+    )
+    if not labelled:
+        return image, None
+    return image, header.index(find_column(path, columns.label, header, LABEL_COLUMNS, "label_column"))
+
+
+def _json_rows(path: str, content: BinaryIO, columns: Columns, labelled: bool) -> Iterator[_Row]:
+    image = label = None
+    for line, row, problem in json_rows(content, path):
+        if problem is not None:
+            yield _Row(line, None, None, problem)
             continue
         if image is None:
-            image = find_column(f"{path}:{number}", columns.image, list(row), IMAGE_COLUMNS, "image_column")
+            image = find_column(
+                f"{path}:{line}", columns.image, list(row), IMAGE_COLUMNS, "image_column", to_predict=not labelled
+            )
             if labelled:
-                label = find_column(f"{path}:{number}", columns.label, list(row), LABEL_COLUMNS, "label_column")
+                label = find_column(f"{path}:{line}", columns.label, list(row), LABEL_COLUMNS, "label_column")
         named = row.get(image)
-        if not isinstance(named, str) or not named or not _is_utf8(named):
-            yield _Row(number, None, None, f"its {image!r} is no path")
+        if not isinstance(named, str) or not named or SURROGATE.search(named):
+            yield _Row(line, None, None, f"its {image!r} is no path")
         else:
-            yield _Row(number, named, None if label is None else row.get(label))
-
-
-def _json_row(line: bytes) -> tuple[dict[str, Any] | None, str]:
-    if len(line) > _MAX_LINE:
-        return None, f"is longer than {_MAX_LINE} bytes"
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return None, "is not UTF-8"
-    except (ValueError, RecursionError):
-        return None, "is no JSON"
-    return (row, "") if isinstance(row, dict) else (None, "is no JSON object")
+            yield _Row(line, named, None if label is None else row.get(label))
 
 
 def usual_manifest(folder: Path) -> Path | None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprop.config.schema.data import Images, ImageSection
-from jaxprop.data.bad import BadRecords
+from jaxprop.data.bad import BadInputs, BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.readers.images.decode import MAX_BYTES, SUFFIXES, Form, UnreadableError, decode
 from jaxprop.data.readers.images.folder import images_below, records_of
-from jaxprop.data.readers.images.labels import Labels, encode, names_of
-from jaxprop.data.readers.images.layouts import read_layout
-from jaxprop.data.readers.images.pixels import Pixels, first_form, sample_of
+from jaxprop.data.readers.images.labels import Labels, encode, joined, names_of
+from jaxprop.data.readers.images.layouts import check_there, read_layout
+from jaxprop.data.readers.images.pixels import Pixels, common_form, sample_of, statistics
 from jaxprop.data.readers.images.records import Columns, Records
 from jaxprop.data.splits import held_out
+from jaxprop.data.standard_input import STDIN
 from jaxprop.errors import DataError
 from jaxprop.types import Reader, Source
 
@@ -106,6 +107,16 @@ def open_images(section: Images, task: str, prepared: Mapping[str, Any] | None =
       >>> train.length, train.info["class_names"], train.take(np.array([1, 0]))["inputs"].shape
       (2, ['cat', 'dog'], (2, 2, 2, 1))
     """
+    return open_records(section, task, prepared, _unread(section, there=prepared is not None))
+
+
+def open_images_together(sections: Sequence[Images], task: str) -> list[dict[str, Source]]:
+    """Opens several sections whose images are prepared alike; see `open_images` and `jaxprop.Reader`."""
+    return records_together(sections, task, [_unread(section) for section in sections])
+
+
+def _unread(section: Images, *, there: bool = False) -> dict[str, Unread]:
+    """What a section names; training images that are gone are left out where `there` says that a run was trained."""
     columns = Columns(section.image_column, section.label_column, section.root)
 
     def unread(split: str, path: str) -> Unread:
@@ -113,9 +124,11 @@ def open_images(section: Images, task: str, prepared: Mapping[str, Any] | None =
 
     paths = {split: getattr(section, split) for split in _SPLITS}
     given = {split: path for split, path in paths.items() if isinstance(path, str)}
-    if prepared is not None and not Path(section.train).expanduser().exists():
+    if there and not Path(section.train).expanduser().exists():
         del given["train"]
-    return open_records(section, task, prepared, {split: unread(split, path) for split, path in given.items()})
+    for path in given.values():
+        check_there(path)  # before anything needs a package to be read
+    return {split: unread(split, path) for split, path in given.items()}
 
 
 def open_records(
@@ -129,56 +142,104 @@ def open_records(
       prepared: as for `open_images`.
       splits: what to open; `train` is among them, unless `prepared` is given.
     """
-    learned = None if prepared is None else _learned(prepared)
+    if prepared is None:
+        return records_together([section], task, [splits])[0]
+    return _prepared_alike(section, task, _learned(prepared), splits)
+
+
+def records_together(
+    sections: Sequence[ImageSection], task: str, splits: Sequence[Mapping[str, Unread]]
+) -> list[dict[str, Source]]:
+    """Turns the records of several sections into sources that are prepared alike: by the training images of all.
+
+    Args:
+      sections: as for `open_records`.
+      task: the task's name.
+      splits: what to open of each.
+    """
+    paths = [one["train"].path for one in splits]
+    records = [one["train"].read() for one in splits]
+    names = names_of(task, paths[0], joined(records))
+    labels = [_encoded(section, task, one, names, ()) for section, one in zip(sections, records, strict=True)]
+    form, told = _first_look(sections[0], paths, records, labels)
+    read, opened = [], []
+    for section, path, one, found in zip(sections, paths, records, labels, strict=True):
+        used = _checked(section, path, one, *found, form, decode_now=True)
+        read.append((used, _divided(section, used)))
+    scale = statistics([(used.pixels, used.labels.rows[parts["train"]]) for used, parts in read])
+    for section, (used, parts), unread in zip(sections, read, splits, strict=True):
+        learned = _learn(used, form, names, scale)
+        trained = _sources(task, "train", used, parts, learned, told)
+        rest = {split: one for split, one in unread.items() if split != "train"}
+        opened.append(trained | _prepared_alike(section, task, learned, rest))
+        told = []  # of all of them, and said once
+    return opened
+
+
+def _prepared_alike(
+    section: ImageSection, task: str, learned: Learned, splits: Mapping[str, Unread]
+) -> dict[str, Source]:
+    """Sources of images that are prepared as others were; training images are decoded where they are needed."""
     opened: dict[str, Source] = {}
     for split in (name for name in _SPLITS if name in splits):
         path, read = splits[split]
-        records = read()
-        if learned is None:
-            names = names_of(task, path, records)
-            found, form = _first_look(section, task, path, records, names)
-        else:
-            names, form = list(learned.class_names), learned.form
-            left_out = learned.left_out if split == "train" else ()
-            found = _encoded(section, task, records, names, left_out)
-        # The training images of a run that is only used are decoded where they are needed.
-        used = _checked(section, path, records, *found, form, decode_now=learned is None or split != "train")
-        parts = {split: np.arange(len(used.labels.rows))}
-        if split == "train" and isinstance(section.validation, float):
-            stays, held = held_out(used.labels.values, section.validation, section.split_seed)
-            if not len(stays):
-                raise DataError(
-                    f"data.validation: {section.validation:g} of the {len(held)} training images leaves none to train "
-                    "on; use a smaller fraction"
-                )
-            parts = {"train": stays, "validation": held}
-        if learned is None:
-            learned = _learn(used, form, names, parts["train"])
-        elif split != "train":
+        records, train = read(), split == "train"
+        found = _encoded(section, task, records, learned.class_names, learned.left_out if train else ())
+        used = _checked(section, path, records, *found, learned.form, decode_now=not train)
+        parts = _divided(section, used) if train else {split: np.arange(len(used.labels.rows))}
+        if not train:
             used.pixels.check(sample_of(used.labels.rows))
-        used.tell()
-        notes = [*records.notes, *used.bad.notes(records.length)]
-        for name, rows in parts.items():
-            opened[name] = _source(task, used, rows, learned, notes if name == split else [])
+        opened |= _sources(task, split, used, parts, learned, [])
     return opened
+
+
+def _divided(section: ImageSection, used: _Split) -> dict[str, np.ndarray]:
+    """Which of the usable training images are trained on, and which are held out."""
+    if not isinstance(section.validation, float):
+        return {"train": np.arange(len(used.labels.rows))}
+    stays, held = held_out(used.labels.values, section.validation, section.split_seed)
+    if not len(stays):
+        raise DataError(
+            f"data.validation: {section.validation:g} of the {len(held)} training images leaves none to train "
+            "on; use a smaller fraction"
+        )
+    return {"train": stays, "validation": held}
+
+
+def _sources(
+    task: str, split: str, used: _Split, parts: Mapping[str, np.ndarray], learned: Learned, told: Sequence[str]
+) -> dict[str, Source]:
+    used.tell()
+    notes = [*used.records.notes, *used.bad.notes(used.records.length), *told]
+    return {name: _source(task, used, rows, learned, notes if name == split else []) for name, rows in parts.items()}
 
 
 # -- learning and checking ------------------------------------------------------------------------
 
 
 def _first_look(
-    section: ImageSection, task: str, path: str, records: Records, names: Sequence[str]
-) -> tuple[tuple[Labels, BadRecords], Form]:
-    """The labels of the training records, and the form of the first image that can be read."""
-    labels, bad = _encoded(section, task, records, names, ())
+    section: ImageSection,
+    paths: Sequence[str],
+    records: Sequence[Records],
+    labels: Sequence[tuple[Labels, BadRecords]],
+) -> tuple[Form, list[str]]:
+    """The form of the training images, and what there is to say of it."""
     resample = None if section.size is None else section.resample
-    form = first_form(records, labels.rows.tolist(), Form(section.size, section.channels, resample))
+    wanted = Form(section.size, section.channels, resample)
+    parts = [(one, found.rows) for one, (found, _) in zip(records, labels, strict=True)]
+    form, looked_at, grey = common_form(parts, wanted) if any(len(rows) for _, rows in parts) else (None, 0, 0)
     if form is None:
-        for row in labels.rows.tolist():
-            bad.add(records.name(row), _why(records, row))
-        bad.notes(records.length)  # which raises, as none is good
-        raise DataError(f"{path}: has no image that can be read")
-    return (labels, bad), form
+        one, (found, bad) = records[0], labels[0]
+        for row in found.rows.tolist():
+            bad.add(one.name(row), _why(one, row))
+        bad.notes(one.length)  # which raises, as none is good
+        raise DataError(f"{paths[0]}: has no image that can be read")
+    if section.channels is None and 0 < grey < looked_at:
+        return form, [
+            f"{paths[0]}: {grey} of {looked_at} images looked at are grey and the others in colour, so that all are "
+            "read in colour; set data.channels: 1 to read all in grey"
+        ]
+    return form, []
 
 
 def _encoded(
@@ -216,13 +277,12 @@ def _checked(
     return _Split(records, labels, pixels, bad, told=set(pixels.failed))
 
 
-def _learn(split: _Split, form: Form, names: Sequence[str], train: np.ndarray) -> Learned:
+def _learn(split: _Split, form: Form, names: Sequence[str], scale: tuple[list[float], list[float]]) -> Learned:
     assert form.size is not None
     assert form.channels is not None
-    mean, std = split.pixels.statistics(split.labels.rows[train])
     left_out = np.setdiff1d(np.arange(split.records.length), split.labels.rows)
     return Learned(
-        size=form.size, channels=form.channels, resample=form.resample, mean=tuple(mean), std=tuple(std),
+        size=form.size, channels=form.channels, resample=form.resample, mean=tuple(scale[0]), std=tuple(scale[1]),
         class_names=tuple(names), left_out=tuple(left_out.tolist()),
     )  # fmt: skip
 
@@ -313,39 +373,47 @@ def image_inputs(section: ImageSection, task: str, prepared: Mapping[str, Any], 
         `-` for standard input, which is one image or the paths of several, a line each.
 
     Returns:
-      A source of inputs alone; `info["names"]` are the paths.
+      A source of inputs alone; `info["names"]` are the paths, and `info["bad"]` holds those that name no image.
 
     Raises:
-      DataError: a path names no image. An image that cannot be read is an error when it is taken.
+      DataError: the only path names no image. An image that cannot be read is an error when it is taken.
     """
     del task
     learned = _learned(prepared)
-    parts = [part for path in paths for part in _unlabelled(section, path)]
+    bad = BadInputs(() if STDIN in paths else paths)
+    parts = []
+    for path in paths:
+        with bad.reading(path):
+            for part in _unlabelled(section, path, bad):
+                parts.append(part)
+                bad.good += part.length
     ends = np.cumsum([part.length for part in parts])
-    if not parts or not ends[-1]:
+    if not bad.good and not bad.found:
         raise DataError(f"{', '.join(paths) or 'no path'}: names no images")
     standardized = _standardize(learned)
 
     def one(index: int) -> np.ndarray:
         part = int(np.searchsorted(ends, index, side="right"))
         row = index - int(ends[part]) + parts[part].length
+        if row in parts[part].problems:
+            raise DataError(f"{parts[part].name(row)}: {parts[part].problems[row]}")
         try:
-            return decode(parts[part].read(row), learned.form)
+            return decode(parts[part].read(row), learned.form._replace(trained=True))
         except UnreadableError as error:
             raise DataError(f"{parts[part].name(row)}: {error}") from error
 
     return Source(
-        length=int(ends[-1]),
+        length=bad.good,
         take=lambda indices: {"inputs": standardized(np.stack([one(index) for index in indices.tolist()]))},
-        info={"names": [part.name(row) for part in parts for row in range(part.length)]},
+        info={"names": [part.name(row) for part in parts for row in range(part.length)], "bad": bad.found},
         fingerprint=fingerprint("images to predict", *(part.digest for part in parts)),
         prepared=prepared,
     )
 
 
-def _unlabelled(section: ImageSection, path: str) -> list[Records]:
-    if path == "-":
-        return _standard_input(section, sys.stdin.buffer.read(MAX_BYTES))
+def _unlabelled(section: ImageSection, path: str, bad: BadInputs) -> Iterable[Records]:
+    if path == STDIN:
+        return _standard_input(section, sys.stdin.buffer.read(MAX_BYTES), bad)
     place = Path(path).expanduser()
     if place.is_dir():
         images, _ = images_below(place, place)
@@ -357,11 +425,14 @@ def _unlabelled(section: ImageSection, path: str) -> list[Records]:
     return [read_layout(path, "test", columns, labelled=False)]
 
 
-def _standard_input(section: ImageSection, content: bytes) -> list[Records]:
+def _standard_input(section: ImageSection, content: bytes, bad: BadInputs) -> Iterator[Records]:
     if b"\0" in content[:4096]:  # which no list of paths has, and nearly every image
-        return [Records(1, lambda _: content, lambda _: "-", None, fingerprint(content.hex()))]
-    paths = [line.strip() for line in os.fsdecode(content).splitlines() if line.strip()]
-    return [part for path in paths if path != "-" for part in _unlabelled(section, path)]
+        yield Records(1, lambda _: content, lambda _: STDIN, None, fingerprint(content.hex()))
+        return
+    for path in (line.strip() for line in os.fsdecode(content).splitlines()):
+        if path and path != STDIN:
+            with bad.reading(path):
+                yield from _unlabelled(section, path, bad)
 
 
-IMAGES = Reader(open=open_images, inputs=image_inputs)
+IMAGES = Reader(open=open_images, inputs=image_inputs, together=open_images_together)

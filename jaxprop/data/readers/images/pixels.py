@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from jaxprop.data.readers.images.records import Records
 
 _CHUNK = 64  # images decoded between two looks at their statistics
 _SAMPLE = 2048  # images whose statistics stand for all
+_LOOKED_AT = 64  # images that say whether all are grey
 
 
 class Pixels:
@@ -52,26 +54,16 @@ class Pixels:
         for start in range(0, len(rows), _CHUNK):
             self.take(rows[start : start + _CHUNK])
 
-    def statistics(self, rows: np.ndarray) -> tuple[list[float], list[float]]:
-        """Returns the mean and the standard deviation of each channel, of values in 0..1.
-
-        They are of all the images that can be read, or of 2,048 that are evenly spaced among them.
-
-        Args:
-          rows: which images.
-        """
-        some = sample_of(rows)
+    def sums(self, rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+        """Returns the number of pixels of those images that can be read, and sums of their values and squares `[C]`."""
         count, total, squares = 0, np.zeros(self.shape[-1], np.int64), np.zeros(self.shape[-1], np.int64)
-        for start in range(0, len(some), _CHUNK):
-            part = some[start : start + _CHUNK]
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
             images = self.take(part)
             good = np.array([row not in self.failed for row in part.tolist()], bool)
             values = images[good].reshape(-1, self.shape[-1]).astype(np.int64)
             count, total, squares = count + len(values), total + values.sum(0), squares + (values**2).sum(0)
-        # Sums of integers are exact, so that their order, and with it the number of threads, changes nothing.
-        mean = total / max(count, 1)
-        variance = np.maximum(squares / max(count, 1) - mean**2, 0)
-        return (mean / 255).tolist(), (np.sqrt(variance) / 255).tolist()
+        return count, total, squares
 
     def _decode(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         each = rows.tolist()
@@ -88,29 +80,65 @@ class Pixels:
             return np.zeros(self.shape, np.uint8)
 
 
+def statistics(parts: Sequence[tuple[Pixels, np.ndarray]]) -> tuple[list[float], list[float]]:
+    """Returns the mean and the standard deviation of each channel, of values in 0..1.
+
+    They are of all the images that can be read, or of 2,048 that are evenly spaced among them.
+
+    Args:
+      parts: images of one or several sources, and which of each.
+    """
+    chosen = sample_of(np.arange(sum(len(rows) for _, rows in parts)))
+    count, total, squares, start = 0, np.zeros((), np.int64), np.zeros((), np.int64), 0
+    for pixels, rows in parts:
+        here = chosen[(chosen >= start) & (chosen < start + len(rows))] - start
+        more = pixels.sums(rows[here])
+        count, total, squares, start = count + more[0], total + more[1], squares + more[2], start + len(rows)
+    # Sums of integers are exact, so that their order, and with it the number of threads, changes nothing.
+    mean = total / max(count, 1)
+    variance = np.maximum(squares / max(count, 1) - mean**2, 0)
+    return (mean / 255).tolist(), (np.sqrt(variance) / 255).tolist()
+
+
 def sample_of(rows: np.ndarray) -> np.ndarray:
     """Returns the rows whose images stand for all: 2,048 that are evenly spaced, or all where they are fewer."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(np.int64))]
 
 
-def first_form(records: Records, rows: Sequence[int], wanted: Form) -> Form | None:
-    """Returns a form whose size and channels are those of the first image that can be read, unless `wanted` has them.
+def common_form(parts: Sequence[tuple[Records, np.ndarray]], wanted: Form) -> tuple[Form | None, int, int]:
+    """Returns the size of the first image that can be read, and the channels of several, unless `wanted` has them.
+
+    Up to 64 images are looked at, evenly spaced among all. They are in colour if one of them is: what grey images
+    become in colour loses nothing.
 
     Args:
-      records: the images.
-      rows: those to try, in this order.
+      parts: records of one or several sources, and which of each.
       wanted: what the configuration says.
 
     Returns:
-      The form; None where no image can be read.
+      The form, None where no image can be read; the number of images looked at; and how many of these are grey.
     """
-    for row in rows:
+    ends = np.cumsum([len(rows) for _, rows in parts])
+    last = int(ends[-1]) - 1
+    spaced = set(np.linspace(0, last, min(last + 1, _LOOKED_AT)).astype(np.int64).tolist())
+    others = (index for index in range(last + 1) if index not in spaced)  # where none of the former can be read
+    found: list[tuple[int, int, int]] = []
+    for index in itertools.chain(sorted(spaced), others):
+        if found and (wanted.channels is not None or index not in spaced):
+            break
+        part = int(np.searchsorted(ends, index, side="right"))
+        records, rows = parts[part]
+        row = int(rows[index - int(ends[part]) + len(rows)])
         try:
-            height, width, channels = decode(records.read(row), wanted).shape
+            height, width, channels = decode(records.read(row), wanted._replace(size=None)).shape
         except UnreadableError:
             continue
-        return wanted._replace(size=(height, width), channels=channels)
-    return None
+        found.append((height, width, channels))
+    if not found:
+        return None, 0, 0
+    grey = sum(shape[2] == 1 for shape in found)
+    channels = 1 if grey == len(found) else 3
+    return wanted._replace(size=wanted.size or found[0][:2], channels=channels), len(found), grey
 
 
 @functools.cache

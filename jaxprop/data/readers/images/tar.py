@@ -30,24 +30,36 @@ class _Record(NamedTuple):
     image: _Member | None
     label: Any
     problem: str | None
+    beside: Sequence[str] = ()  # other images of the record
 
 
-def read_tar(path: str, files: Sequence[Path], *, labelled: bool = True, label: str | None = None) -> Records:
+class _Wanted(NamedTuple):
+    label: str | None
+    image: str | None
+    labelled: bool
+
+
+def read_tar(
+    path: str, files: Sequence[Path], *, labelled: bool = True, label: str | None = None, image: str | None = None
+) -> Records:
     """Lists the images of tar archives, without extracting them: each is read from its place when it is used.
 
     Members that share their name up to the first dot after the last slash are one record: `0001.jpg` with its label in
-    `0001.cls` (an integer, or any text), `0001.txt` or `0001.json`.
+    `0001.cls` (an integer, or any text), `0001.txt` or `0001.json`. Of several images of a record, such as `0001.jpg`
+    and the mask `0001.seg.png`, the one without another dot is taken.
 
     Args:
       path: of the archive or the folder, for messages.
       files: the archives, not compressed.
       labelled: whether the labels are read.
       label: the key of the label in JSON members; None for the usual names.
+      image: the extension of the image, such as `seg.png`; None for the only one, or the only one without a dot in it.
 
     Raises:
-      DataError: an archive is compressed or damaged, or holds no images.
+      DataError: an archive is compressed or damaged, holds no images, or several of one record.
     """
-    records = [record for number, file in enumerate(files) for record in _records(number, file, labelled, label)]
+    wanted = _Wanted(label, None if image is None else f".{image.lower().removeprefix('.')}", labelled=labelled)
+    records = [record for number, file in enumerate(files) for record in _records(number, file, wanted)]
     if not records:
         raise DataError(f"{path}: holds no images, which are members such as 0001.jpg beside 0001.cls")
     places = [str(file) for file in files]
@@ -60,7 +72,16 @@ def read_tar(path: str, files: Sequence[Path], *, labelled: bool = True, label: 
             raise UnreadableError(f"has more than the {MAX_BYTES // 2**20} MiB that are read of one image")
         return _content(places[member.shard], member)
 
+    masked = next((record for record in records if record.beside), None)
+    notes = []
+    if masked is not None:
+        count = sum(bool(record.beside) for record in records)
+        notes = [
+            f"{path}: {count} of {len(records)} records hold other images that are not read, such as "
+            f"{masked.beside[0]}; data.image_column: EXTENSION chooses another"
+        ]
     return Records(
+        notes=notes,
         length=len(records),
         read=read,
         name=lambda index: records[index].name,
@@ -70,7 +91,7 @@ def read_tar(path: str, files: Sequence[Path], *, labelled: bool = True, label: 
     )
 
 
-def _records(number: int, file: Path, labelled: bool, label: str | None) -> list[_Record]:
+def _records(number: int, file: Path, wanted: _Wanted) -> list[_Record]:
     groups: dict[str, dict[str, _Member]] = {}
     try:
         with tarfile.open(file, "r:") as archive:
@@ -82,28 +103,53 @@ def _records(number: int, file: Path, labelled: bool, label: str | None) -> list
                 if stem:  # not hidden
                     place = _Member(number, member.offset_data, member.size)
                     groups.setdefault(os.path.join(folder, stem), {})["." + extension.lower()] = place
+            if (
+                archive.offset + tarfile.BLOCKSIZE > file.stat().st_size
+            ):  # two empty blocks are the end of every archive
+                raise DataError(
+                    f"{file}: is cut short, in or after its member {member.name}; copy or write the archive again"
+                )
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         with file.open("rb") as content:
             packed = content.read(6)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
+        if isinstance(error, DataError):
+            raise
         what = "is compressed, so that its images cannot be read by index; unpack it to a plain .tar first"
-        raise DataError(f"{file}: {what if packed else f'is no tar archive, or damaged ({error})'}") from error
+        raise DataError(
+            f"{file}: {what if packed else f'is no tar archive, or damaged ({error}); write it again'}"
+        ) from error
     return [
-        _record(str(file), key, members, labelled, label)
+        _record(str(file), key, members, wanted)
         for key, members in groups.items()
-        if any(e.endswith(SUFFIXES) for e in members) or (labelled and any(e in _LABELS for e in members))
+        if any(e.endswith(SUFFIXES) for e in members) or (wanted.labelled and any(e in _LABELS for e in members))
     ]
 
 
-def _record(file: str, key: str, members: dict[str, _Member], labelled: bool, label: str | None) -> _Record:
-    image = next((member for extension, member in members.items() if extension.endswith(SUFFIXES)), None)
+def _record(file: str, key: str, members: dict[str, _Member], wanted: _Wanted) -> _Record:
+    images = [extension for extension in members if extension.endswith(SUFFIXES)]
+    chosen = wanted.image or _image_of(file, key, images)
+    image = None if chosen is None else members.get(chosen)
+    beside = [key + extension for extension in images if extension != chosen] if wanted.image is None else []
     name, kind = f"{file}:{key}", next((kind for kind in _LABELS if kind in members), None)
-    if not labelled or kind is None:
-        return _Record(name, image, None, None)
+    if not wanted.labelled or kind is None:
+        return _Record(name, image, None, None, beside)
     try:
-        found = _label(file, members[kind], kind, label)
+        found = _label(file, members[kind], kind, wanted.label)
     except (UnreadableError, ValueError, RecursionError) as error:
-        return _Record(name, image, None, f"its label in {kind} cannot be read ({error})")
-    return _Record(name, image, found, None)
+        return _Record(name, image, None, f"its label in {kind} cannot be read ({error})", beside)
+    return _Record(name, image, found, None, beside)
+
+
+def _image_of(file: str, key: str, images: Sequence[str]) -> str | None:
+    """The extension of a record's image: the only one, or the only one without another dot."""
+    plain = [extension for extension in images if extension.count(".") == 1]
+    if len(plain) == 1 or len(images) < 2:
+        return plain[0] if plain else next(iter(images), None)
+    named = ", ".join(key + extension for extension in images[:3]) + ", ..." * (len(images) > 3)
+    raise DataError(
+        f"{file}: the images {named} are one record, as the name of a record ends at its first dot; write other names "
+        f"without dots before the extension, or, if they belong together, set data.image_column: {images[0][1:]}"
+    )
 
 
 def _label(file: str, member: _Member, kind: str, key: str | None) -> Any:

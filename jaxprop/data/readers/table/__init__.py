@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprop.config.schema.data import Table as Section
+from jaxprop.data.bad import BadInputs, BadRecords
 from jaxprop.data.fingerprint import fingerprint
-from jaxprop.data.readers.table.columns import Column, Features, encode, inputs_of, learn, sort_columns
-from jaxprop.data.readers.table.files import Table
+from jaxprop.data.readers.table.columns import (
+    Column,
+    Features,
+    check_alike,
+    encode,
+    inputs_of,
+    learn,
+    sort_columns,
+)
+from jaxprop.data.readers.table.files import Table, content_of
 from jaxprop.data.readers.table.formats import open_table
+from jaxprop.data.readers.table.piped import piped_tables
 from jaxprop.data.readers.table.rows import Rows, Wanted, check_columns, read_rows
 from jaxprop.data.readers.table.targets import Learned, answers_of, check_target, names_of, order_classes
 from jaxprop.data.readers.table.values import look
 from jaxprop.data.splits import held_out, subset
+from jaxprop.data.standard_input import STDIN
 from jaxprop.errors import DataError, did_you_mean
 from jaxprop.types import Reader, Source
 
-__all__ = ["TABLE", "open_splits", "open_table", "rows_to_predict"]
+__all__ = ["TABLE", "open_splits", "open_table", "open_together", "rows_to_predict"]
 
 
 def open_splits(section: Section, task: str, prepared: Mapping[str, Any] | None = None) -> dict[str, Source]:
@@ -52,34 +64,94 @@ def open_splits(section: Section, task: str, prepared: Mapping[str, Any] | None 
       >>> {split: source.length for split, source in sources.items()}, sources["train"].info["class_names"]
       ({'train': 120, 'test': 30}, ['setosa', 'versicolor', 'virginica'])
     """
+    if prepared is None:
+        return open_together([section], task)[0]
+    _check_paths(section, task)
+    learned, fractions = Learned.restored(prepared), _fractions(section)
+    opened = {}
+    if fractions:
+        rows = read_rows(open_table(section.train, section.delimiter), learned.wanted(section), _bad(section))
+        opened = _splits_of(_Training(rows, _divided(rows, fractions, section), [], []), learned)
+    return _with_files(section, opened, learned)
+
+
+def open_together(sections: Sequence[Section], task: str) -> list[dict[str, Source]]:
+    """Opens tables whose rows are prepared alike, as if the training rows of all stood in one file.
+
+    Args:
+      sections: as for `open_splits`; they name the same columns.
+      task: as for `open_splits`.
+
+    Raises:
+      DataError: as for `open_splits`, or the columns of two files differ.
+      ConfigError: the targets do not fit the task.
+    """
+    for section in sections:
+        _check_paths(section, task)
+    read = [_training_rows(open_table(one.train, one.delimiter), one, task) for one in sections]
+    check_alike([one.rows.name for one in read], [one.columns for one in read])
+    if task == "classify":
+        ordered = order_classes([one.rows for one in read], names_of(sections[0], task)[0])
+        read = [one._replace(rows=rows) for one, rows in zip(read, ordered, strict=True)]
+    read = [
+        one._replace(parts=_divided(one.rows, _fractions(section), section))
+        for one, section in zip(read, sections, strict=True)
+    ]
+    learned, notes = _learn(read, sections[0], task)
+    read[0] = read[0]._replace(notes=[*read[0].notes, *notes])
+    return [
+        _with_files(section, _splits_of(one, learned), learned) for one, section in zip(read, sections, strict=True)
+    ]
+
+
+class _Training(NamedTuple):
+    """What is read of a training file.
+
+    Args:
+      rows: all of them.
+      parts: indices of the rows of each split that is a part of it.
+      columns: by sort, without their statistics.
+      notes: on the columns.
+    """
+
+    rows: Rows
+    parts: dict[str, np.ndarray]
+    columns: list[Column]
+    notes: list[str]
+
+
+def _check_paths(section: Section, task: str) -> None:
     names_of(section, task)
-    fractions = {name: part for name in ("test", "validation") if isinstance(part := getattr(section, name), float)}
-    splits: dict[str, Source] = {}
-    learned = None if prepared is None else Learned.restored(prepared)
-    if learned is None or fractions:
-        table = open_table(section.train, section.delimiter)
-        rows, sorted_columns, notes = _training_rows(table, section, task, learned)
-        parts = _divided(rows, fractions, section)
-        if learned is None:
-            learned, more = _learn(rows, parts["train"], sorted_columns, section, task)
-            notes += more
-        whole = _source(rows, learned, notes)
-        # The notes are on the file, so that the splits made of it do not repeat them.
-        quiet = whole._replace(info={name: value for name, value in whole.info.items() if name != "notes"})
-        splits = {name: subset(whole if name == "train" else quiet, indices) for name, indices in parts.items()}
-    assert learned is not None
+    for path in (section.validation, section.test):
+        if isinstance(path, str):
+            content_of(path)  # one that is missing is told before the training file is read
+
+
+def _fractions(section: Section) -> dict[str, float]:
+    return {name: part for name in ("test", "validation") if isinstance(part := getattr(section, name), float)}
+
+
+def _splits_of(training: _Training, learned: Learned) -> dict[str, Source]:
+    whole = _source(training.rows, learned, training.notes)
+    # The notes are on the file, so that the splits made of it do not repeat them.
+    quiet = whole._replace(info={name: value for name, value in whole.info.items() if name != "notes"})
+    return {name: subset(whole if name == "train" else quiet, rows) for name, rows in training.parts.items()}
+
+
+def _with_files(section: Section, opened: dict[str, Source], learned: Learned) -> dict[str, Source]:
+    """The splits of a training file, and those that have a file of their own."""
+    splits = dict(opened)
     for name in ("validation", "test"):
         path = getattr(section, name)
         if isinstance(path, str):
-            splits[name] = _source(
-                read_rows(open_table(path, section.delimiter), learned.wanted(section), section.max_bad_fraction),
-                learned,
-                [],
-            )
+            table = open_table(path, section.delimiter)
+            splits[name] = _source(read_rows(table, learned.wanted(section), _bad(section)), learned, [])
     return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
 
-def rows_to_predict(section: Section, task: str, prepared: Mapping[str, Any], paths: Sequence[str]) -> Source:
+def rows_to_predict(
+    section: Section, task: str, prepared: Mapping[str, Any], paths: Sequence[str]
+) -> Source | Iterator[Source]:
     """Opens rows of files or of standard input, with or without their target, as a run's own were prepared.
 
     Args:
@@ -89,10 +161,11 @@ def rows_to_predict(section: Section, task: str, prepared: Mapping[str, Any], pa
       paths: CSV, TSV, JSONL and Parquet files; `-` is standard input, CSV with a header or JSONL.
 
     Returns:
-      Records without labels. `info["names"]` is the `file:line` of each.
+      Records without labels. `info["names"]` is the `file:line` of each, and `info["bad"]` holds the rows that cannot
+      be used. With standard input among the paths, sources of rows as they come.
 
     Raises:
-      DataError: as for `open_splits`.
+      DataError: the only file is missing or unreadable, or has not the columns that are needed.
 
     Example:
       >>> section = Section(name="table", train="sklearn:iris.csv", target="species")
@@ -104,9 +177,46 @@ def rows_to_predict(section: Section, task: str, prepared: Mapping[str, Any], pa
     del task
     learned = Learned.restored(prepared)
     wanted = learned.wanted(section)._replace(targets=())
-    files = [
-        read_rows(open_table(path, section.delimiter, fixed=False), wanted, section.max_bad_fraction) for path in paths
-    ]
+    needed = (*wanted.numbers, *wanted.texts)
+
+    def of_files(files: Sequence[str]) -> Source:
+        bad, read = BadInputs(files), []
+        for path in files:
+            with bad.reading(path):
+                read.append(read_rows(open_table(path, section.delimiter, needed=needed), wanted, bad))
+                bad.good += len(read[-1].lines)
+        return _to_predict(read, bad, learned, prepared)
+
+    def of_table(table: Table) -> Source:
+        bad = BadInputs()
+        try:
+            return _to_predict([read_rows(table, wanted, bad)], bad, learned, prepared)
+        except DataError as error:
+            if table.delimiter is not None:  # the columns of all rows
+                raise
+            return _to_predict([], _all_bad(table, error), learned, prepared)
+
+    if STDIN not in paths:
+        return of_files(paths)
+    groups = itertools.groupby(paths, key=lambda path: path == STDIN)
+    return itertools.chain.from_iterable(
+        map(of_table, piped_tables(section.delimiter, needed)) if piped else iter([of_files(list(group))])
+        for piped, group in groups
+    )
+
+
+def _all_bad(table: Table, error: DataError) -> BadInputs:
+    """The lines of JSONL that lack a column, which none before them has had."""
+    bad, why = BadInputs(), str(error).removeprefix(f"{table.name}: ")
+    for block in table.blocks():
+        for line, said in sorted([*block.bad, *((int(line), why) for line in block.lines)]):
+            bad.add(f"{table.name}:{line}", said)
+    return bad
+
+
+def _to_predict(files: Sequence[Rows], bad: BadInputs, learned: Learned, prepared: Mapping[str, Any]) -> Source:
+    if not files:
+        return Source(0, lambda _: {}, learned.info() | {"names": [], "bad": bad.found}, "", prepared)
     encoded = [encode(rows, learned.columns) for rows in files]
     features = Features(*(np.concatenate(parts) for parts in zip(*(found for found, _ in encoded), strict=True)))
     taking = inputs_of(learned.columns, one_hot=learned.one_hot)
@@ -115,18 +225,18 @@ def rows_to_predict(section: Section, task: str, prepared: Mapping[str, Any], pa
     return Source(
         length=len(names),
         take=lambda indices: taking(features, indices),
-        info=learned.info() | {"names": names, "notes": notes},
+        info=learned.info() | {"names": names, "notes": notes, "bad": bad.found},
         fingerprint=fingerprint("table inputs", features.numbers, features.codes),
         prepared=prepared,
     )
 
 
-def _training_rows(
-    table: Table, section: Section, task: str, learned: Learned | None
-) -> tuple[Rows, list[Column], list[str]]:
-    """The rows of the training file, its columns by sort, and what there is to tell of them."""
-    if learned is not None:
-        return read_rows(table, learned.wanted(section), section.max_bad_fraction), [], []
+def _bad(section: Section) -> BadRecords:
+    return BadRecords(section.max_bad_fraction, unit="row")
+
+
+def _training_rows(table: Table, section: Section, task: str) -> _Training:
+    """The rows of a training file, not yet divided, and its columns by sort."""
     targets = names_of(section, task)
     names = _feature_names(table, section, targets)
     check_columns(table, Wanted((), tuple(names), targets, task))
@@ -139,8 +249,7 @@ def _training_rows(
     numbers = tuple(column.name for column in columns if column.kind == "number")
     texts = tuple(column.name for column in columns if column.kind == "category")
     wanted = Wanted(numbers, texts, targets, task, complete=section.missing == "refuse")
-    rows = read_rows(table, wanted, section.max_bad_fraction)
-    return (order_classes(rows, targets[0]) if task == "classify" else rows), columns, notes
+    return _Training(read_rows(table, wanted, _bad(section)), {}, columns, notes)
 
 
 def _feature_names(table: Table, section: Section, targets: Sequence[str]) -> list[str]:
@@ -167,11 +276,10 @@ def _divided(rows: Rows, fractions: Mapping[str, float], section: Section) -> di
     return {"train": left, **parts}
 
 
-def _learn(
-    rows: Rows, train: np.ndarray, columns: list[Column], section: Section, task: str
-) -> tuple[Learned, list[str]]:
-    told, notes = learn(rows, train, columns, section)
-    answers, more = answers_of(rows, train, section, task)
+def _learn(read: Sequence[_Training], section: Section, task: str) -> tuple[Learned, list[str]]:
+    training = [(one.rows, one.parts["train"]) for one in read]
+    told, notes = learn(training, read[0].columns, section)
+    answers, more = answers_of(training, section, task)
     one_hot = section.categories == "one_hot"
     return Learned(task, tuple(told), names_of(section, task), one_hot=one_hot, **answers), notes + more
 
@@ -190,4 +298,4 @@ def _source(rows: Rows, learned: Learned, notes: Sequence[str]) -> Source:
     )
 
 
-TABLE = Reader(open=open_splits, inputs=rows_to_predict)
+TABLE = Reader(open=open_splits, inputs=rows_to_predict, together=open_together)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -89,12 +90,19 @@ def is_numeric(table: Table, name: str, found: Seen) -> bool:
       found: what it holds.
 
     Raises:
-      DataError: its numbers have commas of which it cannot be known what they separate.
+      DataError: its numbers have commas of which it cannot be known what they separate, or signs of currencies or
+        percent.
     """
     counts = found.counts
     commas = counts["comma"] + counts["thousand"]
-    if not found.present or counts["number"] + commas < _MOSTLY * found.present:
+    if not found.present or counts["number"] + commas + counts["marked"] < _MOSTLY * found.present:
         return False
+    if counts["marked"]:
+        raise DataError(
+            f"{table.name}: the column {name!r} holds numbers such as {found.examples['marked']!r}; write them with a "
+            "decimal point, and without thousands separators and signs of currencies or percent; or set "
+            f"data.categorical: [{name}] where they are names"
+        )
     if commas and (table.delimiter in (None, ",") or not counts["comma"]):
         example = found.examples["thousand" if counts["thousand"] else "comma"]
         raise DataError(
@@ -104,56 +112,90 @@ def is_numeric(table: Table, name: str, found: Seen) -> bool:
     return True
 
 
-def learn(rows: Rows, train: np.ndarray, columns: Sequence[Column], section: Section) -> tuple[list[Column], list[str]]:
+def check_alike(names: Sequence[str], columns: Sequence[Sequence[Column]]) -> None:
+    """Checks that files which are prepared together have the same columns, of the same sort.
+
+    Args:
+      names: of the files.
+      columns: of each, from `sort_columns`.
+
+    Raises:
+      DataError: one of them has others.
+    """
+    first = {column.name: column.kind for column in columns[0]}
+    for name, held in zip(names[1:], columns[1:], strict=True):
+        sorts = {column.name: column.kind for column in held}
+        for column in [*first, *sorts]:
+            if column not in sorts or column not in first:
+                has, lacks = (name, names[0]) if column in sorts else (names[0], name)
+                raise DataError(
+                    f"{has}: uses the column {column!r}, which {lacks} has not, or without any value; sources that are "
+                    f"mixed need the same columns, so set data.sources.N.ignore: [{column}]"
+                )
+            if sorts[column] != first[column]:
+                text, number = (name, names[0]) if sorts[column] == "category" else (names[0], name)
+                raise DataError(
+                    f"{text}: the column {column!r} holds texts, but numbers in {number}; correct its values, or set "
+                    f"data.sources.N.categorical: [{column}] for both"
+                )
+
+
+Training = Sequence[tuple[Rows, np.ndarray]]  # rows of training files, and the indices of the training rows of each
+
+
+def learn(training: Training, columns: Sequence[Column], section: Section) -> tuple[list[Column], list[str]]:
     """Learns statistics and categories.
 
     Args:
-      rows: of the training file.
-      train: indices of the training rows among them.
+      training: the training rows, which may be of several files.
       columns: of `sort_columns`.
       section: with `max_categories`.
 
     Returns:
       The columns with what was learned, and notes on those that look like no category.
     """
-    mean, std, missing = moments(rows.numbers, train)
+    mean, std, missing = moments([(rows.numbers, train) for rows, train in training])
+    name, number = training[0][0].name, sum(len(train) for _, train in training)
     learned, notes, p, q = [], [], 0, 0
     for column in columns:
         if column.kind == "number":
             learned.append(column._replace(mean=mean[p], std=std[p], indicator=bool(missing[p])))
             p += 1
             continue
-        counts = _counts(rows.codes[:, q], train, len(rows.texts[q]))
-        learned.append(_categories(column, [*rows.texts[q], None], counts, section.max_categories))
-        texts = int(np.count_nonzero(counts[:-1]))
-        if texts > max(section.max_categories, _IDENTIFIER * len(train)):
+        counts = Counter[str | None]()
+        for rows, train in training:
+            counts.update(_counts(rows.codes[:, q], train, rows.texts[q]))
+        learned.append(_categories(column, counts, section.max_categories))
+        texts = [text for text in counts if text is not None]
+        if len(texts) > max(section.max_categories, _IDENTIFIER * number):
             notes.append(
-                f"{rows.name}: the column {column.name!r} has {texts} different texts in {len(train)} training rows, "
-                f"such as {rows.texts[q][0]!r}; if it only names the row, set data.ignore: [{column.name}]"
+                f"{name}: the column {column.name!r} has {len(texts)} different texts in {number} training rows, "
+                f"such as {texts[0]!r}; if it only names the row, set data.ignore: [{column.name}]"
             )
         q += 1
     return learned, notes
 
 
-def moments(values: np.ndarray, train: np.ndarray) -> tuple[list[float], list[float], list[int]]:
+def moments(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[float], list[float], list[int]]:
     """Returns mean, standard deviation and number of missing values of each column over the training rows.
 
     Args:
-      values: float64 `[N, P]`, NaN where missing.
-      train: indices `[M]` of rows.
+      parts: pairs of values float64 `[N, P]`, NaN where missing, and indices `[M]` of rows.
 
     Example:
-      >>> moments(np.array([[1.0], [3.0], [np.nan], [99.0]]), np.arange(3))
+      >>> moments([(np.array([[1.0], [3.0], [np.nan], [99.0]]), np.arange(3))])
       ([2.0], [1.0], [1])
     """
-    chunks = np.array_split(train, -(-len(train) // _CHUNK) or 1)
-    count = np.sum([np.count_nonzero(~np.isnan(values[rows]), axis=0) for rows in chunks], axis=0)
+    chunks = [
+        (values, rows) for values, train in parts for rows in np.array_split(train, -(-len(train) // _CHUNK) or 1)
+    ]
+    count = np.sum([np.count_nonzero(~np.isnan(values[rows]), axis=0) for values, rows in chunks], axis=0)
     some = np.maximum(count, 1)
-    mean = np.sum([np.nansum(values[rows], axis=0) for rows in chunks], axis=0) / some
-    square = np.sum([np.nansum((values[rows] - mean) ** 2, axis=0) for rows in chunks], axis=0) / some
+    mean = np.sum([np.nansum(values[rows], axis=0) for values, rows in chunks], axis=0) / some
+    square = np.sum([np.nansum((values[rows] - mean) ** 2, axis=0) for values, rows in chunks], axis=0) / some
     std = np.sqrt(square)
     std = np.where(std <= _CONSTANT * np.abs(mean), 1.0, std)
-    missing = len(train) - count
+    missing = sum(len(train) for _, train in parts) - count
     return [_rounded(x) for x in mean], [_rounded(x) or 1.0 for x in std], missing.tolist()
 
 
@@ -161,17 +203,17 @@ def _rounded(value: float) -> float:
     return float(f"{value:.{_DIGITS}g}")
 
 
-def _counts(codes: np.ndarray, train: np.ndarray, texts: int) -> np.ndarray:
-    """How often each text occurs in the training rows; at the end, how often the value is missing."""
+def _counts(codes: np.ndarray, train: np.ndarray, texts: Sequence[str]) -> dict[str | None, int]:
+    """How often each text occurs in the training rows, and None for a value that is missing."""
     held = codes[train].astype(np.int64)
-    return np.bincount(np.where(held < 0, texts, held), minlength=texts + 1)
+    counts = np.bincount(np.where(held < 0, len(texts), held), minlength=len(texts) + 1)
+    return {text: n for text, n in zip([*texts, None], counts.tolist(), strict=True) if n}
 
 
-def _categories(column: Column, texts: Sequence[str | None], counts: np.ndarray, most: int) -> Column:
-    there = [(text, n) for text, n in zip(texts, counts.tolist(), strict=True) if n]
-    kept = sorted(there, key=lambda one: (-one[1], one[0] is None, one[0] or ""))[:most]
+def _categories(column: Column, counts: Mapping[str | None, int], most: int) -> Column:
+    kept = sorted(counts.items(), key=lambda one: (-one[1], one[0] is None, one[0] or ""))[:most]
     values = sorted((text for text, _ in kept), key=lambda text: (text is None, text or ""))
-    return column._replace(values=tuple(values), other=len(there) > len(kept))
+    return column._replace(values=tuple(values), other=len(counts) > len(kept))
 
 
 class Features(NamedTuple):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
-from collections import Counter
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprop.data.readers.table.files import BLOCK_ROWS, CACHED_BYTES, Block, Content, Table, arrow, check_names
+from jaxprop.data.rows import DELIMITERS, csv_rows, ragged
 from jaxprop.errors import DataError
 
-DELIMITERS = (",", ";", "\t", "|")
-NAMES = {"\t": "a tab", ",": "','", ";": "';'", "|": "'|'"}
 _SCANNED = 2**20
+_SEPARATOR = re.compile(r"sep=([^\w\s\"]|\t)\r?\n", re.IGNORECASE)  # the first line that spreadsheet programs write
 _SNIFFED_BYTES, _SNIFFED_ROWS = 2**16, 20
 _ARROW_BLOCK = 2**24  # bytes that pyarrow parses at a time; a record must fit into one
 
@@ -35,12 +34,13 @@ class Scan(NamedTuple):
     last: str
 
 
-def open_delimited(content: Content, delimiter: str | None) -> Table:
+def open_delimited(content: Content, delimiter: str | None, *, to_predict: bool = False) -> Table:
     """Opens a CSV or TSV file; all values are text.
 
     Args:
       content: the file.
       delimiter: between values; None to find it.
+      to_predict: whether a quote that is never closed makes one bad record, so that those before it can be predicted.
 
     Raises:
       DataError: the file has no header, no row below it, or a quote that is never closed.
@@ -56,7 +56,7 @@ def open_delimited(content: Content, delimiter: str | None) -> Table:
 
     def blocks() -> Iterator[Block]:
         if batches is None:
-            yield from _by_record(content, delimiter, names)
+            yield from _by_record(content, delimiter, names, to_predict)
             return
         start = 2
         for batch in batches():
@@ -78,12 +78,16 @@ def sniff(content: Content, *more: str) -> str:
       more: delimiters to try besides the usual ones.
 
     Example:
+      >>> import io
       >>> sniff(Content("x", 12, lambda: io.BytesIO(b"a;b,c\\n1;2\\n3;4\\n")))
       ';'
     """
     with content.open() as file:
         head = file.read(_SNIFFED_BYTES)
     text = head.decode("utf-8-sig", errors="replace")
+    said = _SEPARATOR.match(text)
+    if said:
+        return said[1]
     lines = text.splitlines()
     lines = (lines[:-1] if len(head) == _SNIFFED_BYTES else lines)[: _SNIFFED_ROWS + 1]
 
@@ -120,50 +124,21 @@ def scan(content: Content) -> Scan:
     return Scan(newlines + (last != b"\n"), utf8 and not returns, final.decode(errors="replace"))
 
 
-def records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yields every record with the line it begins on, its values, and what is wrong with it.
-
-    Raises:
-      DataError: a quote is opened and never closed, so that the end of the file would be one value.
-    """
+def _records(
+    content: Content, delimiter: str, *, to_predict: bool = False
+) -> Iterator[tuple[int, list[str], str | None]]:
     with content.open() as file:
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
-        while True:
-            start = reader.line_num + 1
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                if "end of data" in str(error):
-                    raise DataError(
-                        f"{content.name}:{start}: a double quote is opened here and never closed; close it, or write "
-                        'a quote inside a quoted value as ""'
-                    ) from error
-                yield start, [], f"cannot be read as CSV ({error})"
-                continue
-            if values:
-                yield start, values, _undecodable(values)
+        for line, values, why in csv_rows(file, content.name, delimiter, to_predict=to_predict):
+            if line > 1 or not _SEPARATOR.match(f"{delimiter.join(values)}\n"):
+                yield line, values, why
 
 
 def _header(content: Content, delimiter: str) -> tuple[int, list[str]]:
-    for line, values, why in records(content, delimiter):
+    for line, values, why in _records(content, delimiter):
         if why is not None:
             raise DataError(f"{content.name}:{line}: the header {why}")
         return line, values
     raise DataError(f"{content.name}: holds empty lines only; expected a header line and at least one row")
-
-
-def _undecodable(values: list[str]) -> str | None:
-    text = "".join(values)
-    if text.isascii():
-        return None
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"is not UTF-8 text (byte 0x{ord(text[error.start]) - 0xDC00:02x}); save the file as UTF-8"
-    return None
 
 
 def _whole_lines(content: Content, delimiter: str, names: list[str], found: Scan) -> Callable[[], Iterable[Any]] | None:
@@ -208,7 +183,7 @@ def _batches(content: Content, delimiter: str, names: list[str]) -> Iterator[Any
         )
 
 
-def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[Block]:
+def _by_record(content: Content, delimiter: str, names: list[str], to_predict: bool) -> Iterator[Block]:
     pa = arrow()
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -219,11 +194,10 @@ def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[B
         held = {name: pa.array(column, pa.string()) for name, column in zip(names, columns, strict=True) if name}
         return Block(held, np.array(lines, np.int64), list(bad))
 
-    everything = records(content, delimiter)
+    everything = _records(content, delimiter, to_predict=to_predict)
     next(everything)
     for line, values, why in everything:
-        if why is None and len(values) != len(names):
-            why = _ragged(values, names, delimiter)
+        why = why or ragged(values, names, delimiter)
         if why is not None:
             bad.append((line, why))
             continue
@@ -233,21 +207,3 @@ def _by_record(content: Content, delimiter: str, names: list[str]) -> Iterator[B
             yield block()
             rows, lines, bad = [], [], []
     yield block()
-
-
-def _ragged(values: list[str], names: list[str], delimiter: str) -> str:
-    told = f"has {len(values)} value{'s' * (len(values) != 1)}, but the header has {len(names)} columns"
-    if len(values) <= len(names):
-        return told
-    return f"{told}; a value that contains {NAMES.get(delimiter, repr(delimiter))} has to stand in double quotes"
-
-
-def other_delimiter(header: str) -> str | None:
-    """Returns the delimiter that occurs most in a header that has only one column; None if none does.
-
-    Example:
-      >>> other_delimiter("a;b;c")
-      ';'
-    """
-    counts = Counter(c for c in header if c in DELIMITERS)
-    return counts.most_common(1)[0][0] if counts else None

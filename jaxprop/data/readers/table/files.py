@@ -12,9 +12,9 @@ import numpy as np
 
 from jaxprop.data.kinds import advice
 from jaxprop.data.readers.table import bundled
+from jaxprop.data.standard_input import NAME, STDIN
 from jaxprop.errors import DataError, MissingExtraError, did_you_mean
 
-STDIN = "-"
 BLOCK_ROWS = 2**16
 CACHED_BYTES = 256 * 2**20  # a file up to this size is parsed once and its blocks are kept; a larger one is parsed anew
 
@@ -61,12 +61,14 @@ class Content(NamedTuple):
       size: in bytes.
       open: opens it from the start.
       path: where it is a file.
+      first: number of its first line.
     """
 
     name: str
     size: int
     open: Callable[[], BinaryIO]
     path: Path | None = None
+    first: int = 1
 
 
 def content_of(path: str) -> Content:
@@ -84,7 +86,7 @@ def content_of(path: str) -> Content:
     """
     if path == STDIN:
         held = sys.stdin.buffer.read()
-        return Content("stdin", len(held), lambda: io.BytesIO(held))
+        return Content(NAME, len(held), lambda: io.BytesIO(held))
     if path.startswith(bundled.SCHEME):
         held = bundled.read(path)
         return Content(path, len(held), lambda: io.BytesIO(held))

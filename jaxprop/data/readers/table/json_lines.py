@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxprop.data.readers.table.files import BLOCK_ROWS, Block, Content, Table, arrow, check_names
+from jaxprop.data.rows import SURROGATE, json_rows
 from jaxprop.errors import DataError
 
-_BOM = b"\xef\xbb\xbf"
+_VALUES = "numbers and texts"
 
 
-def open_json_lines(content: Content) -> Table:
+def open_json_lines(
+    content: Content, *, needed: Sequence[str] | None = None, known: dict[str, None] | None = None
+) -> Table:
     """Opens a JSONL file. All values become text; a key that a line lacks, null and NaN are missing values.
 
     Args:
       content: the file.
+      needed: columns from which records are to be predicted, of which a list or an object makes its own record bad;
+        by default no record of a column that holds one can be used.
+      known: columns of lines before these, to which those of these are added; there may then be no object here.
 
     Raises:
       DataError: no line holds an object.
     """
-    columns: dict[str, None] = {}
+    columns: dict[str, None] = {} if known is None else known
     refused: dict[str, str] = {}
     first_bad = None
     for line, record, why in _records(content):
@@ -33,55 +38,26 @@ def open_json_lines(content: Content) -> Table:
             continue
         for name, value in record.items():
             columns.setdefault(name)
-            if isinstance(value, list | dict):
-                what = "a list" if isinstance(value, list) else "an object"
-                refused.setdefault(name, f"holds {what} in line {line}, and a table's values are numbers and texts")
-    if not columns:
+            if isinstance(value, list | dict) and needed is None:
+                refused.setdefault(name, f"holds {_kind(value)} in line {line}, and a table's values are {_VALUES}")
+    if not columns and known is None:
         raise DataError(first_bad or f"{content.name}: holds no record; expected a JSON object on each line")
-    check_names(content.name, 0, list(columns))
+    if columns:
+        check_names(content.name, 0, list(columns))
     names = tuple(name for name in columns if name)
 
     def blocks() -> Iterator[Block]:
-        return _blocks(content, names)
+        return _blocks(content, names, needed or ())
 
     return Table(content.name, names, blocks, refused)
 
 
 def _records(content: Content) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     with content.open() as file:
-        for line, raw in enumerate(file, 1):
-            if line == 1:
-                raw = raw.removeprefix(_BOM)
-            if not raw.strip():
-                continue
-            try:
-                record = json.loads(raw, object_pairs_hook=_object)
-            except UnicodeDecodeError as error:
-                yield line, {}, f"is not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8"
-            except _Twice as error:
-                yield line, {}, f"has the key {error.args[0]!r} twice"
-            except json.JSONDecodeError as error:
-                yield line, {}, f"is not JSON ({error.msg} at character {error.pos + 1})"
-            except (ValueError, RecursionError) as error:
-                yield line, {}, f"is not JSON that can be read ({type(error).__name__})"
-            else:
-                what = type(record).__name__
-                yield (line, record, None) if isinstance(record, dict) else (line, {}, f"holds a {what}, not an object")
+        yield from json_rows(file, content.name, first=content.first)
 
 
-class _Twice(Exception):
-    """A key of an object that stands there twice, whose first value JSON would drop."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Twice(next(name for i, name in enumerate(names) if name in names[:i]))
-    return record
-
-
-def _blocks(content: Content, names: tuple[str, ...]) -> Iterator[Block]:
+def _blocks(content: Content, names: tuple[str, ...], needed: Sequence[str]) -> Iterator[Block]:
     pa = arrow()
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
@@ -92,7 +68,7 @@ def _blocks(content: Content, names: tuple[str, ...]) -> Iterator[Block]:
         return Block(columns, np.array(lines, np.int64), list(bad))
 
     for line, record, why in _records(content):
-        why = why or _undecodable(record)
+        why = why or _undecodable(record) or _nested(record, needed)
         if why is not None:
             bad.append((line, why))
             continue
@@ -105,14 +81,17 @@ def _blocks(content: Content, names: tuple[str, ...]) -> Iterator[Block]:
 
 
 def _undecodable(record: dict[str, Any]) -> str | None:
-    """A lone surrogate, which JSON can escape and UTF-8 cannot hold."""
-    for value in record.values():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return "holds an escaped character that is no Unicode text (a lone surrogate)"
-    return None
+    halves = any(isinstance(value, str) and SURROGATE.search(value) for value in record.values())
+    return "holds an escaped character that is no Unicode text (a lone surrogate)" if halves else None
+
+
+def _nested(record: dict[str, Any], needed: Sequence[str]) -> str | None:
+    name = next((name for name in needed if isinstance(record.get(name), list | dict)), None)
+    return None if name is None else f"{name!r} holds {_kind(record[name])}; expected {_VALUES}"
+
+
+def _kind(value: list[Any] | dict[str, Any]) -> str:
+    return "a list" if isinstance(value, list) else "an object"
 
 
 def _text(value: Any) -> str | None:

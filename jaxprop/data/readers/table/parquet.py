@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +31,13 @@ def open_parquet(content: Content) -> Table:
     notes = check_names(content.name, 0, list(schema.names))
     if rows == 0:
         raise DataError(f"{content.name}: has columns and no row; expected at least one row")
-    names = tuple(name for name in schema.names if name)
+    index = [name for name in _index_of(schema.metadata) if name in schema.names]
+    notes += tuple(
+        f"{content.name}: the column {name!r} is the index of a pandas table and is not used; write it with "
+        "reset_index() first if it is meant"
+        for name in index
+    )
+    names = tuple(name for name in schema.names if name and name not in index)
     read = [name for name in names if name not in refused]
 
     def blocks() -> Iterator[Block]:
@@ -42,6 +49,15 @@ def open_parquet(content: Content) -> Table:
                 yield _block({name: _plain(batch.column(name)) for name in read}, lines)
 
     return Table(content.name, names, blocks, refused, None, notes)
+
+
+def _index_of(metadata: Mapping[bytes, bytes] | None) -> list[str]:
+    """The columns that pandas has written its index to; a range of numbers has none."""
+    try:
+        columns = json.loads((metadata or {})[b"pandas"])["index_columns"]
+        return [name for name in columns if isinstance(name, str)]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return []
 
 
 def _block(columns: dict[str, Any], lines: np.ndarray) -> Block:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprop.data.bad import BadRecords
-from jaxprop.data.readers.table.delimited import NAMES, other_delimiter
 from jaxprop.data.readers.table.files import Block, Table
 from jaxprop.data.readers.table.values import numbers, texts
+from jaxprop.data.rows import NAMES, other_delimiter
 from jaxprop.errors import DataError, did_you_mean
 
 # Arrays up to this size stay in memory; larger ones go to a temporary file that is mapped, and gone with the process.
@@ -77,6 +77,9 @@ def check_columns(table: Table, wanted: Wanted) -> None:
         if name not in table.columns:
             _check_delimiter(table)
             what = "target column" if name in wanted.targets else "column"
+            told = next((note for note in table.notes if repr(name) in note), None)
+            if told is not None:  # it is there, and why it is not used has been found out
+                raise DataError(told)
             raise DataError(
                 f"{table.name}: has no {what} {name!r}{did_you_mean(name, table.columns)} (it has: "
                 f"{', '.join(table.columns[:30])}{', ...' * (len(table.columns) > 30)})"
@@ -97,24 +100,23 @@ def _check_delimiter(table: Table) -> None:
     )
 
 
-def read_rows(table: Table, wanted: Wanted, allowed: float) -> Rows:
+def read_rows(table: Table, wanted: Wanted, bad: BadRecords) -> Rows:
     """Reads the rows of a table.
 
     Args:
       table: the table.
       wanted: what to read of it.
-      allowed: fraction of the rows that may be bad.
+      bad: takes the rows that cannot be used.
 
     Raises:
       DataError: a column is missing, or too many rows are bad.
     """
     check_columns(table, wanted)
     wanted = wanted._replace(comma=table.delimiter not in (None, ","))
-    bad = BadRecords(allowed, unit="row")
     vocabularies: list[dict[str, int]] = [{} for _ in wanted.texts]
     classes = {name: code for code, name in enumerate(wanted.classes or ())}
     parts = [_Growing(np.float64), _Growing(np.int32), _Growing(np.float64), _Growing(np.int64)]
-    rows = 0
+    rows = good = 0
     for block in table.blocks():
         problems: dict[int, str] = {}
         arrays = (
@@ -124,11 +126,13 @@ def read_rows(table: Table, wanted: Wanted, allowed: float) -> Rows:
             block.lines,
         )
         told = [*block.bad, *((int(block.lines[row]), why) for row, why in problems.items())]
-        for line, why in sorted(told, key=lambda one: one[0]):
-            bad.add(f"{table.name}:{line}", why)
         keep = np.ones(len(block.lines), bool)
         keep[list(problems)] = False
-        rows += len(told) + int(keep.sum())
+        kept = block.lines[keep]
+        for line, why in sorted(told, key=lambda one: one[0]):
+            bad.add(f"{table.name}:{line}", why, before=good + int(np.searchsorted(kept, line)))
+        good += len(kept)
+        rows += len(told) + len(kept)
         for part, array in zip(parts, arrays, strict=True):
             part.add(array[keep])
     notes = [*table.notes, *bad.notes(rows)]
@@ -187,10 +191,22 @@ def _targets(block: Block, wanted: Wanted, classes: dict[str, int], problems: di
             expected = _expected(wanted, classes)
             for row in _true(np.isnan(out[:, column]) & ~missing):
                 found[row] = f"the target {name!r} is {_shown(array, row)}, {expected}"
-        found |= {row: f"the target {name!r} has no value" for row in _true(missing) if row not in found}
+        found |= {row: _without(array, row, name, wanted.task) for row in _true(missing) if row not in found}
         for row, why in found.items():
             problems.setdefault(row, why)
     return np.where(np.isnan(out), 0.0, out)
+
+
+def _without(array: Any, row: int, target: str, task: str) -> str:
+    """What there is to say of a missing target; a text such as None may be meant as a class."""
+    value = array[row].as_py()
+    if task != "classify" or not isinstance(value, str) or not value.strip():
+        return f"the target {target!r} has no value"
+    text = value.strip()
+    return (
+        f"the target {target!r} is {_cut(text)}, which is read as a missing value; if it is a class, write another "
+        f"name for it, such as {_cut('no_' + target)}"
+    )
 
 
 def _answer(text: str, wanted: Wanted, classes: dict[str, int]) -> float:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprop.config.schema.data import Table as Section
-from jaxprop.data.readers.table.columns import Column, is_numeric, moments, restored, stored
+from jaxprop.data.readers.table.columns import Column, Training, is_numeric, moments, restored, stored
 from jaxprop.data.readers.table.files import Table
 from jaxprop.data.readers.table.rows import Rows, Wanted
 from jaxprop.data.readers.table.values import Seen
@@ -147,70 +147,80 @@ def check_target(table: Table, name: str, found: Seen, task: str) -> None:
         )
 
 
-def order_classes(rows: Rows, target: str) -> Rows:
-    """Numbers the classes of a training file in the order of their names, integers by value.
+def order_classes(files: Sequence[Rows], target: str) -> list[Rows]:
+    """Numbers the classes of training files in the order of their names, integers by value.
 
     Args:
-      rows: with the classes in the order in which they occur.
+      files: with the classes of each in the order in which they occur.
       target: name of the target.
+
+    Returns:
+      The files, with the classes of all.
 
     Raises:
       DataError: there is one class, or there are nearly as many as rows.
     """
-    counts = np.bincount(rows.targets, minlength=len(rows.classes))
-    there = [name for name, n in zip(rows.classes, counts.tolist(), strict=True) if n]
+    where, number = files[0].name, sum(len(rows.targets) for rows in files)
+    held = [np.bincount(rows.targets, minlength=len(rows.classes)).tolist() for rows in files]
+    there = list(
+        dict.fromkeys(
+            name
+            for rows, counts in zip(files, held, strict=True)
+            for name, n in zip(rows.classes, counts, strict=True)
+            if n
+        )
+    )
     if len(there) == 1:
         raise DataError(
-            f"{rows.name}: the target {target!r} is {there[0]!r} in every row, so that there is nothing to learn; "
+            f"{where}: the target {target!r} is {there[0]!r} in every row, so that there is nothing to learn; "
             "use rows of at least two classes"
         )
     fraction = next((name for name in there if _FRACTION.fullmatch(name)), None)
     if fraction is not None and all(_INTEGER.fullmatch(name) or _FRACTION.fullmatch(name) for name in there):
         raise DataError(
-            f"{rows.name}: the target {target!r} holds numbers such as {fraction}, which are no classes; "
+            f"{where}: the target {target!r} holds numbers such as {fraction}, which are no classes; "
             "set task.name: regress"
         )
-    if len(rows.targets) >= _FEW_ROWS and 2 * len(there) > len(rows.targets):
+    if number >= _FEW_ROWS and 2 * len(there) > number:
         fix = "set task.name: regress" if _INTEGER.fullmatch(there[0]) else "name another data.target"
         raise DataError(
-            f"{rows.name}: the target {target!r} has {len(there)} different values in {len(rows.targets)} rows, such "
+            f"{where}: the target {target!r} has {len(there)} different values in {number} rows, such "
             f"as {there[0]!r}, which are no classes; {fix}"
         )
     integers = all(_INTEGER.fullmatch(name) for name in there)
     names = sorted(there, key=lambda name: (int(name), name)) if integers else sorted(there)
     place = {name: i for i, name in enumerate(names)}
-    table = np.array([place.get(name, -1) for name in rows.classes], np.int32)
-    return rows._replace(targets=table[rows.targets], classes=names)
+    tables = [np.array([place.get(name, -1) for name in rows.classes], np.int32) for rows in files]
+    return [
+        rows._replace(targets=table[rows.targets], classes=names) for rows, table in zip(files, tables, strict=True)
+    ]
 
 
-def answers_of(rows: Rows, train: np.ndarray, section: Section, task: str) -> tuple[dict[str, Any], list[str]]:
+def answers_of(training: Training, section: Section, task: str) -> tuple[dict[str, Any], list[str]]:
     """Learns the classes, or mean and standard deviation of the targets; returns them and notes.
 
     Args:
-      rows: of the training file.
-      train: indices of the training rows among them.
+      training: the training rows, which may be of several files.
       section: the config's `data` section.
       task: the task.
 
     Raises:
       DataError: a target is the same number in every training row.
     """
-    names = names_of(section, task)
+    names, where = names_of(section, task), training[0][0].name
     if task == "multilabel":
         return {}, []
     if task == "classify":
-        counts = np.bincount(rows.targets[train], minlength=len(rows.classes))
-        rare = [name for name, n in zip(rows.classes, counts.tolist(), strict=True) if not n]
-        notes = [
-            f"{rows.name}: all rows of the class {name!r} are held out, so that it cannot be learned" for name in rare
-        ]
-        return {"classes": tuple(rows.classes)}, notes
+        classes = training[0][0].classes
+        counts = sum(np.bincount(rows.targets[train], minlength=len(classes)) for rows, train in training)
+        rare = [name for name, n in zip(classes, np.asarray(counts).tolist(), strict=True) if not n]
+        notes = [f"{where}: all rows of the class {name!r} are held out, so that it cannot be learned" for name in rare]
+        return {"classes": tuple(classes)}, notes
     for column, name in enumerate(names):
-        values = rows.targets[train, column]
-        if np.all(values == values[0]):
+        first = training[0][0].targets[training[0][1][0], column]
+        if all(np.all(rows.targets[train, column] == first) for rows, train in training):
             raise DataError(
-                f"{rows.name}: the target {name!r} is {values[0]:g} in every training row, so that there is nothing "
-                "to learn"
+                f"{where}: the target {name!r} is {first:g} in every training row, so that there is nothing to learn"
             )
-    mean, std, _ = moments(rows.targets, train)
+    mean, std, _ = moments([(rows.targets, train) for rows, train in training])
     return {"scale": tuple(zip(mean, std, strict=True))}, []

@@ -16,7 +16,14 @@ MISSING = (
 )  # fmt: skip
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?\d*,\d+", re.ASCII)
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+", re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
+# What no rule about commas makes a number: 1,257.30, 1.257,30, $12.50, 12 %, 3 EUR.
+_DIGITS = r"(\d{1,3}(,\d{3})+\.\d+|\d{1,3}(\.\d{3})+,\d+|\d{1,3}(,\d{3})+|\d+([.,]\d+)?)"
+_SIGN = "[$\u20ac\u00a3\u00a5%]|USD|EUR|GBP|JPY|CHF"
+_MARKED = re.compile(
+    rf"[+-]?({_SIGN})\s?[+-]?{_DIGITS}|\(?[+-]?{_DIGITS}\s?({_SIGN})\)?|[+-]?\d{{1,3}}((,\d{{3}})+\.\d+|(\.\d{{3}})+,\d+)",
+    re.ASCII,
+)
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}( .*)?", re.ASCII)
 _INTEGRAL = re.compile(r"(-?\d+)\.0*", re.ASCII)
 _LARGEST = float(np.finfo(np.float32).max)
@@ -26,8 +33,8 @@ class Seen(NamedTuple):
     """What a column holds, by the look of its values.
 
     Args:
-      counts: number of values of each sort: `number`, `comma` (1,5), `thousand` (1,500, which may be either), `date`,
-        `text` and `missing`.
+      counts: number of values of each sort: `number`, `comma` (1,5), `thousand` (1,500, which may be either), `marked`
+        (1,257.30, $12 or 12%), `date`, `text` and `missing`.
       examples: the first value of each sort.
     """
 
@@ -87,6 +94,8 @@ def _sort(text: str) -> str:
         return "thousand"
     if _COMMA.fullmatch(text):
         return "comma"
+    if _MARKED.fullmatch(text):
+        return "marked"
     return "date" if _DATE.fullmatch(text) else "text"
 
 

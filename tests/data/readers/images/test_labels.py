@@ -38,7 +38,7 @@ def test_names_that_the_files_give_keep_their_order():
 
 @pytest.mark.parametrize(
     ("labels", "why"),
-    [(["cat"] * 3, "all its images are of the class 'cat'"), ([None, ""], "none of its images has a label")],
+    [(["cat"] * 3, "has one class only, 'cat'"), ([None, ""], "none of its records has a label")],
 )
 def test_one_class_is_none_to_tell_apart(labels, why):
     with pytest.raises(DataError, match=f"^list.csv: {why}"):
@@ -50,7 +50,7 @@ def test_one_class_is_none_to_tell_apart(labels, why):
     [
         ("classify", "", "has no label"),
         ("classify", None, "has no label"),
-        ("classify", "cats", r"is of the class 'cats', which no training image has; did you mean 'cat'\?"),
+        ("classify", "cats", r"is of the class 'cats', which no training record has; did you mean 'cat'\?"),
         ("classify", ["cat"], "names no class"),
         ("classify", 1.5, "names no class"),
         ("regress", "x", "is no finite number"),

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -90,6 +91,65 @@ def test_cifar_binaries(labels):
     assert source.info["class_names"] == list(NAMES)
     assert batch["labels"].tolist() == [label for label, _ in everything()]
     assert shown(source, batch) == [brightness(*example) for example in everything()]
+
+
+def in_tar(name, members):
+    with tarfile.open(name, "w") as archive:
+        for member, content in members.items():
+            entry = tarfile.TarInfo(member)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return name
+
+
+def test_a_mask_beside_an_image_in_a_tar_is_not_taken_for_it():
+    members = {}
+    for i in range(4):
+        mask, image = np.zeros(SIZE, np.uint8), np.full(SIZE, 100 + i, np.uint8)
+        named = {"cls": str(i % 2).encode(), "seg.png": encoded(mask), "png": encoded(image)}
+        members |= {f"{i:04}.{extension}": content for extension, content in named.items()}
+    path = in_tar("a.tar", members)
+    train = opened(train=path)["train"]
+    assert shown(train, whole(train)) == [100, 101, 102, 103]
+    note = (
+        "a.tar: 4 of 4 records hold other images that are not read, such as 0000.seg.png; data.image_column: EXTENSION"
+    )
+    assert train.info["notes"] == [f"{note} chooses another"]
+    masks = opened(train=path, image_column="seg.png")["train"]
+    assert masks.prepared["mean"] == [0]
+    assert "notes" not in masks.info
+
+
+@pytest.mark.parametrize(
+    "names", [("22.00.png", "22.01.png", "22.02.png"), ("img.v0.png", "img.v1.jpg"), ("a.png", "a.jpg")]
+)
+def test_several_images_of_one_record_of_a_tar_are_an_error_that_names_them(names):
+    picture = encoded(np.zeros(SIZE, np.uint8))
+    path = in_tar("a.tar", {"z.png": picture, "z.cls": b"1", **dict.fromkeys(names, picture)})
+    extension = names[0].partition(".")[2]
+    expected = rf"a.tar: the images {', '.join(names)} are one record, .* set data.image_column: {extension}$"
+    with pytest.raises(DataError, match=expected):
+        opened(train=path)
+    with pytest.raises(DataError, match=expected):
+        image_inputs(section(train=path), "classify", opened(train=pictures.folder("b"))["train"].prepared, [path])
+
+
+@pytest.mark.parametrize(("grey", "channels"), [([0], 3), ([0, 1, 2, 3, 5], 3), (range(8), 1), ([], 3)])
+def test_images_are_in_colour_if_one_of_several_is(grey, channels):
+    """Whichever comes first: what a grey image becomes in colour loses nothing."""
+    for index in range(8):
+        place = Path("made", "ab"[index // 4])
+        place.mkdir(parents=True, exist_ok=True)
+        colour = np.full((*SIZE, 3), [200, 20, index], np.uint8)
+        Path(place, f"{index}.png").write_bytes(encoded(colour[:, :, 0] if index in grey else colour))
+    source = opened(train="made")["train"]
+    assert whole(source)["inputs"].shape == (8, *SIZE, channels)
+    note = (
+        f"made: {len(grey)} of 8 images looked at are grey and the others in colour, so that all are read in colour; "
+    )
+    told = [note + "set data.channels: 1 to read all in grey"] if 0 < len(grey) < 8 else []
+    assert source.info.get("notes", []) == told
+    assert whole(opened(train="made", channels=1)["train"])["inputs"].shape == (8, *SIZE, 1)
 
 
 def test_channels_of_cifar_are_in_their_order():
@@ -262,7 +322,7 @@ def test_labels_without_a_class_and_classes_that_training_has_not_seen():
         opened(train="made/bad.csv")
     assert opened(train="made/bad.csv", max_bad_fraction=0.1)["train"].length == 11
     Path("made/test.csv").write_text("image,label\ncat-0.png,cat\ndog-0.png,cow\n")
-    with pytest.raises(DataError, match=r"made/test.csv:3: is of the class 'cow', which no training image has"):
+    with pytest.raises(DataError, match=r"made/test.csv:3: is of the class 'cow', which no training record has"):
         opened(train="made/list.csv", test="made/test.csv")
     assert opened(train="made/list.csv", test="made/test.csv", max_bad_fraction=0.5)["test"].length == 1
 
@@ -288,7 +348,7 @@ def test_labels_without_a_class_and_classes_that_training_has_not_seen():
         ),
         (lambda: Path("x.bin").write_bytes(b"12"), {"train": "x.bin"}, "x.bin: is no whole number of CIFAR records"),
         (lambda: Path("x.tar").write_bytes(b"12"), {"train": "x.tar"}, "x.tar: is no tar archive, or damaged"),
-        (lambda: Path("x.parquet").write_bytes(b"PAR1xx"), {"train": "x.parquet"}, "x.parquet: is no Parquet or Arrow"),
+        (lambda: Path("x.parquet").write_bytes(b"PAR1xx"), {"train": "x.parquet"}, "x.parquet: is damaged"),
         (
             lambda: Path("data_batch_1").write_bytes(b"\x80\x02"),
             {"train": "data_batch_1"},
@@ -310,7 +370,7 @@ def test_one_class_only():
     pictures.folder("train")
     for name in NAMES[1:]:
         os.rename(f"train/{name}", f"{name}-aside")
-    with pytest.raises(DataError, match="train: all its images are of the class 'cat'"):
+    with pytest.raises(DataError, match="train: has one class only, 'cat'"):
         opened(train="train")
 
 
@@ -463,6 +523,20 @@ def test_standard_input_is_an_image_or_paths(content, monkeypatch):
     assert np.array_equal(source.take(np.array([0]))["inputs"], train.take(np.array([5]))["inputs"])
 
 
+def test_what_names_no_image_is_told_and_the_others_are_predicted(monkeypatch):
+    given_section, train = learned()
+    Path("list.csv").write_text("path,size\ntrain/cat/0.png,1\ntrain/cat/1.png\n")
+    source = image_inputs(given_section, "classify", train.prepared, ["gone.png", "train/dog/1.png", "list.csv"])
+    assert source.info["names"] == ["train/dog/1.png", "list.csv:2", "list.csv:3"]
+    assert [(one.before, one.name) for one in source.info["bad"]] == [(0, "gone.png")]
+    assert np.array_equal(source.take(np.array([0, 1]))["inputs"], train.take(np.array([5, 0]))["inputs"])
+    with pytest.raises(DataError, match=r"list.csv:3: has 1 value, but the header has 2 columns"):
+        source.take(np.array([2]))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"gone.png\ntrain/dog/1.png\n")))
+    source = image_inputs(given_section, "classify", train.prepared, ["-"])
+    assert (source.info["names"], len(source.info["bad"])) == (["train/dog/1.png"], 1)
+
+
 @pytest.mark.parametrize(
     ("paths", "why"),
     [([], "names no images"), (["gone.png"], "gone.png: no such file"), (["bad.png"], "bad.png: is no image")],
@@ -479,3 +553,25 @@ def test_colour_where_grey_was_trained():
     Image.fromarray(pictures.pixels(1, 1, channels=3)).save("new.png")
     source = image_inputs(given_section, "classify", train.prepared, ["new.png"])
     assert np.allclose(source.take(np.array([0]))["inputs"], train.take(np.array([5]))["inputs"], atol=0.02)
+
+
+def test_what_a_run_does_not_take_says_what_it_takes():
+    """A configuration cannot be changed by who predicts."""
+    given_section, train = learned()
+    Path("rows.csv").write_text("a,b\n1,2\n")
+    Path("notes.txt").write_text("words and more words\n")
+    Image.new("RGB", (9, 7)).save("large.png")
+    source = image_inputs(given_section, "classify", train.prepared, ["rows.csv", "notes.txt", "large.png"])
+    told = {one.name: one.why for one in source.info["bad"]}
+    with pytest.raises(DataError) as caught:
+        source.take(np.array([0]))
+    told["large.png"] = str(caught.value).removeprefix("large.png: ")
+    assert told.keys() == {"rows.csv", "notes.txt", "large.png"}
+    assert told["rows.csv"].startswith(
+        "has no column with the paths of images, which would be called image, path, file"
+    )
+    assert told["notes.txt"].startswith("is a text file, and this run takes image files")
+    assert re.fullmatch(
+        r"is 7 x 9 pixels \(height x width\), and this run takes \d+ x \d+; resize it", told["large.png"]
+    )
+    assert not any("data." in why or name in why for name, why in told.items())

@@ -14,7 +14,7 @@ def test_moments_do_not_depend_on_the_chunks_and_leave_missing_values_out(chunk,
     values[::5, 1] = np.nan
     values[:, 2] = 0.1
     train = np.arange(0, 50, 2)
-    mean, std, missing = moments(values, train)
+    mean, std, missing = moments([(values, train)])
     np.testing.assert_allclose(mean, np.nanmean(values[train], 0), rtol=1e-11)
     np.testing.assert_allclose(std[:2], np.nanstd(values[train, :2], 0), rtol=1e-6)
     assert std[2] == 1.0
@@ -22,7 +22,7 @@ def test_moments_do_not_depend_on_the_chunks_and_leave_missing_values_out(chunk,
 
 
 def test_a_column_without_a_value_in_the_training_rows_has_statistics_that_harm_nothing():
-    assert moments(np.array([[np.nan], [np.nan], [3.0]]), np.arange(2)) == ([0.0], [1.0], [2])
+    assert moments([(np.array([[np.nan], [np.nan], [3.0]]), np.arange(2))]) == ([0.0], [1.0], [2])
 
 
 def test_features_lie_in_the_order_numbers_indicators_categories():

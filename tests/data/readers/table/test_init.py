@@ -5,9 +5,11 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from jaxprop.config.schema.data import Table
 from jaxprop.data import Stream, open_sources
@@ -237,9 +239,32 @@ def test_rows_may_come_from_standard_input(write, text, monkeypatch):
     Path("stdin").write_text(text)
     with open("stdin") as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        found = rows_to_predict(section(), "classify", stored(train), ["-"])
+        (found,) = rows_to_predict(section(), "classify", stored(train), ["-"])
     np.testing.assert_array_equal(everything(found)["inputs"], everything(train)["inputs"][:1])
     assert found.info["names"] == ["stdin:2" if text.startswith("color") else "stdin:1"]
+
+
+def test_rows_that_cannot_be_used_are_told_and_the_others_are_predicted(write):
+    train = open_splits(section(write("fruit", "csv", NAMES, ROWS)), "classify")["train"]
+    header = "color,size,weight,ripe\n"
+    Path("a.csv").write_text(f"{header}red,1,10,true\nred,much,10,true\nred\ngreen,2,,false\nred,inf,1,true\n")
+    Path("b.csv").write_text(f'{header}red,3,30,true\n"never closed')
+    Path("c.jsonl").write_text('{"color": "red", "size": [], "weight": 1, "ripe": true}\nno\n')
+    paths = ["a.csv", "gone.csv", "b.csv", "c.jsonl"]
+    found = rows_to_predict(section(), "classify", stored(train), paths)
+    assert found.info["names"] == ["a.csv:2", "a.csv:5", "b.csv:2"]
+    np.testing.assert_array_equal(everything(found)["inputs"], everything(train)["inputs"][:3])
+    told = [(before, name) for before, name, _ in found.info["bad"]]
+    assert told == [
+        (1, "a.csv:3"), (1, "a.csv:4"), (2, "a.csv:6"), (2, "gone.csv"), (3, "b.csv:3"), (3, "c.jsonl:1"),
+        (3, "c.jsonl:2"),
+    ]  # fmt: skip
+    assert "which is no finite number" in found.info["bad"][0].why
+    assert rows_to_predict(section(), "classify", stored(train), ["c.jsonl"]).length == 0
+    both = rows_to_predict(section(), "classify", stored(train), ["gone.csv", "away.csv"])
+    assert (both.length, len(both.info["bad"])) == (0, 2)
+    with pytest.raises(DataError, match=r"gone.csv: no such file"):
+        rows_to_predict(section(), "classify", stored(train), ["gone.csv"])
 
 
 def test_what_no_training_row_has_is_told(write):
@@ -442,6 +467,59 @@ def test_an_index_without_a_name_is_not_a_feature():
     assert "t.csv:1: column 1 has no name and is not used" in found.info["notes"][0]
 
 
+@pytest.mark.parametrize("name", ["__index_level_0__", "id"])
+def test_an_index_that_pandas_has_written_to_parquet_is_no_feature(name):
+    metadata = {b"pandas": json.dumps({"index_columns": [name], "columns": []}).encode()}
+    columns = {"size": [1.5, 2.5, 3.5, 4.5], "y": ["a", "b", "a", "b"], name: [3, 0, 2, 1]}
+    parquet.write_table(pa.table(columns).replace_schema_metadata(metadata), "a.parquet")
+    train = open_splits(Table(name="table", train="a.parquet", target="y"), "classify")["train"]
+    assert train.take(np.arange(2))["inputs"].shape == (2, 1)
+    note = f"a.parquet: the column {name!r} is the index of a pandas table and is not used; write it with reset_index()"
+    assert [told.startswith(note) for told in train.info["notes"]] == [True]
+    with pytest.raises(DataError, match="is the index of a pandas table"):
+        open_splits(Table(name="table", train="a.parquet", target=name), "classify")
+
+
+def test_an_index_of_pandas_that_is_a_range_is_no_column():
+    metadata = {b"pandas": b'{"index_columns": [{"kind": "range", "start": 0, "stop": 2, "step": 1}]}'}
+    parquet.write_table(pa.table({"x": [1.5, 2.5], "y": ["a", "b"]}).replace_schema_metadata(metadata), "a.parquet")
+    assert "notes" not in open_splits(Table(name="table", train="a.parquet", target="y"), "classify")["train"].info
+
+
+@pytest.mark.parametrize("text", ["1,257.30", "$1,257.30", "-$12.50", "12%", "12,5 %", "3 EUR", "1.257,30", "€5"])
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_numbers_with_separators_and_signs_are_no_categories(text, delimiter):
+    lines = [f'"{text}"{delimiter}a', f"7{delimiter}b"] * 5
+    Path("a.csv").write_text("\n".join([f"x{delimiter}y", *lines]) + "\n", encoding="utf-8")
+    asked = Table(name="table", train="a.csv", target="y")
+    with pytest.raises(DataError, match=r"a.csv: the column 'x' holds numbers (such as|with commas)") as error:
+        open_splits(asked, "classify")
+    assert text in str(error.value)
+    named = asked.model_copy(update={"categorical": ("x",)})
+    assert open_splits(named, "classify")["train"].take(np.array([0]))["inputs"].shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["None", "NA", "nan"])
+def test_a_class_that_reads_as_a_missing_value_is_named_with_the_fix(name):
+    Path("a.csv").write_text(f"x,kind\n1,yes\n2,{name}\n3,yes\n", encoding="utf-8")
+    expected = (
+        f"a.csv:3: the target 'kind' is '{name}', which is read as a missing value; if it is a class, write another"
+    )
+    with pytest.raises(DataError, match=expected):
+        open_splits(Table(name="table", train="a.csv", target="kind"), "classify")
+
+
+@pytest.mark.parametrize("start", ["sep=;\n", "\ufeffsep=;\r\n", "SEP=;\n"])
+def test_a_first_line_that_names_the_separator_is_no_header(start):
+    rows = "".join(f"{i},5;{'ab'[i % 2]}\n" for i in range(6))
+    Path("a.csv").write_text(start + "x;y\n" + rows + "7;8;9\n", encoding="utf-8", newline="")
+    asked = Table(name="table", train="a.csv", target="y", max_bad_fraction=0.5)
+    train = open_splits(asked, "classify")["train"]
+    assert train.length == 6
+    assert "a.csv:9: has 3 values" in train.info["notes"][0]
+    assert train.prepared["columns"][0]["mean"] == 3
+
+
 def test_a_column_of_names_is_told(write):
     found = open_splits(section(numbered(write, n=200)), "classify")["train"]
     assert any("if it only names the row, set data.ignore: [color]" in note for note in found.info["notes"])
@@ -471,6 +549,15 @@ def test_decimal_commas_are_numbers_where_the_delimiter_is_another():
     mean, std = found.info["target_scale"][0]
     np.testing.assert_allclose(everything(found)["labels"][:, 0] * std + mean, [2.5, 3, 4], rtol=1e-6)
     assert found.prepared["columns"][0]["mean"] == 2.25
+
+
+def test_a_comma_behind_a_zero_separates_decimals():
+    """Of 1,257 alone it cannot be known; thousands never begin with a zero."""
+    Path("t.csv").write_text("x;y\n1,257;a\n0,436;b\n-0,125;b\n")
+    assert open_splits(section("t.csv", target="y"), "classify")["train"].prepared["columns"][0]["kind"] == "number"
+    Path("t.csv").write_text("x;y\n1,257;a\n2,436;b\n")
+    with pytest.raises(DataError, match="holds numbers with commas"):
+        open_splits(section("t.csv", target="y"), "classify")
 
 
 def test_tables_of_scikit_learn_open_by_name():
@@ -544,3 +631,16 @@ def test_a_label_is_never_another_one(data, kind, write):
     assert [found.info["class_names"][label] for label in batch["labels"]] == [label for _, label in data]
     mean, std = (found.prepared["columns"][0][name] for name in ("mean", "std"))
     np.testing.assert_allclose(batch["inputs"][:, 0] * std + mean, [x for x, _ in data], atol=1e-3)
+
+
+def test_what_a_run_on_a_table_does_not_take(write, tmp_path):
+    section = Table(name="table", train=write("train", "csv", ["a", "y"], [[1, "p"], [2, "q"]]), target="y")
+    prepared = open_splits(section, "classify")["train"].prepared
+    for name in ("one.png", "two.png"):
+        (tmp_path / "many").mkdir(exist_ok=True)
+        (tmp_path / "many" / name).write_bytes(b"\x89PNG\r\n")
+    takes = "and this run takes rows of a CSV, TSV, JSONL or Parquet file"
+    with pytest.raises(DataError, match=f"many: is a folder of images, {takes}$"):
+        rows_to_predict(section, "classify", prepared, [str(tmp_path / "many")])
+    with pytest.raises(DataError, match=f"one.png: is a single image, {takes}$"):
+        rows_to_predict(section, "classify", prepared, [str(tmp_path / "many" / "one.png")])
