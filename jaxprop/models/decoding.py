@@ -145,7 +145,7 @@ def _source(batch: Batch) -> Batch:
 def _reading_again(model: Model) -> Writer:
     def read(params: PyTree, extras: PyTree, batch: Batch, length: int) -> tuple[PyTree, PyTree]:
         del params, extras
-        return _source(batch), jnp.zeros((len(batch["inputs"]), length), jnp.int32)
+        return _source(batch), jnp.zeros((jnp.shape(batch["inputs"])[0], length), jnp.int32)
 
     def extend(
         params: PyTree, extras: PyTree, tokens: jax.Array, source: PyTree, held: PyTree, start: jax.Array

@@ -95,7 +95,7 @@ def repeated(tree: PyTree, beams: int) -> PyTree:
       >>> repeated(jnp.array([3, 4]), 2).tolist()
       [3, 3, 4, 4]
     """
-    return jax.tree.map(lambda x: jnp.repeat(x, beams, 0, total_repeat_length=len(x) * beams), tree)
+    return jax.tree.map(lambda x: jnp.repeat(x, beams, 0, total_repeat_length=x.shape[0] * beams), tree)
 
 
 class _Beams(NamedTuple):

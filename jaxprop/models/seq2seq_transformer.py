@@ -101,7 +101,7 @@ class Seq2SeqTransformer(nnx.Module):
         """Returns what is kept of a source, and room for what is kept of `length` tokens of a target."""
         source = self.encode(tokens, mask)
         kept = tuple(block.cross.read(source) for block in self.decoder)
-        room = tuple(block.attn.room(len(tokens), length, source.dtype) for block in self.decoder)
+        room = tuple(block.attn.room(tokens.shape[0], length, source.dtype) for block in self.decoder)
         return Read(kept, jnp.ones(tokens.shape, bool) if mask is None else mask), room
 
     def extend(

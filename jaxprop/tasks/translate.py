@@ -101,7 +101,7 @@ def write(
       `input_mask`, and where the model says so `attention` `[B, T, S]`: how much each token attends to each of the
       source.
     """
-    size = len(batch["inputs"])
+    size = jnp.shape(batch["inputs"])[0]  # not len, which a program for any number of examples has not
     source, held = writer.read(params, extras, batch, length)
     if beams > 1:
         source, held = repeated(source, beams), repeated(held, beams)

@@ -87,4 +87,6 @@ def test_texts_to_predict():
     assert found.info["names"] == ["forty-two"]
     assert bytes(found.take(np.array([0]))["inputs"][0, :9].tolist()) == b"forty-two"
     length = stored["lengths"][0]
-    assert found.info["bad"] == [f"{'x' * 300}: has 300 tokens, and the model reads {length}; split it into sentences"]
+    assert [f"{one.name}: {one.why}" for one in found.info["bad"]] == [
+        f"{'x' * 300}: has 300 tokens, and the model reads {length}; split it into sentences"
+    ]

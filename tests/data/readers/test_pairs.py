@@ -196,7 +196,7 @@ def test_sources_come_from_files_and_as_they_are_typed():
     assert read_of(found) == ["one", "two", "three", "four", "is it 5?", "a/b c"]
     assert found.info["names"] == ["new.txt:1", "new.txt:3", "new.jsonl:1", "four", "is it 5?", "a/b c"]
     assert len(found.info["bad"]) == 1
-    assert found.info["bad"][0].startswith("new.jsonl:2: ")
+    assert found.info["bad"][0].name == "new.jsonl:2"
 
 
 @pytest.mark.parametrize("path", ["gone.txt", "folder/gone", "*.tsv", "GONE.JSONL"])
@@ -208,7 +208,7 @@ def test_what_looks_like_a_path_is_one(path):
 def test_a_source_that_is_longer_than_the_model_reads_is_told_and_the_others_go_on():
     found = inputs("short", "y" * 17, "a b " * 200)
     assert read_of(found) == ["short"]
-    assert found.info["bad"] == [
+    assert [f"{one.name}: {one.why}" for one in found.info["bad"]] == [
         f"{text}: has {len(text)} tokens, and the model reads 16; split it into sentences"
         for text in ("y" * 17, "a b " * 200)
     ]
