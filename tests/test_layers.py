@@ -183,7 +183,7 @@ def config_problems(modules: dict[str, Module]) -> Iterator[str]:
         if name in seen:
             continue
         seen.add(name)
-        parents = [f"{parent}/__init__" for parent in Path(name).parent.as_posix().split("/") if parent != "."]
+        parents = [f"{parent.as_posix()}/__init__" for parent in Path(name).parents if parent != Path(".")]
         waiting += [edge.target for edge in modules[name].internal if not edge.typing_only]
         waiting += [parent for parent in ["__init__", *parents] if parent in modules]
         for edge in modules[name].external:
