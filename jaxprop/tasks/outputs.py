@@ -19,10 +19,23 @@ from jaxprop.types import Batch, PyTree
 
 Shape = tuple[int | None, ...]  # without the axis B; None where the data do not say a size
 
-SIZE = {"classify": "classes", "language": "vocabulary"}  # what the last axis of logits is, by task
-NAMED = {"classify": "classes", "language": "tokens", "multilabel": "labels", "regress": "targets"}
+SIZE = {
+    "classify": "classes",
+    "language": "vocabulary",
+    "translate": "vocabulary",
+}  # what the last axis of logits is, by task
+NAMED = {
+    "classify": "classes",
+    "language": "tokens",
+    "multilabel": "labels",
+    "regress": "targets",
+    "translate": "tokens",
+}
 ARGUMENT = {**SIZE, "multilabel": "classes", "regress": "targets"}  # what a model is told of it, by name
-PADDED = ("language",)  # tasks for which a last axis larger than the vocabulary is usual, as it makes products faster
+PADDED = (
+    "language",
+    "translate",
+)  # tasks for which a last axis larger than the vocabulary is usual, as it makes products faster
 
 
 def check_outputs(config: Config, task: Task, params: PyTree, extras: PyTree, batch: Batch) -> None:
