@@ -157,7 +157,7 @@ def untold_mode(metric: str, key: str) -> str:
 
     Example:
       >>> untold_mode("f1", "checkpoint.mode")
-      "whether a larger f1 is better only you know; add checkpoint.mode: max, or min"
+      'whether a larger f1 is better only you know; add checkpoint.mode: max, or min'
     """
     return f"whether a larger {metric} is better only you know; add {key}: max, or min"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -120,7 +119,10 @@ def line_of(function: Any) -> str:
     if isinstance(function, type):
         function = vars(function).get("__call__")
     source = getattr(inspect.unwrap(function), "__code__", None)
-    return "" if source is None else f" ({Path(source.co_filename).name}:{source.co_firstlineno})"
+    if source is None:
+        return ""
+    file = source.co_filename.rsplit("/", 1)[-1]
+    return f" ({file}:{source.co_firstlineno})"
 
 
 def checked_outputs(model: Model, code: Code) -> Model:

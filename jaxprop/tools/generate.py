@@ -60,7 +60,7 @@ def sample(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
     if sampling.top_p < 1:
         ordered = jnp.sort(logits, -1, descending=True)
         shares = jax.nn.softmax(ordered, -1)
-        before = jnp.cumsum(shares, -1) - shares  # of the tokens that are likelier
+        before = jnp.cumsum(shares, axis=-1) - shares  # of the tokens that are likelier
         least = jnp.min(jnp.where(before < sampling.top_p, ordered, jnp.inf), -1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return jax.random.categorical(key, logits, -1).astype(jnp.int32)

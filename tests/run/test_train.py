@@ -568,7 +568,7 @@ def test_a_run_that_diverges(sections, arrays, tmp_path, capsys):
     assert outcome.exit_code == 3
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("diverged: loss or gradients were not finite for 3 steps in a row, up to step ")
-    assert "set optimizer.lr to what 'jaxprop lr-find' suggests and start over with --fresh" in told
+    assert f"set optimizer.lr to what 'jaxprop lr-find {tmp_path}' suggests and start over with --fresh" in told
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "diverged"
     assert summary["error"] == told.removeprefix("diverged: ")

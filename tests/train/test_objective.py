@@ -92,7 +92,7 @@ def test_what_a_masked_example_holds_reaches_no_gradient(bad, accumulate):
 def test_an_entry_that_is_masked_is_still_an_input_of_the_others():
     model = from_functions(
         lambda key, batch: ({"w": jnp.ones(())}, {}),
-        lambda params, extras, batch, *, key, train: (params["w"] * jnp.cumsum(batch["inputs"], 1), extras),
+        lambda params, extras, batch, *, key, train: (params["w"] * jnp.cumsum(batch["inputs"], axis=1), extras),
     )
     prompt = {"inputs": np.array([[[3.0], [4.0]]], np.float32), "labels": np.full((1, 2, 1), 7.0, np.float32)}
     batch = {**prompt, "mask": np.array([[0, 1]], np.float32)}
