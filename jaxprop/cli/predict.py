@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".jsonl")
 WIDEST = 48  # characters of a column before its cells stand out
+Beams = Annotated[
+    int | None,
+    typer.Option("--beams", metavar="N", min=1, max=256, help="search a translation with N beams; default: greedily"),
+]
 Write = Callable[["Sequence[Answer]"], None]
 
 
@@ -46,12 +50,7 @@ def predict(
         int | None,
         typer.Option("--batch-size", metavar="N", min=1, help="records at a time; default: as in evaluations"),
     ] = None,
-    beams: Annotated[
-        int | None,
-        typer.Option(
-            "--beams", metavar="N", min=1, max=256, help="search a translation with N beams; default: greedily"
-        ),
-    ] = None,
+    beams: Beams = None,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
     code: CodeOption = None,
     json: Annotated[
