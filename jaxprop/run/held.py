@@ -50,10 +50,11 @@ def hold(objective: Objective, held: Sequence[str]) -> Objective:
     """
     if not held:
         return objective
+    paths = set(held)
 
     def mean_loss(params: PyTree, extras: PyTree, *given: Any) -> Any:
         loss, (weight, new, aux) = objective.mean_loss(params, extras, *given)
-        still = [path in set(held) for path in leaf_paths(new)]
+        still = [path in paths for path in leaf_paths(new)]
         before, after = jax.tree.leaves(extras), jax.tree.leaves(new)
         leaves = [a if keep else b for keep, a, b in zip(still, before, after, strict=True)]
         return loss, (weight, jax.tree.unflatten(jax.tree.structure(new), leaves), aux)

@@ -330,8 +330,9 @@ class TrainStep:
           >>> found.parts["params"], found.parts["opt_state"]
           (128, 260)
         """
-        # Trying kernels out takes memory on a GPU, which may have run out, and most of the time of compiling.
-        untried = {"xla_gpu_autotune_level": 0}
+        # On a GPU, trying kernels out takes memory, which may have run out, and most of the time of compiling.
+        # Elsewhere the program stays the run's own, and no compiler meets an option that it may not know.
+        untried = {"xla_gpu_autotune_level": 0} if jax.default_backend() == "gpu" else None
         return predict(self.lower(state, batch, detail).compile(compiler_options=untried))
 
     def _shardings(self, state: TrainState) -> PyTree:

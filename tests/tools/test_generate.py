@@ -109,30 +109,25 @@ def test_a_character_of_several_tokens_comes_whole():
     assert "".join(_pieces(iter([0xE2, 0x82]), decode, b"x")) == "\ufffd"
 
 
-def metaspace():
-    """A tokenizer as Llama's and T5's: a space is written as part of the word after it, but not of a first one."""
+def tokenizer_of(kind):
+    """Metaspace, as of Llama: a space is part of the word after it. WordPiece, as of BERT: ## goes on a word."""
     tokenizers = pytest.importorskip("tokenizers")
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="?"))
-    made.pre_tokenizer, made.decoder = tokenizers.pre_tokenizers.Metaspace(), tokenizers.decoders.Metaspace()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=60, special_tokens=["?"], show_progress=False)
-    made.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 9, trainer)
+    model, trainer, split, decoder = {
+        "metaspace": ("BPE", "BpeTrainer", "Metaspace", "Metaspace"),
+        "word_piece": ("WordPiece", "WordPieceTrainer", "Whitespace", "WordPiece"),
+    }[kind]
+    made = tokenizers.Tokenizer(getattr(tokenizers.models, model)(unk_token="?"))
+    made.pre_tokenizer = getattr(tokenizers.pre_tokenizers, split)()
+    made.decoder = getattr(tokenizers.decoders, decoder)()
+    how = getattr(tokenizers.trainers, trainer)(vocab_size=60, special_tokens=["?"], show_progress=False)
+    made.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 9, how)
     return made
 
 
-def word_piece():
-    """A tokenizer as BERT's: spaces are between words, and ## begins what belongs to the word before it."""
-    tokenizers = pytest.importorskip("tokenizers")
-    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="?"))
-    made.pre_tokenizer, made.decoder = tokenizers.pre_tokenizers.Whitespace(), tokenizers.decoders.WordPiece()
-    trainer = tokenizers.trainers.WordPieceTrainer(vocab_size=60, special_tokens=["?"], show_progress=False)
-    made.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 9, trainer)
-    return made
-
-
-@pytest.mark.parametrize("make", [metaspace, word_piece])
+@pytest.mark.parametrize("kind", ["metaspace", "word_piece"])
 @pytest.mark.parametrize("given", [0, 1, 4])
-def test_pieces_together_are_the_text(make, given):
-    tokenizer = make()
+def test_pieces_together_are_the_text(kind, given):
+    tokenizer = tokenizer_of(kind)
     tokens = tokenizer.encode("the quick brown foxes jump over the lazy dogs").ids
     prompt = tokens[:given]
     written = "".join(_pieces(iter(tokens[given:]), tokenizer.decode, prompt))
