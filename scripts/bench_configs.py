@@ -63,7 +63,9 @@ def run(config: str, seed: int, precision: str, *, quiet: bool) -> dict[str, Any
         "cpu_seconds": round(cpu, 1),
         "cores": os.cpu_count(),
         "alerts": kinds,
-        **{key: summary[key] for key in ("step", "best", "test", "reference", "parameters", "versions")},
+        # without a validation split, the test split is what the last evaluation saw
+        "test": summary["test"] or {"step": summary["step"], **summary["metrics"]},
+        **{key: summary[key] for key in ("step", "best", "reference", "parameters", "versions")},
     }
 
 
