@@ -295,6 +295,8 @@ def _recover(home: Path) -> list[str]:
         for place in (home, home / MAKING):
             for partial in place.glob(".*.partial"):
                 partial.unlink(missing_ok=True)
+        if not (home / MAKING / RUN).exists():  # what was there is a version by now, or never began
+            _clear(home)
         try:
             settled = stored_champion(home)["settled"]
         except JaxpropError:
