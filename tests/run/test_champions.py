@@ -75,6 +75,18 @@ def test_a_run_is_adopted_as_a_copy_with_its_digests_and_serves(tmp_path):
     assert champions.current(tmp_path / "champions", NAME) == version
 
 
+def test_a_run_that_changes_while_it_is_copied_is_not_adopted(tmp_path, monkeypatch):
+    run = fake_run(tmp_path / "run")
+
+    def copy(read, written):
+        written.write(b"other")
+
+    monkeypatch.setattr(shutil, "copyfileobj", copy)
+    with pytest.raises(RunFolderError, match="has changed while it was copied; wait until nothing writes to it"):
+        champions.adopt(tmp_path / "champions", NAME, run)
+    assert champions.names(tmp_path / "champions") == []
+
+
 def test_a_name_is_adopted_once(root, tmp_path):
     with pytest.raises(UsageError, match=r"there is a champion 'digits' in .* already; 'jaxprop retrain'"):
         champions.adopt(root, NAME, tmp_path / "run")
@@ -112,6 +124,7 @@ def test_a_link_in_a_run_is_not_followed(tmp_path):
     (run / "prepared.json").symlink_to("/etc/hostname")
     with pytest.raises(RunFolderError, match=r"it is a link, and jaxprop writes through none.*prepared.json"):
         champions.adopt(tmp_path / "champions", NAME, run)
+    assert not (tmp_path / "champions" / NAME).exists()
     (run / "prepared.json").unlink()
     assert champions.adopt(tmp_path / "champions", NAME, run).serving
 
@@ -409,6 +422,21 @@ def test_a_promotion_killed_before_its_last_step_is_finished_by_the_next_act_whi
         assert making.parent.number == 2
         assert making.notes[0] == "version 2 serves now: the process that had promoted it was killed"
     assert history(root)[-1]["act"] == "promoted"
+
+
+def test_an_adoption_killed_before_its_last_step_is_finished_by_the_same_and_not_by_another(tmp_path, monkeypatch):
+    root, run, other = tmp_path / "champions", fake_run(tmp_path / "run"), fake_run(tmp_path / "other")
+    for adopted in (run, other):
+        with monkeypatch.context() as patched:
+            patched.setattr(champions, "_serve", lambda *_, **__: None)
+            with pytest.raises(RunFolderError, match=r"champion.json is missing"):
+                champions.adopt(root, NAME, run)
+        if adopted == run:
+            assert champions.adopt(root, NAME, run).serving
+            shutil.rmtree(root)
+    with pytest.raises(UsageError, match=r"there is a champion 'digits' in .* already"):
+        champions.adopt(root, NAME, other)
+    assert champions.current(root, NAME).record["from"] == str(run)
 
 
 def test_a_promotion_killed_before_its_last_step_and_damaged_since_does_not_serve(root, monkeypatch):
