@@ -104,11 +104,7 @@ def tell(root: Path | None, name: str) -> tuple[list[Told], list[dict[str, Any]]
         problem = ""
     except JaxpropError as error:
         problem = str(error)
-    try:
-        history = stored_champion(home_of(root, name))["history"]
-    except JaxpropError:
-        history = []
-    return [_told(version) for version in found], history, problem
+    return [_told(version) for version in found], _history(root, name), problem
 
 
 def text_of(name: str, told: list[Told], history: list[dict[str, Any]]) -> str:
@@ -160,12 +156,17 @@ def _line(root: Path | None, name: str) -> Line:
         number, problem = current(root, name).number, ""
     except JaxpropError as error:
         number, problem = None, str(error)
-    try:
-        last = next(reversed(stored_champion(home_of(root, name))["history"]), {})
-    except JaxpropError:
-        last = {}
+    last: dict[str, Any] = next(reversed(_history(root, name)), {})
     since, act, reason = (str(last.get(key, "")) for key in ("time", "act", "reason"))
     return Line(name, number, served, len(found) - served, since, act, reason, problem)
+
+
+def _history(root: Path | None, name: str) -> list[dict[str, Any]]:
+    """The history; empty where it cannot be read, which is told elsewhere."""
+    try:
+        return stored_champion(home_of(root, name))["history"]
+    except JaxpropError:
+        return []
 
 
 def _told(version: Version) -> Told:
