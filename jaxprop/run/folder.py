@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprop.errors import RunFolderError, UsageError, did_you_mean
+from jaxprop.run.served import PREFIX, resolve
 from jaxprop.run.status import Status
 from jaxprop.sinks.files import open_to_read, write_whole
 from jaxprop.version import __version__
@@ -28,11 +29,17 @@ def versions() -> dict[str, str]:
 
 
 def find_run(folder: Path) -> Path:
-    """Returns the run's folder that is meant: the path, or the run of that name in `runs/`.
+    """Returns the run's folder that is meant: the path, the run of that name in `runs/`, or a version of a champion.
+
+    Args:
+      folder: a path, a name, or `champion:NAME` and `champion:NAME@VERSION`.
 
     Raises:
       UsageError: there is none; names those that are near.
+      JaxpropError: the champion is damaged.
     """
+    if str(folder).startswith(PREFIX):
+        return resolve(str(folder))
     folder = expanded(folder)
     folder = folder.parent if folder.name == "config.yaml" and folder.is_file() else folder
     # A folder of that name may lie here too, such as the data that the run was trained on.

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxprop.errors import RunFolderError
 from jaxprop.sinks.files import open_to_lock
@@ -20,14 +21,30 @@ _FILE = ".lock"
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 
 
+class Words(NamedTuple):
+    """What a refusal says.
+
+    Args:
+      what: the folder is.
+      instead: of waiting, a person can do.
+    """
+
+    what: str = "the run folder"
+    instead: str = "choose another with --run DIR"
+
+
+RUN = Words()
+
+
 @contextlib.contextmanager
-def hold(folder: str | Path) -> Iterator[None]:
+def hold(folder: str | Path, words: Words = RUN) -> Iterator[None]:
     """Holds a run's folder, made if need be, for the length of a `with` block.
 
     The operating system lets go of the lock when the process ends, however it ends, so a lock is never stale.
 
     Args:
-      folder: the run's folder.
+      folder: the run's folder, or another that one process at a time may work in.
+      words: for the errors.
 
     Raises:
       RunFolderError: another process holds the folder, or it cannot be written.
@@ -46,9 +63,9 @@ def hold(folder: str | Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_to_lock(path)
     except OSError as error:
-        raise _unwritable(path.parent, error) from error
+        raise _unwritable(path.parent, error, words) from error
     try:
-        with _locked(descriptor, path):
+        with _locked(descriptor, path, words):
             try:
                 yield
             finally:
@@ -67,17 +84,17 @@ def _remove_if_unused(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(descriptor: int, path: Path) -> Iterator[None]:
+def _locked(descriptor: int, path: Path, words: Words) -> Iterator[None]:
     try:
         _lock(descriptor)
     except OSError as error:
         if error.errno in _HELD:
-            raise _in_use(path) from error
-        with _claimed(path.with_suffix(".claim")):
+            raise _in_use(path, words) from error
+        with _claimed(path.with_suffix(".claim"), words):
             yield
         return
     if not _is_there(descriptor, path):
-        raise _in_use(path)  # it was removed with the folder of a run that never began, a moment ago
+        raise _in_use(path, words)  # it was removed with the folder of a run that never began, a moment ago
     with contextlib.suppress(OSError):  # who holds the lock is only told; a full disk is found out by what needs it
         os.ftruncate(descriptor, 0)
         os.write(descriptor, _owner())
@@ -109,16 +126,16 @@ else:
 
 
 @contextlib.contextmanager
-def _claimed(path: Path) -> Iterator[None]:
+def _claimed(path: Path, words: Words) -> Iterator[None]:
     """The lock where the file system has none: a file only one process can create."""
     if path.exists() and _is_dead(path):
         path.unlink(missing_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError as error:
-        raise _in_use(path, f" (if that process is gone, remove {path})") from error
+        raise _in_use(path, words, f" (if that process is gone, remove {path})") from error
     except OSError as error:
-        raise _unwritable(path.parent, error) from error
+        raise _unwritable(path.parent, error, words) from error
     try:
         with contextlib.suppress(OSError):
             os.write(descriptor, _owner())
@@ -155,16 +172,14 @@ def _read_owner(path: Path) -> tuple[str, str]:
         return "unknown", "an unknown host"  # taken a moment ago and not yet written
 
 
-def _unwritable(folder: Path, error: OSError) -> RunFolderError:
+def _unwritable(folder: Path, error: OSError, words: Words) -> RunFolderError:
     return RunFolderError(
-        f"the run folder {folder} cannot be written to ({error.strerror}: {error.filename}); "
-        "choose another with --run DIR"
+        f"{words.what} {folder} cannot be written to ({error.strerror}: {error.filename}); {words.instead}"
     )
 
 
-def _in_use(path: Path, hint: str = "") -> RunFolderError:
+def _in_use(path: Path, words: Words, hint: str = "") -> RunFolderError:
     pid, host = _read_owner(path)
     return RunFolderError(
-        f"the run folder {path.parent} is in use by process {pid} on {host}; "
-        f"wait for it to end, or choose another with --run DIR{hint}"
+        f"{words.what} {path.parent} is in use by process {pid} on {host}; wait for it to end, or {words.instead}{hint}"
     )

@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -25,12 +26,13 @@ _FLAGS = (
 _MODE = 0o666  # less the umask, as `open` has it
 
 
-def write_whole(path: str | Path, content: str | bytes) -> None:
+def write_whole(path: str | Path, content: str | bytes, *, durable: bool = False) -> None:
     """Writes a file whole or not at all.
 
     Args:
       path: the file; it need not exist.
       content: text, written as UTF-8, or bytes.
+      durable: wait until it is on the disk, so that the new content stays even if the machine loses power.
 
     Raises:
       OSError: it cannot be written, or is a link or another thing than a regular file.
@@ -48,11 +50,34 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     try:
         with file:
             file.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)  # so that a reader, or a crash, never meets half a file
+        if durable:
+            sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the names in a folder, such as one just renamed, are on the disk; nothing where that is not offered.
+
+    Raises:
+      OSError: the disk has failed.
+    """
+    if os.name == "nt":  # a folder cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that have no such call
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def create_beside(path: Path) -> tuple[Path, BinaryIO]:
@@ -95,7 +120,7 @@ def open_to_lock(path: str | Path) -> int:
     return _open(Path(path), os.O_RDWR | os.O_CREAT)
 
 
-def open_to_read(path: str | Path) -> BinaryIO:
+def open_to_read(path: str | Path) -> BufferedReader:
     """Opens a file for reading.
 
     Raises:
