@@ -31,6 +31,7 @@ from jaxprop.cli.lr_find import lr_find
 from jaxprop.cli.predict import predict
 from jaxprop.cli.replay import replay
 from jaxprop.cli.report import report
+from jaxprop.cli.retrain import retrain
 from jaxprop.cli.runs import runs
 from jaxprop.cli.schema import schema
 from jaxprop.cli.train import train
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "predict": predict,
     "generate": generate,
     "export": export,
+    "retrain": retrain,
     "runs": runs,
     "report": report,
     "replay": replay,

@@ -21,7 +21,7 @@ _ADDED = ("bytes", "documents")  # what is counted over all
 _SIZES = ("classes", "class_names", "characters", "vocabulary")  # of a run, what all sources are prepared by
 _SHARED = ("tokenizer", "mean", "std")  # of what the first source has learned, what tasks look for
 # Arrays whose second axis is as long as the longest of a source, and padded with 0, by task.
-_PADDED = {"detect": ("boxes", "labels", "mask", "crowd"), "transcribe": ("inputs", "labels")}
+PADDED = {"detect": ("boxes", "labels", "mask", "crowd"), "transcribe": ("inputs", "labels")}
 # Settings of a source that say what is learned of its data, or how it is prepared.
 _SETTINGS = (
     "target", "categorical", "missing", "categories", "max_categories", "standardize", "classes", "size", "resample",
@@ -134,7 +134,7 @@ def _sizes(alike: Alike | None, task: str) -> dict[str, Any]:
 
 def _padded(parts: Sequence[Source], task: str) -> list[Source]:
     """Sources whose arrays are as long as the longest of all, where a task knows how long each example is."""
-    keys = _PADDED.get(task, ())
+    keys = PADDED.get(task, ())
     examples = [part.take(np.zeros(1, np.int64)) for part in parts]
     lengths = {key: max((one[key].shape[1] for one in examples if key in one), default=0) for key in keys}
     shapes = [{key: one[key].shape[1] for key in keys if key in one} for one in examples]
@@ -233,6 +233,18 @@ def _shown(found: tuple[tuple[int, ...], np.dtype] | None) -> str:
     return "none" if found is None else f"of shape {found[0]} and dtype {found[1]}"
 
 
+def join(parts: Sequence[Source], task: str) -> Source:
+    """Returns the examples of sources that were prepared alike, one after another.
+
+    Args:
+      parts: the sources.
+      task: the task's name.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return _joined(_padded(parts, task), parts[0].prepared)
+
+
 def _joined(parts: Sequence[Source], learned: Mapping[str, Any]) -> Source:
     lengths = [part.length for part in parts]
     ends = np.cumsum(lengths)
@@ -266,9 +278,7 @@ def _joined(parts: Sequence[Source], learned: Mapping[str, Any]) -> Source:
     )
 
 
-def _names(
-    parts: Sequence[Source], lengths: Sequence[int], ends: np.ndarray
-) -> Callable[[np.ndarray], list[str]]:
+def _names(parts: Sequence[Source], lengths: Sequence[int], ends: np.ndarray) -> Callable[[np.ndarray], list[str]]:
     def name(index: int) -> str:
         k = int(np.searchsorted(ends, index, side="right"))
         at, names = index - (int(ends[k]) - lengths[k]), parts[k].names

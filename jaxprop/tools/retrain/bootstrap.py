@@ -153,10 +153,7 @@ def _finished(figure: Sums, tree: tuple[list[np.ndarray], Any], totals: np.ndarr
             figure.finish(
                 jax.tree.unflatten(
                     structure,
-                    [
-                        part.reshape(leaf.shape[1:])
-                        for part, leaf in zip(np.split(row, ends), leaves, strict=True)
-                    ],
+                    [part.reshape(leaf.shape[1:]) for part, leaf in zip(np.split(row, ends), leaves, strict=True)],
                 )
             )
             for row in totals
