@@ -115,18 +115,18 @@ class Metric(NamedTuple):
         each record of training, as sum / count.
       finish: total -> a number, reported by the metric's name, or `{name: number}`. It is given NumPy arrays: float64
         or int64 sums; or the values of all rows, `[N, ...]`, in the split's order and without padding.
-      addends: of rows whose figures follow from sums over examples all the same, as a rate of errors does: values of
-        rows -> a pytree of arrays `[N, ...]`, and `sums over N -> {name: number}` of these. With it, figures of many
-        choices of the examples are cheap. None where there are no such sums.
+      weighted: of rows, `values -> (weights [N] -> {name: number})`: the figures of the same examples, each counted as
+        often as its weight says, an integer. It makes figures of many choices of the examples cheap; without it each
+        choice goes through `finish`.
 
     Example:
       >>> Metric(lambda outputs, batch: (outputs.sum(), outputs.size), lambda total: total[0] / total[1])._fields
-      ('update', 'finish', 'addends')
+      ('update', 'finish', 'weighted')
     """
 
     update: Callable[[Any, Any], Any]
     finish: Callable[[Any], Any]
-    addends: Callable[[Any], tuple[Any, Callable[[Any], Mapping[str, float]]]] | None = None
+    weighted: Callable[[Any], Callable[[np.ndarray], Mapping[str, float]]] | None = None
 
     def __call__(self, outputs: Any, batch: Any) -> Any:
         """Returns what `update` does."""

@@ -1,4 +1,4 @@
-"""Data prepared as those of an earlier run: by its vocabulary, classes and statistics, with classes added if need be."""
+"""Data prepared as those of an earlier run: by its vocabulary, classes and statistics, with more classes if need be."""
 
 from __future__ import annotations
 
@@ -173,7 +173,8 @@ def conformed(source: Source, info: Mapping[str, Any], task: str) -> Source:
 
     Example:
       >>> source = Source(1, lambda i: {"labels": np.array([1])}, {"classes": 2, "class_names": ["dog", "cat"]}, "f00d")
-      >>> conformed(source, {"classes": 3, "class_names": ["cat", "dog", "owl"]}, "classify").take(np.zeros(1))["labels"]
+      >>> made = conformed(source, {"classes": 3, "class_names": ["cat", "dog", "owl"]}, "classify")
+      >>> made.take(np.zeros(1))["labels"]
       array([0], dtype=int32)
     """
     known, own = class_names(info, task), class_names(source.info, task)

@@ -60,7 +60,11 @@ def error_rates(characters: Sequence[str], decode: Callable[[jax.Array, jax.Arra
         said = [text_of(*pair, characters) for pair in zip(rows["said"], rows["said_count"], strict=True)]
         return [text_of(*pair, characters) for pair in zip(rows["labels"], rows["label_lengths"], strict=True)], said
 
-    return Metric(update, lambda rows: rates(*texts(rows)), lambda rows: (errors(*texts(rows)), rates_of_errors))
+    def weighted(rows: dict[str, np.ndarray]) -> Callable[[np.ndarray], dict[str, float]]:
+        each = errors(*texts(rows))
+        return lambda weights: rates_of_errors({name: weights @ found for name, found in each.items()})
+
+    return Metric(update, lambda rows: rates(*texts(rows)), weighted)
 
 
 def rates(references: Sequence[str], said: Sequence[str]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -144,11 +144,11 @@ def _with_translations(objective: Objective, answer: Answer, tokenizer: Tokenize
         written, wanted = ([_text(tokenizer, row) for row in rows[name]] for name in ("written", "labels"))
         return written, wanted
 
-    translations = Metric(
-        _measured_by_sums,
-        lambda rows: translation_figures(*texts(rows)),
-        lambda rows: (translation_counts(*texts(rows)), figures_of_counts),
-    )
+    def weighted(rows: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], dict[str, float]]:
+        each = translation_counts(*texts(rows))
+        return lambda weights: figures_of_counts({name: weights @ found for name, found in each.items()})
+
+    translations = Metric(_measured_by_sums, lambda rows: translation_figures(*texts(rows)), weighted)
     metrics = {**objective.metrics, "translations": translations}
     return objective._replace(sums=sums, metrics=metrics)
 

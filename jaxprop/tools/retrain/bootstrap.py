@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 DRAWS = 2000  # resamples, where they are cheap
-FEWEST = 200  # of which the 2.5 % quantile still is a fifth smallest value
+FEWEST = 200  # of which the 2.5 % quantile still has four below it
+SECONDS = 10.0
 LEVEL = 0.95
-_ENTRIES = 2**22  # numbers gathered at a time
+_ENTRIES = 2**22  # numbers that are held at a time
 
 
 class Interval(NamedTuple):
@@ -32,34 +33,49 @@ class Interval(NamedTuple):
     level: float = LEVEL
 
 
-class Sums(NamedTuple):
-    """A figure of totals that add up over examples.
+class Quotient(NamedTuple):
+    """A figure that is a sum over examples by another one.
 
     Args:
-      values: pytree of arrays `[N, ...]`, what each example adds.
-      finish: `total -> figure`, of the sums over examples.
-      quotient: whether values are `(sum [N], count [N])` and the figure is their quotient, which is then computed for
-        all resamples at once.
+      total, count: what each example adds to both, `[N]`.
     """
 
-    values: Any
-    finish: Callable[[Any], float]
-    quotient: bool = False
+    total: np.ndarray
+    count: np.ndarray
 
 
-class Gathered(NamedTuple):
-    """A figure that does not add up over examples.
+class Weighted(NamedTuple):
+    """Any figure of examples that are each counted some times.
 
     Args:
-      values: pytree of arrays `[N, ...]`, an entry an example.
+      length: N.
+      of: `weights -> figure`, weights integers `[N]`.
+    """
+
+    length: int
+    of: Callable[[np.ndarray], float]
+
+
+Figure = Quotient | Weighted
+
+
+def gathered(values: Any, finish: Callable[[Any], float]) -> Weighted:
+    """Returns a figure of rows, which are repeated as often as their weights say.
+
+    Args:
+      values: pytree of arrays `[N, ...]`.
       finish: `values -> figure`.
+
+    Example:
+      >>> gathered(np.array([1.0, 5.0]), np.median).of(np.array([2, 0])).item()
+      1.0
     """
 
-    values: Any
-    finish: Callable[[Any], float]
+    def of(weights: np.ndarray) -> float:
+        chosen = np.repeat(np.arange(len(weights)), weights)
+        return finish(jax.tree.map(lambda x: x[chosen], values))
 
-
-Figure = Sums | Gathered
+    return Weighted(len(jax.tree.leaves(values)[0]), of)
 
 
 def paired_interval(
@@ -69,7 +85,7 @@ def paired_interval(
     sign: float = 1.0,
     seed: int = 0,
     draws: int = DRAWS,
-    seconds: float = 20.0,
+    seconds: float = SECONDS,
     level: float = LEVEL,
 ) -> Interval:
     """Returns the percentile interval of the difference of two figures under the paired bootstrap.
@@ -86,8 +102,7 @@ def paired_interval(
       sign: 1 where larger figures are better, -1 where smaller ones are.
       seed: of the resamples.
       draws: largest R.
-      seconds: after which no further resample is drawn, once there are `FEWEST`; only looked at where they are computed
-        one by one.
+      seconds: after which no further resample is drawn, once there are `FEWEST`; of quotients all are drawn.
       level: share of the resamples in the interval.
 
     Returns:
@@ -95,80 +110,51 @@ def paired_interval(
       those without any object, are left out.
 
     Example:
-      >>> hits = np.array([1.0, 0.0, 1.0, 1.0]), np.ones(4)
-      >>> perfect = np.ones(4), np.ones(4)
-      >>> mean = lambda total: float(total[0] / total[1])
-      >>> paired_interval(Sums(hits, mean, True), Sums(perfect, mean, True)).difference
+      >>> ones = np.ones(4)
+      >>> paired_interval(Quotient(np.array([1.0, 0.0, 1.0, 1.0]), ones), Quotient(ones, ones)).difference
       0.25
 
     Reference:
       Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; for BLEU, Koehn, Statistical
       Significance Tests for Machine Translation Evaluation, 2004.
     """
-    length = len(jax.tree.leaves(first.values)[0])
-    assert length == len(jax.tree.leaves(second.values)[0])
-    whole = np.arange(length)
-    difference = sign * (_figure(second, whole) - _figure(first, whole))
+    length = _length(first)
+    assert length == _length(second)
+    whole = np.ones((1, length), np.int64)
+    difference = sign * float((_figures(second, whole) - _figures(first, whole))[0])
     if not np.isfinite(difference):
         return Interval(float("nan"), float("nan"), float("nan"), 0, level)
-    rng = np.random.default_rng(seed)
-    if isinstance(first, Sums) and isinstance(second, Sums):
-        found = sign * _of_sums(first, second, rng, length, draws)
-    else:
-        found = sign * _one_by_one(first, second, rng, length, draws, seconds)
-    found = found[np.isfinite(found)]
-    if not len(found):
-        return Interval(difference, float("nan"), float("nan"), 0, level)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(difference), float(low), float(high), len(found), level)
-
-
-def _figure(figure: Figure, chosen: np.ndarray) -> float:
-    if isinstance(figure, Gathered):
-        return float(figure.finish(jax.tree.map(lambda x: x[chosen], figure.values)))
-    return float(figure.finish(jax.tree.map(lambda x: x[chosen].sum(0), figure.values)))
-
-
-def _of_sums(first: Sums, second: Sums, rng: np.random.Generator, length: int, draws: int) -> np.ndarray:
-    """Differences of figures whose totals are summed for many resamples at a time."""
-    trees = [jax.tree.flatten(one.values) for one in (first, second)]
-    flat = np.concatenate([leaf.reshape(length, -1) for leaves, _ in trees for leaf in leaves], 1)  # [N, K]
-    totals = np.empty((draws, flat.shape[1]))
-    step = max(1, _ENTRIES // max(flat.size, 1))
-    for at in range(0, draws, step):
-        rows = rng.integers(0, length, (min(step, draws - at), length))
-        totals[at : at + step] = flat[rows].sum(1)
-    width = flat.shape[1] // 2
-    return _finished(second, trees[1], totals[:, width:]) - _finished(first, trees[0], totals[:, :width])
-
-
-def _finished(figure: Sums, tree: tuple[list[np.ndarray], Any], totals: np.ndarray) -> np.ndarray:
-    if figure.quotient:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return totals[:, 0] / totals[:, 1]
-    leaves, structure = tree
-    ends = np.cumsum([leaf[0].size for leaf in leaves])[:-1]
-    return np.array(
-        [
-            figure.finish(
-                jax.tree.unflatten(
-                    structure,
-                    [part.reshape(leaf.shape[1:]) for part, leaf in zip(np.split(row, ends), leaves, strict=True)],
-                )
-            )
-            for row in totals
-        ]
-    )
-
-
-def _one_by_one(
-    first: Figure, second: Figure, rng: np.random.Generator, length: int, draws: int, seconds: float
-) -> np.ndarray:
-    found: list[float] = []
-    began = time.perf_counter()
-    for drawn in range(draws):
-        if drawn >= FEWEST and time.perf_counter() - began > seconds:
+    rng, began = np.random.default_rng(seed), time.perf_counter()
+    quick = isinstance(first, Quotient) and isinstance(second, Quotient)
+    step = max(1, _ENTRIES // length) if quick else 1
+    found: list[np.ndarray] = []
+    for done in range(0, draws, step):
+        if not quick and done >= FEWEST and time.perf_counter() - began > seconds:
             break
-        chosen = rng.integers(0, length, length)
-        found.append(_figure(second, chosen) - _figure(first, chosen))
-    return np.array(found)
+        weights = _weights(rng, min(step, draws - done), length)
+        found.append(sign * (_figures(second, weights) - _figures(first, weights)))
+    every = np.concatenate(found)
+    every = every[np.isfinite(every)]
+    if not len(every):
+        return Interval(difference, float("nan"), float("nan"), 0, level)
+    low, high = np.quantile(every, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(difference, float(low), float(high), len(every), level)
+
+
+def _length(figure: Figure) -> int:
+    return len(figure.total) if isinstance(figure, Quotient) else figure.length
+
+
+def _weights(rng: np.random.Generator, draws: int, length: int) -> np.ndarray:
+    """How often each example is drawn in each resample, int64 `[draws, length]`."""
+    rows = rng.integers(0, length, (draws, length))
+    flat = (rows + length * np.arange(draws)[:, None]).ravel()
+    return np.bincount(flat, minlength=draws * length).reshape(draws, length)
+
+
+def _figures(figure: Figure, weights: np.ndarray) -> np.ndarray:
+    """The figure of each row of weights."""
+    if isinstance(figure, Quotient):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (weights @ figure.total) / (weights @ figure.count)
+    return np.array([float(figure.of(row)) for row in weights])

@@ -78,7 +78,8 @@ def challenger_config(
 def _refuse(given: Any) -> None:
     for section, key, instead in (
         ("data", "sources", "--data NEW"), ("data", "weights", "--replay"), ("data", "name", "--data NEW"),
-        ("data", "train", "--data NEW"), ("data", "test", "--data NEW"), ("run", "init_from", "RUN"), ("task", "name", "RUN"),
+        ("data", "train", "--data NEW"), ("data", "test", "--data NEW"), ("run", "init_from", "RUN"),
+        ("task", "name", "RUN"),
     ):  # fmt: skip
         if key in (given.get(section) or {}):
             raise UsageError(f"{section}.{key} is what retraining sets itself; remove the override, and use {instead}")

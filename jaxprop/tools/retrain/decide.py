@@ -42,12 +42,12 @@ def usual_tolerance(metric: str, better: str, champion: float) -> float:
       champion: its value of the champion.
 
     Returns:
-      1 point of BLEU and chrF; 0.01 of shares, such as accuracy, mAP and word error rate; 1 % of the champion's value of
-      what has no upper bound, such as a loss.
+      1 point of BLEU and chrF; 0.01 of shares, such as accuracy, mAP and word error rate; 1 % of the champion's value
+      of what has no upper bound, such as a loss.
 
     Example:
-      >>> usual_tolerance("accuracy", "max", 0.9), usual_tolerance("bleu", "max", 90.0), usual_tolerance("loss", "min", 2.0)
-      (0.01, 1.0, 0.02)
+      >>> [usual_tolerance(*one) for one in (("accuracy", "max", 0.9), ("bleu", "max", 90.0), ("loss", "min", 2.0))]
+      [0.01, 1.0, 0.02]
     """
     if metric in POINTS:
         return POINTS[metric]

@@ -79,7 +79,7 @@ def _of_yaml(config: Config, base: Any, path: Path) -> Any:
     if not isinstance(tree.value, dict) or not isinstance(tree.value.get("data"), dict):
         raise ConfigError(f"{path}: expected a section data, such as data: {{name: {base.name}, ...}}")
     given = Tree({"data": tree.value["data"]}, {k: v for k, v in tree.origins.items() if k.startswith("data")})
-    made = build_tree(merge(Tree({**to_builtins(config), "data": to_builtins(base)}, {}), given))
+    made = build_tree(merge(Tree(_around(config, base), {}), given))
     if isinstance(made.data, Mixture | CustomData):
         raise ConfigError(f"{path}: data: expected one source of new data, got {made.data.name}; name one")
     return with_absolute_paths(made).data
@@ -101,8 +101,15 @@ def _with_path(config: Config, base: Any, path: Path) -> Any:
             "file with a section data instead, such as data: {data_seed: 7}"
         )
     changed = base.model_copy(update=_replaced(given, path))
-    checked = build_tree(Tree({**to_builtins(config), "data": to_builtins(changed)}, {}))
-    return with_absolute_paths(checked).data
+    return with_absolute_paths(build_tree(Tree(_around(config, changed), {}))).data
+
+
+def _around(config: Config, section: Any) -> dict[str, Any]:
+    """The champion's configuration with another section of data, without what needs a split to evaluate on."""
+    plain = {**to_builtins(config), "data": to_builtins(section)}
+    for name, keys in (("run", ("eval_every", "eval_batches", "stop")), ("checkpoint", ("best", "mode"))):
+        plain[name] = {key: value for key, value in plain[name].items() if key not in keys}
+    return plain
 
 
 def _replaced(given: Mapping[str, str], path: Path) -> dict[str, str | None]:

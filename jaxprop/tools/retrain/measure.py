@@ -13,7 +13,7 @@ from jaxprop.core.examples import row_weights
 from jaxprop.core.precision import Policy
 from jaxprop.metrics.totals import finished, mean
 from jaxprop.tasks.task import Task
-from jaxprop.tools.retrain.bootstrap import Figure, Gathered, Sums
+from jaxprop.tools.retrain.bootstrap import Figure, Quotient, Weighted, gathered
 from jaxprop.types import Metric, Objective, PyTree, Rows, Source
 
 Each = Callable[[PyTree, PyTree, Any], Any]
@@ -68,21 +68,21 @@ def measure(each: Each, params: PyTree, extras: PyTree, source: Source, batch_si
     for number, batch in enumerate(data.one_pass(source, batch_size)):
         weight = row_weights(batch)
         kept = np.flatnonzero(np.asarray(weight) != 0)
-        totals = {}
-        for name, total in jax.device_get(each(params, extras, batch)).items():
-            if isinstance(total, Rows):
-                gathered.add(name)
-                totals[name] = jax.tree.map(lambda x: np.asarray(x)[kept, 0], total.values)
-            else:
-                totals[name] = jax.tree.map(lambda x: _wide(np.asarray(x))[kept], total)
+        totals = jax.device_get(each(params, extras, batch))
+        gathered |= {name for name, total in totals.items() if isinstance(total, Rows)}
         indices.append(number * batch_size + kept)
-        parts.append(totals)
+        parts.append({name: _kept(total, kept) for name, total in totals.items()})
     joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     return Measured(np.concatenate(indices), joined, frozenset(gathered))
 
 
-def _wide(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float64 if x.dtype.kind == "f" else np.int64)
+def _kept(total: Any, kept: np.ndarray) -> Any:
+    """What is measured of the examples that count, without the axis of one example; sums in 64 bits."""
+    if isinstance(total, Rows):
+        return jax.tree.map(lambda x: np.asarray(x)[kept, 0], total.values)
+    return jax.tree.map(
+        lambda x: np.asarray(x)[kept].astype(np.float64 if np.asarray(x).dtype.kind == "f" else np.int64), total
+    )
 
 
 def figures_of(measured: Measured, task: Task) -> dict[str, float]:
@@ -108,37 +108,39 @@ def figure_of(measured: Measured, task: Task, name: str) -> Figure:
       task: says how totals are finished.
       name: of the figure.
     """
-    metrics = task.objective.metrics
+    metrics, length = task.objective.metrics, len(measured.indices)
     for key, total in measured.totals.items():
         metric = metrics.get(key)
         if key in measured.gathered:
             assert metric is not None
-            found = _of_rows(metric, total, name)
+            found = _of_rows(metric, total, name, length)
             if found is not None:
                 return found
         elif metric is None or metric.finish is mean:
             if key == name:
-                return Sums(total, mean, quotient=True)
-        elif name in _reported(key, metric.finish(jax.tree.map(lambda x: x.sum(0), total))):
-            return Sums(total, lambda one, key=key, metric=metric: _reported(key, metric.finish(one))[name])
-    whole = Measured(np.arange(len(measured.indices)), measured.totals, measured.gathered)
+                return Quotient(*total)
+        elif name in _finished(key, metric, total, np.ones(length, np.int64)):
+            return Weighted(length, lambda w, key=key, metric=metric, of=total: _finished(key, metric, of, w)[name])
 
-    def derived(totals: dict[str, Any]) -> float:
-        return figures_of(whole._replace(totals=totals), task)[name]
+    def derived(weights: np.ndarray) -> float:
+        chosen = np.repeat(np.arange(length), weights)
+        totals = jax.tree.map(lambda x: x[chosen], measured.totals)
+        return figures_of(Measured(measured.indices[chosen], totals, measured.gathered), task)[name]
 
-    return Gathered(measured.totals, derived)
+    return Weighted(length, derived)
 
 
-def _of_rows(metric: Metric, rows: Any, name: str) -> Figure | None:
-    if metric.addends is not None:
-        values, finish = metric.addends(rows)
-        if name in finish(jax.tree.map(lambda x: x.sum(0), values)):
-            return Sums(values, lambda total: finish(total)[name])
+def _of_rows(metric: Metric, rows: Any, name: str, length: int) -> Figure | None:
+    if metric.weighted is not None:
+        figures = metric.weighted(rows)
+        if name in figures(np.ones(length, np.int64)):
+            return Weighted(length, lambda weights: figures(weights)[name])
     reported = metric.finish(rows)
     if isinstance(reported, Mapping) and name in reported:
-        return Gathered(rows, lambda chosen: metric.finish(chosen)[name])
+        return gathered(rows, lambda chosen: metric.finish(chosen)[name])
     return None
 
 
-def _reported(key: str, reported: Any) -> Mapping[str, float]:
+def _finished(key: str, metric: Metric, total: Any, weights: np.ndarray) -> Mapping[str, float]:
+    reported = metric.finish(jax.tree.map(lambda x: np.tensordot(weights, x, 1), total))
     return reported if isinstance(reported, Mapping) else {key: reported}

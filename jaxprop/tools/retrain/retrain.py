@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from jaxprop import data
 from jaxprop.config.dump import to_builtins
 from jaxprop.core.precision import policy
-from jaxprop.data.alike import alike_of, open_alike
+from jaxprop.data.alike import open_alike
 from jaxprop.data.readers.mixture import LENGTHS, join
 from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, DataError, RunFolderError, UsageError
 from jaxprop.run import champions
@@ -122,7 +122,7 @@ def retrain(request: Request, *, quiet: bool = False, tell: Callable[[str], None
             decision = Decision(False, f"the challenger diverged: {outcome.summary.get('error', 'see its alerts')}")
         else:
             challenger = open_run(making.folder, code=request.code)
-            decision, judged = _judged(request, opened, challenger, fresh, old, tell)
+            decision, judged = _judged(request, opened, challenger, fresh, old)
             record |= judged
         record["reason"] = decision.reason
         version = champions.settle(making, record, promote=decision.promote)
@@ -153,8 +153,8 @@ def champion_of(request: Request) -> tuple[str, Path]:
     first = next((v for v in champions.versions(request.root, name) if v.number == 1), None)
     if first is not None and first.record.get("from") != str(folder.absolute()):
         raise UsageError(
-            f"there is a champion {name!r} that was made of {first.record.get('from')}; retrain it as {PREFIX}{name}, or "
-            f"give {folder} another name"
+            f"there is a champion {name!r} that was made of {first.record.get('from')}; retrain it as {PREFIX}{name}, "
+            f"or give {folder} another name"
         )
     return name, champions.current(request.root, name).folder
 
@@ -227,12 +227,8 @@ def _suspects(opened: Opened, fresh: Fresh, old: Old, making: Making, tell: Call
     lines = suspects.lines(found, new, known, opened, task, f"{fresh.section.name} train")
     making.folder.mkdir(parents=True, exist_ok=True)
     suspects.write(making.folder, lines)
-    tell(
-        f"labels: about {found.share:.1%} of {len(found.order)} new training examples look wrong by {found.method}; the "
-        f"same estimate is {found.usual:.1%} for the champion's own test examples"
-    )
-    for line in lines[: suspects.SHOWN]:
-        tell(f"  {line['rank']:>3}  {line['name']}  loss {line['loss']:.3g}  {suspects.told(line)}")
+    for line in suspects.summary(found, lines):
+        tell(line)
     return {
         "suspects": {
             "share": found.share,
@@ -272,7 +268,7 @@ def _answers(predictor: Predictor, source: Source, measured: Measured, size: int
 
 
 def _judged(
-    request: Request, champion: Opened, challenger: Opened, fresh: Fresh, old: Old, tell: Callable[[str], None]
+    request: Request, champion: Opened, challenger: Opened, fresh: Fresh, old: Old
 ) -> tuple[Decision, dict[str, Any]]:
     """Compares both models on both test sets, and decides."""
     task = challenger.config.task.name

@@ -221,6 +221,21 @@ def write(folder: Path, found: Sequence[Mapping[str, Any]]) -> None:
     write_text(folder / NAME, "".join(encode(dict(line)) + "\n" for line in found))
 
 
+def summary(found: Found, worst: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the estimate and the worst labels as lines of text; one label where none looks wrong.
+
+    Args:
+      found: from `look`.
+      worst: from `lines`.
+    """
+    head = (
+        f"labels: about {found.share:.1%} of {len(found.order)} new training examples look wrong by {found.method}; "
+        f"for the champion's own test examples the same estimate is {found.usual:.1%}"
+    )
+    shown = worst[: min(SHOWN, max(1, int(found.suspect.sum())))]
+    return [head, *(f"  {line['rank']:>3}  {line['name']}  loss {line['loss']:.3g}  {told(line)}" for line in shown)]
+
+
 def told(line: Mapping[str, Any]) -> str:
     """Returns what a line says of its label, short.
 

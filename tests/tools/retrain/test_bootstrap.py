@@ -5,21 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxprop.tools.retrain.bootstrap import FEWEST, Gathered, Sums, paired_interval
-
-
-def quotient(total):
-    return float(total[0] / total[1]) if total[1] else float("nan")
-
-
-def mean_of_rows(rows):
-    return float(rows.mean())
+from jaxprop.tools.retrain.bootstrap import FEWEST, Quotient, Weighted, gathered, paired_interval
 
 
 def both(values):
-    """The same figure as sums and as rows that are gathered."""
-    ones = np.ones(len(values))
-    return Sums((values, ones), quotient, quotient=True), Gathered(values, mean_of_rows)
+    """The same figure as a quotient of sums and as rows that are gathered."""
+    return Quotient(values, np.ones(len(values))), gathered(values, lambda rows: float(rows.mean()))
 
 
 def test_quantiles_are_those_of_all_resamples():
@@ -33,36 +24,28 @@ def test_quantiles_are_those_of_all_resamples():
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_sums_in_bulk_one_total_at_a_time_and_gathered_rows_agree(sign):
-    """Every way of computing a mean draws the same resamples, and so gives the same interval."""
+def test_quotients_weights_and_gathered_rows_agree(sign):
+    """Every way of computing a mean draws the same number of each example, and so gives the same interval."""
     rng = np.random.default_rng(3)
     first, second = rng.normal(size=50), rng.normal(size=50)
-    (sums, rows), (other_sums, other_rows) = both(first), both(second)
-    slow, other_slow = (one._replace(quotient=False) for one in (sums, other_sums))
-    bulk = paired_interval(sums, other_sums, sign=sign, draws=400)
+    bulk = paired_interval(both(first)[0], both(second)[0], sign=sign, draws=400)
     assert bulk.difference == pytest.approx(sign * (second.mean() - first.mean()))
     assert bulk.low < bulk.difference < bulk.high
-    for found in (
-        paired_interval(slow, other_slow, sign=sign, draws=400),
-        paired_interval(rows, other_rows, sign=sign, draws=400),
-    ):
-        assert np.allclose(found[:3], bulk[:3])
+    by_weights = [Weighted(50, lambda weights, x=x: float(weights @ x / weights.sum())) for x in (first, second)]
+    for pair in (by_weights, (both(first)[1], both(second)[1])):
+        found = paired_interval(*pair, sign=sign, draws=400)
         assert found.draws == bulk.draws == 400
+        assert found.difference == pytest.approx(bulk.difference)
+        assert abs(found.low - bulk.low) < 0.1
+        assert abs(found.high - bulk.high) < 0.1
 
 
-def test_totals_of_any_shape_are_finished_as_they_are():
-    """A total may be a tree of arrays, as the counts of n-grams are."""
-    rng = np.random.default_rng(0)
-    trees = [{"a": rng.normal(size=(30, 2)), "b": rng.normal(size=30)} for _ in range(2)]
-
-    def finish(total):
-        assert total["a"].shape == (2,)
-        return float(total["a"][1] + 2 * total["b"])
-
-    first, second = (Sums(tree, finish) for tree in trees)
-    weights = [tree["a"][:, 1] + 2 * tree["b"] for tree in trees]
-    expected = paired_interval(*(Gathered(w, lambda x: float(x.sum())) for w in weights), draws=300)
-    assert np.allclose(paired_interval(first, second, draws=300)[:3], expected[:3])
+def test_rows_of_any_shape_are_repeated():
+    """A row may be a tree of arrays, as boxes and scores are."""
+    tree = {"a": np.arange(6.0).reshape(3, 2), "b": np.arange(3)}
+    seen = gathered(tree, lambda rows: float(rows["a"].sum() + 100 * rows["b"].sum()))
+    assert seen.length == 3
+    assert seen.of(np.array([0, 2, 1])) == 2 * (2 + 3) + 4 + 5 + 100 * 4
 
 
 def test_the_interval_holds_the_true_difference_as_often_as_it_says():
@@ -99,9 +82,9 @@ def test_slow_figures_are_resampled_for_some_seconds():
 def test_resamples_without_a_figure_are_left_out_and_one_of_the_whole_is_told():
     """Where one example alone has an object, some resamples have none; where none has, there is no interval."""
     counts = np.array([1.0, 0.0, 0.0])
-    some = Sums((counts, counts), quotient, quotient=True)
+    some = Quotient(counts, counts)
     found = paired_interval(some, some, draws=500)
     assert found[:3] == (0, 0, 0)
     assert 0 < found.draws < 500
-    none = Sums((0 * counts, 0 * counts), quotient, quotient=True)
+    none = Quotient(0 * counts, 0 * counts)
     assert np.isnan(paired_interval(none, none).low)

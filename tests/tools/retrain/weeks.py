@@ -10,7 +10,7 @@ CENTRES = 4.0 * np.random.default_rng(5).normal(size=(5, FEATURES))
 
 
 def examples(rng, length, *, classes=3, shift=0.0, wrong=0.0):
-    """Clusters by class, moved by a drift; some of the labels are those of the next class. Returns what is wrong, too."""
+    """Clusters by class, moved by a drift; some labels are those of the next class. Returns which these are, too."""
     labels = rng.permutation(np.arange(length) % classes)
     inputs = CENTRES[labels] + shift + rng.normal(size=(length, FEATURES))
     bad = rng.permutation(length) < round(wrong * length)
