@@ -43,6 +43,8 @@ class Source(NamedTuple):
         a vocabulary. It is stored with the run, and prepares what the run evaluates and predicts later.
       labels: `() -> labels [N, ...]` of all records, where these are at hand without the records; None elsewhere.
       buckets: where records have several lengths; training batches are then of records of similar length.
+      names: `indices -> ` what a person calls each record, such as `wine.csv:3` or `photos/cat/1.png`; None where
+        records have no place of their own.
     """
 
     length: int
@@ -52,6 +54,7 @@ class Source(NamedTuple):
     prepared: Mapping[str, Any] = {}
     labels: Callable[[], np.ndarray] | None = None
     buckets: Buckets | None = None
+    names: Callable[[np.ndarray], list[str]] | None = None
 
 
 class Reader(NamedTuple):
@@ -112,14 +115,18 @@ class Metric(NamedTuple):
         each record of training, as sum / count.
       finish: total -> a number, reported by the metric's name, or `{name: number}`. It is given NumPy arrays: float64
         or int64 sums; or the values of all rows, `[N, ...]`, in the split's order and without padding.
+      weighted: of rows, `values -> (weights [N] -> {name: number})`: the figures of the same examples, each counted as
+        often as its weight says, an integer. It makes figures of many choices of the examples cheap; without it each
+        choice goes through `finish`.
 
     Example:
       >>> Metric(lambda outputs, batch: (outputs.sum(), outputs.size), lambda total: total[0] / total[1])._fields
-      ('update', 'finish')
+      ('update', 'finish', 'weighted')
     """
 
     update: Callable[[Any, Any], Any]
     finish: Callable[[Any], Any]
+    weighted: Callable[[Any], Callable[[np.ndarray], Mapping[str, float]]] | None = None
 
     def __call__(self, outputs: Any, batch: Any) -> Any:
         """Returns what `update` does."""

@@ -19,6 +19,7 @@ VERBOSE = ("-v", "--verbose")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 COMPUTING = (
     "train",
+    "retrain",
     "lr-find",
     "lesson",
     "gradcheck",

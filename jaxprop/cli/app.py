@@ -32,6 +32,7 @@ from jaxprop.cli.lr_find import lr_find
 from jaxprop.cli.predict import predict
 from jaxprop.cli.replay import replay
 from jaxprop.cli.report import report
+from jaxprop.cli.retrain import retrain
 from jaxprop.cli.runs import runs
 from jaxprop.cli.schema import schema
 from jaxprop.cli.train import train
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "predict": predict,
     "generate": generate,
     "export": export,
+    "retrain": retrain,
     "runs": runs,
     "champions": champions,
     "report": report,

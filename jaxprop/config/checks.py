@@ -190,6 +190,8 @@ def _mixture(config: Config) -> Iterator[Problem]:
     for i, source in enumerate(data.sources):
         if source.name not in fitting:
             yield _unfit(("data", "sources", i, "name"), config.task.name, source.name, fitting)
+    if data.new_classes and data.prepared_by is None:
+        yield Problem(("data", "new_classes"), "classes beside those of data.prepared_by, which is not set; set it")
     before = -1
     for i, (after, weights) in enumerate(data.phases()):
         path: Path = ("data", "weights")

@@ -86,14 +86,14 @@ TASK_TABLE: dict[str, TaskEntry] = {
             "exact_match": Figure("max"),
             "accuracy": Figure("max", "accuracy"),
         },
-        data=("pairs", "number_words", "random"),
+        data=("pairs", "number_words", "mixture", "random"),
         models=("seq2seq_transformer", "seq2seq_rnn"),
     ),
     "detect": TaskEntry(
         summary="boxes with classes",
         losses=("focal_iou",),
         figures={"loss": Figure("min"), "map": Figure("max", "average_precision"), "map_50": Figure("max")},
-        data=("digit_scenes", "coco", "random"),
+        data=("digit_scenes", "coco", "mixture", "random"),
         models=("detector",),
     ),
     "transcribe": TaskEntry(
@@ -105,7 +105,7 @@ TASK_TABLE: dict[str, TaskEntry] = {
             "cer": Figure("min"),
             "infeasible": Figure("min", "infeasible"),
         },
-        data=("speech", "tones", "espeak", "random"),
+        data=("speech", "tones", "espeak", "mixture", "random"),
         models=("conv_bilstm", "conformer"),
     ),
 }

@@ -87,13 +87,14 @@ def subset(source: Source, indices: np.ndarray) -> Source:
       >>> subset(source, np.array([2, 0])).take(np.array([0]))["inputs"].tolist()
       [20]
     """
-    labels, buckets = source.labels, source.buckets
+    labels, buckets, names = source.labels, source.buckets, source.names
     return source._replace(
         length=len(indices),
         take=lambda chosen: source.take(indices[chosen]),
         fingerprint=fingerprint("subset", source.fingerprint, indices),
         labels=None if labels is None else lambda: labels()[indices],
         buckets=None if buckets is None else buckets._replace(of=lambda: buckets.of()[indices]),
+        names=None if names is None else lambda chosen: names(indices[chosen]),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxprop.config.schema.data import TokenSection
 from jaxprop.data import records
-from jaxprop.data.again import Again
+from jaxprop.data.again import Again, named
 from jaxprop.data.bad import BadInputs, BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.labels import Labels, labels_for
@@ -195,7 +195,7 @@ def _open_labelled(
     notes: dict[str, list[str]] = {}
     for split, path in paths.items():
         bad = BadRecords(given.max_bad_fraction, unit="text")
-        raw = [label for _, label in _labelled(given, path, f"data.{split}", labels, bad)]
+        raw = [label for _, _, label in _labelled(given, path, f"data.{split}", labels, bad)]
         notes[split] = bad.notes(len(raw) + bad.count)
         if not raw:
             raise DataError(f"data.{split}: {path} holds no text")
@@ -218,7 +218,7 @@ def _open_labelled(
     made = {
         split: _labelled_source(
             one, answers[split], tokenizer, {**labels.info, **scale}, length, kept, section, notes[split]
-        )
+        )._replace(names=named(lambda split=split: _places(given, paths[split], f"data.{split}", labels)))
         for split, one in encoded.items()
     }
     if stays is not None and held is not None:
@@ -246,8 +246,8 @@ def _scale(
     return {"target_scale": pairs}
 
 
-def _labelled(texts: Texts, path: str, key: str, labels: Labels, bad: BadRecords) -> Iterator[tuple[str, Any]]:
-    """The texts of a path with their labels; those that cannot be used are left out."""
+def _labelled(texts: Texts, path: str, key: str, labels: Labels, bad: BadRecords) -> Iterator[tuple[str, str, Any]]:
+    """The place, the text and the label of each record of a path; those that cannot be used are left out."""
     for record in texts.labelled(path, key, labels.columns, bad):
         text = _text_of(record, texts.text, bad)
         if text is None:
@@ -256,11 +256,15 @@ def _labelled(texts: Texts, path: str, key: str, labels: Labels, bad: BadRecords
         if why is not None:
             bad.add(record.where, why)
             continue
-        yield text, label
+        yield record.where, text, label
+
+
+def _places(texts: Texts, path: str, key: str, labels: Labels) -> Iterator[str]:
+    return (where for where, _, _ in _labelled(texts, path, key, labels, BadRecords(1.0)))
 
 
 def _texts(texts: Texts, path: str, key: str, labels: Labels) -> Callable[[], Iterator[str]]:
-    return lambda: (text for text, _ in _labelled(texts, path, key, labels, BadRecords(1.0)))
+    return lambda: (text for _, text, _ in _labelled(texts, path, key, labels, BadRecords(1.0)))
 
 
 def _some(texts: Again[str], indices: np.ndarray | None) -> Iterator[str]:

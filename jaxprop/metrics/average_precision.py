@@ -28,7 +28,7 @@ def average_precision_of(decoding: Decoding) -> Metric:
 
     Example:
       >>> average_precision_of(Decoding(most=10))._fields
-      ('update', 'finish')
+      ('update', 'finish', 'weighted')
 
     Reference:
       https://cocodataset.org/#detection-eval

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -56,12 +56,15 @@ def error_rates(characters: Sequence[str], decode: Callable[[jax.Array, jax.Arra
         values |= {"labels": jnp.asarray(batch["labels"]), "label_lengths": jnp.asarray(batch["label_lengths"])}
         return Rows(values, batch.get("weight"))
 
-    def finish(rows: dict[str, np.ndarray]) -> dict[str, float]:
+    def texts(rows: dict[str, np.ndarray]) -> tuple[list[str], list[str]]:
         said = [text_of(*pair, characters) for pair in zip(rows["said"], rows["said_count"], strict=True)]
-        labels = [text_of(*pair, characters) for pair in zip(rows["labels"], rows["label_lengths"], strict=True)]
-        return rates(labels, said)
+        return [text_of(*pair, characters) for pair in zip(rows["labels"], rows["label_lengths"], strict=True)], said
 
-    return Metric(update, finish)
+    def weighted(rows: dict[str, np.ndarray]) -> Callable[[np.ndarray], dict[str, float]]:
+        each = errors(*texts(rows))
+        return lambda weights: rates_of_errors({name: weights @ found for name, found in each.items()})
+
+    return Metric(update, lambda rows: rates(*texts(rows)), weighted)
 
 
 def rates(references: Sequence[str], said: Sequence[str]) -> dict[str, float]:
@@ -70,8 +73,7 @@ def rates(references: Sequence[str], said: Sequence[str]) -> dict[str, float]:
     Raises:
       MissingExtraError: jiwer is not installed.
     """
-    if find_spec("jiwer") is None:
-        raise MissingExtraError("jiwer", "the word error rate")
+    need_jiwer()
     import jiwer
 
     if not any(references):
@@ -80,3 +82,40 @@ def rates(references: Sequence[str], said: Sequence[str]) -> dict[str, float]:
         "wer": float(jiwer.wer(list(references), list(said))),
         "cer": float(jiwer.cer(list(references), list(said))),
     }
+
+
+def errors(references: Sequence[str], said: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns the errors and the length of each transcript, in words (`wer`) and in characters (`cer`), `[N, 2]` each.
+
+    Raises:
+      MissingExtraError: jiwer is not installed.
+
+    Example:
+      >>> found = errors(["a b", "c"], ["a", "c"])
+      >>> found["wer"].tolist(), rates_of_errors({name: rows.sum(0) for name, rows in found.items()})["wer"]
+      ([[1.0, 2.0], [0.0, 1.0]], 0.3333333333333333)
+    """
+    need_jiwer()
+    import jiwer
+
+    def of(measure: Callable[..., Any], one: str, other: str, length: int) -> tuple[float, float]:
+        if not one:  # of which jiwer gives no rate
+            return float(len(other.split()) if measure is jiwer.wer else len(other)), 0.0
+        return round(float(measure(one, other)) * length), float(length)
+
+    pairs = list(zip(references, said, strict=True))
+    return {
+        "wer": np.array([of(jiwer.wer, one, other, len(one.split())) for one, other in pairs]).reshape(-1, 2),
+        "cer": np.array([of(jiwer.cer, one, other, len(one)) for one, other in pairs]).reshape(-1, 2),
+    }
+
+
+def rates_of_errors(total: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns `wer` and `cer` of errors and lengths that were added up over transcripts; NaN of no length."""
+    return {name: float(wrong / length) if length else float("nan") for name, (wrong, length) in total.items()}
+
+
+def need_jiwer() -> None:
+    """Raises MissingExtraError where jiwer is not installed."""
+    if find_spec("jiwer") is None:
+        raise MissingExtraError("jiwer", "the word error rate")

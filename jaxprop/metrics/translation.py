@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+
+import numpy as np
 
 from jaxprop.errors import MissingExtraError
 
@@ -46,6 +48,45 @@ def translation_figures(translations: Sequence[str], references: Sequence[str]) 
         "chrf": CHRF().corpus_score(given, right).score,
         "exact_match": exact / len(references),
     }
+
+
+def translation_counts(translations: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns what `bleu` and `exact_match` of many translations follow from, of each: arrays `[N, ...]`.
+
+    Of `bleu` these are the matching and all n-grams of 1 to 4 words, and the lengths of both sides: 10 numbers.
+
+    Raises:
+      MissingExtraError: sacrebleu is not installed.
+    """
+    need_sacrebleu()
+    from sacrebleu.metrics import BLEU
+
+    measure = BLEU(force=True, effective_order=True)
+    found = [measure.sentence_score(one, [other]) for one, other in zip(translations, references, strict=True)]
+    exact = [(float(one == other), 1.0) for one, other in zip(translations, references, strict=True)]
+    return {
+        "bleu": np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in found], np.int64),
+        "exact_match": np.array(exact),
+    }
+
+
+def figures_of_counts(total: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns `bleu` and `exact_match` of counts that were added up over translations.
+
+    Example:
+      >>> counts = translation_counts(["a b c d e", "x"], ["a b c d e", "y"])
+      >>> figures = figures_of_counts({name: rows.sum(0) for name, rows in counts.items()})
+      >>> figures["exact_match"], figures["bleu"] == translation_figures(["a b c d e", "x"], ["a b c d e", "y"])["bleu"]
+      (0.5, True)
+    """
+    from sacrebleu.metrics import BLEU
+
+    counts = [int(x) for x in total["bleu"]]
+    score = BLEU.compute_bleu(
+        correct=counts[:4], total=counts[4:8], sys_len=counts[8], ref_len=counts[9], smooth_method="exp"
+    )
+    hits, number = (float(x) for x in total["exact_match"])
+    return {"bleu": score.score, "exact_match": hits / number if number else float("nan")}
 
 
 def sentence_chrf(translation: str, reference: str) -> float:

@@ -41,12 +41,19 @@ class Weights(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """A tree filled with given arrays, and what became of each of its leaves, by path."""
+    """A tree filled with given arrays, and what became of each of its leaves, by path.
+
+    Args:
+      tree: the tree.
+      loaded, skipped, drawn: paths of its leaves.
+      extended: of those loaded, the ones that are larger than what was given.
+    """
 
     tree: PyTree
     loaded: list[str]
     skipped: list[str]
     drawn: list[str]
+    extended: tuple[str, ...] = ()
 
 
 def begin(experiment: Experiment, seed: int | None = None) -> tuple[TrainState, list[str]]:
@@ -270,17 +277,43 @@ def fill(tree: PyTree, given: Mapping[str, Any], section: InitialWeights, where:
       UsageError: an array has another shape or kind of numbers.
     """
     flat, structure = jax.tree.flatten(tree)
-    leaves, loaded, skipped, drawn = [], [], [], []
+    leaves, loaded, skipped, drawn, larger = [], [], [], [], []
     for path, leaf in zip(leaf_paths(tree), flat, strict=True):
         if any(re.fullmatch(pattern, path) for pattern in section.skip):
             skipped.append(path)
         elif path not in given or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             drawn.append(path)
+        elif _matches(section.extend, path) and is_larger(leaf, given[path]):
+            leaf = extended(leaf, given[path])
+            loaded.append(path)
+            larger.append(path)
         else:
             leaf = _fitting(path, given[path], leaf, where)
             loaded.append(path)
         leaves.append(leaf)
-    return Filled(jax.tree.unflatten(structure, leaves), loaded, skipped, drawn)
+    return Filled(jax.tree.unflatten(structure, leaves), loaded, skipped, drawn, tuple(larger))
+
+
+def is_larger(leaf: Any, array: Any) -> bool:
+    """Whether a leaf is larger than an array along some axes, and smaller along none.
+
+    Example:
+      >>> is_larger(np.zeros((4, 3)), np.zeros((4, 2))), is_larger(np.zeros((4, 2)), np.zeros((4, 2)))
+      (True, False)
+    """
+    here, there = np.shape(leaf), np.shape(array)
+    return here != there and len(here) == len(there) and all(a >= b for a, b in zip(here, there, strict=True))
+
+
+def extended(leaf: Any, array: Any) -> Any:
+    """Returns a leaf whose first entries along each axis are those of an array, and whose others are its own.
+
+    Example:
+      >>> extended(jnp.zeros((2, 3)), np.ones((2, 2))).tolist()
+      [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+    """
+    first = tuple(slice(size) for size in np.shape(array))
+    return jnp.asarray(leaf).at[first].set(jnp.asarray(array, leaf.dtype))
 
 
 def _fitting(path: str, array: Any, leaf: Any, where: str) -> Any:
@@ -326,6 +359,8 @@ def _notes(section: InitialWeights, params: Filled, extras: Filled, given: Weigh
     size = sum(int(np.size(given.params[path])) for path in params.loaded)
     beside = f", and {len(extras.loaded)} beside the parameters" if extras.loaded else ""
     notes = [f"initial weights of {given.where}: {size:,} values of {_listed(params.loaded)}{beside}"]
+    if params.extended or extras.extended:
+        notes.append(f"extended, and the rest drawn: {_listed([*params.extended, *extras.extended])}")
     if params.skipped:
         notes.append(f"skipped and drawn: {_listed(params.skipped)}")
     if params.drawn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxprop.core.examples import row_weights
 from jaxprop.core.precision import Policy, cast_floating
 from jaxprop.data.tokenizers import Tokenizer, restore
 from jaxprop.errors import DataError
-from jaxprop.metrics.translation import need_sacrebleu, translation_figures
+from jaxprop.metrics.translation import figures_of_counts, need_sacrebleu, translation_counts, translation_figures
 from jaxprop.models import no_outputs
 from jaxprop.models.decoding import Writer, make_writer
 from jaxprop.models.search import Written, beam_search, greedy, repeated
@@ -140,11 +140,16 @@ def _with_translations(objective: Objective, answer: Answer, tokenizer: Tokenize
         rows = {"written": written, "labels": jnp.where(held != 0, seen["labels"], end)}
         return {**measured, "translations": Rows(rows, row_weights(seen))}
 
-    def finish(rows: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def texts(rows: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
         written, wanted = ([_text(tokenizer, row) for row in rows[name]] for name in ("written", "labels"))
-        return translation_figures(written, wanted)
+        return written, wanted
 
-    metrics = {**objective.metrics, "translations": Metric(_measured_by_sums, finish)}
+    def weighted(rows: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], dict[str, float]]:
+        each = translation_counts(*texts(rows))
+        return lambda weights: figures_of_counts({name: weights @ found for name, found in each.items()})
+
+    translations = Metric(_measured_by_sums, lambda rows: translation_figures(*texts(rows)), weighted)
+    metrics = {**objective.metrics, "translations": translations}
     return objective._replace(sums=sums, metrics=metrics)
 
 

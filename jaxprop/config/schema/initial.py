@@ -20,6 +20,11 @@ class InitialWeights(Section):
         {}, description="patterns of names there and their names here, such as {'encoder/(.*)': 'backbone/\\1'}"
     )
     skip: Patterns = Field((), description="patterns of names here that are drawn anew, such as ['head/.*']")
+    extend: Patterns = Field(
+        (),
+        description="patterns of names here that may be larger than there, as a head of more classes is: the values "
+        "there come first, and what follows is drawn, such as ['head/.*']",
+    )
     freeze: Patterns = Field((), description="patterns of names here that are not trained, such as ['backbone/.*']")
     freeze_statistics: bool = Field(
         False,

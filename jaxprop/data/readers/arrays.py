@@ -281,6 +281,7 @@ def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], sa
         fingerprint=_digest(split, task, rows, learned, extra),
         prepared=learned,
         labels=lambda: labels[rows].astype(label_dtype, copy=False),
+        names=lambda indices: [f"{split.inputs.name.removesuffix(':inputs')}[{row}]" for row in chosen[indices]],
     )
 
 

@@ -197,6 +197,7 @@ def _source(images: Split, objects: _Objects, rows: np.ndarray, learned: Learned
             objects.crowd, objects.ends, chosen,
         ),
         prepared=prepared,
+        names=lambda indices: [images.records.name(row) for row in chosen[indices].tolist()],
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxprop.config.schema.data import Mixture
 from jaxprop.config.tasks import tasks_for
+from jaxprop.data.alike import Alike, class_names, conformed, open_alike, read_alike, with_classes
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.errors import DataError
 from jaxprop.types import Reader, Source
@@ -17,6 +18,10 @@ from jaxprop.types import Reader, Source
 LENGTHS = "lengths"  # of `Source.info`: number of examples of each source
 _SAME = ("classes", "class_names", "targets")  # of what sources say, what has to be the same for all
 _ADDED = ("bytes", "documents")  # what is counted over all
+_SIZES = ("classes", "class_names", "characters", "vocabulary")  # of a run, what all sources are prepared by
+_SHARED = ("tokenizer", "mean", "std")  # of what the first source has learned, what tasks look for
+# Arrays whose second axis is as long as the longest of a source, and padded with 0, by task.
+PADDED = {"detect": ("boxes", "labels", "mask", "crowd"), "transcribe": ("inputs", "labels")}
 # Settings of a source that say what is learned of its data, or how it is prepared.
 _SETTINGS = (
     "target", "categorical", "missing", "categories", "max_categories", "standardize", "classes", "size", "resample",
@@ -90,8 +95,14 @@ def open_mixture(
     """
     sections = [_held_out_of(one, section) for one in section.sources]
     names = [one.name for one in sections]
+    alike = None
     if prepared is not None:
         opened = [open_one(one, task, known) for one, known in zip(sections, prepared["sources"], strict=True)]
+        if (sizes := prepared.get("sizes")) is not None:
+            opened = [{name: conformed(one, sizes, task) for name, one in of.items()} for of in opened]
+    elif section.prepared_by is not None:
+        alike = with_classes(read_alike(section.prepared_by), section.new_classes, task)
+        opened = [open_alike(open_one, one, task, alike) for one in sections]
     elif len(set(names)) == 1 and task in tasks_for(names[0]) and (together := readers[names[0]].together) is not None:
         _check_settings(sections)
         opened = together(sections, task)
@@ -102,15 +113,52 @@ def open_mixture(
     }
     each = [dict(next(iter(sources.values())).prepared) for sources in opened]
     _check_tokenizers(names, each)
-    if prepared is None:
+    if prepared is None and alike is None:
         _check_prepared(names, each)
-    shared = {"tokenizer": each[0]["tokenizer"]} if "tokenizer" in each[0] else {}
-    learned = {"sources": each, **shared}
+    learned = {"sources": each, **{key: each[0][key] for key in _SHARED if key in each[0]}}
+    sizes = _sizes(alike, task) if prepared is None else prepared.get("sizes")
+    learned |= {"sizes": sizes} if sizes else {}
+    splits = {name: _padded(parts, task) for name, parts in splits.items()}
     for parts in splits.values():
         _check_same(names, parts)
     if len(splits["train"]) < len(opened):
         splits["train"] = []  # of a run that is only used, where some are gone
     return {name: _joined(parts, learned) for name, parts in splits.items() if parts}
+
+
+def _sizes(alike: Alike | None, task: str) -> dict[str, Any]:
+    if alike is None or class_names(alike.info, task) is None:
+        return {}
+    return {key: alike.info[key] for key in _SIZES if key in alike.info}
+
+
+def _padded(parts: Sequence[Source], task: str) -> list[Source]:
+    """Sources whose arrays are as long as the longest of all, where a task knows how long each example is."""
+    keys = PADDED.get(task, ())
+    examples = [part.take(np.zeros(1, np.int64)) for part in parts]
+    lengths = {key: max((one[key].shape[1] for one in examples if key in one), default=0) for key in keys}
+    shapes = [{key: one[key].shape[1] for key in keys if key in one} for one in examples]
+    if all(one == lengths for one in shapes):
+        return list(parts)
+    dtypes = {key: next(one[key].dtype for one in examples if key in one) for key in keys if lengths[key]}
+    return [part._replace(take=_padding(part.take, lengths, dtypes)) for part in parts]
+
+
+def _padding(
+    take: Callable[[np.ndarray], dict[str, np.ndarray]], lengths: Mapping[str, int], dtypes: Mapping[str, np.dtype]
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    def padded(indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = dict(take(indices))
+        for key, dtype in dtypes.items():
+            given = batch.get(key)
+            if given is None:  # such as crowds, of which a source may know nothing
+                batch[key] = np.zeros((len(indices), lengths[key]), dtype)
+            elif given.shape[1] < lengths[key]:
+                rest = np.zeros((len(given), lengths[key] - given.shape[1], *given.shape[2:]), given.dtype)
+                batch[key] = np.concatenate([given, rest], 1)
+        return batch
+
+    return padded
 
 
 def _held_out_of(one: Any, section: Mixture) -> Any:
@@ -185,6 +233,18 @@ def _shown(found: tuple[tuple[int, ...], np.dtype] | None) -> str:
     return "none" if found is None else f"of shape {found[0]} and dtype {found[1]}"
 
 
+def join(parts: Sequence[Source], task: str) -> Source:
+    """Returns the examples of sources that were prepared alike, one after another.
+
+    Args:
+      parts: the sources.
+      task: the task's name.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return _joined(_padded(parts, task), parts[0].prepared)
+
+
 def _joined(parts: Sequence[Source], learned: Mapping[str, Any]) -> Source:
     lengths = [part.length for part in parts]
     ends = np.cumsum(lengths)
@@ -214,7 +274,17 @@ def _joined(parts: Sequence[Source], learned: Mapping[str, Any]) -> Source:
         fingerprint=fingerprint("mixture", *(part.fingerprint for part in parts)),
         prepared=learned,
         labels=_labels(parts),
+        names=_names(parts, lengths, ends) if any(part.names is not None for part in parts) else None,
     )
+
+
+def _names(parts: Sequence[Source], lengths: Sequence[int], ends: np.ndarray) -> Callable[[np.ndarray], list[str]]:
+    def name(index: int) -> str:
+        k = int(np.searchsorted(ends, index, side="right"))
+        at, names = index - (int(ends[k]) - lengths[k]), parts[k].names
+        return f"example {at} of source {k}" if names is None else names(np.array([at]))[0]
+
+    return lambda indices: [name(index) for index in indices.tolist()]
 
 
 def _labels(parts: Sequence[Source]) -> Callable[[], np.ndarray] | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxprop.config.schema.data import Pairs
 from jaxprop.data import records
-from jaxprop.data.again import Again
+from jaxprop.data.again import Again, named
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.padding import Encoded, encode, rows
@@ -81,7 +81,9 @@ def open_pairs(section: Pairs, prepared: Mapping[str, Any] | None = None) -> dic
     else:
         lengths = [int(n) for n in prepared["lengths"]]
     made = {
-        split: source_of_pairs(side, tokenizer, lengths, section.max_length, notes[split])
+        split: source_of_pairs(side, tokenizer, lengths, section.max_length, notes[split])._replace(
+            names=named(lambda split=split: _places(given[split], f"data.{split}", section))
+        )
         for split, side in sides.items()
     }
     if stays is not None and held is not None:
@@ -111,11 +113,15 @@ def _paths(section: Pairs, prepared: Mapping[str, Any] | None) -> dict[str, tupl
 
 def _reader(paths: tuple[str, str | None], key: str, section: Pairs, bad: BadRecords) -> Callable[[], Iterator[Pair]]:
     told = iter([bad])
-    return lambda: _pairs(paths, key, section, next(told, BadRecords(1.0)))
+    return lambda: (pair for _, pair in _pairs(paths, key, section, next(told, BadRecords(1.0))))
 
 
-def _pairs(paths: tuple[str, str | None], key: str, section: Pairs, bad: BadRecords) -> Iterator[Pair]:
-    """The pairs of one split; those that cannot be used are left out."""
+def _places(paths: tuple[str, str | None], key: str, section: Pairs) -> Iterator[str]:
+    return (where for where, _ in _pairs(paths, key, section, BadRecords(1.0)))
+
+
+def _pairs(paths: tuple[str, str | None], key: str, section: Pairs, bad: BadRecords) -> Iterator[tuple[str, Pair]]:
+    """The pairs of one split with their places; those that cannot be used are left out."""
     names = (section.source, section.target)
     for where, values in _read(paths, key, section, bad):
         why = next(
@@ -124,7 +130,7 @@ def _pairs(paths: tuple[str, str | None], key: str, section: Pairs, bad: BadReco
         if why is not None:
             bad.add(where, why)
         else:
-            yield values[0], values[1]
+            yield where, (values[0], values[1])
 
 
 def _read(

@@ -15,6 +15,7 @@ PATHS = (
     *("validation_inputs", "validation_labels", "test_inputs", "test_labels"),
     *("tokenizer", "train_targets", "validation_targets", "test_targets"),
     *("images", "validation_images", "test_images"),
+    "prepared_by",
 )
 NO_PATHS = ("bytes",)  # values of these keys that are names
 

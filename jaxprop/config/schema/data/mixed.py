@@ -8,10 +8,11 @@ from pydantic import Field, Strict
 
 from jaxprop.config.schema.base import NonNegative, NonNegativeFloat, Part, Positive, Section, Sizes, Text
 from jaxprop.config.schema.custom import Custom
+from jaxprop.config.schema.data.audio import Espeak, Speech, Tones
 from jaxprop.config.schema.data.base import DataSection
-from jaxprop.config.schema.data.images import Digits, Images, ImageSection
+from jaxprop.config.schema.data.images import Coco, Digits, DigitScenes, Images, ImageSection
 from jaxprop.config.schema.data.tables import Arrays, Table
-from jaxprop.config.schema.data.text import StdlibText, TextFiles, TokenSection
+from jaxprop.config.schema.data.text import NumberWords, Pairs, Reviews, StdlibText, TextFiles, TokenSection
 
 Names = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)]
 Weights = Annotated[tuple[NonNegativeFloat, ...], Strict(False), Field(min_length=2)]
@@ -47,7 +48,23 @@ class Random(DataSection):
 
 
 OneSource = Annotated[
-    Digits | StdlibText | TextFiles | Arrays | Table | Images | HuggingFace | Random, Field(discriminator="name")
+    Digits
+    | Reviews
+    | StdlibText
+    | TextFiles
+    | Pairs
+    | NumberWords
+    | Arrays
+    | Table
+    | Images
+    | HuggingFace
+    | DigitScenes
+    | Coco
+    | Speech
+    | Tones
+    | Espeak
+    | Random,
+    Field(discriminator="name"),
 ]
 
 
@@ -69,6 +86,14 @@ class Mixture(DataSection):
         None,
         description="how often each source is drawn from, in proportion, as `[0.7, 0.3]`; or a list by step, as "
         "`[{after: 0, weights: [0.7, 0.3]}, {after: 1000, weights: [1, 1]}]`; default: by their numbers of examples",
+    )
+    prepared_by: Text | None = Field(
+        None,
+        description="folder of a run whose vocabulary, classes and statistics prepare all sources, for a run that "
+        "starts from its weights; default: what is learned of the training examples of all",
+    )
+    new_classes: Annotated[tuple[Text, ...], Strict(False)] = Field(
+        (), description="names of classes beside those of the run prepared_by, after which they are numbered"
     )
     engine: Literal["numpy", "grain"] = Field("numpy", description="what makes batches; see the other sources of files")
     workers: Positive = Field(2, description="number of processes of the engine grain")

@@ -156,11 +156,12 @@ def _source(
         return samples
 
     names = [(one.path.name, one.path) for one in found]
-    return recordings(
+    source = recordings(
         "speech", wave, lengths, [one.text for one in found], alphabet, rate=section.sample_rate,
         buckets=section.buckets, notes=notes,
         identity=fingerprint_of_files(names),
     )  # fmt: skip
+    return source._replace(names=lambda indices: [found[i].where for i in indices.tolist()])
 
 
 # -- recordings to predict ------------------------------------------------------------------------

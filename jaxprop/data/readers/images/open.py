@@ -336,6 +336,7 @@ def _source(task: str, split: Split, rows: np.ndarray, learned: Learned, notes: 
         fingerprint=fingerprint("images", task, split.records.digest, repr(sorted(prepared.items())), chosen),
         prepared=prepared,
         labels=lambda: values,
+        names=lambda indices: [split.records.name(row) for row in chosen[indices].tolist()],
     )
 
 

@@ -295,6 +295,7 @@ def _source(rows: Rows, learned: Learned, notes: Sequence[str]) -> Source:
         fingerprint=fingerprint("table", json.dumps(prepared), features.numbers, features.codes, labels),
         prepared=prepared,
         labels=lambda: labels,
+        names=lambda indices: [f"{rows.name}:{line}" for line in rows.lines[indices].tolist()],
     )
 
 

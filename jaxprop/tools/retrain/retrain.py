@@ -1,0 +1,306 @@
+"""One retraining, from new data to a decision: suspects, challenger, comparison, promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprop import data
+from jaxprop.config.dump import to_builtins
+from jaxprop.core.precision import policy
+from jaxprop.data.alike import open_alike
+from jaxprop.data.readers.mixture import LENGTHS, join
+from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, DataError, RunFolderError, UsageError
+from jaxprop.run import champions
+from jaxprop.run.champions import Making
+from jaxprop.run.folder import find_run
+from jaxprop.run.opened import Opened, open_run
+from jaxprop.run.predictor import Predictor
+from jaxprop.run.served import PREFIX, Version
+from jaxprop.run.train import train
+from jaxprop.tools.retrain import suspects
+from jaxprop.tools.retrain.challenger import challenger_config
+from jaxprop.tools.retrain.compare import Sides, compared, deciding, headline, side_by_side
+from jaxprop.tools.retrain.decide import Compared, Decision, decide, usual_tolerance
+from jaxprop.tools.retrain.fresh import Fresh, new_section, open_fresh, refuse_same, sections_of
+from jaxprop.tools.retrain.measure import Measured, each_example, measure
+from jaxprop.types import Source
+
+REPLAY = 0.3
+
+
+class Request(NamedTuple):
+    """What is asked for.
+
+    Args:
+      run: a run's folder or name, or `champion:NAME`.
+      new: path of the new data, or of a YAML file with a section `data`.
+      replay: share of old examples among those that the challenger is trained on.
+      new_classes: whether classes that the champion does not know are added to its own.
+      tolerance: by how much the challenger may be worse on the old test set; None for the usual one of the metric.
+      overrides: `key=value`, of the challenger's configuration.
+      root: of all champions; None for the default.
+      code: files and modules with code of the user's own that may be run.
+    """
+
+    run: str
+    new: str
+    replay: float = REPLAY
+    new_classes: bool = False
+    tolerance: float | None = None
+    overrides: tuple[str, ...] = ()
+    root: Path | None = None
+    code: tuple[str, ...] = ()
+
+
+class Retrained(NamedTuple):
+    """How a retraining ended.
+
+    Args:
+      version: of the challenger; None where its training was interrupted.
+      record: what was written of it.
+      exit_code: 0 where it was decided, whichever way; that of the training where it was interrupted.
+    """
+
+    version: Version | None
+    record: dict[str, Any]
+    exit_code: int
+
+
+def retrain(request: Request, *, quiet: bool = False, tell: Callable[[str], None] = lambda _: None) -> Retrained:
+    """Trains a challenger on old and new data, and lets it take the champion's place if it is better.
+
+    Args:
+      request: what is asked for.
+      quiet: no console of the challenger's training.
+      tell: takes the lines that a person is told meanwhile.
+
+    Returns:
+      The version that the challenger has become, and its record.
+
+    Raises:
+      UsageError: the run, the new data or the options cannot be used.
+      DataError: the new data do not fit the champion.
+      RunFolderError: another process is retraining this champion.
+      CheckpointError: the champion is damaged.
+    """
+    if not 0 <= request.replay < 1:
+        raise UsageError(f"--replay: expected a share of at least 0 and below 1, got {request.replay:g}")
+    if request.tolerance is not None and not 0 <= request.tolerance < float("inf"):
+        raise UsageError(f"--tolerance: expected a number of at least 0, got {request.tolerance:g}")
+    name, folder = champion_of(request)
+    opened = open_run(folder, code=request.code)
+    fresh = open_fresh(opened, new_section(opened.config, request.new), new_classes=request.new_classes)
+    old = _old(opened, fresh)
+    parent = _adopted(request, name, folder, tell)
+    config = challenger_config(
+        opened.config, fresh, _lengths(opened), parent.folder, replay=request.replay, overrides=request.overrides,
+        code=request.code,
+    )  # fmt: skip
+    fingerprints = _fingerprints(opened, fresh, old)
+    about = {"config": to_builtins(config), "data": fingerprints}
+    with champions.begin(request.root, name, about) as making:
+        if making.parent.number != parent.number:
+            raise RunFolderError(f"the champion {name!r} has changed meanwhile; run the same command again")
+        for note in making.notes:
+            tell(note)
+        found = _suspects(opened, fresh, old, making, tell)
+        outcome = train(config, making.folder, quiet=quiet)
+        if outcome.exit_code not in (EXIT_DONE, EXIT_DIVERGED):
+            tell("interrupted; the same command goes on with this challenger, and the champion is the one it was")
+            return Retrained(
+                None, {"decision": "interrupted", "reason": "the training was interrupted"}, outcome.exit_code
+            )
+        record = {"data": fingerprints, "new_data": str(request.new), "replay": request.replay, **found}
+        if fresh.new_classes:
+            record["new_classes"] = list(fresh.new_classes)
+        if outcome.exit_code == EXIT_DIVERGED:
+            decision = Decision(False, f"the challenger diverged: {outcome.summary.get('error', 'see its alerts')}")
+        else:
+            challenger = open_run(making.folder, code=request.code)
+            decision, judged = _judged(request, opened, challenger, fresh, old)
+            record |= judged
+        record["reason"] = decision.reason
+        version = champions.settle(making, record, promote=decision.promote)
+    return Retrained(version, dict(version.record), EXIT_DONE)
+
+
+# -- steps, in their order ------------------------------------------------------------------------
+
+
+def champion_of(request: Request) -> tuple[str, Path]:
+    """Returns the name of the champion, and the folder of its run: of the version that serves, where there is one.
+
+    Raises:
+      UsageError: there is none, or a champion of the run's name was made of another run.
+    """
+    if request.run.startswith(PREFIX):
+        name, _, version = request.run.removeprefix(PREFIX).partition("@")
+        if version:
+            raise UsageError(
+                f"{request.run}: what is challenged is the version that serves; write {PREFIX}{name}, after "
+                f"'jaxprop champions {name} --rollback {version}' where another is meant"
+            )
+        return name, champions.current(request.root, name).folder
+    folder = find_run(Path(request.run))
+    name = folder.absolute().name
+    if name not in champions.names(request.root):
+        return name, folder
+    first = next((v for v in champions.versions(request.root, name) if v.number == 1), None)
+    if first is not None and first.record.get("from") != str(folder.absolute()):
+        raise UsageError(
+            f"there is a champion {name!r} that was made of {first.record.get('from')}; retrain it as {PREFIX}{name}, "
+            f"or give {folder} another name"
+        )
+    return name, champions.current(request.root, name).folder
+
+
+def _adopted(request: Request, name: str, folder: Path, tell: Callable[[str], None]) -> Version:
+    if name in champions.names(request.root):
+        return champions.current(request.root, name)
+    version = champions.adopt(request.root, name, folder)
+    tell(f"{folder} is version 1 of the champion {name} now: {version.folder}")
+    return version
+
+
+def _lengths(opened: Opened) -> list[int]:
+    """Number of training examples of each source of a champion's."""
+    return list(opened.prepared.info.get(LENGTHS) or [opened.prepared.length])
+
+
+class Old(NamedTuple):
+    """The champion's own data: its test set, and the fingerprint of the training examples of each source."""
+
+    test: Source
+    fingerprints: list[str]
+
+
+def _old(opened: Opened, fresh: Fresh) -> Old:
+    """Opens the champion's own data, prepared as the new ones are.
+
+    Raises:
+      DataError: they are gone, have no test set, or are the new ones.
+    """
+    task, sections = opened.config.task.name, sections_of(opened.config)
+    sources = [open_alike(data.open_sources, section, task, fresh.alike) for section in sections]
+    trains = [source["train"].fingerprint for source in sources]
+    refuse_same(fresh, list(zip(sections, trains, strict=True)))
+    tests = [source["test"] for source in sources if "test" in source]
+    if not tests:
+        raise DataError(
+            f"the data of {opened.folder} have no test examples, by which champion and challenger could be compared; "
+            "train it with data.test first"
+        )
+    return Old(join(tests, task), trains)
+
+
+def _fingerprints(opened: Opened, fresh: Fresh, old: Old) -> dict[str, Any]:
+    return {
+        "old": old.fingerprints,
+        "old_test": old.test.fingerprint,
+        "new": fresh.sources["train"].fingerprint,
+        "new_test": fresh.sources["test"].fingerprint,
+        "champion": opened.prepared.fingerprint,
+    }
+
+
+def _suspects(opened: Opened, fresh: Fresh, old: Old, making: Making, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Looks for wrong labels among the new training examples, before anything is trained on them."""
+    config, task = opened.config, opened.config.task.name
+    train = fresh.sources["train"]
+    known = _of_known_classes(train, fresh, task)
+    each = each_example(opened.experiment.task.objective, policy(config.precision.policy))
+    predictor = Predictor(opened)
+    weights = jax.device_get((predictor.params, predictor.extras))
+    size = config.data.eval_batch_size or config.data.batch_size
+    if not known.length:
+        return {"suspects": {"share": None, "method": "none: every new example is of a new class"}}
+    new, own = measure(each, *weights, known, size), measure(each, *weights, old.test, size)
+    answers = [None, None]
+    if task == "classify":
+        answers = [_answers(predictor, source, m, size) for source, m in ((known, new), (old.test, own))]
+    found = suspects.look(new, own, *answers)
+    lines = suspects.lines(found, new, known, opened, task, f"{fresh.section.name} train")
+    making.folder.mkdir(parents=True, exist_ok=True)
+    suspects.write(making.folder, lines)
+    for line in suspects.summary(found, lines):
+        tell(line)
+    return {
+        "suspects": {
+            "share": found.share,
+            "usual": found.usual,
+            "method": found.method,
+            "count": int(found.suspect.sum()),
+            "examples": len(found.order),
+            "worst": lines[: suspects.SHOWN],
+        }
+    }
+
+
+def _of_known_classes(train: Source, fresh: Fresh, task: str) -> Source:
+    """The new training examples that have no class which the champion does not know; it cannot judge others."""
+    if not fresh.new_classes or fresh.known is None:
+        return train
+    limit = fresh.known + (task == "transcribe")  # 0 is the blank of transcripts
+    kept = []
+    for part in np.array_split(np.arange(train.length), max(1, train.length // 1024)):
+        labels = np.asarray(train.take(part)["labels"])
+        flat = labels.reshape(len(part), -1)
+        bad = (flat[:, limit:] > 0) if task == "multilabel" else flat >= limit
+        kept.append(part[~bad.any(1)])
+    from jaxprop.data.splits import subset
+
+    return subset(train, np.concatenate(kept))
+
+
+def _answers(predictor: Predictor, source: Source, measured: Measured, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and labels of the examples that were measured."""
+    found, labels = [], []
+    for start in range(0, len(measured.indices), size):
+        batch = source.take(measured.indices[start : start + size])
+        found.append(predictor(batch)["probabilities"])
+        labels.append(np.asarray(batch["labels"]))
+    return np.concatenate(found), np.concatenate(labels)
+
+
+def _judged(
+    request: Request, champion: Opened, challenger: Opened, fresh: Fresh, old: Old
+) -> tuple[Decision, dict[str, Any]]:
+    """Compares both models on both test sets, and decides."""
+    task = challenger.config.task.name
+    both = side_by_side(champion, challenger, {"new": fresh.sources["test"], "old": old.test})
+    metric, mode = headline(challenger, both["new"].champion_figures)
+    seed = challenger.config.run.seed
+    judged = {name: compared(sides, challenger, metric, mode, seed=seed) for name, sides in both.items()}
+    tolerance = request.tolerance
+    if tolerance is None:
+        tolerance = usual_tolerance(metric, mode, judged["old"].champion)
+    decision = decide(metric, judged["new"], judged["old"], tolerance)
+    chosen = {"chosen_on": "validation" if challenger.experiment.test is not None else "its end"}
+    return decision, {
+        "metric": metric,
+        "better": mode,
+        "tolerance": tolerance,
+        "figures": {name: _figures(metric, judged[name], both[name]) for name in both},
+        "examples": {name: deciding(both[name], task, f"{name} test") for name in both},
+        "challenger": {"step": challenger.step, "checkpoint": challenger.which, **chosen},
+        "champion": {"step": champion.step, "checkpoint": champion.which},
+    }
+
+
+def _figures(metric: str, one: Compared, sides: Sides) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "champion": one.champion,
+        "challenger": one.challenger,
+        "difference": one.interval.difference,
+        "interval": [one.interval.low, one.interval.high],
+        "level": one.interval.level,
+        "draws": one.interval.draws,
+        "examples": one.examples,
+        "all": {"champion": sides.champion_figures, "challenger": sides.challenger_figures},
+    }

@@ -1,0 +1,236 @@
+"""A whole retraining on arrays: promoted, kept aside, refused, killed and gone on with; the champion is never lost."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxprop.errors import CheckpointError, DataError, JaxpropError, RunFolderError, UsageError
+from jaxprop.run import champions
+from jaxprop.run.loaded import load
+from jaxprop.tools.retrain import Request, retrain
+from tests.processes import started
+from tests.tools.retrain.weeks import first_week, write_week
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with the run that becomes a champion, and the week that it was trained on."""
+    place = tmp_path_factory.mktemp("retrain")
+    first_week(place)
+    return place
+
+
+def request(home, root, week, **changes):
+    return Request(**{"run": str(home / "runs" / "model"), "new": str(week), "root": root, **changes})
+
+
+def test_a_drift_is_learned_and_the_challenger_promoted(home, tmp_path):
+    write_week(tmp_path / "week2", shift=2.5)
+    said = []
+    done = retrain(request(home, tmp_path / "champions", tmp_path / "week2"), quiet=True, tell=said.append)
+    assert done.exit_code == 0
+    assert done.record["decision"] == "promoted"
+    assert done.version == champions.current(tmp_path / "champions", "model")._replace(problem=done.version.problem)
+    figures = done.record["figures"]
+    assert figures["new"]["champion"] < 0.95 < figures["new"]["challenger"]
+    assert figures["new"]["interval"][0] > 0
+    assert figures["old"]["interval"][0] > -0.01
+    assert figures["new"]["draws"] == 2000
+    served = load(done.version.folder)
+    assert served.opened.step == done.record["challenger"]["step"]
+    assert served.summary["metrics"]["accuracy"] > 0.95
+    improved = done.record["examples"]["new"]["improved"]
+    assert improved[0]["name"].startswith(str(tmp_path / "week2" / "test.npz["))
+    assert improved[0]["champion_loss"] > improved[0]["challenger_loss"]
+    sources = served.config.data.sources
+    assert [one.train for one in sources] == [str(home / "week1" / "train.npz"), str(tmp_path / "week2" / "train.npz")]
+    assert served.config.data.weights == (0.3, 0.7)
+    assert "version 1 of the champion model" in said[0]
+
+    # The next week: the old data are those of both weeks, side by side.
+    write_week(tmp_path / "week3", seed=3, shift=2.5)
+    again = retrain(request(home, tmp_path / "champions", tmp_path / "week3", replay=0.5), quiet=True)
+    assert again.record["decision"] == "kept aside"  # there is nothing left to gain
+    assert again.record["reason"].startswith("not shown to be better on the new data, accuracy 1 -> 1")
+    assert again.record["figures"]["old"]["examples"] == 240
+    config = load(again.version.folder).config
+    assert len(config.data.sources) == 3
+    assert config.data.weights == (0.25, 0.25, 0.5)
+    assert champions.current(tmp_path / "champions", "model").number == 2
+
+
+def test_a_week_of_wrong_labels_is_kept_aside_and_they_are_named(home, tmp_path):
+    wrong = write_week(tmp_path / "week2", wrong=0.3)
+    done = retrain(request(home, tmp_path / "champions", tmp_path / "week2"), quiet=True)
+    assert done.record["decision"] == "kept aside"
+    assert champions.current(tmp_path / "champions", "model").number == 1
+    suspects = done.record["suspects"]
+    assert abs(suspects["share"] - 0.3) < 0.03
+    assert suspects["usual"] < 0.03
+    lines = [json.loads(line) for line in (done.version.folder / "suspects.jsonl").read_text().splitlines()]
+    planted = int(wrong.sum())
+    assert all(wrong[line["index"]] for line in lines[:planted])
+    assert lines[0]["name"] == f"{tmp_path / 'week2' / 'train.npz'}[{lines[0]['index']}]"
+    assert lines[0]["champion"]["label"] == (lines[0]["given"] - 1) % 3
+    losses = [line["loss"] for line in lines]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_classes_that_the_champion_does_not_know(home, tmp_path):
+    write_week(tmp_path / "week2", classes=5)
+    asked = request(home, tmp_path / "champions", tmp_path / "week2")
+    with pytest.raises(DataError, match=r"the new data have '3', '4', which the champion does not know \(it knows '0'"):
+        retrain(asked)
+    assert not (tmp_path / "champions").exists()
+    done = retrain(asked._replace(new_classes=True), quiet=True)
+    assert done.record["decision"] == "promoted"
+    assert done.record["new_classes"] == ["3", "4"]
+    assert done.record["figures"]["new"]["champion"] == pytest.approx(0.6, abs=0.02)  # it never answers a new class
+    assert load(done.version.folder).info["classes"] == 5
+
+
+def test_a_challenger_of_more_classes_begins_with_the_logits_of_the_champion(home, tmp_path, monkeypatch):
+    """Before the first step, what the old classes get is bitwise what they got."""
+    from jaxprop.run.compose import compose
+    from jaxprop.run.initial import begin
+    from jaxprop.tools.retrain import retrain as module
+
+    write_week(tmp_path / "week2", classes=4)
+    kept = {}
+
+    def stop(config, _folder, **_):
+        kept["config"] = config
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["jaxprop.tools.retrain.retrain"], "train", stop)
+    asked = request(home, tmp_path / "champions", tmp_path / "week2", new_classes=True)
+    with pytest.raises(KeyboardInterrupt):
+        module(asked, quiet=True)
+    experiment = compose(kept["config"])
+    state, notes = begin(experiment)
+    champion = load(champions.current(tmp_path / "champions", "model").folder)
+    batch = experiment.sources["test"].take(np.arange(64))
+    apply = experiment.task.model.apply
+    found = jax.jit(lambda p, e, b: apply(p, e, b, key=None, train=False)[0])(state.params, state.extras, batch)
+    model = champion.model
+    wanted = jax.jit(lambda p, e, b: model.apply(p, e, b, key=None, train=False)[0])(
+        champion.params, champion.extras, batch
+    )
+    assert found.shape == (64, 4)
+    assert np.array_equal(found[:, :3], wanted)
+    assert "extended, and the rest drawn: head" in notes
+
+
+def test_killed_and_gone_on_with_while_a_second_one_is_refused(home, tmp_path):
+    """The killed process leaves the champion; meanwhile no other may retrain it; the same command goes on."""
+    root = tmp_path / "champions"
+    write_week(tmp_path / "week2", shift=2.5)
+    steps = ("run.steps=400", "checkpoint.every_steps=5")
+    run = str(home / "runs" / "model")
+    command = [sys.executable, "-m", "jaxprop", "retrain", run, "--data", str(tmp_path / "week2"), "--root", str(root)]
+    saved = root / "model" / "making" / "run" / "checkpoints"
+    asked = request(home, root, tmp_path / "week2", overrides=steps)
+    with started([*command, *steps, "--quiet"], stderr=subprocess.DEVNULL) as child:
+        deadline = time.monotonic() + 200
+        while not ((root / "model" / "champion.json").exists() and list(saved.glob("[0-9]*/run/run.json"))):
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        child.send_signal(signal.SIGSTOP)
+        with pytest.raises(RunFolderError, match=f"is in use by process {child.pid}"):
+            retrain(asked, quiet=True)
+    assert child.returncode == -signal.SIGKILL
+    assert champions.current(root, "model").number == 1
+    step = max(int(path.name) for path in saved.iterdir() if path.name.isdigit())
+    assert step < 400
+    said = []
+    done = retrain(asked, quiet=True, tell=said.append)
+    assert any(line.startswith("going on with the challenger") for line in said)
+    assert done.record["decision"] == "promoted"
+    assert champions.current(root, "model").number == 2
+    assert load(done.version.folder).step == 400
+
+
+def _without_test(week):
+    (week / "test.npz").unlink()
+
+
+def _of_another_size(week):
+    with np.load(week / "train.npz") as held:
+        np.savez(week / "train.npz", inputs=held["inputs"][:, :4], labels=held["labels"])
+
+
+def _empty(week):
+    np.savez(week / "train.npz", inputs=np.zeros((0, 6), np.float32), labels=np.zeros(0, np.int64))
+
+
+def _another_format(week):
+    (week / "train.npz").write_text("a,b\n1,2\n")
+
+
+BAD_WEEKS = {
+    "no test examples": (_without_test, "the new data have no test examples, by which .* could be compared; give"),
+    "another size": (_of_another_size, r"holds examples of shape \(4,\), but .* of shape \(6,\)"),
+    "empty": (_empty, "train.npz:inputs: is empty"),
+    "another format": (_another_format, "is a CSV file"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_WEEKS)
+def test_new_data_that_cannot_be_used(home, tmp_path, kind):
+    spoil, sentence = BAD_WEEKS[kind]
+    write_week(tmp_path / "week2")
+    spoil(tmp_path / "week2")
+    with pytest.raises(JaxpropError, match=sentence):
+        retrain(request(home, tmp_path / "champions", tmp_path / "week2"), quiet=True)
+    assert not (tmp_path / "champions").exists()
+
+
+BAD_REQUESTS = {
+    "replay of all": ({"replay": 1.0}, UsageError, "--replay: expected a share of at least 0 and below 1, got 1"),
+    "negative replay": ({"replay": -0.1}, UsageError, "--replay: expected a share"),
+    "not a number": ({"tolerance": float("nan")}, UsageError, "--tolerance: expected a number of at least 0, got nan"),
+    "no such data": ({"new": "nowhere"}, UsageError, "--data nowhere: there is no such file or folder"),
+    "no such run": ({"run": "nowhere"}, UsageError, "nowhere: there is no such run folder"),
+    "no such champion": ({"run": "champion:nobody"}, UsageError, "nobody"),
+    "its own data": ({"new": "week1"}, DataError, "the new data are the champion's own .*week1/train.npz.*the same"),
+    "an override of the data": ({"overrides": ("data.train=a.npz",)}, UsageError, "data.train is what retraining sets"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_REQUESTS)
+def test_requests_that_cannot_be_met(home, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(home)
+    changes, error, sentence = BAD_REQUESTS[kind]
+    write_week(tmp_path / "week2")
+    with pytest.raises(error, match=sentence):
+        retrain(request(home, tmp_path / "champions", tmp_path / "week2", **changes), quiet=True)
+    assert champions.names(tmp_path / "champions") in ([], ["model"])
+
+
+def test_a_damaged_champion_is_told_and_left_as_it_is(home, tmp_path):
+    root = tmp_path / "champions"
+    version = champions.adopt(root, "model", home / "runs" / "model")
+    (version.folder / "config.yaml").write_text("changed")
+    write_week(tmp_path / "week2")
+    with pytest.raises(CheckpointError, match=r"config\.yaml"):
+        retrain(request(home, root, tmp_path / "week2", run="champion:model"), quiet=True)
+    assert not (root / "model" / "making").exists()
+
+
+def test_a_run_that_has_not_ended_is_no_champion(home, tmp_path):
+    run = shutil.copytree(home / "runs" / "model", tmp_path / "model")
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "status": "diverged"}))
+    write_week(tmp_path / "week2")
+    with pytest.raises(UsageError, match="is not a completed run"):
+        retrain(request(home, tmp_path / "champions", tmp_path / "week2", run=str(run)), quiet=True)
