@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ OVERLAP = 0.2  # largest share of a digit that another one may cover
 MOST = 6
 _TRIES = 20
 _INK = 0.15  # of the darkest, from which a pixel belongs to a digit's box
+_SEEDS = {"train": 0, "test": 1, "validation": 2}  # of the scenes of a split
+_VALIDATION_FRACTION = 0.1  # of the training glyphs
 _TEST_FRACTION, _SPLIT_SEED = 0.2, 0  # as of data.name: digits, whose test glyphs are then those of the test scenes
 
 
@@ -33,6 +36,9 @@ class _Scene(NamedTuple):
 
 def open_digit_scenes(section: DigitScenes) -> dict[str, Source]:
     """Opens scenes of 1 to 6 digits, `train` from four fifths of the glyphs and `test` from the others.
+
+    With `data.validation`, a fraction, so many of the scenes are the split `validation`, and a tenth of the training glyphs
+    are for these alone.
 
     A scene depends on `data_seed`, its split and its index alone. Digits are of different sizes and proportions, and
     cover each other a little; behind and before them lie gradients, lines, blobs and noise. A box is the smallest one
@@ -58,11 +64,20 @@ def open_digit_scenes(section: DigitScenes) -> dict[str, Source]:
     ink, labels = load_digits()
     glyphs = (ink / ink.max()).astype(np.float32).reshape(-1, 8, 8)
     train, test = stratified_split(labels, _TEST_FRACTION, _SPLIT_SEED)
-    sizes = {"train": section.examples, "test": section.test_examples}
-    chosen = {"train": train, "test": test}
+    sizes, chosen = {"train": section.examples, "test": section.test_examples}, {"train": train, "test": test}
+    if section.validation is not None:
+        stays, held = stratified_split(labels[train], _VALIDATION_FRACTION, section.split_seed)
+        sizes["validation"] = math.ceil(section.validation * section.examples)
+        sizes["train"] = section.examples - sizes["validation"]
+        chosen |= {"train": train[stays], "validation": train[held]}
+        if not sizes["train"]:
+            raise DataError(
+                f"data.validation: {section.validation:g} of the {section.examples} scenes leaves none to train on; "
+                "use a smaller fraction"
+            )
     return {
-        split: _source(glyphs[chosen[split]], labels[chosen[split]], section, size, i)
-        for i, (split, size) in enumerate(sizes.items())
+        split: _source(glyphs[chosen[split]], labels[chosen[split]], section, sizes[split], _SEEDS[split])
+        for split in sizes
     }
 
 
