@@ -107,12 +107,12 @@ def raw_images(prepared: Mapping[str, Any]) -> Raw | None:
         {"images": jax.ShapeDtypeStruct((height, width, channels), np.dtype(np.uint8))},
         prepare,
         (
-            f"`images` are pixels from 0 to 255, {colours}, of {height} x {width} (height x width){resized}. The program "
-            "standardizes them itself.",
+            f"`images` are pixels from 0 to 255, {colours}, of {height} x {width} (height x width){resized}. The "
+            "program standardizes them itself.",
             "`boxes` are x0, y0, x1, y1 in pixels of this size, the surest first, after non-maximum suppression. Of an "
             "image resized before, multiply them by its own width and height over these.",
-            "`scores` are from 0 to 1; `classes` are places in the list of class names below, from 0. The first `count` "
-            "slots of an image hold its boxes; the others are 0.",
+            "`scores` are from 0 to 1; `classes` are places in the list of class names below, from 0. The first "
+            "`count` slots of an image hold its boxes; the others are 0.",
         ),
     )
 

@@ -37,8 +37,8 @@ class _Scene(NamedTuple):
 def open_digit_scenes(section: DigitScenes) -> dict[str, Source]:
     """Opens scenes of 1 to 6 digits, `train` from four fifths of the glyphs and `test` from the others.
 
-    With `data.validation`, a fraction, so many of the scenes are the split `validation`, and a tenth of the training glyphs
-    are for these alone.
+    With `data.validation`, a fraction, so many of the scenes are the split `validation`, and a tenth of the training
+    glyphs are for these alone.
 
     A scene depends on `data_seed`, its split and its index alone. Digits are of different sizes and proportions, and
     cover each other a little; behind and before them lie gradients, lines, blobs and noise. A box is the smallest one
