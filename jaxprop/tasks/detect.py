@@ -14,11 +14,14 @@ from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.model import Detector
 from jaxprop.core.detections import USUAL, Decoding, decode
 from jaxprop.data.readers.images.open import standardization
+from jaxprop.errors import UsageError, one_of
 from jaxprop.metrics.average_precision import average_precision_of, expect_installed
-from jaxprop.tasks.pictures import TOLD, found_by_class, worst_images
+from jaxprop.tasks.pictures import TOLD, found_by_class, told, worst_images
 from jaxprop.tasks.task import Raw, Task, bind
 from jaxprop.tasks.words import class_name, number
 from jaxprop.types import Batch, Source
+
+NMS = ("class", "all")
 
 
 def detect(config: Config, sources: Mapping[str, Source]) -> Task:
@@ -36,15 +39,18 @@ def detect(config: Config, sources: Mapping[str, Source]) -> Task:
     """
     expect_installed()
     section = config.model
-    decoding = Decoding(iou=section.iou, most=section.most) if isinstance(section, Detector) else USUAL
+    decoding = Decoding(iou=section.iou, most=section.most, nms=section.nms) if isinstance(section, Detector) else USUAL
     train = sources["train"]
     names, scale = train.info.get("class_names", ()), {name: train.prepared.get(name, ()) for name in ("mean", "std")}
     return Task(
         *bind(config, train, {"map": average_precision_of(decoding)}),
         predict=partial(predict, decoding=decoding),
-        panels=(partial(worst_images, names=names, **scale), partial(found_by_class, names=names)),
+        panels=(
+            partial(worst_images, names=names, overlap=decoding.iou, **scale),
+            partial(found_by_class, names=names, overlap=decoding.iou),
+        ),
         shown=("inputs", "boxes", "crowd"),
-        describe=describe,
+        describe=partial(describe, overlap=decoding.iou),
         raw=raw_images(train.prepared),
     )
 
@@ -118,7 +124,13 @@ def raw_images(prepared: Mapping[str, Any]) -> Raw | None:
 
 
 def describe(
-    found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any], *, score: float = TOLD
+    found: Mapping[str, np.ndarray],
+    i: int,
+    info: Mapping[str, Any],
+    *,
+    score: float = TOLD,
+    nms: str = "all",
+    overlap: float = USUAL.iou,
 ) -> dict[str, Any]:
     """Says which boxes an image has.
 
@@ -127,9 +139,15 @@ def describe(
       i: the image.
       info: of the training data: `class_names`.
       score: lowest score of a box to tell.
+      nms: `all` leaves out a box that overlaps a surer one of whatever class, so that an object has one; `class` tells
+        every box that is found.
+      overlap: IoU from which it does.
 
     Returns:
       `boxes`, the surest first, each with `class`, `score` and `box`, x0, y0, x1, y1 in pixels.
+
+    Raises:
+      UsageError: `nms` is neither.
 
     Example:
       >>> boxes = np.array([[[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 9.0, 9.0]]])
@@ -137,6 +155,8 @@ def describe(
       >>> describe(told, 0, {"class_names": ["cat", "dog"]})
       {'boxes': [{'class': 'dog', 'score': 0.75, 'box': [1.0, 2.0, 3.0, 4.0]}]}
     """
+    if nms not in NMS:
+        raise UsageError(one_of(nms, NMS, "nms"))
     names = info.get("class_names") or ()
     return {
         "boxes": [
@@ -145,6 +165,6 @@ def describe(
                 "score": number(found["scores"][i][slot]),
                 "box": [round(float(edge), 2) for edge in found["boxes"][i][slot]],
             }
-            for slot in np.flatnonzero(found["scores"][i] >= score).tolist()
+            for slot in told(found, i, score, overlap if nms == "all" else None)
         ]
     }

@@ -157,7 +157,7 @@ def test_a_program_that_detects_takes_pixels(tmp_path):
     np.save(tmp_path / "out" / "x.npy", pixels)
     found = {name: np.array(value) for name, value in result_of(DETECT, tmp_path / "out").items()}
     assert found["boxes"].shape[2:] == (4,)
-    (answers,) = predict_inputs(run, paths, score=0.01)
+    (answers,) = predict_inputs(run, paths, score=0.0, nms="class")
     assert found["count"].min() > 0
     for i, answer in enumerate(answers):
         told = answer.values["boxes"]
