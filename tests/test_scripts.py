@@ -1,6 +1,7 @@
 """The scripts start, and the benchmark compares what it says it compares. No timing is asserted."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from jaxprop.bench.document import read
+from jaxprop.config.schema.data import Coco
+from jaxprop.data import open_sources
 from tests.bench.documents import make_document, make_row, save
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "scripts").glob("*.py"))
@@ -182,6 +185,36 @@ def test_a_planted_document_says_how_long_it_slept(tmp_path, monkeypatch):
     assert len(first.rows[0].samples) > 1
     assert "slept" not in first.rows[0].facts
     assert second.rows[0].facts["slept"] >= 0.5
+
+
+def test_weeks_that_drift_are_read_as_they_are_meant(tmp_path):
+    script, classes, labels = loaded("weekly_drift"), {}, {}
+    script.write_weeks(tmp_path, {"train": 30, "test": 8}, side=64, seed=0)
+    for number in range(1, 5):
+        week = tmp_path / f"week{number}"
+        section = Coco(name="coco", train=str(week / "train.json"), test=str(week / "test.json"))
+        sources = open_sources(section, "detect")
+        assert {split: source.length for split, source in sources.items()} == {"train": 30, "test": 8}
+        classes[number] = sources["train"].info["class_names"]
+        batch = sources["train"].take(np.arange(30))
+        labels[number] = batch["labels"][batch["mask"] > 0]
+        assert "notes" not in sources["train"].info  # no box is cut or left out
+    assert classes[1] == classes[2] == [str(digit) for digit in range(9)]
+    assert classes[3] == classes[4] == [str(digit) for digit in range(10)]
+    assert 9 in labels[3]
+    wrong = json.loads((tmp_path / "week4" / "wrong.json").read_text())
+    assert len(wrong) == round(0.3 * len(labels[4]))
+
+
+def test_the_classes_that_are_wrong_are_those_that_are_listed():
+    script = loaded("weekly_drift")
+    held = {
+        "categories": [{"id": i + 1} for i in range(10)],
+        "annotations": [{"id": i, "category_id": i % 10 + 1} for i in range(100)],
+    }
+    wrong = script.mislabel(held, 0.3, np.random.default_rng(0))
+    assert [item["id"] for item in held["annotations"] if item["category_id"] != item["id"] % 10 + 1] == wrong
+    assert len(wrong) == 30
 
 
 # -- scripts/cron ---------------------------------------------------------------------------------

@@ -51,6 +51,14 @@ ScoreOption = Annotated[
     float | None,
     typer.Option("--score", metavar="S", min=0, max=1, help="lowest score of a box to tell; default: 0.3"),
 ]
+NmsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--nms",
+        metavar="class|all",
+        help="class: also tell boxes of other classes on one object; default: all, one box for each object",
+    ),
+]
 LinesOption = Annotated[
     bool, typer.Option("--json", help="print one line of JSON for each record on stdout, and nothing else")
 ]
@@ -72,6 +80,7 @@ def predict(
     batch_size: SizeOption = None,
     beams: BeamsOption = None,
     score: ScoreOption = None,
+    nms: NmsOption = None,
     newest: Annotated[bool, typer.Option("--newest", help="use the newest checkpoint instead of the best")] = False,
     code: CodeOption = None,
     json: LinesOption = False,
@@ -83,7 +92,7 @@ def predict(
     from jaxprop.tools.draw import Drawings
     from jaxprop.tools.predict import predict_inputs
 
-    given = {"top": top, "beams": beams, "score": score}
+    given = {"top": top, "beams": beams, "score": score, "nms": nms}
     options = {name: value for name, value in given.items() if value is not None}
     file, folder = (None, out) if out is not None and not out.suffix else (out, None)
     opened, drawings = load(run, which="newest" if newest else None, code=code or ()), Drawings(folder)

@@ -30,14 +30,16 @@ class Decoding(NamedTuple):
     Args:
       candidates: number of boxes of the highest scores that are compared with each other.
       most: number of boxes that are kept of an image.
-      iou: overlap from which the lower one of two boxes of one class is dropped.
+      iou: overlap from which the lower one of two boxes is dropped.
       score: lowest score that counts.
+      nms: which boxes are compared, those of one `class` or `all`.
     """
 
     candidates: int = 200
     most: int = 100
     iou: float = 0.6
     score: float = 0.01
+    nms: str = "class"
 
 
 USUAL = Decoding()
@@ -144,7 +146,8 @@ def decode(outputs: Sequence[Any], height: int, width: int, decoding: Decoding =
         where, kinds = index // classes, (index % classes).astype(jnp.int32)
         boxes = clipped(boxes_at(offsets[where], jnp.asarray(at)[where]), height, width)
         scores = jnp.where(scores >= decoding.score, scores, 0)
-        scores = jnp.where(suppress(boxes, scores, kinds, decoding.iou), scores, 0)
+        rivals = kinds if decoding.nms == "class" else jnp.zeros_like(kinds)
+        scores = jnp.where(suppress(boxes, scores, rivals, decoding.iou), scores, 0)
         scores, kept = jax.lax.top_k(scores, min(decoding.most, candidates))
         real = scores > 0
         return Detections(jnp.where(real[:, None], boxes[kept], 0), scores, jnp.where(real, kinds[kept], 0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +44,12 @@ _MAGIC = (
 )
 _ZIPPED = {".npz": "npz", ".xlsx": "excel", ".xlsm": "excel", ".ods": "excel"}
 _BY_SUFFIX = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+# Of one JSON value, the start of one of COCO's lists, or all of them where the value is that short.
+_COCO = re.compile(
+    rb'"images"\s*:\s*\[\s*\{[^{}]*"file_name"|"annotations"\s*:\s*\[\s*\{[^{}]*"(bbox|category_id|image_id)"'
+    rb'|"categories"\s*:\s*\[\s*\{[^{}]*"(supercategory|name)"'
+)
+_JSON_FILES = 20  # of a folder of images that are looked at
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -77,6 +85,8 @@ KINDS: dict[str, Kind] = {
     "text": Kind("a text file", "text", "train: PATH"),
     "texts": Kind("a folder of text files", "text", "train: PATH"),
     "images": Kind("a folder of images", "images", "train: PATH"),
+    "coco": Kind("COCO JSON", "coco", "train: PATH"),
+    "objects": Kind("a folder of images with COCO JSON", "coco", "train: FILE.json, images: PATH"),
     "recordings": Kind("a folder of audio files", "speech", "train: PATH"),
     "recording": Kind("a single audio file", None, "give the folder that holds it and its transcript"),
     "idx": Kind("an IDX file, as MNIST has them", "images", "train: PATH"),
@@ -137,6 +147,8 @@ def _text_format(suffix: str, head: bytes) -> str:
         return _BY_SUFFIX[suffix]
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     first = start.splitlines()[0].rstrip() if start else b""
+    if start.startswith(b"{") and _is_coco(start, first):
+        return "coco"
     if start.startswith(b"{"):
         return "jsonl" if first.endswith(b"}") or len(head) == len(first) == HEAD else "json"
     if suffix == ".json":
@@ -146,10 +158,19 @@ def _text_format(suffix: str, head: bytes) -> str:
     return "csv" if any(c in first for c in (b",", b";", b"\t", b"|")) else "text"
 
 
+def _is_coco(start: bytes, first: bytes) -> bool:
+    """Whether text is the start of COCO JSON rather than of other objects, one a line."""
+    try:
+        row = json.loads(first)
+    except ValueError:  # it goes on in the next line, or after what was read
+        return _COCO.search(start) is not None
+    return isinstance(row, dict) and all(isinstance(row.get(name), list) for name in ("images", "annotations"))
+
+
 def kind_of(path: str | os.PathLike[str]) -> str:
     """Returns the kind of a file or a folder that exists, a key of `KINDS`.
 
-    A folder is looked at with its subfolders, two levels deep: `train/cats/1.png`.
+    A folder is looked at with its subfolders, three levels deep: `train-clean-100/84/121123/84-121123-0000.flac`.
 
     Example:
       >>> import tempfile
@@ -171,10 +192,12 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
 def _kind_of_folder(folder: Path) -> str:
     suffixes: Counter[str] = Counter()
+    values: list[Path] = []
     for depth, (place, folders, files) in enumerate(os.walk(folder)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         suffixes.update(Path(name).suffix.lower() for name in files if not name.startswith("."))
-        if len(Path(place).relative_to(folder).parts) > 1:
+        values += [Path(place, name) for name in sorted(files) if name.lower().endswith(".json")]
+        if len(Path(place).relative_to(folder).parts) > 2:
             folders.clear()
         if suffixes.total() > _LISTED or depth > _LISTED:
             break
@@ -188,6 +211,8 @@ def _kind_of_folder(folder: Path) -> str:
         "tables": sum(suffixes[suffix] for suffix in (*_BY_SUFFIX, ".parquet")),
     }
     best = max(counts, key=lambda name: counts[name])
+    if best == "images" and any(kind_of(value) == "coco" for value in values[:_JSON_FILES]):
+        return "objects"
     return best if counts[best] else "folder"
 
 

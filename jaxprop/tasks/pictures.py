@@ -36,13 +36,14 @@ class Judged(NamedTuple):
         return len(self.alarms) + len(self.missed)
 
 
-def judge(predictions: Predictions, batch: Batch, i: int) -> Judged:
+def judge(predictions: Predictions, batch: Batch, i: int, overlap: float | None = None) -> Judged:
     """Compares the boxes of an image with its objects: the surest box first, each with the object it overlaps most.
 
     Args:
       predictions: of the task `detect`.
       batch: with `boxes`, `labels`, `mask` and, if present, `crowd`, in which a box is neither right nor wrong.
       i: the image.
+      overlap: as of `told`.
 
     Example:
       >>> told = {"boxes": np.array([[[0, 0, 4, 4], [5, 5, 9, 9]]]), "scores": np.array([[0.9, 0.8]])}
@@ -50,24 +51,48 @@ def judge(predictions: Predictions, batch: Batch, i: int) -> Judged:
       >>> judge(told | {"classes": np.array([[1, 1]])}, true, 0)
       Judged(found=[0], alarms=[1], missed=[])
     """
-    scores, kinds = np.asarray(predictions["scores"][i]), np.asarray(predictions["classes"][i])
+    kinds = np.asarray(predictions["classes"][i])
     boxes, true = np.asarray(predictions["boxes"][i], np.float64), np.asarray(batch["boxes"][i], np.float64)
     labels, left = np.asarray(batch["labels"][i]), np.asarray(batch["mask"][i]) != 0
     crowd = np.asarray(batch["crowd"][i]) != 0 if batch.get("crowd") is not None else np.zeros_like(left)
     found, alarms = [], []
-    for slot in np.argsort(-scores, kind="stable").tolist():
-        if scores[slot] < TOLD:
-            break
+    for slot in told(predictions, i, overlap=overlap):
         common, own = _common(boxes[slot], true), np.prod(boxes[slot, 2:] - boxes[slot, :2])
-        union = own + np.prod(true[:, 2:] - true[:, :2], 1) - common
-        overlap = np.where(left & (labels == kinds[slot]), common / np.maximum(union, 1e-9), 0)
-        best = int(np.argmax(overlap)) if len(overlap) else -1
-        if best >= 0 and overlap[best] >= OVERLAP:
+        covered = np.where(left & (labels == kinds[slot]), _overlaps(boxes[slot], true), 0)
+        best = int(np.argmax(covered)) if len(covered) else -1
+        if best >= 0 and covered[best] >= OVERLAP:
             found.append(slot)
             left = left & (np.arange(len(left)) != best)
         elif not np.any(crowd & (labels == kinds[slot]) & (common >= OVERLAP * own)):
             alarms.append(slot)
     return Judged(found, alarms, np.flatnonzero(left).tolist())
+
+
+def told(predictions: Predictions, i: int, score: float = TOLD, overlap: float | None = None) -> list[int]:
+    """Returns the boxes of an image that a person is told, the surest first.
+
+    Args:
+      predictions: of the task `detect`.
+      i: the image.
+      score: lowest score.
+      overlap: IoU above which a box is left out beside a surer one, whatever their classes; None for none.
+
+    Returns:
+      Their slots.
+
+    Example:
+      >>> boxes = np.array([[[0, 0, 4, 4], [0, 0, 4, 4.5], [5, 5, 9, 9]]])
+      >>> told({"boxes": boxes, "scores": np.array([[0.9, 0.8, 0.1]])}, 0, overlap=0.5)
+      [0]
+    """
+    scores, boxes = np.asarray(predictions["scores"][i]), np.asarray(predictions["boxes"][i], np.float64)
+    kept: list[int] = []
+    for slot in np.argsort(-scores, kind="stable").tolist():
+        if scores[slot] < max(score, np.finfo(np.float32).tiny):
+            break
+        if overlap is None or not np.any(_overlaps(boxes[slot], boxes[kept]) > overlap):
+            kept.append(slot)
+    return kept
 
 
 def worst_images(
@@ -76,6 +101,7 @@ def worst_images(
     names: Sequence[str] = (),
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    overlap: float | None = None,
 ) -> Drawable:
     """Shows the images with the most misses and false alarms.
 
@@ -84,6 +110,7 @@ def worst_images(
       batch: `inputs` `[n, H, W, C]`, and what `judge` reads.
       names: of the classes; without any they are told by number.
       mean, std: of each channel, which the inputs are standardized by; without them each image is stretched to 0..1.
+      overlap: as of `told`.
 
     Example:
       >>> told = {"boxes": np.zeros((1, 1, 4)), "scores": np.zeros((1, 1)), "classes": np.zeros((1, 1), int)}
@@ -92,15 +119,22 @@ def worst_images(
       >>> shown["title"], shown["boxes"]
       ('example 0: 1 missed', [{'box': [0.0, 0.0, 4.0, 5.0], 'kind': 'missed', 'text': '1'}])
     """
-    judged = [judge(predictions, batch, i) for i in range(len(batch["boxes"]))]
+    judged = [judge(predictions, batch, i, overlap) for i in range(len(batch["boxes"]))]
     order = sorted(range(len(judged)), key=lambda i: -judged[i].errors)[:WORST]
     pictures = [_picture(predictions, batch, i, judged[i], names, (mean, std)) for i in order]
     hint = f"Found, missed and false alarms at a score of {TOLD:g} and an overlap (IoU) of {OVERLAP:g}; worst first."
     return Drawable("Boxes", "pictures", {"pictures": pictures}, hint)
 
 
-def found_by_class(predictions: Predictions, batch: Batch, names: Sequence[str] = ()) -> Drawable:
+def found_by_class(
+    predictions: Predictions, batch: Batch, names: Sequence[str] = (), overlap: float | None = None
+) -> Drawable:
     """Counts the objects of each class, and what of them was found; those with the most errors where classes are many.
+
+    Args:
+      predictions, batch: as of `judge`.
+      names: of the classes.
+      overlap: as of `told`.
 
     Example:
       >>> told = {"boxes": np.zeros((1, 1, 4)), "scores": np.zeros((1, 1)), "classes": np.zeros((1, 1), int)}
@@ -110,7 +144,7 @@ def found_by_class(predictions: Predictions, batch: Batch, names: Sequence[str] 
     """
     counts: dict[int, list[int]] = {}
     for i in range(len(batch["boxes"])):
-        judged = judge(predictions, batch, i)
+        judged = judge(predictions, batch, i, overlap)
         for place, slots, kinds in (
             (1, judged.found, predictions["classes"][i]),
             (2, judged.missed, batch["labels"][i]),
@@ -167,6 +201,13 @@ def _grey_or_colour(image: np.ndarray, mean: Sequence[float], std: Sequence[floa
         values = (image - low) / (high - low if high > low else 1)
     pixels = np.clip(np.round(np.nan_to_num(values) * 255), 0, 255).astype(np.uint8)
     return pixels if pixels.shape[2] in (1, 3) else pixels[:, :, :1]
+
+
+def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The IoU of a box with others."""
+    common = _common(box, others)
+    union = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], 1) - common
+    return common / np.maximum(union, 1e-9)
 
 
 def _common(box: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -43,6 +43,20 @@ def no_predictions(_outputs: Any, _batch: Batch) -> dict[str, jax.Array]:
     return {}
 
 
+class Raw(NamedTuple):
+    """Inputs as a file holds them, from which a program that stands alone makes those of the model.
+
+    Args:
+      example: shape and dtype of one example, by name.
+      prepare: `batch of raw inputs -> batch`. Pure.
+      notes: sentences on what goes in and what comes out.
+    """
+
+    example: Mapping[str, jax.ShapeDtypeStruct]
+    prepare: Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]]
+    notes: tuple[str, ...]
+
+
 Answer = Callable[..., dict[str, jax.Array]]  # (params, extras, batch, **options) -> {name: [B, ...]}
 Describe = Callable[..., dict[str, Any]]  # (answers, i, info, **options) -> {name: JSON value}
 
@@ -64,6 +78,7 @@ class Task(NamedTuple):
         The option `detail` asks for what panels need. Pure.
       describe: `(answers, i, info, *, **options) -> {name: JSON value}`, what a person is told of example i; `info` is
         that of the training data. Its options are asked for by name, too, such as `top`.
+      raw: what an exported program takes in the place of prepared inputs; None for these.
     """
 
     model: Model | None
@@ -76,6 +91,7 @@ class Task(NamedTuple):
     shown: tuple[str, ...] = ()
     answer: Answer | None = None
     describe: Describe = usual_words
+    raw: Raw | None = None
 
 
 def options_of(function: Callable[..., Any] | None) -> tuple[str, ...]:

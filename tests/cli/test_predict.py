@@ -232,6 +232,12 @@ def test_boxes_in_json_name_the_picture_and_a_folder_takes_all_pictures(jaxprop,
     assert sorted(os.listdir("drawn")) == ["a-2.boxes.png", "a.boxes.png", "stdin.boxes.png"]
 
 
+def test_how_boxes_are_told_is_passed_on_to_the_task(jaxprop, answers, photos):
+    calls = answers([found_in("-")])
+    assert jaxprop("predict", "pets", "-", "--nms", "class").code == 0
+    assert calls[1] == (["-"], {"batch_size": None, "nms": "class"})
+
+
 def test_an_image_from_standard_input_is_drawn_into_a_folder_alone(jaxprop, answers, photos):
     answers([found_in("-")])
     assert jaxprop("predict", "pets", "-").code == 0

@@ -80,3 +80,11 @@ def test_no_box_is_infinite():
 def test_other_outputs_are_named(outputs):
     with pytest.raises(ShapeError, match="expected the outputs of a detector"):
         decode(outputs, 8, 8)
+
+
+def test_boxes_of_several_classes_on_one_object_stay_unless_all_are_compared():
+    logits = jnp.full((1, 2, 2, 3), -9.0).at[0, 0, 0].set(jnp.array([2.0, 3.0, -9.0]))
+    outputs = ({"logits": logits, "offsets": jnp.zeros((1, 2, 2, 4))},)
+    by_class, among_all = (decode(outputs, 8, 8, Decoding(nms=nms)) for nms in ("class", "all"))
+    assert by_class.classes[0][np.asarray(by_class.scores[0]) > 0].tolist() == [1, 0]
+    assert among_all.classes[0][np.asarray(among_all.scores[0]) > 0].tolist() == [1]

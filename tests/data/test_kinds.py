@@ -33,6 +33,11 @@ FILES = [
     ("a.json", b'[{"x": 1}]', "json"),
     ("a.json", b'{"x": [\n1,\n2]}', "json"),
     ("a.jsonl", b'{"x": "' + b"a" * HEAD, "jsonl"),
+    ("a.json", b'{"info": {}, "images": [], "annotations": [], "categories": []}', "coco"),
+    ("a.json", b'{\n "images": [\n  {\n   "id": 1,\n   "file_name": "a.png"\n', "coco"),
+    ("a.json", b'{"annotations": [{"id": 1, "bbox": [' + b"1, " * HEAD, "coco"),
+    ("a.json", b'{"categories": [{"id": 1, "name": "cat"}], "images": [' + b" " * HEAD, "coco"),
+    ("a.jsonl", b'{"images": [{"file_name": "a.png"}]}\n{"images": []}\n', "jsonl"),
     ("a.csv", b"PAR1\x00", "parquet"),
     ("a.npz", npz(), "npz"),
     ("a.npy", b"\x93NUMPY\x01\x00", "npy"),
@@ -78,6 +83,7 @@ def test_files_are_known_by_content_and_then_by_name(name, head, kind, tmp_path)
         (["a.txt", "b.txt", "pictures/1.png"], "texts"),
         (["a.csv", "b.parquet"], "tables"),
         (["dataset_dict.json", "train/data-00000-of-00001.arrow", "train/state.json"], "dataset"),
+        (["LibriSpeech/dev-clean/84/84-0.flac", "LibriSpeech/README.TXT", "b.flac"], "recordings"),
         (["a.exe"], "folder"),
         ([".hidden.txt"], "empty"),
         ([], "empty"),
@@ -105,3 +111,13 @@ def test_a_reader_is_not_advised_to_itself(tmp_path):
 
 def test_a_file_that_cannot_be_read_is_of_no_known_kind(tmp_path):
     assert kind_of(tmp_path / "missing") == "binary"
+
+
+def test_images_with_coco_json_are_not_those_of_classes(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        (tmp_path / "photos" / f"{i}.png").touch()
+    (tmp_path / "notes.json").write_text('{"about": "them"}')
+    assert kind_of(tmp_path) == "images"
+    (tmp_path / "boxes.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    assert kind_of(tmp_path) == "objects"

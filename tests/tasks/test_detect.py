@@ -12,12 +12,12 @@ import jaxprop
 from jaxprop.config.build import build
 from jaxprop.config.load import load
 from jaxprop.core.detections import decode
-from jaxprop.errors import ConfigError
+from jaxprop.errors import ConfigError, UsageError
 from jaxprop.run import panels
 from jaxprop.run.compose import compose
 from jaxprop.run.evaluate import evaluate
 from jaxprop.run.train import train
-from jaxprop.tasks.detect import predict
+from jaxprop.tasks.detect import describe, predict
 from jaxprop.tools.predict import predict_inputs
 from tests.core.test_detections import outputs_of
 
@@ -47,7 +47,7 @@ def test_learns_and_measures(learn):
 
 def test_figures_are_exact_over_batches_and_devices():
     figures = []
-    for devices, size in ((1, 5), (1, 2), (4, 4)):
+    for devices, size in ((1, 5), (1, 2), (4, 4), (8, 3), (8, 8)):  # the last batch is partial in all but the first
         changes = {"data": BASE["data"] | {"eval_batch_size": size}, "parallel": {"devices": devices}}
         experiment = compose(build(BASE | changes))
         state = experiment.init(0)
@@ -74,6 +74,20 @@ def test_trains_with_every_augmentation_of_boxes(augment):
     state = experiment.init(0)
     state, measured = experiment.step(state, next(experiment.stream))
     assert np.isfinite(float(measured.loss))
+
+
+def test_a_person_is_told_one_class_of_an_object_unless_all_are_asked_for():
+    found = {
+        "boxes": np.array([[[0, 0, 8, 8], [0, 0, 8, 9], [0, 0, 8, 8], [20, 0, 28, 8]]], float),
+        "scores": np.array([[0.9, 0.8, 0.7, 0.6]]),
+        "classes": np.array([[1, 2, 2, 2]]),
+    }
+    told = describe(found, 0, {"class_names": ["a", "b", "c"]})["boxes"]
+    assert [(box["class"], box["score"]) for box in told] == [("b", 0.9), ("c", 0.6)]
+    assert len(describe(found, 0, {}, nms="class")["boxes"]) == 4
+    assert len(describe(found, 0, {}, overlap=0.95)["boxes"]) == 3  # the second overlaps the first by 8/9
+    with pytest.raises(UsageError, match=r"unknown nms 'al'"):
+        describe(found, 0, {}, nms="al")
 
 
 @pytest.fixture(scope="module")

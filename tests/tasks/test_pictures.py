@@ -25,6 +25,14 @@ def test_the_surest_box_of_the_class_takes_the_object_and_the_others_are_false_a
     assert found.errors == 3
 
 
+def test_a_second_class_on_one_object_is_no_alarm_where_a_person_is_told_one_of_them():
+    both = told([A, A, B], [0.8, 0.9, 0.7], [2, 1, 2])
+    batch = true([A, B], [1, 2])
+    assert judge(both, batch, 0).alarms == [0]
+    assert judge(both, batch, 0, overlap=0.6) == ([1, 2], [], [])
+    assert found_by_class(both, batch, overlap=0.6).data["rows"] == [["1", 1, 1, 0, 0], ["2", 1, 1, 0, 0]]
+
+
 def test_boxes_below_the_score_and_empty_slots_are_nobodys():
     batch = true([A, B], [1, 1], mask=[1, 0])
     assert judge(told([A, B], [0.9, 0.2], [1, 1]), batch, 0) == ([0], [], [])

@@ -183,7 +183,12 @@ class Detector(Section):
     activation: Activation = Field("relu", description="activation function after every convolution")
     init: Init = Field("he_normal", description="initializer of the kernels; biases start at zero")
     prior: Part = Field(0.01, description="score of every class at every point before the first step")
-    iou: Part = Field(0.6, description="overlap from which the lower one of two boxes of one class is dropped")
+    iou: Part = Field(0.6, description="overlap (IoU) from which the lower one of two boxes is dropped; see nms")
+    nms: Literal["class", "all"] = Field(
+        "class",
+        description="boxes that non-maximum suppression compares: those of one class, as COCO measures; or all of an "
+        "image. What a person is shown has one class for each object either way",
+    )
     most: Positive = Field(100, description="largest number of boxes that are told of an image")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,18 +22,32 @@ OVERLAP = 0.2  # largest share of a digit that another one may cover
 MOST = 6
 _TRIES = 20
 _INK = 0.15  # of the darkest, from which a pixel belongs to a digit's box
+_SEEDS = {"train": 0, "test": 1, "validation": 2}  # of the scenes of a split
+_VALIDATION_FRACTION = 0.1  # of the training glyphs
 _TEST_FRACTION, _SPLIT_SEED = 0.2, 0  # as of data.name: digits, whose test glyphs are then those of the test scenes
 
 
-class _Scene(NamedTuple):
-    pixels: np.ndarray  # uint8 [S, S]
-    boxes: np.ndarray  # float32 [MOST, 4]
-    labels: np.ndarray  # int32 [MOST]
-    mask: np.ndarray  # float32 [MOST]
+class Scene(NamedTuple):
+    """One canvas with its digits.
+
+    Args:
+      pixels: uint8 `[S, S]`.
+      boxes: float32 `[6, 4]`, x0, y0, x1, y1 in pixels.
+      labels: int32 `[6]`.
+      mask: float32 `[6]`, 0 for a slot without a digit.
+    """
+
+    pixels: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    mask: np.ndarray
 
 
 def open_digit_scenes(section: DigitScenes) -> dict[str, Source]:
     """Opens scenes of 1 to 6 digits, `train` from four fifths of the glyphs and `test` from the others.
+
+    With `data.validation`, a fraction, so many of the scenes are the split `validation`, and a tenth of the training
+    glyphs are for these alone.
 
     A scene depends on `data_seed`, its split and its index alone. Digits are of different sizes and proportions, and
     cover each other a little; behind and before them lie gradients, lines, blobs and noise. A box is the smallest one
@@ -55,15 +70,33 @@ def open_digit_scenes(section: DigitScenes) -> dict[str, Source]:
     """
     if section.side < LARGEST + 2:
         raise DataError(f"data.side: expected at least {LARGEST + 2} pixels, which a digit takes, got {section.side}")
-    ink, labels = load_digits()
-    glyphs = (ink / ink.max()).astype(np.float32).reshape(-1, 8, 8)
+    glyphs, labels = load_glyphs()
     train, test = stratified_split(labels, _TEST_FRACTION, _SPLIT_SEED)
-    sizes = {"train": section.examples, "test": section.test_examples}
-    chosen = {"train": train, "test": test}
+    sizes, chosen = {"train": section.examples, "test": section.test_examples}, {"train": train, "test": test}
+    if section.validation is not None:
+        stays, held = stratified_split(labels[train], _VALIDATION_FRACTION, section.split_seed)
+        sizes["validation"] = math.ceil(section.validation * section.examples)
+        sizes["train"] = section.examples - sizes["validation"]
+        chosen |= {"train": train[stays], "validation": train[held]}
+        if not sizes["train"]:
+            raise DataError(
+                f"data.validation: {section.validation:g} of the {section.examples} scenes leaves none to train on; "
+                "use a smaller fraction"
+            )
     return {
-        split: _source(glyphs[chosen[split]], labels[chosen[split]], section, size, i)
-        for i, (split, size) in enumerate(sizes.items())
+        split: _source(glyphs[chosen[split]], labels[chosen[split]], section, sizes[split], _SEEDS[split])
+        for split in sizes
     }
+
+
+def load_glyphs() -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ink of real digits, float32 `[1797, 8, 8]` in 0..1, and their labels.
+
+    Raises:
+      DataError: scikit-learn, which holds them, is not installed.
+    """
+    ink, labels = load_digits()
+    return (ink / ink.max()).astype(np.float32).reshape(-1, 8, 8), labels
 
 
 def prepared_scenes(section: DigitScenes) -> dict[str, Any]:
@@ -85,7 +118,7 @@ def prepared_scenes(section: DigitScenes) -> dict[str, Any]:
 
 
 def _source(glyphs: np.ndarray, labels: np.ndarray, section: DigitScenes, length: int, split: int) -> Source:
-    kept = _Scene(
+    kept = Scene(
         np.zeros((length, section.side, section.side), np.uint8),
         np.zeros((length, MOST, 4), np.float32),
         np.zeros((length, MOST), np.int32),
@@ -96,7 +129,7 @@ def _source(glyphs: np.ndarray, labels: np.ndarray, section: DigitScenes, length
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
         for index in np.unique(indices[~drawn[indices]]).tolist():
             rng = np.random.default_rng([section.data_seed, split, index])
-            for store, value in zip(kept, _scene(glyphs, labels, section.side, rng), strict=True):
+            for store, value in zip(kept, draw_scene(glyphs, labels, section.side, rng), strict=True):
                 store[index] = value
             drawn[index] = True
         values = kept.pixels[indices, :, :, None].astype(np.float32)
@@ -120,7 +153,15 @@ def _source(glyphs: np.ndarray, labels: np.ndarray, section: DigitScenes, length
 # -- drawing --------------------------------------------------------------------------------------
 
 
-def _scene(glyphs: np.ndarray, labels: np.ndarray, side: int, rng: np.random.Generator) -> _Scene:
+def draw_scene(glyphs: np.ndarray, labels: np.ndarray, side: int, rng: np.random.Generator) -> Scene:
+    """Draws 1 to 6 digits on a canvas of its own.
+
+    Args:
+      glyphs: ink float32 `[N, 8, 8]` in 0..1.
+      labels: integers `[N]`.
+      side: of the canvas in pixels, S.
+      rng: decides all of it.
+    """
     canvas = _background(side, rng)
     boxes, kinds, mask = np.zeros((MOST, 4), np.float32), np.zeros(MOST, np.int32), np.zeros(MOST, np.float32)
     count = int(rng.integers(1, MOST + 1))
@@ -143,7 +184,7 @@ def _scene(glyphs: np.ndarray, labels: np.ndarray, side: int, rng: np.random.Gen
         boxes[done], kinds[done], mask[done] = box, labels[chosen], 1
     _strokes(canvas, rng, int(rng.integers(0, 3)), strength=0.5)
     canvas += rng.normal(0, rng.uniform(0.01, 0.06), canvas.shape).astype(np.float32)
-    return _Scene((np.clip(canvas, 0, 1) * 255).round().astype(np.uint8), boxes, kinds, mask)
+    return Scene((np.clip(canvas, 0, 1) * 255).round().astype(np.uint8), boxes, kinds, mask)
 
 
 def _sized(glyph: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:

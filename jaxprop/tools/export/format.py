@@ -39,14 +39,26 @@ class Made(NamedTuple):
 def prediction_function(run: LoadedRun, precision: str | None = None) -> Any:
     """Returns `batch -> predictions` of a run with its parameters built in, for batches without padding.
 
+    Where the task has raw inputs, the batch is of these.
+
     Args:
       run: the run.
       precision: what it is computed in; default: as the run was trained.
     """
     computed = policy(precision or run.opened.config.precision.policy)
-    predict = predictions(run.opened.experiment.task, computed, padded=False)
+    task = run.opened.experiment.task
+    predict = predictions(task, computed, padded=False)
     params, extras = run.params, run.extras
-    return lambda batch: predict(params, extras, batch)
+    if task.raw is None:
+        return lambda batch: predict(params, extras, batch)
+    prepare = task.raw.prepare
+    return lambda raw: predict(params, extras, prepare(raw))
+
+
+def notes_of(run: LoadedRun) -> tuple[str, ...]:
+    """Returns what there is to say of a run's raw inputs and its predictions, for the model card."""
+    raw = run.opened.experiment.task.raw
+    return () if raw is None else raw.notes
 
 
 def inputs_of(run: LoadedRun, predict: Any) -> dict[str, Any]:
@@ -56,7 +68,9 @@ def inputs_of(run: LoadedRun, predict: Any) -> dict[str, Any]:
       run: the run.
       predict: as `prediction_function` returns it.
     """
-    example = {name: leaf for name, leaf in run.opened.prepared.example.items() if name not in UNSEEN}
+    raw = run.opened.experiment.task.raw
+    held = run.opened.prepared.example if raw is None else raw.example
+    example = {name: leaf for name, leaf in held.items() if name not in UNSEEN}
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), example)
     traced = jax.make_jaxpr(predict)(batch)
     leaves, structure = jax.tree.flatten(batch)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxprop.errors import MissingExtraError, UsageError
 from jaxprop.run.loaded import LoadedRun
-from jaxprop.tools.export.format import Made, inputs_of, prediction_function, shapes_of
+from jaxprop.tools.export.format import Made, inputs_of, notes_of, prediction_function, shapes_of
 
 FILE = "model.onnx"
 # Its requirements would put an older Orbax in place of the installed one, and the conversion needs none of it.
@@ -75,7 +75,8 @@ def make_onnx(run: LoadedRun, batch_size: int | None = None) -> Made:
     arguments = ", ".join(
         f'"{name}": np.zeros({(batch_size or 1, *shape[1:])}, np.{dtype})' for name, (shape, dtype) in inputs.items()
     )
-    return Made(FILE, content, LOADING.format(arguments=arguments), inputs, outputs, ("It computes in float32.",))
+    notes = (*notes_of(run), "It computes in float32.")
+    return Made(FILE, content, LOADING.format(arguments=arguments), inputs, outputs, notes)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import jax
 
 from jaxprop.errors import JaxpropError, MissingExtraError, UsageError
 from jaxprop.run.loaded import LoadedRun
-from jaxprop.tools.export.format import Made, inputs_of, prediction_function, shapes_of
+from jaxprop.tools.export.format import Made, inputs_of, notes_of, prediction_function, shapes_of
 
 FILE = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -52,7 +52,7 @@ def make_stablehlo(run: LoadedRun, batch_size: int | None = None) -> Made:
     )
     loading = LOADING.format(arguments=arguments)
     outputs = shapes_of(jax.eval_shape(predict, one))
-    return Made(FILE, bytes(exported.serialize()), loading, shapes, outputs, notes)
+    return Made(FILE, bytes(exported.serialize()), loading, shapes, outputs, (*notes_of(run), *notes))
 
 
 def _exported(predict: Any, batch: Any, batch_size: int | None) -> tuple[Any, tuple[str, ...]]:

@@ -58,10 +58,25 @@ def test_the_glyphs_of_the_test_scenes_are_in_no_training_scene(monkeypatch):
         drawn[split] = {glyph.tobytes() for glyph in glyphs}
 
     monkeypatch.setattr(digit_scenes, "_source", remember)
-    open_digit_scenes(section())
+    open_digit_scenes(section(validation=0.25))
     assert len(drawn[0]) > 1000
     assert len(drawn[1]) > 300
-    assert not drawn[0] & drawn[1]
+    assert len(drawn[2]) > 100
+    assert not drawn[0] & drawn[1] | drawn[0] & drawn[2] | drawn[1] & drawn[2]
+
+
+def test_validation_scenes_are_taken_from_the_number_of_training_scenes_and_leave_the_test_as_it_is():
+    whole, parted = open_digit_scenes(section()), open_digit_scenes(section(validation=0.25))
+    assert {split: source.length for split, source in parted.items()} == {"train": 48, "test": 64, "validation": 16}
+    assert parted["test"].fingerprint == whole["test"].fingerprint
+    assert len({source.fingerprint for source in (*parted.values(), whole["train"])}) == 4
+    first = {split: source.take(np.arange(2))["inputs"] for split, source in parted.items()}
+    assert not np.array_equal(first["train"], first["validation"])
+
+
+def test_no_training_scene_left_is_named():
+    with pytest.raises(DataError, match=r"data\.validation: 0\.99 of the 4 scenes leaves none"):
+        open_digit_scenes(section(validation=0.99).model_copy(update={"examples": 4}))
 
 
 def test_too_small_a_canvas_is_named():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxprop.config.build import build
 from jaxprop.errors import MissingExtraError, UsageError
@@ -9,6 +10,7 @@ from jaxprop.run.loaded import load
 from jaxprop.run.train import train
 from jaxprop.tools.export import export_run, stablehlo
 from jaxprop.tools.export.format import inputs_of, prediction_function
+from jaxprop.tools.predict import predict_inputs
 from tests.run.trained import FEATURES, trained, trained_on_tones
 from tests.tools.export.alone import result_of
 from tests.tools.export.models import BASE, CASES, run_of
@@ -127,3 +129,45 @@ def test_a_program_that_transcribes_takes_samples(tmp_path):
     assert set(own) == set(found) == {"tokens", "count", "start", "end", "probability"}
     for name, values in own.items():
         np.testing.assert_allclose(values, found[name], atol=1e-5)
+
+
+DETECT = """\
+import json
+import numpy as np
+from jax import export
+
+predict = export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call
+print(json.dumps({name: np.asarray(value).tolist() for name, value in predict({"images": np.load("x.npy")}).items()}))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_program_that_detects_takes_pixels(tmp_path):
+    """Without jaxprop it says of an image's pixels what `predict` says of its file."""
+    pytest.importorskip("faster_coco_eval")
+    data = {"name": "digit_scenes", "side": 32, "examples": 16, "test_examples": 5, "batch_size": 8}
+    model = {"name": "detector", "widths": [8, 16], "depth": 1, "pyramid": 8, "head_depth": 1, "groups": 4}
+    train(build({**BASE, "task": {"name": "detect"}, "data": data, "model": model}), tmp_path / "run", quiet=True)
+    run = load(tmp_path / "run")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1)).astype(np.uint8)
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image[:, :, 0]).save(path)
+    export_run(run, "stablehlo", tmp_path / "out")
+    np.save(tmp_path / "out" / "x.npy", pixels)
+    found = {name: np.array(value) for name, value in result_of(DETECT, tmp_path / "out").items()}
+    assert found["boxes"].shape[2:] == (4,)
+    (answers,) = predict_inputs(run, paths, score=0.0, nms="class")
+    assert found["count"].min() > 0
+    for i, answer in enumerate(answers):
+        told = answer.values["boxes"]
+        assert len(told) == found["count"][i] == np.sum(found["scores"][i] > 0)
+        scores = [box["score"] for box in told]
+        np.testing.assert_allclose(scores, found["scores"][i, : len(told)], atol=1e-5)
+        np.testing.assert_allclose([box["box"] for box in told], found["boxes"][i, : len(told)], atol=0.02)
+        assert [box["class"] for box in told] == found["classes"][i, : len(told)].astype(str).tolist()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| `images` | uint8 | [N, 32, 32, 1] |" in card
+    assert "| `count` | int32 | [N] |" in card
+    assert "grey, of 32 x 32 (height x width), resized to this size whatever their own shape" in card
+    assert "slots of an image hold its boxes" in card

@@ -64,6 +64,9 @@ class DigitScenes(DataSection):
     examples: Positive = Field(4_000, description="number of training scenes")
     test_examples: Positive = Field(500, description="number of scenes of the test split, of glyphs of its own")
     data_seed: NonNegative = Field(0, description="seed of the scenes")
+    validation: Part | None = Field(
+        None, description="fraction of the training scenes to validate by instead; they have glyphs of their own"
+    )
 
 
 class Coco(ImageSection):

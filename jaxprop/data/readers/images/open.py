@@ -340,11 +340,23 @@ def _source(task: str, split: Split, rows: np.ndarray, learned: Learned, notes: 
     )
 
 
+def standardization(mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns factor and summand, float32 `[C]`, that standardize pixels of 0 to 255.
+
+    Args:
+      mean, std: of each channel, of values in 0..1.
+
+    Example:
+      >>> [x.tolist() for x in standardization([0.5], [0.0])]
+      [[0.003921568859368563], [-0.5]]
+    """
+    divisor = np.array([s if s > 0 else 1.0 for s in std])
+    return (1 / (255 * divisor)).astype(np.float32), (-np.array(mean) / divisor).astype(np.float32)
+
+
 def standardizer(learned: Learned) -> Callable[[np.ndarray], np.ndarray]:
     """A function of pixels uint8 `[B, H, W, C]` that standardizes them by the training images."""
-    mean = np.array(learned.mean)
-    std = np.array([s if s > 0 else 1.0 for s in learned.std])
-    scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    scale, shift = standardization(learned.mean, learned.std)
 
     def standardized(pixels: np.ndarray) -> np.ndarray:
         values = pixels.astype(np.float32)

@@ -3,15 +3,12 @@
 import json
 
 import numpy as np
-import pyarrow as pa
 import pytest
-import yaml
 
 from jaxprop.config.load import load
-from jaxprop.data import READERS, open_sources
+from jaxprop.data import open_sources
 from jaxprop.errors import UsageError
-from jaxprop.tools.init import quoted, starter
-from tests import pictures
+from jaxprop.tools.init import starter
 
 
 @pytest.fixture(autouse=True)
@@ -103,61 +100,30 @@ def test_names_beside_numbers_stay_a_table_and_reviews_beside_numbers_do_not():
     assert "# Not used: size." in starter("b.csv", "b")
 
 
-@pytest.mark.parametrize(("dtype", "task"), [("int32", "classify"), ("float32", "regress")])
-def test_arrays_get_a_config_that_opens(dtype, task):
-    np.savez("a.npz", inputs=np.zeros((40, 3)), labels=np.arange(40).astype(dtype) % 2)
-    config = made("a.npz")
-    assert (config.task.name, config.data.name) == (task, "arrays")
-    assert "validation" in open_sources(config.data, task)
+PAIRS = [(f"good morning number {i}", f"guten Morgen Nummer {i}") for i in range(50)]
 
 
-LABELS = {"label": [0, 1] * 20}
-NUMBERS = {"a": np.linspace(0, 1, 40), "b": np.arange(40)}
-PIXELS = {"image": [pictures.encoded(np.full((4, 4), i, np.uint8)) for i in range(40)]}
+@pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl"])
+@pytest.mark.parametrize("columns", [("en", "de"), ("src", "tgt")])
+def test_two_columns_of_sentences_are_pairs_to_translate(suffix, columns):
+    rows = [dict(zip(columns, pair, strict=True)) for pair in PAIRS]
+    if columns == ("src", "tgt"):
+        rows = [{"id": i, **row} for i, row in enumerate(rows)]
+    with open(f"a.{suffix}", "w") as file:
+        if suffix == "jsonl":
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        else:
+            between = "\t" if suffix == "tsv" else ";"
+            file.writelines(between.join(map(str, row)) + "\n" for row in [list(rows[0]), *(r.values() for r in rows)])
+    config = made(f"a.{suffix}")
+    assert (config.task.name, config.data.name) == ("translate", "pairs")
+    assert (config.data.source, config.data.target) == columns
+    assert set(open_sources(config.data, config.task.name)) == {"train", "validation"}
 
 
-@pytest.mark.parametrize(
-    ("columns", "inputs", "task"),
-    [
-        (NUMBERS | LABELS, ("a", "b"), "classify"),
-        ({"y": np.linspace(0, 1, 40)} | {"x": np.arange(40)}, ("x",), "regress"),
-        ({"id": np.arange(40), "words": ["some text"] * 40} | LABELS, "words", "classify"),
-        (LABELS | PIXELS, "image", "classify"),
-    ],
-)
-@pytest.mark.parametrize("layout", ["file", "folder", "splits"])
-def test_a_data_set_of_arrow_files_gets_a_config_that_opens(here, layout, columns, inputs, task):
-    place = {"file": here, "folder": here / "mine", "splits": here / "mine" / "train"}[layout]
-    place.mkdir(parents=True, exist_ok=True)
-    table = pa.table(columns)
-    with pa.OSFile(str(place / "data.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    if layout != "file":
-        (place / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
-    if layout == "splits":
-        (here / "mine" / "dataset_dict.json").write_text('{"splits": ["train"]}')
-    config = made("data.arrow" if layout == "file" else "mine")
-    assert (config.data.name, config.data.inputs, config.task.name) == ("huggingface", inputs, task)
-    assert set(open_sources(config.data, task)) == {"train", "validation"}
-
-
-@pytest.mark.parametrize(
-    ("names", "reader", "task"),
-    [
-        (["c/1.png", "d/2.png"], "images", "classify"),
-        (["a.txt", "b.txt"], "text", "language"),
-        (["a.wav", "a.txt"], "speech", "transcribe"),
-    ],
-)
-def test_folders_get_a_config_for_their_reader(here, names, reader, task):
-    for name in names:
-        (here / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
-        (here / "mine" / name).write_text("a")
-    text = starter("mine", "mine")
-    found = yaml.safe_load(text)
-    assert (found["data"]["name"], found["data"]["train"], found["task"]["name"]) == (reader, "mine", task)
-    if reader in READERS:
-        assert made("mine").data.name == reader
+def test_names_of_people_and_their_towns_are_no_pairs_to_translate():
+    rows = [(f"Anna{i}", f"Bonn{i}") for i in range(50)]
+    assert made(csv("a.csv", "name,town", rows)).task.name == "classify"
 
 
 @pytest.mark.parametrize(
@@ -174,31 +140,3 @@ def test_what_cannot_be_trained_on_is_a_sentence(here, name, content, sentence):
     (here / name).write_bytes(content)
     with pytest.raises(UsageError, match=sentence):
         starter(name, "a")
-
-
-@pytest.mark.parametrize(
-    "text", ["a", "a b", "no", "1", "~", "a: b", "a #b", "é", "x/y.csv", "./x", "[a]", "'", '"', "a\nb", " a", "1e3"]
-)
-def test_quoted_text_is_read_back_by_yaml(text):
-    assert yaml.safe_load(f"k: {quoted(text)}") == {"k": text}
-    assert yaml.safe_load(f"k: [{quoted(text)}, b]") == {"k": [text, "b"]}
-
-
-def test_a_folder_with_a_folder_for_each_split(tmp_path):
-    from PIL import Image
-
-    for split in ("train", "test"):
-        for label in ("cats", "dogs"):
-            folder = tmp_path / "photos" / split / label
-            folder.mkdir(parents=True)
-            for i in range(12):
-                Image.new("L", (8, 8), 20 * i).save(folder / f"{i}.png")
-    text = starter(str(tmp_path / "photos"), "photos")
-    section = yaml.safe_load(text)["data"]
-    assert (section["train"], section["test"]) == (
-        str(tmp_path / "photos" / "train"),
-        str(tmp_path / "photos" / "test"),
-    )
-    assert section["validation"] == 0.15
-    (tmp_path / "photos" / "val" / "cats").mkdir(parents=True)
-    assert yaml.safe_load(starter(str(tmp_path / "photos"), "photos"))["data"]["validation"].endswith("val")
