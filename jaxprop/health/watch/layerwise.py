@@ -13,7 +13,7 @@ import numpy as np
 from jaxprop.health.watch.alerts import WatchConfig
 from jaxprop.health.watch.detectors import Symptom, graded, strictness
 from jaxprop.health.watch.history import MAD, median
-from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Rows, Trail, depth_order
+from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Rows, Trail, after_recurrence, depth_order
 
 LAG_SHARE, LAG_ARMED = 0.5, 3  # of a full record in the average of Adam's lag; records before it is judged
 STILL_STEPS = 20  # steps without a gradient in a row after which a layer has none
@@ -223,7 +223,8 @@ class Start:
     rows, judged in the first full record that comes after them. A kernel that preserves the scale of its inputs has an
     RMS of about 1 / sqrt(inputs). In a network that is invariant to the scale of a layer, ||g|| is proportional to
     1 / ||w||, so that a layer which starts s times too large differs by s^-2 in ||g|| / ||w||. A gradient that explodes
-    through time is large in the recurrent layer and before it, not after it.
+    through time is large in the recurrent layer and before it, not after it: what lies before may be small by nature,
+    such as embeddings, and queries of an attention that is still uniform.
     """
 
     detail: ClassVar[str] = "rows"
@@ -316,13 +317,14 @@ class Start:
         return None
 
     def _through_time(self, r: Reading, trail: Trail, config: WatchConfig, mean: np.ndarray) -> Symptom | None:
-        """Decades by which ||g|| / ||w|| of a recurrent layer exceeds the smallest of the other layers."""
+        """Decades by which ||g|| / ||w|| of a recurrent layer exceeds the smallest of the layers after it."""
         trail.recurrent = trail.recurrent or any(RECURRENT.search(name) for name in r.names)
         at = [i for i, name in enumerate(r.names) if RECURRENT.search(name)] if trail.recurrent else []
-        if not at or len(at) == len(r.names) or trail.get("init_output"):
+        after = after_recurrence(r.names)
+        if not at or not after or trail.get("init_output"):
             return None
         i, value = worst(np.where(np.isin(np.arange(len(mean)), at), mean, math.nan))
-        value -= float(np.delete(mean, at).min())
+        value -= float(mean[after].min())
         trail.note(r.step, recurrence=value)
         if not math.isfinite(value) or value < config.recurrence:
             return None

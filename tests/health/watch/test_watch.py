@@ -258,6 +258,28 @@ def test_a_gradient_that_explodes_through_time_names_the_recurrent_layer():
     assert early(None, full=full) == []
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ("embed", "encoder/recurrent", "decoder/query", "decoder/recurrent", "mix", "head"),
+        ("embed", "head", "mix", "decoder/recurrent"),  # in the order of their names
+    ],
+)
+def test_what_is_small_by_nature_does_not_make_a_recurrence_explode(layers):
+    full = FULL._replace(layers=layers, sizes=(4096,) * len(layers), taps=TAPS[:1])
+    small = np.array([0.01 if name in ("embed", "decoder/query") else 1 for name in layers])
+
+    def change(recurrent):
+        factors = small * np.array([recurrent if name.endswith("recurrent") else 1 for name in layers])
+        return lambda step, values: values.update(rows_grad_norm=values["rows_grad_norm"] * factors)
+
+    assert [a for a in early(change(1), full=full) if a.kind == "exploding"] == []
+    found = early(change(20), full=full)
+    assert [(a.kind, a.cause, a.step) for a in found if a.kind == "exploding"] == [
+        ("exploding", "exploding_recurrence", 10)
+    ]
+
+
 def test_first_outputs_that_are_too_large_are_a_bad_start():
     found = early(lambda step, values: values.update(output_max=300.0 if step == 10 else 20.0))
     assert (found[0].kind, found[0].cause) == ("init_output", "bad_init")
