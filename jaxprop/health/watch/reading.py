@@ -150,6 +150,20 @@ def after_recurrence(names: Sequence[str]) -> list[int]:
     return after or [i for i, name in enumerate(names) if i not in recurrent and not EMBEDDING.search(name)]
 
 
+def grown_before(r: Reading) -> float:
+    """Returns decades by which ||g|| / ||w|| of a layer exceeds the smallest of those after the recurrent ones.
+
+    NaN where there are no rows, or no layers on one of the two sides.
+    """
+    after = after_recurrence(r.names)
+    before = [i for i in range(len(r.names)) if i not in after]
+    if r.rows is None or not after or not before:
+        return NAN
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = r.rows.log_grad / math.log(10) - np.log10(r.rows.param_norm)
+    return float(np.max(ratios[before]) - np.min(ratios[after]))
+
+
 def depth_order(names: Sequence[str]) -> list[int]:
     """Returns the indices of the largest family of layers whose names differ in one number, ordered by that number.
 

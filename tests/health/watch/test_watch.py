@@ -12,7 +12,7 @@ from jaxprop.errors import UsageError
 from jaxprop.health import Alert, Watch, WatchConfig
 from jaxprop.health.watch.advice import ADVICE
 from jaxprop.health.watch.alerts import TITLES
-from tests.health.records import FULL, LAYERS, LEAN, PLAIN, ROWS, TAPS, healthy, record
+from tests.health.records import FULL, LAYERS, LEAN, PLAIN, ROWS, TAPS, alerts_of, healthy, record
 
 KINDS = {  # what a run of this kind has, besides its seed
     "plain": {},
@@ -24,16 +24,6 @@ KINDS = {  # what a run of this kind has, besides its seed
     "small loss": {"floor": 0.001},
     "negative loss": {"floor": -3.0},
 }
-
-
-def alerts_of(watch, run, change=None):
-    """Alerts of a run, whose values `change(step, values)` may alter in place."""
-    found = []
-    for step, values, layout in run:
-        if change is not None:
-            change(step, values)
-        found += watch.update(step, record(layout, **values))
-    return found
 
 
 def plant(change, steps=420, config=None, **kinds):
