@@ -13,6 +13,8 @@ from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, LayerNorm, dens
 from jaxprop.models.log_mel import Mel, log_mel, mel_of
 from jaxprop.types import Spec
 
+FIRST_BIAS = 0.1  # standard deviation of the biases of convolutions at the start
+
 
 def expect_audio(spec: Spec, config: schema.Acoustic) -> tuple[Mel, int]:
     """Returns the features of a model and its number of tokens, the blank among them.
@@ -115,7 +117,11 @@ class TimeConv(nnx.Module):
     ):
         self.name, self.kernel, self.stride = name, kernel, stride
         self.kind, self.activation = TAP_KINDS.get(activation, ""), ACTIVATIONS[activation]
-        self.dense = dense(kernel * n_in, n_out, INITS[init], rngs=rngs)
+        # Where a SpecAugment mask lies the window is zeros, and at a bias of 0 the norm there would multiply gradients
+        # by 1 / sqrt(epsilon), 316: by 1e5 over two convolutions.
+        self.dense = dense(
+            kernel * n_in, n_out, INITS[init], rngs=rngs, bias_init=jax.nn.initializers.normal(FIRST_BIAS)
+        )
         self.norm = LayerNorm(n_out)
 
     def __call__(self, x: jax.Array, frames: jax.Array) -> tuple[jax.Array, jax.Array]:

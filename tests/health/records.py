@@ -79,3 +79,13 @@ def healthy(steps, seed=0, sigma=0.3, adam=True, floor=0.1, full=FULL, warmup=10
             values["tap_grad_rms"] = 1e-4 * norm * np.exp(0.2 * rng.standard_normal(len(full.taps)))
             values["tap_dead"] = np.clip(rng.normal(0.15, 0.03, len(full.taps)), 0, 1)
         yield step, values, layout
+
+
+def alerts_of(watch, run, change=None):
+    """Alerts of a run, whose values `change(step, values)` may alter in place."""
+    found = []
+    for step, values, layout in run:
+        if change is not None:
+            change(step, values)
+        found += watch.update(step, record(layout, **values))
+    return found

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxprop.core.precision import cast_floating
+from jaxprop.core.precision import cast_floating, policy
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ConfigError, ShapeError
+from jaxprop.losses.ctc import ctc
 from jaxprop.models.log_mel import Mel, log_mel
 from jaxprop.models.speech import TimeConv, features
+from jaxprop.train.objective import loss_from
 from jaxprop.types import Spec
 from tests.gradients import check
 from tests.models import audio
@@ -114,6 +116,16 @@ def test_masks_are_zeros_of_the_features():
     np.testing.assert_array_equal(np.asarray(masked[0])[rest], np.asarray(plain[0])[rest])
 
 
+def test_masked_frames_have_no_huge_gradients_at_the_start(name):
+    model = audio.model_of(name, **({"channels": (32, 32)} if name == "conv_bilstm" else {"width": 32}))
+    batch = audio.batch_of() | {"masked_times": np.tile(np.array([100, 300], np.float32), (4, 1, 1))}
+    params, extras = jax.jit(model.init)(audio.KEY, batch)
+    loss = loss_from(model, ctc, cast=()).mean_loss
+    grads = jax.jit(jax.grad(lambda params: loss(params, extras, batch, audio.KEY, policy("float32"))[0]))(params)
+    norms = [float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(grads)]
+    assert max(norms) < 100 * np.median(norms)
+
+
 @pytest.mark.parametrize(("kernel", "stride", "time"), [(3, 1, 7), (5, 2, 8), (5, 2, 7), (7, 3, 10), (3, 4, 5)])
 def test_a_convolution_over_time_is_one(kernel, stride, time):
     conv = TimeConv(
@@ -127,5 +139,5 @@ def test_a_convolution_over_time_is_one(kernel, stride, time):
     y = jax.lax.conv_general_dilated(
         jnp.asarray(x), weights, (stride,), [(around, around)], dimension_numbers=("NWC", "WIO", "NWC")
     )
-    np.testing.assert_allclose(found, jax.nn.relu(conv.norm(y)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, jax.nn.relu(conv.norm(y + conv.dense.bias[...])), rtol=1e-4, atol=1e-5)
     assert frames.tolist() == [-(-time // stride), -(-2 // stride)]

@@ -1,19 +1,23 @@
 """Numbers as words of one language and of another, made with num2words: pairs to translate. Synthetic.
 
 All numbers of 0 to 99, or as many of them as there is room for, are in training, since their names are no compound of
-others' ("soixante et onze"). Of the others, a hash of the number says which are kept for the test. Numbers of 3, 4, ...
-digits are drawn equally often, as far as there are such.
+others' ("soixante et onze"); `data.validation` holds out others. Of the others, a hash of the number says which are
+kept for the test. Numbers of 3, 4, ... digits are drawn equally often, as far as there are such.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 from jaxprop.config.schema.data import NumberWords
+from jaxprop.data.order import permutation
 from jaxprop.data.padding import encode
 from jaxprop.data.readers.pairs import source_inputs, source_of_pairs
 from jaxprop.data.tokenizers import make_tokenizer, restore
@@ -32,16 +36,16 @@ def open_number_words(section: NumberWords, prepared: Mapping[str, Any] | None =
       prepared: what an earlier run has stored: its tokenizer and lengths.
 
     Returns:
-      `train` and `test` as of `jaxprop.data.readers.pairs.open_pairs`; no number of the test is one of training.
+      `train` and `test` as of `jaxprop.data.readers.pairs.open_pairs`, and `validation` where `data.validation` holds
+      out numbers of training; each number is in one split alone.
 
     Raises:
       MissingExtraError: num2words is not installed.
       DataError: it does not know a language, or there are not as many numbers.
     """
-    numbers = {
-        "train": draw(section.examples, section.largest, section.data_seed, unseen=False),
-        "test": draw(section.test_examples, section.largest, section.data_seed, unseen=True),
-    }
+    drawn = draw(section.examples, section.largest, section.data_seed, unseen=False)
+    numbers = _parted(drawn, section.validation, section.split_seed)
+    numbers["test"] = draw(section.test_examples, section.largest, section.data_seed, unseen=True)
     texts = {
         split: [
             words(some, language, key) for key, language in (("source", section.source), ("target", section.target))
@@ -94,6 +98,24 @@ def draw(count: int, largest: int, seed: int, *, unseen: bool) -> list[int]:
         if is_unseen(number) == unseen:
             found[number] = None
     return list(found)
+
+
+def _parted(numbers: list[int], fraction: float | None, seed: int) -> dict[str, list[int]]:
+    """The numbers to train on, and those of the validation, none of which is below FIRST."""
+    if fraction is None:
+        return {"train": numbers}
+    others = np.flatnonzero(np.array(numbers) >= FIRST)
+    count = math.ceil(fraction * len(numbers))
+    if count >= len(others):
+        raise DataError(
+            f"data.validation: {fraction:g} of {len(numbers)} numbers are {count}, which leaves fewer than the "
+            f"{FIRST + 1} that training needs, since those below {FIRST} stay in it; use a smaller fraction"
+        )
+    held = set(others[permutation(len(others), seed)[:count]].tolist())
+    splits: dict[str, list[int]] = {"train": [], "validation": []}
+    for i, number in enumerate(numbers):
+        splits["validation" if i in held else "train"].append(number)
+    return splits
 
 
 def is_unseen(number: int) -> bool:

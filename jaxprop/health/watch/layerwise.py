@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +11,14 @@ import numpy as np
 from jaxprop.health.watch.alerts import WatchConfig
 from jaxprop.health.watch.detectors import Symptom, graded, strictness
 from jaxprop.health.watch.history import MAD, median
-from jaxprop.health.watch.reading import EMBEDDING, RECURRENT, Reading, Rows, Trail, depth_order
+from jaxprop.health.watch.reading import (
+    EMBEDDING,
+    RECURRENT,
+    Reading,
+    Rows,
+    Trail,
+    after_recurrence,
+)
 
 LAG_SHARE, LAG_ARMED = 0.5, 3  # of a full record in the average of Adam's lag; records before it is judged
 STILL_STEPS = 20  # steps without a gradient in a row after which a layer has none
@@ -223,7 +228,8 @@ class Start:
     rows, judged in the first full record that comes after them. A kernel that preserves the scale of its inputs has an
     RMS of about 1 / sqrt(inputs). In a network that is invariant to the scale of a layer, ||g|| is proportional to
     1 / ||w||, so that a layer which starts s times too large differs by s^-2 in ||g|| / ||w||. A gradient that explodes
-    through time is large in the recurrent layer and before it, not after it.
+    through time is large in the recurrent layer and before it, not after it: what lies before may be small by nature,
+    such as embeddings, and queries of an attention that is still uniform.
     """
 
     detail: ClassVar[str] = "rows"
@@ -316,80 +322,18 @@ class Start:
         return None
 
     def _through_time(self, r: Reading, trail: Trail, config: WatchConfig, mean: np.ndarray) -> Symptom | None:
-        """Decades by which ||g|| / ||w|| of a recurrent layer exceeds the smallest of the other layers."""
+        """Decades by which ||g|| / ||w|| of a recurrent layer exceeds the smallest of the layers after it."""
         trail.recurrent = trail.recurrent or any(RECURRENT.search(name) for name in r.names)
         at = [i for i, name in enumerate(r.names) if RECURRENT.search(name)] if trail.recurrent else []
-        if not at or len(at) == len(r.names) or trail.get("init_output"):
+        after = after_recurrence(r.names)
+        if not at or not after or trail.get("init_output"):
             return None
         i, value = worst(np.where(np.isin(np.arange(len(mean)), at), mean, math.nan))
-        value -= float(np.delete(mean, at).min())
+        value -= float(mean[after].min())
         trail.note(r.step, recurrence=value)
         if not math.isfinite(value) or value < config.recurrence:
             return None
         return Symptom("exploding", r.layer(i), "advice", value, config.recurrence, trail.start)
-
-
-@functools.lru_cache(maxsize=16)
-def _depth(names: tuple[str, ...], kinds: tuple[str, ...]) -> list[int]:
-    """Taps to compare over depth: a family of at least 4 layers if there is one, otherwise all on the main path."""
-    family = depth_order(names)
-    if len(family) >= 4:
-        return family
-    return [i for i, kind in enumerate(kinds) if kind not in ("output", "attention")]
-
-
-@dataclasses.dataclass
-class Depth:
-    """Change of the gradient from the last tap to the first, in decades; without taps, over one family of layers."""
-
-    detail: ClassVar[str] = "full"
-    kinds: ClassVar[tuple[str, ...]] = ("vanishing", "exploding", "depth_tilt")
-    records: int = 0
-    streak: int = 0
-    since: int = 0
-
-    def scan(self, r: Reading, trail: Trail, config: WatchConfig) -> list[Symptom]:
-        if not r.fed:
-            return []
-        labels, values = self._path(r)
-        keep = np.isfinite(values) & (values > 0)
-        if keep.sum() < 4:
-            return []
-        y = np.log10(values[keep])
-        x = np.arange(len(values), dtype=float)[keep]
-        x -= x.mean()
-        slope = float(x @ y) / float(x @ x)
-        tilt = slope * (len(values) - 1)
-        spread = float(np.std(y))
-        fit = abs(slope) * float(np.std(x)) / spread if spread > 0 else 0.0
-        self.records += 1
-        trail.note(r.step, tilt=tilt, tilt_fit=fit)
-        if self.records == 1:
-            trail.note(r.step, tilt_start=tilt)
-        trail.attention = trail.attention or any(kind == "attention" for _, kind in r.tapped)
-        kind = "vanishing" if tilt > 0 else "exploding"
-        severity = graded(abs(tilt), config.tilt, config.tilt_act) if fit > 0.7 else None
-        self.streak = self.streak + 1 if severity else 0
-        self.since = (self.since or r.step) if severity else 0
-        if severity and self.streak >= 2:
-            severity = (
-                "advice" if kind == "vanishing" else severity
-            )  # vanishing gradients stop learning, but do no damage
-            return [Symptom(kind, labels(0), severity, abs(tilt), config.tilt, self.since)]
-        early = trail.attention and self.records <= 3
-        if early and tilt > config.post_norm and fit > 0.7:
-            return [Symptom("depth_tilt", labels(-1), "advice", tilt, config.post_norm, trail.start)]
-        return []
-
-    def _path(self, r: Reading) -> tuple[Callable[[int], str | None], np.ndarray]:
-        if r.taps is not None:
-            at = _depth(tuple(name for name, _ in r.tapped), tuple(kind for _, kind in r.tapped))
-            return (lambda i: r.layer_of_tap(at[i])), r.taps["grad_rms"][at]
-        if r.rows is None:
-            return (lambda _: None), np.zeros(0)
-        at = depth_order(r.names)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (lambda i: r.layer(at[i])), (r.rows.grad_norm / np.sqrt(r.rows.sizes))[at]
 
 
 @dataclasses.dataclass

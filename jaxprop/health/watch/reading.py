@@ -135,6 +135,35 @@ def _rows(m: Measurements) -> Rows:
         return Rows(**columns, log_grad=logs, ratio=columns["update_norm"] / (columns["param_norm"] + 1e-12))
 
 
+def after_recurrence(names: Sequence[str]) -> list[int]:
+    """Returns which layers are nearer to the loss than the recurrent ones, by their position in the forward pass.
+
+    Where none follows the last of these, names are in another order. Then it is all others but embeddings, whose
+    ||g|| / ||w|| is small by nature: their weights are large, and few of them are read.
+
+    Example:
+      >>> after_recurrence(["embed", "recurrent", "head"]), after_recurrence(["embed", "head", "recurrent"])
+      ([2], [1])
+    """
+    recurrent = [i for i, name in enumerate(names) if RECURRENT.search(name)]
+    after = list(range(max(recurrent, default=len(names)) + 1, len(names)))
+    return after or [i for i, name in enumerate(names) if i not in recurrent and not EMBEDDING.search(name)]
+
+
+def grown_before(r: Reading) -> float:
+    """Returns decades by which ||g|| / ||w|| of a layer exceeds the smallest of those after the recurrent ones.
+
+    NaN where there are no rows, or no layers on one of the two sides.
+    """
+    after = after_recurrence(r.names)
+    before = [i for i in range(len(r.names)) if i not in after]
+    if r.rows is None or not after or not before:
+        return NAN
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = r.rows.log_grad / math.log(10) - np.log10(r.rows.param_norm)
+    return float(np.max(ratios[before]) - np.min(ratios[after]))
+
+
 def depth_order(names: Sequence[str]) -> list[int]:
     """Returns the indices of the largest family of layers whose names differ in one number, ordered by that number.
 

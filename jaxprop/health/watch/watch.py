@@ -10,9 +10,10 @@ from jaxprop.errors import UsageError, one_of
 from jaxprop.health.watch.advice import Setup
 from jaxprop.health.watch.alerts import Alert, WatchConfig
 from jaxprop.health.watch.causes import DAMAGE, exploded, likeliest
+from jaxprop.health.watch.depth import Depth
 from jaxprop.health.watch.detectors import GradientNorm, LossLevel, NonFinite, Output, Rate, Symptom
 from jaxprop.health.watch.history import decode, encode
-from jaxprop.health.watch.layerwise import Activations, AdamLag, Depth, Numbers, Start, Updates
+from jaxprop.health.watch.layerwise import Activations, AdamLag, Numbers, Start, Updates
 from jaxprop.health.watch.outcome import beats_trivial, converged, dead, trivial, unchanged
 from jaxprop.health.watch.reading import RECURRENT, Reading, Trail, read
 from jaxprop.health.watch.schedule import follow

@@ -42,6 +42,28 @@ def test_no_number_of_the_test_is_in_training():
     assert all(is_unseen(n) for n in test)
 
 
+def test_the_validation_holds_out_numbers_that_training_can_do_without():
+    whole, sources = texts(open_number_words(section())["train"]), open_number_words(section(validation=0.1))
+    assert {split: source.length for split, source in sources.items()} == {"train": 270, "validation": 30, "test": 50}
+    train, validation, test = (set(texts(source)) for source in sources.values())
+    assert train | validation == set(whole)
+    assert not train & validation
+    assert not (train | validation) & test
+    assert set(zip(words(range(FIRST), "en", "source"), words(range(FIRST), "fr", "target"), strict=True)) <= train
+    other = open_number_words(section(validation=0.1, split_seed=1))
+    assert set(texts(other["validation"])) != validation
+    assert texts(other["test"]) == texts(sources["test"])
+
+
+def test_what_is_held_out_trains_no_tokenizer():
+    tokenizer = TrainedTokenizer(train="bpe", vocabulary=300)
+    sources = open_number_words(section(tokenizer=tokenizer, validation=0.3))
+    alone = open_number_words(section(tokenizer=tokenizer))
+    assert sources["train"].prepared["tokenizer"] != alone["train"].prepared["tokenizer"]
+    again = open_number_words(section(tokenizer=tokenizer, validation=0.3), sources["train"].prepared)
+    assert {k: v.fingerprint for k, v in again.items()} == {k: v.fingerprint for k, v in sources.items()}
+
+
 def test_each_number_of_digits_is_drawn_as_often():
     test = draw(600, 9_999_999, 0, unseen=True)
     counts = [sum(len(str(n)) == digits for n in test) for digits in range(3, 8)]
@@ -72,6 +94,10 @@ def test_what_a_run_has_stored_prepares_it_again():
         (
             {"test_examples": 900, "largest": 999},
             r"data.test_examples: 900 numbers .* use at most 162, or data.largest",
+        ),
+        (
+            {"validation": 0.7},
+            r"data.validation: 0.7 of 300 numbers are 210, which leaves fewer .* use a smaller fraction",
         ),
         ({"target": "xx"}, r"data.target: unknown language 'xx'"),
     ],

@@ -12,7 +12,7 @@ from jaxprop.errors import UsageError
 from jaxprop.health import Alert, Watch, WatchConfig
 from jaxprop.health.watch.advice import ADVICE
 from jaxprop.health.watch.alerts import TITLES
-from tests.health.records import FULL, LAYERS, LEAN, PLAIN, ROWS, TAPS, healthy, record
+from tests.health.records import FULL, LAYERS, LEAN, PLAIN, ROWS, TAPS, alerts_of, healthy, record
 
 KINDS = {  # what a run of this kind has, besides its seed
     "plain": {},
@@ -24,16 +24,6 @@ KINDS = {  # what a run of this kind has, besides its seed
     "small loss": {"floor": 0.001},
     "negative loss": {"floor": -3.0},
 }
-
-
-def alerts_of(watch, run, change=None):
-    """Alerts of a run, whose values `change(step, values)` may alter in place."""
-    found = []
-    for step, values, layout in run:
-        if change is not None:
-            change(step, values)
-        found += watch.update(step, record(layout, **values))
-    return found
 
 
 def plant(change, steps=420, config=None, **kinds):
@@ -256,6 +246,28 @@ def test_a_gradient_that_explodes_through_time_names_the_recurrent_layer():
         ("exploding", "exploding_recurrence", "rnn/recurrent", 10)
     ]
     assert early(None, full=full) == []
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ("embed", "encoder/recurrent", "decoder/query", "decoder/recurrent", "mix", "head"),
+        ("embed", "head", "mix", "decoder/recurrent"),  # in the order of their names
+    ],
+)
+def test_what_is_small_by_nature_does_not_make_a_recurrence_explode(layers):
+    full = FULL._replace(layers=layers, sizes=(4096,) * len(layers), taps=TAPS[:1])
+    small = np.array([0.01 if name in ("embed", "decoder/query") else 1 for name in layers])
+
+    def change(recurrent):
+        factors = small * np.array([recurrent if name.endswith("recurrent") else 1 for name in layers])
+        return lambda step, values: values.update(rows_grad_norm=values["rows_grad_norm"] * factors)
+
+    assert [a for a in early(change(1), full=full) if a.kind == "exploding"] == []
+    found = early(change(20), full=full)
+    assert [(a.kind, a.cause, a.step) for a in found if a.kind == "exploding"] == [
+        ("exploding", "exploding_recurrence", 10)
+    ]
 
 
 def test_first_outputs_that_are_too_large_are_a_bad_start():

@@ -44,6 +44,12 @@ class Espeak(AudioSection):
     voices: Texts = Field(
         VOICES, min_length=1, description="voices of the training split, as `espeak-ng -v` takes them"
     )
+    validation_voices: Texts | None = Field(
+        None,
+        min_length=1,
+        description="voices of a validation split, whose numbers are in no other split and as many as the test's; "
+        "default: none, and data.validation may hold out training examples",
+    )
     test_voices: Texts = Field(("en-us+f2",), min_length=1, description="voices of the test split")
     largest: Annotated[int, Field(ge=99, le=999_999)] = Field(9999, description="the largest number")
     examples: Positive = Field(2_000, description="number of training examples")

@@ -117,6 +117,9 @@ class NumberWords(DataSection):
 
     name: Literal["number_words"]
     examples: Positive = Field(10_000, description="number of training examples, all of 0 to 99 among them")
+    validation: Part | None = Field(
+        None, description="fraction of the training examples to hold out, none of 0 to 99 among them"
+    )
     test_examples: Positive = Field(1_000, description="number of examples in the test split")
     largest: Annotated[int, Field(ge=999, lt=10**12)] = Field(999_999, description="largest number")
     source: Language = Field("en", description="language of the source, as num2words names it")

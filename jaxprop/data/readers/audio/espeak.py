@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -73,28 +74,23 @@ def open_espeak(section: Espeak) -> dict[str, Source]:
       section: the config's `data` section.
 
     Returns:
-      `train`, and `test` with other voices and other numbers, as of
-      `jaxprop.data.readers.audio.recordings.recordings`.
+      `train`; `test`, and `validation` where there are voices for it, with other voices and other numbers. Each is as
+      of `jaxprop.data.readers.audio.recordings.recordings`.
 
     Raises:
-      ConfigError: a voice is in both splits, or there are fewer numbers than examples of the test split.
+      ConfigError: a voice is in two splits, or there are fewer numbers than examples of the splits.
       DataError: the program is not installed, or does not know a voice.
     """
-    twice = sorted(set(section.voices) & set(section.test_voices))
-    if twice:
-        raise ConfigError(f"data.test_voices: {twice[0]} is a voice of the training split; the test is of others")
-    if section.test_examples > section.largest // 2:
-        raise ConfigError(
-            f"data.test_examples: {section.test_examples} of the numbers up to {section.largest} leave too few to "
-            f"train on; use at most {section.largest // 2}"
-        )
+    _expect_apart(section)
     alphabet = Alphabet.of(map(in_words, [*range(100), 100, 1000]))
     order = np.random.default_rng([section.data_seed, 0]).permutation(section.largest + 1)
-    held, rest = order[: section.test_examples], order[section.test_examples :]
-    splits = {
-        "train": (1, rest[np.arange(section.examples) % len(rest)], section.voices),
-        "test": (2, held, section.test_voices),
-    }
+    count = section.test_examples
+    splits = {"test": (2, order[:count], section.test_voices)}
+    rest = order[count:]
+    if section.validation_voices:
+        splits["validation"] = (3, rest[:count], section.validation_voices)
+        rest = rest[count:]
+    splits["train"] = (1, rest[np.arange(section.examples) % len(rest)], section.voices)
     made: dict[str, Source] = {}
     for split, (number, values, voices) in splits.items():
         said = _drawn(np.random.default_rng([section.data_seed, number]), values.tolist(), voices)
@@ -103,7 +99,27 @@ def open_espeak(section: Espeak) -> dict[str, Source]:
             "espeak", _slices(waves, starts), np.diff(starts), [one.text for one in said], alphabet,
             rate=section.sample_rate, buckets=section.buckets, identity=hashlib.sha256(waves.tobytes()).hexdigest(),
         )  # fmt: skip
-    return made
+    return {split: made[split] for split in ("train", "validation", "test") if split in made}
+
+
+def _expect_apart(section: Espeak) -> None:
+    """Raises ConfigError where splits share voices, or leave too few numbers."""
+    splits = {"voices": section.voices, "validation_voices": section.validation_voices or ()}
+    splits["test_voices"] = section.test_voices
+    for (one, some), (other, others) in itertools.combinations(splits.items(), 2):
+        twice = sorted(set(some) & set(others))
+        if twice:
+            raise ConfigError(f"data.{other}: {twice[0]} is one of data.{one}, too; a voice belongs to one split")
+    if section.validation_voices and section.validation is not None:
+        raise ConfigError("data.validation: data.validation_voices make a validation split already; remove one of them")
+    held = section.test_examples * (2 if section.validation_voices else 1)
+    if held > section.largest // 2:
+        both = "and as many for the validation " if section.validation_voices else ""
+        most = section.largest // 2 * section.test_examples // held
+        raise ConfigError(
+            f"data.test_examples: {section.test_examples} {both}of the numbers up to {section.largest} leave too few "
+            f"to train on; use at most {most}"
+        )
 
 
 def _drawn(rng: np.random.Generator, numbers: Sequence[int], voices: Sequence[str]) -> list[Spoken]:

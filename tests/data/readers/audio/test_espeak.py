@@ -42,16 +42,29 @@ def test_without_the_program_one_sentence_says_what_to_install(monkeypatch):
 
 
 def test_a_voice_of_both_splits_is_refused():
-    with pytest.raises(ConfigError, match="en-us is a voice of the training split"):
+    with pytest.raises(ConfigError, match=r"data.test_voices: en-us is one of data.voices, too; a voice belongs to"):
         espeak.open_espeak(Espeak(**SMALL | {"test_voices": ("en-us",)}))
+    for voice, splits in (("en-us", "data.validation_voices: en-us"), ("en-us+f2", "data.test_voices: en-us.f2")):
+        with pytest.raises(ConfigError, match=splits):
+            espeak.open_espeak(Espeak(**SMALL | {"validation_voices": (voice,)}))
+
+
+def test_splits_that_leave_nothing_to_train_on_are_refused():
     with pytest.raises(ConfigError, match="use at most 49"):
         espeak.open_espeak(Espeak(**SMALL | {"test_examples": 90}))
+    with pytest.raises(ConfigError, match=r"30 and as many for the validation .* use at most 24"):
+        espeak.open_espeak(Espeak(**SMALL | {"test_examples": 30, "validation_voices": ("en-us+m4",)}))
+    with pytest.raises(ConfigError, match=r"data.validation: data.validation_voices make"):
+        espeak.open_espeak(Espeak(**SMALL | {"validation": 0.5, "validation_voices": ("en-us+m4",)}))
 
 
 @installed
-def test_a_split_of_other_voices_and_numbers(cache, monkeypatch):
+@pytest.mark.parametrize("validation", [None, ("en-us+m4",)])
+def test_a_split_of_other_voices_and_numbers(cache, monkeypatch, validation):
     pytest.importorskip("soxr")
-    opened = espeak.open_espeak(Espeak(**SMALL))
+    keys = SMALL | {"validation_voices": validation, "examples": 9}
+    opened = espeak.open_espeak(Espeak(**keys))
+    assert list(opened) == ["train", *(["validation"] if validation else []), "test"]
     texts = {}
     for split, source in opened.items():
         batch = source.take(np.arange(source.length))
@@ -62,13 +75,13 @@ def test_a_split_of_other_voices_and_numbers(cache, monkeypatch):
         }
         assert (np.abs(batch["inputs"]).max(1) > 0.05).all()
         assert (batch["input_lengths"] > 0.3 * 8000).all()
-    assert not texts["train"] & texts["test"]
+    assert sum(map(len, texts.values())) == len(set().union(*texts.values()))
 
     def refuse(*_):
         raise AssertionError("it has spoken already")
 
     monkeypatch.setattr(espeak, "speak", refuse)
-    again = espeak.open_espeak(Espeak(**SMALL))
+    again = espeak.open_espeak(Espeak(**keys))
     assert {name: source.fingerprint for name, source in again.items()} == {
         name: source.fingerprint for name, source in opened.items()
     }
