@@ -15,7 +15,7 @@ def boxes_of(rng, *shape):
 
 
 def rows_of(seed):
-    """Random objects; of the boxes that are found, half lie near one of them. Boxes of two images may score the same."""
+    """Random objects; half of the boxes that are found lie near one. Boxes of two images may score the same."""
     rng = np.random.default_rng(seed)
     object_ = rng.random((IMAGES, OBJECTS)) < 0.7
     crowd = ~object_ & (rng.random((IMAGES, OBJECTS)) < 0.5)
