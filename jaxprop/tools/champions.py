@@ -55,6 +55,7 @@ class Told(NamedTuple):
       data: fingerprints by name.
       config: what differs from the parent's configuration, one `key: old -> new` each.
       figures: of champion and challenger by split, as `promotion.json` has them.
+      suspects: labels among the new ones that may be wrong, `count` of `examples`; empty where none were looked for.
       problem: what is wrong with it; empty for one that is whole.
     """
 
@@ -68,6 +69,7 @@ class Told(NamedTuple):
     data: dict[str, Any]
     config: list[str]
     figures: dict[str, Any]
+    suspects: dict[str, Any]
     problem: str
 
 
@@ -125,9 +127,14 @@ def text_of(name: str, told: list[Told], history: list[dict[str, Any]]) -> str:
 def compared(figure: Any) -> str:
     """Returns the figures of champion and challenger on one split as a person reads them.
 
+    Args:
+      figure: `metric`, `champion` and `challenger`; `difference`, positive where the challenger is better, its
+        `interval` with a `level`, and `examples`, where they are known. Or figures by name, or one.
+
     Example:
-      >>> compared({"metric": "wer", "champion": 0.5, "challenger": 0.25, "interval": [-0.3, -0.2], "examples": 90})
-      'wer 0.5 -> 0.25, interval -0.3 to -0.2, 90 examples'
+      >>> figure = {"metric": "wer", "champion": 0.5, "challenger": 0.25, "difference": 0.25, "examples": 90}
+      >>> compared({**figure, "interval": [0.2, 0.3], "level": 0.95})
+      'wer 0.5 -> 0.25, gain +0.25 (95% interval +0.2 to +0.3), 90 examples'
       >>> compared({"accuracy": 0.5, "loss": 1.25})
       'accuracy 0.5, loss 1.25'
     """
@@ -137,10 +144,7 @@ def compared(figure: Any) -> str:
         return ", ".join(f"{name} {_number(value)}" for name, value in figure.items() if not isinstance(value, Mapping))
     parts = [f"{figure.get('metric', '')} {_number(figure.get('champion'))} -> {_number(figure['challenger'])}".strip()]
     if (difference := figure.get("difference")) is not None:
-        parts[0] += f" ({_number(difference, '+.4g')})"
-    interval = figure.get("interval")
-    if isinstance(interval, list) and len(interval) == 2:
-        parts.append(f"interval {_number(interval[0])} to {_number(interval[1])}")
+        parts.append(f"gain {_number(difference, '+.4g')}{_interval(figure)}")
     if (examples := figure.get("examples")) is not None:
         parts.append(f"{_number(examples, ',')} examples")
     return ", ".join(parts)
@@ -183,6 +187,7 @@ def _told(version: Version) -> Told:
         data=_mapping(record.get("data")) or _data_of(version.folder),
         config=[] if before is None else _changes(before, version.folder),
         figures=_mapping(record.get("figures")),
+        suspects=_mapping(record.get("suspects")),
         problem=version.problem,
     )
 
@@ -218,6 +223,9 @@ def _paragraph(one: Told) -> Iterator[str]:
         yield f"    why      {one.reason}"
     for split, figure in one.figures.items():
         yield f"    figures  {split}: {compared(figure)}"
+    if (count := one.suspects.get("count")) is not None:
+        of = _number(one.suspects.get("examples"), ",")
+        yield f"    labels   {_number(count, ',')} of {of} new ones may be wrong"
     if one.data:
         yield "    data     " + ", ".join(f"{key} {_short(value)}" for key, value in one.data.items())
     for change in one.config[:_MOST_CHANGES]:
@@ -225,6 +233,14 @@ def _paragraph(one: Told) -> Iterator[str]:
     if len(one.config) > _MOST_CHANGES:
         yield f"    config   and {len(one.config) - _MOST_CHANGES} more keys"
     yield f"    run      {one.folder}"
+
+
+def _interval(figure: Mapping[str, Any]) -> str:
+    interval, level = figure.get("interval"), figure.get("level")
+    if not isinstance(interval, list) or len(interval) != 2:
+        return ""
+    share = f"{_number(level, '.0%')} " if level is not None else ""
+    return f" ({share}interval {_number(interval[0], '+.4g')} to {_number(interval[1], '+.4g')})"
 
 
 def _act(act: Mapping[str, Any]) -> str:
@@ -238,6 +254,8 @@ def _when(time: Any) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return " + ".join(map(_short, value))
     return value[:_SHORT] if isinstance(value, str) else str(value)
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxprop.config.build import build
 from jaxprop.run import champions
 from jaxprop.run.loaded import load
+from jaxprop.run.train import train
 from tests.run.champion_acts import challenge, fake_run
-from tests.run.trained import FEATURES, trained, write_arrays
+from tests.run.trained import FEATURES, sections, trained, write_arrays
 
 VERSION = "runs/champions/small/versions/0001"
 
@@ -168,6 +170,23 @@ def test_commands_refuse_a_champion_that_is_not_there_or_is_damaged(here, home, 
     ran = here("predict", "champion:small", "x.npz")
     assert (ran.code, ran.out) == (1, "")
     assert "run/run.json has changed since the version was made); no other version can serve; restore " in ran.err
+
+
+@pytest.mark.timeout(300)
+def test_a_trained_challenger_answers_after_its_move_as_before(jaxprop, home, tmp_path):
+    root, inputs = tmp_path / "champions", np.eye(FEATURES, dtype=np.float32)
+    shutil.copytree(home / "runs" / "champions", root)
+    with champions.begin(root, "small", {"data": "week 2"}) as making:
+        train(build(sections(home, run={"steps": 20})), making.folder, quiet=True)
+        before = load(making.folder).predict(inputs)["probabilities"]
+        version = champions.settle(making, {"reason": "better"}, promote=True)
+    assert (version.number, version.folder.name, making.folder.exists()) == (2, "0002", False)
+    run = load(champions.resolve("champion:small", root))
+    assert run.folder == version.folder
+    np.testing.assert_array_equal(run.predict(inputs)["probabilities"], before)
+    told = jaxprop("champions", "small", "--root", root).out
+    assert "config   run.steps: 12 -> 20" in told
+    assert told.count("data     train ") == 2
 
 
 def test_a_version_is_not_trained_further(here, home):

@@ -9,8 +9,15 @@ from tests.run.champion_acts import fake_run
 
 NAME = "digits"
 FIGURES = {
-    "old": {"metric": "accuracy", "champion": 0.9, "challenger": 0.91, "interval": [-0.01, 0.03], "examples": 1797},
-    "new": {"metric": "accuracy", "champion": 0.8, "challenger": 0.95, "difference": 0.15, "interval": [0.1, 0.2]},
+    "old": {"metric": "accuracy", "champion": 0.9, "challenger": 0.91, "difference": 0.01, "examples": 1797},
+    "new": {
+        "metric": "accuracy",
+        "champion": 0.8,
+        "challenger": 0.95,
+        "difference": 0.15,
+        "interval": [0.1, 0.2],
+        "level": 0.9,
+    },
 }
 
 
@@ -18,7 +25,9 @@ def challenge(root, reason, promote, config="task: {name: classify}\n"):
     with champions.begin(root, NAME, {}) as making:
         fake_run(making.folder)
         (making.folder / "config.yaml").write_text(config)
-        record = {"reason": reason, "data": {"train": "0123456789abcdef", "new test": "fedc"}, "figures": FIGURES}
+        data = {"old": ["0123456789abcdef", "abcd"], "new": "fedc"}
+        suspects = {"count": 12, "examples": 1500, "share": 0.008}
+        record = {"reason": reason, "data": data, "figures": FIGURES, "suspects": suspects}
         return champions.settle(making, record, promote=promote)
 
 
@@ -56,9 +65,10 @@ def test_the_text_has_all_of_it(root):
     assert lines[0].endswith(", against version 1")
     assert [line.strip() for line in lines[1:]] == [
         "why      better on the new data",
-        "figures  old: accuracy 0.9 -> 0.91, interval -0.01 to 0.03, 1,797 examples",
-        "figures  new: accuracy 0.8 -> 0.95 (+0.15), interval 0.1 to 0.2",
-        "data     train 0123456789ab, new test fedc",
+        "figures  old: accuracy 0.9 -> 0.91, gain +0.01, 1,797 examples",
+        "figures  new: accuracy 0.8 -> 0.95, gain +0.15 (90% interval +0.1 to +0.2)",
+        "labels   12 of 1,500 new ones may be wrong",
+        "data     old 0123456789ab + abcd, new fedc",
         'config   run: (not set) -> {"epochs": 3}',
         f"run      {root / NAME / 'versions' / '0002'}",
     ]
@@ -114,7 +124,7 @@ def test_a_damaged_champion_is_listed_with_its_problem(root):
         (None, "unknown"),
         ("n/a", "n/a"),
         ({"champion": None, "challenger": 0.5}, "unknown -> 0.5"),
-        ({"challenger": 0.5, "champion": 0.25, "interval": "none"}, "0.25 -> 0.5"),
+        ({"challenger": 0.5, "champion": 0.25, "difference": 0.25, "interval": "none"}, "0.25 -> 0.5, gain +0.25"),
         ({"accuracy": True}, "accuracy True"),
     ],
 )
