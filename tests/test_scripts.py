@@ -1,6 +1,10 @@
 """The scripts start, and the benchmark compares what it says it compares. No timing is asserted."""
 
 import importlib.util
+import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +182,58 @@ def test_a_planted_document_says_how_long_it_slept(tmp_path, monkeypatch):
     assert len(first.rows[0].samples) > 1
     assert "slept" not in first.rows[0].facts
     assert second.rows[0].facts["slept"] >= 0.5
+
+
+# -- scripts/cron ---------------------------------------------------------------------------------
+
+CRON = SCRIPTS[0].parent / "cron"
+RECORD = '#!/bin/sh\nprintf "%s\\n" "$@"\n'
+
+
+def setting(file, name):
+    (value,) = [
+        line.partition("=")[2] for line in (CRON / file).read_text().splitlines() if line.startswith(f"{name}=")
+    ]
+    return value
+
+
+def crontab_line():
+    """The command of the crontab as cron hands it to the shell: `\\%` is a percent sign."""
+    (line,) = [line for line in (CRON / "jaxprop-retrain.crontab").read_text().splitlines() if line.startswith("15 3 ")]
+    return line.split(" ", 5)[5].replace("\\%", "%")
+
+
+def service_line():
+    """The command of the service as systemd hands it to the system: `%%` is a percent sign."""
+    return shlex.split(setting("jaxprop-retrain.service", "ExecStart").replace("%%", "%"))
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a `jaxprop` that prints its arguments."""
+    program = tmp_path / ".venv" / "bin" / "jaxprop"
+    program.parent.mkdir(parents=True)
+    program.write_text(RECORD)
+    program.chmod(0o755)
+    return tmp_path
+
+
+def test_the_crontab_and_the_timer_run_the_same_command_at_the_same_time(project):
+    subprocess.run(
+        ["/bin/sh", "-c", crontab_line()], env={"PROJECT": str(project), "PATH": os.environ["PATH"]}, check=True
+    )
+    ran = subprocess.run(service_line(), cwd=project, capture_output=True, text=True, check=True)
+    assert (project / "retrain.log").read_text() == ran.stdout
+    *start, data, replay, share = ran.stdout.splitlines()
+    assert start == ["retrain", "champion:detector", "--data"]
+    assert re.fullmatch(r"new/20\d\d-W[0-5]\d", data)
+    assert (replay, share) == ("--replay", "0.3")
+    assert setting("jaxprop-retrain.timer", "OnCalendar") == "Mon *-*-* 03:15:00"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
+    units = [shutil.copy(path, tmp_path) for path in sorted(CRON.glob("jaxprop-retrain.[st]*"))]
+    assert len(units) == 2
+    ran = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")

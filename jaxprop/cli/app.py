@@ -17,6 +17,7 @@ from jaxprop.cli.bench_compare import bench_compare
 from jaxprop.cli.bench_device import bench_device
 from jaxprop.cli.bench_history import bench_history
 from jaxprop.cli.bench_train import bench_train
+from jaxprop.cli.champions import champions
 from jaxprop.cli.configs import configs
 from jaxprop.cli.doctor import doctor
 from jaxprop.cli.eval import evaluate
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "export": export,
     "retrain": retrain,
     "runs": runs,
+    "champions": champions,
     "report": report,
     "replay": replay,
     "lesson": lesson,

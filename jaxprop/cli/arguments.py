@@ -10,7 +10,8 @@ import typer
 
 from jaxprop.cli import completion
 from jaxprop.errors import UsageError
-from jaxprop.run.folder import expanded
+from jaxprop.run.folder import expanded, find_run
+from jaxprop.run.served import PREFIX
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
@@ -22,7 +23,11 @@ ConfigArgument = Annotated[
 ]
 RunArgument = Annotated[
     Path,
-    typer.Argument(metavar="RUN", help="a run: its folder, or its name in runs/", autocompletion=completion.runs),
+    typer.Argument(
+        metavar="RUN",
+        help="a run: its folder, its name in runs/, or champion:NAME",
+        autocompletion=completion.runs,
+    ),
 ]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="override of a key, such as optimizer.lr=3e-4")
@@ -73,10 +78,10 @@ def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...
       overrides: the other words.
 
     Returns:
-      The config, and the overrides in their order.
+      The config, which is the run's folder where `champion:NAME` is given, and the overrides in their order.
 
     Raises:
-      UsageError: no config is named, or more than one.
+      UsageError: no config is named, or more than one; or there is no such champion.
 
     Example:
       >>> split("optimizer.lr=1", ["digits_mlp", "run.seed=2"])
@@ -85,7 +90,8 @@ def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...
     words = [config, *(overrides or [])]
     names = [word for word in words if not OVERRIDE.match(word)]
     if len(names) == 1:
-        return names[0], tuple(word for word in words if OVERRIDE.match(word))
+        name = str(find_run(Path(names[0]))) if names[0].startswith(PREFIX) else names[0]
+        return name, tuple(word for word in words if OVERRIDE.match(word))
     if not names:
         raise UsageError(f"no config is named, only overrides; write it first: CONFIG {words[0]}")
     raise UsageError(f"expected key=value after the config {names[0]!r}, got {names[1]!r}")

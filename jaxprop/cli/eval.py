@@ -26,7 +26,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="RUN|CONFIG",
-            help="a run, by its folder or its name in runs/, or a config",
+            help="a run, by its folder, its name in runs/ or champion:NAME, or a config",
             autocompletion=completion.configs,
         ),
     ],

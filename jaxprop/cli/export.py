@@ -15,7 +15,7 @@ from jaxprop.errors import EXIT_DONE
 
 def export(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", parser=home, help="folder of a run, or the name of one in runs/")
+        Path, typer.Argument(metavar="RUN", parser=home, help="a run: its folder, its name in runs/, or champion:NAME")
     ],
     format: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="safetensors: weights; stablehlo or onnx: predictions")

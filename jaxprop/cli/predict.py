@@ -58,7 +58,7 @@ LinesOption = Annotated[
 
 def predict(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", parser=home, help="folder of a run, or the name of one in runs/")
+        Path, typer.Argument(metavar="RUN", parser=home, help="a run: its folder, its name in runs/, or champion:NAME")
     ],
     inputs: Annotated[
         list[str],

@@ -25,7 +25,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="runs, by their folders or their names in runs/; several are drawn over each other",
+            help="runs, by their folders, their names in runs/ or champion:NAME; several are drawn over each other",
             autocompletion=completion.runs,
         ),
     ],

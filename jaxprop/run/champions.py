@@ -100,24 +100,21 @@ def adopt(root: Path | None, name: str, run: Path, record: Mapping[str, Any] | N
     """
     home = home_of(root, name)
     _check_run(run)
-    with _held(home):
-        notes = _recover(home)
+    with hold(home, WORDS):
+        finished = bool(_recover(home))
         if numbers(home):
-            if notes:  # of an adoption that was killed just before its end, and is finished now
+            # An adoption of this run that was killed just before its end is finished by now.
+            if finished and read_version(home, 1, deep=False).record.get("from") == str(run.absolute()):
                 return current(root, name)
             raise UsageError(
                 f"there is a champion {name!r} in {home.parent} already; 'jaxprop retrain' challenges it with new data"
             )
         with _writing(home):
-            _clear(home)
-            folder = home / MAKING / RUN
-            copied = _copy(run, folder)
-            if copied != digests(run):
-                raise RunFolderError(f"{run} has changed while it was copied; wait until nothing writes to it")
             given = {"reason": f"the first version: a copy of {run.absolute()}", "from": str(run.absolute())}
-            _write_record(home, 1, given | dict(record or {}), decision=ADOPTED, parent=None, files=copied)
+            made = {**given, **(record or {})}
+            _write_record(home, 1, made, decision=ADOPTED, parent=None, files=_copy(run, home))
             _install(home, 1)
-            _serve(home, 1, act=ADOPTED, reason=str((given | dict(record or {}))["reason"]))
+            _serve(home, 1, act=ADOPTED, reason=str(made["reason"]))
     return current(root, name)
 
 
@@ -141,7 +138,7 @@ def begin(root: Path | None, name: str, about: Mapping[str, Any]) -> Iterator[Ma
     home = home_of(root, name)
     if not home.is_dir():
         stored_champion(home)  # raises the error, before a folder is made for the lock
-    with _held(home):
+    with hold(home, WORDS):
         notes = _recover(home)
         parent = current(root, name)
         with _writing(home):
@@ -210,7 +207,7 @@ def rollback(root: Path | None, name: str, version: int, reason: str = "") -> Ve
     """
     home = home_of(root, name)
     find_version(home, version)  # before a folder is made for the lock
-    with _held(home):
+    with hold(home, WORDS):
         finished = bool(_recover(home))
         found = find_version(home, version)
         if not found.has_served:
@@ -247,14 +244,23 @@ def _check_run(run: Path) -> None:
         raise UsageError(f"{run} has no checkpoint; train it with checkpoint.enabled: true")
 
 
-def _copy(run: Path, folder: Path) -> dict[str, str]:
-    """Copies a run, through no link; returns the digests of the copy."""
-    for name in [*answering(run), *(name for name in RECORDS if (run / name).is_file())]:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open_to_read(run / name) as read, open(target, "xb") as written:
-            shutil.copyfileobj(read, written)
-    return digests(folder)
+def _copy(run: Path, home: Path) -> dict[str, str]:
+    """Copies a run into the making, whole or not at all and through no link; returns the digests of the copy."""
+    _clear(home)
+    folder = home / MAKING / RUN
+    try:
+        for name in [*answering(run), *(name for name in RECORDS if (run / name).is_file())]:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open_to_read(run / name) as read, open(target, "xb") as written:
+                shutil.copyfileobj(read, written)
+        copied = digests(folder)
+        if copied != digests(run):
+            raise RunFolderError(f"{run} has changed while it was copied; wait until nothing writes to it")
+    except BaseException:
+        shutil.rmtree(home / MAKING, ignore_errors=True)
+        raise
+    return copied
 
 
 def _write_record(
@@ -309,10 +315,13 @@ def _recover(home: Path) -> list[str]:
         for number in numbers(home):
             if number <= settled:
                 continue
+            version = read_version(home, number, deep=False)
+            if not version.has_served:  # it was kept aside
+                continue
             version = read_version(home, number, deep=True)
-            if version.has_served and version.problem:
+            if version.problem:
                 notes.append(f"{version.problem}, so it does not serve, although it was about to")
-            elif version.has_served:
+            else:
                 _serve(home, number, act=version.decision, reason=str(version.record.get("reason", "")))
                 notes.append(f"version {number} serves now: the process that had {version.decision} it was killed")
         return notes
@@ -346,15 +355,9 @@ def _sync(folder: Path) -> None:
         for name in files:
             path = Path(place, name)
             if path.is_file() and not path.is_symlink():
-                with open(path, "rb+") as file:
+                with open(path, "rb+" if os.name == "nt" else "rb") as file:
                     os.fsync(file.fileno())
         sync_folder(Path(place))
-
-
-@contextlib.contextmanager
-def _held(home: Path) -> Iterator[None]:
-    with hold(home, WORDS):
-        yield
 
 
 @contextlib.contextmanager

@@ -17,9 +17,10 @@ from jaxprop.config.schema.initial import InitialWeights
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import UsageError
 from jaxprop.run.compose import Experiment
-from jaxprop.run.folder import expanded, is_run
+from jaxprop.run.folder import expanded, find_run, is_run
 from jaxprop.run.held import of_frozen_layers
 from jaxprop.run.loaded import load
+from jaxprop.run.served import PREFIX
 from jaxprop.types import PyTree, TrainState
 
 SUFFIX = ".safetensors"
@@ -95,7 +96,8 @@ def resolved(config: Config) -> Config:
     section = config.run.init_from
     if section is None:
         return config
-    path = expanded(section.source)
+    champion = section.source.startswith(PREFIX)
+    path = find_run(Path(section.source)) if champion else expanded(section.source)
     # A folder of that name may lie here too, such as the data that the run was trained on.
     if len(path.parts) == 1 and (not path.exists() or (not is_run(path) and is_run(Path("runs") / path))):
         path = Path("runs") / path

@@ -188,7 +188,7 @@ def load(
     The run may be training at the same time.
 
     Args:
-      run: the run's folder, or the name of a run in `runs/`.
+      run: the run's folder, the name of a run in `runs/`, or `champion:NAME`, the version of a champion that serves.
       which: the checkpoint, `"best"` or `"newest"`; by default the best where one was saved with an evaluation, else
         the newest.
       ema: use the parameters that the run's evaluations use, which are their moving average where one is kept. With
@@ -201,6 +201,7 @@ def load(
 
     Raises:
       UsageError: there is no such run.
+      JaxpropError: the champion is damaged.
 
     Example:
       >>> load("runs/nowhere")  # doctest: +ELLIPSIS

@@ -160,7 +160,7 @@ def serving_number(home: Path) -> int:
 
 
 def stored_champion(home: Path) -> dict[str, Any]:
-    """Returns what `champion.json` holds: the `version` that serves, the last one `settled`, and the `history`.
+    """Returns what `champion.json` holds: the `version` that serves, the last one `settled` by then, and the `history`.
 
     Raises:
       UsageError: there is no champion here.

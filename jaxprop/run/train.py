@@ -10,6 +10,7 @@ from jaxprop import data
 from jaxprop.code.load import check_code
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
+from jaxprop.errors import UsageError
 from jaxprop.run import linear, own_code, prepared
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
@@ -18,6 +19,7 @@ from jaxprop.run.folder import write_text
 from jaxprop.run.initial import begin, resolved
 from jaxprop.run.memory import explained
 from jaxprop.run.resume import check_data, finished
+from jaxprop.run.served import PROMOTION
 from jaxprop.types import TrainState
 
 
@@ -42,9 +44,14 @@ def train(
       The summary and the exit code: 0 done, 3 diverged, 75 or 130 interrupted after saving.
 
     Raises:
-      UsageError: the folder holds a run whose mathematics another configuration would change.
+      UsageError: the folder holds a run whose mathematics another configuration would change, or a champion's version.
       JaxpropError: the run cannot be built, or its folder not be written.
     """
+    if (Path(folder) / PROMOTION).is_file():
+        raise UsageError(
+            f"{folder} is a version of a champion, which is never trained further; 'jaxprop retrain' challenges it, "
+            "and --run DIR names the folder of a new run"
+        )
     config = resolved(config)
     undertaking = Undertaking(
         compose=lambda: _composed(config),

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from jaxprop.errors import RunFolderError, UsageError
+from jaxprop.run import champions
 from jaxprop.run.folder import expanded, find_run, read_summary, status_of, versions, write_summary, write_text
+from tests.run.champion_acts import fake_run
 
 
 @pytest.fixture
@@ -28,6 +30,14 @@ def test_the_run_that_is_meant(runs):
     assert find_run(Path("first")) == Path("runs/first")
     assert find_run(Path("runs/first/config.yaml")) == Path("runs/first")
     assert find_run(runs / "runs" / "second") == runs / "runs" / "second"
+
+
+def test_the_version_of_a_champion_that_is_meant(runs):
+    champions.adopt(None, "digits", fake_run(runs / "done"))
+    folder = Path("runs", "champions", "digits", "versions", "0001")
+    assert find_run(Path("champion:digits")) == find_run(Path("champion:digits@1")) == folder
+    with pytest.raises(UsageError, match=r"there is no champion 'digit' in runs/champions; did you mean 'digits'\?"):
+        find_run(Path("champion:digit"))
 
 
 @pytest.mark.parametrize(

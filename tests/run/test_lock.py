@@ -41,6 +41,12 @@ def test_another_process_is_named(tmp_path, holder):
         pass
 
 
+def test_what_is_held_and_what_to_do_are_told_in_the_words_of_who_asks(tmp_path, holder):
+    says = f"the kitchen {tmp_path} is in use by process {holder.pid} on .*; wait for it to end, or eat out"
+    with pytest.raises(RunFolderError, match=f"^{says}$"), hold(tmp_path, lock.Words("the kitchen", "eat out")):
+        pass
+
+
 @pytest.mark.parametrize("end", ["kill", "terminate"])
 def test_a_dead_process_holds_nothing(tmp_path, holder, end):
     getattr(holder, end)()

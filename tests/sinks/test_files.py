@@ -1,10 +1,20 @@
 """Nothing is written through a link, over anything but a regular file, or by halves."""
 
+import contextlib
+import errno
 import os
 
 import pytest
 
-from jaxprop.sinks.files import create_beside, make_folder, open_to_append, open_to_lock, open_to_read, write_whole
+from jaxprop.sinks.files import (
+    create_beside,
+    make_folder,
+    open_to_append,
+    open_to_lock,
+    open_to_read,
+    sync_folder,
+    write_whole,
+)
 
 WRITERS = {
     "whole": lambda path: write_whole(path, "new"),
@@ -81,3 +91,25 @@ def test_a_folder_is_made_with_its_parents(tmp_path):
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_durable_file_and_its_name_are_on_the_disk_before_it_is_done(tmp_path, monkeypatch):
+    acts = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: acts.append(os.path.realpath(f"/proc/self/fd/{descriptor}")))
+    write_whole(tmp_path / "a", "one")
+    assert acts == []
+    write_whole(tmp_path / "a", "two", durable=True)
+    partial, folder = acts
+    assert partial.startswith(str(tmp_path / ".a."))
+    assert folder == str(tmp_path)
+    assert (tmp_path / "a").read_text() == "two"
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_file_system_without_the_call_is_no_error_and_a_failed_disk_is(tmp_path, monkeypatch, code):
+    def fail(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with contextlib.nullcontext() if code == errno.EINVAL else pytest.raises(OSError, match=r"put"):
+        sync_folder(tmp_path)
