@@ -136,11 +136,12 @@ def _padded(parts: Sequence[Source], task: str) -> list[Source]:
     """Sources whose arrays are as long as the longest of all, where a task knows how long each example is."""
     keys = PADDED.get(task, ())
     examples = [part.take(np.zeros(1, np.int64)) for part in parts]
-    lengths = {key: max((one[key].shape[1] for one in examples if key in one), default=0) for key in keys}
-    shapes = [{key: one[key].shape[1] for key in keys if key in one} for one in examples]
+    keys = tuple(key for key in keys if any(key in one for one in examples))
+    lengths = {key: max(one[key].shape[1] for one in examples if key in one) for key in keys}
+    shapes = [{key: one[key].shape[1] for key in keys if key in one} for one in examples]  # without what one lacks
     if all(one == lengths for one in shapes):
         return list(parts)
-    dtypes = {key: next(one[key].dtype for one in examples if key in one) for key in keys if lengths[key]}
+    dtypes = {key: next(one[key].dtype for one in examples if key in one) for key in keys}
     return [part._replace(take=_padding(part.take, lengths, dtypes)) for part in parts]
 
 

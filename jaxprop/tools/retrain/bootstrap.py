@@ -37,11 +37,11 @@ class Quotient(NamedTuple):
     """A figure that is a sum over examples by another one.
 
     Args:
-      total, count: what each example adds to both, `[N]`.
+      total, by: what each example adds to both, `[N]`.
     """
 
     total: np.ndarray
-    count: np.ndarray
+    by: np.ndarray
 
 
 class Weighted(NamedTuple):
@@ -156,5 +156,5 @@ def _figures(figure: Figure, weights: np.ndarray) -> np.ndarray:
     """The figure of each row of weights."""
     if isinstance(figure, Quotient):
         with np.errstate(divide="ignore", invalid="ignore"):
-            return (weights @ figure.total) / (weights @ figure.count)
+            return (weights @ figure.total) / (weights @ figure.by)
     return np.array([float(figure.of(row)) for row in weights])
