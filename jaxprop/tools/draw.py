@@ -39,21 +39,28 @@ def draw(pixels: np.ndarray, boxes: Sequence[Mapping[str, Any]]) -> bytes:
     image = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.NEAREST)
     width = max(2, max(image.size) // _WIDTH)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=max(12, 5 * width))
-    for found in reversed(boxes):  # so that the surest lies on top
-        colour = colour_of(str(found["class"]))
-        x0, y0, x1, y1 = (zoom * float(edge) for edge in found["box"])
-        if x1 <= x0 or y1 <= y0:
-            continue
-        pen.rectangle((x0, y0, x1, y1), outline=colour, width=width)
+    real = [found for found in reversed(boxes) if _is_real(found["box"])]  # so that the surest lies on top
+    for found in real:
+        pen.rectangle(
+            [zoom * float(edge) for edge in found["box"]], outline=colour_of(str(found["class"])), width=width
+        )
+    for found in real:  # after all boxes, so that no edge crosses a text
+        x0, y0, _, y1 = (zoom * float(edge) for edge in found["box"])
         text = f"{found['class']} {found['score']:.2f}"
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-        height = bottom - top + 4
-        at = (x0, y0 - height if y0 >= height else y1 if y1 + height <= image.height else y0)
-        pen.rectangle((at[0], at[1], at[0] + right - left + 4, at[1] + height), fill=colour)
-        pen.text((at[0] + 2 - left, at[1] + 2 - top), text, fill="white", font=font)
+        across, height = right - left + 4, bottom - top + 4
+        x = max(0.0, min(x0, image.width - across))
+        y = y0 - height if y0 >= height else y1 if y1 + height <= image.height else y0
+        pen.rectangle((x, y, x + across, y + height), fill=colour_of(str(found["class"])))
+        pen.text((x + 2 - left, y + 2 - top), text, fill="white", font=font)
     content = BytesIO()
     image.save(content, "PNG")
     return content.getvalue()
+
+
+def _is_real(box: Sequence[float]) -> bool:
+    x0, y0, x1, y1 = (float(edge) for edge in box)
+    return x1 > x0 and y1 > y0
 
 
 def colour_of(name: str) -> tuple[int, int, int]:

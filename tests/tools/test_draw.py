@@ -36,6 +36,14 @@ def test_a_large_image_keeps_its_size_and_boxes_over_the_edges_or_without_area_a
     assert picture.shape == (600, 700, 3)
 
 
+def test_a_name_that_would_reach_over_the_right_edge_begins_further_left():
+    box = {"class": "a class of a long name", "score": 0.5, "box": [50, 20, 60, 30]}
+    picture = np.asarray(Image.open(BytesIO(draw(np.zeros((40, 60, 1), np.uint8), [box]))))
+    behind = (picture[20 * 8 - 3] == colour_of(box["class"])).all(-1)  # the line of pixels above the box
+    assert np.flatnonzero(behind).min() < 50 * 8
+    assert behind[-1]
+
+
 def answer_of(path):
     box = {"class": "cat", "score": 0.5, "box": [1, 1, 4, 4]}
     return Answer(str(path), {"boxes": [box]}, pixels=lambda: np.zeros((8, 8, 1), np.uint8))

@@ -102,16 +102,22 @@ function picture({ width, height, channels, pixels, boxes, title }) {
   pen.imageSmoothingEnabled = false;
   pen.drawImage(plain, 0, 0, canvas.width, canvas.height);
   pen.font = "11px ui-monospace, monospace";
-  for (const { box, kind, text } of [...boxes].reverse()) {
+  const drawn = [...boxes].reverse();
+  for (const { box, kind } of drawn) {
     const [x0, y0, x1, y1] = box.map((edge) => edge * zoom);
-    pen.strokeStyle = pen.fillStyle = MARKS[kind];
+    pen.strokeStyle = MARKS[kind];
     pen.lineWidth = 2;
     pen.setLineDash(kind === "missed" ? [5, 3] : []);
     pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
-    const across = pen.measureText(text).width + 4, top = y0 >= 13 ? y0 - 13 : y1;
-    pen.fillRect(x0, top, across, 13);
+  }
+  for (const { box, kind, text } of drawn) {  // after all boxes, so that no edge crosses a text
+    const [x0, y0, , y1] = box.map((edge) => edge * zoom), across = pen.measureText(text).width + 4;
+    const left = Math.max(0, Math.min(x0, canvas.width - across));
+    const top = y0 >= 13 ? y0 - 13 : y1 + 13 <= canvas.height ? y1 : y0;
+    pen.fillStyle = MARKS[kind];
+    pen.fillRect(left, top, across, 13);
     pen.fillStyle = "#fff";
-    pen.fillText(text, x0 + 2, top + 10);
+    pen.fillText(text, left + 2, top + 10);
   }
   return canvas;
 }
