@@ -137,4 +137,4 @@ class BadInputs(BadRecords):
         except DataError as error:
             if self._alone and not self.good and not self.found:
                 raise
-            self.add(path, str(error).removeprefix(f"{path}: "))
+            self.add(path, str(error).removeprefix("input: ").removeprefix(f"{path}: "))

@@ -20,6 +20,7 @@ from jaxprop.report.verdict import gradient_signal, judge, short
 from jaxprop.run.status import OPEN
 
 CURVES = ("loss", "grad_norm", "lr", "loss_scale")
+TROUBLES = ("infeasible",)  # figures that have no curve where there is nothing to count
 ALERTS = 200  # largest number of alerts shown of a run; the rest are counted
 PATH = 60  # largest number of operations shown of a NaN's path
 SMOOTH = 0.9  # decay of the moving averages whose ratio is the noise scale
@@ -70,6 +71,7 @@ def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
         "curves": {key: decimate(*series, bins)._asdict() for key, series in _curves(run).items()},
         "ranges": {name: drawn for name in CURVES if (drawn := _range(run, name, bins)) is not None},
         "batch_size": number(nested(run.config, "data", "batch_size")),
+        "scale_told": _scale_told(run),
         "maps": _maps(run),
         "profiles": [profile.as_json(drawn) for drawn in profile.profiles(run)],
         "spikes": [spike._asdict() for spike in found],
@@ -81,14 +83,40 @@ def run_payload(run: RunData, name: str, bins: int = BINS) -> dict[str, Any]:
 
 
 def _curves(run: RunData) -> dict[str, Series]:
-    found = {name: run.with_peaks(name) for name in CURVES if name in run.train}
-    scale = found.get("loss_scale")
-    if scale is not None and bool(np.all(scale.value == 1)):
-        del found["loss_scale"]
+    found = {name: run.with_peaks(name) for name in CURVES if name in run.train and name != "loss_scale"}
+    scale = loss_scale(run)
+    found |= {} if scale is None else {"loss_scale": scale}
     found |= {name: run.train[name] for name in run.metrics if name in run.train}
     found |= {f"eval_{name}": run.evaluation[name] for name in ("loss", *run.metrics) if name in run.evaluation}
+    for name in [name for name in found if name.removeprefix("eval_") in TROUBLES and not found[name].value.any()]:
+        del found[name]
     noise = noise_scale(run)
     return found if noise is None else {**found, "noise_scale": noise}
+
+
+def loss_scale(run: RunData) -> Series | None:
+    """Returns the loss scale in each record of a step; None where it is 1 throughout, as where there is none."""
+    found, loss = run.train.get("loss_scale"), run.train.get("loss")
+    if found is None or bool(np.all(found.value == 1)):
+        return None
+    if loss is None:
+        return found
+    scale = np.ones(len(loss.step))  # a record that does not say it has that of 1
+    scale[np.isin(loss.step, found.step)] = found.value[np.isin(found.step, loss.step)]
+    return Series(loss.step, scale)
+
+
+def _scale_told(run: RunData) -> str:
+    """What has become of the loss scale, in words."""
+    scale, skips = loss_scale(run), run.train.get("skips")
+    if scale is None:
+        return ""
+    first, last, lowest = (f"{x:,.0f}" for x in (scale.value[0], scale.value[-1], scale.value.min()))
+    skipped = 0 if skips is None else int(np.nanmax(skips.value, initial=0))
+    return (
+        f"{first} at first, {lowest} at the lowest, {last} at last; halved by each of {skipped} skipped steps, doubled "
+        "after many finite ones"
+    )
 
 
 def _range(run: RunData, name: str, bins: int) -> dict[str, Any] | None:

@@ -44,7 +44,10 @@ def worst_transcripts(predictions: Predictions, batch: Batch, *, characters: Seq
             "reference_words": _reference(predictions, batch, i, characters),
             **_picture(np.asarray(batch["inputs"][i]), int(batch["input_lengths"][i]), rate),
         })  # fmt: skip
-    hint = "Above, the words of the transcript where they fit best; below, those that were read, where they were read."
+    hint = (
+        "The most word errors for their length first. Above, the words of the transcript where they fit best; below, "
+        "those that were read, where they were read."
+    )
     return Drawable("Worst transcripts", "transcripts", {"examples": examples}, hint)
 
 

@@ -60,6 +60,24 @@ def test_a_loss_scale_is_drawn_where_it_is_not_one(tmp_path):
     assert "loss_scale" not in given(tmp_path / "b", metrics=ones)["curves"]
 
 
+def test_what_the_loss_scale_did_is_told(tmp_path):
+    records = list(train_records(5))
+    for record, scale, skips in zip(records, (8.0, 2.0, 1.0, 1.0, 4.0), (0, 2, 3, 3, 3), strict=True):
+        record |= ({} if scale == 1 else {"loss_scale": scale}) | ({"skips": skips} if skips else {})
+    found = given(tmp_path, metrics=records)
+    assert found["curves"]["loss_scale"]["value"] == [8, 2, 1, 1, 4]  # a record without it has the scale of 1
+    assert found["scale_told"].startswith("8 at first, 1 at the lowest, 4 at last; halved by each of 3 skipped steps")
+    assert given(tmp_path / "b", metrics=train_records(5))["scale_told"] == ""
+
+
+def test_figures_of_trouble_have_no_curve_where_there_is_none(tmp_path):
+    def curves(folder, value):
+        return given(folder, metrics=[record | {"infeasible": value} for record in train_records(5)])["curves"]
+
+    assert "infeasible" not in curves(tmp_path / "a", 0.0)
+    assert "infeasible" in curves(tmp_path / "b", 0.25)
+
+
 def test_the_noise_scale_is_the_ratio_of_means(tmp_path):
     rng = np.random.default_rng(0)
     records = [

@@ -276,7 +276,9 @@ class Start:
         if usable.sum() < 3:
             return []
         off = np.where(usable, mean, math.nan) - median(mean[usable])
-        i, value = worst(np.abs(off))
+        # The weights of embeddings are large and few of them are read, so that their ratio is small by nature.
+        natural = (off < 0) & np.array([EMBEDDING.search(name) is not None for name in r.names])
+        i, value = worst(np.where(natural, math.nan, np.abs(off)))
         others = np.delete(off, i)[np.delete(usable, i)]  # the spread of few layers is that of the one which is off
         spread = MAD * median(np.abs(others - median(others)))
         trail.note(r.step, init=value, init_first=float(i == 0))

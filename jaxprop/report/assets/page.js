@@ -96,14 +96,15 @@ function curves(runs) {
   }
   add("Gradient norm", "L2, before clipping", each("grad_norm"), several ? {} : { area: run.ranges.grad_norm });
   add("Learning rate", "", several ? apart(each("lr")) : each("lr"), { height: 120, decades: several ? 2 : 4 });
-  add("Loss scale", "", each("loss_scale"), { height: 110 });
+  add("Loss scale", several ? "" : run.scale_told, each("loss_scale"), { height: 110 });
   if (several) add("Gradient noise scale", "examples", each("noise_scale"), { height: 130 });
   else noise(run, add);
   return found;
 }
 
-const spoken = (name) => name.replaceAll("_", " ");
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const PROPER = { wer: "WER", cer: "CER", bleu: "BLEU", chrf: "chrF", map: "mAP", map_50: "mAP at 0.5" };
+const spoken = (name) => PROPER[name] || name.replaceAll("_", " ");
+const capital = (text) => (Object.values(PROPER).includes(text) ? text : text.charAt(0).toUpperCase() + text.slice(1));
 
 /** Rates of runs that lie far apart, without the zeros of a warmup, so that a logarithmic axis can show them all. */
 function apart(series) {

@@ -233,6 +233,8 @@ def test_a_layer_out_of_proportion_is_named():
 
     found = early(change)
     assert (found[0].kind, found[0].cause, found[0].layer, found[0].step) == ("init", "bad_init", LAYERS[3], 10)
+    embedded = FULL._replace(layers=(*LAYERS[:3], "embed", *LAYERS[4:]))
+    assert early(change, full=embedded) == []
 
 
 def test_a_gradient_that_explodes_through_time_names_the_recurrent_layer():

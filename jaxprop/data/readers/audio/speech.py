@@ -226,7 +226,9 @@ def _block(
         try:
             if isinstance(source, Path):
                 probe(source)
-            waves.append(decode(source, rate, section.channels))
+            wave = decode(source, rate, section.channels)
+            _expect_an_output(wave, rate, section)
+            waves.append(wave)
             names.append(name)
             bad.good += 1
         except UnreadableError as error:
@@ -244,6 +246,15 @@ def _block(
     )
 
 
+def _expect_an_output(wave: np.ndarray, rate: int, section: Speech) -> None:
+    """Raises UnreadableError for a recording that is shorter than what one output of a model is about."""
+    seconds = len(wave) / rate
+    if 1000 * seconds < section.frame_ms:
+        raise UnreadableError(
+            f"lasts {seconds:.3f} s, too short to hold a word: an output is of {section.frame_ms:g} ms"
+        )
+
+
 def _grown(samples: int, rate: int) -> int:
     length = float(rate)
     while length < samples:
@@ -253,7 +264,7 @@ def _grown(samples: int, rate: int) -> int:
 
 def _named(path: str, section: Speech, bad: BadRecords) -> Iterator[tuple[str, Path | bytes]]:
     if path != "-":
-        yield from ((str(one.path), one.path) for one in listed(path, path, section, bad, texts=False))
+        yield from ((str(one.path), one.path) for one in listed(path, "input", section, bad, texts=False))
         return
     content = sys.stdin.buffer.read()
     if b"\0" in content[:4096]:  # which no list of paths has, and every recording

@@ -90,6 +90,8 @@ def decode(source: Path | bytes, rate: int, channels: str) -> np.ndarray:
         raise UnreadableError("holds no samples")
     if not np.isfinite(samples).all():
         raise UnreadableError("holds samples that are NaN or infinite")
+    if not samples.any():
+        raise UnreadableError("is silent: all of its samples are 0")
     expect_channels(samples.shape[1], channels)
     return resampled(samples.mean(1), own, rate)
 

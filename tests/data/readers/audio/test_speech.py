@@ -232,6 +232,18 @@ def test_recordings_to_predict(tmp_path, manifest, monkeypatch):
         speech_inputs(section("gone"), "transcribe", prepared, [])
 
 
+def test_what_cannot_be_predicted_is_told_by_itself(tmp_path):
+    good, short, gone = write(tmp_path / "a.wav"), write(tmp_path / "b.wav", 0.01), tmp_path / "c.wav"
+    prepared = {"characters": ["a"], "sample_rate": RATE}
+    (source,) = speech_inputs(section("gone"), "transcribe", prepared, [str(short), str(good), str(gone)])
+    assert source.info["names"] == [str(good)]
+    told = [f"{one.name}: {one.why}" for one in source.info["bad"]]
+    assert told[0] == f"{short}: lasts 0.010 s, too short to hold a word: an output is of 40 ms"
+    assert told[1].startswith(f"{gone}: no such file or folder")
+    with pytest.raises(DataError, match=f"^input: {gone}: no such file or folder"):
+        speech_inputs(section("gone"), "transcribe", prepared, [str(gone)])
+
+
 def test_many_recordings_to_predict_are_not_held_together(tmp_path):
     files = [str(write(tmp_path / f"{i:02}.wav", 0.1)) for i in range(40)]
     blocks = list(speech_inputs(section("gone"), "transcribe", {"sample_rate": RATE}, files))

@@ -76,6 +76,11 @@ def test_samples_that_are_not_finite(tmp_path):
         decode(path, RATE, "refuse")
 
 
+def test_silence(tmp_path):
+    with pytest.raises(UnreadableError, match=r"^is silent: all of its samples are 0$"):
+        decode(write(tmp_path / "a.wav", 0 * TONE), RATE, "refuse")
+
+
 def test_no_samples(tmp_path):
     with pytest.raises(UnreadableError, match="holds no samples"):
         probe(write(tmp_path / "a.wav", TONE[:0]))
