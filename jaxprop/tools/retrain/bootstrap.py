@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +9,8 @@ import jax
 import numpy as np
 
 DRAWS = 2000  # resamples, where they are cheap
-FEWEST = 200  # of which the 2.5 % quantile still has four below it
-SECONDS = 10.0
+SOME = 1000  # where each takes milliseconds
+FEWEST = 200  # where each takes a fraction of a second; the 2.5 % quantile still has four below it
 LEVEL = 0.95
 _ENTRIES = 2**22  # numbers that are held at a time
 
@@ -50,10 +49,12 @@ class Weighted(NamedTuple):
     Args:
       length: N.
       of: `weights -> figure`, weights integers `[N]`.
+      draws: largest number of resamples. It does not depend on the time, so that a decision can be repeated.
     """
 
     length: int
     of: Callable[[np.ndarray], float]
+    draws: int = SOME
 
 
 Figure = Quotient | Weighted
@@ -75,7 +76,7 @@ def gathered(values: Any, finish: Callable[[Any], float]) -> Weighted:
         chosen = np.repeat(np.arange(len(weights)), weights)
         return finish(jax.tree.map(lambda x: x[chosen], values))
 
-    return Weighted(len(jax.tree.leaves(values)[0]), of)
+    return Weighted(len(jax.tree.leaves(values)[0]), of, FEWEST)
 
 
 def paired_interval(
@@ -85,7 +86,6 @@ def paired_interval(
     sign: float = 1.0,
     seed: int = 0,
     draws: int = DRAWS,
-    seconds: float = SECONDS,
     level: float = LEVEL,
 ) -> Interval:
     """Returns the percentile interval of the difference of two figures under the paired bootstrap.
@@ -101,8 +101,7 @@ def paired_interval(
       first, second: the figure of each model, of the same examples in the same order.
       sign: 1 where larger figures are better, -1 where smaller ones are.
       seed: of the resamples.
-      draws: largest R.
-      seconds: after which no further resample is drawn, once there are `FEWEST`; of quotients all are drawn.
+      draws: R, or fewer where a figure says so.
       level: share of the resamples in the interval.
 
     Returns:
@@ -124,13 +123,11 @@ def paired_interval(
     difference = sign * float((_figures(second, whole) - _figures(first, whole))[0])
     if not np.isfinite(difference):
         return Interval(float("nan"), float("nan"), float("nan"), 0, level)
-    rng, began = np.random.default_rng(seed), time.perf_counter()
-    quick = isinstance(first, Quotient) and isinstance(second, Quotient)
-    step = max(1, _ENTRIES // length) if quick else 1
+    rng = np.random.default_rng(seed)
+    draws = min(draws, *(one.draws if isinstance(one, Weighted) else draws for one in (first, second)))
+    step = max(1, _ENTRIES // length)
     found: list[np.ndarray] = []
     for done in range(0, draws, step):
-        if not quick and done >= FEWEST and time.perf_counter() - began > seconds:
-            break
         weights = _weights(rng, min(step, draws - done), length)
         found.append(sign * (_figures(second, weights) - _figures(first, weights)))
     every = np.concatenate(found)

@@ -13,7 +13,7 @@ from jaxprop.core.examples import row_weights
 from jaxprop.core.precision import Policy
 from jaxprop.metrics.totals import finished, mean
 from jaxprop.tasks.task import Task
-from jaxprop.tools.retrain.bootstrap import Figure, Quotient, Weighted, gathered
+from jaxprop.tools.retrain.bootstrap import FEWEST, Figure, Quotient, Weighted, gathered
 from jaxprop.types import Metric, Objective, PyTree, Rows, Source
 
 Each = Callable[[PyTree, PyTree, Any], Any]
@@ -127,7 +127,7 @@ def figure_of(measured: Measured, task: Task, name: str) -> Figure:
         totals = jax.tree.map(lambda x: x[chosen], measured.totals)
         return figures_of(Measured(measured.indices[chosen], totals, measured.gathered), task)[name]
 
-    return Weighted(length, derived)
+    return Weighted(length, derived, FEWEST)
 
 
 def _of_rows(metric: Metric, rows: Any, name: str, length: int) -> Figure | None:

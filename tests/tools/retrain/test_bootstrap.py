@@ -72,11 +72,12 @@ def test_two_equal_models_differ_by_nothing():
     assert paired_interval(both(values)[1], both(values)[1], draws=50)[:3] == (0, 0, 0)
 
 
-def test_slow_figures_are_resampled_for_some_seconds():
-    """No resample follows once the time is over, but there are always enough."""
+def test_slow_figures_are_resampled_less():
     values = np.arange(5.0)
-    found = paired_interval(both(values)[1], both(values + 1)[1], draws=10_000, seconds=0)
-    assert found.draws == FEWEST
+    slow = gathered(values, np.mean)
+    assert paired_interval(slow, slow).draws == FEWEST
+    assert paired_interval(slow, slow, draws=20).draws == 20
+    assert paired_interval(both(values)[0], slow).draws == FEWEST
 
 
 def test_resamples_without_a_figure_are_left_out_and_one_of_the_whole_is_told():
