@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from jaxprop.core.detections import USUAL, Decoding, decode
 from jaxprop.core.precision import wide
 from jaxprop.errors import MissingExtraError
+from jaxprop.metrics.matched_boxes import match, precision
 from jaxprop.types import Batch, Metric, Rows
 
 
@@ -46,7 +48,11 @@ def average_precision_of(decoding: Decoding) -> Metric:
         }
         return Rows({"found": found._asdict(), "true": true})
 
-    return Metric(update, finish)
+    def weighted(rows: Any) -> Callable[[np.ndarray], dict[str, float]]:
+        kinds = match(rows)
+        return lambda weights: precision(kinds, weights)
+
+    return Metric(update, finish, weighted)
 
 
 def finish(rows: Any) -> dict[str, float]:
