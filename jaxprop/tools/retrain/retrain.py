@@ -20,7 +20,7 @@ from jaxprop.run.champions import Making
 from jaxprop.run.folder import find_run
 from jaxprop.run.opened import Opened, open_run
 from jaxprop.run.predictor import Predictor
-from jaxprop.run.served import PREFIX, Version
+from jaxprop.run.served import CHAMPION, PREFIX, VERSIONS, Version
 from jaxprop.run.train import train
 from jaxprop.tools.retrain import suspects
 from jaxprop.tools.retrain.challenger import challenger_config
@@ -147,7 +147,10 @@ def champion_of(request: Request) -> tuple[str, Path]:
             )
         return name, champions.current(request.root, name).folder
     folder = find_run(Path(request.run))
-    name = folder.absolute().name
+    place = folder.absolute()
+    if place.parent.name == VERSIONS and (place.parent.parent / CHAMPION).is_file():
+        raise UsageError(f"{folder} is a version of a champion; write {PREFIX}{place.parent.parent.name}")
+    name = place.name
     if name not in champions.names(request.root):
         return name, folder
     first = next((v for v in champions.versions(request.root, name) if v.number == 1), None)

@@ -62,6 +62,8 @@ def test_a_drift_is_learned_and_the_challenger_promoted(home, tmp_path):
     assert again.record["decision"] == "kept aside"  # there is nothing left to gain
     assert again.record["reason"].startswith("not shown to be better on the new data, accuracy 1 -> 1")
     assert again.record["figures"]["old"]["examples"] == 240
+    with pytest.raises(UsageError, match=r"is a version of a champion; write champion:model"):
+        retrain(request(home, tmp_path / "champions", tmp_path / "week3", run=str(again.version.folder)), quiet=True)
     config = load(again.version.folder).config
     assert len(config.data.sources) == 3
     assert config.data.weights == (0.25, 0.25, 0.5)
