@@ -77,7 +77,8 @@ def read_json(path: str) -> dict[str, Any]:
     try:
         held = json.loads(text)
     except json.JSONDecodeError as error:
-        cut = "ends too early, and was cut short" if error.pos >= len(text.rstrip()) else "is no JSON"
+        early = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
+        cut = "ends too early, and was cut short" if early else "is no JSON"
         raise DataError(f"{path}:{error.lineno}: {cut} ({error.msg}, column {error.colno}); write it anew") from error
     except RecursionError as error:
         raise DataError(f"{path}: is nested too deeply to be COCO JSON") from error

@@ -30,10 +30,11 @@ from jaxprop.data.readers.images.open import (
 )
 from jaxprop.data.readers.images.pixels import sample_of, statistics
 from jaxprop.data.readers.images.records import Records
-from jaxprop.errors import DataError
+from jaxprop.errors import DataError, printable
 from jaxprop.types import Reader, Source
 
 _SPLITS = ("train", "validation", "test")
+_LISTED = 8  # names of classes that a note lists
 
 
 class _Objects(NamedTuple):
@@ -90,6 +91,7 @@ def open_coco(section: Coco, task: str, prepared: Mapping[str, Any] | None = Non
         names = class_names(path, held) if learned is None else list(learned.class_names)
         images, records = _records(path, _folder(section, split, path), images_of(path, held))
         found = annotated(path, held, images, names, BadRecords(section.max_bad_fraction, unit="annotation"))
+        told_of_classes = _objects_told(path, found, names, learn_from=split == "train" and learned is None)
         used, form, told = _looked_at(section, path, records, learned, split)
         parts = divided(section, used) if split == "train" else {split: np.arange(len(used.labels.rows))}
         if learned is None:
@@ -98,10 +100,28 @@ def open_coco(section: Coco, task: str, prepared: Mapping[str, Any] | None = Non
             used.pixels.check(sample_of(used.labels.rows))
         used.tell()
         objects = _objects(found, images, form)
-        notes = [*records.notes, *found.notes, *used.bad.notes(records.length), *told]
+        notes = [*records.notes, *found.notes, *used.bad.notes(records.length), *told, *told_of_classes]
         for name, rows in parts.items():
             opened[name] = _source(used, objects, rows, learned, notes if name == split else [])
     return opened
+
+
+def _objects_told(path: str, found: Annotated, names: Sequence[str], *, learn_from: bool) -> list[str]:
+    """What there is to say of the classes; raises DataError where there is nothing to learn from."""
+    objects = [int(kind) for kinds, crowd in zip(found.labels, found.crowd, strict=True) for kind in kinds[~crowd]]
+    missing = [printable(name) for kind, name in enumerate(names) if kind not in set(objects)]
+    if not learn_from:
+        return [] if objects else [f"{path}: has no object, so that no average precision can be measured"]
+    if not objects:
+        crowds = sum(int(crowd.sum()) for crowd in found.crowd)
+        why = (
+            f"all its {crowds} boxes with an area are crowds (iscrowd)" if crowds else "no image has a box with an area"
+        )
+        raise DataError(f"{path}: has no object to learn from: {why}; label objects in some of its images")
+    if not missing:
+        return []
+    more = f", and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+    return [f"{path}: has no object of {len(missing)} of its classes: {', '.join(missing[:_LISTED])}{more}"]
 
 
 def _folder(section: Coco, split: str, path: str) -> str:

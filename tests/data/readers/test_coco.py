@@ -119,6 +119,35 @@ def test_a_bad_annotation_is_named_and_skipped_where_that_is_allowed(write, case
     assert source.take(np.arange(3))["mask"].sum() == 1
 
 
+def test_nothing_to_learn_from_is_told_before_training(write):
+    def crowds(held):
+        for item in held["annotations"]:
+            item["iscrowd"] = 1
+
+    def empty(held):
+        for item in held["annotations"]:
+            item["bbox"] = [1, 1, 0, 3]
+
+    with pytest.raises(DataError, match=r"train\.json: has no object to learn from: all its 3 boxes .* are crowds"):
+        opened(write(crowds))
+    with pytest.raises(DataError, match=r"train\.json: has no object to learn from: no image has a box with an area"):
+        opened(write(empty))
+    with pytest.raises(DataError, match=r"no image has a box with an area; label objects"):
+        opened(write(lambda held: held["annotations"].clear()))
+    # Nothing is wrong with such a test split, but nothing can be measured on it.
+    train, test = write(), write(crowds, "test.json")
+    source = open_sources(section(train, test=test), "detect")["test"]
+    assert source.info["notes"] == [f"{test}: has no object, so that no average precision can be measured"]
+
+
+def test_a_class_without_an_object_is_told(write):
+    source = opened(write(lambda held: held["categories"].append({"id": 40, "name": "bird"})))
+    assert any("has no object of 1 of its classes: bird" in note for note in source.info["notes"])
+    one = opened(write(lambda held: (held["categories"].pop(), held["annotations"].pop(1), held["annotations"].pop())))
+    assert one.info["class_names"] == ["dog"]
+    assert "notes" not in one.info
+
+
 def damage(tmp_path, how):
     file = tmp_path / "2.png"
     content = file.read_bytes()
@@ -159,6 +188,7 @@ def test_an_image_of_another_size_than_the_file_says_is_bad(write):
 BROKEN = {
     "empty": ("", r"train\.json: is empty; expected COCO JSON"),
     "truncated": ('{"images": [\n{"id": 1, ', r"train\.json:2: ends too early, and was cut short"),
+    "truncated in a text": ('{"images": [\n{"id": 1, "file_na', r"train\.json:2: ends too early, and was cut short"),
     "no json": ("id,label\n1,2\n", r"train\.json:1: is no JSON"),
     "list": ("[1, 2]", r"train\.json: is no COCO JSON"),
     "other": ('{"rows": []}', r"without images and annotations and categories"),

@@ -94,6 +94,8 @@ def _folder(path: str, place: Path, split: str, columns: Columns, labelled: bool
         return manifest.read_manifest(os.path.join(path, beside.name), columns, labelled=labelled)
     if (place / "batches.meta").is_file():
         raise DataError(f"{path}: {_unknown(path, place / 'data_batch_1')}")
+    if not labelled:
+        raise DataError(f"{path}: holds no images; this run takes {TAKES['images']}")
     return folder.read_folder(path)
 
 

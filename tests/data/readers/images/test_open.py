@@ -539,11 +539,17 @@ def test_what_names_no_image_is_told_and_the_others_are_predicted(monkeypatch):
 
 @pytest.mark.parametrize(
     ("paths", "why"),
-    [([], "names no images"), (["gone.png"], "gone.png: no such file"), (["bad.png"], "bad.png: is no image")],
+    [
+        ([], "names no images"),
+        (["empty"], "empty: holds no images; this run takes image files"),
+        (["gone.png"], "gone.png: no such file"),
+        (["bad.png"], "bad.png: is no image"),
+    ],
 )
 def test_what_cannot_be_predicted_is_named(paths, why):
     given_section, train = learned()
     Path("bad.png").write_bytes(b"words")
+    Path("empty").mkdir()
     with pytest.raises(DataError, match=why):
         image_inputs(given_section, "classify", train.prepared, paths).take(np.array([0]))
 
