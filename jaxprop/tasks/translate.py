@@ -22,6 +22,7 @@ from jaxprop.models.search import Written, beam_search, greedy, repeated
 from jaxprop.tasks.language import predict
 from jaxprop.tasks.panels import attention_of_worst, worst_translations
 from jaxprop.tasks.task import Answer, Task, bind
+from jaxprop.tasks.words import number
 from jaxprop.train.objective import without_padding
 from jaxprop.types import Batch, Metric, Objective, PyTree, Rows, Source, Sums
 
@@ -167,4 +168,4 @@ def _described(
     tokenizer: Tokenizer, found: Mapping[str, np.ndarray], i: int, info: Mapping[str, Any]
 ) -> dict[str, Any]:
     del info
-    return {"translation": _text(tokenizer, found["tokens"][i]), "probability": float(found["probability"][i])}
+    return {"translation": _text(tokenizer, found["tokens"][i]), "probability": number(found["probability"][i])}

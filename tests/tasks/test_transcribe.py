@@ -1,5 +1,8 @@
 """Transcription binds, learns, and says its words with their times."""
 
+import json
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +11,13 @@ import pytest
 from jaxprop import data, tasks
 from jaxprop.config.build import build
 from jaxprop.core.ctc import beam
+from jaxprop.core.precision import policy
+from jaxprop.models import speech
+from jaxprop.run.loaded import load
+from jaxprop.run.train import train
 from jaxprop.tasks.transcribe import describe, predict
 from jaxprop.types import Source
+from tests.benches import bits
 
 pytest.importorskip("jiwer")
 RATE, HOP = 1000, 20
@@ -72,6 +80,61 @@ def test_audio_is_not_cast(sources, precision):
     task = tasks.make_task(build(SECTIONS | {"precision": {"policy": precision}}), sources)
     assert task.objective.cast == ()
     assert task.spec.sizes == {"vocabulary": 4, "sample_rate": RATE}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("model", [{}, {"name": "conformer", "layers": 1, "width": 8, "heads": 2}], ids=str)
+def test_features_and_likelihoods_are_of_full_precision(sources, monkeypatch, precision, model):
+    seen = []
+
+    def spied(function):
+        def call(*args):
+            seen.append(args[0].dtype)
+            seen.append(jax.tree.leaves(found := function(*args))[0].dtype)
+            return found
+
+        return call
+
+    monkeypatch.setattr(speech, "log_mel", spied(speech.log_mel))
+    losses = sys.modules["jaxprop.losses.ctc"]  # whose name in its package is that of the function
+    monkeypatch.setattr(losses, "log_likelihood", spied(losses.log_likelihood))
+    own = {"mels": 8, "window_ms": 40.0, "hop_ms": 20.0, **model} if model else SECTIONS["model"]
+    config = build(SECTIONS | {"model": own, "precision": {"policy": precision}})
+    task, batch = tasks.make_task(config, sources), sources["train"].take(np.arange(4))
+    key, half = jax.random.key(0), policy(precision)
+    params, extras = jax.eval_shape(task.model.init, key, batch)
+    loss = jax.eval_shape(lambda p, e: task.objective.mean_loss(p, e, batch, key, half)[0], params, extras)
+    assert loss.dtype == jnp.float32
+    assert len(seen) == 4
+    assert set(seen) == {jnp.dtype("float32")}
+
+
+def test_a_resumed_run_in_float16_is_the_same_to_the_bit(tmp_path):
+    sections = SECTIONS | {
+        "data": SECTIONS["data"] | {"test_examples": 4, "augment": [{"name": "speed"}, {"name": "spec_augment"}]},
+        "model": SECTIONS["model"] | {"channels": [4], "width": 4},
+        "precision": {"policy": "float16", "loss_scale": 2.0**24, "growth_interval": 3},
+        "health": {"layers": False, "watch": False},
+        "sinks": {"console": False},
+    }
+
+    def trained(folder, steps):
+        run = {"steps": steps, "log_every": 1, "eval_every": 12}
+        train(build(sections | {"run": run}), tmp_path / folder, quiet=True)
+        lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        unequal = ("examples_per_second",)
+        records = [{k: v for k, v in json.loads(line).items() if k not in unequal} for line in lines]
+        return load(tmp_path / folder).opened.state, [one for one in records if one["split"] == "train"]
+
+    whole, expected = trained("whole", 12)
+    trained("cut", 7)
+    state, records = trained("cut", 12)
+    assert records == expected
+    assert bits(state) == bits(whole)
+    scales = [one.get("loss_scale", 1) for one in records]
+    assert len(set(scales)) > 1
+    assert 0 < records[-1]["skips"] < 12
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params))
 
 
 def test_predictions_have_the_times_of_the_model(sources):

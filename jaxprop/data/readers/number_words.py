@@ -2,7 +2,8 @@
 
 All numbers of 0 to 99, or as many of them as there is room for, are in training, since their names are no compound of
 others' ("soixante et onze"); `data.validation` holds out others. Of the others, a hash of the number says which are
-kept for the test. Numbers of 3, 4, ... digits are drawn equally often, as far as there are such.
+kept for the test. Numbers of 3, 4, ... digits are drawn equally often, as far as there are such. In a tenth of many
+training examples the number is below 100: each of those words stands alone in one text, which would hardly be learned.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def open_number_words(section: NumberWords, prepared: Mapping[str, Any] | None =
       MissingExtraError: num2words is not installed.
       DataError: it does not know a language, or there are not as many numbers.
     """
-    drawn = draw(section.examples, section.largest, section.data_seed, unseen=False)
-    numbers = _parted(drawn, section.validation, section.split_seed)
+    again = FIRST * max(section.examples // (10 * FIRST) - 1, 0)
+    drawn = draw(section.examples - again, section.largest, section.data_seed, unseen=False)
+    numbers = _parted([*drawn, *(i % FIRST for i in range(again))], section.validation, section.split_seed)
     numbers["test"] = draw(section.test_examples, section.largest, section.data_seed, unseen=True)
     texts = {
         split: [

@@ -55,6 +55,14 @@ def test_the_validation_holds_out_numbers_that_training_can_do_without():
     assert texts(other["test"]) == texts(sources["test"])
 
 
+def test_names_of_their_own_are_a_tenth_of_many_examples():
+    sources = open_number_words(section(examples=3000, validation=0.1))
+    assert {split: source.length for split, source in sources.items()} == {"train": 2700, "validation": 300, "test": 50}
+    found = texts(sources["train"])
+    assert found.count(("seven", "sept")) == 3
+    assert len(set(found)) == 2500
+
+
 def test_what_is_held_out_trains_no_tokenizer():
     tokenizer = TrainedTokenizer(train="bpe", vocabulary=300)
     sources = open_number_words(section(tokenizer=tokenizer, validation=0.3))
