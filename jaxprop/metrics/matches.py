@@ -69,8 +69,10 @@ def _matches_of(kind: int, true: Any, found: Any) -> Matches:
                                   np.flatnonzero(here & true["crowd"][image])])  # fmt: skip
         crowd = true["crowd"][image, objects]
         hit, ignored = match(found["boxes"][image, slots], true["boxes"][image, objects], crowd)
-        images.append(np.full(len(slots), image)), scores.append(found["scores"][image, slots])
-        right.append(hit & ~ignored), wrong.append(~hit)
+        images.append(np.full(len(slots), image))
+        scores.append(found["scores"][image, slots])
+        right.append(hit & ~ignored)
+        wrong.append(~hit)
     order = np.argsort(-np.concatenate(scores), kind="stable")
     alone = (true["classes"] == kind) & true["object"] & ~true["crowd"]
     return Matches(
