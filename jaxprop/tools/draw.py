@@ -25,7 +25,7 @@ def draw(pixels: np.ndarray, boxes: Sequence[Mapping[str, Any]]) -> bytes:
 
     Args:
       pixels: uint8 `[H, W, 1]` or `[H, W, 3]`.
-      boxes: each with `class`, `score` and `box`, x0, y0, x1, y1 in pixels.
+      boxes: each with `class`, `score` if it has one, and `box`, x0, y0, x1, y1 in pixels.
 
     Raises:
       MissingExtraError: pillow is not installed.
@@ -46,7 +46,7 @@ def draw(pixels: np.ndarray, boxes: Sequence[Mapping[str, Any]]) -> bytes:
         )
     for found in real:  # after all boxes, so that no edge crosses a text
         x0, y0, _, y1 = (zoom * float(edge) for edge in found["box"])
-        text = f"{found['class']} {found['score']:.2f}"
+        text = f"{found['class']} {found['score']:.2f}" if "score" in found else str(found["class"])
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         across, height = right - left + 4, bottom - top + 4
         x = max(0.0, min(x0, image.width - across))
