@@ -224,10 +224,10 @@ def test_the_crontab_and_the_timer_run_the_same_command_at_the_same_time(project
     )
     ran = subprocess.run(service_line(), cwd=project, capture_output=True, text=True, check=True)
     assert (project / "retrain.log").read_text() == ran.stdout
-    *start, data, replay, share = ran.stdout.splitlines()
+    *start, data, replay, share, quiet = ran.stdout.splitlines()
     assert start == ["retrain", "champion:detector", "--data"]
     assert re.fullmatch(r"new/20\d\d-W[0-5]\d", data)
-    assert (replay, share) == ("--replay", "0.3")
+    assert (replay, share, quiet) == ("--replay", "0.3", "--quiet")
     assert setting("jaxprop-retrain.timer", "OnCalendar") == "Mon *-*-* 03:15:00"
 
 

@@ -78,10 +78,10 @@ def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...
       overrides: the other words.
 
     Returns:
-      The config, which is the run's folder where `champion:NAME` is given, and the overrides in their order.
+      The config, and the overrides in their order.
 
     Raises:
-      UsageError: no config is named, or more than one; or there is no such champion.
+      UsageError: no config is named, or more than one.
 
     Example:
       >>> split("optimizer.lr=1", ["digits_mlp", "run.seed=2"])
@@ -105,3 +105,20 @@ def separate(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, 
     if not names:
         raise UsageError(f"no config is named, only overrides; write it first: CONFIG {words[0]}")
     raise UsageError(f"expected key=value after the config {names[0]!r}, got {names[1]!r}")
+
+
+def split_config(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...]]:
+    """Separates the config from the overrides, and finds the run that `champion:NAME` stands for.
+
+    Args:
+      config, overrides: as `split` takes them.
+
+    Returns:
+      The config, which is the run's folder where a champion is named, and the overrides in their order.
+
+    Raises:
+      UsageError: no config is named, or more than one; or there is no such champion.
+      JaxpropError: the champion is damaged.
+    """
+    name, changes = split(config, overrides)
+    return str(find_run(Path(name))) if name.startswith(PREFIX) else name, changes

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from jaxprop.cli import completion
-from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, QuietOption, RunOption, split
+from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, QuietOption, RunOption, split_config
 from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE, ConfigError, UsageError
 
@@ -41,7 +41,7 @@ def evaluate(
     """Evaluate a checkpoint of a run on the test split."""
     if newest and best:
         raise UsageError("--newest and --best name two checkpoints; give one of them")
-    run_or_config, changes = split(config, overrides)
+    run_or_config, changes = split_config(config, overrides)
     folder = run_folder(run_or_config, run)
     # Imported late, so that a misspelled name is reported before jax has loaded.
     from jaxprop.run.opened import Which

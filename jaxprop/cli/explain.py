@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, split_config
 from jaxprop.cli.output import print_result, run_of
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
 
@@ -22,7 +22,7 @@ def explain(
 
     The figures are compared with those of the train step; the exit code is 1 if they differ by more than rounding.
     """
-    config, changes = split(config, overrides)
+    config, changes = split_config(config, overrides)
     from jaxprop.config.load import load
 
     loaded = load(config, changes, code or ())

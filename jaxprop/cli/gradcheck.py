@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaxprop.cli import completion
-from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, split
+from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, split_config
 from jaxprop.cli.modules import named
 from jaxprop.cli.output import print_result, run_of
 from jaxprop.cli.tables import show
@@ -52,7 +52,7 @@ def gradcheck(
     loss_fn(params, batch, key) itself if its module has a function example() that returns (params, batch, key). The
     exit code is 1 if anything disagrees.
     """
-    target, changes = split(target, overrides)
+    target, changes = split_config(target, overrides)
     from jaxprop.config.load import load
 
     started, run = time.perf_counter(), None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, split_config
 from jaxprop.cli.output import print_result, run_of
 from jaxprop.cli.tables import show, size
 from jaxprop.errors import EXIT_DONE
@@ -34,7 +34,7 @@ def info(
     code: CodeOption = None,
 ) -> int:
     """Show the layers, shapes, parameters, FLOPs and memory of a model."""
-    config, changes = split(config, overrides)
+    config, changes = split_config(config, overrides)
     from jaxprop.config.load import load
 
     loaded = load(config, changes, code or ())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, home, split
+from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, home, split_config
 from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE
 
@@ -31,7 +31,7 @@ def lr_find(
     json: JsonOption = False,
 ) -> int:
     """Try a range of learning rates, draw the curve of the loss, and suggest a rate."""
-    config, changes = split(config, overrides)
+    config, changes = split_config(config, overrides)
     from jaxprop.config.load import load
 
     loaded = load(config, changes, code or ())

@@ -16,7 +16,7 @@ from jaxprop.cli.arguments import (
     OverridesArgument,
     QuietOption,
     RunOption,
-    split,
+    split_config,
 )
 from jaxprop.cli.output import print_result
 from jaxprop.errors import ConfigError
@@ -36,7 +36,7 @@ def train(
     json: JsonOption = False,
 ) -> int:
     """Train the run that a config describes, or resume it."""
-    config, changes = split(config, overrides)
+    config, changes = split_config(config, overrides)
     from jaxprop.config.load import load
     from jaxprop.run.interrupt import leaving_at_once
 

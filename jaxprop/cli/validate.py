@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split
+from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split_config
 from jaxprop.cli.output import print_result
 from jaxprop.errors import EXIT_DONE
 
 
 def validate(config: ConfigArgument, overrides: OverridesArgument = None, json: JsonOption = False) -> int:
     """Check a config without importing jax, and list all mistakes."""
-    config, changes = split(config, overrides)
+    config, changes = split_config(config, overrides)
     from jaxprop.config.custom import custom_sections
     from jaxprop.config.dump import to_builtins
     from jaxprop.config.load import load

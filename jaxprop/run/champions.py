@@ -28,6 +28,7 @@ from jaxprop.run.served import (
     ADOPTED,
     CHAMPION,
     KEPT_ASIDE,
+    PREFIX,
     PROMOTED,
     PROMOTION,
     VERSIONS,
@@ -95,11 +96,14 @@ def adopt(root: Path | None, name: str, run: Path, record: Mapping[str, Any] | N
       The version.
 
     Raises:
-      UsageError: there is a champion of that name, or the run has not been completed with a checkpoint.
+      UsageError: there is a champion of that name, or the run has not been completed with a checkpoint, or is a
+        version of a champion.
       RunFolderError: another process is changing this champion, or something cannot be read or written.
     """
     home = home_of(root, name)
     _check_run(run)
+    if (run / PROMOTION).exists():
+        raise UsageError(f"{run} is a version of a champion already; give {PREFIX}NAME, or the run that it was made of")
     with hold(home, WORDS):
         finished = bool(_recover(home))
         if numbers(home):

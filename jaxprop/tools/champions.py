@@ -15,6 +15,7 @@ from jaxprop.run.served import Version, current, default_root, folder_of, home_o
 
 _SHORT = 12  # characters of a fingerprint that a person is shown
 _MOST_CHANGES = 12
+_WIDEST = 110  # characters of a change
 
 
 class Line(NamedTuple):
@@ -199,7 +200,7 @@ def _changes(before: Path, folder: Path) -> list[str]:
         try:
             trees.append(parse(path.read_text(encoding="utf-8"), str(path)).value)
         except (OSError, UnicodeDecodeError, JaxpropError):
-            return [f"{path} cannot be read"]
+            return [f"cannot be read: {path}"]
     return [str(change) for change in differences(*trees)]
 
 
@@ -229,7 +230,7 @@ def _paragraph(one: Told) -> Iterator[str]:
     if one.data:
         yield "    data     " + ", ".join(f"{key} {_short(value)}" for key, value in one.data.items())
     for change in one.config[:_MOST_CHANGES]:
-        yield f"    config   {change}"
+        yield f"    config   {change if len(change) <= _WIDEST else change[:_WIDEST] + '...'}"
     if len(one.config) > _MOST_CHANGES:
         yield f"    config   and {len(one.config) - _MOST_CHANGES} more keys"
     yield f"    run      {one.folder}"

@@ -2,8 +2,10 @@
 
 import pytest
 
-from jaxprop.cli.arguments import split
+from jaxprop.cli.arguments import split, split_config
 from jaxprop.errors import UsageError
+from jaxprop.run import champions
+from tests.run.champion_acts import fake_run
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,12 @@ def test_an_empty_path_is_refused(jaxprop, words):
     code, out, err = jaxprop(*words.split(), "")
     assert (code, out) == (2, "")
     assert "the path is empty; give one, or leave the option out" in err.replace("\n", " ")
+
+
+def test_a_champion_is_its_run_for_what_takes_a_config_and_its_name_for_what_challenges_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    champions.adopt(None, "digits", fake_run(tmp_path / "run"))
+    words = ("run.seed=2", ["champion:digits"])
+    assert split(*words) == ("champion:digits", ("run.seed=2",))
+    assert split_config(*words) == ("runs/champions/digits/versions/0001", ("run.seed=2",))
+    assert split_config("digits_mlp", None) == split("digits_mlp", None)

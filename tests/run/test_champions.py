@@ -87,6 +87,12 @@ def test_a_run_that_changes_while_it_is_copied_is_not_adopted(tmp_path, monkeypa
     assert champions.names(tmp_path / "champions") == []
 
 
+def test_a_version_does_not_become_another_champion(root):
+    with pytest.raises(UsageError, match=r"0001 is a version of a champion already; give champion:NAME"):
+        champions.adopt(root, "0001", champions.current(root, NAME).folder)
+    assert champions.names(root) == [NAME]
+
+
 def test_a_name_is_adopted_once(root, tmp_path):
     with pytest.raises(UsageError, match=r"there is a champion 'digits' in .* already; 'jaxprop retrain'"):
         champions.adopt(root, NAME, tmp_path / "run")
