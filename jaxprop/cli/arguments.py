@@ -87,17 +87,6 @@ def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...
       >>> split("optimizer.lr=1", ["digits_mlp", "run.seed=2"])
       ('digits_mlp', ('optimizer.lr=1', 'run.seed=2'))
     """
-    name, changes = separate(config, overrides)
-    return (str(find_run(Path(name))) if name.startswith(PREFIX) else name), changes
-
-
-def separate(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...]]:
-    """Separates the config from the overrides as `split` does, and leaves `champion:NAME` as it is.
-
-    Example:
-      >>> separate("champion:digits", ["run.seed=2"])
-      ('champion:digits', ('run.seed=2',))
-    """
     words = [config, *(overrides or [])]
     names = [word for word in words if not OVERRIDE.match(word)]
     if len(names) == 1:

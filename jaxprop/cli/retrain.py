@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxprop.cli import completion
-from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, QuietOption, home, separate
+from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, QuietOption, home, split
 from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import show
 from jaxprop.sinks.streams import tell
@@ -52,7 +52,7 @@ def retrain(
     json: JsonOption = False,
 ) -> int:
     """Train on new data from a champion's weights, and promote the result if it is better."""
-    run, changes = separate(run, overrides)
+    run, changes = split(run, overrides)
     from jaxprop.run.interrupt import leaving_at_once
 
     with leaving_at_once():
