@@ -166,7 +166,7 @@ def greedy(log_probs: jax.Array, lengths: jax.Array) -> Decoded:
     real = times < lengths[:, None]
     path = jnp.where(real, jnp.argmax(log_probs, -1).astype(jnp.int32), BLANK)
     begins = (path != BLANK) & (path != _shifted(path, 1, BLANK))
-    place = jnp.cumsum(begins, 1, dtype=jnp.int32) - 1
+    place = jnp.cumsum(begins, axis=1, dtype=jnp.int32) - 1
     found = spans(jnp.where(path != BLANK, place, -1))
     tokens = _put(jnp.where(begins, place, -1), path)
     likeliest = jnp.where(real, log_probs.max(-1), 0).sum(1)

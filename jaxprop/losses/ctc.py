@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxprop.core.ctc import log_likelihood
+from jaxprop.core.ctc import BLANK, log_likelihood
 from jaxprop.core.examples import row_weights
 from jaxprop.core.precision import wide
 from jaxprop.errors import ShapeError
@@ -26,7 +26,7 @@ def ctc(outputs: dict[str, jax.Array], batch: Batch) -> PerExample:
       batch: `labels` int `[B, L]` in `1..V-1`, `label_lengths` int `[B]`; if present, `weight` `[B]`.
 
     Returns:
-      Loss in nats a label `[B]`, weight `[B]`.
+      Loss in nats a label `[B]`, NaN where a label is no token; weight `[B]`.
 
     Raises:
       ShapeError: outputs or labels of another form.
@@ -44,11 +44,20 @@ def ctc(outputs: dict[str, jax.Array], batch: Batch) -> PerExample:
     labels, label_lengths = jnp.asarray(batch["labels"]), jnp.asarray(batch["label_lengths"])
     if labels.ndim != 2 or labels.shape[0] != logits.shape[0]:
         raise ShapeError(f"ctc expected labels [{logits.shape[0]}, L], got {list(labels.shape)}")
+    weight = row_weights({name: batch[name] for name in ("weight",) if name in batch})
+    # Selected before the loss: what counts for nothing has the gradient 0, also where it is not finite.
+    frames = jnp.arange(logits.shape[1], dtype=jnp.int32) < lengths[:, None].astype(jnp.int32)
+    if weight is not None:
+        frames, labels = frames & (weight != 0)[:, None], jnp.where((weight != 0)[:, None], labels, 1)
+    logits = jnp.where(frames[..., None], logits, 0)
+    inside = jnp.arange(labels.shape[1], dtype=jnp.int32) < label_lengths[:, None].astype(jnp.int32)
+    known = jnp.all(~inside | ((labels > BLANK) & (labels < logits.shape[-1])), 1)
+    labels = jnp.where(inside & known[:, None], labels, 1)
     value, fits = log_likelihood(jax.nn.log_softmax(wide(logits), -1), lengths, labels, label_lengths)
     count = jnp.maximum(label_lengths, 1).astype(value.dtype)
-    weight = row_weights({name: batch[name] for name in ("weight",) if name in batch})
     weight = jnp.ones_like(count) if weight is None else weight.astype(value.dtype)
-    return -value / count, jnp.where(fits, weight * count, 0)
+    # a factor, so that the gradient of a label that is no token is NaN too
+    return -value / count * jnp.where(known, 1, jnp.nan).astype(value.dtype), jnp.where(fits, weight * count, 0)
 
 
 def ctc_outputs(outputs: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

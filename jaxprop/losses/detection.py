@@ -62,6 +62,9 @@ def focal_iou(
     _expect_boxes(batch)
     height, width = batch["inputs"].shape[1:3]
     logits, offsets = flat(outputs)
+    weight, _ = entry_weights({"weight": batch.get("weight")}, logits.shape[:1], logits.dtype)
+    # Selected before the loss, so that nothing of an image without weight has a gradient.
+    logits, offsets = (jnp.where(weight[:, None, None] != 0, x, 0) for x in (logits, offsets))
     at, dtype = jnp.asarray(points(outputs, height, width), logits.dtype), logits.dtype
     boxes, classes = wide(jnp.asarray(batch["boxes"])).astype(dtype), logits.shape[-1]
 
@@ -83,7 +86,6 @@ def focal_iou(
     mask = jnp.asarray(batch["mask"]) != 0
     crowd = jnp.zeros_like(mask) if batch.get("crowd") is None else jnp.asarray(batch["crowd"]) != 0
     losses = jax.vmap(one)(logits, offsets, boxes, jnp.asarray(batch["labels"]), mask, crowd)
-    weight, _ = entry_weights({"weight": batch.get("weight")}, losses.shape, dtype)
     return jnp.where(weight != 0, losses, 0), weight
 
 

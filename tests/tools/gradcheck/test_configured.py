@@ -10,6 +10,7 @@ from jaxprop import models
 from jaxprop.config.build import build
 from jaxprop.config.schema import model as schema
 from jaxprop.losses import LOSSES
+from jaxprop.losses.ctc import ctc
 from jaxprop.losses.detection import focal_iou
 from jaxprop.losses.huber import huber
 from jaxprop.losses.sigmoid import sigmoid_cross_entropy
@@ -77,6 +78,7 @@ def test_no_loss_is_accused():
     labels, targets = np.array([0, 2, 1, 1], np.int32), RNG.normal(size=(4, 3))
     boxes = {"inputs": np.zeros((1, 8, 8, 1)), "boxes": np.array([[[1.0, 1.0, 6.0, 7.0]]], np.float32)}
     boxes |= {"labels": np.array([[1]]), "mask": np.ones((1, 1))}
+    transcript = {"labels": np.array([[1, 2]], np.int32), "label_lengths": np.array([2], np.int32)}
     cases = {
         "softmax": lambda o: softmax_cross_entropy(o, {"labels": labels}, label_smoothing=0.1, z_loss=0.01),
         "sigmoid": lambda o: sigmoid_cross_entropy(o, {"labels": (targets > 0)}, label_smoothing=0.1),
@@ -85,6 +87,7 @@ def test_no_loss_is_accused():
         "focal_iou": lambda o: focal_iou(
             ({"logits": jnp.zeros((1, 2, 2, 3)), "offsets": o.reshape(1, 2, 2, 3)[..., [0, 1, 2, 2]] / 4},), boxes
         ),
+        "ctc": lambda o: ctc({"logits": o[None], "lengths": jnp.array([4])}, transcript),
     }
     assert len(cases) == len(LOSSES)
     params = {name: jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32) for name in cases}
