@@ -183,8 +183,12 @@ def conformed(source: Source, info: Mapping[str, Any], task: str) -> Source:
     unknown = [name for name in own if name not in known]
     if unknown:
         raise DataError(f"the data have {listed(unknown)}, which the run does not know ({listed(known)})")
-    told: dict[str, Any] = {key: info[key] for key in ("classes", "class_names", "characters", "vocabulary") if key in info}
-    kept: dict[str, Any] = {key: told[key] for key in ("class_names", "characters") if key in source.prepared and key in told}
+    told: dict[str, Any] = {
+        key: info[key] for key in ("classes", "class_names", "characters", "vocabulary") if key in info
+    }
+    kept: dict[str, Any] = {
+        key: told[key] for key in ("class_names", "characters") if key in source.prepared and key in told
+    }
     source = source._replace(info={**source.info, **told}, prepared={**source.prepared, **kept})
     if own == known[: len(own)]:
         return source
