@@ -222,12 +222,12 @@ def _suspects(opened: Opened, fresh: Fresh, old: Old, making: Making, tell: Call
     )
     each = each_example(opened.experiment.task.objective, policy(config.precision.policy))
     predictor = Predictor(opened)
-    weights = jax.device_get((predictor.params, predictor.extras))
+    params, extras = jax.device_get((predictor.params, predictor.extras))
     size = config.data.eval_batch_size or config.data.batch_size
     if not known.length:
         return {"suspects": {"share": None, "method": "none: every new example is of a new class"}}
-    new, own = (measure(each, *weights, source, size) for source in (known, tested))
-    answers = [None, None]
+    new, own = (measure(each, params, extras, source, size) for source in (known, tested))
+    answers: list[tuple[np.ndarray, np.ndarray]] = []
     if task == "classify":
         answers = [_answers(predictor, source, m, size) for source, m in ((known, new), (tested, own))]
     found = suspects.look(new, own, *answers)
