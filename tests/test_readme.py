@@ -28,6 +28,7 @@ LONG = (
     "predict",
     "generate",
     "export",
+    "retrain",
     "report",
     "replay",
     "lesson",
@@ -135,8 +136,9 @@ def parsed(callback):
 
     def command(**arguments):
         if "overrides" in arguments:
-            first = next(value for name, value in arguments.items() if name in ("config", "target"))
-            load(*split(first, arguments["overrides"]))
+            first = next((value for name, value in arguments.items() if name in ("config", "target")), None)
+            if first is not None:
+                load(*split(first, arguments["overrides"]))
         return 0
 
     return functools.wraps(callback)(command)

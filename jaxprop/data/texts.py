@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -218,7 +219,7 @@ def _open_labelled(
     made = {
         split: _labelled_source(
             one, answers[split], tokenizer, {**labels.info, **scale}, length, kept, section, notes[split]
-        )._replace(names=named(lambda split=split: _places(given, paths[split], f"data.{split}", labels)))
+        )._replace(names=named(partial(_places, given, paths[split], f"data.{split}", labels)))
         for split, one in encoded.items()
     }
     if stays is not None and held is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxprop.core.ctc import greedy
-from jaxprop.metrics.error_rates import error_rates, rates, text_of
+from jaxprop.metrics.error_rates import error_rates, errors, rates, rates_of_errors, text_of
 from jaxprop.metrics.totals import add_up, finished, measure
 
 jiwer = pytest.importorskip("jiwer")
@@ -35,3 +35,15 @@ def test_rates_are_those_of_all_texts_together():
 def test_references_of_nothing_have_no_rate():
     assert all(np.isnan(value) for value in rates(["", ""], ["a", ""]).values())
     assert rates(["", "a"], ["", "b"]) == {"wer": 1.0, "cer": 1.0}
+
+
+def test_rates_of_weights_are_those_of_repeated_transcripts():
+    """Errors and lengths add up, so that a weight of 2 is a transcript that stands twice; an empty one counts, too."""
+    references = ["a b c", "d", "", "e f"]
+    said = ["a x", "d d d", "y z", "e f"]
+    each = errors(references, said)
+    assert each["wer"].tolist() == [[2, 3], [2, 1], [2, 0], [0, 2]]
+    for weights in (np.array([1, 1, 0, 1]), np.array([3, 0, 0, 2]), np.array([0, 2, 0, 0])):
+        repeated = [np.repeat(texts, weights).tolist() for texts in (references, said)]
+        assert rates_of_errors({name: weights @ one for name, one in each.items()}) == pytest.approx(rates(*repeated))
+    assert np.isnan(rates_of_errors({"wer": np.zeros(2)})["wer"])

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import sacrebleu
 
 from jaxprop.errors import MissingExtraError
 from jaxprop.metrics import translation
-from jaxprop.metrics.translation import sentence_chrf, translation_figures
+from jaxprop.metrics.translation import figures_of_counts, sentence_chrf, translation_counts, translation_figures
 
 GIVEN = ["the cat sat on the mat today", "there is a dog in the garden", "", "yes ."]
 RIGHT = ["the cat sat on the mat today", "there was a dog in a garden", "nothing was said", "yes ."]
@@ -41,3 +42,14 @@ def test_without_sacrebleu(monkeypatch):
     monkeypatch.setattr(translation, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="install it with: pip install sacrebleu"):
         translation_figures(GIVEN, RIGHT)
+
+
+def test_figures_of_weights_are_those_of_repeated_translations():
+    """Counts of n-grams and lengths add up, so that a weight of 2 is a translation that stands twice."""
+    given = ["the cat sat on the mat", "a dog barked at me today", "one two three", "x"]
+    right = ["the cat is on the mat", "a dog barked at me today", "one two four", "y"]
+    counts = translation_counts(given, right)
+    for weights in (np.ones(4, int), np.array([2, 1, 0, 3]), np.array([0, 0, 1, 1])):
+        repeated = [np.repeat(texts, weights).tolist() for texts in (given, right)]
+        found, wanted = figures_of_counts({n: weights @ x for n, x in counts.items()}), translation_figures(*repeated)
+        assert found == pytest.approx({name: wanted[name] for name in found})

@@ -85,6 +85,23 @@ def test_only_frozen_layers_have_their_statistics_held():
     assert of_frozen_layers([".*/mean"], params, extras) == extras
 
 
+def test_a_head_of_more_classes_keeps_what_it_has(first):
+    """The columns of the old classes are those that were trained, and the new ones are as they were drawn."""
+    experiment = compose(config(first, {"from": str(first), "extend": ["head/.*"]}))
+    state, notes = begin(experiment)
+    before, after, drawn = (arrays_of(tree) for tree in (load(first).params, state.params, experiment.init(0).params))
+    for path in ("head/kernel", "head/bias"):
+        assert np.array_equal(after[path][..., :3], before[path])
+        assert np.array_equal(after[path][..., 3:], drawn[path][..., 3:])
+    assert np.array_equal(after["layers/0/dense/kernel"], before["layers/0/dense/kernel"])
+    assert "extended, and the rest drawn: head" in notes
+
+
+def test_a_head_of_fewer_classes_is_no_extension(first):
+    with pytest.raises(UsageError, match=r"head/kernel is float32\[8, 3\] .* float32\[4, 4\] in this model"):
+        begin(compose(config(first, {"from": str(first), "extend": [".*"]}, model={"hidden": [4]})))
+
+
 SQUARE = {"hidden": [5], "batch_norm": False}  # as many units as there are features
 
 

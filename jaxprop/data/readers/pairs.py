@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def open_pairs(section: Pairs, prepared: Mapping[str, Any] | None = None) -> dic
         lengths = [int(n) for n in prepared["lengths"]]
     made = {
         split: source_of_pairs(side, tokenizer, lengths, section.max_length, notes[split])._replace(
-            names=named(lambda split=split: _places(given[split], f"data.{split}", section))
+            names=named(partial(_places, given[split], f"data.{split}", section))
         )
         for split, side in sides.items()
     }

@@ -49,7 +49,7 @@ def side_by_side(champion: Opened, challenger: Opened, tests: Mapping[str, Sourc
     }
     found = {}
     for name, source in tests.items():
-        both = {who: measure(each, *held, source, size) for who, held in weights.items()}
+        both = {who: measure(each, params, extras, source, size) for who, (params, extras) in weights.items()}
         figures = {who: figures_of(measured, experiment.task) for who, measured in both.items()}
         found[name] = Sides(both["champion"], both["challenger"], figures["champion"], figures["challenger"], source)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -120,7 +121,7 @@ def figure_of(measured: Measured, task: Task, name: str) -> Figure:
             if key == name:
                 return Quotient(*total)
         elif name in _finished(key, metric, total, np.ones(length, np.int64)):
-            return Weighted(length, lambda w, key=key, metric=metric, of=total: _finished(key, metric, of, w)[name])
+            return Weighted(length, partial(_one_of, name, key, metric, total))
 
     def derived(weights: np.ndarray) -> float:
         chosen = np.repeat(np.arange(length), weights)
@@ -139,6 +140,10 @@ def _of_rows(metric: Metric, rows: Any, name: str, length: int) -> Figure | None
     if isinstance(reported, Mapping) and name in reported:
         return gathered(rows, lambda chosen: metric.finish(chosen)[name])
     return None
+
+
+def _one_of(name: str, key: str, metric: Metric, total: Any, weights: np.ndarray) -> float:
+    return _finished(key, metric, total, weights)[name]
 
 
 def _finished(key: str, metric: Metric, total: Any, weights: np.ndarray) -> Mapping[str, float]:

@@ -14,6 +14,7 @@ from jaxprop.config.dump import to_builtins
 from jaxprop.core.precision import policy
 from jaxprop.data.alike import open_alike
 from jaxprop.data.readers.mixture import LENGTHS, join
+from jaxprop.data.splits import subset
 from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, DataError, RunFolderError, UsageError
 from jaxprop.run import champions
 from jaxprop.run.champions import Making
@@ -31,6 +32,7 @@ from jaxprop.tools.retrain.measure import Measured, each_example, measure
 from jaxprop.types import Source
 
 REPLAY = 0.3
+_CHUNK = 1024  # examples that are read at a time for their labels
 
 
 class Request(NamedTuple):
@@ -215,17 +217,19 @@ def _suspects(opened: Opened, fresh: Fresh, old: Old, making: Making, tell: Call
     """Looks for wrong labels among the new training examples, before anything is trained on them."""
     config, task = opened.config, opened.config.task.name
     train = fresh.sources["train"]
-    known = _of_known_classes(train, fresh, task)
+    known, tested = (
+        (of_known_classes(source, fresh.known, task) if fresh.new_classes else source) for source in (train, old.test)
+    )
     each = each_example(opened.experiment.task.objective, policy(config.precision.policy))
     predictor = Predictor(opened)
-    weights = jax.device_get((predictor.params, predictor.extras))
+    params, extras = jax.device_get((predictor.params, predictor.extras))
     size = config.data.eval_batch_size or config.data.batch_size
     if not known.length:
         return {"suspects": {"share": None, "method": "none: every new example is of a new class"}}
-    new, own = measure(each, *weights, known, size), measure(each, *weights, old.test, size)
-    answers = [None, None]
+    new, own = (measure(each, params, extras, source, size) for source in (known, tested))
+    answers: list[tuple[np.ndarray, np.ndarray]] = []
     if task == "classify":
-        answers = [_answers(predictor, source, m, size) for source, m in ((known, new), (old.test, own))]
+        answers = [_answers(predictor, source, m, size) for source, m in ((known, new), (tested, own))]
     found = suspects.look(new, own, *answers)
     lines = suspects.lines(found, new, known, opened, task, f"{fresh.section.name} train")
     making.folder.mkdir(parents=True, exist_ok=True)
@@ -244,20 +248,27 @@ def _suspects(opened: Opened, fresh: Fresh, old: Old, making: Making, tell: Call
     }
 
 
-def _of_known_classes(train: Source, fresh: Fresh, task: str) -> Source:
-    """The new training examples that have no class which the champion does not know; it cannot judge others."""
-    if not fresh.new_classes or fresh.known is None:
-        return train
-    limit = fresh.known + (task == "transcribe")  # 0 is the blank of transcripts
-    kept = []
-    for part in np.array_split(np.arange(train.length), max(1, train.length // 1024)):
-        labels = np.asarray(train.take(part)["labels"])
-        flat = labels.reshape(len(part), -1)
-        bad = (flat[:, limit:] > 0) if task == "multilabel" else flat >= limit
-        kept.append(part[~bad.any(1)])
-    from jaxprop.data.splits import subset
+def of_known_classes(source: Source, known: int | None, task: str) -> Source:
+    """Returns the examples that have no class which a champion does not know; it cannot judge others.
 
-    return subset(train, np.concatenate(kept))
+    Args:
+      source: the examples, with the numbers of its classes.
+      known: number of classes that it knows; None where there are none.
+      task: the task's name.
+    """
+    if known is None:
+        return source
+    limit = known + (task == "transcribe")  # 0 is the blank of transcripts
+    kept = []
+    for part in np.array_split(np.arange(source.length), max(1, source.length // _CHUNK)):
+        labels = np.asarray(source.take(part)["labels"])
+        flat = labels.reshape(len(part), -1)
+        bad = flat[:, limit:] > 0 if task == "multilabel" else flat >= limit
+        kept.append(part[~bad.any(1)])
+    seen = subset(source, np.concatenate(kept))
+    if task != "multilabel":
+        return seen
+    return seen._replace(take=lambda rows: {**(batch := seen.take(rows)), "labels": batch["labels"][:, :known]})
 
 
 def _answers(predictor: Predictor, source: Source, measured: Measured, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,7 @@ def test_a_task_is_retrained_by_its_own_figure(task, tmp_path):
         "optimizer": {"name": "adam", "lr": 1e-3},
         "parallel": {"devices": 1},
         "sinks": {"console": False},
+        "health": {"layers": False, "taps": False},  # which would compile a second program
         "run": {"steps": 2, "eval_every": 2, "log_every": 2},
     }
     train(build(base | SECTIONS[task]), tmp_path / "runs" / "model", quiet=True)

@@ -80,3 +80,20 @@ def test_what_a_person_is_told():
 )
 def test_given_labels_are_told_as_a_person_reads_them(task, batch, info, said):
     assert given_of(batch, 0, info, task) == said
+
+
+def test_examples_of_new_classes_are_left_to_others():
+    """The champion judges no example of a class that it does not know; columns that it has not are cut."""
+    from jaxprop.tools.retrain.retrain import of_known_classes
+    from jaxprop.types import Source
+
+    one = np.array([0, 2, 1, 3])
+    seen = of_known_classes(Source(4, lambda i: {"labels": one[i]}, {}, ""), 2, "classify")
+    assert seen.take(np.arange(seen.length))["labels"].tolist() == [0, 1]
+    several = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    seen = of_known_classes(Source(2, lambda i: {"labels": several[i]}, {}, ""), 2, "multilabel")
+    assert seen.take(np.arange(seen.length))["labels"].tolist() == [[1.0, 0.0]]
+    spoken = np.array([[1, 2, 0], [3, 1, 0]])
+    seen = of_known_classes(Source(2, lambda i: {"labels": spoken[i]}, {}, ""), 2, "transcribe")
+    assert seen.take(np.arange(seen.length))["labels"].tolist() == [[1, 2, 0]]
+    assert of_known_classes(seen, None, "regress") is seen

@@ -38,6 +38,7 @@ def sections(folder, **changes):
         "optimizer": {"name": "adam", "lr": 0.02},
         "parallel": {"devices": 1},
         "sinks": {"console": False},
+        "health": {"layers": False, "taps": False},  # which would compile a second program
         "run": {"steps": 40, "eval_every": 40, "log_every": 40},
     }  # fmt: skip
     return {**base, **{name: {**base.get(name, {}), **keys} for name, keys in changes.items()}}
