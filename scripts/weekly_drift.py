@@ -36,6 +36,7 @@ data:
   name: coco
   train: {root}/week1/train.json
   test: {root}/week1/test.json
+  size: [{side}, {side}]
   validation: 0.1
   batch_size: 32
 
@@ -83,7 +84,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of all scenes")
     args = parser.parse_args()
     write_weeks(args.out, {"train": args.train, "test": args.test}, args.side, args.seed)
-    (args.out / "detect.yaml").write_text(CONFIG.format(root=args.out, epochs=args.epochs), encoding="utf-8")
+    (args.out / "detect.yaml").write_text(
+        CONFIG.format(root=args.out, side=args.side, epochs=args.epochs), encoding="utf-8"
+    )
     print(f"wrote {len(WEEKS)} weeks and detect.yaml to {args.out}")
 
 

@@ -45,14 +45,24 @@ def test_learns_and_measures(learn):
     assert 0 <= learned.after["map"] <= learned.after["map_50"] <= 1
 
 
+def certain(state):
+    """A state whose untrained detector scores classes apart, so that some of its boxes are right."""
+
+    def scaled(path, leaf):
+        names = jax.tree_util.keystr(path)
+        return 300 * leaf if "classes" in names and "out" in names and "kernel" in names else leaf
+
+    return state._replace(params=jax.tree_util.tree_map_with_path(scaled, state.params))
+
+
+@pytest.mark.timeout(300)
 def test_figures_are_exact_over_batches_and_devices():
     figures = []
-    for devices, size in ((1, 5), (1, 2), (4, 4), (8, 3), (8, 8)):  # the last batch is partial in all but the first
-        changes = {"data": BASE["data"] | {"eval_batch_size": size}, "parallel": {"devices": devices}}
-        experiment = compose(build(BASE | changes))
-        state = experiment.init(0)
-        figures.append(evaluate(experiment, state))
-    assert figures[0]["map_50"] >= 0
+    for devices, size in ((1, 30), (1, 8), (8, 8), (8, 12)):  # the last batch is partial in all but the first
+        changes = {"eval_batch_size": size, "test_examples": 30}
+        experiment = compose(build(BASE | {"data": BASE["data"] | changes, "parallel": {"devices": devices}}))
+        figures.append(evaluate(experiment, certain(experiment.init(0))))
+    assert figures[0]["map"] > 0
     for other in figures[1:]:
         assert other == pytest.approx(figures[0], rel=1e-5)
 

@@ -17,7 +17,7 @@ function panels(run) {
   const count = examples === of ? `all ${whole(of || 0)}` : `the first ${whole(examples || 0)} of ${whole(of || 0)}`;
   return [
     el("p", { class: "hint" }, `Of the newest parameters, step ${whole(step || 0)}, on ${count} examples of the ${split} split.${best}`),
-    el("div", { class: "grid panels" }, shown.map((panel) => el("article", { class: "panel" },
+    el("div", { class: "grid panels" }, shown.map((panel) => el("article", { class: panel.kind === "pictures" ? "panel wide" : "panel" },
       el("h3", {}, panel.title), panel.hint ? el("p", { class: "hint" }, panel.hint) : null, DRAWN[panel.kind](panel)))),
   ];
 }
@@ -113,7 +113,9 @@ function picture({ width, height, channels, pixels, boxes, title }) {
   for (const { box, kind, text } of drawn) {  // after all boxes, so that no edge crosses a text
     const [x0, y0, , y1] = box.map((edge) => edge * zoom), across = pen.measureText(text).width + 4;
     const left = Math.max(0, Math.min(x0, canvas.width - across));
-    const top = y0 >= 13 ? y0 - 13 : y1 + 13 <= canvas.height ? y1 : y0;
+    const above = y0 >= 13, below = y1 + 13 <= canvas.height;
+    // What is missed is named below its box, since what was found in its place is named above.
+    const top = kind === "missed" ? (below ? y1 : y1 - 13) : above ? y0 - 13 : below ? y1 : y0;
     pen.fillStyle = MARKS[kind];
     pen.fillRect(left, top, across, 13);
     pen.fillStyle = "#fff";

@@ -40,10 +40,10 @@ def objects(path: str, name: str) -> str:
     held = read_json(files["train"])
     images = images_of(files["train"], held)
     folders = {split: _folder_of(file, path, images if split == "train" else None) for split, file in files.items()}
-    size, sides = _size(images, folders["train"])
+    size = _size(images, folders["train"])
     splits = len(images) >= FEW and "validation" not in files
     kept = len(images) * (0.85 if splits else 1)
-    small = sides is not None and max(size or sides) <= _SMALL
+    small = max(size) <= _SMALL
     batch_size = batch_size_for(kept, 32 if small else 16)
     return "\n".join(
         [
@@ -58,7 +58,7 @@ def objects(path: str, name: str) -> str:
             "  name: coco",
             *[f"  {split}: {quoted(file)}" for split, file in files.items()],
             *_images(files, folders),
-            *([] if size is None else [f"  size: {list(size)}           # {_RESIZED}"]),
+            f"  size: {list(size)}           # {_RESIZED}",
             *(["  validation: 0.15           # chooses the best checkpoint"] if splits else []),
             f"  batch_size: {batch_size}",
             "",
@@ -146,20 +146,18 @@ def _images(files: Mapping[str, str], folders: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _size(images: Sequence[Image], folder: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """What images are resized to, None where they are kept; and their usual height and width, None if unknown."""
+def _size(images: Sequence[Image], folder: str) -> tuple[int, int]:
+    """The height and width that images become: their own where all are alike, and else one of their usual shape."""
     sizes = [image.size for image in images if image.size is not None] or [
         size for image in images[:_LOOKED] if (size := _read_size(Path(folder, image.file))) is not None
     ]
     if not sizes:
-        return (_SIDE, _SIDE), None
-    usual = Counter(sizes).most_common(1)[0][0]
-    if len(set(sizes)) == 1 and max(usual) <= _LARGEST:
-        return None, usual
+        return _SIDE, _SIDE
+    if len(set(sizes)) == 1 and max(sizes[0]) <= _LARGEST:
+        return sizes[0]
     longest = min(_SIDE, max(max(size) for size in sizes))
     shape = median(height / width for height, width in sizes)
-    height, width = (longest * min(1, shape), longest * min(1, 1 / shape))
-    return (_rounded(height), _rounded(width)), usual
+    return _rounded(longest * min(1, shape)), _rounded(longest * min(1, 1 / shape))
 
 
 def _rounded(side: float) -> int:

@@ -49,7 +49,7 @@ def test_a_file_beside_its_images(here):
     assert "# Made by 'jaxprop init' of boxes.json, which has 4 images and 4 boxes." in text
     assert "# Classes with their boxes: cat 2, dog 2." in text
     config = made("boxes.json")
-    assert (config.data.train, config.data.images, config.data.size) == ("boxes.json", None, None)
+    assert (config.data.train, config.data.images, config.data.size) == ("boxes.json", None, (32, 48))
     assert open_sources(config.data, "detect")["train"].take(np.array([0]))["inputs"].shape == (1, 32, 48, 3)
 
 
@@ -100,7 +100,7 @@ def test_a_file_for_training_brings_those_of_the_other_splits(here):
 
 @pytest.mark.parametrize(
     ("size", "wanted"),
-    [((32, 48), None), ((300, 900), (96, 256)), ((2000, 1000), (256, 128)), ((600, 600), (256, 256))],
+    [((32, 48), (32, 48)), ((300, 900), (96, 256)), ((2000, 1000), (256, 128)), ((600, 600), (256, 256))],
 )
 @pytest.mark.parametrize("said", [True, False])
 def test_large_images_are_made_smaller_in_their_usual_shape(here, size, wanted, said):
