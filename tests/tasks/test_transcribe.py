@@ -13,6 +13,8 @@ from jaxprop.config.build import build
 from jaxprop.core.ctc import beam
 from jaxprop.core.precision import policy
 from jaxprop.models import speech
+from jaxprop.run.compose import compose
+from jaxprop.run.evaluate import evaluate
 from jaxprop.run.loaded import load
 from jaxprop.run.train import train
 from jaxprop.tasks.transcribe import describe, predict
@@ -61,7 +63,7 @@ def hums(count, seed):
 
 @pytest.fixture
 def sources(monkeypatch):
-    made = {"train": hums(64, 0)[0], "test": hums(16, 1)[0]}
+    made = {"train": hums(64, 0)[0], "test": hums(13, 1)[0]}
     monkeypatch.setattr(data, "open_sources", lambda *_: made)
     return made
 
@@ -107,6 +109,18 @@ def test_features_and_likelihoods_are_of_full_precision(sources, monkeypatch, pr
     assert loss.dtype == jnp.float32
     assert len(seen) == 4
     assert set(seen) == {jnp.dtype("float32")}
+
+
+def test_rates_are_exact_over_batches_and_devices(sources):
+    figures = []
+    for devices, size in ((1, 13), (1, 5), (8, 8)):
+        changes = {"data": SECTIONS["data"] | {"eval_batch_size": size}, "parallel": {"devices": devices}}
+        experiment = compose(build(SECTIONS | changes))
+        figures.append(evaluate(experiment, experiment.init(0)))
+    assert figures[0]["wer"] > 0
+    assert figures[0]["cer"] > 0
+    for other in figures[1:]:
+        assert other == pytest.approx(figures[0], rel=1e-5)
 
 
 def test_a_resumed_run_in_float16_is_the_same_to_the_bit(tmp_path):

@@ -14,6 +14,7 @@ from jaxprop.config.tree import Tree
 from jaxprop.core.precision import policy
 from jaxprop.errors import DataError, UsageError
 from jaxprop.run.compose import compose
+from jaxprop.run.evaluate import evaluate
 from jaxprop.tasks.task import predictions
 
 LETTERS = "abcd"
@@ -131,6 +132,19 @@ def test_figures_are_of_what_is_written_and_leave_padding_out(experiment, monkey
     answer = jax.jit(predictions(experiment.task, policy("float32")))
     told = answer(params, extras, source.take(np.arange(source.length)))
     assert translations == [experiment.task.describe(told, i, {})["translation"] for i in range(source.length)]
+
+
+def test_figures_are_exact_over_batches_and_devices(config):
+    figures = []
+    for devices, size in ((1, 12), (1, 5), (8, 8)):
+        made = config()
+        sections = {"data": made.data.model_copy(update={"eval_batch_size": size})}
+        sections["parallel"] = made.parallel.model_copy(update={"devices": devices})
+        experiment = compose(made.model_copy(update=sections))
+        figures.append(evaluate(experiment, experiment.init(0)))
+    assert figures[0]["chrf"] >= 0
+    for other in figures[1:]:
+        assert other == pytest.approx(figures[0], rel=1e-5)
 
 
 def test_panels_show_the_worst_first_and_what_is_attended_to(experiment):
