@@ -45,8 +45,8 @@ def with_boxes(batch: dict[str, Any], boxes: jax.Array | None, limits: jax.Array
       limits: what each box is cut to, `[B, N, 4]`; None for the image.
 
     Returns:
-      The batch with boxes inside the images. Of a slot whose box has less than `VISIBLE` of its area left, the box, the
-      mask and the crowd are 0.
+      The batch with boxes inside the images. Of a slot whose box has less than `VISIBLE` of its area left, the box and
+      the mask are 0; of one whose crowd has none left, the box and the crowd are.
 
     Example:
       >>> batch = {"inputs": jnp.zeros((1, 8, 8, 1)), "boxes": jnp.zeros((1, 2, 4)), "mask": jnp.ones((1, 2))}
@@ -62,8 +62,11 @@ def with_boxes(batch: dict[str, Any], boxes: jax.Array | None, limits: jax.Array
         inside = jnp.concatenate(
             [jnp.maximum(inside[..., :2], limits[..., :2]), jnp.minimum(inside[..., 2:], limits[..., 2:])], -1
         )
+    needed = VISIBLE * areas(boxes)
+    if batch.get("crowd") is not None:
+        needed = jnp.where(jnp.asarray(batch["crowd"]) != 0, 0, needed)  # any part says where not to look
     # Written so that a box of no area, as an empty slot is, is dropped, too.
-    kept = areas(inside) >= jnp.maximum(VISIBLE * areas(boxes), jnp.finfo(boxes.dtype).tiny)
+    kept = areas(inside) >= jnp.maximum(needed, jnp.finfo(boxes.dtype).tiny)
     moved = {**batch, "boxes": jnp.where(kept[..., None], inside, 0).astype(batch["boxes"].dtype)}
     for name in ("mask", "crowd"):
         if batch.get(name) is not None:

@@ -136,7 +136,7 @@ def images_of(path: str, held: Mapping[str, Any]) -> list[Image]:
         if identity in seen:
             raise DataError(f"{path}: two images have the id {identity}; give each its own")
         seen.add(identity)
-        found.append(Image(identity, item["file_name"], _size(item)))
+        found.append(Image(identity, item["file_name"], _size(path, number, item)))
     if not found:
         raise DataError(f"{path}: has no images")
     return found
@@ -181,6 +181,8 @@ def annotated(
             else ((None, _no_image(item)) if image is None else _box(item.get("bbox"), size))
         )
         kind, no_kind = (None, None) if why is not None else _kind(item, classes, kinds)
+        if why is None and item.get("iscrowd", 0) not in (0, 1, None):
+            why = f"its iscrowd is {printable(repr(item['iscrowd']))}; expected 0 or 1"
         if why is not None or no_kind is not None:
             bad.add(f"{path}: {where}", str(why or no_kind))
             continue
@@ -219,11 +221,20 @@ def _categories(path: str, held: Mapping[str, Any]) -> dict[Any, str]:
     return found
 
 
-def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+def _size(path: str, number: int, image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of an image; None where the file does not say, or says 0."""
     height, width = image.get("height"), image.get("width")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        return height, width
-    return None
+    if height in (None, 0) or width in (None, 0):
+        return None
+    for value in (height, width):
+        whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not whole or value <= 0 or value != int(value):
+            raise DataError(
+                f"{path}: image {number + 1} of the list ({printable(image['file_name'])}) has the height "
+                f"{printable(str(height))} and the width {printable(str(width))}; expected whole numbers of pixels, "
+                'such as "height": 480'
+            )
+    return int(height), int(width)
 
 
 def _box(value: Any, size: tuple[int, int] | None) -> tuple[list[float] | None, str | None]:

@@ -145,9 +145,10 @@ def _records(path: str, folder: str, images: Sequence[Image]) -> tuple[list[Imag
         assert isinstance(content, bytes)
         real = size_of(content)
         if size is not None and real != size:
+            turned = ", its size before it is turned upright by its EXIF orientation" if size == real[::-1] else ""
             raise UnreadableError(
                 f"has {real[0]} x {real[1]} pixels (height x width), but {path} says {size[0]} x {size[1]} of image "
-                f"{images[index].id}"
+                f"{images[index].id}{turned}"
             )
         return content
 

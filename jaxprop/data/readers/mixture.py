@@ -253,13 +253,15 @@ def _joined(parts: Sequence[Source], learned: Mapping[str, Any]) -> Source:
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
         of = np.searchsorted(ends, indices, side="right")
+        slots_of = {k: np.flatnonzero(of == k) for k in np.unique(of).tolist()}
+        taken = {k: dict(parts[k].take(indices[s] - (int(ends[k]) - lengths[k]))) for k, s in slots_of.items()}
+        # A source may give weights only in batches that have a damaged record.
+        some = weighted or any("weight" in values for values in taken.values())
         batch: dict[str, np.ndarray] = {}
-        for k in np.unique(of).tolist():
-            slots = np.flatnonzero(of == k)
-            taken = dict(parts[k].take(indices[slots] - (int(ends[k]) - lengths[k])))
-            if weighted:
-                taken.setdefault("weight", np.ones(len(slots), np.float32))
-            for name, values in taken.items():
+        for k, slots in slots_of.items():
+            if some:
+                taken[k].setdefault("weight", np.ones(len(slots), np.float32))
+            for name, values in taken[k].items():
                 batch.setdefault(name, np.zeros((len(indices), *values.shape[1:]), values.dtype))[slots] = values
         return batch
 

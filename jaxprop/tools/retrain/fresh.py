@@ -143,7 +143,7 @@ def open_fresh(opened: Opened, section: Any, *, new_classes: bool) -> Fresh:
     """
     task, prepared = opened.config.task.name, opened.prepared
     alike = alike_of(prepared.info, prepared.prepared)
-    known, unknown = class_names(alike.info, task), _unknown(section, task, alike)
+    known, unknown = class_names(alike.info, task), unknown_classes(section, task, alike)
     if unknown and not new_classes:
         raise DataError(
             f"the new data have {listed(unknown)}, which the champion does not know (it knows {listed(known or [])}); "
@@ -158,12 +158,23 @@ def open_fresh(opened: Opened, section: Any, *, new_classes: bool) -> Fresh:
     return Fresh(section, sources, tuple(unknown), None if known is None else len(known), alike)
 
 
-def _unknown(section: Any, task: str, alike: Alike) -> list[str]:
-    """Names of classes that new data have and a champion does not know, as the data by themselves tell them."""
+def unknown_classes(section: Any, task: str, alike: Alike) -> list[str]:
+    """Returns the names of classes that new training data have and a champion does not know.
+
+    Args:
+      section: the config's `data` section that reads them.
+      task: its name.
+      alike: of the champion.
+    """
     known = class_names(alike.info, task)
     if known is None:
         return []
-    alone = section.model_copy(update={"classes": None}) if "classes" in type(section).model_fields else section
+    # Training data alone: a known class that only the new test data have is no class of these by themselves.
+    changed = dict.fromkeys(("classes", "test", "test_images"))
+    if isinstance(section.validation, str):
+        changed |= dict.fromkeys(("validation", "validation_images"))
+    fields = type(section).model_fields
+    alone = section.model_copy(update={key: value for key, value in changed.items() if key in fields})
     try:
         own = class_names(data.open_sources(alone, task)["train"].info, task)
     except DataError:  # such as data of one class, which nobody could learn from alone

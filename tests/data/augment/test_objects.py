@@ -95,6 +95,15 @@ def test_a_box_of_which_little_is_left_is_dropped_with_its_mask_and_crowd():
     assert moved["boxes"].tolist() == [[[0, 0, 0, 0], [0, 0, 5, 10]]]
 
 
+def test_a_crowd_of_which_any_part_is_left_stays_one():
+    """Fault: an image that was cut out of the middle of a crowd was background."""
+    batch = {"inputs": jnp.zeros((1, 10, 10, 1)), "boxes": jnp.zeros((1, 2, 4)), "mask": jnp.zeros((1, 2))}
+    batch["crowd"] = jnp.ones((1, 2))
+    moved = with_boxes(batch, jnp.array([[[-90.0, -90.0, 90.0, 90.0], [20.0, 0.0, 30.0, 10.0]]]))
+    assert moved["crowd"].tolist() == [[1, 0]]
+    assert moved["boxes"].tolist() == [[[0, 0, 10, 10], [0, 0, 0, 0]]]
+
+
 def test_padding_reaches_no_mosaic():
     batch = painted()
     batch["weight"][6:] = 0

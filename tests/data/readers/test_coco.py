@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as Pillow
 
 from jaxprop.config.schema.data import Coco
-from jaxprop.data import open_sources
+from jaxprop.data import READERS, open_sources
 from jaxprop.errors import ConfigError, DataError
 from jaxprop.types import Source
 
@@ -181,8 +181,43 @@ def test_an_image_of_another_size_than_the_file_says_is_bad(write):
     def change(held):
         held["images"][1].update(height=20, width=10)
 
-    with pytest.raises(DataError, match=r"2\.png: has 10 x 20 pixels .* says 20 x 10 of image 2"):
+    with pytest.raises(DataError, match=r"2\.png: has 10 x 20 pixels .* says 20 x 10 of image 2, .*EXIF orientation"):
         opened(write(change))
+
+
+def test_whole_numbers_may_be_written_as_floats(write):
+    """Fault: a size that is no integer counted as none, so that boxes were in the pixels of the file's own size."""
+    path = write(lambda held: held["images"][0].update(height=10.0, width=20.0))
+    np.testing.assert_array_equal(opened(path).take(np.array([0]))["boxes"], opened(write()).take([0])["boxes"])
+    with pytest.raises(DataError, match=r"1\.png: has .* says 20 x 40"):
+        opened(write(lambda held: held["images"][0].update(height=20.0, width=40.0)))
+
+
+@pytest.mark.parametrize("height", ["10", 10.5, -10, True, [10]])
+def test_sizes_that_are_no_whole_numbers_are_refused(write, height):
+    with pytest.raises(DataError, match=r"image 1 of the list \(1\.png\) has the height .* expected whole numbers"):
+        opened(write(lambda held: held["images"][0].update(height=height)))
+
+
+@pytest.mark.parametrize("quality", ["jpg", "png"])
+def test_an_image_is_prepared_to_predict_as_it_is_to_train(tmp_path, quality):
+    """Fault: large JPEGs were decoded at their full size to predict, and at a fraction of it to train."""
+    rng = np.random.default_rng(0)
+    for identity in (1, 2):
+        pixels = rng.integers(0, 255, (480, 640, 3)).astype(np.uint8)
+        Pillow.fromarray(pixels).save(tmp_path / f"{identity}.{quality}")
+    held = {
+        "images": [{"id": i, "file_name": f"{i}.{quality}", "height": 480, "width": 640} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [{"id": i, "image_id": i, "category_id": i, "bbox": [9, 9, 99, 99]} for i in (1, 2)],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(held))
+    made = section(str(tmp_path / "train.json"), size=(32, 32))
+    train = open_sources(made, "detect")["train"]
+    given = READERS["coco"].inputs(made, "detect", train.prepared, [str(tmp_path / f"{i}.{quality}") for i in (1, 2)])
+    batch = given.take(np.arange(2))
+    np.testing.assert_array_equal(batch["inputs"], train.take(np.arange(2))["inputs"])
+    assert batch["image_size"].tolist() == [[480, 640]] * 2
 
 
 BROKEN = {

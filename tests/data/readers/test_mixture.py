@@ -21,7 +21,9 @@ from jaxprop.config.schema.data import (
     TrainedTokenizer,
 )
 from jaxprop.data import LENGTHS, READERS, MixtureStream, Phase, open_sources
+from jaxprop.data.readers.mixture import join
 from jaxprop.errors import DataError
+from jaxprop.types import Source
 from tests import pictures
 
 X = np.linspace(-1, 1, 48).reshape(12, 2, 2).astype(np.float32)
@@ -56,6 +58,22 @@ def test_a_weight_that_only_some_have_is_one_for_the_others():
     section = mixed(arrays("a.npz"), arrays("b.npz", weight=np.full(12, 0.5)))
     batch = open_sources(section, "classify")["train"].take(np.array([0, 12]))
     assert batch["weight"].tolist() == [1, 0.5]
+
+
+def test_a_weight_of_one_batch_alone_is_one_for_the_others_in_it():
+    """Fault: where a damaged record gave a batch weights, the examples of all other sources had the weight 0."""
+
+    def part(bad):
+        def take(indices):
+            batch = {"inputs": np.ones((len(indices), 2), np.float32)}
+            hurt = np.isin(indices, bad)
+            return batch | ({"weight": np.where(hurt, 0, 1).astype(np.float32)} if hurt.any() else {})
+
+        return Source(length=4, take=take, info={}, fingerprint="x")
+
+    both = join([part([2]), part([])], "classify")
+    assert both.take(np.array([0, 2, 4, 6]))["weight"].tolist() == [1, 0, 1, 1]
+    assert "weight" not in both.take(np.array([0, 4]))
 
 
 def test_splits_of_all_sources_are_joined_and_a_fraction_holds_for_each():

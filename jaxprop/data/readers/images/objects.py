@@ -11,7 +11,7 @@ import numpy as np
 from jaxprop.config.schema.data import DataSection
 from jaxprop.data.bad import BadInputs
 from jaxprop.data.fingerprint import fingerprint
-from jaxprop.data.readers.images.decode import Form, UnreadableError, decode
+from jaxprop.data.readers.images.decode import Form, UnreadableError, decode, size_of
 from jaxprop.data.readers.images.open import learned_of, standardizer, unlabelled
 from jaxprop.data.readers.images.records import Records
 from jaxprop.data.standard_input import STDIN
@@ -51,21 +51,28 @@ def object_inputs(section: DataSection, task: str, prepared: Mapping[str, Any], 
         raise DataError(f"{', '.join(paths) or 'no path'}: names no images")
     standardized = standardizer(learned)
 
-    def pixels(index: int) -> np.ndarray:
+    form = learned.form._replace(trained=True)
+
+    def opened(index: int, wanted: Form) -> tuple[np.ndarray, tuple[int, int]]:
+        """An image as it is wanted, and its own height and width."""
         part, row = where[index]
         if row in part.problems:
             raise DataError(f"{part.name(row)}: {part.problems[row]}")
         try:
-            return decode(part.read(row), Form())
+            content = part.read(row)
+            own = content.shape[:2] if isinstance(content, np.ndarray) else size_of(content)
+            return decode(content, wanted), (int(own[0]), int(own[1]))
         except UnreadableError as error:
             raise DataError(f"{part.name(row)}: {error}") from error
 
+    def pixels(index: int) -> np.ndarray:
+        return opened(index, Form())[0]
+
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
-        whole = [pixels(index) for index in indices.tolist()]
-        form = learned.form._replace(trained=True)
-        fitted = [_fitted(where[index], image, form) for index, image in zip(indices.tolist(), whole, strict=True)]
-        sizes = np.array([image.shape[:2] for image in whole], np.float32)
-        return {"inputs": standardized(np.stack(fitted)), "image_size": sizes}
+        # From the file itself, as in training: an image that was decoded before is resized to slightly other pixels.
+        fitted = [opened(index, form) for index in indices.tolist()]
+        images, sizes = (list(column) for column in zip(*fitted, strict=True))
+        return {"inputs": standardized(np.stack(images)), "image_size": np.array(sizes, np.float32)}
 
     return Source(
         length=len(where),
@@ -79,11 +86,3 @@ def object_inputs(section: DataSection, task: str, prepared: Mapping[str, Any], 
 def _drawn(path: str, name: str) -> bool:
     """Whether an image of a folder is one that boxes were drawn on."""
     return name.endswith(DRAWN) and Path(path).expanduser().is_dir()
-
-
-def _fitted(place: tuple[Records, int], image: np.ndarray, form: Form) -> np.ndarray:
-    part, row = place
-    try:
-        return decode(image[:, :, 0] if image.shape[2] == 1 else image, form)
-    except UnreadableError as error:
-        raise DataError(f"{part.name(row)}: {error}") from error
