@@ -113,6 +113,7 @@ def _transcript(item: dict[str, Any]) -> dict[str, Any] | None:
     words = {name: _words(item.get(name)) for name in ("words", "reference_words")}
     said = {name: text(item.get(name)) for name in ("reference", "said")}
     sizes = {"example": whole(item.get("example")), "height": height, "width": width, "seconds": seconds}
+    sizes["errors"] = whole(item.get("errors"))
     return {**said, **sizes, **words, "pixels": base64.b64encode(pixels).decode()}
 
 

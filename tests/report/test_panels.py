@@ -60,3 +60,11 @@ def test_the_split_and_the_step_of_the_test_are_told(given, split):
     found = {"step": 40, "examples": 2, "of": 3, "panels": [{"title": "t", "kind": "table", "data": TABLE}]} | given
     shown = as_json(found, tested=30)
     assert (shown["split"], shown["step"], shown["tested"]) == (split, 40, 30)
+
+
+def test_a_transcript_keeps_its_number_of_errors():
+    one = {"example": 3, "reference": "a b", "said": "a", "height": 1, "width": 2, "pixels": "AAA=", "seconds": 1.5}
+    for given, kept in ({"errors": 1}, 1), ({"errors": "many"}, None), ({}, None):
+        panel = {"title": "t", "kind": "transcripts", "data": {"examples": [one | given]}}
+        (drawn,) = as_json({"step": 1, "examples": 1, "of": 1, "panels": [panel]})["panels"][0]["examples"]
+        assert (drawn["errors"], drawn["seconds"]) == (kept, 1.5)

@@ -127,7 +127,7 @@ function picture({ width, height, channels, pixels, boxes, title }) {
 /** Spectrograms, low tones at the bottom, between the words of the transcript and those that were read, each at their times. */
 function transcripts(panel) {
   return el("div", { class: "transcripts" }, panel.examples.map((one) => el("figure", {},
-    el("figcaption", {}, el("b", {}, "transcript "), one.reference, el("span", { class: "unit" }, `${fmt(one.seconds, 2)} s, ${whole(one.errors)} wrong`)), placed(one.reference_words, one.seconds), spectrogram(one),
+    el("figcaption", {}, el("b", {}, "transcript "), one.reference, el("span", { class: "unit" }, `${fmt(one.seconds, 2)} s${one.errors === null ? "" : `, word errors: ${whole(one.errors)}`}`)), placed(one.reference_words, one.seconds), spectrogram(one),
     placed(one.words, one.seconds), el("figcaption", {}, el("b", {}, "read "), one.said || "nothing"))));
 }
 
