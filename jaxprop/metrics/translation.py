@@ -14,7 +14,8 @@ def translation_figures(translations: Sequence[str], references: Sequence[str]) 
     """Returns `bleu` and `chrf` of a whole split, 0 to 100, and the fraction of translations that are exact.
 
     BLEU and chrF are those of sacrebleu with its own settings: one reference, case and punctuation count, the tokens of
-    BLEU are of `13a`, and chrF is of 6 characters and no words.
+    BLEU are of `13a`, and chrF is of 6 characters and no words. BLEU is of 1 to 4 tokens in a row, or of as many as the
+    longest reference has: where none has four, BLEU of four would be 0 of any translations.
 
     Args:
       translations: what was written.
@@ -29,7 +30,7 @@ def translation_figures(translations: Sequence[str], references: Sequence[str]) 
     Example:
       >>> figures = translation_figures(["quarante-deux", "mille six"], ["quarante-deux", "mille dix"])
       >>> {name: round(value, 1) for name, value in figures.items()}
-      {'bleu': 0.0, 'chrf': 82.8, 'exact_match': 0.5}
+      {'bleu': 57.7, 'chrf': 82.8, 'exact_match': 0.5}
 
     Reference:
       Post, A Call for Clarity in Reporting BLEU Scores, 2018 (sacrebleu); Papineni et al., BLEU, 2002; Popović,
@@ -44,10 +45,23 @@ def translation_figures(translations: Sequence[str], references: Sequence[str]) 
     exact = sum(one == other for one, other in zip(translations, references, strict=True))
     return {
         # BLEU of a corpus warns of translations that look tokenized, which texts may well.
-        "bleu": BLEU(force=True).corpus_score(given, right).score,
+        "bleu": BLEU(force=True, max_ngram_order=bleu_order(references)).corpus_score(given, right).score,
         "chrf": CHRF().corpus_score(given, right).score,
         "exact_match": exact / len(references),
     }
+
+
+def bleu_order(references: Sequence[str]) -> int:
+    """Returns the number of tokens in a row up to which BLEU counts: 4, or those of the longest reference.
+
+    Example:
+      >>> bleu_order(["quarante-deux", "mille six"]), bleu_order(["the cat sat down"])
+      (2, 4)
+    """
+    from sacrebleu.metrics import BLEU
+
+    tokens = BLEU(force=True).tokenizer
+    return min(4, max((len(tokens(text).split()) for text in references), default=4) or 4)
 
 
 def translation_counts(translations: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
@@ -70,8 +84,12 @@ def translation_counts(translations: Sequence[str], references: Sequence[str]) -
     }
 
 
-def figures_of_counts(total: Mapping[str, np.ndarray]) -> dict[str, float]:
+def figures_of_counts(total: Mapping[str, np.ndarray], order: int = 4) -> dict[str, float]:
     """Returns `bleu` and `exact_match` of counts that were added up over translations.
+
+    Args:
+      total: the sums.
+      order: number of tokens in a row up to which BLEU counts, from `bleu_order`.
 
     Example:
       >>> counts = translation_counts(["a b c d e", "x"], ["a b c d e", "y"])
@@ -83,8 +101,9 @@ def figures_of_counts(total: Mapping[str, np.ndarray]) -> dict[str, float]:
 
     counts = [int(x) for x in total["bleu"]]
     score = BLEU.compute_bleu(
-        correct=counts[:4], total=counts[4:8], sys_len=counts[8], ref_len=counts[9], smooth_method="exp"
-    )
+        correct=counts[:order], total=counts[4 : 4 + order], sys_len=counts[8], ref_len=counts[9],
+        smooth_method="exp", max_ngram_order=order,
+    )  # fmt: skip
     hits, number = (float(x) for x in total["exact_match"])
     return {"bleu": score.score, "exact_match": hits / number if number else float("nan")}
 

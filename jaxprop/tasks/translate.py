@@ -15,7 +15,13 @@ from jaxprop.core.examples import row_weights
 from jaxprop.core.precision import Policy, cast_floating
 from jaxprop.data.tokenizers import Tokenizer, restore
 from jaxprop.errors import DataError
-from jaxprop.metrics.translation import figures_of_counts, need_sacrebleu, translation_counts, translation_figures
+from jaxprop.metrics.translation import (
+    bleu_order,
+    figures_of_counts,
+    need_sacrebleu,
+    translation_counts,
+    translation_figures,
+)
 from jaxprop.models import no_outputs
 from jaxprop.models.decoding import Writer, make_writer
 from jaxprop.models.search import Written, beam_search, greedy, repeated
@@ -146,8 +152,9 @@ def _with_translations(objective: Objective, answer: Answer, tokenizer: Tokenize
         return written, wanted
 
     def weighted(rows: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], dict[str, float]]:
-        each = translation_counts(*texts(rows))
-        return lambda weights: figures_of_counts({name: weights @ found for name, found in each.items()})
+        translations, references = texts(rows)
+        each, order = translation_counts(translations, references), bleu_order(references)
+        return lambda weights: figures_of_counts({name: weights @ found for name, found in each.items()}, order)
 
     translations = Metric(_measured_by_sums, lambda rows: translation_figures(*texts(rows)), weighted)
     metrics = {**objective.metrics, "translations": translations}
