@@ -306,6 +306,6 @@ def _expect_columns(path: Path | str, columns: Sequence[str], known: list[str]) 
         if name not in known:
             listed = ", ".join(map(repr, known[:20])) or "none"
             raise DataError(
-                f"{path}: has no column {name!r}{did_you_mean(name, known)} (it has: {listed}); name the columns in "
-                "the section data, such as text: and label:"
+                f"{path}: has no column {name!r}{did_you_mean(name, known)} (it has: {listed}); give the column "
+                f"that name, or name another one in the section data in the place of {name!r}"
             )

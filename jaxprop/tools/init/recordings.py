@@ -23,6 +23,8 @@ def recordings(path: str, name: str) -> str:
       UsageError: there are no transcripts, or several lists of them.
     """
     files = _files(Path(path).expanduser())
+    if _lists(path) and any(file.suffix.lower() in SUFFIXES for file in files):
+        return configured(_manifests(path), name)  # which say more than what lies below
     if any(file.name.endswith(_TRANSCRIPTS) for file in files):
         return configured(_by_split(path) or {"train": path}, name)
     heard = {file.with_suffix("") for file in files if file.suffix.lower() in SUFFIXES}
@@ -89,11 +91,7 @@ def _by_split(path: str) -> dict[str, str]:
 
 def _manifests(path: str) -> dict[str, str]:
     """The lists of recordings in a folder, by split."""
-    names = sorted(
-        entry.name
-        for entry in Path(path).expanduser().iterdir()
-        if entry.is_file() and records.KINDS.get(entry.suffix.lower()) in ("csv", "tsv", "jsonl")
-    )
+    names = _lists(path)
     found = {split: str(Path(path, name)) for name in reversed(names) if (split := split_of(Path(name).stem))}
     if "train" in found:
         return {split: found[split] for split in ("train", "validation", "test") if split in found}
@@ -107,4 +105,13 @@ def _manifests(path: str) -> dict[str, str]:
     raise UsageError(
         f"{path}: has recordings without transcripts; put a .txt file beside each, or a list of them, CSV, TSV or "
         "JSONL, with the columns audio and text"
+    )
+
+
+def _lists(path: str) -> list[str]:
+    """The names of files in a folder that may list recordings."""
+    return sorted(
+        entry.name
+        for entry in Path(path).expanduser().iterdir()
+        if entry.is_file() and records.KINDS.get(entry.suffix.lower()) in ("csv", "tsv", "jsonl")
     )

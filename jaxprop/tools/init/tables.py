@@ -22,7 +22,8 @@ _BATCH = 32
 _MOST = 0.9  # share of texts in a column of sentences
 _WORDS, _SENTENCE = 2, 5  # words of a text that may be a sentence, and of one that surely is
 _PAIRS = 10  # rows from which two columns of texts that all differ are pairs
-_SIDES = (("source", "target"), ("src", "tgt"), ("input", "output"), ("question", "answer"), ("text", "summary"))
+_PAIRED = (("source", "target"), ("src", "tgt"))  # columns that are sides of a pair even where one side is numbers
+_SIDES = (*_PAIRED, ("input", "output"), ("question", "answer"), ("text", "summary"))
 
 
 class Guess(NamedTuple):
@@ -146,7 +147,8 @@ def _lists_recordings(table: Table) -> bool:
 def guess_pair(table: Table) -> tuple[str, str] | None:
     """Returns the columns of a text and of another one that it becomes, such as its translation.
 
-    They are the only two columns, and nearly all of their texts differ; or they are called so.
+    They are the only two columns, and nearly all of their texts differ; or they are called so. Of columns called source
+    and target, one may hold numbers.
 
     Args:
       table: the table.
@@ -162,7 +164,8 @@ def guess_pair(table: Table) -> tuple[str, str] | None:
         return None
     seen = look(table, list(sides))
     rows = sum(len(block.lines) for block in table.blocks())
-    if any(seen[name].counts["text"] < _MOST * max(seen[name].present, 1) for name in sides):
+    of_text = [seen[name].counts["text"] >= _MOST * max(seen[name].present, 1) for name in sides]
+    if not (any(of_text) if named and (sides[0].lower(), sides[1].lower()) in _PAIRED else all(of_text)):
         return None
     held = [distinct(table, name) for name in sides]
     if any(2 * len(found) <= rows for found in held) or (named is None and rows < _PAIRS):

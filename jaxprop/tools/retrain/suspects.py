@@ -229,7 +229,8 @@ def summary(found: Found, worst: Sequence[Mapping[str, Any]]) -> list[str]:
       worst: from `lines`.
     """
     head = (
-        f"labels: about {found.share:.1%} of {len(found.order)} new training examples look wrong by {found.method}; "
+        f"labels: about {found.share:.1%} of {len(found.order)} new training examples look wrong"
+        f"{' or unlike its own' if found.method == BEYOND else ''} to the champion, by {found.method}; "
         f"for the champion's own test examples the same estimate is {found.usual:.1%}"
     )
     shown = worst[: min(SHOWN, max(1, int(found.suspect.sum())))]
@@ -241,12 +242,18 @@ def told(line: Mapping[str, Any]) -> str:
 
     Example:
       >>> told({"given": "cat", "champion": {"label": "dog", "probability": 0.9}})
-      "given 'cat', champion: label dog, probability 0.9"
+      "given 'cat', champion: label 'dog', probability 0.9"
     """
     said = line.get("champion") or {}
     parts = [
-        f"{key} {value if not isinstance(value, list | dict) else json.dumps(value)}"
+        f"{key} {_short(value)}"
         for key, value in said.items()
-        if key not in ("top", "words", "probabilities")
+        if key not in ("top", "words", "probabilities", "tokens")
     ]
     return f"given {line['given']!r}, champion: {', '.join(parts)}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return json.dumps(value) if isinstance(value, list | dict) else repr(value)
