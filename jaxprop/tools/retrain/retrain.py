@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from jaxprop import data
 from jaxprop.config.dump import to_builtins
+from jaxprop.config.schema.config import Config
 from jaxprop.core.precision import policy
 from jaxprop.data.alike import open_alike
 from jaxprop.data.readers.mixture import LENGTHS, join
@@ -18,10 +20,12 @@ from jaxprop.data.splits import subset
 from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, DataError, RunFolderError, UsageError
 from jaxprop.run import champions
 from jaxprop.run.champions import Making
-from jaxprop.run.folder import find_run
+from jaxprop.run.conduct import Outcome
+from jaxprop.run.folder import find_run, read_summary
 from jaxprop.run.opened import Opened, open_run
 from jaxprop.run.predictor import Predictor
 from jaxprop.run.served import CHAMPION, PREFIX, VERSIONS, Version
+from jaxprop.run.status import Status
 from jaxprop.run.train import train
 from jaxprop.tools.retrain import suspects
 from jaxprop.tools.retrain.challenger import challenger_config
@@ -29,9 +33,11 @@ from jaxprop.tools.retrain.compare import Sides, compared, deciding, headline, s
 from jaxprop.tools.retrain.decide import Compared, Decision, decide, usual_tolerance
 from jaxprop.tools.retrain.fresh import Fresh, new_section, open_fresh, refuse_same, sections_of
 from jaxprop.tools.retrain.measure import Measured, each_example, measure
+from jaxprop.tools.retrain.shared import digests, without
 from jaxprop.types import Source
 
 REPLAY = 0.3
+INTERRUPTED = "interrupted; the same command goes on with this challenger, and the champion is the one it was"
 _CHUNK = 1024  # examples that are read at a time for their labels
 
 
@@ -98,6 +104,7 @@ def retrain(request: Request, *, quiet: bool = False, tell: Callable[[str], None
     opened = open_run(folder, code=request.code)
     fresh = open_fresh(opened, new_section(opened.config, request.new), new_classes=request.new_classes)
     old = _old(opened, fresh)
+    tests, shared = _tests(fresh, old, tell)
     parent = _adopted(request, name, folder, tell)
     config = challenger_config(
         opened.config, fresh, _lengths(opened), parent.folder, replay=request.replay, overrides=request.overrides,
@@ -105,26 +112,28 @@ def retrain(request: Request, *, quiet: bool = False, tell: Callable[[str], None
     )  # fmt: skip
     fingerprints = _fingerprints(opened, fresh, old)
     about = {"config": to_builtins(config), "data": fingerprints}
-    with champions.begin(request.root, name, about) as making:
+    with champions.begin(request.root, name, about) as making, _told_at_ctrl_c(tell):
         if making.parent.number != parent.number:
             raise RunFolderError(f"the champion {name!r} has changed meanwhile; run the same command again")
         for note in making.notes:
             tell(note)
         found = _suspects(opened, fresh, old, making, tell)
-        outcome = train(config, making.folder, quiet=quiet)
+        outcome = _trained(config, making, tell, quiet=quiet)
         if outcome.exit_code not in (EXIT_DONE, EXIT_DIVERGED):
-            tell("interrupted; the same command goes on with this challenger, and the champion is the one it was")
+            tell(INTERRUPTED)
             return Retrained(
                 None, {"decision": "interrupted", "reason": "the training was interrupted"}, outcome.exit_code
             )
         record = {"data": fingerprints, "new_data": str(request.new), "replay": request.replay, **found}
+        if any(shared.values()):
+            record["shared"] = shared
         if fresh.new_classes:
             record["new_classes"] = list(fresh.new_classes)
         if outcome.exit_code == EXIT_DIVERGED:
             decision = Decision(False, f"the challenger diverged: {outcome.summary.get('error', 'see its alerts')}")
         else:
             challenger = open_run(making.folder, code=request.code)
-            decision, judged = _judged(request, opened, challenger, fresh, old)
+            decision, judged = _judged(request, opened, challenger, tests)
             record |= judged
         record["reason"] = decision.reason
         version = champions.settle(making, record, promote=decision.promote)
@@ -201,6 +210,44 @@ def _old(opened: Opened, fresh: Fresh) -> Old:
             "train it with data.test first"
         )
     return Old(join(tests, task), trains)
+
+
+def _tests(fresh: Fresh, old: Old, tell: Callable[[str], None]) -> tuple[dict[str, Source], dict[str, int]]:
+    """The test sets without what the challenger will be trained on, and how many examples that leaves out of each.
+
+    Raises:
+      DataError: it leaves none.
+    """
+    seen = digests(fresh.sources["train"])
+    tests, shared = {}, {}
+    for name, source in (("new", fresh.sources["test"]), ("old", old.test)):
+        tests[name], shared[name] = without(source, seen)
+        if not tests[name].length:
+            raise DataError(f"all {name} test examples are among the new training examples; give others to test on")
+        if shared[name]:
+            tell(
+                f"{shared[name]} of {source.length} {name} test examples are among the new training examples, and are "
+                "left out of the comparison"
+            )
+    return tests, shared
+
+
+@contextlib.contextmanager
+def _told_at_ctrl_c(tell: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell(INTERRUPTED)
+        raise
+
+
+def _trained(config: Config, making: Making, tell: Callable[[str], None], *, quiet: bool) -> Outcome:
+    """Trains the challenger, where an interrupted retraining has not done so already."""
+    summary = read_summary(making.folder) if making.resumed else None
+    if summary is not None and summary.get("status") == Status.COMPLETED:
+        tell("it has been trained already")
+        return Outcome(summary, EXIT_DONE)
+    return train(config, making.folder, quiet=quiet)
 
 
 def _fingerprints(opened: Opened, fresh: Fresh, old: Old) -> dict[str, Any]:
@@ -282,11 +329,11 @@ def _answers(predictor: Predictor, source: Source, measured: Measured, size: int
 
 
 def _judged(
-    request: Request, champion: Opened, challenger: Opened, fresh: Fresh, old: Old
+    request: Request, champion: Opened, challenger: Opened, tests: Mapping[str, Source]
 ) -> tuple[Decision, dict[str, Any]]:
     """Compares both models on both test sets, and decides."""
     task = challenger.config.task.name
-    both = side_by_side(champion, challenger, {"new": fresh.sources["test"], "old": old.test})
+    both = side_by_side(champion, challenger, tests)
     metric, mode = headline(challenger, both["new"].champion_figures)
     seed = challenger.config.run.seed
     judged = {name: compared(sides, challenger, metric, mode, seed=seed) for name, sides in both.items()}

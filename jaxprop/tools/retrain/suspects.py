@@ -230,7 +230,7 @@ def summary(found: Found, worst: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     head = (
         f"labels: about {found.share:.1%} of {len(found.order)} new training examples look wrong"
-        f"{' or unlike its own' if found.method == BEYOND else ''} to the champion, by {found.method}; "
+        f"{', or unlike what the champion knows,' if found.method == BEYOND else ''} by {found.method}; "
         f"for the champion's own test examples the same estimate is {found.usual:.1%}"
     )
     shown = worst[: min(SHOWN, max(1, int(found.suspect.sum())))]

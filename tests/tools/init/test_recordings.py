@@ -49,6 +49,16 @@ def test_a_tree_of_librispeech(here):
     assert splits_of(config) == {"train", "validation", "test"}
 
 
+def test_a_list_beside_a_tree_is_what_is_meant(here):
+    """Fault: of a folder with a list of recordings and LibriSpeech's tree below it, the tree was taken silently."""
+    for i in range(2):
+        sound(here / "set" / "libri" / "84" / "121" / f"84-121-000{i}.wav")
+        sound(here / "set" / f"{i}.wav")
+    (here / "set" / "libri" / "84" / "121" / "84-121.trans.txt").write_text("84-121-0000 GO\n84-121-0001 DO\n")
+    (here / "set" / "train.tsv").write_text("audio\ttext\n0.wav\tgo\n1.wav\tdo\n")
+    assert made("set").data.train == "set/train.tsv"
+
+
 def test_one_part_of_librispeech(here):
     sound(here / "dev-clean" / "84" / "121" / "84-121-0000.wav")
     sound(here / "dev-clean" / "84" / "121" / "84-121-0001.wav")

@@ -121,6 +121,14 @@ def test_two_columns_of_sentences_are_pairs_to_translate(suffix, columns):
     assert set(open_sources(config.data, config.task.name)) == {"train", "validation"}
 
 
+def test_columns_called_source_and_target_are_pairs_even_where_one_is_numbers():
+    """Fault: number words and their digits became a regression."""
+    words = ["one", "two", "three", "four", "five", "six"]
+    rows = [(f"{a} {b}", 10 * i + j) for i, a in enumerate(words) for j, b in enumerate(words)]
+    assert made(csv("pairs.csv", "source,target", rows)).data.name == "pairs"
+    assert made(csv("scores.csv", "input,output", rows)).task.name == "regress"
+
+
 def test_names_of_people_and_their_towns_are_no_pairs_to_translate():
     rows = [(f"Anna{i}", f"Bonn{i}") for i in range(50)]
     assert made(csv("a.csv", "name,town", rows)).task.name == "classify"

@@ -87,6 +87,22 @@ def test_a_week_of_wrong_labels_is_kept_aside_and_they_are_named(home, tmp_path)
     assert losses == sorted(losses, reverse=True)
 
 
+def test_test_examples_among_the_training_examples_are_left_out(home, tmp_path):
+    write_week(tmp_path / "week2", shift=1.5)
+    held = dict(np.load(tmp_path / "week2" / "train.npz"))
+    with np.load(tmp_path / "week2" / "test.npz") as test:
+        np.savez(
+            tmp_path / "week2" / "train.npz",
+            inputs=np.concatenate([held["inputs"], test["inputs"][:50]]),
+            labels=np.concatenate([held["labels"], test["labels"][:50]]),
+        )
+    told = []
+    done = retrain(request(home, tmp_path / "champions", tmp_path / "week2"), quiet=True, tell=told.append)
+    assert done.record["shared"] == {"new": 50, "old": 0}
+    assert done.record["figures"]["new"]["examples"] == 70
+    assert any("50 of 120 new test examples are among the new training examples" in line for line in told)
+
+
 def test_classes_that_the_champion_does_not_know(home, tmp_path):
     write_week(tmp_path / "week2", classes=5)
     asked = request(home, tmp_path / "champions", tmp_path / "week2")

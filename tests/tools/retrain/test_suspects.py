@@ -60,7 +60,10 @@ def test_what_a_person_is_told():
     found = look(measured([9.0] * 30 + [0.0] * 70), measured(np.linspace(0, 1, 100)))
     worst = [{"rank": i + 1, "name": f"a.csv:{i}", "loss": 9.0, "given": "cat"} for i in range(30)]
     lines = summary(found, worst)
-    assert lines[0].startswith("labels: about 29.3% of 100 new training examples look wrong by losses beyond the 99%")
+    assert lines[0].startswith(
+        "labels: about 29.3% of 100 new training examples look wrong, or unlike what the champion knows, by losses "
+        "beyond the 99%"
+    )
     assert len(lines) == 1 + SHOWN
     quiet = look(measured([0.0] * 10), measured(np.linspace(0, 1, 100)))
     assert len(summary(quiet, worst)) == 2
