@@ -45,7 +45,7 @@ for training and {test} for testing, of other glyphs:
 | 3 | the digit 9, which no earlier week has |
 | 4 | as week 3, but {wrong:.0%} of the boxes for training have a wrong class; those for testing are correct |
 
-```sh
+```text
 python scripts/weekly_drift.py weeks --epochs {first_epochs}
 {commands}
 ```
