@@ -58,6 +58,15 @@ RunOption = Annotated[
         autocompletion=completion.runs,
     ),
 ]
+RootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        metavar="DIR",
+        parser=home,
+        help="folder of champions; default: $JAXPROP_CHAMPIONS, otherwise runs/champions",
+    ),
+]
 CodeOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jaxprop.cli.arguments import JsonOption, home
+from jaxprop.cli.arguments import JsonOption, RootOption
 from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError, printable
@@ -18,15 +18,7 @@ def champions(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="a champion, to see all its versions; default: list all names")
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            "--root",
-            metavar="DIR",
-            parser=home,
-            help="folder of champions; default: $JAXPROP_CHAMPIONS, otherwise runs/champions",
-        ),
-    ] = None,
+    root: RootOption = None,
     rollback: Annotated[
         int | None, typer.Option("--rollback", metavar="VERSION", min=1, help="let a version serve that has before")
     ] = None,

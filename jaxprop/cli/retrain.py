@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from jaxprop.cli import completion
-from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, QuietOption, home, split
+from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, QuietOption, RootOption, split
 from jaxprop.cli.output import print_result
 from jaxprop.cli.tables import show
 from jaxprop.sinks.streams import tell
@@ -38,15 +37,7 @@ def retrain(
             "--tolerance", metavar="T", help="how much worse on the old test set is allowed; default: 0.01 of a share"
         ),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            "--root",
-            metavar="DIR",
-            parser=home,
-            help="folder of champions; default: $JAXPROP_CHAMPIONS, otherwise runs/champions",
-        ),
-    ] = None,
+    root: RootOption = None,
     quiet: QuietOption = False,
     code: CodeOption = None,
     json: JsonOption = False,
