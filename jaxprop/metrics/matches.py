@@ -94,29 +94,39 @@ def match(found: np.ndarray, true: np.ndarray, crowd: np.ndarray) -> tuple[np.nd
 
     Example:
       >>> box = np.array([[0.0, 0.0, 4.0, 4.0]])
-      >>> match(np.repeat(box, 2, 0), box, np.array([False]))[0][:, :].sum(0).tolist()
+      >>> match(np.repeat(box, 2, 0), box, np.array([False]))[0].sum(0).tolist()
       [10, 0]
     """
     shape = len(THRESHOLDS), len(found)
     hit, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
     if not true.size or not found.size:
         return hit, ignored
-    overlaps, free = _overlaps(found, true, crowd), np.ones((shape[0], len(true)), bool)
+    shares, free = overlaps(found, true, crowd), np.ones((shape[0], len(true)), bool)
     rows = np.arange(shape[0])
-    for d in np.flatnonzero(overlaps.max(1) >= THRESHOLDS[0]).tolist():
-        reaches = free & (overlaps[d] >= np.minimum(THRESHOLDS, _BELOW_ONE)[:, None])
+    for d in np.flatnonzero(shares.max(1) >= THRESHOLDS[0]).tolist():
+        reaches = free & (shares[d] >= np.minimum(THRESHOLDS, _BELOW_ONE)[:, None])
         objects = reaches & ~crowd
         choice = np.where(objects.any(1)[:, None], objects, reaches & crowd)
         # of equal overlaps, COCO takes the last
-        best = choice.shape[1] - 1 - np.argmax(np.where(choice, overlaps[d], -1.0)[:, ::-1], 1)
+        best = choice.shape[1] - 1 - np.argmax(np.where(choice, shares[d], -1.0)[:, ::-1], 1)
         hit[:, d] = choice.any(1)
         ignored[:, d] = hit[:, d] & crowd[best]
         free[rows, best] &= ~hit[:, d] | crowd[best]
     return hit, ignored
 
 
-def _overlaps(found: np.ndarray, true: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU `[D, G]`; of a crowd, the share of the box that is inside it."""
+def overlaps(found: np.ndarray, true: np.ndarray, crowd: np.ndarray | bool = False) -> np.ndarray:
+    """Returns the IoU of boxes with objects `[D, G]`; with a crowd, the share of the box that is inside it.
+
+    Args:
+      found, true: `[D, 4]` and `[G, 4]`.
+      crowd: which of the objects are crowds, `[G]`.
+
+    Example:
+      >>> boxes = np.array([[0.0, 0.0, 2.0, 2.0]]), np.array([[1.0, 0.0, 5.0, 2.0]])
+      >>> overlaps(*boxes).round(2).tolist(), overlaps(*boxes, np.array([True])).tolist()
+      ([[0.2]], [[0.5]])
+    """
     found, true = found.astype(np.float64), true.astype(np.float64)
     low, high = np.maximum(found[:, None, :2], true[None, :, :2]), np.minimum(found[:, None, 2:], true[None, :, 2:])
     inside = np.prod(np.maximum(high - low, 0), -1)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprop.metrics.matches import overlaps
 from jaxprop.tasks.panels import CLASSES, Drawable, Predictions
 from jaxprop.types import Batch
 
@@ -57,13 +58,12 @@ def judge(predictions: Predictions, batch: Batch, i: int, overlap: float | None 
     crowd = np.asarray(batch["crowd"][i]) != 0 if batch.get("crowd") is not None else np.zeros_like(left)
     found, alarms = [], []
     for slot in told(predictions, i, overlap=overlap):
-        common, own = _common(boxes[slot], true), np.prod(boxes[slot, 2:] - boxes[slot, :2])
-        covered = np.where(left & (labels == kinds[slot]), _overlaps(boxes[slot], true), 0)
+        covered = np.where(left & (labels == kinds[slot]), overlaps(boxes[slot][None], true)[0], 0)
         best = int(np.argmax(covered)) if len(covered) else -1
         if best >= 0 and covered[best] >= OVERLAP:
             found.append(slot)
             left = left & (np.arange(len(left)) != best)
-        elif not np.any(crowd & (labels == kinds[slot]) & (common >= OVERLAP * own)):
+        elif not np.any(crowd & (labels == kinds[slot]) & (overlaps(boxes[slot][None], true, crowd)[0] >= OVERLAP)):
             alarms.append(slot)
     return Judged(found, alarms, np.flatnonzero(left).tolist())
 
@@ -90,7 +90,7 @@ def told(predictions: Predictions, i: int, score: float = TOLD, overlap: float |
     for slot in np.argsort(-scores, kind="stable").tolist():
         if scores[slot] < max(score, np.finfo(np.float32).tiny):
             break
-        if overlap is None or not np.any(_overlaps(boxes[slot], boxes[kept]) > overlap):
+        if overlap is None or not np.any(overlaps(boxes[slot][None], boxes[kept]) > overlap):
             kept.append(slot)
     return kept
 
@@ -201,17 +201,6 @@ def _grey_or_colour(image: np.ndarray, mean: Sequence[float], std: Sequence[floa
         values = (image - low) / (high - low if high > low else 1)
     pixels = np.clip(np.round(np.nan_to_num(values) * 255), 0, 255).astype(np.uint8)
     return pixels if pixels.shape[2] in (1, 3) else pixels[:, :, :1]
-
-
-def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The IoU of a box with others."""
-    common = _common(box, others)
-    union = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], 1) - common
-    return common / np.maximum(union, 1e-9)
-
-
-def _common(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    return np.prod(np.maximum(np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]), 0), 1)
 
 
 def _name(index: int, names: Sequence[str]) -> str:

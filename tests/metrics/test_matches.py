@@ -60,10 +60,7 @@ def test_images_that_count_several_times_are_those_images_repeated(seed):
 
 
 def test_without_objects_there_is_no_figure():
-    rows = rows_of(0)
-    held = rows["true"]["object"].any(1)
-    figures = average_precisions(**rows)(np.zeros(IMAGES, np.int64))
-    assert held.any()
+    figures = average_precisions(**rows_of(0))(np.zeros(IMAGES, np.int64))
     assert np.isnan([figures["map"], figures["map_50"]]).all()
 
 

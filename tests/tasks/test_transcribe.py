@@ -118,7 +118,7 @@ def test_rates_are_exact_over_batches_and_devices(sources):
         experiment = compose(build(SECTIONS | changes))
         figures.append(evaluate(experiment, experiment.init(0)))
     assert figures[0]["wer"] > 0
-    assert figures[0]["cer"] > 0
+    assert figures[0]["cer"] not in (0, 1)  # something is said
     for other in figures[1:]:
         assert other == pytest.approx(figures[0], rel=1e-5)
 

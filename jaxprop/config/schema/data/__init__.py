@@ -8,7 +8,7 @@ from jaxprop.config.schema.custom import Chosen
 from jaxprop.config.schema.data.audio import AudioSection, Espeak, Speech, Tones
 from jaxprop.config.schema.data.base import NO_PATHS, PATHS, DataSection, FileSection
 from jaxprop.config.schema.data.images import Coco, Digits, DigitScenes, Images, ImageSection
-from jaxprop.config.schema.data.mixed import CustomData, HuggingFace, Mixture, OneSource, Random, WeightsAfter
+from jaxprop.config.schema.data.mixed import BuiltIn, CustomData, HuggingFace, Mixture, OneSource, Random, WeightsAfter
 from jaxprop.config.schema.data.tables import BUNDLED, Arrays, Table
 from jaxprop.config.schema.data.text import (
     NumberWords,
@@ -27,24 +27,4 @@ __all__ = [
     "TokenSection", "Tones", "TrainedTokenizer", "WeightsAfter",
 ]  # fmt: skip
 
-Data = Annotated[
-    Digits
-    | Reviews
-    | StdlibText
-    | TextFiles
-    | Pairs
-    | NumberWords
-    | Arrays
-    | Table
-    | Images
-    | HuggingFace
-    | DigitScenes
-    | Coco
-    | Mixture
-    | Speech
-    | Tones
-    | Espeak
-    | Random
-    | CustomData,
-    Chosen(),
-]
+Data = Annotated[BuiltIn | Mixture | CustomData, Chosen()]

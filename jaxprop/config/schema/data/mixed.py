@@ -47,7 +47,7 @@ class Random(DataSection):
     examples: Positive = Field(1024, description="number of examples")
 
 
-OneSource = Annotated[
+BuiltIn = (
     Digits
     | Reviews
     | StdlibText
@@ -63,9 +63,9 @@ OneSource = Annotated[
     | Speech
     | Tones
     | Espeak
-    | Random,
-    Field(discriminator="name"),
-]
+    | Random
+)
+OneSource = Annotated[BuiltIn, Field(discriminator="name")]
 
 
 class WeightsAfter(Section):
