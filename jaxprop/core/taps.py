@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ KINDS = ("", "relu", "tanh", "sigmoid", "attention", "output")
 SUMS = ("calls", "elements", "squares", "abs_max", "saturated", "grad_squares", "attention_max", "attention_entropy")
 LARGEST = ("abs_max", "attention_max")  # of these
 SATURATED = 0.97
+_MARK = "tap: "  # begins the name of an operation that marks a tap's place in a jaxpr
 SUBSET = 16  # queries of a sequence whose attention is looked at
 
 
@@ -213,20 +215,20 @@ def _own_rules(jaxpr: ClosedJaxpr) -> bool:
     for equation, callers in equations_and_callers(jaxpr):
         rules = sum(caller.primitive.name in RULES for caller in callers)
         # `custom_lin` is what jax.jvp leaves of a custom_vjp.
-        if equation.primitive.name == "custom_lin" or (rules > 1 and equation.params.get("name") == "_here"):
+        if equation.primitive.name == "custom_lin" or (rules > 1 and _marked(equation) is not None):
             return True
     return False
 
 
-def is_tap(equation: Any) -> bool:
-    """Whether an equation of the jaxpr that `find` returns is a tap: the identity, on one array.
+def name_of(equation: Any) -> str | None:
+    """Returns the name of the tap that an equation of the jaxpr of `find` is; None where it is none.
 
     Example:
-      >>> [is_tap(equation) for equation in find(lambda x: jnp.sin(tap(x, "a")), jnp.ones(3))[1].eqns]
-      [True, False]
+      >>> [name_of(equation) for equation in find(lambda x: jnp.sin(tap(x, "a")), jnp.ones(3))[1].eqns]
+      ['a', None]
     """
     body = body_of(equation) if equation.primitive.name == VJP_RULE else None
-    return body is not None and [inner.params.get("name") for inner in body.eqns] == ["_here"]
+    return _marked(body.eqns[0]) if body is not None and len(body.eqns) == 1 else None
 
 
 @contextlib.contextmanager
@@ -400,7 +402,7 @@ def _fill(
     units = x.shape[-1] if kind == "relu" and x.ndim else 0
     if tracing.collectors is None:
         tracing.found.setdefault(name, Tap(name, kind, units, None if row is None else row[1]))
-        return _found(x)
+        return _found(name, x)
     collector = tracing.collectors.get(name)
     if collector is None:
         return x
@@ -438,19 +440,30 @@ def _statistics(x: jax.Array, kind: str) -> dict[str, jax.Array]:
     return found
 
 
-@jax.jit
-def _here(x: jax.Array) -> jax.Array:
-    """`x`; marks the place of a tap in a jaxpr, by its name."""
-    return x
+@functools.lru_cache
+def _mark(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The identity, as a jitted function whose name in a jaxpr says which tap it is."""
+
+    def here(x: jax.Array) -> jax.Array:
+        return x
+
+    here.__name__ = _MARK + name
+    return jax.jit(here)
 
 
-@jax.custom_vjp
-def _found(x: jax.Array) -> jax.Array:
+def _marked(equation: Any) -> str | None:
+    """The name of the tap whose place an equation marks; None where it marks none."""
+    name = equation.params.get("name")
+    return name.removeprefix(_MARK) if isinstance(name, str) and name.startswith(_MARK) else None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _found(name: str, x: jax.Array) -> jax.Array:
     """`x`; may be differentiated as a tap that is measured may, and not otherwise."""
-    return _here(x)
+    return _mark(name)(x)
 
 
-_found.defvjp(lambda x: (x, None), lambda _, grad: (grad,))
+_found.defvjp(lambda _, x: (x, None), lambda _name, _x, grad: (grad,))
 
 
 @jax.custom_vjp

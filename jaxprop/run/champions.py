@@ -54,8 +54,8 @@ from jaxprop.sinks.jsonl import encode
 from jaxprop.version import __version__
 
 __all__ = [
-    "Making", "Version", "adopt", "begin", "current", "default_root", "names", "resolve", "rollback", "settle",
-    "versions",
+    "Making", "Version", "adopt", "begin", "current", "default_root", "names", "require_free", "resolve", "rollback",
+    "settle", "versions",
 ]  # fmt: skip
 
 MAKING, ABOUT, RUN = "making", "about.json", "run"
@@ -120,6 +120,22 @@ def adopt(root: Path | None, name: str, run: Path, record: Mapping[str, Any] | N
             _install(home, 1)
             _serve(home, 1, act=ADOPTED, reason=str(made["reason"]))
     return current(root, name)
+
+
+def require_free(root: Path | None, name: str) -> None:
+    """Refuses at once where another process holds a champion; `begin` is what keeps it from others.
+
+    Args:
+      root: of all champions; None for the default.
+      name: of the champion, which need not exist.
+
+    Raises:
+      RunFolderError: another process holds it.
+    """
+    home = home_of(root, name)
+    if home.is_dir():
+        with hold(home, WORDS):
+            pass
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from jaxprop.core.measurements import Measurements
@@ -15,6 +17,7 @@ from jaxprop.train.compilations import Compilation
 from jaxprop.train.compiled import TrainStep
 from jaxprop.types import TrainState
 
+PATIENCE = 10.0  # seconds of compiling after which a person is told
 EVIDENCE = 20  # changed arguments that one holds
 
 
@@ -99,10 +102,24 @@ class Stepper:
         self, state: TrainState, batch: Any, variant: Variant, note: Callable[[str], None]
     ) -> tuple[TrainState, Measurements]:
         before = self._clock.compile_seconds
-        out = self._clock.compiled(self._step, state, batch, variant.detail)
         which = " (all signals)" if variant.detail in RARE else ""
+        with _told_late(note, f"still compiling after {PATIENCE:g} s{which}; each program is compiled once"):
+            out = self._clock.compiled(self._step, state, batch, variant.detail)
         note(f"compiled in {self._clock.compile_seconds - before:.1f} s{which}")
         return out
+
+
+@contextlib.contextmanager
+def _told_late(note: Callable[[str], None], line: str) -> Iterator[None]:
+    """Tells a person a line if the `with` block takes longer than their patience."""
+    timer = threading.Timer(PATIENCE, note, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # so that the line never follows what comes after the block
 
 
 def _alert(step: int, made: Compilation) -> dict[str, Any]:

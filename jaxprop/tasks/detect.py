@@ -32,7 +32,7 @@ def detect(config: Config, sources: Mapping[str, Source]) -> Task:
       sources: `train`, and `test` to evaluate on; `info["classes"]` is the number of classes.
 
     Returns:
-      The task.
+      The task; its reference is the precision of finding nothing.
 
     Raises:
       MissingExtraError: faster-coco-eval, which measures the precision, is not installed.
@@ -45,6 +45,7 @@ def detect(config: Config, sources: Mapping[str, Source]) -> Task:
     return Task(
         *bind(config, train, {"map": average_precision_of(decoding)}),
         predict=partial(predict, decoding=decoding),
+        reference={"empty_map": 0.0},
         panels=(
             partial(worst_images, names=names, overlap=decoding.iou, **scale),
             partial(found_by_class, names=names, overlap=decoding.iou),

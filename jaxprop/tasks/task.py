@@ -70,7 +70,8 @@ class Task(NamedTuple):
       spec: what the data look like to the model.
       predict: `(outputs, batch) -> {name: [B, ...]}`, arrays that a person can be shown. Pure.
       derived: metrics of an evaluation -> further figures that follow from them.
-      reference: figures of a trivial predictor on the same split, printed beside the result.
+      reference: figures of a trivial predictor on the same split, such as the most frequent class or an empty answer;
+        printed beside the result.
       panels: what the report shows of its predictions, each `(predictions, batch) -> Drawable`.
       shown: keys of a batch that the panels look at beside `labels` and `mask`, as far as it has them.
       answer: where an answer is searched for with the model, rather than read from its outputs by `predict`:

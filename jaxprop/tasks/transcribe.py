@@ -32,7 +32,7 @@ def transcribe(config: Config, sources: Mapping[str, Source]) -> Task:
       sources: `train`, and `validation` or `test` to evaluate on; `info` holds `characters` and `sample_rate`.
 
     Returns:
-      The task.
+      The task; its reference is the error rate of empty transcripts.
     """
     train = sources["train"]
     decode = greedy if config.task.beam is None else partial(beam, size=config.task.beam)
@@ -45,6 +45,7 @@ def transcribe(config: Config, sources: Mapping[str, Source]) -> Task:
         objective,
         spec,
         predict=partial(predict, decode=decode, rate=rate, step=step),
+        reference={"empty_wer": 1.0},  # every word of the reference is a deletion
         panels=(partial(worst_transcripts, characters=characters, rate=rate),),
         shown=SHOWN,
         describe=describe,

@@ -44,7 +44,7 @@ def translate(config: Config, sources: Mapping[str, Source]) -> Task:
         `begin` and `end`, the tokens at the ends of a text.
 
     Returns:
-      The task.
+      The task; its reference is the score of empty translations.
 
     Raises:
       DataError: the data are no pairs of texts.
@@ -73,6 +73,7 @@ def translate(config: Config, sources: Mapping[str, Source]) -> Task:
         _with_translations(objective, answer, tokenizer, end),
         spec,
         predict=predict,
+        reference={"empty_bleu": 0.0},
         panels=(partial(worst_translations, text=shown), partial(attention_of_worst, text=shown)),
         answer=answer,
         describe=partial(_described, tokenizer),

@@ -84,10 +84,10 @@ def _size(batch: Batch) -> int | None:
 
 
 class Activation(NamedTuple):
-    """A tapped array and its gradient; both are None inside a scan."""
+    """The arrays that one tap is used on, in the order of the forward pass, and their gradients; none inside a scan."""
 
-    value: np.ndarray | None
-    grad: np.ndarray | None
+    values: tuple[np.ndarray, ...] = ()
+    grads: tuple[np.ndarray, ...] = ()
 
 
 class ByHand(NamedTuple):
@@ -193,19 +193,15 @@ def _activations(problem: Problem) -> tuple[tuple[taps.Tap, ...], tuple[Activati
     if problem.recipe.gradient is not None:
         return (), ()
     tapped, traced = taps.find(problem.loss, problem.trained)
-    places = [equation for equation in walk.equations(traced.jaxpr) if taps.is_tap(equation)]
-    outside = {id(equation): i for i, equation in enumerate(places) if _is_outside(traced.jaxpr, equation)}
-    # Several arrays may share a tap's name, and there may be several microbatches.
-    if len(places) != len(tapped) or problem.recipe.accumulate > 1:
-        return tapped, (Activation(None, None),) * len(tapped)
-    avals: list[Any] = [places[i].outvars[0].aval for i in outside.values()]
-    zeros = [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
+    places = [] if problem.recipe.accumulate > 1 else _outside(traced)
+    zeros = [jnp.zeros(place.outvars[0].aval.shape, place.outvars[0].aval.dtype) for place in places]
+    followed = {id(place) for place in places}
 
     def perturbed(added: Sequence[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
         seen = []
 
         def pass_on(equation: Any, args: list[Any]) -> Any:
-            if id(equation) not in outside:
+            if id(equation) not in followed:
                 return evaluate.bind(equation, args)
             seen.append(args[0])
             return [args[0] + added[len(seen) - 1]]
@@ -214,17 +210,27 @@ def _activations(problem: Problem) -> tuple[tuple[taps.Tap, ...], tuple[Activati
         loss = evaluate.evaluate(traced, leaves, {walk.VJP_RULE: pass_on})[0]
         return loss, seen
 
-    grads, values = jax.jit(jax.grad(perturbed, has_aux=True))(zeros)
-    pairs = zip(outside.values(), values, grads, strict=True)
-    known = {i: Activation(np.asarray(value), np.asarray(grad)) for i, value, grad in pairs}
-    return tapped, tuple(known.get(i, Activation(None, None)) for i in range(len(tapped)))
+    if not places:
+        return tapped, (Activation(),) * len(tapped)
+    grads, values = jax.device_get(jax.jit(jax.grad(perturbed, has_aux=True))(zeros))
+    used: dict[str | None, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for place, value, grad in zip(places, values, grads, strict=True):
+        used.setdefault(taps.name_of(place), []).append((value, grad))
+    return tapped, tuple(Activation(*zip(*used.get(tap.name, ()), strict=True)) for tap in tapped)
 
 
-def _is_outside(jaxpr: Any, equation: Any) -> bool:
-    """Whether an equation is outside all loops and branches, so that it stands for one array."""
-    loops = (outer for outer in walk.equations(jaxpr) if outer.primitive.name in ("scan", "while", "cond"))
-    bodies = [body for outer in loops for body in walk.bodies(outer)]
-    return not any(inner is equation for body in bodies for inner in walk.equations(body))
+def _outside(traced: Any) -> list[Any]:
+    """The places of taps that no loop or branch has any use of, so that each stands for one array, in their order."""
+    inside, places = set(), []
+    for equation, callers in walk.equations_and_callers(traced.jaxpr):
+        name = taps.name_of(equation)
+        if name is None:
+            continue
+        if any(caller.primitive.name in ("scan", "while", "cond") for caller in callers):
+            inside.add(name)
+        else:
+            places.append(equation)
+    return [place for place in places if taps.name_of(place) not in inside]
 
 
 # -- what is shown ----------------------------------------------------------------------------------
@@ -235,15 +241,14 @@ def _layers(plain: ByHand, measured: Measurements, weights: Any) -> tuple[Layer,
     if columns is None or not plain.tapped:
         return ()
     rows, at = [], 0
-    for tap, (value, _) in zip(plain.tapped, plain.activations, strict=True):
+    for tap, (values, _) in zip(plain.tapped, plain.activations, strict=True):
+        wide = _entries([_counted(value, weights) for value in values])
+        mean, std = (float(wide.mean()), float(wide.std())) if wide.size else (None, None)
         for label in tap.labels:
-            shape = None if value is None else value.shape
-            wide = None if value is None else _counted(value, weights).astype(np.float64)
             rows.append(
                 Layer(
-                    label, tap.kind, shape, None if wide is None else float(wide.mean()),
-                    None if wide is None else float(wide.std()), float(columns.rms[at]), _known(columns.dead[at]),
-                    _known(columns.saturated[at]), float(columns.grad_rms[at]), None,
+                    label, tap.kind, tuple(value.shape for value in values), mean, std, float(columns.rms[at]),
+                    _known(columns.dead[at]), _known(columns.saturated[at]), float(columns.grad_rms[at]), None,
                 )
             )  # fmt: skip
             at += 1
@@ -252,6 +257,11 @@ def _layers(plain: ByHand, measured: Measurements, weights: Any) -> tuple[Layer,
         row._replace(ratio=row.grad_rms / after if after else None)
         for row, after in zip(rows, [*later, None], strict=True)
     )
+
+
+def _entries(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """All entries of some arrays, float64 `[n]`."""
+    return np.concatenate([np.zeros(0), *(np.ravel(array).astype(np.float64) for array in arrays)])
 
 
 def _counted(value: np.ndarray, weights: Any) -> np.ndarray:
@@ -336,11 +346,11 @@ def _tap_figures(plain: ByHand, m: Measurements) -> list[tuple[str, float, Any]]
     at = 0
     if m.taps is None:
         return found
-    for tap, (value, grad) in zip(plain.tapped, plain.activations, strict=True):
-        if value is not None and grad is not None:
-            size = max(value.size, 1) ** 0.5
-            found.append((f"activation RMS at {tap.name}", _norm(value) / size, m.taps.rms[at]))
-            found.append((f"gradient RMS at {tap.name}", _norm(grad) / size, m.taps.grad_rms[at]))
+    for tap, (values, grads) in zip(plain.tapped, plain.activations, strict=True):
+        size = sum(value.size for value in values)
+        if size:
+            found.append((f"activation RMS at {tap.name}", _norm(values) / size**0.5, m.taps.rms[at]))
+            found.append((f"gradient RMS at {tap.name}", _norm(grads) / size**0.5, m.taps.grad_rms[at]))
         at += len(tap.labels)
     return found
 

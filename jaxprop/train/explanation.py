@@ -25,7 +25,7 @@ class Layer(NamedTuple):
 
     Args:
       name, kind: name and kind of the tap.
-      shape: shape of the activation, with the batch axis first; None inside a scan.
+      shapes: shape of the activation, with the batch axis first, in each use of the tap; none inside a scan.
       mean, std: mean and standard deviation of its entries; None inside a scan.
       rms: root mean square of its entries.
       dead: fraction of units that are <= 0 on every example, for relu taps.
@@ -36,7 +36,7 @@ class Layer(NamedTuple):
 
     name: str
     kind: str
-    shape: tuple[int, ...] | None
+    shapes: tuple[tuple[int, ...], ...]
     mean: float | None
     std: float | None
     rms: float
@@ -174,8 +174,15 @@ def _loss(found: Explanation) -> Iterator[str]:
         return
     yield from _title("2. Loss", "Each example has a loss, and the loss of the batch is their weighted mean,")
     yield "L = sum_i w_i l_i / sum_i w_i."
-    cells = map(_example, range(len(found.examples)), found.examples)
-    yield from _table(["example", "label", "loss", "weight"], cells, right=[1, 2, 3])
+    columns = {
+        "example": [str(i) for i in range(len(found.examples))],
+        "label": ["" if example.label is None else f"{example.label:g}" for example in found.examples],
+        "loss": [f"{example.loss:.5g}" for example in found.examples],
+        "weight": [f"{example.weight:g}" for example in found.examples],
+    }
+    if not any(columns["label"]):  # a label that is no single number, such as a text
+        del columns["label"]
+    yield from _table([*columns], zip(*columns.values(), strict=True), right=range(1, len(columns)))
     yield f"For all {found.batch_size} examples, with a total weight of {found.weight:,.6g}: L = {found.loss:.6g}."
 
 
@@ -277,14 +284,19 @@ def _shortened(rows: Sequence[T], limit: int) -> tuple[list[T], int]:
 
 
 def _activation(row: Layer) -> tuple[str, ...]:
-    shape = "in a loop" if row.shape is None else str(list(row.shape))
     dead, saturated = _share(row.dead), _share(row.saturated)
-    return row.name, shape, _figure(row.mean), _figure(row.std), _figure(row.rms), dead, saturated
+    return row.name, _shape(row.shapes), _figure(row.mean), _figure(row.std), _figure(row.rms), dead, saturated
 
 
-def _example(i: int, example: Example) -> tuple[str, ...]:
-    label = "" if example.label is None else f"{example.label:g}"
-    return str(i), label, f"{example.loss:.5g}", f"{example.weight:g}"
+def _shape(shapes: Sequence[tuple[int, ...]]) -> str:
+    """The shape of the first use, and how many others there are.
+
+    Example:
+      >>> _shape([(2, 8), (2, 4)]), _shape([(2, 8)]), _shape([])
+      ('[2, 8] and 1 more', '[2, 8]', 'in a loop')
+    """
+    more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
+    return f"{list(shapes[0])}{more}" if shapes else "in a loop"
 
 
 def _parameter(row: Parameter) -> tuple[str, ...]:

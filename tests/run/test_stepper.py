@@ -1,9 +1,12 @@
 """Calls of the compiled step: which ones compile, which are timed, and what counts as training."""
 
+import threading
+
 import jax.numpy as jnp
 import pytest
 
 from jaxprop.config.schema.run import Health
+from jaxprop.run import stepper as stepper_module
 from jaxprop.run.clock import Clock
 from jaxprop.run.pace import FULL_CALLS, ROW_CALLS, Pace
 from jaxprop.run.stepper import Stepper
@@ -41,6 +44,25 @@ def test_the_first_call_of_each_variant_is_booked_as_compiling():
     assert calls.details == ["full", "full", "rows", "full", "lean"]
     assert [note.partition(" s")[2] for note in notes] == [" (all signals)", "", ""]
     assert clock.examples == 20.0
+
+
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+def test_a_program_that_takes_long_to_compile_is_told_of_meanwhile(monkeypatch, patience):
+    monkeypatch.setattr(stepper_module, "PATIENCE", patience)
+    notes, told = [], threading.Event()
+
+    def note(line):
+        notes.append(line)
+        told.set()
+
+    def step(state, batch, detail):
+        assert told.wait(60) if not patience else not told.is_set()
+        return state, None
+
+    step.compilations = []
+    made = Stepper(step, Pace(Health(), 1), Clock(), 1)
+    made.take(STATE, None, first=1, size=1, examples=1.0, note=note)
+    assert [line.split(" ")[0] for line in notes] == (["compiled"] if patience else ["still", "compiled"])
 
 
 @pytest.mark.parametrize("size", [1, 2])

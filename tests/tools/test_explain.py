@@ -61,7 +61,7 @@ def test_it_agrees_with_the_train_step(found, name):
 def test_stages(found):
     step = found["plain"]
     assert [layer.name for layer in step.layers] == ["layers/0", "layers/1", "head"]
-    assert step.layers[0].shape == (16, 12)
+    assert step.layers[0].shapes == ((16, 12),)
     for layer in step.layers:
         assert layer.rms**2 == pytest.approx(layer.mean**2 + layer.std**2, rel=1e-4)
     for row, later in zip(step.layers, step.layers[1:], strict=False):

@@ -100,6 +100,31 @@ def test_a_module_of_equinox():
     assert [layer.name for layer in found.layers] == ["layers/0", "layers/1", "output"]
 
 
+def test_a_tap_that_is_used_several_times_is_shown_with_all_its_uses():
+    """Beside it, one that is used in a loop too hides no other."""
+
+    def loss_fn(params, batch, key):
+        once = jaxprop.tap(batch["x"] @ params["a"]["w"], "once")
+        shared = [jaxprop.tap(part @ params["b"]["w"][: part.shape[1]], "shared") for part in (once, once[:, :2])]
+        looped = jaxprop.tap(shared[0], "looped")
+        looped, _ = jax.lax.scan(lambda c, _: (jaxprop.tap(jnp.tanh(c), "looped"), None), looped, None, 3)
+        return jnp.mean(looped**2) + jnp.mean(shared[1] ** 2)
+
+    found = explained(loss_fn)
+    assert found.ok, [check for check in found.checks if not check.agrees]
+    assert any(check.name == "activation RMS at shared" for check in found.checks)
+    once, shared, looped = found.layers
+    assert (once.shapes, shared.shapes, looped.shapes) == (((8, 5),), ((8, 1), (8, 1)), ())
+    a, b = (PARAMS[name]["w"].astype(np.float64) for name in "ab")
+    entries = np.concatenate([BATCH["x"] @ a @ b, (BATCH["x"] @ a)[:, :2] @ b[:2]])
+    assert shared.mean == pytest.approx(entries.mean(), rel=1e-4)
+    assert shared.std == pytest.approx(entries.std(), rel=1e-4)
+    assert (looped.mean, looped.std) == (None, None)
+    text = str(found)
+    assert "[8, 1] and 1 more" in text
+    assert "in a loop" in text
+
+
 def test_a_spike_is_shown_as_skipped():
     step = jaxprop.make_train_step(loss_fn, optax.sgd(1e-3), health=Signals(spikes="skip"))
     state = step.init(PARAMS, key=jax.random.key(0))

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import jaxprop
-from jaxprop.train.explanation import Clip, text
+from jaxprop.train.explanation import Clip, Example, text
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,14 @@ def test_what_is_unknown_and_what_is_special_is_said(found):
     assert "a factor of 0.5" in lines
     assert "the guard multiplies the gradient by 0.5" in lines
     assert "The train step skips this update" in lines
+
+
+def test_a_column_that_no_example_has_a_label_for_is_left_out(found):
+    one, other = Example(3.0, 0.25, 1.0), Example(None, 0.5, 1.0)
+    mixed, none = (text(found._replace(examples=examples)) for examples in ((one, other), (other, other)))
+    assert "example  label  loss  weight\n" in mixed
+    assert "example  loss  weight\n" in none
+    assert "0         0.5       1\n" in none
 
 
 def test_control_characters_stay_out_of_the_terminal(found):

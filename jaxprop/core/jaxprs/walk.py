@@ -116,8 +116,13 @@ def _axes(atom: Any) -> int:
     return len(atom.aval.shape)
 
 
-def narrowest(jaxpr: Jaxpr | ClosedJaxpr) -> float:
+def narrowest(jaxpr: Jaxpr | ClosedJaxpr, inputs: Collection[int] | None = None) -> float:
     """Returns the machine epsilon of the narrowest floating-point type on the way to a function's results.
+
+    Args:
+      jaxpr: the function.
+      inputs: positions of those inputs that the way begins at; None for all of them and for constants. What depends on
+        none of these is the same in every evaluation that changes nothing else, and so is its rounding.
 
     Example:
       >>> with jax.enable_x64(True):
@@ -125,13 +130,28 @@ def narrowest(jaxpr: Jaxpr | ClosedJaxpr) -> float:
       ...     narrowest(traced)
       2.220446049250313e-16
     """
-    jaxpr = closed(jaxpr).jaxpr
-    needed = {atom for atom in jaxpr.outvars if isinstance(atom, Var)}
+    whole = closed(jaxpr).jaxpr
+    needed = {atom for atom in whole.outvars if isinstance(atom, Var)}
+    reached = None if inputs is None else _reached(whole, inputs)
     found = [float(jnp.finfo(jnp.float64).eps)]
-    for equation in reversed(jaxpr.eqns):
+    for equation in reversed(whole.eqns):
         if not needed.isdisjoint(equation.outvars):
             needed.update(atom for atom in equation.invars if isinstance(atom, Var))
+            if reached is not None and reached.isdisjoint(equation.outvars):
+                continue
             dtypes = [getattr(variable.aval, "dtype", None) for variable in equation.outvars]
             found += [float(jnp.finfo(dtype).eps) for dtype in dtypes if dtype and jnp.issubdtype(dtype, jnp.floating)]
-            found += [narrowest(body) for body in bodies(equation)]
+            given = None  # of a loop or a branch, whose inputs are others than its body's
+            if reached is not None and is_call(equation):
+                given = [i for i, atom in enumerate(equation.invars) if isinstance(atom, Var) and atom in reached]
+            found += [narrowest(body, given) for body in bodies(equation)]
     return max(found)
+
+
+def _reached(jaxpr: Jaxpr, inputs: Collection[int]) -> set[Var]:
+    """The variables that depend on some of the inputs."""
+    reached = {jaxpr.invars[i] for i in inputs}
+    for equation in jaxpr.eqns:
+        if any(isinstance(atom, Var) and atom in reached for atom in equation.invars):
+            reached.update(equation.outvars)
+    return reached

@@ -11,7 +11,7 @@ NO_BETTER = 0.02  # share of the way from a trivial predictor to a perfect one t
 UNCHANGED = 0.02  # share of the first loss by which a loss has to fall in a run
 CONVERGED = 0.01  # share of the first loss that is next to nothing
 LEARNED = ("linear",)  # predictors that look at their input, so that a result may be below theirs and still be learned
-LOSSES = ("loss", "nats", "perplexity", "error")  # ends of the names of what is better when smaller
+LOSSES = ("loss", "nats", "perplexity", "error", "wer", "cer")  # ends of the names of what is better when smaller
 
 
 def trivial(metrics: Mapping[str, Any], reference: Mapping[str, Any]) -> str | None:
@@ -24,6 +24,8 @@ def trivial(metrics: Mapping[str, Any], reference: Mapping[str, Any]) -> str | N
     Example:
       >>> trivial({"accuracy": 0.104}, {"majority_accuracy": 0.103})
       'no better than the majority predictor: accuracy 0.104 against 0.103'
+      >>> trivial({"wer": 1.0}, {"empty_wer": 1.0})
+      'no better than the empty predictor: wer 1 against 1'
       >>> trivial({"loss": 1.8}, {"unigram_loss": 3.1}) is None
       True
     """

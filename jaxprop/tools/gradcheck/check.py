@@ -127,7 +127,7 @@ def _check(
         return Report(False, loss, (), (), (), (), tuple(sentence), ())
     rows = _rows(point, flat, grads, stored, entries, rng)
     noise, grad_noise = _noise(lines, flat, stored[1])
-    eps = narrowest(traced)
+    eps = narrowest(traced, inputs=[0])  # of the parameters; everything else stays what it is
     evidence = _evidence(lines, point, grads, grad_noise, rows, eps)
     found = _settle(lines, rows, evidence, loss, max(noise, eps * abs(loss)))
     checked = [_entry(point, row, evidence, i, *found[i]) for i, row in enumerate(rows)]

@@ -32,7 +32,7 @@ class Fresh(NamedTuple):
 
     Args:
       section: the config's `data` section that reads them, with absolute paths.
-      sources: their splits, prepared as the champion's data; `train` and `test` are among them.
+      sources: their splits, prepared as the champion's data; `train` is among them.
       new_classes: names of classes that the champion does not know, with which they were opened.
       known: number of classes that the champion knows; None where there are none.
       alike: what prepares them.
@@ -138,8 +138,8 @@ def open_fresh(opened: Opened, section: Any, *, new_classes: bool) -> Fresh:
       new_classes: whether classes that it does not know may be added to its own.
 
     Raises:
-      DataError: they are of another format, task or size; they hold a class that the champion does not know; they have
-        no test split; or they are the champion's own.
+      DataError: they are of another format, task or size; they hold a class that the champion does not know; or they
+        have no training examples.
     """
     task, prepared = opened.config.task.name, opened.prepared
     alike = alike_of(prepared.info, prepared.prepared)
@@ -151,9 +151,8 @@ def open_fresh(opened: Opened, section: Any, *, new_classes: bool) -> Fresh:
         )
     alike = with_classes(alike, unknown, task)
     sources = open_alike(data.open_sources, section, task, alike)
-    for split in ("train", "test"):
-        if split not in sources or not sources[split].length:
-            raise DataError(_without(split, section))
+    if "train" not in sources or not sources["train"].length:
+        raise DataError("the new data hold no training examples")
     _check_shapes(sources["train"], prepared.example, task)
     return Fresh(section, sources, tuple(unknown), None if known is None else len(known), alike)
 
@@ -182,17 +181,17 @@ def unknown_classes(section: Any, task: str, alike: Alike) -> list[str]:
     return [name for name in own or [] if name not in known]
 
 
-def _without(split: str, section: Any) -> str:
-    if split == "train":
-        return "the new data hold no training examples"
-    fields = type(section).model_fields
+def require_test(fresh: Fresh) -> None:
+    """Raises DataError where new data have no test examples."""
+    if "test" in fresh.sources and fresh.sources["test"].length:
+        return
     fix = (
-        f"give a YAML file with a section data that names them, such as data: {{name: {section.name}, train: ..., "
-        "test: ...}, or a folder that holds files of the same names as the champion's"
-        if "test" in fields
+        f"give a YAML file with a section data that names them, such as data: {{name: {fresh.section.name}, "
+        "train: ..., test: ...}, or a folder that holds files of the same names as the champion's"
+        if "test" in type(fresh.section).model_fields
         else "use data that have"
     )
-    return f"the new data have no test examples, by which champion and challenger could be compared; {fix}"
+    raise DataError(f"the new data have no test examples, by which champion and challenger could be compared; {fix}")
 
 
 def _check_shapes(train: Source, example: Mapping[str, Any], task: str) -> None:

@@ -31,7 +31,7 @@ from jaxprop.tools.retrain import suspects
 from jaxprop.tools.retrain.challenger import challenger_config
 from jaxprop.tools.retrain.compare import Sides, compared, deciding, headline, side_by_side
 from jaxprop.tools.retrain.decide import Compared, Decision, decide, usual_tolerance
-from jaxprop.tools.retrain.fresh import Fresh, new_section, open_fresh, refuse_same, sections_of
+from jaxprop.tools.retrain.fresh import Fresh, new_section, open_fresh, refuse_same, require_test, sections_of
 from jaxprop.tools.retrain.measure import Measured, each_example, measure
 from jaxprop.tools.retrain.shared import digests, without
 from jaxprop.types import Source
@@ -101,9 +101,11 @@ def retrain(request: Request, *, quiet: bool = False, tell: Callable[[str], None
     if request.tolerance is not None and not 0 <= request.tolerance < float("inf"):
         raise UsageError(f"--tolerance: expected a number of at least 0, got {request.tolerance:g}")
     name, folder = champion_of(request)
+    champions.require_free(request.root, name)  # before anything large is read
     opened = open_run(folder, code=request.code)
     fresh = open_fresh(opened, new_section(opened.config, request.new), new_classes=request.new_classes)
-    old = _old(opened, fresh)
+    old = _old(opened, fresh)  # where the champion has no test set either, that is what must be said
+    require_test(fresh)
     tests, shared = _tests(fresh, old, tell)
     parent = _adopted(request, name, folder, tell)
     config = challenger_config(

@@ -143,9 +143,28 @@ def given_of(batch: Mapping[str, Any], i: int, info: Mapping[str, Any], task: st
         scale = np.asarray(info.get("target_scale") or [[0.0, 1.0]])
         return [number(value) for value in np.ravel(labels) * scale[:, 1] + scale[:, 0]]
     if "decode" in info:
-        kept = labels if batch.get("mask") is None else labels[np.asarray(batch["mask"][i]) != 0]
-        return info["decode"]([int(token) for token in kept if int(token) != info.get("end")])
+        return _decoded(labels, batch.get("mask"), i, info)
     return class_name(names, int(labels)) if not labels.ndim else None
+
+
+def asked_of(batch: Mapping[str, Any], i: int, info: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Returns what an example asks for where its label says nothing without it: the source of a translation.
+
+    Args:
+      batch, i, info, task: as of `given_of`.
+
+    Example:
+      >>> asked_of({"inputs": np.array([[5, 6, 9]])}, 0, {"decode": str, "end": 9}, "translate")
+      {'source': '[5, 6]'}
+    """
+    if task != "translate" or "decode" not in info:
+        return {}
+    return {"source": _decoded(np.asarray(batch["inputs"][i]), batch.get("input_mask"), i, info)}
+
+
+def _decoded(tokens: np.ndarray, mask: Any, i: int, info: Mapping[str, Any]) -> str:
+    kept = tokens if mask is None else tokens[np.asarray(mask[i]) != 0]
+    return str(info["decode"]([int(token) for token in kept if int(token) != info.get("end")]))
 
 
 def said_by(opened: Opened, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -198,6 +217,7 @@ def lines(
             "name": names[rank],
             "index": int(indices[rank]),
             "loss": number(measured.losses[at]),
+            **asked_of(batch, rank, info, task),
             "given": given_of(batch, rank, info, task),
             **({"champion": said[rank]} if rank < SHOWN else {}),
             "suspect": bool(found.suspect[at]),
@@ -250,7 +270,8 @@ def told(line: Mapping[str, Any]) -> str:
         for key, value in said.items()
         if key not in ("top", "words", "probabilities", "tokens")
     ]
-    return f"given {line['given']!r}, champion: {', '.join(parts)}"
+    source = f"{line['source']!r} " if "source" in line else ""
+    return f"{source}given {line['given']!r}, champion: {', '.join(parts)}"
 
 
 def _short(value: Any) -> str:

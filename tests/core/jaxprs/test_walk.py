@@ -105,3 +105,23 @@ def test_what_is_not_on_the_way_to_the_result_does_not_make_it_imprecise():
 
     with jax.enable_x64(True):
         assert (eps(0), eps(1)) == (jnp.finfo(jnp.float64).eps, jnp.finfo(jnp.bfloat16).eps)
+
+
+def test_what_does_not_depend_on_the_inputs_asked_for_does_not_make_it_imprecise():
+    """A float32 mask is the same whatever the parameters are, and so is its rounding."""
+
+    def masked(x, y):
+        return jnp.sum(jnp.where(jnp.sqrt(y) > 0.5, jax.jit(jnp.sin)(x), 0.0) * (y * 2))
+
+    def loop(x, y):
+        return jax.lax.scan(lambda c, _: (c * jnp.sin(y)[0], None), x[0], None, 2)[0]
+
+    def eps(function, inputs):
+        return walk.narrowest(jax.make_jaxpr(function)(jnp.ones(2, jnp.float64), jnp.ones(2, jnp.float32)), inputs)
+
+    wide, narrow = jnp.finfo(jnp.float64).eps, jnp.finfo(jnp.float32).eps
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        assert (eps(masked, None), eps(masked, [1]), eps(masked, [0])) == (narrow, narrow, wide)
+        assert eps(lambda x, y: jax.jit(masked)(x, y), [0]) == wide
+        assert eps(lambda x, y: jnp.sum(x.astype(jnp.float32)) + y, [0]) == narrow
+        assert eps(loop, [0]) == narrow  # what a loop does is not told apart

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 import pytest
 
+from jaxprop.config.build import build
 from jaxprop.errors import CheckpointError, DataError, JaxpropError, RunFolderError, UsageError
 from jaxprop.run import champions
 from jaxprop.run.loaded import load
+from jaxprop.run.train import train
 from jaxprop.tools.retrain import Request, retrain
 from tests.processes import started
-from tests.tools.retrain.weeks import first_week, write_week
+from tests.tools.retrain.weeks import first_week, sections, write_week
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -167,6 +169,8 @@ def test_killed_and_gone_on_with_while_a_second_one_is_refused(home, tmp_path):
         child.send_signal(signal.SIGSTOP)
         with pytest.raises(RunFolderError, match=f"is in use by process {child.pid}"):
             retrain(asked, quiet=True)
+        with pytest.raises(RunFolderError, match=f"is in use by process {child.pid}"):  # before anything is read
+            retrain(asked._replace(new=str(tmp_path / "no data")), quiet=True)
     assert child.returncode == -signal.SIGKILL
     assert champions.current(root, "model").number == 1
     assert max(steps_in(saved)) < 200
@@ -214,6 +218,21 @@ def test_new_data_that_cannot_be_used(home, tmp_path, kind):
     spoil(tmp_path / "week2")
     with pytest.raises(JaxpropError, match=sentence):
         retrain(request(home, tmp_path / "champions", tmp_path / "week2"), quiet=True)
+    assert not (tmp_path / "champions").exists()
+
+
+def test_a_champion_without_test_examples_is_what_is_told_of(home, tmp_path):
+    """Even where the new data have none either: only after that could they be of use."""
+    section = {"train": str(home / "week1" / "train.npz"), "test": None, "validation": 0.2}
+    made = train(build(sections(home / "week1", data=section)), tmp_path / "alone", quiet=True)
+    assert made.exit_code == 0
+    write_week(tmp_path / "week2")
+    (tmp_path / "week2" / "test.npz").unlink()
+    asked = request(home, tmp_path / "champions", tmp_path / "week2" / "train.npz", run=str(tmp_path / "alone"))
+    with pytest.raises(
+        DataError, match=r"the data of .*alone have no test examples, .* train it with data\.test first"
+    ):
+        retrain(asked, quiet=True)
     assert not (tmp_path / "champions").exists()
 
 
