@@ -31,8 +31,8 @@ HEAD = """\
 Made by `python scripts/bench_configs.py` from the `summary.json` of each run; do not edit. The figures are those of
 the test split, at the step that the validation split chose, with the seeds that the column names. Seconds are the
 median from the typed line to the end of the command, with every program compiled anew, and in parentheses the CPU
-seconds, on 2 cores of an x86-64 server without accelerator. Where other programs ran at the same time, only the CPU seconds are given. The last
-column is the mean in half precision minus the mean in float32.
+seconds, on 2 cores of an x86-64 server without accelerator. Where other programs ran at the same time, only the CPU
+seconds are given. The last column is the mean in half precision minus the mean in float32.
 
 """
 
@@ -48,7 +48,7 @@ def run(config: str, seed: int, precision: str, *, quiet: bool) -> dict[str, Any
         command = [sys.executable, "-m", "jaxprop", "train", config, f"run.seed={seed}"]
         command += [] if precision == "float32" else [f"precision.policy={precision}"]
         started, used = time.perf_counter(), cpu_seconds()
-        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}  # compiled as on a new machine
+        environment = {**os.environ, "JAXPROP_COMPILE_CACHE": "off"}  # every program is compiled, as on a new machine
         ended = subprocess.run(
             [*command, "--run", f"{folder}/run", "-q"], capture_output=True, text=True, env=environment
         )
