@@ -71,12 +71,12 @@ Version {serving} serves after the four weeks.
 
 ## Wrong labels
 
-Before it trains, a retraining ranks the new labels by the champion's loss. The suspects are images whose loss exceeds
-the {method}. In weeks 2 and 3 no label is wrong: what
-is suspected there only looks unusual to the champion.
+Before it trains, a retraining looks for wrong labels. The suspects are images with a box that is contradicted by
+{method}. In weeks 2 and 3 no
+label is wrong: what is suspected there is an error of the champion, which contradicts boxes of its own test images, too.
 
-| week | share that looks wrong | images with a wrong box | of these suspected | of the suspects, with a wrong box |
-|---|---|---|---|---|
+| week | suspects | of its own test images | images with a wrong box | of these suspected | of the suspects, with a wrong box |
+|---|---|---|---|---|---|
 {suspects}
 
 The {shown} worst of week 4: above as they were labelled, below as the champion sees them.
@@ -132,7 +132,7 @@ def suspect_row(week: int, folder: Path, version: Path, record: Mapping[str, Any
     wrong, found = mislabelled(folder / "weeks" / f"week{week}"), record["suspects"]
     hits = len(told & wrong)
     return (
-        f"| {week} | {found['share']:.1%} of {found['examples']:,} | {len(wrong) or 'none'} | "
+        f"| {week} | {found['share']:.1%} of {found['examples']:,} | {found['usual']:.1%} | {len(wrong) or 'none'} | "
         f"{f'{hits / len(wrong):.0%}' if wrong else ''} | {f'{hits / len(told):.0%}' if wrong and told else ''} |"
     )
 
@@ -178,7 +178,7 @@ def write_page(folder: Path, first_epochs: int, refused: subprocess.CompletedPro
     share = len(read(folder / "weeks" / "week4" / "wrong.json")) / len(held["annotations"])
     worst = records[4]["suspects"]["worst"][:SHOWN]
     picture(folder, worst)
-    method = records[4]["suspects"]["method"].removeprefix("losses beyond the ")
+    method = records[4]["suspects"]["method"]
     PAGE.write_text(
         TEXT.format(
             side=size["width"], train=len(held["images"]), wrong=share, first_epochs=first_epochs, shown=len(worst),

@@ -15,8 +15,13 @@ import numpy as np
 import pytest
 
 from jaxprop.bench.document import read
+from jaxprop.config.load import load
 from jaxprop.config.schema.data import Coco
 from jaxprop.data import open_sources
+from jaxprop.errors import DataError
+from jaxprop.run import champions
+from jaxprop.run.train import train
+from jaxprop.tools.retrain import Request, retrain
 from tests.bench.documents import make_document, make_row, save
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "scripts").glob("*.py"))
@@ -215,6 +220,41 @@ def test_the_classes_that_are_wrong_are_those_that_are_listed():
     wrong = script.mislabel(held, 0.3, np.random.default_rng(0))
     assert [item["id"] for item in held["annotations"] if item["category_id"] != item["id"] % 10 + 1] == wrong
     assert len(wrong) == 30
+
+
+@pytest.mark.timeout(900)
+def test_four_weeks_of_a_detector_end_with_a_week_of_wrong_labels_that_is_refused(tmp_path):
+    """New clutter is learned, and a new class once it is asked for; wrong labels are named."""
+    script, root = loaded("weekly_drift"), tmp_path / "champions"
+    script.write_weeks(tmp_path, {"train": 1200, "test": 200}, side=40, seed=0)
+    (tmp_path / "detect.yaml").write_text(script.CONFIG.format(root=tmp_path, side=40, epochs=45))
+    quick = ("model.widths=[16,32,48]", "parallel.devices=1", "health.layers=false", "health.taps=false")
+    assert train(load(tmp_path / "detect.yaml", quick).config, tmp_path / "digits", quiet=True).exit_code == 0
+
+    def challenge(week, **changes):
+        asked = Request("champion:digits", str(tmp_path / f"week{week}"), root=root, overrides=("run.epochs=10",))
+        return retrain(asked._replace(**changes), quiet=True).record
+
+    second = challenge(2, run=str(tmp_path / "digits"))
+    assert second["decision"] == "promoted", second["reason"]
+    with pytest.raises(DataError, match="the new data have '9', which the champion does not know"):
+        challenge(3)
+    third = challenge(3, new_classes=True)
+    assert third["decision"] == "promoted", third["reason"]
+    assert third["new_classes"] == ["9"]
+    fourth = challenge(4, replay=0.1)
+    assert fourth["decision"] == "kept aside", fourth["reason"]
+    assert champions.current(root, "digits").number == 3
+
+    found = fourth["suspects"]
+    assert found["share"] > found["usual"] + 0.2
+    held, wrong = (json.loads((tmp_path / "week4" / f"{name}.json").read_text()) for name in ("train", "wrong"))
+    mislabelled = {one["image_id"] for one in held["annotations"] if one["id"] in set(wrong)}
+    places = {str(tmp_path / "week4" / one["file_name"]) for one in held["images"] if one["id"] in mislabelled}
+    lines = (root / "digits" / "versions" / "0004" / "suspects.jsonl").read_text().splitlines()
+    suspects = {line["name"] for line in map(json.loads, lines) if line["suspect"]}
+    assert len(suspects & places) > 0.7 * len(suspects)
+    assert len(suspects & places) > 0.5 * len(places)
 
 
 # -- scripts/cron ---------------------------------------------------------------------------------

@@ -31,8 +31,9 @@ from jaxprop.tools.retrain import suspects
 from jaxprop.tools.retrain.challenger import challenger_config
 from jaxprop.tools.retrain.compare import Sides, compared, deciding, headline, side_by_side
 from jaxprop.tools.retrain.decide import Compared, Decision, decide, usual_tolerance
+from jaxprop.tools.retrain.doubts import doubts_of
 from jaxprop.tools.retrain.fresh import Fresh, new_section, open_fresh, refuse_same, require_test, sections_of
-from jaxprop.tools.retrain.measure import Measured, each_example, measure
+from jaxprop.tools.retrain.measure import each_example, measure
 from jaxprop.tools.retrain.shared import digests, without
 from jaxprop.types import Source
 
@@ -276,11 +277,10 @@ def _suspects(opened: Opened, fresh: Fresh, old: Old, making: Making, tell: Call
     if not known.length:
         return {"suspects": {"share": None, "method": "none: every new example is of a new class"}}
     new, own = (measure(each, params, extras, source, size) for source in (known, tested))
-    answers: list[tuple[np.ndarray, np.ndarray]] = []
-    if task == "classify":
-        answers = [_answers(predictor, source, m, size) for source, m in ((known, new), (tested, own))]
-    found = suspects.look(new, own, *answers)
-    lines = suspects.lines(found, new, known, opened, task, f"{fresh.section.name} train")
+    names = opened.prepared.info.get("class_names") or ()
+    doubts = (doubts_of(task, predictor, source, m.indices, names) for source, m in ((known, new), (tested, own)))
+    found = suspects.look(new, own, *doubts)
+    lines = suspects.lines(found, new, known, opened, predictor, f"{fresh.section.name} train")
     making.folder.mkdir(parents=True, exist_ok=True)
     suspects.write(making.folder, lines)
     for line in suspects.summary(found, lines):
@@ -318,16 +318,6 @@ def of_known_classes(source: Source, known: int | None, task: str) -> Source:
     if task != "multilabel":
         return seen
     return seen._replace(take=lambda rows: {**(batch := seen.take(rows)), "labels": batch["labels"][:, :known]})
-
-
-def _answers(predictor: Predictor, source: Source, measured: Measured, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and labels of the examples that were measured."""
-    found, labels = [], []
-    for start in range(0, len(measured.indices), size):
-        batch = source.take(measured.indices[start : start + size])
-        found.append(predictor(batch)["probabilities"])
-        labels.append(np.asarray(batch["labels"]))
-    return np.concatenate(found), np.concatenate(labels)
 
 
 def _judged(

@@ -17,26 +17,25 @@ from jaxprop.run.opened import Opened
 from jaxprop.run.predictor import Predictor
 from jaxprop.sinks.jsonl import encode
 from jaxprop.tasks.words import class_name, number
+from jaxprop.tools.retrain.doubts import BEYOND, Doubts, beyond
 from jaxprop.tools.retrain.measure import Measured
 from jaxprop.types import Source
 
 NAME = "suspects.jsonl"
 SHOWN = 10  # on the console and in the record
 LEAST, MOST = 20, 1000  # lines of the file
-QUANTILE = 0.99  # of the champion's losses on its own test examples
-CONFIDENT = "confident learning (Northcutt et al. 2021)"
-BEYOND = f"losses beyond the {QUANTILE:.0%} quantile of the champion's own test examples"
 
 
 class Found(NamedTuple):
     """Labels that look wrong.
 
     Args:
-      share: estimated share of wrong labels among the new training examples.
+      share: estimated share of wrong labels among the new training examples; of boxes, share of images with one.
       usual: what the same estimate gives for the champion's own test examples: its errors pass for wrong labels.
       method: how the estimate is made.
       suspect: which of the examples that were looked at are counted in `share`, boolean `[n]`.
-      order: of these, by their loss, the largest first, int `[n]`.
+      order: of these, the suspects first, and among them and the others the largest loss first, int `[n]`.
+      evidence: of each example what speaks against its label, where the method tells; None otherwise.
     """
 
     share: float
@@ -44,75 +43,25 @@ class Found(NamedTuple):
     method: str
     suspect: np.ndarray
     order: np.ndarray
+    evidence: Sequence[Sequence[Mapping[str, Any]]] | None = None
 
 
-def confident(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns which labels confident learning takes for wrong, boolean `[n]`.
-
-    The threshold of a class is the mean probability that the model gives it over the examples with that label,
-
-        t_j = mean_{i: y_i = j} p_ij
-
-    and a label is taken for wrong where another class reaches its threshold, and has the largest probability of those
-    that do. The model must not have been trained on these examples.
-
-    Args:
-      probabilities: p, of each class, `[n, C]`.
-      labels: y, int `[n]`.
-
-    Example:
-      >>> p = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.9, 0.1]])
-      >>> confident(p, np.array([0, 0, 1, 1])).tolist()
-      [False, False, False, True]
-
-    Reference:
-      Northcutt, Jiang and Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021.
-    """
-    classes = probabilities.shape[1]
-    thresholds = np.full(classes, np.inf)  # a class without an example has none to reach
-    for kind in np.unique(labels).tolist():
-        thresholds[kind] = probabilities[labels == kind, kind].mean()
-    reached = np.where(probabilities >= thresholds, probabilities, -1.0)
-    return (reached.max(1) >= 0) & (reached.argmax(1) != labels)
-
-
-def beyond(losses: np.ndarray, own: np.ndarray) -> tuple[float, np.ndarray]:
-    """Returns the share of losses that are larger than a model's usual ones, and which these are.
-
-    With q the quantile of the usual losses and f the fraction of new ones beyond it, f - (1 - q) of q more than usual
-    are beyond, and the estimate is that share: (f - (1 - q)) / q. It counts hard examples, too.
-
-    Args:
-      losses: of new examples, `[n]`.
-      own: of examples like those that the model was trained on.
-
-    Example:
-      >>> share, which = beyond(np.array([0.1, 9.0]), np.linspace(0, 1, 100))
-      >>> round(share, 2), which.tolist()
-      (0.49, [False, True])
-    """
-    which = losses > np.quantile(own, QUANTILE)
-    return max(0.0, (float(which.mean()) - (1 - QUANTILE)) / QUANTILE), which
-
-
-def look(
-    new: Measured, own: Measured, new_answers: tuple[np.ndarray, np.ndarray] | None = None,
-    own_answers: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Found:  # fmt: skip
+def look(new: Measured, own: Measured, new_doubts: Doubts | None = None, own_doubts: Doubts | None = None) -> Found:
     """Ranks labels by the champion's loss, and estimates how many are wrong.
 
     Args:
       new: what the champion measured of the new training examples.
       own: of its own test examples.
-      new_answers, own_answers: where examples have one class each, the champion's probabilities `[n, C]` and the labels
-        `[n]` of both.
+      new_doubts, own_doubts: which labels of both its answers contradict; None to go by the losses alone.
     """
-    order = np.argsort(-np.nan_to_num(new.losses, nan=np.inf), kind="stable")
-    if new_answers is None or own_answers is None:
-        share, which = beyond(new.losses, own.losses)
-        return Found(share, beyond(own.losses, own.losses)[0], BEYOND, which, order)
-    which, usual = confident(*new_answers), confident(*own_answers)
-    return Found(float(which.mean()), float(usual.mean()), CONFIDENT, which, order)
+    losses = np.nan_to_num(new.losses, nan=np.inf)
+    if new_doubts is None or own_doubts is None:
+        share, which = beyond(losses, own.losses)
+        return Found(share, beyond(own.losses, own.losses)[0], BEYOND, which, np.argsort(-losses, kind="stable"))
+    which = new_doubts.which
+    order = np.lexsort((-losses, ~which))  # by the last of its keys first
+    share, usual = float(which.mean()), float(own_doubts.which.mean())
+    return Found(share, usual, new_doubts.method, which, order, new_doubts.evidence)
 
 
 # -- for a person ---------------------------------------------------------------------------------
@@ -167,15 +116,16 @@ def _decoded(tokens: np.ndarray, mask: Any, i: int, info: Mapping[str, Any]) -> 
     return str(info["decode"]([int(token) for token in kept if int(token) != info.get("end")]))
 
 
-def said_by(opened: Opened, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+def said_by(opened: Opened, predictor: Predictor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns what a run says of the examples of a batch, as `predict` does.
 
     Args:
       opened: the run.
+      predictor: of the run.
       batch: of any number of examples.
     """
     task, info = opened.experiment.task, opened.prepared.info
-    found = Predictor(opened)({name: values for name, values in batch.items() if name not in ("label_lengths",)})
+    found = predictor({name: values for name, values in batch.items() if name not in ("label_lengths",)})
     return [task.describe(found, i, info) for i in range(len(jax.tree.leaves(found)[0]))]
 
 
@@ -193,24 +143,24 @@ def places(source: Source, indices: np.ndarray, otherwise: str) -> list[str]:
 
 
 def lines(
-    found: Found, measured: Measured, source: Source, opened: Opened, task: str, otherwise: str
+    found: Found, measured: Measured, source: Source, opened: Opened, predictor: Predictor, otherwise: str
 ) -> list[dict[str, Any]]:
-    """Returns the worst examples, the largest loss first: place, loss, given label, and what the champion says.
+    """Returns the worst examples in their order: place, loss, given label, and what the champion says.
 
     Args:
       found: from `look`.
       measured: of the new training examples.
       source: the new training examples.
       opened: the champion.
-      task: the task's name.
+      predictor: of the champion.
       otherwise: name of the source.
     """
-    count = min(len(found.order), MOST, max(LEAST, int(found.suspect.sum())))
+    count, task = min(len(found.order), MOST, max(LEAST, int(found.suspect.sum()))), opened.config.task.name
     chosen = found.order[:count]
     indices = measured.indices[chosen]
     batch, names = source.take(indices), places(source, indices, otherwise)
     info = with_decoder(source)
-    said = said_by(opened, {name: values[:SHOWN] for name, values in batch.items()})
+    said = said_by(opened, predictor, {name: values[:SHOWN] for name, values in batch.items()})
     return [
         {
             "rank": rank + 1,
@@ -221,6 +171,7 @@ def lines(
             "given": given_of(batch, rank, info, task),
             **({"champion": said[rank]} if rank < SHOWN else {}),
             "suspect": bool(found.suspect[at]),
+            **({"contradicted": list(found.evidence[at])} if found.evidence is not None else {}),
         }
         for rank, at in enumerate(chosen.tolist())
     ]
@@ -248,8 +199,13 @@ def summary(found: Found, worst: Sequence[Mapping[str, Any]]) -> list[str]:
       found: from `look`.
       worst: from `lines`.
     """
+    what = (
+        "new training images have a box that looks wrong"
+        if found.evidence is not None
+        else ("new training examples look wrong")
+    )
     head = (
-        f"labels: about {found.share:.1%} of {len(found.order)} new training examples look wrong"
+        f"labels: about {found.share:.1%} of {len(found.order)} {what}"
         f"{', or unlike what the champion knows,' if found.method == BEYOND else ''} by {found.method}; "
         f"for the champion's own test examples the same estimate is {found.usual:.1%}"
     )
@@ -264,6 +220,11 @@ def told(line: Mapping[str, Any]) -> str:
       >>> told({"given": "cat", "champion": {"label": "dog", "probability": 0.9}})
       "given 'cat', champion: label 'dog', probability 0.9"
     """
+    if line.get("contradicted"):
+        return "; ".join(
+            f"box {one['box']} given {one['given']!r}, champion: {one['champion']!r} ({one['score']:.3g})"
+            for one in line["contradicted"]
+        )
     said = line.get("champion") or {}
     parts = [
         f"{key} {_short(value)}"

@@ -85,8 +85,8 @@ def test_a_week_of_wrong_labels_is_kept_aside_and_they_are_named(home, tmp_path)
     assert all(wrong[line["index"]] for line in lines[:planted])
     assert lines[0]["name"] == f"{tmp_path / 'week2' / 'train.npz'}[{lines[0]['index']}]"
     assert lines[0]["champion"]["label"] == (lines[0]["given"] - 1) % 3
-    losses = [line["loss"] for line in lines]
-    assert losses == sorted(losses, reverse=True)
+    ranks = [(line["suspect"], line["loss"]) for line in lines]
+    assert ranks == sorted(ranks, reverse=True)
 
 
 def test_test_examples_among_the_training_examples_are_left_out(home, tmp_path):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from jaxprop.tools.retrain.doubts import CONFIDENT, Doubts, confident
 from jaxprop.tools.retrain.measure import Measured
-from jaxprop.tools.retrain.suspects import SHOWN, beyond, confident, given_of, look, summary
+from jaxprop.tools.retrain.suspects import SHOWN, asked_of, given_of, look, summary
 
 
 def measured(losses):
@@ -30,7 +31,9 @@ def test_the_share_of_wrong_labels_is_found_and_they_rank_first(wrong):
     new = measured(-np.log(shares[np.arange(3000), given]))
     own_shares, own_labels = predictions(rng, 1000, 5)
     own = measured(-np.log(own_shares[np.arange(1000), own_labels]))
-    found = look(new, own, (shares, given), (own_shares, own_labels))
+    found = look(
+        new, own, Doubts(CONFIDENT, confident(shares, given)), Doubts(CONFIDENT, confident(own_shares, own_labels))
+    )
     assert abs(found.share - wrong) < 0.05
     assert found.usual < 0.05
     assert bad[found.order[: int(bad.sum() * 0.9)]].mean() > 0.97 if wrong else found.share < 0.05
@@ -39,21 +42,38 @@ def test_the_share_of_wrong_labels_is_found_and_they_rank_first(wrong):
     assert look(new, own).usual < 0.01
 
 
-def test_a_class_that_no_label_has_is_never_the_right_one():
-    shares = np.array([[0.4, 0.6], [0.3, 0.7]])
-    assert confident(shares, np.array([0, 0])).tolist() == [False, False]
-
-
-def test_usual_losses_are_no_wrong_labels():
-    losses = np.linspace(0, 1, 1000)
-    assert beyond(losses, losses)[0] < 0.001
-    assert beyond(np.array([np.inf, 0.0]), losses)[1].tolist() == [True, False]
-
-
 def test_an_infinite_loss_ranks_first_and_nan_too():
     order = look(measured([0.1, np.inf, 0.5, np.nan]), measured([0.1, 0.2])).order
     assert set(order[:2].tolist()) == {1, 3}
     assert order[2:].tolist() == [2, 0]
+
+
+def test_suspects_come_first_whatever_their_loss():
+    which = np.array([False, True, False, True])
+    doubts = Doubts(CONFIDENT, which), Doubts(CONFIDENT, np.zeros(2, bool))
+    found = look(measured([9.0, 1.0, 3.0, 2.0]), measured([0.1, 0.2]), *doubts)
+    assert found.order.tolist() == [3, 1, 0, 2]
+    assert (found.share, found.usual) == (0.5, 0.0)
+
+
+def test_a_box_is_told_with_what_the_champion_sees_there():
+    one = {"box": [1.0, 2.0, 3.0, 4.0], "given": "cat", "champion": "dog", "score": 0.875}
+    found = look(
+        measured([1.0, 2.0]), measured([1.0]), Doubts("it", np.array([True, False]), [[one], []]),
+        Doubts("it", np.array([False]), [[]]),
+    )  # fmt: skip
+    head, line = summary(found, [{"rank": 1, "name": "a.png", "loss": 1.0, "given": ["cat"], "contradicted": [one]}])
+    assert head.startswith("labels: about 50.0% of 2 new training images have a box that looks wrong by it; for the")
+    assert line.endswith("loss 1  box [1.0, 2.0, 3.0, 4.0] given 'cat', champion: 'dog' (0.875)")
+
+
+def test_a_translation_is_told_with_its_source():
+    batch = {"inputs": np.array([[5, 6, 9, 0]]), "input_mask": np.array([[1, 1, 1, 0]])}
+    assert asked_of(batch, 0, {"decode": str, "end": 9}, "translate") == {"source": "[5, 6]"}
+    assert asked_of(batch, 0, {"decode": str, "end": 9}, "language") == {}
+    found = look(measured([9.0, 0.0]), measured(np.linspace(0, 1, 100)))
+    line = {"rank": 1, "name": "a.tsv:1", "loss": 9.0, "given": "deux", "source": "one", "champion": {"text": "un"}}
+    assert summary(found, [line])[1].endswith("loss 9  'one' given 'deux', champion: text 'un'")
 
 
 def test_what_a_person_is_told():
