@@ -73,9 +73,10 @@ Version {serving} serves after the four weeks.
 
 Before it trains, a retraining looks for wrong labels. The suspects are images with a box that is contradicted by
 {method}. In weeks 2 and 3 no
-label is wrong: what is suspected there is an error of the champion, which contradicts boxes of its own test images, too.
+label is wrong: what is suspected there is an error of the champion, which contradicts boxes of its own test images
+as well.
 
-| week | suspects | of its own test images | images with a wrong box | of these suspected | of the suspects, with a wrong box |
+| week | suspects | of its own test images | with a wrong box | of these suspected | of the suspects, with a wrong box |
 |---|---|---|---|---|---|
 {suspects}
 
