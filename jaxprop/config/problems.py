@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -123,7 +123,7 @@ def _line(faults: list[Fault], tree: Tree) -> str:
     what = described(errors)
     if what is None:
         return tree.problem(_blamed(path, tree), _message(errors[0]))
-    return tree.problem(path, what + (_optional(path, tree) if errors[0]["input"] is None else ""))
+    return tree.problem(path, what + (_optional(path, tree) if errors[0]["input"] is None else _key_of(path, tree)))
 
 
 def described(errors: Sequence[ErrorDetails]) -> str | None:
@@ -250,6 +250,20 @@ def _hint(value: Any, error: ErrorDetails) -> str:
         known = [name.strip("' ") for name in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return did_you_mean(value, known)
     return ""
+
+
+def _key_of(path: Path, tree: Tree) -> str:
+    """Says which key of a section takes a value that was given for the section: `precision.policy` takes `bfloat16`."""
+    place, value = at(path, tree.value)
+    if place is None or not isinstance(value, str):
+        return ""
+    choices, model = place.choices(), place.model(value)
+    if choices is not None:
+        key = "name" if value in choices.names else None
+    else:
+        fields = model.model_fields if model else {}
+        key = next((name for name, field in fields.items() if value in get_args(field.annotation)), None)
+    return f"; the key for it is {dotted((*path, key))!r}" if key else ""
 
 
 def _optional(path: Path, tree: Tree) -> str:

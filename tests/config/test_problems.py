@@ -57,6 +57,10 @@ TABLE = [
     ("model.hidden.\u00b2=1", "model.hidden: expected a list, got a mapping"),
     ("model.channels=[]", "model.channels: expected at least 1 items, got a list"),
     ("model.activation=rely", "did you mean 'relu'?"),
+    ("model=mlp", "model: expected a mapping of keys to values, got 'mlp'; the key for it is 'model.name'"),
+    ("model=mpl", "model: expected a mapping of keys to values, got 'mpl'"),
+    ("precision=bfloat16", "precision: expected a mapping of keys to values, got 'bfloat16'; the key for it is "
+                           "'precision.policy'"),
     ("model=3", "model: expected a mapping of keys to values, got 3"),
     ("model=null", "model: expected a mapping of keys to values, got nothing"),
     ("run={1: 2}", "run.1: a key must be text, got 1"),
