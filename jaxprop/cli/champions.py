@@ -59,7 +59,7 @@ def _list(root: Path | None, *, json: bool) -> int:
         rows = [
             [
                 line.name, "none" if line.serving is None else f"version {line.serving}", str(line.promoted),
-                str(line.kept_aside), line.since[:16].replace("T", " "), line.act, line.reason,
+                str(line.kept_aside), line.since[:16].replace("T", " "), line.act, line.reason.partition(" (")[0],
             ]
             for line in found
         ]  # fmt: skip

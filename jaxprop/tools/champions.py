@@ -14,6 +14,7 @@ from jaxprop.errors import JaxpropError, UsageError
 from jaxprop.run.served import Version, current, default_root, folder_of, home_of, names, stored_champion, versions
 
 _SHORT = 12  # characters of a fingerprint that a person is shown
+_SET = ("data.", "run.init_from")  # begin the keys that a retraining sets
 _MOST_CHANGES = 12
 _WIDEST = 110  # characters of a change
 
@@ -57,6 +58,8 @@ class Told(NamedTuple):
       config: what differs from the parent's configuration, one `key: old -> new` each.
       figures: of champion and challenger by split, as `promotion.json` has them.
       suspects: labels among the new ones that may be wrong, `count` of `examples`; empty where none were looked for.
+      new_data: path of the data that it was retrained on; empty for one that no retraining has made.
+      replay: share of old examples among those that it was trained on; None where it is not known.
       problem: what is wrong with it; empty for one that is whole.
     """
 
@@ -71,6 +74,8 @@ class Told(NamedTuple):
     config: list[str]
     figures: dict[str, Any]
     suspects: dict[str, Any]
+    new_data: str
+    replay: float | None
     problem: str
 
 
@@ -189,6 +194,8 @@ def _told(version: Version) -> Told:
         config=[] if before is None else _changes(before, version.folder),
         figures=_mapping(record.get("figures")),
         suspects=_mapping(record.get("suspects")),
+        new_data=str(record.get("new_data") or ""),
+        replay=replay if isinstance(replay := record.get("replay"), int | float) else None,
         problem=version.problem,
     )
 
@@ -229,10 +236,15 @@ def _paragraph(one: Told) -> Iterator[str]:
         yield f"    labels   {_number(count, ',')} of {of} new ones may be wrong"
     if one.data:
         yield "    data     " + ", ".join(f"{key} {_short(value)}" for key, value in one.data.items())
-    for change in one.config[:_MOST_CHANGES]:
+    if one.new_data:
+        old = "" if one.replay is None else f", with {one.replay:.3g} of old examples"
+        yield f"    trained  {one.new_data}{old}"
+    # What every retraining sets says nothing that the lines above do not.
+    changes = [change for change in one.config if not (one.new_data and change.startswith(_SET))]
+    for change in changes[:_MOST_CHANGES]:
         yield f"    config   {change if len(change) <= _WIDEST else change[:_WIDEST] + '...'}"
-    if len(one.config) > _MOST_CHANGES:
-        yield f"    config   and {len(one.config) - _MOST_CHANGES} more keys"
+    if len(changes) > _MOST_CHANGES:
+        yield f"    config   and {len(changes) - _MOST_CHANGES} more keys"
     yield f"    run      {one.folder}"
 
 

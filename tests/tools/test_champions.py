@@ -21,13 +21,13 @@ FIGURES = {
 }
 
 
-def challenge(root, reason, promote, config="task: {name: classify}\n"):
+def challenge(root, reason, promote, config="task: {name: classify}\n", **told):
     with champions.begin(root, NAME, {}) as making:
         fake_run(making.folder)
         (making.folder / "config.yaml").write_text(config)
         data = {"old": ["0123456789abcdef", "abcd"], "new": "fedc"}
         suspects = {"count": 12, "examples": 1500, "share": 0.008}
-        record = {"reason": reason, "data": data, "figures": FIGURES, "suspects": suspects}
+        record = {"reason": reason, "data": data, "figures": FIGURES, "suspects": suspects, **told}
         return champions.settle(making, record, promote=promote)
 
 
@@ -88,6 +88,20 @@ def test_many_changed_keys_are_shortened(root):
     cut = [line for line in text.splitlines() if line.endswith("...")]
     assert [line.partition(": ")[0] for line in cut] == ["    config   a"]
     assert len(cut[0]) < 130 < len(told[3].config[1])
+
+
+def test_a_retraining_is_told_by_its_data_and_without_the_keys_that_each_sets(root):
+    config = "data: {train: a.csv}\nrun: {init_from: {from: a}, epochs: 3}\ntask: {name: classify}\n"
+    challenge(root, "other", True, config, new_data="/weeks/2")
+    changed = config.replace("a.csv", "b.csv").replace("from: a", "from: b").replace("epochs: 3", "epochs: 4")
+    challenge(root, "again", False, changed, new_data="/weeks/3", replay=0.3)
+    told, history, _ = tell(root, NAME)
+    text = text_of(NAME, told, history).split("\n\n")
+    assert "    trained  /weeks/2\n" in text[4]
+    assert "    trained  /weeks/3, with 0.3 of old examples\n" in text[5]
+    shown = [line.split()[1:] for line in text[5].splitlines() if "  config " in line]
+    assert shown == [["run.epochs:", "3", "->", "4"]]
+    assert len(told[4].config) == 3
 
 
 def test_each_champion_has_one_line(root, tmp_path):
