@@ -32,7 +32,8 @@ OutOption = Annotated[
         "--out",
         metavar="PATH",
         parser=home,
-        help="write a .csv or .jsonl file instead of printing; or the folder for images with their boxes",
+        help="write a .csv or .jsonl file instead of printing; or the folder for images with their boxes, which "
+        "otherwise lie beside the images, and with --json are not drawn",
     ),
 ]
 SizeOption = Annotated[
@@ -98,7 +99,8 @@ def predict(
     opened, drawings = load(run, which="newest" if newest else None, code=code or ()), Drawings(folder)
     count = failed = 0
     with _output(file, json) as write:
-        for answers in map(drawings.of, predict_inputs(opened, inputs, batch_size=batch_size, **options)):
+        found = predict_inputs(opened, inputs, batch_size=batch_size, **options)
+        for answers in found if json and folder is None else map(drawings.of, found):
             for answer in answers:
                 if answer.error:
                     failed += 1

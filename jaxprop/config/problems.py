@@ -175,6 +175,8 @@ def _missing(path: Path, tree: Tree) -> str:
     if choices is None and inner is not None and inner.choices():
         return tree.problem(path, f"required section is missing; write '{path[-1]}: {{name: ...}}'{_some(inner)}")
     what = "required section is missing" if len(path) == 1 else "required key is missing"
+    if path == ("run",):
+        what += "; write 'run: {epochs: 10}' or 'run: {steps: 1000}'"
     return tree.problem(path, what + (_some(place) if place and choices else ""))
 
 

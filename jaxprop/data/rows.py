@@ -115,6 +115,8 @@ def ragged(values: Sequence[str], header: Sequence[str], delimiter: str) -> str 
     told = f"has {len(values)} value{'s' * (len(values) != 1)}, but the header has {len(header)} columns"
     if len(values) < len(header):
         return told
+    if delimiter == "\t":  # which has no quotes, so that texts may contain them
+        return f"{told}; replace tabs within a value by spaces"
     return f"{told}; a value that contains {NAMES.get(delimiter, repr(delimiter))} has to stand in double quotes"
 
 

@@ -60,7 +60,11 @@ __all__ = [
 
 MAKING, ABOUT, RUN = "making", "about.json", "run"
 RECORDS = ("metrics.jsonl", "layers.jsonl", "alerts.jsonl", "panels.json")  # copied with what a run's answers need
-WORDS = Words("the champion in", "stop that process, which loses nothing that has been saved")
+WORDS = Words(
+    "the champion in",
+    "stop that process, which loses nothing that has been saved",
+    "make that folder writable, or choose another with --root DIR",
+)
 
 
 class Making(NamedTuple):
@@ -385,9 +389,10 @@ def _writing(home: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        what = ": ".join(str(one) for one in (error.strerror, error.filename) if one is not None)
         raise RunFolderError(
-            f"the champion in {home} cannot be changed ({error.strerror}: {error.filename}), and stays the one it was; "
-            "free space, or make that folder writable"
+            f"the champion in {home} cannot be changed ({what}), and stays the one it was; free space, or make that "
+            "folder writable"
         ) from error
 
 

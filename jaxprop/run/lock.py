@@ -27,10 +27,12 @@ class Words(NamedTuple):
     Args:
       what: the folder is.
       instead: of waiting, a person can do.
+      unwritable: what a person can do where the folder cannot be written to.
     """
 
     what: str = "the run folder"
     instead: str = "choose another with --run DIR"
+    unwritable: str = "choose another with --run DIR"
 
 
 RUN = Words()
@@ -174,7 +176,7 @@ def _read_owner(path: Path) -> tuple[str, str]:
 
 def _unwritable(folder: Path, error: OSError, words: Words) -> RunFolderError:
     return RunFolderError(
-        f"{words.what} {folder} cannot be written to ({error.strerror}: {error.filename}); {words.instead}"
+        f"{words.what} {folder} cannot be written to ({error.strerror}: {error.filename}); {words.unwritable}"
     )
 
 

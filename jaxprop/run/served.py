@@ -307,6 +307,23 @@ def digests(folder: Path, *, deep: bool = True) -> dict[str, str]:
     return found
 
 
+def is_run_of(folder: Path, version: Version) -> bool:
+    """Whether a folder still holds the run that a version is a copy of, by its small files: it may be trained anew.
+
+    Args:
+      folder: of the run.
+      version: made of it.
+    """
+    files = version.record.get("files")
+    kept = files if isinstance(files, dict) else {}
+    for name in NEEDED:
+        if name in kept and (folder / name).is_file():
+            content = (folder / name).read_bytes()
+            if kept[name] != f"{len(content)} {hashlib.sha256(content).hexdigest()}":
+                return False
+    return True
+
+
 def answering(folder: Path) -> Iterator[str]:
     """The files of a run that its answers may depend on, as paths in its folder; a link counts as a file."""
     yield from (name for name in NEEDED if os.path.lexists(folder / name))

@@ -117,7 +117,7 @@ def test_missing_sections(tmp_path):
     lines = [line.removeprefix(f"{tmp_path}/bad.yaml:1: ") for line in caught.value.problems]
     wanted = "data: required section is missing; write 'data: {name: ...}' (one of digits, reviews, "
     assert lines[0].startswith(wanted)
-    assert lines[3] == "run: required section is missing"
+    assert lines[3] == "run: required section is missing; write 'run: {epochs: 10}' or 'run: {steps: 1000}'"
     assert len(lines) == 4
 
 

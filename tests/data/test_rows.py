@@ -74,7 +74,8 @@ def test_lines_of_json_may_begin_anywhere():
 
 
 def test_a_row_with_too_many_values_says_what_to_quote():
-    assert rows.ragged(["1", "2", "3"], ["a", "b"], "\t").endswith("contains a tab has to stand in double quotes")
+    assert rows.ragged(["1", "2", "3"], ["a", "b"], ",").endswith("contains ',' has to stand in double quotes")
+    assert rows.ragged(["1", "2", "3"], ["a", "b"], "\t").endswith("replace tabs within a value by spaces")  # no quotes
     assert rows.ragged(["1", "2"], ["a", "b"], ",") is None
 
 

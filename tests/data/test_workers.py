@@ -76,7 +76,9 @@ def test_images_are_decoded_in_workers_and_an_error_keeps_its_sentence(tmp_path,
     assert_same(taken(workers, 4), taken(Stream(source, 5, seed=1), 4))
     workers.close()
     (tmp_path / "train/dog/1.png").write_bytes(b"words")
-    with pytest.raises(DataError, match=r"^train/dog/1.png: is no image that can be read.*repair or remove this image"):
+    with pytest.raises(
+        DataError, match=r"^train/dog/1.png: is no image, or a damaged one.*repair or remove this image"
+    ):
         taken(workers, 3)
     workers.close()
 

@@ -78,6 +78,16 @@ def test_a_file_in_the_way(tmp_path, where):
         pass
 
 
+def test_a_folder_that_cannot_be_written_to_is_no_matter_of_another_process(tmp_path):
+    (tmp_path / "file").write_text("")
+    words = lock.Words("the kitchen", "eat out", "buy a stove")
+    with (
+        pytest.raises(RunFolderError, match=r"cannot be written to \(.*\); buy a stove$"),
+        hold(tmp_path / "file", words),
+    ):
+        pass
+
+
 # -- file systems without locks -------------------------------------------------------------------
 
 

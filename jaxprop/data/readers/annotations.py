@@ -15,6 +15,7 @@ from jaxprop.errors import DataError, did_you_mean, printable
 
 LISTS = ("images", "annotations", "categories")
 _LISTED = 8  # class names that a message lists
+_FEW = 4  # boxes that may look as they do by chance
 _BEYOND = 1.0  # pixels that a box may reach over the edge without a word, which is rounding
 
 
@@ -132,7 +133,9 @@ def images_of(path: str, held: Mapping[str, Any]) -> list[Image]:
     for number, item in enumerate(held["images"]):
         identity = _hashable(item.get("id")) if isinstance(item, dict) else None
         if identity is None or not isinstance(item.get("file_name"), str) or not item["file_name"]:
-            raise DataError(f"{path}: image {number + 1} of the list needs an id and a file_name")
+            raise DataError(
+                f"{path}: image {number + 1} of the list needs an id, a whole number or text, and a file_name"
+            )
         if identity in seen:
             raise DataError(f"{path}: two images have the id {identity}; give each its own")
         seen.add(identity)
@@ -158,7 +161,7 @@ def annotated(
       bad: takes the annotations that cannot be used.
 
     Raises:
-      DataError: more are bad than may be.
+      DataError: more are bad than may be, or the boxes are not written as COCO's.
 
     Example:
       >>> held = {"categories": [{"id": 1, "name": "cat"}]}
@@ -171,6 +174,11 @@ def annotated(
     classes, kinds = _categories(path, held), {name: i for i, name in enumerate(names)}
     counts = _Counts([], [])
     rows: list[list[tuple[list[float], int, bool]]] = [[] for _ in images]
+    _expect_sizes(path, [
+        (item["bbox"], images[place[_hashable(item["image_id"])]].size)
+        for item in held["annotations"]
+        if isinstance(item, dict) and _hashable(item.get("image_id")) in place and _are_numbers(item.get("bbox"))
+    ])  # fmt: skip
     for number, item in enumerate(held["annotations"]):
         where = _where(item, number)
         image = place.get(_hashable(item.get("image_id"))) if isinstance(item, dict) else None
@@ -178,7 +186,7 @@ def annotated(
         box, why = (
             (None, "is no object with image_id, category_id and bbox")
             if not isinstance(item, dict)
-            else ((None, _no_image(item)) if image is None else _box(item.get("bbox"), size))
+            else ((None, _no_image(item, place)) if image is None else _box(item, size))
         )
         kind, no_kind = (None, None) if why is not None else _kind(item, classes, kinds)
         if why is None and item.get("iscrowd", 0) not in (0, 1, None):
@@ -231,17 +239,41 @@ def _size(path: str, number: int, image: Mapping[str, Any]) -> tuple[int, int] |
         if not whole or value <= 0 or value != int(value):
             raise DataError(
                 f"{path}: image {number + 1} of the list ({printable(image['file_name'])}) has the height "
-                f"{printable(str(height))} and the width {printable(str(width))}; expected whole numbers of pixels, "
+                f"{printable(repr(height))} and the width {printable(repr(width))}; expected whole numbers of pixels, "
                 'such as "height": 480'
             )
     return int(height), int(width)
 
 
-def _box(value: Any, size: tuple[int, int] | None) -> tuple[list[float] | None, str | None]:
+def _expect_sizes(path: str, boxes: Sequence[tuple[list[float], tuple[int, int] | None]]) -> None:
+    """Raises DataError where boxes look like two corners each, or like shares of their image."""
+    known = [(box, size) for box, size in boxes if size is not None and all(math.isfinite(x) for x in box)]
+    beyond = sum(x + w > size[1] + _BEYOND or y + h > size[0] + _BEYOND for (x, y, w, h), size in known)
+    corners = all(x0 < x1 <= size[1] + _BEYOND and y0 < y1 <= size[0] + _BEYOND for (x0, y0, x1, y1), size in known)
+    if corners and beyond >= max(_FEW, len(known) / 2):
+        raise DataError(
+            f"{path}: {beyond} of {len(known)} boxes reach over the edge of their image as x, y, width, height, which "
+            "COCO means, and all fit as corners x0, y0, x1, y1; write width and height as x1 - x0 and y1 - y0"
+        )
+    if len(known) >= _FEW and all(max(box) <= 1 < min(size) for box, size in known):
+        raise DataError(
+            f"{path}: no box has a number above 1, as if they were shares of the image; COCO's are in pixels, so "
+            "multiply x and width by the image's width, and y and height by its height"
+        )
+
+
+def _are_numbers(value: Any) -> bool:
+    four = isinstance(value, list) and len(value) == 4
+    return four and all(isinstance(x, int | float) and not isinstance(x, bool) for x in value)
+
+
+def _box(item: Mapping[str, Any], size: tuple[int, int] | None) -> tuple[list[float] | None, str | None]:
     """The edges of a box that is given by its corner and size; or why it is none."""
-    numbers = isinstance(value, list) and len(value) == 4
-    if not numbers or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
-        return None, "has no bbox of four numbers, x, y, width and height"
+    value = item.get("bbox")
+    if not _are_numbers(value):
+        outline = " (its segmentation is not read)" if item.get("segmentation") else ""
+        return None, f"has no bbox of four numbers, x, y, width and height{outline}"
+    assert isinstance(value, list)
     if not all(math.isfinite(x) for x in value):
         return None, f"its bbox {value} is not finite"
     x, y, width, height = (float(x) for x in value)
@@ -261,11 +293,12 @@ def _within(box: list[float], size: tuple[int, int]) -> list[float]:
 def _kind(
     item: Mapping[str, Any], classes: Mapping[Any, str], kinds: Mapping[str, int]
 ) -> tuple[int | None, str | None]:
-    identity = _hashable(item.get("category_id"))
-    if identity is None:
+    given = item.get("category_id")
+    identity = _hashable(given)
+    if given is None:
         return None, "has no category_id"
     if identity not in classes:
-        return None, f"its category_id {identity} is none of the categories"
+        return None, f"its category_id {_told(given, classes)} is none of the categories"
     name = classes[identity]
     if name not in kinds:
         listed = ", ".join(map(printable, list(kinds)[:_LISTED])) + (", ..." if len(kinds) > _LISTED else "")
@@ -273,9 +306,20 @@ def _kind(
     return kinds[name], None
 
 
-def _no_image(item: Mapping[str, Any]) -> str:
+def _no_image(item: Mapping[str, Any], known: Mapping[Any, int]) -> str:
     identity = item.get("image_id")
-    return "has no image_id" if identity is None else f"its image_id {printable(str(identity))} is none of the images"
+    return "has no image_id" if identity is None else f"its image_id {_told(identity, known)} is none of the images"
+
+
+def _told(value: Any, known: Mapping[Any, Any]) -> str:
+    """A value that is none of the known ones, with its type where these look the same."""
+    alike = next((one for one in known if str(one) == str(value)), None)
+    text = printable(repr(value))
+    return text if alike is None else f"{text} ({_kind_of(value)}, where theirs is {_kind_of(alike)})"
+
+
+def _kind_of(value: Any) -> str:
+    return "text" if isinstance(value, str) else "a number"
 
 
 def _where(item: Any, number: int) -> str:
@@ -284,6 +328,9 @@ def _where(item: Any, number: int) -> str:
 
 
 def _hashable(value: Any) -> Any:
+    """An id; one that a table of floats has passed through is the whole number it was."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value if isinstance(value, int | str) else None
 
 

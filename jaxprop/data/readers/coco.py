@@ -145,7 +145,8 @@ def _records(path: str, folder: str, images: Sequence[Image]) -> tuple[list[Imag
         assert isinstance(content, bytes)
         real = size_of(content)
         if size is not None and real != size:
-            turned = ", its size before it is turned upright by its EXIF orientation" if size == real[::-1] else ""
+            exchanged = "; height and width are exchanged, or those before its EXIF orientation turns it upright"
+            turned = exchanged if size == real[::-1] else ""
             raise UnreadableError(
                 f"has {real[0]} x {real[1]} pixels (height x width), but {path} says {size[0]} x {size[1]} of image "
                 f"{images[index].id}{turned}"

@@ -21,6 +21,7 @@ _LISTED = 8  # classes that are named
 _LARGEST, _SIDE, _MULTIPLE = 512, 256, 32  # longest side that is kept; what it is resized to; what a side is one of
 _SMALL = 96  # pixels of the longest side of images for which a small model is enough
 _RESIZED = "every image becomes this; a larger size finds smaller objects"
+_TEST = "measured once, at the end; 'jaxprop retrain' compares by it"
 _SMALL_MODEL = "{name: detector, widths: [16, 48, 96], levels: 2, pyramid: 48}"
 _MODEL = "{name: detector, widths: [32, 64, 128, 192], levels: 3}"
 
@@ -60,6 +61,7 @@ def objects(path: str, name: str) -> str:
             *_images(files, folders),
             f"  size: {list(size)}           # {_RESIZED}",
             *(["  validation: 0.15           # chooses the best checkpoint"] if splits else []),
+            *([] if "test" in files else [f"  # test: FILE.json          # {_TEST}"]),
             f"  batch_size: {batch_size}",
             "",
             f"model: {_SMALL_MODEL if small else _MODEL}",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jaxprop.tools.retrain.bootstrap import Interval
 
 SHARE = 0.01  # default tolerance: of figures that are shares, and of a champion's figure where it has no bound
+FEWEST = 10  # new test examples; the interval of fewer is too narrow, and that of one has no width
 POINTS = {"bleu": 1.0, "chrf": 1.0}  # of figures from 0 to 100
 
 
@@ -59,7 +60,7 @@ def decide(metric: str, new: Compared, old: Compared, tolerance: float) -> Decis
     """Decides by the bounds of both intervals.
 
     A challenger is promoted if the lower bound of its advantage is above 0 on the new test set, and above minus the
-    tolerance on the old one.
+    tolerance on the old one. Fewer than 10 new test examples promote none.
 
     Args:
       metric: name of the figure.
@@ -74,8 +75,15 @@ def decide(metric: str, new: Compared, old: Compared, tolerance: float) -> Decis
     """
     better, kept = new.interval.low > 0, old.interval.low > -tolerance
     on_new, on_old = _told(metric, new), _told(metric, old)
+    if new.examples < FEWEST:
+        return Decision(
+            False,
+            f"{new.examples} new test examples are too few to tell which is better, {on_new}; give {FEWEST} or more",
+        )
     if better and kept:
-        return Decision(True, f"better on the new data, {on_new}, and no worse on the old, {on_old}")
+        worse = f"worse on the old by no more than the {tolerance:.3g} tolerated"
+        what = worse if old.interval.high < 0 else "no worse on the old"
+        return Decision(True, f"better on the new data, {on_new}, and {what}, {on_old}")
     if not better and new.interval.high < 0:
         return Decision(False, f"worse on the new data, {on_new}")
     if not better:

@@ -24,7 +24,7 @@ from jaxprop.run.conduct import Outcome
 from jaxprop.run.folder import find_run, read_summary
 from jaxprop.run.opened import Opened, open_run
 from jaxprop.run.predictor import Predictor
-from jaxprop.run.served import CHAMPION, PREFIX, VERSIONS, Version
+from jaxprop.run.served import CHAMPION, PREFIX, VERSIONS, Version, is_run_of
 from jaxprop.run.status import Status
 from jaxprop.run.train import train
 from jaxprop.tools.retrain import suspects
@@ -104,8 +104,10 @@ def retrain(request: Request, *, quiet: bool = False, tell: Callable[[str], None
     name, folder = champion_of(request)
     champions.require_free(request.root, name)  # before anything large is read
     opened = open_run(folder, code=request.code)
+    if opened.prepared.splits and "test" not in opened.prepared.splits:
+        raise DataError(_no_old_test(opened))
     fresh = open_fresh(opened, new_section(opened.config, request.new), new_classes=request.new_classes)
-    old = _old(opened, fresh)  # where the champion has no test set either, that is what must be said
+    old = _old(opened, fresh, tell)
     require_test(fresh)
     tests, shared = _tests(fresh, old, tell)
     parent = _adopted(request, name, folder, tell)
@@ -115,7 +117,7 @@ def retrain(request: Request, *, quiet: bool = False, tell: Callable[[str], None
     )  # fmt: skip
     fingerprints = _fingerprints(opened, fresh, old)
     about = {"config": to_builtins(config), "data": fingerprints}
-    with champions.begin(request.root, name, about) as making, _told_at_ctrl_c(tell):
+    with champions.begin(request.root, name, about) as making, _told_at_its_end(making.home, tell):
         if making.parent.number != parent.number:
             raise RunFolderError(f"the champion {name!r} has changed meanwhile; run the same command again")
         for note in making.notes:
@@ -173,6 +175,11 @@ def champion_of(request: Request) -> tuple[str, Path]:
             f"there is a champion {name!r} that was made of {first.record.get('from')}; retrain it as {PREFIX}{name}, "
             f"or give {folder} another name"
         )
+    if first is not None and not is_run_of(folder, first):
+        raise UsageError(
+            f"{folder} has been trained again since it became version 1 of the champion {name!r}; retrain that one as "
+            f"{PREFIX}{name}, or give {folder} another name"
+        )
     return name, champions.current(request.root, name).folder
 
 
@@ -196,23 +203,39 @@ class Old(NamedTuple):
     fingerprints: list[str]
 
 
-def _old(opened: Opened, fresh: Fresh) -> Old:
-    """Opens the champion's own data, prepared as the new ones are.
+def _no_old_test(opened: Opened) -> str:
+    return (
+        f"the data of {opened.folder} have no test examples, by which champion and challenger could be compared; train "
+        "it with examples that data.test names"
+    )
+
+
+def _old(opened: Opened, fresh: Fresh, tell: Callable[[str], None]) -> Old:
+    """Opens the champion's own data, prepared as the new ones are; tells of a test set that has changed since.
 
     Raises:
       DataError: they are gone, have no test set, or are the new ones.
     """
     task, sections = opened.config.task.name, sections_of(opened.config)
-    sources = [open_alike(data.open_sources, section, task, fresh.alike) for section in sections]
+    try:
+        sources = [open_alike(data.open_sources, section, task, fresh.alike) for section in sections]
+    except DataError as error:
+        raise DataError(
+            f"the champion's own data, which a challenger is trained and compared on, cannot be opened: {error}"
+        ) from error
     trains = [source["train"].fingerprint for source in sources]
     refuse_same(fresh, list(zip(sections, trains, strict=True)))
     tests = [source["test"] for source in sources if "test" in source]
     if not tests:
-        raise DataError(
-            f"the data of {opened.folder} have no test examples, by which champion and challenger could be compared; "
-            "train it with data.test first"
+        raise DataError(_no_old_test(opened))
+    test = join(tests, task)
+    # With more classes, the same examples have another fingerprint.
+    if not fresh.new_classes and test.fingerprint != opened.prepared.splits.get("test", test.fingerprint):
+        tell(
+            "the champion's own test examples have changed since it was trained; both models are compared on them as "
+            "they are now"
         )
-    return Old(join(tests, task), trains)
+    return Old(test, trains)
 
 
 def _tests(fresh: Fresh, old: Old, tell: Callable[[str], None]) -> tuple[dict[str, Source], dict[str, int]]:
@@ -236,12 +259,19 @@ def _tests(fresh: Fresh, old: Old, tell: Callable[[str], None]) -> tuple[dict[st
 
 
 @contextlib.contextmanager
-def _told_at_ctrl_c(tell: Callable[[str], None]) -> Iterator[None]:
+def _told_at_its_end(home: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Says what is left of a retraining that is stopped by Ctrl-C or a full disk."""
     try:
         yield
     except KeyboardInterrupt:
         tell(INTERRUPTED)
         raise
+    except OSError as error:
+        what = ": ".join(str(one) for one in (error.strerror, error.filename) if one is not None)
+        raise RunFolderError(
+            f"the challenger in {home} cannot be written ({what}), and the champion is the one it was; free space, or "
+            "make that folder writable, and run the same command again"
+        ) from error
 
 
 def _trained(config: Config, making: Making, tell: Callable[[str], None], *, quiet: bool) -> Outcome:

@@ -15,6 +15,7 @@ NAN = float("nan")
 CASES = [
     ((0.1, 0.2), (0.0, 0.0), True, "better on the new data"),
     ((0.1, 0.2), (-0.009, 0.0), True, "and no worse on the old"),
+    ((0.1, 0.2), (-0.009, -0.001), True, "and worse on the old by no more than the 0.01 tolerated"),
     ((0.1, 0.2), (-0.02, 0.0), False, "but not shown to be within the tolerance on the old"),
     ((0.1, 0.2), (-0.5, -0.4), False, "but worse on the old"),
     ((0.0, 0.2), (0.1, 0.2), False, "not shown to be better on the new data"),
@@ -30,6 +31,16 @@ def test_both_bounds_decide(new, old, promote, reason):
     found = decide("accuracy", seen(*new), seen(*old), 0.01)
     assert found.promote is promote
     assert reason in found.reason
+
+
+def test_a_few_new_examples_promote_nothing():
+    """Fault: the interval of one example has no width, so that a single one decided."""
+    better = seen(1.0, 1.0)
+    assert decide("accuracy", better._replace(examples=10), seen(0.0, 0.0), 0.9).promote
+    found = decide("accuracy", better._replace(examples=9), seen(0.0, 0.0), 0.9)
+    assert not found.promote
+    assert found.reason.startswith("9 new test examples are too few to tell which is better")
+    assert found.reason.endswith("give 10 or more")
 
 
 def test_a_loss_has_a_tolerance_in_its_own_unit():

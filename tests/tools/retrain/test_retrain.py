@@ -229,11 +229,61 @@ def test_a_champion_without_test_examples_is_what_is_told_of(home, tmp_path):
     write_week(tmp_path / "week2")
     (tmp_path / "week2" / "test.npz").unlink()
     asked = request(home, tmp_path / "champions", tmp_path / "week2" / "train.npz", run=str(tmp_path / "alone"))
-    with pytest.raises(
-        DataError, match=r"the data of .*alone have no test examples, .* train it with data\.test first"
-    ):
+    with pytest.raises(DataError, match=r"the data of .*alone have no test examples, .* train it with examples that"):
         retrain(asked, quiet=True)
     assert not (tmp_path / "champions").exists()
+
+
+def test_a_run_that_was_trained_again_is_not_taken_for_the_champion_that_it_was(home, tmp_path):
+    """Fault: the champion of its name was challenged, without a word."""
+    run = shutil.copytree(home / "runs" / "model", tmp_path / "model")
+    champions.adopt(tmp_path / "champions", "model", run)
+    write_week(tmp_path / "week2", shift=2.5)
+    asked = request(home, tmp_path / "champions", tmp_path / "week2", run=str(run))
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "seconds": 7}))
+    with pytest.raises(
+        UsageError, match=r"trained again since it became version 1 .* retrain that one as champion:model"
+    ):
+        retrain(asked, quiet=True)
+    assert champions.current(tmp_path / "champions", "model").number == 1
+
+
+def test_own_data_that_have_changed_are_told_and_those_that_are_gone_are_named_as_such(home, tmp_path):
+    shutil.copytree(home / "week1", tmp_path / "week1")
+    made = build(sections(tmp_path / "week1", run={"steps": 4, "eval_every": 4}))
+    assert train(made, tmp_path / "model", quiet=True).exit_code == 0
+    asked = request(home, tmp_path / "champions", "", run=str(tmp_path / "model"))
+    asked = asked._replace(overrides=("run.steps=4", "run.eval_every=4"))
+    told = []
+    for number in (2, 3, 4):
+        write_week(tmp_path / f"week{number}", seed=number, shift=2.5)
+    for number in (2, 3):
+        done = retrain(asked._replace(new=str(tmp_path / f"week{number}")), quiet=True, tell=told.append)
+    assert champions.current(tmp_path / "champions", "model").number > 1  # whose data are a mixture
+    assert not [line for line in told if "have changed" in line]
+    asked = asked._replace(new=str(tmp_path / "week4"))
+    with np.load(tmp_path / "week1" / "test.npz") as held:
+        np.savez(tmp_path / "week1" / "test.npz", inputs=held["inputs"][:100], labels=held["labels"][:100])
+    done = retrain(asked, quiet=True, tell=told.append)
+    assert done.record["figures"]["old"]["examples"] < 360
+    assert [line for line in told if line.startswith("the champion's own test examples have changed since")]
+    (tmp_path / "week1" / "train.npz").unlink()
+    with pytest.raises(DataError, match=r"the champion's own data, which .* cannot be opened: .*week1/train\.npz"):
+        retrain(asked, quiet=True)
+
+
+def test_a_full_disk_leaves_the_champion_and_says_so(home, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["jaxprop.tools.retrain.retrain"], "train", full)
+    write_week(tmp_path / "week2")
+    with pytest.raises(
+        RunFolderError, match=r"the challenger in .*model cannot be written \(No space left on device\), and"
+    ):
+        retrain(request(home, tmp_path / "champions", tmp_path / "week2"), quiet=True)
+    assert champions.current(tmp_path / "champions", "model").number == 1
 
 
 BAD_REQUESTS = {

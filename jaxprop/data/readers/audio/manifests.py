@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxprop.config.schema.data import Speech
 from jaxprop.data import records
@@ -16,6 +17,7 @@ from jaxprop.data.readers.audio.waves import SUFFIXES
 from jaxprop.errors import DataError, did_you_mean
 
 AUDIO = ("audio", "audio_filepath", "path", "file", "file_name", "wav")
+OFFSETS = ("offset", "start")  # where in its file a recording begins, in seconds
 TEXT = ("text", "sentence", "transcript", "transcription")
 
 
@@ -83,7 +85,7 @@ def _librispeech(file: Path, bad: BadRecords) -> Iterator[Listed]:
     """Lines such as `84-121123-0000 GO DO YOU HEAR`, of the audio files beside."""
     with records.opened(file) as opened:
         for record in records.lines(opened, str(file), bad):
-            name, _, text = record.values[0].partition(" ")
+            name, text = [*record.values[0].split(None, 1), ""][:2]
             found = next((p for suffix in (".flac", ".wav") if (p := file.parent / f"{name}{suffix}").is_file()), None)
             if found is None:
                 bad.add(record.where, f"there is no {name}.flac and no {name}.wav beside it")
@@ -110,15 +112,35 @@ def _manifest(file: Path, section: Speech, bad: BadRecords, *, texts: bool) -> I
     known = _header(file, kind, section.delimiter)
     columns = [_column(file, known, section.audio, AUDIO, "audio")]
     columns += [_column(file, known, section.text, TEXT, "text")] if texts else []
-    for record in records.read(file, columns, bad, section.delimiter):
-        name, *rest = record.values
-        why = records.why_no_value(name, columns[0])
+    offsets = [name for name in OFFSETS if name in known]
+    for record in records.read(file, [*columns, *offsets], bad, section.delimiter):
+        name, *rest = record.values[: len(columns)]
+        why = records.why_no_value(name, columns[0]) or _why_part(
+            dict(zip(offsets, record.values[len(columns) :], strict=True))
+        )
         if why is None and rest:
             why = None if rest[0] is None or isinstance(rest[0], str) else f"its {columns[1]!r} is not text"
         if why is not None:
             bad.add(record.where, why)
         else:
-            yield Listed(record.where, file.parent / Path(name).expanduser(), (rest[0] or "") if rest else None)
+            yield Listed(record.where, _place(file.parent, name), (rest[0] or "") if rest else None)
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where a recording of a manifest lies: beside it, or in the folder `clips`, as those of Common Voice do."""
+    place = folder / Path(name).expanduser()
+    clip = folder / "clips" / name
+    return clip if not place.is_file() and clip.is_file() else place
+
+
+def _why_part(offsets: Mapping[str, Any]) -> str | None:
+    """Why a recording that begins within its file cannot be used; None where it is the whole of it."""
+    for name, value in offsets.items():
+        with contextlib.suppress(TypeError, ValueError):  # of another meaning, such as a date
+            if float(value) > 0:
+                told = f"{name} {value}"
+                return f"begins within its file ({told}), of which parts are not read; cut it into a file of its own"
+    return None
 
 
 def _header(file: Path, kind: str, delimiter: str | None) -> list[str]:

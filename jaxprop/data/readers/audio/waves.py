@@ -13,6 +13,8 @@ import numpy as np
 from jaxprop.errors import MissingExtraError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+LOUDEST = 2.0**31  # integers that were written as floating-point samples are that large; anything above is damage
+CANCELLED = 1e-3  # share of the loudest sample below which nothing is left of several channels
 _STREAMED = (0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)  # sizes that a program writes when it does not know the length yet
 
 
@@ -90,10 +92,15 @@ def decode(source: Path | bytes, rate: int, channels: str) -> np.ndarray:
         raise UnreadableError("holds no samples")
     if not np.isfinite(samples).all():
         raise UnreadableError("holds samples that are NaN or infinite")
+    if (largest := float(np.abs(samples).max())) > LOUDEST:
+        raise UnreadableError(f"holds a sample of {largest:.3g}, where 1 is the loudest; write it anew")
     if not samples.any():
         raise UnreadableError("is silent: all of its samples are 0")
     expect_channels(samples.shape[1], channels)
-    return resampled(samples.mean(1), own, rate)
+    one = samples.mean(1)
+    if np.abs(one).max() < CANCELLED * largest:
+        raise UnreadableError(f"has {samples.shape[1]} channels whose mean is silent: one is the other turned round")
+    return resampled(one, own, rate)
 
 
 def expect_channels(count: int, channels: str) -> None:

@@ -194,6 +194,6 @@ def _why(library: Any, error: Exception) -> str:
     if isinstance(error, library.DecompressionBombError | library.DecompressionBombWarning):
         return f"has more than the {MAX_PIXELS:,} pixels that are read"
     if isinstance(error, library.UnidentifiedImageError):
-        return f"is no image that can be read, which are {', '.join(FORMATS)}"
+        return f"is no image, or a damaged one; {', '.join(FORMATS)} can be read"
     detail = printable(" ".join(str(error).split()))[:100]
     return f"is a damaged image, or cut short ({detail or type(error).__name__})"

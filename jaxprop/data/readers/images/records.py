@@ -67,7 +67,9 @@ def read_within(root: Path, relative: str) -> bytes:
       jaxprop.data.readers.images.decode.UnreadableError: leads out of the folder /tmp, which no path may
     """
     pure = PurePath(relative)
-    if pure.is_absolute() or ".." in pure.parts:
+    if pure.is_absolute():
+        raise UnreadableError(f"is an absolute path; write it as it lies in the folder {root}")
+    if ".." in pure.parts:
         raise UnreadableError(f"leads out of the folder {root}, which no path may")
     try:
         file = (root / pure).resolve()

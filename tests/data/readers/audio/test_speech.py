@@ -72,6 +72,27 @@ def test_manifests(manifest, suffix, names):
     assert train.info["sample_rate"] == RATE
 
 
+def test_recordings_of_a_manifest_may_lie_in_the_folder_clips(manifest, tmp_path):
+    path = manifest("tsv", ("path", "sentence"))
+    path.write_text(path.read_text().replace("clips/", ""))
+    assert texts_of(opened(path)["train"]) == ["one two", "three", "four five"]
+
+
+@pytest.mark.parametrize("offset", ["0.5", 0.5])
+def test_a_part_of_a_recording_is_refused_where_a_manifest_names_one(manifest, offset):
+    """Fault: every row had the whole file with the text of its part."""
+    path = manifest()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "offset": 0, "start": "today"}) + "\n" for row in rows))
+    assert opened(path)["train"].length == 3
+    rows[1]["offset"] = offset
+    path.write_text("".join(json.dumps({"offset": None, **row}) + "\n" for row in rows))
+    with pytest.raises(
+        DataError, match=r"train\.jsonl:2: .*begins within its file \(offset 0\.5\), .* cut it into a file"
+    ):
+        opened(path)
+
+
 def test_columns_by_name_and_case(manifest):
     path = manifest("csv", ("clip", "said"))
     with pytest.raises(DataError, match=r"has no column of the audio, such as 'audio' \(it has: 'clip', 'said'\)"):

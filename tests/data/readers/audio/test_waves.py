@@ -81,6 +81,21 @@ def test_silence(tmp_path):
         decode(write(tmp_path / "a.wav", 0 * TONE), RATE, "refuse")
 
 
+def test_channels_that_cancel_each_other_are_silent(tmp_path):
+    """Fault: silence was looked for before the channels were averaged."""
+    with pytest.raises(UnreadableError, match=r"^has 2 channels whose mean is silent"):
+        decode(write(tmp_path / "a.wav", np.stack([TONE, -TONE], 1)), RATE, "average")
+
+
+def test_a_sample_that_no_integer_could_have_been_is_damage(tmp_path):
+    """Fault: every loss was NaN, and the learning rate was blamed."""
+    loud = TONE.copy()
+    loud[7] = 1e29
+    with pytest.raises(UnreadableError, match=r"^holds a sample of 1e\+29, where 1 is the loudest"):
+        decode(write(tmp_path / "a.wav", loud, subtype="FLOAT"), RATE, "refuse")
+    assert np.isfinite(decode(write(tmp_path / "b.wav", 2.0**31 * TONE, subtype="FLOAT"), RATE, "refuse")).all()
+
+
 def test_no_samples(tmp_path):
     with pytest.raises(UnreadableError, match="holds no samples"):
         probe(write(tmp_path / "a.wav", TONE[:0]))

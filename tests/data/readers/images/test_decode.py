@@ -135,10 +135,10 @@ def test_images_that_expand_too_far_are_refused_before_they_are_decoded(side):
     ("content", "why"),
     [
         (b"", "is empty"),
-        (b"these are words", "is no image that can be read, which are BMP, GIF, JPEG"),
+        (b"these are words", "is no image, or a damaged one; BMP, GIF, JPEG"),
         (encoded(np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8))[:-200], "damaged image, or cut short"),
         (encoded(RED, "JPEG")[:-30], "damaged image, or cut short|is no image"),
-        (saved(Image.fromarray(RED), "EPS"), "is no image that can be read"),
+        (saved(Image.fromarray(RED), "EPS"), "is no image, or a damaged one"),
     ],
     ids=["empty", "words", "cut PNG", "cut JPEG", "EPS"],
 )

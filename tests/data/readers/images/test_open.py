@@ -273,7 +273,7 @@ def spoil(name="train/dog/1.png", content=None):
 
 BAD = [
     (lambda: spoil(), "train/dog/1.png: is a damaged image, or cut short"),
-    (lambda: spoil(content=b"words"), "train/dog/1.png: is no image that can be read"),
+    (lambda: spoil(content=b"words"), "train/dog/1.png: is no image, or a damaged one"),
     (lambda: spoil(content=b""), "train/dog/1.png: is empty"),
     (
         lambda: spoil(content=encoded(np.zeros((9, 9), np.uint8))),
@@ -398,7 +398,7 @@ def test_no_path_leads_out_of_the_folder(path, tmp_path):
     Path("made/down").symlink_to(tmp_path / "outside")
     with Path("made/list.csv").open("a") as lines:
         lines.write(path.format(root=str(tmp_path).lstrip("/")) + ",cat\n")
-    with pytest.raises(DataError, match=r"made/list.csv:14: the image .* out of the folder"):
+    with pytest.raises(DataError, match=r"made/list.csv:14: the image .* (out of the folder|absolute path)"):
         opened(train="made/list.csv")
 
 
