@@ -107,7 +107,7 @@ def test_a_folder_of_librispeech(tmp_path):
     for i in range(3):
         write(tmp_path / "84" / "121123" / f"84-121123-000{i}.flac", seed=i)
     (tmp_path / "84" / "121123" / "84-121123.trans.txt").write_text(
-        "84-121123-0000 GO DO YOU HEAR\n84-121123-0001 BUT\n84-121123-0002 HE\n"
+        "84-121123-0000 GO DO YOU HEAR\n84-121123-0001\tBUT\n84-121123-0002 HE\n"
     )
     assert texts_of(opened(tmp_path)["train"]) == ["go do you hear", "but", "he"]
     (tmp_path / "84" / "121123" / "84-121123-0001.flac").unlink()
