@@ -74,7 +74,8 @@ Version {serving} serves after the four weeks.
 Before it trains, a retraining looks for wrong labels. The suspects are images with a box that is contradicted by
 {method}. In weeks 2 and 3 no
 label is wrong: what is suspected there is an error of the champion, which contradicts boxes of its own test images
-as well.
+as well. Looked at are the training images but for the tenth that is held out for validation, and of week 3 those
+without the new digit, which the champion cannot judge.
 
 | week | suspects | of its own test images | with a wrong box | of these suspected | of the suspects, with a wrong box |
 |---|---|---|---|---|---|

@@ -123,7 +123,10 @@ def _line(faults: list[Fault], tree: Tree) -> str:
     what = described(errors)
     if what is None:
         return tree.problem(_blamed(path, tree), _message(errors[0]))
-    return tree.problem(path, what + (_optional(path, tree) if errors[0]["input"] is None else _key_of(path, tree)))
+    given = errors[0]["input"]
+    if path[-1:] == ("test",) and isinstance(given, float):
+        return tree.problem(path, f"{what}; name a file or a folder, since here only data.validation takes a fraction")
+    return tree.problem(path, what + (_optional(path, tree) if given is None else _key_of(path, tree)))
 
 
 def described(errors: Sequence[ErrorDetails]) -> str | None:

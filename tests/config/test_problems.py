@@ -57,6 +57,8 @@ TABLE = [
     ("model.hidden.\u00b2=1", "model.hidden: expected a list, got a mapping"),
     ("model.channels=[]", "model.channels: expected at least 1 items, got a list"),
     ("model.activation=rely", "did you mean 'relu'?"),
+    ("data={name: coco, train: a.json, test: 0.2}", "data.test: expected text, got 0.2; name a file or a folder, since "
+                                                    "here only data.validation takes a fraction"),
     ("model=mlp", "model: expected a mapping of keys to values, got 'mlp'; the key for it is 'model.name'"),
     ("model=mpl", "model: expected a mapping of keys to values, got 'mpl'"),
     ("precision=bfloat16", "precision: expected a mapping of keys to values, got 'bfloat16'; the key for it is "

@@ -134,7 +134,13 @@ def _folder(section: Coco, split: str, path: str) -> str:
 
 def _records(path: str, folder: str, images: Sequence[Image]) -> tuple[list[Image], Records]:
     """The images as records, and their sizes, read from the files where the JSON says none."""
-    records = records_of(Path(folder).expanduser(), folder, [image.file for image in images])
+    root = Path(folder).expanduser()
+    if not any((root / image.file).is_file() for image in images):
+        raise DataError(
+            f"data.images: {folder}: holds none of the {len(images)} images of {path}, such as "
+            f"{printable(images[0].file)}; name the folder that their paths begin in"
+        )
+    records = records_of(root, folder, [image.file for image in images])
     images = [
         image if image.size is not None else image._replace(size=_read_size(records, i))
         for i, image in enumerate(images)

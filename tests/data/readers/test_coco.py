@@ -290,6 +290,17 @@ def test_a_broken_file_is_told_in_one_sentence_with_its_line(tmp_path, case):
     assert "\n" not in str(raised.value)
 
 
+def test_a_folder_without_any_of_the_images_is_what_is_named(write, tmp_path):
+    """Fault: one image was said to be missing, and advised to be repaired."""
+    path = write()
+    (tmp_path / "photos").mkdir()
+    for file in tmp_path.glob("*.png"):
+        file.rename(tmp_path / "photos" / file.name)
+    with pytest.raises(DataError, match=r"data\.images: .*: holds none of the 3 images of .*, such as 1\.png; name"):
+        opened(path)
+    assert opened(path, images=str(tmp_path / "photos")).length == 3
+
+
 def test_two_images_or_categories_of_one_id_are_named(write):
     with pytest.raises(DataError, match="two images have the id 1"):
         opened(write(lambda held: held["images"][1].update(id=1)))
