@@ -21,7 +21,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, PICTURE = ROOT / "docs" / "four-weeks.md", ROOT / "scripts" / "pictures" / "weeks-suspects.png"
-EPOCHS, SHOWN = 8, 4
+FIRST_EPOCHS, EPOCHS, SHOWN = 36, 8, 4
+REFUSED = "refused.json"  # what the command said that is refused
 COMMANDS = (
     "train weeks/detect.yaml --run runs/digits",
     f"retrain runs/digits --data weeks/week2 run.epochs={EPOCHS}",
@@ -100,12 +101,10 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def weeks_of(folder: Path) -> int:
-    """Writes the weeks; returns how often the first configuration passes over its data."""
-    epochs = 36
-    script = [sys.executable, str(ROOT / "scripts" / "weekly_drift.py"), "weeks", "--epochs", str(epochs)]
+def weeks_of(folder: Path) -> None:
+    """Writes the weeks."""
+    script = [sys.executable, str(ROOT / "scripts" / "weekly_drift.py"), "weeks", "--epochs", str(FIRST_EPOCHS)]
     subprocess.run(script, cwd=folder, check=True)
-    return epochs
 
 
 def row(week: int, of: str, record: Mapping[str, Any]) -> str:
@@ -170,9 +169,9 @@ def picture(folder: Path, worst: Sequence[Mapping[str, Any]]) -> None:
     sheet.save(PICTURE)
 
 
-def write_page(folder: Path, first_epochs: int, refused: subprocess.CompletedProcess[str]) -> None:
+def write_page(folder: Path) -> None:
     """Writes the page and the picture from what the runs have recorded."""
-    home = folder / "runs" / "champions" / "digits"
+    home, refused = folder / "runs" / "champions" / "digits", read(folder / REFUSED)
     records = {week: read(home / "versions" / f"{week:04}" / "promotion.json") for week in (2, 3, 4)}
     versions = {week: home / "versions" / f"{week:04}" for week in records}
     held = read(folder / "weeks" / "week4" / "train.json")
@@ -183,10 +182,10 @@ def write_page(folder: Path, first_epochs: int, refused: subprocess.CompletedPro
     method = records[4]["suspects"]["method"]
     PAGE.write_text(
         TEXT.format(
-            side=size["width"], train=len(held["images"]), wrong=share, first_epochs=first_epochs, shown=len(worst),
+            side=size["width"], train=len(held["images"]), wrong=share, first_epochs=FIRST_EPOCHS, shown=len(worst),
             test=len(read(folder / "weeks" / "week4" / "test.json")["images"]),
             commands="\n".join(f"jaxprop {words}" for words in COMMANDS),
-            code=refused.returncode, refused=refused.stderr.strip().replace(f"{folder}/", ""),
+            code=refused["code"], refused=refused["message"].replace(f"{folder}/", ""),
             rows="\n".join(row(week, of, records[week]) for week in records for of in ("new", "old")),
             reasons="\n".join(f"- Week {week}, {r['decision']}: {r['reason']}." for week, r in records.items()),
             serving=read(home / "champion.json")["version"], method=method,
@@ -206,18 +205,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = (args.folder or Path(made)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        refused, epochs = None, 36
-        if args.page:
-            refused = jaxprop(COMMANDS[2], folder)
-        else:
-            epochs = weeks_of(folder)
+        if not args.page:
+            weeks_of(folder)
             for number, words in enumerate(COMMANDS):
                 ran = jaxprop(words, folder)
-                refused = ran if number == 2 else refused
-                if ran.returncode and number != 2:
+                if number == 2:
+                    told = {"code": ran.returncode, "message": ran.stderr.strip()}
+                    (folder / REFUSED).write_text(json.dumps(told), encoding="utf-8")
+                elif ran.returncode:
                     sys.exit(f"jaxprop {words} ended with {ran.returncode}:\n{ran.stderr[-2000:]}")
-        assert refused is not None
-        write_page(folder, epochs, refused)
+        write_page(folder)
     print(f"wrote {PAGE} and {PICTURE}")
 
 
