@@ -175,7 +175,9 @@ def begin(root: Path | None, name: str, about: Mapping[str, Any]) -> Iterator[Ma
                 notes.append(f"going on with the challenger that was left in {place / RUN}")
             else:
                 if (place / RUN).exists():
-                    notes.append(f"removed {place}: a challenger of other data or of another champion, never settled")
+                    notes.append(
+                        f"removed {place}: a challenger of other data, another configuration or another champion"
+                    )
                 _clear(home)
                 make_folder(place)
                 write_whole(place / ABOUT, json.dumps(wanted), durable=True)

@@ -81,8 +81,8 @@ def decide(metric: str, new: Compared, old: Compared, tolerance: float) -> Decis
             f"{new.examples} new test examples are too few to tell which is better, {on_new}; give {FEWEST} or more",
         )
     if better and kept:
-        worse = f"worse on the old by no more than the {tolerance:.3g} tolerated"
-        what = worse if old.interval.high < 0 else "no worse on the old"
+        worse = f"worse on the old by less than the {tolerance:.3g} tolerated"
+        what = worse if old.interval.difference < 0 else "no worse on the old"
         return Decision(True, f"better on the new data, {on_new}, and {what}, {on_old}")
     if not better and new.interval.high < 0:
         return Decision(False, f"worse on the new data, {on_new}")
@@ -90,7 +90,9 @@ def decide(metric: str, new: Compared, old: Compared, tolerance: float) -> Decis
         return Decision(False, f"not shown to be better on the new data, {on_new}")
     what = "worse" if old.interval.high < -tolerance else "not shown to be within the tolerance"
     return Decision(
-        False, f"better on the new data, {on_new}, but {what} on the old, {on_old}, where {tolerance:.3g} is tolerated"
+        False,
+        f"better on the new data, {on_new}, but {what} on the old, {on_old}, where {tolerance:.3g} is tolerated "
+        "(a larger --replay forgets less, more old test examples narrow the interval, and --tolerance allows more)",
     )
 
 

@@ -14,8 +14,9 @@ def seen(low, high, difference=None):
 NAN = float("nan")
 CASES = [
     ((0.1, 0.2), (0.0, 0.0), True, "better on the new data"),
-    ((0.1, 0.2), (-0.009, 0.0), True, "and no worse on the old"),
-    ((0.1, 0.2), (-0.009, -0.001), True, "and worse on the old by no more than the 0.01 tolerated"),
+    ((0.1, 0.2), (-0.009, 0.01), True, "and no worse on the old"),
+    ((0.1, 0.2), (-0.009, 0.0), True, "and worse on the old by less than the 0.01 tolerated"),
+    ((0.1, 0.2), (-0.009, -0.001), True, "and worse on the old by less than the 0.01 tolerated"),
     ((0.1, 0.2), (-0.02, 0.0), False, "but not shown to be within the tolerance on the old"),
     ((0.1, 0.2), (-0.5, -0.4), False, "but worse on the old"),
     ((0.0, 0.2), (0.1, 0.2), False, "not shown to be better on the new data"),
