@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import sys
@@ -13,10 +12,9 @@ from collections.abc import Sequence
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, EXIT_SIGINT, ConfigError, JaxpropError
 from jaxprop.run.allocator import restart_with_allocator
 from jaxprop.run.compile_cache import open_cache
-from jaxprop.sinks.streams import Lasting, replace_closed, silence, tell
+from jaxprop.sinks.streams import FULL, Lasting, replace_closed, silence, tell
 
 VERBOSE = ("-v", "--verbose")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 COMPUTING = (
     "train",
     "retrain",

@@ -391,11 +391,20 @@ def _writing(home: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = ": ".join(str(one) for one in (error.strerror, error.filename) if one is not None)
         raise RunFolderError(
-            f"the champion in {home} cannot be changed ({what}), and stays the one it was; free space, or make that "
-            "folder writable"
+            f"the champion in {home} cannot be changed ({cause_of(error)}), and stays the one it was; free space, or make "
+            "that folder writable"
         ) from error
+
+
+def cause_of(error: OSError) -> str:
+    """Returns what the operating system says, and of which file where it is known.
+
+    Example:
+      >>> cause_of(OSError(28, "No space left on device"))
+      'No space left on device'
+    """
+    return ": ".join(str(one) for one in (error.strerror, error.filename) if one is not None)
 
 
 def _read(path: Path) -> Any:

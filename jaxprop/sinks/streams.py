@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from typing import Any, TextIO
 
 from jaxprop.errors import printable
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # nothing more can be written
 
 
 class Lasting:

@@ -27,6 +27,7 @@ from jaxprop.run.predictor import Predictor
 from jaxprop.run.served import CHAMPION, PREFIX, VERSIONS, Version, is_run_of
 from jaxprop.run.status import Status
 from jaxprop.run.train import train
+from jaxprop.sinks.streams import FULL
 from jaxprop.tools.retrain import suspects
 from jaxprop.tools.retrain.challenger import challenger_config
 from jaxprop.tools.retrain.compare import Sides, compared, deciding, headline, side_by_side
@@ -267,10 +268,11 @@ def _told_at_its_end(home: Path, tell: Callable[[str], None]) -> Iterator[None]:
         tell(INTERRUPTED)
         raise
     except OSError as error:
-        what = ": ".join(str(one) for one in (error.strerror, error.filename) if one is not None)
+        if error.errno not in FULL:  # such as data that can no longer be read
+            raise
         raise RunFolderError(
-            f"the challenger in {home} cannot be written ({what}), and the champion is the one it was; free space, or "
-            "make that folder writable, and run the same command again"
+            f"the challenger in {home} cannot be written ({champions.cause_of(error)}), and the champion is the one it "
+            "was; free space, and run the same command again"
         ) from error
 
 
