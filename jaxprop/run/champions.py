@@ -392,8 +392,8 @@ def _writing(home: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunFolderError(
-            f"the champion in {home} cannot be changed ({cause_of(error)}), and stays the one it was; free space, or make "
-            "that folder writable"
+            f"the champion in {home} cannot be changed ({cause_of(error)}), and stays the one it was; free space, or "
+            "make that folder writable"
         ) from error
 
 
