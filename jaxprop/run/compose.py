@@ -132,13 +132,14 @@ def compose(
         objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
         steps_per_call=config.run.steps_per_call, health=signals, ema_decay=config.run.ema_decay,
         schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh, trainable=trainable,
-        rules=rules,
+        rules=rules, deterministic=config.parallel.deterministic,
     )  # fmt: skip
+    across = config.parallel.deterministic is not None
     validation, test = sources.get("validation"), sources.get("test")
     return Experiment(
         config=config, task=task, sources=sources, stream=stream, validation=validation or test,
         test=test if validation else None, optimizer=optimizer, init=init, step=step,
-        evaluate=make_eval_step(task.objective, precision, mesh=mesh, rules=rules), mesh=mesh, total_steps=total_steps,
+        evaluate=make_eval_step(task.objective, precision, mesh=mesh, rules=rules, whole=across), mesh=mesh, total_steps=total_steps,
     )  # fmt: skip
 
 
@@ -243,7 +244,7 @@ def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh
             f"data.batch_size: a microbatch of {microbatch} cannot be divided over the {count} devices of this "
             f"machine; use a multiple of {count * config.run.accumulate}, or set parallel.devices"
         )
-    return mesh if mesh.size > 1 else None
+    return mesh if mesh.size > 1 or config.parallel.deterministic else None
 
 
 def rules_of(config: Config) -> tuple[Rule, ...]:

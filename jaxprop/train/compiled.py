@@ -24,6 +24,7 @@ from jaxprop.health.signals.settings import DETAILS, RARE, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import rules as placing
 from jaxprop.parallel import sharding
+from jaxprop.parallel.mesh import make_mesh
 from jaxprop.parallel.placement import place_state
 from jaxprop.parallel.places import places_of
 from jaxprop.parallel.rules import Rule
@@ -40,6 +41,7 @@ from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
 from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
 
 LOG = logging.getLogger("jaxprop")
+ACROSS = "across_devices"
 
 
 class TrainStep:
@@ -399,6 +401,7 @@ def make_train_step(
     mesh: Mesh | None = None,
     rules: Sequence[Rule] = (),
     state_sharding: StateSharding = None,
+    deterministic: str | None = None,
     trainable: Trainable = None,
     gradient: Callable[..., Any] | None = None,
     skip_nonfinite: bool = True,
@@ -433,6 +436,9 @@ def make_train_step(
       state_sharding: in place of rules, a function of the path of an array in the state, such as
         `opt_state/0/mu/dense/kernel`, and the array, that returns its `PartitionSpec`; or a tree of shardings or specs
         in the structure of the state or of its top.
+      deterministic: `"across_devices"` for the same bits on 2, 4 and 8 devices of a kind, and on one for most models:
+        the gradient is the mean of those of 8 parts of the batch, as with `accumulate=8`, added up in one order. It
+        costs speed, and memory for 8 gradients.
       trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a
         function of the path, or a tree of booleans. The others are carried along: they have no gradient, no row among
         the layers and no state in the optimizer.
@@ -470,6 +476,9 @@ def make_train_step(
         raise UsageError("state_sharding says how the state lies on a mesh; give mesh=jaxprop.make_mesh() besides")
     if rules and (mesh is None or state_sharding is not None):
         raise UsageError("rules say how the state lies on a mesh; give mesh=jaxprop.make_mesh(), and no state_sharding")
+    if deterministic not in (None, ACROSS):
+        raise UsageError(f"expected deterministic to be {ACROSS!r} or None, got {deterministic!r}")
+    mesh = make_mesh(1) if deterministic and mesh is None else mesh
     policy = policy_of(precision)
     if needs_scaling(policy) and not skip_nonfinite:
         raise UsageError(
@@ -489,6 +498,7 @@ def make_train_step(
         trainable=trainable,
         gradient=gradient,
         skip_nonfinite=skip_nonfinite,
+        over=mesh if deterministic else None,
         places=None if state_sharding is not None else places_of(mesh, rules),
     )
     return TrainStep(recipe, steps_per_call, mesh, state_sharding, rules, compiler_options)

@@ -75,6 +75,7 @@ def make_eval_step(
     stateful: bool = False,
     mesh: Mesh | None = None,
     rules: Sequence[Rule] = (),
+    whole: bool = False,
 ) -> EvalStep:
     """Returns a jitted evaluation of one batch, `(params, extras, batch) -> {name: (sum, count)}`.
 
@@ -88,6 +89,7 @@ def make_eval_step(
       precision: as in `make_train_step`.
       cast, stateful: of a plain loss function, as in `as_objective`.
       mesh, rules: as in `make_train_step`.
+      whole: whether each device computes the whole batch, so that their number does not change a bit.
 
     Returns:
       The step; `"loss"` is always among the names.
@@ -103,13 +105,15 @@ def make_eval_step(
     policy, places = policy_of(precision), places_of(mesh, rules)
 
     def eval_step(params: PyTree, extras: PyTree, batch: PyTree) -> Sums:
+        if whole and mesh is not None:
+            batch = jax.lax.with_sharding_constraint(batch, sharding.replicated(mesh))
         with placing(places):
             return objective.sums(params, extras, batch, policy)
 
     if mesh is None:
         return EvalStep(jax.jit(eval_step), objective.metrics)
-    whole = sharding.replicated(mesh)
+    everywhere = sharding.replicated(mesh)
     # Parameters stay as they lie: a step with `state_sharding` splits them.
     shardings = (None, None, sharding.batch_sharding(mesh))
     # replicated results: sums over all devices, and every device's rows in the batch's order
-    return EvalStep(jax.jit(eval_step, in_shardings=shardings, out_shardings=whole), objective.metrics, mesh)
+    return EvalStep(jax.jit(eval_step, in_shardings=shardings, out_shardings=everywhere), objective.metrics, mesh)

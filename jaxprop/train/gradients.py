@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxprop.core import layers, taps, trees
 from jaxprop.core.measurements import OUTPUT_SIGNALS
@@ -16,6 +18,7 @@ from jaxprop.core.placing import scattered
 from jaxprop.core.precision import wide
 from jaxprop.core.taps import Tap
 from jaxprop.errors import ShapeError
+from jaxprop.train.spread import PARTS, spread
 from jaxprop.types import Batch, Objective, PyTree, Sums
 
 # Names under which a batch holds what a loss may weigh or leave out examples by.
@@ -70,6 +73,7 @@ def value_and_grad(
     tapped: Sequence[Tap] = (),
     noise: bool = False,
     transform: Callable[..., Any] | None = None,
+    over: Mesh | None = None,
 ) -> tuple[Forward, Backward]:
     """Loss and gradient of the whole batch: scaled, accumulated over microbatches, unscaled.
 
@@ -88,6 +92,7 @@ def value_and_grad(
       tapped: taps to measure, as `taps.find` found them.
       noise: add up the microbatches' squared gradient norms.
       transform: in place of `jax.value_and_grad`, see `make_train_step`; it measures no taps.
+      over: devices whose number is not to change a bit; see `spread`.
 
     Returns:
       Mean loss and metrics; gradients and what the taps measured.
@@ -114,13 +119,13 @@ def value_and_grad(
         return (scattered(grads), collectors), forward
 
     collectors = taps.zero_collectors(tapped)
-    if accumulate == 1:
+    if accumulate == 1 and over is None:
         (grads, collectors), forward = differentiate(params, collectors, extras, batch, key)
         collectors = collectors if scale is None else taps.rescaled(collectors, 1 / scale)
         return forward, Backward(divide(grads, scale), collectors, jnp.float32(0))
 
-    def weighted(extras, batch, k):
-        (grads, filled), forward = differentiate(params, collectors, extras, batch, jax.random.fold_in(key, k))
+    def weighted(params, extras, batch, key):
+        (grads, filled), forward = differentiate(params, collectors, extras, batch, key)
         square = jnp.square(layers.norm(grads)) if noise else jnp.float32(0)
         loss, square, *grads = weigh([forward.loss, square, *jax.tree.leaves(grads)], forward.weight)
         filled = taps.rescaled(filled, forward.weight)
@@ -128,29 +133,69 @@ def value_and_grad(
         grads = jax.tree.unflatten(jax.tree.structure(params), grads)
         return Backward(grads, filled, square.astype(jnp.float32)), forward._replace(loss=loss)
 
-    forward, back = accumulated(weighted, extras, microbatches(batch, accumulate), scale)
+    if over is None:
+        found = summed(partial(weighted, params), extras, microbatches(batch, accumulate), key)
+    else:
+
+        def part(common: tuple[PyTree, PyTree], batch: Batch, key: jax.Array) -> Summed:
+            params, extras = common
+            return summed(partial(weighted, params), extras, microbatches(batch, accumulate), key)
+
+        found = spread(over, part, joined, (params, extras), batch, key)
+        found = found._replace(forward=found.forward._replace(extras=_shared(found.forward.extras)))
+    forward, back = divided(found, scale)
     return forward, back._replace(params=jax.tree.map(lambda g, p: g.astype(p.dtype), back.params, params))
 
 
-def accumulated(weighted: Callable, extras: PyTree, batches: Batch, scale: Any) -> tuple[Forward, Backward]:
-    """Sums weighted gradients and losses over microbatches, one at a time in memory, and divides by the weight."""
+class Summed(NamedTuple):
+    """Sums over microbatches: of losses and gradients times the weights, and whether any weight was not 0."""
 
-    def add(carry, batch_and_k):
-        back, total = carry
-        new, forward = weighted(total.extras, *batch_and_k)
-        sums = {name: combine(name, pair, forward.sums[name]) for name, pair in total.sums.items()}
-        added = Forward(total.loss + forward.loss, total.weight + forward.weight, forward.extras, sums)
-        params, square = jax.tree.map(jnp.add, (back.params, back.micro_square), (new.params, new.micro_square))
-        return (Backward(params, taps.merged(back.collectors, new.collectors), square), added), forward.weight
+    back: Backward
+    forward: Forward
+    some: jax.Array
+
+
+def summed(weighted: Callable, extras: PyTree, batches: Batch, key: jax.Array) -> Summed:
+    """Sums weighted gradients and losses over microbatches, one at a time in memory; extras go from one to the next."""
+
+    def add(carry: Summed, batch_and_k: tuple[Batch, jax.Array]) -> tuple[Summed, None]:
+        batch, k = batch_and_k
+        back, forward = weighted(carry.forward.extras, batch, jax.random.fold_in(key, k))
+        total = joined(carry, Summed(back, forward, forward.weight != 0))
+        return total._replace(forward=total.forward._replace(extras=forward.extras)), None
 
     count = jax.tree.leaves(batches)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], batches)
-    shapes = jax.eval_shape(weighted, extras, first, jnp.int32(0))
-    zeros, zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    start = (zeros, zero._replace(extras=extras))
-    (back, total), weights = jax.lax.scan(add, start, (batches, jnp.arange(count, dtype=jnp.int32)))
+    shapes = jax.eval_shape(weighted, extras, first, key)
+    back, forward = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    start = Summed(back, forward._replace(extras=extras), jnp.array(False))
+    return jax.lax.scan(add, start, (batches, jnp.arange(count, dtype=jnp.int32)))[0]
+
+
+def joined(one: Summed, other: Summed) -> Summed:
+    """Adds up two sums; of floats among the extras, too, while other extras are those of the first."""
+    sums = {name: combine(name, pair, other.forward.sums[name]) for name, pair in one.forward.sums.items()}
+    extras = jax.tree.map(
+        lambda a, b: a + b if jnp.issubdtype(a.dtype, jnp.floating) else a, one.forward.extras, other.forward.extras
+    )
+    loss, weight = one.forward.loss + other.forward.loss, one.forward.weight + other.forward.weight
+    params, square = jax.tree.map(
+        jnp.add, (one.back.params, one.back.micro_square), (other.back.params, other.back.micro_square)
+    )
+    back = Backward(params, taps.merged(one.back.collectors, other.back.collectors), square)
+    return Summed(back, Forward(loss, weight, extras, sums), one.some | other.some)
+
+
+def _shared(extras: PyTree) -> PyTree:
+    """The mean of the parts' floats, such as batch statistics, of which there is the sum."""
+    return jax.tree.map(lambda x: x / PARTS if jnp.issubdtype(x.dtype, jnp.floating) else x, extras)
+
+
+def divided(found: Summed, scale: Any) -> tuple[Forward, Backward]:
+    """The means that the sums are of: divided by the weight, and by the loss scale."""
+    back, total = found.back, found.forward
     # Padding alone leaves 0; weights of both signs that cancel have no mean.
-    nothing = jnp.where(jnp.any(weights != 0), jnp.nan, 1).astype(total.weight.dtype)
+    nothing = jnp.where(found.some, jnp.nan, 1).astype(total.weight.dtype)
     weight = jnp.where(total.weight != 0, total.weight, nothing)
     divisor = weight if scale is None else weight * scale
     mean_square = back.micro_square / (weight if scale is None else weight * jnp.square(scale))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxprop.core import layers, measurements, taps
 from jaxprop.core.jaxprs.scans import Use, uses
@@ -60,6 +61,7 @@ class Recipe(NamedTuple):
     gradient: Callable[..., Any] | None = None
     skip_nonfinite: bool = True
     places: Places | None = None
+    over: Mesh | None = None
 
     @property
     def guarded(self) -> bool:
@@ -168,6 +170,7 @@ class Problem:
                 plan.tapped if plan is not None else (),
                 plan is not None and plan.rare,
                 recipe.gradient,
+                recipe.over,
             )
 
     def loss(self, trained: PyTree) -> jax.Array:

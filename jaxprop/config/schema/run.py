@@ -50,6 +50,11 @@ class Parallel(Section):
 
     devices: Positive | None = Field(None, description="number of devices of each process; default: all")
     mesh: Mesh = Field(default_factory=defaults(Mesh), description="devices along each axis")
+    deterministic: Literal["across_devices"] | None = Field(
+        None,
+        description="across_devices: the same bits on 2, 4 and 8 devices of a kind, and on one for most models, at a "
+        "cost in speed and memory; batches are taken in 8 parts, and the mesh has data alone",
+    )
     rules: Annotated[tuple[Rule, ...], Strict(False)] = Field(
         (),
         description="where parameters lie, of which the first that matches counts; default: as fits the built-in "
