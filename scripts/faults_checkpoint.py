@@ -1,0 +1,121 @@
+"""Damages checkpoints of a small state at random and writes the table of docs/results/FAULTS.md.
+
+    python scripts/faults_checkpoint.py [--trials 2000] [--seed 0] [--write]
+
+The state is that of a classifier with AdamW, a moving average and a random key, saved twice; each trial damages one file
+of the newer checkpoint, restores in this process, and puts the file back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from jaxprop.checkpoint import Checkpoints  # noqa: E402
+from jaxprop.types import TrainState  # noqa: E402
+from jaxprop.version import versions  # noqa: E402
+from tests.checkpoint.damage import CAUGHT, HARMLESS, KINDS, NEWER, OLDER, SILENT, Trial, trial  # noqa: E402
+
+PAGE = ROOT / "docs" / "results" / "FAULTS.md"
+TITLE = "## Damaged checkpoints"
+
+
+def make_state(seed: int) -> TrainState:
+    """Returns a state with every kind of leaf that a run has: 40 kB."""
+    keys = jax.random.split(jax.random.key(seed), 4)
+    params = {
+        "dense": {"kernel": jax.random.normal(keys[0], (32, 64)), "bias": jax.random.normal(keys[1], (64,))},
+        "head": {"kernel": jax.random.normal(keys[2], (64, 10), jnp.bfloat16)},
+    }
+    moments = jax.tree.map(lambda p: jax.random.normal(keys[3], p.shape, p.dtype), params)
+    adam = optax.adamw(1e-3).init(params)
+    opt_state = (adam[0]._replace(mu=moments, nu=jax.tree.map(jnp.square, moments)), *adam[1:])
+    health = {"skips": jnp.int32(seed)}
+    return TrainState(
+        jnp.int32(seed), params, {}, opt_state, jax.random.key(seed), jnp.float32(8), health, {"params": params}
+    )
+
+
+def saved(folder: Path) -> TrainState:
+    """Saves the states of two steps and returns that of the newer one."""
+    with Checkpoints(folder) as checkpoints:
+        for step in (OLDER, NEWER):
+            stream = {"data": {"epoch": 1, "position": step, "fingerprint": "f00d"}}
+            checkpoints.save(step, make_state(step), stream=stream, config={"run": {"seed": 7}}, metrics={"loss": 0.5})
+    return make_state(NEWER)
+
+
+def table(trials: list[Trial], seconds: float, seed: int) -> str:
+    """Returns the section of the page."""
+    lines = [
+        TITLE,
+        "",
+        f"`python scripts/faults_checkpoint.py --trials {len(trials)} --seed {seed} --write`: each trial damages one file "
+        "of the newest checkpoint of two and restores.",
+        "Caught: the damage is named and the older checkpoint restored. Harmless: the same bits were restored, since the "
+        "file or the bits in it are not needed. Silent: other bits, without a word.",
+        f"The file is drawn first, so that small files get their share. {seconds:.0f} s, with "
+        + ", ".join(f"{name} {versions()[name]}" for name in ("jax", "orbax-checkpoint"))
+        + ".",
+        "",
+        "| file | damage | trials | caught | harmless | silent |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for file in sorted({one.file for one in trials}):
+        for kind in KINDS:
+            of = [one.outcome for one in trials if (one.file, one.kind) == (file, kind)]
+            if of:
+                lines.append(
+                    f"| `{file}` | {kind} | {len(of)} | {of.count(CAUGHT)} | {of.count(HARMLESS)} | {of.count(SILENT)} |"
+                )
+    of = [one.outcome for one in trials]
+    lines.append(f"| all | | {len(of)} | {of.count(CAUGHT)} | {of.count(HARMLESS)} | {of.count(SILENT)} |")
+    named = sum(
+        1 for one in trials if one.outcome == CAUGHT and re.search(r"damaged: \w+/?[\w/]* (differs|cannot)", one.told)
+    )
+    lines += [
+        "",
+        f"Of the {of.count(CAUGHT)} that were caught, {named} name the leaf; the others name the manifest or say that nothing can be read.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Runs the trials and prints the section, or writes it into the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        expected, began, trials = saved(Path(place) / "checkpoints"), time.monotonic(), []
+        for seed in range(asked.seed, asked.seed + asked.trials):
+            trials.append(trial(Path(place) / "checkpoints", expected, seed))
+            if trials[-1].outcome == SILENT:
+                print(f"seed {seed}: {trials[-1]}", file=sys.stderr)
+    section = table(trials, time.monotonic() - began, asked.seed)
+    print(section)
+    if asked.write:
+        text = (
+            PAGE.read_text()
+            if PAGE.exists()
+            else "# Faults\n\nWhat was done to runs on purpose, and what became of it.\n"
+        )
+        before, _, rest = text.partition(TITLE)
+        after = re.search(r"^## ", rest, re.MULTILINE)
+        PAGE.write_text(before.rstrip() + "\n\n" + section + ("\n" + rest[after.start() :] if after else ""))
+
+
+if __name__ == "__main__":
+    main()
