@@ -2,8 +2,8 @@
 
     python scripts/faults_checkpoint.py [--trials 2000] [--seed 0] [--write]
 
-The state is that of a classifier with AdamW, a moving average and a random key, saved twice; each trial damages one file
-of the newer checkpoint, restores in this process, and puts the file back.
+The state is that of a classifier with AdamW, a moving average and a random key, saved twice; each trial damages one
+file of the newer checkpoint, in a copy, and restores it in this process.
 """
 
 from __future__ import annotations
@@ -58,37 +58,37 @@ def saved(folder: Path) -> TrainState:
 
 def table(trials: list[Trial], seconds: float, seed: int) -> str:
     """Returns the section of the page."""
-    lines = [
-        TITLE,
-        "",
-        f"`python scripts/faults_checkpoint.py --trials {len(trials)} --seed {seed} --write`: each trial damages one file "
-        "of the newest checkpoint of two and restores.",
-        "Caught: the damage is named and the older checkpoint restored. Harmless: the same bits were restored, since the "
-        "file or the bits in it are not needed. Silent: other bits, without a word.",
-        f"The file is drawn first, so that small files get their share. {seconds:.0f} s, with "
-        + ", ".join(f"{name} {versions()[name]}" for name in ("jax", "orbax-checkpoint"))
-        + ".",
-        "",
-        "| file | damage | trials | caught | harmless | silent |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+    used = ", ".join(f"{name} {versions()[name]}" for name in ("jax", "orbax-checkpoint"))
+    rows = []
     for file in sorted({one.file for one in trials}):
         for kind in KINDS:
-            of = [one.outcome for one in trials if (one.file, one.kind) == (file, kind)]
-            if of:
-                lines.append(
-                    f"| `{file}` | {kind} | {len(of)} | {of.count(CAUGHT)} | {of.count(HARMLESS)} | {of.count(SILENT)} |"
-                )
-    of = [one.outcome for one in trials]
-    lines.append(f"| all | | {len(of)} | {of.count(CAUGHT)} | {of.count(HARMLESS)} | {of.count(SILENT)} |")
-    named = sum(
-        1 for one in trials if one.outcome == CAUGHT and re.search(r"damaged: \w+/?[\w/]* (differs|cannot)", one.told)
-    )
-    lines += [
-        "",
-        f"Of the {of.count(CAUGHT)} that were caught, {named} name the leaf; the others name the manifest or say that nothing can be read.",
-    ]
-    return "\n".join(lines) + "\n"
+            of = [one for one in trials if (one.file, one.kind) == (file, kind)]
+            rows += [f"| `{file}` | {kind} | {_counts(of)} |"] if of else []
+    caught = [one for one in trials if one.outcome == CAUGHT]
+    leaf = sum("differs from its digest" in one.told and "manifest" not in one.told for one in caught)
+    record = sum("its manifest.json" in one.told for one in caught)
+    return f"""{TITLE}
+
+`python scripts/faults_checkpoint.py --trials {len(trials)} --seed {seed} --write`: each trial damages one file of the
+newest of two checkpoints and restores. Half of the trials draw among files, the others among bytes.
+
+- caught: the damage was told and the older checkpoint restored;
+- harmless: the same bits were restored, since what was damaged is not needed for them;
+- silent: other bits, or an older checkpoint, without a word.
+
+| file | damage | trials | caught | harmless | silent |
+|---|---|---:|---:|---:|---:|
+{chr(10).join(rows)}
+| all | | {_counts(trials)} |
+
+Of the {len(caught)} that were caught, {leaf} were told by a leaf that differs from its digest, {record} by the
+manifest, and {len(caught) - leaf - record} by leaves that cannot be read. {seconds:.0f} s, with {used}.
+"""
+
+
+def _counts(trials: list[Trial]) -> str:
+    outcomes = [one.outcome for one in trials]
+    return " | ".join(str(count) for count in (len(outcomes), *map(outcomes.count, (CAUGHT, HARMLESS, SILENT))))
 
 
 def main() -> None:

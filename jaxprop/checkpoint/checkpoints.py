@@ -431,6 +431,7 @@ class Checkpoints:
         self._retire()
         for damaged in [found for found in places.steps_in(self.folder) if found in self._damaged or found == step]:
             self._move(self.folder / str(damaged), self.folder / places.DAMAGED / str(damaged))
+        self._damaged.clear()
         path = self.folder / str(step)
         if os.path.lexists(path):  # not a checkpoint, so it is renamed instead of deleted
             path.rename(places.unused(path.with_name(f"{step}.not-a-checkpoint")))

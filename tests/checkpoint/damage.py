@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ KINDS = ("bit flipped", "block zeroed", "cut short", "removed")
 CAUGHT, HARMLESS, SILENT = "caught", "harmless", "silent"
 OLDER, NEWER = 800, 900
 _BLOCK = 512
+_HEXADECIMAL = set("0123456789abcdef")
 
 
 class Trial(NamedTuple):
@@ -40,48 +43,46 @@ def kind_of(file: Path) -> str:
     """Returns the kind of a file of a checkpoint, by its path in it.
 
     Example:
-      >>> kind_of(Path("state/d/0123abc")), kind_of(Path("manifest.json"))
+      >>> kind_of(Path("state/d/0123456789abcdef0123456789abcdef")), kind_of(Path("manifest.json"))
       ('state/d/*', 'manifest.json')
     """
-    parts = ["*" if set(part) <= set("0123456789abcdef") else part for part in file.parts]
-    return "/".join(part for part in parts if part != "ocdbt.process_0")
+    return "/".join("*" if len(part) == 32 and set(part) <= _HEXADECIMAL else part for part in file.parts)
 
 
 def trial(folder: Path, expected: object, seed: int) -> Trial:
-    """Damages the newest of two checkpoints, restores, and puts back what was there.
+    """Damages the newest of two checkpoints in a copy of their own, and restores.
+
+    The copy has a path that was not read before, since TensorStore keeps what it has read from a path.
 
     Args:
-      folder: with the checkpoints of `OLDER` and `NEWER`, of which nothing else is changed.
+      folder: with the checkpoints of `OLDER` and `NEWER`.
       expected: the state that was saved at `NEWER`.
-      seed: decides the file and the damage. By file, so that small ones get their share.
+      seed: decides the file and the damage. Odd ones choose among the files, even ones among their bytes.
     """
-    draw, newest = random.Random(seed), folder / str(NEWER)
-    files = sorted(path for path in newest.rglob("*") if path.is_file())
-    file, kind = draw.choice(files), draw.choice(KINDS)
-    whole = file.read_bytes()
-    told: list[str] = []
-    try:
-        _damage(file, whole, kind, draw)
-        checkpoints = Checkpoints(folder)
-        checkpoints.tell = told.append
-        try:
-            restored = checkpoints.restore(expected)
-        except CheckpointError as error:  # nothing is restored, which is no silence either
-            told.append(str(error))
-            restored = None
-        checkpoints.close()
+    draw, told = random.Random(seed), []
+    with tempfile.TemporaryDirectory() as place:
+        copied = Path(shutil.copytree(folder, Path(place) / "checkpoints"))
+        newest = copied / str(NEWER)
+        files = sorted(path for path in newest.rglob("*") if path.is_file())
+        (file,) = draw.choices(files, None if seed % 2 else [path.stat().st_size for path in files])
+        kind = draw.choice(KINDS)
+        _damage(file, kind, draw)
+        with Checkpoints(copied) as checkpoints:
+            checkpoints.tell = told.append
+            try:
+                restored = checkpoints.restore(expected)
+            except CheckpointError as error:  # nothing is restored, which is no silence either
+                told.append(str(error))
+                restored = None
         outcome = _outcome(restored, expected, told)
-    finally:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(whole)
     return Trial(kind, kind_of(file.relative_to(newest)), outcome, "; ".join(told))
 
 
-def _damage(file: Path, whole: bytes, kind: str, draw: random.Random) -> None:
+def _damage(file: Path, kind: str, draw: random.Random) -> None:
     if kind == "removed":
         file.unlink()
         return
-    content = bytearray(whole)
+    content = bytearray(file.read_bytes())
     if kind == "bit flipped" and content:
         bit = draw.randrange(8 * len(content))
         content[bit // 8] ^= 1 << bit % 8

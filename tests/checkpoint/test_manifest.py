@@ -75,10 +75,8 @@ def test_no_flipped_bit_of_a_manifest_is_believed(tmp_path):
         broken = bytearray(whole)
         broken[bit // 8] ^= 1 << bit % 8
         path.write_bytes(broken)
-        try:
-            assert manifest.read(tmp_path / "5") == CONTENT  # such as another kind of space
-        except DamagedError as damaged:
-            assert damaged.why.startswith("its manifest.json")
+        # Where it is read all the same, it was another kind of space that was flipped into.
+        assert list(read_manifests(tmp_path).values()) in ([], [CONTENT])
 
 
 @pytest.mark.parametrize(
