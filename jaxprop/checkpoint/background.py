@@ -36,6 +36,9 @@ class Background:
         self._error: BaseException | None = None
         self._is_copied, self._has_ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, args=(work,), name="jaxprop-checkpoint", daemon=True)
+
+    def start(self) -> None:
+        """Starts the work; an interrupt that comes meanwhile finds something to wait for."""
         _unreported.add(self)
         self._thread.start()
 
@@ -81,6 +84,9 @@ class Background:
     def _wait(self, event: threading.Event) -> None:
         seen, since = self._progress(), time.monotonic()
         while not event.wait(min(_LOOK, PATIENCE)):
+            if not self._thread.is_alive() and not event.is_set():
+                _unreported.discard(self)
+                raise OSError("it was interrupted before it began")
             now = self._progress()
             if now != seen:
                 seen, since = now, time.monotonic()

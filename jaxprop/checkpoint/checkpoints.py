@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -200,6 +201,7 @@ class Checkpoints:
             del arrays
             self._saving = Background(step, partial(self._write, work, staging / str(step)), staging)
             try:
+                self._saving.start()
                 self._saving.wait_for_copy()
             except StuckError:
                 self._saving = self._writer = None
@@ -282,9 +284,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
+            self._drop_writer()
             if self._staging is not None and peers.is_first():
                 places.remove(self._staging)
 
@@ -397,6 +397,8 @@ class Checkpoints:
         self._saving = None
         if isinstance(error, StuckError):
             self._writer = None  # to close it would be to wait again
+        elif error is not None:
+            self._drop_writer()
         if not peers.all_of(error is None) and error is None:
             error = OSError("another process could not write its part")
         with reporting(saving.step, self.folder):
@@ -406,6 +408,13 @@ class Checkpoints:
                 raise OSError("it is not there after saving")
         self.when_whole()
         return saving.step
+
+    def _drop_writer(self) -> None:
+        """Closes the writer; what it has to say then is of a save that has failed, and that was told."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(Exception):
+                writer.close()
 
     def _plain_folder(self) -> Path:
         """The folder by a name that Orbax can read back: it takes brackets for a pattern, and turns backslashes."""

@@ -10,6 +10,12 @@ from jaxprop.checkpoint import background
 from jaxprop.checkpoint.background import Background, StuckError
 
 
+def started(*arguments):
+    save = Background(*arguments)
+    save.start()
+    return save
+
+
 def test_work_is_done_in_a_thread_that_does_not_keep_the_process(tmp_path):
     seen = []
 
@@ -18,7 +24,7 @@ def test_work_is_done_in_a_thread_that_does_not_keep_the_process(tmp_path):
         inner = threading.Thread(target=lambda: None)
         seen.append((threading.current_thread().daemon, inner.daemon))
 
-    save = Background(3, work, tmp_path)
+    save = started(3, work, tmp_path)
     save.wait_for_copy()
     save.result()
     assert seen == [(True, True)]  # threads that Orbax starts there inherit it
@@ -30,7 +36,7 @@ def test_an_error_is_raised_where_it_is_waited_for(tmp_path):
     def work(copied):
         raise ZeroDivisionError
 
-    save = Background(3, work, tmp_path)
+    save = started(3, work, tmp_path)
     save.wait_for_copy()  # not here: the next save, or the end, tells it
     while not save.has_failed:
         time.sleep(0.01)
@@ -52,7 +58,7 @@ def test_what_gets_on_is_waited_for_and_what_does_not_is_given_up(tmp_path, monk
                 time.sleep(0.1)
         stop.wait(20)
 
-    save, began = Background(3, work, tmp_path), time.monotonic()
+    save, began = started(3, work, tmp_path), time.monotonic()
     with pytest.raises(
         StuckError, match=r"step 3 could not be written to .*: nothing has been written for 0 s, so its"
     ):
@@ -69,6 +75,7 @@ STUCK = """
 
     background.PATIENCE, background._GRACE = 0.5, 0.5
     save = background.Background(3, lambda copied: time.sleep(600), Path(sys.argv[1]))
+    save.start()
     threading.Thread(target=time.sleep, args=(600,)).start()  # of a library, which Python would wait for
     save.result()
 """
@@ -82,7 +89,9 @@ UNCLOSED = """
         time.sleep(0.5)
         {act}
 
-    background.Background(3, work, Path(sys.argv[1])).wait_for_copy()
+    save = background.Background(3, work, Path(sys.argv[1]))
+    save.start()
+    save.wait_for_copy()
     print("left", flush=True)
 """
 
@@ -109,3 +118,9 @@ def test_a_process_with_a_stuck_save_ends_all_the_same(tmp_path):
 def test_a_process_that_never_asked_ends_with_the_error(tmp_path, act, code, says):
     ended = run(UNCLOSED.format(act=act), tmp_path)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "left\n", says)
+
+
+def test_work_that_never_began_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(background, "_LOOK", 0.1)
+    with pytest.raises(OSError, match="it was interrupted before it began"):
+        Background(3, lambda copied: None, tmp_path).result()
