@@ -1,6 +1,6 @@
 """Damages checkpoints of a small state at random and writes the table of docs/results/FAULTS.md.
 
-    python scripts/faults_checkpoint.py [--trials 2000] [--seed 0] [--write]
+    python scripts/faults_checkpoint.py [--trials 2000] [--seed 0] [--jobs 2] [--write]
 
 The state is that of a classifier with AdamW, a moving average and a random key, saved twice; each trial damages one
 file of the newer checkpoint, in a copy, and restores it in this process.
@@ -13,6 +13,8 @@ import re
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import jax
@@ -91,19 +93,33 @@ def _counts(trials: list[Trial]) -> str:
     return " | ".join(str(count) for count in (len(outcomes), *map(outcomes.count, (CAUGHT, HARMLESS, SILENT))))
 
 
+def some(seeds: range) -> list[Trial]:
+    """Runs trials in a folder of their own."""
+    with tempfile.TemporaryDirectory() as place:
+        expected = saved(Path(place) / "checkpoints")
+        return [trial(Path(place) / "checkpoints", expected, seed) for seed in seeds]
+
+
 def main() -> None:
-    """Runs the trials and prints the section, or writes it into the page."""
+    """Runs the trials and prints the section, or writes it into the page; an interrupt ends it with those so far."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        expected, began, trials = saved(Path(place) / "checkpoints"), time.monotonic(), []
-        for seed in range(asked.seed, asked.seed + asked.trials):
-            trials.append(trial(Path(place) / "checkpoints", expected, seed))
-            if trials[-1].outcome == SILENT:
-                print(f"seed {seed}: {trials[-1]}", file=sys.stderr)
+    last, began, trials = asked.seed + asked.trials, time.monotonic(), []
+    parts = [range(first, min(first + 50, last)) for first in range(asked.seed, last, 50)]
+    pool = ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn"))
+    try:
+        for done in pool.map(some, parts) if asked.jobs > 1 else map(some, parts):
+            trials += done
+            print(f"{len(trials)} trials", file=sys.stderr)
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+    for seed, one in enumerate(trials, start=asked.seed):
+        if one.outcome == SILENT:
+            print(f"seed {seed}: {one}", file=sys.stderr)
     section = table(trials, time.monotonic() - began, asked.seed)
     print(section)
     if asked.write:

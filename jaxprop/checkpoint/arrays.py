@@ -79,7 +79,8 @@ def _is_not_orbax(record: logging.LogRecord) -> bool:
 
 def _is_no_write(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return "orbax-checkpoint-tmp" not in f"{record.getMessage()} {error} {getattr(error, 'filename', '')}"
+    text = f"{record.getMessage()} {error} {getattr(error, 'filename', '')}"
+    return not any(mark in text for mark in ("orbax-checkpoint-tmp", "tensorstore_spec"))
 
 
 def _pass_on(shown: Callable[[Any], object], unraisable: Any) -> None:

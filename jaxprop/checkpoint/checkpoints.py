@@ -352,9 +352,10 @@ class Checkpoints:
         newer = {step: why for step, why in lost.items() if step > restored.step}
         if newer:
             reasons = ", ".join(f"of step {step} is damaged: {why}" for step, why in newer.items())
+            steps = max(newer) - restored.step
             self.tell(
-                f"the checkpoint {reasons}; going on from step {restored.step}, {max(newer) - restored.step} steps "
-                f"before it; what is damaged is moved to {self.folder / places.DAMAGED} at the next save"
+                f"the checkpoint {reasons}; going on from step {restored.step}, {steps} step{'s' * (steps != 1)} before "
+                f"it; what is damaged is moved to {self.folder / places.DAMAGED} at the next save"
             )
         return restored
 

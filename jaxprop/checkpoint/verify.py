@@ -19,6 +19,7 @@ from jaxprop.checkpoint.folder import holds_link
 from jaxprop.types import TrainState
 
 _NEEDED = ("leaves", "key_impls", "stream", "config", "metrics")
+_TRIED = 8  # leaves that cannot be read, after which it is taken that none can
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 
@@ -59,25 +60,26 @@ def _read(path: Path, plain: Path, wanted: Mapping[str, Any], names: Mapping[str
         if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
             raise
         unreadable = _first_unreadable(plain, wanted)
-        what = "none of its arrays can be read" if unreadable is None else f"{names[unreadable]} cannot be read"
+        what = "its arrays cannot be read" if unreadable is None else f"{names[unreadable]} cannot be read"
         kind = re.match("[A-Z_]+(?=: )", str(error))  # what follows TensorStore's codes is for its authors
         raise DamagedError(path, f"{what} ({kind[0] if kind else reason(error)})") from error
 
 
 def _first_unreadable(plain: Path, wanted: Mapping[str, Any]) -> str | None:
-    """Returns the number of the first leaf that cannot be read, or None where none can."""
-    bad = None
+    """Returns the number of a leaf that cannot be read where others can, or None where it is not a leaf's fault."""
+    bad, can_any = None, len(wanted) == 1
     if jax.process_count() > 1:  # the others do not read one by one
         return None
-    for number, leaf in wanted.items():
+    for tried, (number, leaf) in enumerate(wanted.items(), start=1):
         try:
             read_arrays(plain, {number: leaf})
         except Exception:
             bad = bad or number
         else:
-            if bad is not None:
-                return bad
-    return bad if len(wanted) == 1 else None
+            can_any = True
+        if bad is not None and (can_any or tried >= _TRIED):
+            break
+    return bad if can_any else None
 
 
 def _compare(

@@ -532,7 +532,7 @@ def test_a_run_goes_on_from_the_newest_good_checkpoint_and_ends_as_if_nothing_ha
     (done / "summary.json").unlink()
     damage(done, 6)
     again = runner.train(build(sections | {"sinks": {"console": True}}), done).summary
-    assert "step 6 is damaged: none of its arrays can be read" in capsys.readouterr().err
+    assert "step 6 is damaged: its arrays cannot be read" in capsys.readouterr().err
     assert (again["step"], again["metrics"]) == (6, whole["metrics"])
 
 
@@ -541,7 +541,9 @@ def test_where_no_checkpoint_is_good_nothing_is_removed(done, sections):
     for step in (3, 6):
         damage(done, step)
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
-    with pytest.raises(CheckpointError, match=r"can be used \(step 3: none .*; step 6: none .*\); use --run .*--fresh"):
+    with pytest.raises(
+        CheckpointError, match=r"can be used \(step 3: its arrays .*; step 6: its arrays .*\); use --run .*--fresh"
+    ):
         runner.train(build(sections), done, quiet=True)
     after = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
     assert {path for path in before if before[path] != after.get(path)} <= {done / "config.yaml", done / ".lock"}
