@@ -197,9 +197,10 @@ class Checkpoints:
             self._writer = self._writer or files.writer()
             plain = self._plain_folder() / staging.name / str(step)
             # Begun before the state may be donated, and waited for when it is on the disk.
-            work = partial(_write, self._writer, plain, [files.arguments(arrays)], record, digest(arrays))
+            held, digests = [files.arguments(arrays)], digest(arrays)
             del arrays
-            self._saving = Background(step, partial(self._write, work, staging / str(step)), staging)
+            work = partial(self._write, plain, held, staging / str(step), record, digests)
+            self._saving = Background(step, work, staging)
             try:
                 self._saving.start()
                 self._saving.wait_for_copy()
@@ -208,12 +209,17 @@ class Checkpoints:
                 raise
         return True
 
-    def _write(self, work: Callable[..., dict[str, Any]], place: Path, copied: Callable[[], None]) -> None:
+    def _write(
+        self, plain: Path, held: list[Any], place: Path, record: dict[str, Any],
+        digests: Callable[[], dict[str, str]], copied: Callable[[], None],
+    ) -> None:  # fmt: skip
         """In the background: writes arrays, then the manifest, then gives the checkpoint its name."""
-        record = work(copied)
+        self._writer.save(plain, args=held.pop())  # the last reference: a state that is not donated is freed as early
+        copied()
+        self._writer.wait_until_finished()
         if peers.is_first():
             places.sync_all(place)
-            manifest.write(place / manifest.NAME, record)
+            manifest.write(place / manifest.NAME, {**record, "digests": digests()})
             if os.path.lexists(self.folder / place.name):
                 raise FileExistsError("another process has written a checkpoint of this step meanwhile")
             place.rename(self.folder / place.name)
@@ -352,10 +358,11 @@ class Checkpoints:
         newer = {step: why for step, why in lost.items() if step > restored.step}
         if newer:
             reasons = ", ".join(f"of step {step} is damaged: {why}" for step, why in newer.items())
-            steps = max(newer) - restored.step
+            lost_steps = max(newer) - restored.step
+            before = "1 step" if lost_steps == 1 else f"{lost_steps} steps"
             self.tell(
-                f"the checkpoint {reasons}; going on from step {restored.step}, {steps} step{'s' * (steps != 1)} before "
-                f"it; what is damaged is moved to {self.folder / places.DAMAGED} at the next save"
+                f"the checkpoint {reasons}; going on from step {restored.step}, {before} before it; what is damaged is "
+                f"moved to {self.folder / places.DAMAGED} at the next save"
             )
         return restored
 
@@ -479,17 +486,6 @@ class Checkpoints:
     def _empty_trash(self) -> None:
         if peers.is_first():
             places.remove(self.folder / places.TRASH)
-
-
-def _write(
-    writer: Any, path: Path, held: list[Any], record: dict[str, Any], digests: Callable[[], dict[str, str]],
-    copied: Callable[[], None],
-) -> dict[str, Any]:  # fmt: skip
-    """Writes arrays, and returns the manifest once they are there."""
-    writer.save(path, args=held.pop())  # the last reference: a state that is not donated is freed as early
-    copied()
-    writer.wait_until_finished()
-    return {**record, "digests": digests()}
 
 
 def _nothing() -> None:
