@@ -4,7 +4,7 @@
 
 Times, each the median of the rounds: the digests alone; how long `save` keeps training waiting, with the digests and
 without them, in turns; how long the save then takes in the background, which is how long a second one would wait; and
-a restore with its verification. All in this process, on its own cores; nothing trains beside it.
+a restore with its verification. CPU seconds, of all threads, are what is left of a figure on a machine that others use.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def make_state(parameters: int) -> TrainState:
     )
 
 
-def seconds(work) -> float:
-    """Returns how long a call takes."""
-    began = time.perf_counter()
+def seconds(work) -> tuple[float, float]:
+    """Returns how long a call takes, and the CPU seconds of all threads meanwhile."""
+    began, busy = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - busy
 
 
 def none(arrays):
@@ -55,10 +55,10 @@ def none(arrays):
     return lambda: dict.fromkeys(arrays, "")
 
 
-def rounds(state: TrainState, folder: Path, count: int) -> dict[str, list[float]]:
+def rounds(state: TrainState, folder: Path, count: int) -> dict[str, list[tuple[float, float]]]:
     """Returns the times of all rounds, by what was timed."""
     arrays = pack(state)[0]
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[tuple[float, float]]] = {}
     compiled = jax.jit(lambda arrays: {name: sum_on_devices(array) for name, array in arrays.items()})
     times["compiling the digests of all leaves for the devices, which is not done on a CPU"] = [
         seconds(lambda: compiled.lower(arrays).compile())
@@ -92,11 +92,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=asked.folder) as place:
         times = rounds(state, Path(place), asked.rounds)
     print(f"{len(jax.tree.leaves(state))} leaves, {size / 1e9:.2f} GB, on {jax.devices()[0].device_kind}\n")
-    print("| what | median s | all |\n|---|---:|---|")
+    print("| what | s, median (least-most) | CPU s, median (least-most) |\n|---|---:|---:|")
     for name, values in times.items():
-        print(f"| {name} | {statistics.median(values):.2f} | {', '.join(f'{value:.2f}' for value in values)} |")
-    share = statistics.median(times["digests alone"]) / MINUTE
-    print(f"\nThe digests take {share:.2%} of a minute.")
+        columns = [f"{statistics.median(one):.2f} ({min(one):.2f}-{max(one):.2f})" for one in zip(*values, strict=True)]
+        print(f"| {name} | {' | '.join(columns)} |")
+    shares = [statistics.median(one) / MINUTE for one in zip(*times["digests alone"], strict=True)]
+    print(f"\nThe digests take {shares[0]:.2%} of a minute, and {shares[1]:.2%} of a core's.")
 
 
 if __name__ == "__main__":
