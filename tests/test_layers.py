@@ -49,6 +49,7 @@ FRAMES = 15
 
 # Test files of no module's name, and why.
 UNMIRRORED = {
+    "checkpoint/test_traps.py": "of `checkpoint/checkpoints.py`: what goes wrong with Orbax by itself, on a real disk",
     "cli/test_cli.py": "of `cli/__init__.py`, since test_init.py is that of the command `init`",
     "core/test_tap_rules.py": "of `core/taps.py`, whose own test file is at its limit of 500 lines",
     "data/readers/test_bad_input.py": "of every reader with every bad input, in one table",

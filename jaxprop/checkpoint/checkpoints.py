@@ -1,33 +1,32 @@
-"""Saving and restoring one run's checkpoints through Orbax."""
+"""Saving and restoring one run's checkpoints: whole, verified, and never in silence another one."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
-import logging
 import math
 import os
 import shutil
-import sys
 import tempfile
-import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
-import jax
-import numpy as np
-
-from jaxprop.checkpoint import files, leaves
+from jaxprop.checkpoint import arrays as files
+from jaxprop.checkpoint import folder as places
+from jaxprop.checkpoint import leaves, manifest, peers, space
+from jaxprop.checkpoint.background import Background, StuckError
+from jaxprop.checkpoint.digests import digest
+from jaxprop.checkpoint.environment import environment
+from jaxprop.checkpoint.failures import DamagedError, no_such_step, reporting
+from jaxprop.checkpoint.verify import read_verified
 from jaxprop.errors import CheckpointError
 from jaxprop.types import TrainState
 
-_TRASH = "todelete"
 _PATTERN = "[]*?\\"  # characters that Orbax takes for a pattern of names
-_CHECK_SECONDS = 1.0
 
 
 class Restored(NamedTuple):
@@ -39,6 +38,7 @@ class Restored(NamedTuple):
       stream: the data stream's state.
       config: the run's config.
       metrics: the evaluation metrics saved with it, or None.
+      made: the `environment` that it was saved in; None where it was saved without.
     """
 
     step: int
@@ -46,13 +46,19 @@ class Restored(NamedTuple):
     stream: dict[str, Any]
     config: dict[str, Any]
     metrics: dict[str, float] | None
+    made: dict[str, Any] | None = None
 
 
 class Checkpoints:
     """Saves and restores the checkpoints of one run; keeps the newest ones and the best one.
 
-    Saving is asynchronous and atomic: if the process is killed, every listed step is still complete. Nothing in the
-    folder changes before the first `save`, so that a finished run, or one in progress, can be opened for reading.
+    Saving is asynchronous and atomic: a step is prepared beside the others and gets its name once it is whole, on the
+    disk, and has a manifest with a digest of every leaf. If the process is killed, every listed step is complete.
+    What is restored is compared with its digests. Nothing in the folder changes before the first `save` or
+    `take_over`, so that a finished run, or one in progress, can be opened for reading.
+
+    A save waits for the one before it. A process that is killed loses the steps since its newest whole checkpoint:
+    at most one interval, and the time that one save takes.
 
     Args:
       folder: the folder of the checkpoints, with one folder for each step; it is created by the first save.
@@ -81,18 +87,23 @@ class Checkpoints:
         assert keep >= 1, keep
         self.folder = Path(folder).absolute()
         self._keep, self._metric, self._mode = keep, best, mode
-        self._checkpointer: Any = None
-        self._saving: int | None = None  # the step last handed to the background
-        self._checked = time.monotonic()
+        self._writer: Any = None
+        self._saving: Background | None = None
+        self._staging: Path | None = None
         self._alias: Path | None = None
+        self._damaged: dict[int, str] = {}  # steps that were found to be damaged, and why
+        self._knows_strays = False
         self.pinned: frozenset[int] = frozenset()  # steps that are never removed
         self.when_whole: Callable[[], None] = _nothing  # called once a save is known to be whole on disk
+        self.tell: Callable[[str], None] = _warn  # takes what a person must know, a sentence at a time
         if self.folder.exists() and not self.folder.is_dir():
             raise CheckpointError(f"expected a folder for checkpoints at {self.folder}, got a file; move it away")
 
+    # -- what is there ----------------------------------------------------------------------------
+
     def steps(self) -> list[int]:
         """Returns the steps with a complete checkpoint, ascending; other folders are ignored."""
-        return list(files.read_manifests(self.folder))
+        return list(self._manifests())
 
     def latest(self) -> int | None:
         """Returns the newest step with a complete checkpoint, or None."""
@@ -101,12 +112,50 @@ class Checkpoints:
     def best(self) -> int | None:
         """Returns the step with the best finite value of the metric, or None where none was saved."""
         values = {
-            step: (manifest["metrics"] or {}).get(self._metric, math.nan)
-            for step, manifest in files.read_manifests(self.folder).items()
+            step: (found.get("metrics") or {}).get(self._metric, math.nan) for step, found in self._manifests().items()
         }
         sign = 1 if self._mode == "min" else -1
         finite = [(sign * value, step) for step, value in values.items() if math.isfinite(value)]
         return min(finite)[1] if finite else None
+
+    def _manifests(self) -> dict[int, dict[str, Any]]:
+        found = manifest.read_manifests(self.folder)
+        return {step: one for step, one in found.items() if step not in self._damaged}
+
+    def take_over(self) -> list[int]:
+        """Removes what saves have left that were not finished; for a run that holds the folder and goes on in it.
+
+        Returns:
+          The steps, ascending, at which a checkpoint lies, damaged ones included.
+        """
+        if peers.is_first():
+            for leftover in places.leftovers_in(self.folder):
+                places.remove(leftover)
+        self._tell_strays()
+        return places.steps_in(self.folder)
+
+    def _tell_strays(self) -> None:
+        strays = [] if self._knows_strays else places.strays_in(self.folder)
+        self._knows_strays = True
+        if strays:
+            more = f" and {len(strays) - 5} more" if len(strays) > 5 else ""
+            self.tell(f"ignored in {self.folder}, since it is no checkpoint: {', '.join(map(repr, strays[:5]))}{more}")
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    def tell_of_space(self, state: TrainState) -> None:
+        """Tells where the disk cannot hold the checkpoints that a run is going to keep.
+
+        Args:
+          state: the train state; arrays or `jax.ShapeDtypeStruct`s.
+        """
+        one, copies = space.room_of(state), self._keep + 2 - len(self.steps())
+        lacking = space.shortage(self.folder, one, copies)
+        if lacking is not None:
+            self.tell(
+                f"the disk of {self.folder} is too small for this run: {lacking}, for checkpoint.keep={self._keep}, "
+                "the best one and the one being written; free space, or choose another disk with --run DIR"
+            )
 
     def save(
         self,
@@ -133,49 +182,80 @@ class Checkpoints:
           Whether the step is being saved; False if it already has a complete checkpoint.
 
         Raises:
-          CheckpointError: the folder cannot be written, or the save before this one failed.
+          CheckpointError: the folder cannot be written, has no room, or the save before this one failed.
         """
         self._finish()
-        with files.reporting(step, self.folder):
-            if step in self.steps():
+        self._tell_strays()
+        with reporting(step, self.folder):
+            if peers.of_first(step in self.steps()):
                 return False
-            self._make_room(step)
-            arrays, manifest = leaves.pack(state)
-            run = files.plain_json({**manifest, "stream": stream, "config": config, "metrics": metrics})
-            ocp, checkpointer = _import_orbax(), self._open()
-            items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), run=ocp.args.JsonSave(run))
-            checkpointer.save(self._plain_folder() / str(step), args=items)
-            self._saving = step
+            staging = self._make_room(step)
+            arrays, described = leaves.pack(state)
+            self._refuse_without_room(step, arrays)
+            record = {"format": manifest.FORMAT, **described, "stream": stream, "config": config, "metrics": metrics}
+            record = manifest.plain_json({**record, "made": environment(state)})
+            self._writer = self._writer or files.writer()
+            plain = self._plain_folder() / staging.name / str(step)
+            # Begun before the state may be donated, and waited for when it is on the disk.
+            held, digests = [files.arguments(arrays)], digest(arrays)
+            del arrays
+            work = partial(self._write, plain, held, staging / str(step), record, digests)
+            self._saving = Background(step, work, staging)
+            try:
+                self._saving.start()
+                self._saving.wait_for_copy()
+            except StuckError:
+                self._saving = self._writer = None
+                raise
         return True
 
+    def _write(
+        self, plain: Path, held: list[Any], place: Path, record: dict[str, Any],
+        digests: Callable[[], dict[str, str]], copied: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """In the background: writes arrays, then the manifest, then gives the checkpoint its name."""
+        self._writer.save(plain, args=held.pop())  # the last reference: a state that is not donated is freed as early
+        copied()
+        self._writer.wait_until_finished()
+        if peers.is_first():
+            places.sync_all(place)
+            manifest.write(place / manifest.NAME, {**record, "digests": digests()})
+            if os.path.lexists(self.folder / place.name):
+                raise FileExistsError("another process has written a checkpoint of this step meanwhile")
+            place.rename(self.folder / place.name)
+            places.sync(self.folder)
+            place.parent.rmdir()
+            self._empty_trash()  # in the background too, because deleting a large checkpoint takes seconds
+
     def check(self) -> None:
-        """Finds out, about once a second, whether the save in the background has failed; never waits for it.
+        """Finds out whether the save in the background has failed; never waits for it.
 
         Raises:
           CheckpointError: that save failed.
         """
-        now = time.monotonic()
-        if self._saving is None or now - self._checked < _CHECK_SECONDS:
-            return
-        self._checked = now
-        with files.reporting(self._saving, self.folder):
-            self._checkpointer.check_for_errors()
+        saving = self._saving
+        if saving is not None and saving.has_failed:
+            self._saving = None
+            with reporting(saving.step, self.folder):
+                saving.result()
 
-    def amended(self, step: int, *, metrics: Mapping[str, float], stream: Mapping[str, Any]) -> tuple[Path, str]:
-        """Returns the manifest of a checkpoint with the metrics of an evaluation that came after it.
+    def amend(self, step: int, *, metrics: Mapping[str, float], stream: Mapping[str, Any]) -> None:
+        """Adds the metrics of an evaluation to a checkpoint that was saved before it.
 
         Args:
           step: a step with a complete checkpoint.
           metrics: of the evaluation at that step.
           stream: values that replace those of the same name in the stream's state.
 
-        Returns:
-          The manifest's file, and the text to write into it.
+        Raises:
+          CheckpointError: the checkpoint cannot be written.
         """
         self._finish()
-        manifest = files.read_manifests(self.folder)[step]
-        manifest |= {"metrics": metrics, "stream": {**manifest["stream"], **stream}}
-        return self.folder / str(step) / "run" / files.MANIFEST, json.dumps(files.plain_json(manifest))
+        if peers.is_first():
+            with reporting(step, self.folder):
+                found = self._manifests()[step]
+                found |= {"metrics": metrics, "stream": {**found["stream"], **stream}}
+                manifest.write(manifest.path_of(self.folder / str(step)), manifest.plain_json(found))
 
     def wait(self) -> None:
         """Waits for the save in the background, then removes checkpoints that are no longer kept.
@@ -185,7 +265,7 @@ class Checkpoints:
         """
         step = self._finish()
         if step is not None:
-            with files.reporting(step, self.folder):
+            with reporting(step, self.folder):
                 self.retire()
 
     def retire(self) -> None:
@@ -210,9 +290,9 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            if self._checkpointer is not None:
-                self._checkpointer.close()
-                self._checkpointer = None
+            self._drop_writer()
+            if self._staging is not None and peers.is_first():
+                places.remove(self._staging)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -229,8 +309,14 @@ class Checkpoints:
                 raise
             error.add_note(str(failed))
 
+    # -- restoring --------------------------------------------------------------------------------
+
     def restore(self, abstract_state: TrainState, step: int | Literal["best"] | None = None) -> Restored | None:
         """Restores a checkpoint bit for bit into the structure and onto the devices of `abstract_state`.
+
+        Every leaf is compared with its digest. Where the newest checkpoint is asked for and is damaged, the newest
+        good one takes its place, which `tell` is told; no other takes the place of one that is asked for by its step
+        or as the best.
 
         Args:
           abstract_state: a state of this run's structure, shapes and dtypes; arrays or `jax.ShapeDtypeStruct`s.
@@ -241,49 +327,102 @@ class Checkpoints:
           The checkpoint, or None where there is none.
 
         Raises:
-          CheckpointError: no such step, a state that does not fit, or files that cannot be read.
+          CheckpointError: no such step, a state that does not fit, or no checkpoint that is what was saved.
         """
         self._finish()
-        manifests = files.read_manifests(self.folder)
-        chosen = self.best() if step == "best" else max(manifests, default=None) if step is None else step
-        if chosen is None:
+        if step is None:
+            return self._restore_newest(abstract_state)
+        chosen = peers.of_first(-1 if (found := self.best() if step == "best" else step) is None else found)
+        if chosen < 0:
             return None
-        if chosen not in manifests:
-            raise files.no_such_step(self.folder, chosen, list(manifests))
-        manifest, path = manifests[chosen], self.folder / str(chosen)
-        places = leaves.check_fit(manifest["leaves"], abstract_state, str(path))
-        try:
-            arrays = _read_arrays(self._plain_folder() / str(chosen), abstract_state, places)
-        except Exception as error:
-            older = [s for s in manifests if s < chosen]
-            before = f"step {older[-1]}" if older else "the start"
+        if chosen not in places.steps_in(self.folder):
+            raise no_such_step(self.folder, chosen, self.steps())
+        restored = self._read(abstract_state, chosen)
+        if isinstance(restored, DamagedError):
+            good = self._newest_good(abstract_state, {**self._damaged, chosen: restored.why})
+            fix = "there is no other" if good is None else f"the newest good one is of step {good.step}"
+            raise DamagedError(restored.path, restored.why, fix) from restored
+        return restored
+
+    def _restore_newest(self, abstract_state: TrainState) -> Restored | None:
+        restored = self._newest_good(abstract_state, self._damaged)
+        lost = {step: why for step, why in sorted(self._damaged.items()) if step in places.steps_in(self.folder)}
+        if restored is None and lost:
+            reasons = "; ".join(f"step {step}: {why}" for step, why in lost.items())
             raise CheckpointError(
-                f"the checkpoint {path} is damaged ({files.reason(error)}); remove it to go on from {before}"
-            ) from error
-        state = leaves.unpack(arrays, manifest["key_impls"], abstract_state, places)
-        return Restored(chosen, state, manifest["stream"], manifest["config"], manifest["metrics"])
+                f"no checkpoint in {self.folder} can be used ({reasons}); use --run DIR for a new run, or --fresh to "
+                "start this one over"
+            )
+        if restored is None:
+            return None
+        newer = {step: why for step, why in lost.items() if step > restored.step}
+        if newer:
+            reasons = ", ".join(f"of step {step} is damaged: {why}" for step, why in newer.items())
+            lost_steps = max(newer) - restored.step
+            before = "1 step" if lost_steps == 1 else f"{lost_steps} steps"
+            self.tell(
+                f"the checkpoint {reasons}; going on from step {restored.step}, {before} before it; what is damaged is "
+                f"moved to {self.folder / places.DAMAGED} at the next save"
+            )
+        return restored
+
+    def _newest_good(self, abstract_state: TrainState, damaged: dict[int, str]) -> Restored | None:
+        """Returns the newest checkpoint that is what was saved; those found not to be are added to `damaged`."""
+        while True:
+            left = [step for step in places.steps_in(self.folder) if step not in damaged]
+            step = peers.of_first(max(left, default=-1))
+            if step < 0:
+                return None
+            restored = self._read(abstract_state, step)
+            if not isinstance(restored, DamagedError):
+                return restored
+            damaged[step] = restored.why
+
+    def _read(self, abstract_state: TrainState, step: int) -> Restored | DamagedError:
+        """Returns a checkpoint that every process has verified, or what is wrong with it."""
+        path, damaged = self.folder / str(step), None
+        try:
+            record, state = read_verified(path, self._plain_folder() / str(step), abstract_state)
+        except DamagedError as error:
+            damaged = error
+        if not peers.all_of(damaged is None):
+            return damaged or DamagedError(path, "another process cannot read it")
+        if "digests" not in record:
+            self.tell(f"the checkpoint {path} is of an earlier version, which kept no digests: it cannot be verified")
+        return Restored(step, state, record["stream"], record["config"], record["metrics"], record.get("made"))
+
+    # -- the folder -------------------------------------------------------------------------------
 
     def _finish(self) -> int | None:
         """Waits for the save in the background and returns its step, or None where there was none."""
-        step, self._saving = self._saving, None
-        if step is not None:
-            with files.reporting(step, self.folder):
-                self._checkpointer.wait_until_finished()
-                if step not in self.steps():
-                    raise OSError("it is not there after saving")
-            self.when_whole()
-        return step
+        saving, error = self._saving, None
+        if saving is None:
+            return None
+        try:
+            saving.result()
+        except Exception as failed:  # an interrupt leaves it to be waited for
+            error = failed
+        self._saving = None
+        if isinstance(error, StuckError):
+            self._writer = None  # to close it would be to wait again
+        elif error is not None:
+            self._drop_writer()
+        if not peers.all_of(error is None) and error is None:
+            error = OSError("another process could not write its part")
+        with reporting(saving.step, self.folder):
+            if error is not None:
+                raise error
+            if saving.step not in self.steps():
+                raise OSError("it is not there after saving")
+        self.when_whole()
+        return saving.step
 
-    def _open(self) -> Any:
-        if self._checkpointer is None:
-            ocp = _import_orbax()
-            handler = ocp.CompositeCheckpointHandler(
-                state=ocp.PyTreeCheckpointHandler(), run=ocp.JsonCheckpointHandler(filename=files.MANIFEST)
-            )
-            # The trash is emptied in the background too, because deleting a large checkpoint takes seconds.
-            options = ocp.options.AsyncOptions(post_finalization_callback=self._empty_trash)
-            self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
-        return self._checkpointer
+    def _drop_writer(self) -> None:
+        """Closes the writer; what it has to say then is of a save that has failed, and that was told."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(Exception):
+                writer.close()
 
     def _plain_folder(self) -> Path:
         """The folder by a name that Orbax can read back: it takes brackets for a pattern, and turns backslashes."""
@@ -296,90 +435,62 @@ class Checkpoints:
             os.symlink(self.folder, self._alias, target_is_directory=True)
         return self._alias
 
-    def _make_room(self, step: int) -> None:
-        """Prepares the folder for a save and removes unfinished checkpoints, as nothing else is being written now."""
-        if jax.process_index() != 0:
-            return
+    def _make_room(self, step: int) -> Path:
+        """Prepares the folder for a save, as nothing else is being written now; returns where it is prepared."""
+        self._staging = self.folder / places.staging_name(peers.shared_token())
+        if not peers.is_first():
+            return self._staging
         if self.folder.is_symlink():
             raise OSError("it is a link, and jaxprop writes through none; remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            _remove(leftover)  # a failed save may still be writing arrays
+        for leftover in places.leftovers_in(self.folder):
+            places.remove(leftover)  # a failed save may still be writing arrays
         self._retire()
+        for damaged in [found for found in places.steps_in(self.folder) if found in self._damaged or found == step]:
+            self._move(self.folder / str(damaged), self.folder / places.DAMAGED / str(damaged))
+        self._damaged.clear()
         path = self.folder / str(step)
-        if os.path.lexists(path):  # not a checkpoint of this run, so it is renamed instead of deleted
-            path.rename(self.folder / f"{step}.not-a-checkpoint-{time.time_ns()}")
+        if os.path.lexists(path):  # not a checkpoint, so it is renamed instead of deleted
+            path.rename(places.unused(path.with_name(f"{step}.not-a-checkpoint")))
+        self._staging.mkdir()
+        return self._staging
+
+    def _refuse_without_room(self, step: int, arrays: Any) -> None:
+        one = space.room_of(arrays)
+        lacking = space.shortage(self.folder, one, 1)
+        if lacking is not None and peers.is_first():
+            self._empty_trash()
+            lacking = space.shortage(self.folder, one, 1)
+        if not peers.all_of(lacking is None):
+            raise CheckpointError(
+                f"the checkpoint of step {step} does not fit on the disk of {self.folder}: "
+                f"{lacking or 'on another process'}; free space, or choose another disk with --run DIR"
+            )
 
     def _retire(self) -> None:
         steps, best = self.steps(), self.best()
         for step in steps[: -self._keep]:
-            if step != best and step not in self.pinned and jax.process_index() == 0:
+            if step != best and step not in self.pinned:
                 self._move_to_trash(step)
 
     def _move_to_trash(self, step: int) -> None:
-        trash = self.folder / _TRASH
-        if trash.is_symlink():
-            trash.unlink()
-        trash.mkdir(exist_ok=True)
-        (self.folder / str(step)).rename(trash / f"{step}-{time.time_ns()}")
+        if peers.is_first():
+            self._move(self.folder / str(step), self.folder / places.TRASH / str(step))
+
+    def _move(self, path: Path, to: Path) -> None:
+        if to.parent.is_symlink():
+            to.parent.unlink()
+        to.parent.mkdir(exist_ok=True)
+        path.rename(places.unused(to))
 
     def _empty_trash(self) -> None:
-        _remove(self.folder / _TRASH)
-
-
-def _remove(path: Path) -> None:
-    """Removes a folder with what is in it, or a link and not what it points at."""
-    if path.is_symlink():
-        path.unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
+        if peers.is_first():
+            places.remove(self.folder / places.TRASH)
 
 
 def _nothing() -> None:
     """What is called where nobody wants to know."""
 
 
-def _read_arrays(path: Path, abstract_state: TrainState, places: list[int]) -> dict[str, Any]:
-    ocp = _import_orbax()
-    numbered = zip(places, jax.tree.leaves(abstract_state), strict=True)
-    abstract = {str(i): leaf for i, leaf in numbered if np.size(leaf)}
-    how = {i: _restore_args(ocp, leaf) for i, leaf in abstract.items()}
-    state = ocp.args.PyTreeRestore(item=dict.fromkeys(abstract, 0), restore_args=how)
-    with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
-        return reader.restore(path, args=ocp.args.Composite(state=state))["state"]
-
-
-def _restore_args(ocp: Any, abstract: Any) -> Any:
-    sharding = getattr(abstract, "sharding", None)
-    if sharding is None or not getattr(abstract, "committed", True):
-        # An uncommitted array moves to the device of the arrays it is used with; a sharding would commit it to one.
-        return ocp.RestoreArgs(restore_type=np.ndarray)
-    return ocp.ArrayRestoreArgs(sharding=sharding)
-
-
-@functools.cache
-def _import_orbax() -> Any:
-    """Imported at the first save or restore only: it takes most of a second."""
-    import orbax.checkpoint as ocp
-
-    logging.getLogger("absl").addFilter(_is_not_orbax)
-    logging.getLogger("asyncio").addFilter(_is_no_write)
-    sys.unraisablehook = functools.partial(_pass_on, sys.unraisablehook)
-    return ocp
-
-
-# Every failure is raised as a `CheckpointError`, and what Orbax, TensorStore and asyncio print besides only repeats it:
-# the traceback, a "closed event loop" for each array that was being written when the first one failed, and a warning
-# for each array that failed after it.
-
-
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in Path(record.pathname).parts
-
-
-def _is_no_write(record: logging.LogRecord) -> bool:
-    return "orbax-checkpoint-tmp" not in record.getMessage()
-
-
-def _pass_on(shown: Callable[[Any], object], unraisable: Any) -> None:
-    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
-        shown(unraisable)
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=3)

@@ -21,12 +21,12 @@ from jaxprop.config.dump import dump
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import RunFolderError
 from jaxprop.health.watch.advice import Setup
-from jaxprop.run.folder import shown, versions
+from jaxprop.run.folder import shown
 from jaxprop.run.own_code import code_of
 from jaxprop.sinks.files import make_folder, write_whole
 from jaxprop.sinks.jsonl import encode
 from jaxprop.types import TrainState
-from jaxprop.version import __version__
+from jaxprop.version import __version__, versions
 
 FORMAT = 1
 CALLS = 4  # whose batches are held: the newest two may not have been read yet

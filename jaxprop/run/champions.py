@@ -266,7 +266,7 @@ def _check_run(run: Path) -> None:
             f"{run} is not a completed run ({status or 'it has no summary.json'}); "
             f"'jaxprop train {run}' goes on with it"
         )
-    if not any((run / "checkpoints").glob("[0-9]*/run/run.json")):
+    if not any(any((run / "checkpoints").glob(f"[0-9]*/{name}")) for name in ("manifest.json", "run/run.json")):
         raise UsageError(f"{run} has no checkpoint; train it with checkpoint.enabled: true")
 
 

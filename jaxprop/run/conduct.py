@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.checkpoint import Checkpoints
+from jaxprop.checkpoint.folder import steps_in
 from jaxprop.config.tasks import TASK_TABLE, best_mode
 from jaxprop.data.readers.arrays import IF_NUMBERS
 from jaxprop.errors import EXIT_DONE
@@ -21,7 +22,7 @@ from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
 from jaxprop.run.replaced import BACK, Replaced, recover
-from jaxprop.run.resume import damaged_note, refuse_unreadable, resume_note, start_over, still_stopped, stopped_note
+from jaxprop.run.resume import resume_note, start_over, still_stopped, stopped_note
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
 from jaxprop.sinks import Sink, fan_out, open_sinks
@@ -124,7 +125,7 @@ def conduct(
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
         with undertaking.explained(experiment):
-            begins = fresh or checkpoints.latest() is None  # otherwise the state only says what to restore into
+            begins = fresh or not steps_in(checkpoints.folder)  # otherwise the state only says what to restore into
             state, begun = (
                 undertaking.begin(experiment) if begins else (experiment.init(experiment.config.run.seed), [])
             )
@@ -181,15 +182,16 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
     if fresh:
         undertaking.trace(experiment, loop.state)
         replaced.set_aside()
-    resumed_from = None if fresh else loop.resume()
     notes = data_notes(experiment)
+    loop.checkpoints.tell = notes.append
+    resumed_from = None if fresh else loop.resume()
+    if experiment.config.checkpoint.enabled:
+        loop.checkpoints.tell_of_space(loop.state)
     if resumed_from is not None:
         # It has the time after the last checkpoint, too, where the session before came to an end of its own.
         loop.clock.goes_on((read_summary(folder) or {}).get("seconds"))
-        notes += damaged_note(folder / "checkpoints", resumed_from)
         notes.append(resume_note(resumed_from, experiment.total_steps, experiment.config))
     elif not fresh:
-        refuse_unreadable(folder / "checkpoints")
         notes += start_over(folder)
     notes += begun
     undertaking.describe(experiment, folder)
@@ -202,7 +204,11 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
             (folder / name).unlink(missing_ok=True)
         for note in notes:
             sink.note(note)
-        yield sink
+        loop.checkpoints.tell = sink.note
+        try:
+            yield sink
+        finally:
+            loop.checkpoints.tell = tell
 
 
 def data_notes(experiment: Experiment) -> list[str]:
@@ -216,9 +222,11 @@ def data_notes(experiment: Experiment) -> list[str]:
 def open_checkpoints(experiment: Experiment, folder: Path) -> Checkpoints:
     """Opens the checkpoints of a run, as its configuration says which are kept."""
     section = experiment.config.checkpoint
-    return Checkpoints(
+    checkpoints = Checkpoints(
         folder / "checkpoints", keep=section.keep, best=section.best or "loss", mode=best_mode(experiment.config)
     )
+    checkpoints.tell = tell
+    return checkpoints
 
 
 def _has_ended(before: dict[str, Any], experiment: Experiment, folder: Path) -> bool:

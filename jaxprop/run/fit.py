@@ -16,6 +16,8 @@ from jax.sharding import Mesh
 from pydantic import ValidationError
 
 from jaxprop.checkpoint import stored_config
+from jaxprop.checkpoint.folder import steps_in
+from jaxprop.checkpoint.manifest import read_manifests
 from jaxprop.config.diff import HARMLESS, LENGTH, differences
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.fit import Settings
@@ -329,7 +331,9 @@ def _describe(experiment: Experiment, folder: Path) -> None:
 def _finished(settings: Settings, folder: Path) -> dict[str, Any] | None:
     """The summary of a completed run; raises UsageError where the folder holds another run than these settings'."""
     summary, checkpoints = read_summary(folder), folder / "checkpoints"
-    if checkpoints.is_dir() and any(path.name.isdecimal() for path in checkpoints.iterdir()):
+    if steps_in(checkpoints) and not read_manifests(checkpoints):
+        return None  # all are damaged, which is told where one is to be restored
+    if steps_in(checkpoints):
         before = stored_config(checkpoints)
         if "model" in before:
             raise UsageError(f"{folder} holds a run of 'jaxprop train'; give fit another folder, run='runs/...'")
@@ -352,7 +356,7 @@ def _fitted(ran: Conducted, folder: Path) -> Fitted:
     if state is None or (best is not None and best["step"] != step):
         abstract = jax.eval_shape(lambda: experiment.init(0)) if state is None else jax.tree.map(trees.abstract, state)
         with open_checkpoints(experiment, folder) as checkpoints:
-            restored = checkpoints.restore(abstract, checkpoints.best() if best is not None else None)
+            restored = checkpoints.restore(abstract, checkpoints.best() if best is not None else checkpoints.latest())
         assert restored is not None
         state, step = restored.state, restored.step
     found = best if best is not None and best["step"] == step else summary["metrics"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +13,9 @@ from jaxprop.errors import RunFolderError, UsageError, did_you_mean
 from jaxprop.run.served import PREFIX, resolve
 from jaxprop.run.status import Status
 from jaxprop.sinks.files import open_to_read, write_whole
-from jaxprop.version import __version__
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
 ABOUT_FIT = "# The settings of a run of jaxprop.fit: a record, and no configuration that 'jaxprop train' could run.\n"
-VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages a run's numbers depend on."""
-    known = {"python": platform.python_version(), "jaxprop": __version__}
-    return known | {name: importlib.metadata.version(name) for name in VERSIONED}
 
 
 def find_run(folder: Path) -> Path:

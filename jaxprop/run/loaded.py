@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprop.checkpoint import Checkpoints, stored_config
-from jaxprop.checkpoint.files import read_manifests
+from jaxprop.checkpoint.manifest import read_manifests
 from jaxprop.config.build import build
 from jaxprop.config.load import load as load_config
 from jaxprop.config.schema.config import Config

@@ -11,6 +11,7 @@ import jax
 
 from jaxprop import data
 from jaxprop.checkpoint import Checkpoints, Restored
+from jaxprop.checkpoint.environment import environment, other_bits
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.fit import Settings
@@ -28,7 +29,7 @@ from jaxprop.run.cadence import rhythm_of
 from jaxprop.run.clock import Clock
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.evaluate import evaluate
-from jaxprop.run.folder import shown, write_text
+from jaxprop.run.folder import shown
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.own_code import code_of
 from jaxprop.run.pace import Pace
@@ -58,7 +59,7 @@ class Loop:
         began: float | None = None,
     ):  # fmt: skip
         self._experiment, self._config = experiment, experiment.config
-        self._checkpoints, self._stop, self._recorder = checkpoints, stop, recorder
+        self.checkpoints, self._stop, self._recorder = checkpoints, stop, recorder
         self.state = state
         self.step = 0
         self.clock = Clock(began)
@@ -101,14 +102,18 @@ class Loop:
         return self._responder.lines
 
     def resume(self) -> int | None:
-        """Goes back to the newest checkpoint; returns its step, or None where there is none.
+        """Goes back to the newest good checkpoint; returns its step, or None where there is none.
 
         Raises:
-          CheckpointError: the checkpoint does not fit, or lies beyond the run's end.
+          CheckpointError: the checkpoint does not fit, or lies beyond the run's end, or all are damaged.
         """
-        if self._checkpoints.latest() is None:
+        if not self.checkpoints.take_over():
             return None
-        stream = self._restore(None).stream
+        restored = self._restore(None)
+        note = other_bits(restored.made, environment(self.state)) if restored.made else None
+        if note is not None:
+            self.checkpoints.tell(note)
+        stream = restored.stream
         if self.step > self._experiment.total_steps:
             raise CheckpointError(
                 f"the newest checkpoint is of step {self.step}, beyond the run's {self._experiment.total_steps} "
@@ -120,7 +125,7 @@ class Loop:
         self._pace.restore(stream["pace"])
         # Before it had its own place, the time was saved for `run.stop` alone.
         self.clock.goes_on(stream.get("seconds", (stream.get("stop") or {}).get("seconds")))
-        self._checkpoints.pinned = self._responder.resumed(self.step)
+        self.checkpoints.pinned = self._responder.resumed(self.step)
         self._owes_evaluation = self._rhythm.evaluates(self.step) and not stream["evaluated"]
         return self.step
 
@@ -128,7 +133,7 @@ class Loop:
         # The shapes will do: two states side by side are twice the memory for the length of the run.
         abstract = jax.tree.map(trees.abstract, self.state)
         jax.tree.map(lambda leaf: leaf.delete(), self.state)
-        restored = self._checkpoints.restore(abstract, step)
+        restored = self.checkpoints.restore(abstract, step)
         assert restored is not None
         self.state, self.step, self.metrics = restored.state, restored.step, dict(restored.stream["metrics"])
         # jaxprop 0.1.0 saved neither.
@@ -213,7 +218,7 @@ class Loop:
         leaving = self._stop.received is not None
         evaluating, due = self._rhythm.evaluates(self.step), self._rhythm.saves(self.step)
         saving = self._config.checkpoint.enabled and (leaving or due or self._responder.is_point(self.step))
-        self._checkpoints.check()
+        self.checkpoints.check()
         # One call stays unread, so that the device never waits for the host. Before anything that waits anyway,
         # or leaves, all are read: a record of this step must be out before the step is saved.
         self._read(sink, keep=0 if evaluating or saving or leaving or last else 1)
@@ -241,7 +246,7 @@ class Loop:
         """Whether a stop has come before this run has a checkpoint, so that the one it was to replace comes back."""
         if self._stop.received is None or not self._replaces():
             return False
-        self._checkpoints.wait()  # the first may just be under way
+        self.checkpoints.wait()  # the first may just be under way
         return self._replaces()
 
     def _read(self, sink: Sink, keep: int) -> None:
@@ -290,7 +295,7 @@ class Loop:
         self.clock.pause()
         # First the checkpoints: a run killed before its records are cut then cuts them when it is resumed.
         restored = self._restore(to)
-        self._checkpoints.clear(after=to)
+        self.checkpoints.clear(after=to)
         sink.rewind(to)
         self._responder.went_back(to, restored.stream["health"])
         self.state = tighten(self.state, self._responder.levers)
@@ -334,13 +339,13 @@ class Loop:
         if metrics is None:
             return False
         stream = {"metrics": metrics, "best": self.best, "stop": self._stopping.state(), "evaluated": True}
-        write_text(*self._checkpoints.amended(self.step, metrics=metrics, stream=stream))
-        self._checkpoints.retire()  # the best until now may be kept for nothing
+        self.checkpoints.amend(self.step, metrics=metrics, stream=stream)
+        self.checkpoints.retire()  # the best until now may be kept for nothing
         return True
 
     def _save(self, metrics: dict[str, float] | None, evaluated: bool) -> None:
         self.clock.pause()
-        self._checkpoints.pinned = self._responder.saved(self.step)
+        self.checkpoints.pinned = self._responder.saved(self.step)
         stream = {
             "data": self._stream_state,
             "metrics": self.metrics,
@@ -352,7 +357,7 @@ class Loop:
             "pace": self._pace.state(),
             "evaluated": evaluated,
         }
-        self._checkpoints.save(self.step, self.state, stream=stream, config=to_builtins(self._config), metrics=metrics)
+        self.checkpoints.save(self.step, self.state, stream=stream, config=to_builtins(self._config), metrics=metrics)
         self.clock.resume()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from jaxprop import data
 from jaxprop.checkpoint import Checkpoints, Restored, stored_config
-from jaxprop.checkpoint.files import unreadable
+from jaxprop.checkpoint.failures import DamagedError
+from jaxprop.checkpoint.manifest import unreadable
 from jaxprop.config.build import build, build_tree
 from jaxprop.config.custom import admit
 from jaxprop.config.diff import mathematical
@@ -23,6 +24,7 @@ from jaxprop.errors import CheckpointError, UsageError
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.folder import find_run, read_summary
 from jaxprop.run.prepared import Prepared, prepared_of, read, stand_in
+from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
 
 # Overrides of these are allowed although they alter a run: the devices and the data of an evaluation.
@@ -93,7 +95,7 @@ def _checkpoints_of(folder: Path) -> Path:
     if not checkpoints.is_dir() or not Checkpoints(checkpoints).steps():
         lost = unreadable(checkpoints)
         if lost:
-            raise CheckpointError(f"{_damaged(checkpoints, lost[-1])}, and there is no other; restore that file")
+            raise CheckpointError(f"{_damaged(checkpoints, lost, max(lost))}, and there is no other; restore that file")
         raise CheckpointError(
             f"{folder} has no checkpoint yet; a run saves one at each evaluation and at its end "
             "(not with checkpoint.enabled: false)"
@@ -118,17 +120,17 @@ def _overridden(stored: Config, overrides: Sequence[str], code: Sequence[str]) -
 def _restore(path: Path, config: Config, abstract: TrainState, which: Which | None) -> tuple[Restored, Which]:
     section = config.checkpoint
     with Checkpoints(path, best=section.best or "loss", mode=best_mode(config)) as checkpoints:
+        checkpoints.tell = tell
         before = checkpoints.steps()
         which = which or ("newest" if checkpoints.best() is None else "best")
         _refuse_another(checkpoints, which)
-        step: Literal["best"] | None = "best" if which == "best" else None
         try:
-            restored = checkpoints.restore(abstract, step)
+            restored = _restored(checkpoints, abstract, which)
         except CheckpointError as error:
             if checkpoints.steps() == before:
                 raise _with_another(error, checkpoints, which) from error
             # The run is still training and has removed the checkpoint while it was being read.
-            restored = checkpoints.restore(abstract, step)
+            restored = _restored(checkpoints, abstract, which)
     if restored is None:
         metric = section.best or "loss"
         raise CheckpointError(
@@ -138,8 +140,13 @@ def _restore(path: Path, config: Config, abstract: TrainState, which: Which | No
     return restored, which
 
 
-def _damaged(path: Path, step: int) -> str:
-    return f"the checkpoint {path / str(step)} is damaged (its run/run.json cannot be read)"
+def _restored(checkpoints: Checkpoints, abstract: TrainState, which: Which) -> Restored | None:
+    """By its step also where it is the newest: only a run that goes on takes another one's place for a damaged one."""
+    return checkpoints.restore(abstract, "best" if which == "best" else checkpoints.latest())
+
+
+def _damaged(path: Path, lost: Mapping[int, str], step: int) -> str:
+    return f"the checkpoint {path / str(step)} is damaged: {lost[step]}"
 
 
 def _refuse_another(checkpoints: Checkpoints, which: Which) -> None:
@@ -148,24 +155,25 @@ def _refuse_another(checkpoints: Checkpoints, which: Which) -> None:
     assert latest is not None
     if not lost:
         return
-    remove = f"restore that file, or remove {checkpoints.folder / str(lost[-1])} to use what is left"
-    if which == "newest" and lost[-1] > latest:
-        raise CheckpointError(f"{_damaged(checkpoints.folder, lost[-1])}, and it is the newest one; {remove}")
+    last = max(lost)
+    remove = f"restore that file, or remove {checkpoints.folder / str(last)} to use what is left"
+    if which == "newest" and last > latest:
+        raise CheckpointError(f"{_damaged(checkpoints.folder, lost, last)}, and it is the newest one; {remove}")
     known = (read_summary(checkpoints.folder.parent) or {}).get("best")
     best = known.get("step") if isinstance(known, dict) else None
     if which == "newest" or (best is not None and best not in lost):
         return
-    step = lost[-1] if best is None else best
+    step = last if best is None else best
     said = "may be" if best is None else "is"
-    fix = f"--newest uses the newest one, of step {latest}" if latest > lost[-1] else remove
-    raise CheckpointError(f"{_damaged(checkpoints.folder, step)}, and it {said} the best one; {fix}")
+    fix = f"--newest uses the newest one, of step {latest}" if latest > last else remove
+    raise CheckpointError(f"{_damaged(checkpoints.folder, lost, step)}, and it {said} the best one; {fix}")
 
 
 def _with_another(error: CheckpointError, checkpoints: Checkpoints, which: Which) -> CheckpointError:
     """The error with the way to use another checkpoint, if there is one."""
     best, latest = checkpoints.best(), checkpoints.latest()
-    if "is damaged" not in str(error) or best is None or best == latest:
+    if not isinstance(error, DamagedError) or best is None or best == latest:
         return error
     if which == "best":
-        return CheckpointError(f"{error}, or use --newest for the one of step {latest}")
-    return CheckpointError(f"{error}, or leave out --newest for the best one, of step {best}")
+        return CheckpointError(f"{error}; use --newest for the one of step {latest}")
+    return CheckpointError(f"{error}; leave out --newest for the best one, of step {best}")

@@ -6,7 +6,7 @@ import functools
 import json
 from pathlib import Path
 
-from jaxprop.checkpoint.files import read_manifests
+from jaxprop.checkpoint.manifest import read_manifests
 from jaxprop.code.digest import differences, record, with_digests
 from jaxprop.code.load import check_code
 from jaxprop.config.build import build

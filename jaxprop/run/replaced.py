@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxprop.checkpoint.files import read_manifests
+from jaxprop.checkpoint.manifest import read_manifests
 from jaxprop.errors import RunFolderError
 from jaxprop.run.folder import read_summary
 from jaxprop.run.status import Status

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprop.checkpoint import Checkpoints, stored_config
-from jaxprop.checkpoint.files import read_manifests, unreadable
+from jaxprop.checkpoint.manifest import read_manifests
 from jaxprop.config.build import build
 from jaxprop.config.checks import known_steps
 from jaxprop.config.diff import LENGTH, Change, diff, mathematical
@@ -115,33 +115,6 @@ def check_data(stream: Stream, checkpoints: Path) -> None:
     manifests = read_manifests(checkpoints)
     if manifests:
         stream.restore(manifests[max(manifests)]["stream"]["data"])
-
-
-def refuse_unreadable(checkpoints: Path) -> None:
-    """Raises CheckpointError where checkpoints lie that cannot be read: starting over would take their records away."""
-    lost = unreadable(checkpoints)
-    if lost:
-        steps = ", ".join(map(str, lost))
-        raise CheckpointError(
-            f"the checkpoints of step {steps} in {checkpoints} cannot be read; restore their run/run.json, "
-            "use --run DIR for a new run, or --fresh to start this one over"
-        )
-
-
-def damaged_note(checkpoints: Path, step: int) -> list[str]:
-    """What to tell a person whose run goes on from an older checkpoint than it has saved.
-
-    Args:
-      checkpoints: the folder.
-      step: that the run goes on from.
-    """
-    lost = [other for other in unreadable(checkpoints) if other > step]
-    if not lost:
-        return []
-    return [
-        f"the checkpoint {checkpoints / str(lost[-1])} is damaged (its run/run.json cannot be read), so the one of "
-        f"step {step} is used"
-    ]
 
 
 def start_over(folder: Path) -> list[str]:

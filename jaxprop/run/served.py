@@ -31,6 +31,7 @@ NEEDED = (
     "prepared.json",
     "summary.json",
 )  # besides the checkpoints, for a version to serve
+_NO_STEP = re.compile(r"^(todelete|damaged|\.saving-.*)$|\.orbax-checkpoint-tmp")  # among the checkpoints
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NUMBER = re.compile(r"[0-9]{4,9}")
 _MOST_BYTES = 100_000_000  # of a JSON file that is read here
@@ -328,7 +329,7 @@ def answering(folder: Path) -> Iterator[str]:
     """The files of a run that its answers may depend on, as paths in its folder; a link counts as a file."""
     yield from (name for name in NEEDED if os.path.lexists(folder / name))
     for place, folders, files in os.walk(folder / "checkpoints"):
-        folders[:] = sorted(name for name in folders if name != "todelete" and ".orbax-checkpoint-tmp" not in name)
+        folders[:] = sorted(name for name in folders if not _NO_STEP.search(name))
         links = [name for name in folders if stat.S_ISLNK(os.lstat(os.path.join(place, name)).st_mode)]
         yield from (Path(place, name).relative_to(folder).as_posix() for name in sorted([*files, *links]))
 

@@ -12,12 +12,13 @@ from typing import Any
 from jaxprop.core import trees
 from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, RunFolderError
 from jaxprop.run.allocator import allocator_in_use
-from jaxprop.run.folder import versions, write_summary
+from jaxprop.run.folder import write_summary
 from jaxprop.run.interrupt import EXIT_CODES
 from jaxprop.run.loop import Loop
 from jaxprop.run.replaced import BACK
 from jaxprop.run.status import Status, headline
 from jaxprop.sinks.jsonl import encode
+from jaxprop.version import versions
 
 
 def last_words(status: Status, run: Loop, *, saved: bool, back: bool = False, aside: bool = False) -> str:

@@ -19,11 +19,12 @@ from jaxprop.errors import CheckpointError, ConfigError, RunFolderError, UsageEr
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
 from jaxprop.run import compose
 from jaxprop.run.blackbox import Box, boxes, changed_sources, read_box
-from jaxprop.run.folder import expanded, find_run, is_of_fit, read_summary, versions, write_text
+from jaxprop.run.folder import expanded, find_run, is_of_fit, read_summary, write_text
 from jaxprop.sinks.jsonl import encode
 from jaxprop.train.gradients import microbatches, value_and_grad
 from jaxprop.train.step import loss_scale
 from jaxprop.types import Objective, TrainState
+from jaxprop.version import versions
 
 NOTED = ("jax", "jaxlib", "flax", "optax")
 

@@ -166,10 +166,10 @@ def test_commands_refuse_a_champion_that_is_not_there_or_is_damaged(here, home, 
         assert ran.err.startswith("error: there is no champion 'big' in runs/champions (champions: small); ")
     shutil.copytree(home / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    next((tmp_path / "runs").glob("champions/small/versions/0001/checkpoints/*/run/run.json")).write_text("{}")
+    next((tmp_path / "runs").glob("champions/small/versions/0001/checkpoints/*/manifest.json")).write_text("{}")
     ran = here("predict", "champion:small", "x.npz")
     assert (ran.code, ran.out) == (1, "")
-    assert "run/run.json has changed since the version was made); no other version can serve; restore " in ran.err
+    assert "manifest.json has changed since the version was made); no other version can serve; restore " in ran.err
 
 
 @pytest.mark.timeout(300)

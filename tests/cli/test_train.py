@@ -278,10 +278,10 @@ def test_what_else_is_known_of_an_error_is_told(jaxprop, held, monkeypatch):
 
 
 def test_a_full_disk_is_told(jaxprop, small, monkeypatch, caplog):
-    from jaxprop.checkpoint import Checkpoints, files
+    from jaxprop.checkpoint import Checkpoints, failures
 
     def full(self, *args, **kwargs):
-        with files.reporting(2, self.folder):
+        with failures.reporting(2, self.folder):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Checkpoints, "save", full)

@@ -24,10 +24,8 @@ CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.trun
 def fake_run(folder, content="weights", status="completed"):
     """Writes what the champions take for a run; a checkpoint of one file."""
     step = folder / "checkpoints" / "10"
-    for part in ("run", "state"):
-        (step / part).mkdir(parents=True, exist_ok=True)
-    (step / "run" / "run.json").write_text('{"config": {}}')
-    (step / "_CHECKPOINT_METADATA").write_text('{"commit_timestamp_nsecs": 1}')
+    (step / "state").mkdir(parents=True, exist_ok=True)
+    (step / "manifest.json").write_text("{}")
     (step / "state" / "arrays").write_text(content)
     (folder / "config.yaml").write_text("task: {name: classify}\n")
     (folder / "metrics.jsonl").write_text('{"step": 10}\n')

@@ -11,7 +11,7 @@ import pytest
 
 from jaxprop.errors import RunFolderError, UsageError
 from jaxprop.run import champions
-from jaxprop.run.folder import expanded, find_run, read_summary, status_of, versions, write_summary, write_text
+from jaxprop.run.folder import expanded, find_run, read_summary, status_of, write_summary, write_text
 from tests.run.champion_acts import fake_run
 
 
@@ -108,10 +108,6 @@ def test_the_home_folder(monkeypatch, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.yaml").touch()
     assert find_run(Path("~/a")) == tmp_path / "a"
-
-
-def test_versions():
-    assert {"python", "jaxprop", "jax"} <= set(versions())
 
 
 def test_a_run_goes_before_a_folder_of_its_name(runs):

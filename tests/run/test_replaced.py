@@ -8,7 +8,7 @@ import pytest
 from jaxprop.errors import RunFolderError
 from jaxprop.run import replaced
 from jaxprop.run.replaced import ASIDE, DROPPED, MOVING, Replaced, recover
-from tests.checkpoint.test_files import COMMITTED, MANIFEST, write_step
+from tests.checkpoint.test_manifest import write_step
 
 OLD = {"config.yaml": "old", "metrics.jsonl": "old", "checkpoints/3/state": "old", "blackbox/2/box.json": "old"}
 NEW = {"config.yaml": "new", "metrics.jsonl": "new", "layers.jsonl": "new", "blackbox/1/box.json": "new"}
@@ -71,7 +71,7 @@ def test_an_empty_folder_has_nothing_to_set_aside(tmp_path):
 def test_a_checkpoint_of_the_start_is_not_enough(folder, step, gone):
     old = Replaced(folder)
     old.set_aside()
-    write_step(folder / "checkpoints", str(step), stamp=COMMITTED, manifest=MANIFEST)
+    write_step(folder / "checkpoints", str(step))
     old.drop_if_saved()
     assert old.pending != gone
     assert (folder / ASIDE).exists() != gone
@@ -130,7 +130,7 @@ def test_killed_after_the_new_run_stands(folder, stands):
     Replaced(folder).set_aside()
     write(folder, {"metrics.jsonl": "new"})
     if stands == "checkpoint":
-        write_step(folder / "checkpoints", "5", stamp=COMMITTED, manifest=MANIFEST)
+        write_step(folder / "checkpoints", "5")
     else:
         write(folder, {"summary.json": json.dumps({"status": "completed"})})
     assert recover(folder) is None

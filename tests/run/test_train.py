@@ -19,12 +19,12 @@ from jaxprop.config.dump import dump
 from jaxprop.config.load import load
 from jaxprop.errors import CheckpointError, ConfigError, DataError, RunFolderError, ShapeError, UsageError
 from jaxprop.run import conduct
-from jaxprop.run import folder as runfolder
 from jaxprop.run import train as runner
 from jaxprop.run.compose import compose
 from jaxprop.run.lock import hold
 from jaxprop.sinks import Sink, fan_out
 from jaxprop.train import gradients
+from jaxprop.version import VERSIONED
 
 SUMMARY = {
     "status", "outcome", "stopped", "step", "metrics", "best", "test", "reference", "parameters", "seconds",
@@ -152,7 +152,7 @@ def test_summary(finished):
     assert (summary["status"], summary["step"], summary["parameters"]) == ("completed", 6, 5 * 4 + 4 + 4 * 3 + 3)
     assert set(summary["metrics"]) == {"loss", "accuracy"}
     assert summary["reference"] == {"majority_accuracy": pytest.approx(1 / 3)}
-    assert {"python", "jaxprop", *runfolder.VERSIONED} == set(summary["versions"])
+    assert {"python", "jaxprop", *VERSIONED} == set(summary["versions"])
     assert 0 < summary["compile_seconds"] < summary["seconds"]
     assert summary["session_seconds"] is None
 
@@ -511,33 +511,50 @@ def test_a_file_in_the_way(sections, tmp_path):
 
 def test_a_run_says_that_it_goes_on_from_an_older_checkpoint(done, sections, capsys):
     (done / "summary.json").unlink()
-    (done / "checkpoints" / "6" / "run" / "run.json").write_text("")
+    (done / "checkpoints" / "6" / "manifest.json").write_text("")
     runner.train(build(sections | {"sinks": {"console": True}}), done)
+    said = capsys.readouterr().err
     assert (
-        "checkpoints/6 is damaged (its run/run.json cannot be read), so the one of step 3 is used"
-        in capsys.readouterr().err
+        "the checkpoint of step 6 is damaged: its manifest.json cannot be read; going on from step 3, 3 steps" in said
     )
+    assert (done / "checkpoints" / "damaged" / "6" / "state").is_dir()
+    assert checkpoint.Checkpoints(done / "checkpoints").steps() == [3, 6]
 
 
-def test_a_damaged_checkpoint_is_named(done, sections):
-    (done / "summary.json").unlink()
-    for path in (done / "checkpoints" / "6" / "state").rglob("*"):
+def damage(folder, step):
+    for path in (folder / "checkpoints" / str(step) / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"not what was saved")
-    metrics = (done / "metrics.jsonl").read_bytes()
-    with pytest.raises(CheckpointError, match=r"checkpoints/6 is damaged .*remove it to go on from step 3"):
+
+
+def test_a_run_goes_on_from_the_newest_good_checkpoint_and_ends_as_if_nothing_had_been(done, sections, capsys):
+    whole = json.loads((done / "summary.json").read_text())
+    (done / "summary.json").unlink()
+    damage(done, 6)
+    again = runner.train(build(sections | {"sinks": {"console": True}}), done).summary
+    assert "step 6 is damaged: its arrays cannot be read" in capsys.readouterr().err
+    assert (again["step"], again["metrics"]) == (6, whole["metrics"])
+
+
+def test_where_no_checkpoint_is_good_nothing_is_removed(done, sections):
+    (done / "summary.json").unlink()
+    for step in (3, 6):
+        damage(done, step)
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
+    with pytest.raises(
+        CheckpointError, match=r"can be used \(step 3: its arrays .*; step 6: its arrays .*\); use --run .*--fresh"
+    ):
         runner.train(build(sections), done, quiet=True)
-    assert (done / "metrics.jsonl").read_bytes() == metrics
-    shutil.rmtree(done / "checkpoints" / "6")
-    assert runner.train(build(sections), done, quiet=True).summary["step"] == 6
+    after = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
+    assert {path for path in before if before[path] != after.get(path)} <= {done / "config.yaml", done / ".lock"}
 
 
 def test_checkpoints_that_cannot_be_read_are_not_started_over(done, sections):
     (done / "summary.json").unlink()
     for step in (3, 6):
-        (done / "checkpoints" / str(step) / "run" / "run.json").write_text("{")
+        (done / "checkpoints" / str(step) / "manifest.json").write_text("{")
     metrics = (done / "metrics.jsonl").read_bytes()
-    with pytest.raises(CheckpointError, match=r"step 3, 6 in .* cannot be read; .*--fresh"):
+    with pytest.raises(CheckpointError, match=r"step 3: its manifest.json cannot be read; step 6: its .*--fresh"):
         runner.train(build(sections), done, quiet=True)
     assert (done / "metrics.jsonl").read_bytes() == metrics
 

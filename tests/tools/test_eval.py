@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxprop.checkpoint import Checkpoints
+from jaxprop.checkpoint import Checkpoints, manifest
 from jaxprop.config.build import build
 from jaxprop.errors import CheckpointError, DataError, JaxpropError, UsageError
 from jaxprop.run import lock, opened
@@ -127,10 +127,10 @@ def test_no_checkpoint_yet(tmp_path):
 
 def test_without_a_test_split_there_is_nothing_to_evaluate_on(home, tmp_path):
     shutil.copytree(home / "run", tmp_path / "run")
-    for record in tmp_path.glob("run/checkpoints/*/run/run.json"):  # as if trained without one
-        run = json.loads(record.read_text())
-        del run["config"]["data"]["test"], run["config"]["run"]["eval_every"]
-        record.write_text(json.dumps(run))
+    for step in tmp_path.glob("run/checkpoints/*"):  # as if trained without one
+        saved = manifest.read(step)
+        del saved["config"]["data"]["test"], saved["config"]["run"]["eval_every"]
+        manifest.write(step / "manifest.json", saved)
     with pytest.raises(UsageError, match=r"have no test split to evaluate on; add the override data\.test=FILE\.npz"):
         evaluate_run(tmp_path / "run")
     found = evaluate_run(tmp_path / "run", [f"data.test={home / 'test.npz'}"], which="newest")
@@ -162,7 +162,7 @@ def test_a_checkpoint_replaced_while_it_is_read_is_read_again(home, tmp_path, mo
         opened._restore(tmp_path, config(home), state, None)
     calls.clear()
     steps = Checkpoints.steps
-    monkeypatch.setattr(Checkpoints, "steps", lambda self: steps(self) + [7] * len(calls))
+    monkeypatch.setattr(Checkpoints, "steps", lambda self: [3] * len(calls) + steps(self))
     assert opened._restore(tmp_path, config(home), state, None)[0].step == 4
 
 
@@ -220,13 +220,13 @@ def emptied(home, tmp_path, which):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     steps = Checkpoints(tmp_path / "run" / "checkpoints").steps()
     step = summary["best"]["step"] if which == "best" else max(steps)
-    (tmp_path / "run" / "checkpoints" / str(step) / "run" / "run.json").write_text("")
+    (tmp_path / "run" / "checkpoints" / str(step) / "manifest.json").write_text("")
     return tmp_path / "run", step
 
 
 def test_another_checkpoint_never_takes_the_place_of_a_damaged_one(home, tmp_path):
     run, step = emptied(home, tmp_path, "newest")
-    with pytest.raises(CheckpointError, match=rf"checkpoints/{step} is damaged .*, and it is the newest one; restore"):
+    with pytest.raises(CheckpointError, match=rf"checkpoints/{step} is damaged: .*, and it is the newest one; restore"):
         evaluate_run(run, which="newest")
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"best": {**summary["best"], "step": 4}}))
@@ -239,21 +239,22 @@ def test_another_checkpoint_never_takes_the_place_of_a_damaged_one(home, tmp_pat
 def test_a_damaged_best_checkpoint_names_the_newest(home, tmp_path):
     run, step = emptied(home, tmp_path, "newest")
     other = next(s for s in Checkpoints(run / "checkpoints").steps() if s != step)
-    manifest = run / "checkpoints" / str(step) / "run" / "run.json"
-    manifest.write_text((home / "run" / "checkpoints" / str(step) / "run" / "run.json").read_text())
-    (run / "checkpoints" / str(other) / "run" / "run.json").write_text("")
+    shutil.copy(home / "run" / "checkpoints" / str(step) / "manifest.json", run / "checkpoints" / str(step))
+    (run / "checkpoints" / str(other) / "manifest.json").write_text("")
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"best": {**summary["best"], "step": other}}))
-    with pytest.raises(CheckpointError, match=rf"/{other} is damaged .* is the best one; --newest .*, of step {step}$"):
+    with pytest.raises(
+        CheckpointError, match=rf"/{other} is damaged: .* is the best one; --newest .*, of step {step}$"
+    ):
         evaluate_run(run)
     assert evaluate_run(run, which="newest")["step"] == step
 
 
 def test_no_checkpoint_that_can_be_read(home, tmp_path):
     shutil.copytree(home / "run", tmp_path / "run")
-    for path in (tmp_path / "run" / "checkpoints").glob("*/run/run.json"):
+    for path in (tmp_path / "run" / "checkpoints").glob("*/manifest.json"):
         path.write_text("")
-    with pytest.raises(CheckpointError, match=r"is damaged .*, and there is no other; restore that file"):
+    with pytest.raises(CheckpointError, match=r"is damaged: .*, and there is no other; restore that file"):
         evaluate_run(tmp_path / "run")
 
 
@@ -264,6 +265,6 @@ def test_a_checkpoint_whose_arrays_are_gone_names_the_other(home, tmp_path):
     which, step = ("newest", latest) if best != latest else ("best", best)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step) / "state")
     (tmp_path / "run" / "checkpoints" / str(step) / "state").mkdir()
-    told = rf"/{step} is damaged .*" + (rf", or leave out --newest .* step {best}$" if best != latest else "")
+    told = rf"/{step} is damaged: .*" + (rf"; leave out --newest .* step {best}$" if best != latest else "")
     with pytest.raises(CheckpointError, match=told):
         evaluate_run(tmp_path / "run", which=which)

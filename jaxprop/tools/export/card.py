@@ -8,9 +8,9 @@ from typing import Any
 
 from jaxprop.data.readers.table.described import encoded, sample
 from jaxprop.data.readers.table.values import MISSING
-from jaxprop.run.folder import versions
 from jaxprop.run.loaded import LoadedRun
 from jaxprop.tools.export.format import Made
+from jaxprop.version import versions
 
 MANY = 40  # names of classes that are listed
 LONG = 4000  # characters of the preparation that are shown; all of it is in prepared.json

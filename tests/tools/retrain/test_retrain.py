@@ -183,7 +183,7 @@ def test_killed_and_gone_on_with_while_a_second_one_is_refused(home, tmp_path):
 
 
 def steps_in(checkpoints):
-    return [int(path.parts[-3]) for path in checkpoints.glob("*/run/run.json") if path.parts[-3].isdigit()]
+    return [int(path.parent.name) for path in checkpoints.glob("*/manifest.json") if path.parent.name.isdigit()]
 
 
 def _without_test(week):
