@@ -27,6 +27,7 @@ Tell = Callable[[str], None]
 
 FIRST_HINT, NEXT_HINT = 5.0, 30.0  # seconds
 GRACE = 2.0  # seconds that a process has to notice a peer's failure by itself; one in a collective never does
+UNWIND = 6.0  # seconds that a process has to close what it has open, once it fails
 _ESTABLISHED = "01"
 
 
@@ -67,7 +68,7 @@ class Peers:
 
     def __init__(self, hosts: Hosts, tell: Tell, seconds: float, heartbeat: float):
         self._tell, self._heartbeat = tell, heartbeat
-        self._ending = threading.Event()
+        self._ending, self._failed = threading.Event(), False
         self._ours = not jax.distributed.is_initialized()
         kv.lose(None)
         if self._ours:
@@ -134,18 +135,34 @@ class Peers:
             return PeerError(f"{self.name(0)} is lost, which coordinates the others", EXIT_RUNTIME)
         return None
 
-    def fail(self, sentence: str, exit_code: int) -> None:
-        """Tells the others that this process fails.
+    def announce(self, sentence: str, exit_code: int) -> None:
+        """Tells the others at once that this process fails, and sees to it that it ends soon.
 
-        What is left of the process runs to its end, and reports the error; then it ends with the exit code. JAX cannot
-        shut down without those that are gone, and would abort.
+        What is left of the process runs to its end, where that waits for no peer: what closes a checkpoint may do so
+        for good. To be called before anything is closed; only the first failure counts.
 
         Args:
           sentence: why.
           exit_code: of this process, and so of the others.
         """
+        if self._failed:
+            return
+        self._failed = True
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             kv.put_first("jaxprop/failed", json.dumps({"process": self.index, "code": exit_code, "why": sentence}))
+
+        def end() -> None:
+            if not self._ending.wait(UNWIND):
+                self._tell(f"error: {sentence}")
+                self._leave(exit_code)
+
+        threading.Thread(target=end, name="jaxprop-end", daemon=True).start()
+
+    def fail(self, exit_code: int) -> None:
+        """Lets Python report the error that was announced, and then ends the process with an exit code.
+
+        JAX cannot shut down without those that are gone, and would abort.
+        """
         self._stop()
         atexit.register(self._leave, exit_code)
 
@@ -161,7 +178,9 @@ class Peers:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             kv.put_first(f"jaxprop/left/{self.index}", "")
             deadline = time.monotonic() + GRACE + 3
-            for process in range(1, self.count) if self.index == 0 else ():
+            gone = kv.store().key_value_dir_get("jaxprop/silent/") if self.index == 0 else ()
+            known = {int(key.rpartition("/")[2]) for key, _ in gone}
+            for process in set(range(1, self.count)) - known if self.index == 0 else ():
                 while (left := deadline - time.monotonic()) > 0:
                     with contextlib.suppress(TimeoutError):
                         kv.get(f"jaxprop/left/{process}", min(left, 1.0))

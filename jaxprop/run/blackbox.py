@@ -21,6 +21,8 @@ from jaxprop.config.dump import dump
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import RunFolderError
 from jaxprop.health.watch.advice import Setup
+from jaxprop.parallel.gather import gathered
+from jaxprop.parallel.hosts import decided, is_first
 from jaxprop.run.folder import shown, versions
 from jaxprop.run.own_code import code_of
 from jaxprop.sinks.files import make_folder, write_whole
@@ -119,7 +121,9 @@ class Recorder:
         self.began = self.began or f"The first of them was step {step}"
         due = self._row > self._expected or not np.isfinite(float(m.loss))
         held = next((held for held in self._batches if held[0] - held[1] < step <= held[0]), None)
-        if not due or self._written or held is None or len(boxes(self._run)) >= self._config.health.blackboxes:
+        if not due or self._written or held is None:
+            return None
+        if decided("a black box", lambda: len(boxes(self._run)) >= self._config.health.blackboxes):
             return None
         self._written = True
         last, _, batch = held
@@ -134,6 +138,9 @@ class Recorder:
         return f"step {step} was not finite; '{command}' finds the operation, layer and line"
 
     def _write(self, step: int, state: TrainState, batch: Mapping[str, Any], updates: int) -> None:
+        state, batch = gathered((state, batch))
+        if not is_first():
+            return
         arrays, manifest = leaves.pack(state)
         about = {
             "format": FORMAT, "step": step, "updates": updates, "jaxprop": __version__, **manifest,

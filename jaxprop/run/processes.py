@@ -8,15 +8,20 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from jaxprop.code.modules import told
 from jaxprop.errors import EXIT_RUNTIME, EXIT_SIGINT, JaxpropError, UsageError
 from jaxprop.parallel.launchers import Hosts, resolve
 from jaxprop.sinks.streams import speak_as, tell
 
+if TYPE_CHECKING:
+    from jaxprop.parallel.peers import Peers
+
 # Seconds, as environment variables: neither is a part of what a run computes.
 WAIT, HEARTBEAT = "JAXPROP_WAIT_SECONDS", "JAXPROP_HEARTBEAT_SECONDS"
 DEFAULTS = {WAIT: 300.0, HEARTBEAT: 10.0}
+_connected: list[Peers] = []  # the one connection there may be
 DNS_SECONDS = 30.0  # that the name of a pod may take to be known
 
 
@@ -59,16 +64,38 @@ def start_processes(launcher: str = "auto") -> Iterator[Hosts]:
         _name(hosts)
         peers = Peers(hosts, tell, limits[WAIT], limits[HEARTBEAT])
         _name(hosts := hosts._replace(process_count=peers.count, process_index=peers.index))
+        _connected.append(peers)
         try:
-            yield hosts
-            peers.end()
+            with failing_together():
+                yield hosts
+                peers.end()
         except BaseException as error:
             speaking.pop_all()  # whoever reports the error does so in this process's name
-            lost = peers.explain(error)
-            peers.fail(*_failure(lost or error))
-            if lost is None or lost is error:
-                raise
-            raise lost from error
+            peers.fail(_failure(error)[1])
+            raise
+        finally:
+            _connected.clear()
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """Tells the other processes at once of an error in a `with` block, or names the peer whose failure it comes from.
+
+    It belongs inside of whatever may wait for the peers when it is closed. For one process it does nothing.
+
+    Raises:
+      PeerError: a peer has failed, and what was raised is a consequence.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not _connected:
+            raise
+        lost = _connected[0].explain(error)
+        _connected[0].announce(*_failure(lost or error))
+        if lost is None or lost is error:
+            raise
+        raise lost from error
 
 
 def _joined() -> Hosts | None:
