@@ -203,8 +203,8 @@ REFUSED = {
     ),
     "two that differ": (
         "auto", SRUN | ENV | {"JAX_NUM_PROCESSES": "4"},
-        "env says that this is process 1 of 4, and slurm says that this is process 1 of 2; name the one that started it: "
-        "--dist env, or --dist slurm",
+        "env says that this is process 1 of 4, and slurm says that this is process 1 of 2; name the one that "
+        "started it: --dist env, or --dist slurm",
     ),
     "a misspelled one": ("slrum", {}, "--dist: unknown launcher 'slrum'; did you mean 'slurm'?"),
 }  # fmt: skip
