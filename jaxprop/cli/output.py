@@ -31,9 +31,9 @@ def own_stdout(hosts: Hosts) -> Iterator[None]:
     kept, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     try:
-        with os.fdopen(null if hosts.process_index else os.dup(kept), "w", encoding="utf-8") as own:
-            with contextlib.redirect_stdout(Lasting(own)):
-                yield
+        own = os.fdopen(null if hosts.process_index else os.dup(kept), "w", encoding="utf-8")
+        with own, contextlib.redirect_stdout(Lasting(own)):
+            yield
     finally:
         os.dup2(kept, 1)
         os.close(kept)
