@@ -70,23 +70,29 @@ def ended(children, timeout=90):
     ]
 
 
-def run_program(program, count, timeout=90, **more):
-    """Runs a program, which stands inside a block of `start_processes`, in several processes."""
+def program_of(program):
+    """The command of a program inside a block of `start_processes`; its errors are told as by the command line."""
     body = "".join(f"    {line}\n" for line in program.strip().splitlines())
     text = f"""
 import os, signal, sys, time
 import jax
+import jaxprop.cli
 from jaxprop.errors import JaxpropError, UsageError
-from jaxprop.cli import main
 from jaxprop.parallel.hosts import agree, decided, is_first, process_count, process_index
 from jaxprop.run.processes import start_processes
 
-def work():
+def work(_):
   with start_processes() as hosts:
 {body}
-import jaxprop.cli
-jaxprop.cli._run = lambda arguments: work() or 0  # errors are reported as the command line does
-sys.exit(main([]))
+  return locals().get("code", 0)
+
+jaxprop.cli._run = work
+sys.exit(jaxprop.cli.main([]))
 """
-    with started([sys.executable, "-c", text], count, **more) as children:
+    return [sys.executable, "-c", text]
+
+
+def run_program(program, count, timeout=90, **more):
+    """Runs a program, as `program_of` takes it, in several processes."""
+    with started(program_of(program), count, **more) as children:
         return ended(children, timeout)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ import yaml
 from jaxprop.errors import UsageError
 from jaxprop.run import processes
 from jaxprop.run.processes import failing_together, start_processes
-from tests.run.many import ended, free_port, run_program, started, variables
+from tests.run.many import ended, free_port, program_of, run_program, started, variables
 from tests.run.trained import sections, write_arrays
 
 COLLECTIVE = """
@@ -135,23 +136,35 @@ def write_config(folder, **changes):
 
 @pytest.mark.timeout(240)
 def test_a_signal_to_one_process_makes_all_leave_after_the_same_step(tmp_path):
-    """Each writes its step when it leaves; the loop of the first one also writes it into the summary."""
-    command = write_config(tmp_path, run={"steps": 10**7, "log_every": 50, "eval_every": 10**6})
-    with started([*command, "health.layers=false"], 2) as children:
-        for line in children[0].stderr:
-            if line.startswith("step 50/"):
-                break
+    """Without a mesh, so that the processes are not in step by themselves: one draws its batches more slowly."""
+    program = f"""
+import jax.numpy as jnp, numpy as np, optax
+from jaxprop.run.fit import fit
+def batches():
+    while True:
+        time.sleep(0.003 * process_index())
+        yield {{"x": np.ones(4, np.float32)}}
+ran = fit(lambda p, batch, key: jnp.mean((p["w"] * batch["x"] - 3) ** 2), optax.sgd(0.01), batches(), steps=10**7,
+          run={str(tmp_path / "run")!r}, params={{"w": jnp.zeros(())}}, checkpoint=False, health=False, prefetch=0,
+          log_every=50)
+print("left at", ran.status, ran.step, file=sys.stderr)
+code = 75
+"""
+    with started(program_of(program), 2) as children:
+        said = []
+        while not (said and said[-1].startswith("step 50/")):
+            said.append(children[0].stderr.readline())
+            assert said[-1], said
         children[1].send_signal(signal.SIGTERM)
         first, second = ended(children, 100)
-    assert (first.code, second.code) == (75, 75), (first.err, second.err)
-    assert "interrupted after step " in first.err
-    assert "run folder: " in first.out
-    assert second.out == ""
-    assert second.err.startswith("process 1 of 2 on ")
-    assert second.err.endswith(": SIGTERM: stopping after this step; once more leaves at once\n")
+    assert (first.code, second.code) == (75, 75), (said, first.err, second.err)
+    told, left = second.err.splitlines()
+    assert told.startswith("process 1 of 2 on ")
+    assert told.endswith(": SIGTERM: stopping after this step; once more leaves at once")
+    assert left.startswith("left at interrupted ")
+    assert first.err.splitlines()[-1] == left
     summary = yaml.safe_load((tmp_path / "run" / "summary.json").read_text())
-    assert summary["status"] == "interrupted"
-    assert f"interrupted after step {summary['step']} " in first.err
+    assert (summary["status"], str(summary["step"])) == ("interrupted", left.split()[-1])
 
 
 @pytest.mark.timeout(240)
@@ -169,3 +182,33 @@ def test_a_folder_in_use_and_a_config_that_is_wrong_end_all_processes_alike(tmp_
         first, second = ended(children)
     assert (first.code, second.code) == (2, 2)
     assert "optimizer.lr" in first.err
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_context_of_ray_train_becomes_variables(monkeypatch, index):
+    """Ray is stood in for: process 0 hands out its address and a free port, and the others are given them."""
+    given = []
+    handed = "10.5.0.1:41233"
+    context = SimpleNamespace(get_world_size=lambda: 2, get_world_rank=lambda: index)
+    modules = {
+        "ray": {"util": SimpleNamespace(get_node_ip_address=lambda: "10.5.0.1")},
+        "ray.util": {"get_node_ip_address": lambda: "10.5.0.1"},
+        "ray.train": {"get_context": lambda: context},
+        "ray.train.collective": {"broadcast_from_rank_zero": lambda mine: given.append(mine) or mine or handed},
+    }
+    for name, content in modules.items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    found = processes._of_ray("auto")
+    assert found["RAY_TRAIN_WORLD_SIZE"] == "2"
+    assert found["RAY_TRAIN_WORLD_RANK"] == str(index)
+    host, port = found["RAY_TRAIN_COORDINATOR"].split(":")
+    assert host == "10.5.0.1"
+    assert int(port) > 1023
+    assert given == [None] if index else given[0].startswith("10.5.0.1:")
+    assert processes._of_ray("slurm") == {}
+    context.get_world_size = lambda: 1
+    assert processes._of_ray("ray") == {}
+    monkeypatch.delitem(sys.modules, "ray.train")
+    assert processes._of_ray("ray") == {}
