@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jaxprop.parallel.rules import Rule
     from jaxprop.run.fit import Fitted, fit
     from jaxprop.run.loaded import load
+    from jaxprop.run.processes import start_processes
     from jaxprop.tools.gradcheck.check import gradcheck
     from jaxprop.train.compiled import make_train_step
     from jaxprop.train.eval_step import make_eval_step
@@ -53,6 +54,7 @@ _HOME = {
     "make_mesh": "parallel.mesh",
     "make_train_step": "train.compiled",
     "place_batch": "parallel.placement",
+    "start_processes": "run.processes",
     "tap": "core.taps",
 }
 
@@ -78,6 +80,7 @@ __all__ = [
     "make_mesh",
     "make_train_step",
     "place_batch",
+    "start_processes",
     "tap",
 ]
 

@@ -10,6 +10,7 @@ import typer
 
 from jaxprop.cli import completion
 from jaxprop.errors import UsageError
+from jaxprop.parallel.launchers import LAUNCHERS
 from jaxprop.run.folder import expanded, find_run
 from jaxprop.run.served import PREFIX
 
@@ -77,6 +78,17 @@ CodeOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="print only errors, warnings and one last line")]
+
+DistOption = Annotated[
+    str,
+    typer.Option(
+        "--dist",
+        metavar="LAUNCHER",
+        help="who has started the other processes: env, slurm, mpi, k8s, kubeflow, tpu, ray, skypilot or dstack; auto "
+        "finds out, and none is one process",
+        autocompletion=lambda: ["auto", "none", *LAUNCHERS],
+    ),
+]
 
 
 def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...]]:

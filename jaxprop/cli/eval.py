@@ -9,8 +9,16 @@ from typing import Annotated
 import typer
 
 from jaxprop.cli import completion
-from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, QuietOption, RunOption, split_config
-from jaxprop.cli.output import print_result
+from jaxprop.cli.arguments import (
+    CodeOption,
+    DistOption,
+    JsonOption,
+    OverridesArgument,
+    QuietOption,
+    RunOption,
+    split_config,
+)
+from jaxprop.cli.output import own_stdout, print_result
 from jaxprop.errors import EXIT_DONE, ConfigError, UsageError
 
 CHOSEN_HERE = {
@@ -36,6 +44,7 @@ def evaluate(
     best: Annotated[bool, typer.Option("--best", help="evaluate the best checkpoint; the default")] = False,
     quiet: QuietOption = False,
     code: CodeOption = None,
+    dist: DistOption = "auto",
     json: JsonOption = False,
 ) -> int:
     """Evaluate a checkpoint of a run on the test split."""
@@ -45,11 +54,15 @@ def evaluate(
     folder = run_folder(run_or_config, run)
     # Imported late, so that a misspelled name is reported before jax has loaded.
     from jaxprop.run.opened import Which
+    from jaxprop.run.processes import start_processes
     from jaxprop.sinks import print_summary, summary_line
     from jaxprop.tools.eval import evaluate_run
 
     which: Which | None = "newest" if newest else "best" if best else None
-    result = evaluate_run(folder, changes, which=which, code=code_named(run_or_config, code))
+    with start_processes(dist) as hosts, own_stdout(hosts):
+        result = evaluate_run(folder, changes, which=which, code=code_named(run_or_config, code))
+    if hosts.process_index:
+        return EXIT_DONE  # process 0 prints
     if json:
         print_result("eval", folder, result)
     elif quiet:

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from jaxprop.parallel.launchers import Hosts
+from jaxprop.sinks.streams import Lasting
+
+
+@contextlib.contextmanager
+def own_stdout(hosts: Hosts) -> Iterator[None]:
+    """Leaves stdout to process 0 for the length of a `with` block, and there to Python.
+
+    Gloo, which connects the processes on CPUs, prints a line on it that nobody has asked for.
+
+    Args:
+      hosts: the processes; of one, nothing changes.
+    """
+    if hosts.process_count == 1:
+        yield
+        return
+    sys.stdout.flush()
+    kept, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        own = os.fdopen(null if hosts.process_index else os.dup(kept), "w", encoding="utf-8")
+        with own, contextlib.redirect_stdout(Lasting(own)):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:

@@ -12,13 +12,14 @@ import typer
 from jaxprop.cli.arguments import (
     CodeOption,
     ConfigArgument,
+    DistOption,
     JsonOption,
     OverridesArgument,
     QuietOption,
     RunOption,
     split_config,
 )
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import own_stdout, print_result
 from jaxprop.errors import ConfigError
 from jaxprop.sinks.streams import Lasting
 
@@ -33,6 +34,7 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming the run in DIR")] = False,
     quiet: QuietOption = False,
     code: CodeOption = None,
+    dist: DistOption = "auto",
     json: JsonOption = False,
 ) -> int:
     """Train the run that a config describes, or resume it."""
@@ -45,9 +47,13 @@ def train(
     with leaving_at_once():
         # Imported late, so that a mistake in the file is reported before jax has loaded.
         from jaxprop.run import train as runs
+        from jaxprop.run.processes import start_processes
         from jaxprop.sinks import print_summary, summary_line
 
-    outcome = runs.train(loaded.config, folder, fresh=fresh, brief=quiet)
+    with start_processes(dist) as hosts, own_stdout(hosts):
+        outcome = runs.train(loaded.config, folder, fresh=fresh, brief=quiet)
+    if hosts.process_index:
+        return outcome.exit_code  # process 0 prints
     # What the run has come to is on disk: a stdout that is full or closed changes nothing about the exit code.
     with contextlib.redirect_stdout(Lasting(sys.stdout)):
         if json:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from safetensors.numpy import load_file, save_file
 
 from jaxprop.checkpoint import leaves
@@ -21,6 +22,8 @@ from jaxprop.config.dump import dump
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import RunFolderError
 from jaxprop.health.watch.advice import Setup
+from jaxprop.parallel.hosts import decided, is_first, process_count
+from jaxprop.parallel.placement import gathered
 from jaxprop.run.folder import shown
 from jaxprop.run.own_code import code_of
 from jaxprop.sinks.files import make_folder, write_whole
@@ -83,10 +86,11 @@ class Recorder:
     Args:
       folder: of the run.
       config: its configuration.
+      mesh: what its arrays lie on, if several devices.
     """
 
-    def __init__(self, folder: Path, config: Config):
-        self._run, self._config = folder, config
+    def __init__(self, folder: Path, config: Config, mesh: Mesh | None = None):
+        self._run, self._config, self._mesh = folder, config, mesh
         self._batches: deque[tuple[int, int, Any]] = deque(maxlen=CALLS)
         self._records: deque[tuple[int, Any]] = deque(maxlen=RECORDS)  # steps and measurements
         self._row = 0  # failed steps in a row
@@ -119,7 +123,9 @@ class Recorder:
         self.began = self.began or f"The first of them was step {step}"
         due = self._row > self._expected or not np.isfinite(float(m.loss))
         held = next((held for held in self._batches if held[0] - held[1] < step <= held[0]), None)
-        if not due or self._written or held is None or len(boxes(self._run)) >= self._config.health.blackboxes:
+        if not due or self._written or held is None:
+            return None
+        if decided("a black box", lambda: len(boxes(self._run)) >= self._config.health.blackboxes):
             return None
         self._written = True
         last, _, batch = held
@@ -134,6 +140,10 @@ class Recorder:
         return f"step {step} was not finite; '{command}' finds the operation, layer and line"
 
     def _write(self, step: int, state: TrainState, batch: Mapping[str, Any], updates: int) -> None:
+        if process_count() > 1:
+            state, batch = gathered((state, batch), self._mesh)
+            if not is_first():
+                return
         arrays, manifest = leaves.pack(state)
         about = {
             "format": FORMAT, "step": step, "updates": updates, "jaxprop": __version__, **manifest,

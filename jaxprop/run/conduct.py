@@ -14,6 +14,7 @@ from jaxprop.checkpoint.folder import steps_in
 from jaxprop.config.tasks import TASK_TABLE, best_mode
 from jaxprop.data.readers.arrays import IF_NUMBERS
 from jaxprop.errors import EXIT_DONE
+from jaxprop.parallel.hosts import agree, decided, is_first
 from jaxprop.run import panels
 from jaxprop.run.compose import Experiment
 from jaxprop.run.final import evaluate_test
@@ -21,6 +22,7 @@ from jaxprop.run.folder import expanded, read_summary, write_summary
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
+from jaxprop.run.processes import failing_together
 from jaxprop.run.replaced import BACK, Replaced, recover
 from jaxprop.run.resume import resume_note, start_over, still_stopped, stopped_note
 from jaxprop.run.status import Status
@@ -111,24 +113,21 @@ def conduct(
       JaxpropError: the run cannot be built, or its folder not be written.
     """
     folder, began = expanded(folder), time.perf_counter()
-    with hold(folder), Interrupts() as interrupts:
-        _tell_if(recover(folder))
-        before = None if fresh else undertaking.finished(folder)
+    with _held(folder), Interrupts() as interrupts, failing_together():
+        _tell_if(decided("recovery", lambda: recover(folder)))
+        before = None if fresh else decided("the run before", lambda: undertaking.finished(folder))
         experiment = undertaking.compose()
-        if before is not None and _has_ended(before, experiment, folder):
-            undertaking.complete(experiment, folder)
+        if before is not None and decided("its end", lambda: _has_ended(before, experiment, folder)):
+            decided("its data", lambda: undertaking.complete(experiment, folder))
             early = stopped_note(before, experiment.total_steps)
-            tell(early or resume_note(before["step"], before["step"], experiment.config))
+            _tell_if(early or resume_note(before["step"], before["step"], experiment.config))
             _tell_if(None if quiet else headline_of(before))
             return Conducted(Outcome(before, EXIT_DONE), experiment, None)
         checkpoints, replaced = open_checkpoints(experiment, folder), Replaced(folder)
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
         with undertaking.explained(experiment):
-            begins = fresh or not steps_in(checkpoints.folder)  # otherwise the state only says what to restore into
-            state, begun = (
-                undertaking.begin(experiment) if begins else (experiment.init(experiment.config.run.seed), [])
-            )
+            state, begun = _first_state(undertaking, experiment, checkpoints, fresh)
         loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment), began)
         del state
         started = _Started(undertaking, experiment, loop, replaced, folder, begun)
@@ -136,32 +135,44 @@ def conduct(
             with (
                 checkpoints,
                 undertaking.explained(experiment, lambda: _saved(checkpoints)),
+                failing_together(),  # inside of the checkpoints, which wait for the other processes
                 _begun(started, fresh, quiet, brief) as sink,
             ):
-                status = loop.run(sink, lambda: replaced.pending)
+                status = loop.run(sink, lambda: decided("an earlier run aside", lambda: replaced.pending))
                 if status == Status.COMPLETED:
                     evaluate_test(loop, experiment, checkpoints, sink, interrupts)
         except BaseException as error:
             if replaced.bring_back():
                 error.add_note(BACK)
-            elif isinstance(error, Exception):
+            elif isinstance(error, Exception) and is_first():
                 sum_up_failure(error, loop, experiment.task.reference, folder)
             raise
         # Written once the last save is known to be whole.
-        compared = undertaking.compared(experiment, folder) if status == Status.COMPLETED else {}
+        completed = status == Status.COMPLETED
+        compared = decided("figures", lambda: undertaking.compared(experiment, folder)) if completed else {}
         figures = summary(status, loop, {**experiment.task.reference, **compared})
-        back = status == Status.INTERRUPTED and replaced.bring_back()
-        if status == Status.COMPLETED:
-            panels.write(folder, panels.draw(experiment, loop.state))
-        if not back:
-            write_summary(folder, figures)
-        if status == Status.COMPLETED:
-            replaced.drop()
+        back = status == Status.INTERRUPTED and decided("the earlier run", replaced.bring_back)
+        drawn = panels.draw(experiment, loop.state) if completed else None
+        if is_first():
+            panels.write(folder, drawn)
+            if not back:
+                write_summary(folder, figures)
+            if completed:
+                replaced.drop()
     _tell_if(None if quiet or back else headline_of(figures))
-    if status != Status.COMPLETED:
+    if not completed:
         saved = experiment.config.checkpoint.enabled
-        tell(last_words(status, loop, saved=saved, back=back, aside=replaced.pending))
+        _tell_if(last_words(status, loop, saved=saved, back=back, aside=replaced.pending))
     return Conducted(Outcome(figures, exit_code(status, interrupts.received)), experiment, loop.state)
+
+
+def _first_state(
+    undertaking: Undertaking, experiment: Experiment, checkpoints: Checkpoints, fresh: bool
+) -> tuple[TrainState, list[str]]:
+    """The state before the first step; where the run goes on, it only says what to restore into."""
+    if fresh or decided("a start", lambda: not steps_in(checkpoints.folder)):
+        return undertaking.begin(experiment)
+    return experiment.init(experiment.config.run.seed), []
 
 
 class _Started(NamedTuple):
@@ -181,7 +192,7 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
     undertaking, experiment, loop, replaced, folder, begun = run
     if fresh:
         undertaking.trace(experiment, loop.state)
-        replaced.set_aside()
+        decided("the run aside", replaced.set_aside)
     notes = data_notes(experiment)
     loop.checkpoints.tell = notes.append
     resumed_from = None if fresh else loop.resume()
@@ -192,9 +203,11 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
         loop.clock.goes_on((read_summary(folder) or {}).get("seconds"))
         notes.append(resume_note(resumed_from, experiment.total_steps, experiment.config))
     elif not fresh:
-        notes += start_over(folder)
-    notes += begun
-    undertaking.describe(experiment, folder)
+        notes += decided("a new start", lambda: start_over(folder))
+    decided("what it is", lambda: undertaking.describe(experiment, folder))
+    if not is_first():  # one process writes
+        yield Sink()
+        return
     own = open_sinks(
         experiment.config.sinks, folder, total_steps=experiment.total_steps, start_step=resumed_from,
         alerts=loop.alert_lines, log_every=experiment.config.run.log_every, quiet=quiet, brief=brief,
@@ -202,13 +215,21 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
     with contextlib.closing(fan_out([own, *undertaking.sinks])) as sink:
         for name in ("summary.json", panels.NAME):  # of an earlier end that this run goes beyond
             (folder / name).unlink(missing_ok=True)
-        for note in notes:
+        for note in notes + begun:
             sink.note(note)
         loop.checkpoints.tell = sink.note
         try:
             yield sink
         finally:
             loop.checkpoints.tell = tell
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Holds the folder for process 0, which alone writes to it; the others go on once it does."""
+    with hold(folder) if is_first() else contextlib.nullcontext():
+        agree("the folder")
+        yield
 
 
 def data_notes(experiment: Experiment) -> list[str]:
@@ -235,7 +256,7 @@ def _has_ended(before: dict[str, Any], experiment: Experiment, folder: Path) -> 
 
 
 def _tell_if(text: str | None) -> None:
-    if text is not None:
+    if text is not None and is_first():
         tell(text)
 
 

@@ -27,6 +27,7 @@ from jaxprop.data.batches import EXACT, as_stream
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
+from jaxprop.parallel.hosts import process_count
 from jaxprop.parallel.rules import Rule
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.conduct import Conducted, Undertaking, conduct, open_checkpoints
@@ -225,7 +226,8 @@ class _Finder:
         last, _, batch = held
         if self._per_call > 1:
             batch = jax.tree.map(lambda array: array[step - last - 1], batch)
-        finding = self._step.find_nonfinite(state, batch)
+        # It is found operation by operation, which one process cannot do with arrays that lie on several.
+        finding = self._step.find_nonfinite(state, batch) if process_count() == 1 else None
         told = f"step {step} was not finite" + ("" if finding is None else f": {finding.message}")
         self.began = self.began or f"The first: {told}"
         return told

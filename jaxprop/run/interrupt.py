@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from jaxprop.errors import EXIT_SIGINT, EXIT_SIGTERM
+from jaxprop.parallel.flags import SharedFlag
 from jaxprop.sinks.streams import tell
 
 EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
@@ -40,6 +41,9 @@ class Interrupts:
     So a thread reads the signals' bytes as they arrive, and it is this thread that leaves at the second one.
     Outside the main thread, where Python allows no handlers, nothing is taken over.
 
+    Where several processes run together, a signal to one of them is seen by all at the same point, so that they save
+    the same step: `received` is then to be read equally often by each of them.
+
     Example:
       >>> with Interrupts() as interrupts:
       ...     interrupts.received is None
@@ -47,7 +51,14 @@ class Interrupts:
     """
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self._signal = SharedFlag("signal")
+        self._own: signal.Signals | None = None
+
+    @property
+    def received(self) -> signal.Signals | None:
+        """The signal that asks the run to leave, once all processes know of it."""
+        name = self._signal.poll()
+        return None if name is None else signal.Signals[name]
 
     def __enter__(self) -> Self:
         self._active = threading.current_thread() is threading.main_thread()
@@ -64,6 +75,7 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._signal.close()
         if not self._active:
             return
         signal.set_wakeup_fd(self._wakeup)
@@ -81,8 +93,10 @@ class Interrupts:
         while byte := self._reader.recv(1):
             if byte[0] not in EXIT_CODES:
                 continue
-            if self.received is not None:
+            number = signal.Signals(byte[0])
+            if self._own is not None:
                 # Nothing is cleaned up on purpose: whatever is complete on disk stays complete.
-                os._exit(EXIT_CODES[signal.Signals(byte[0])])
-            self.received = signal.Signals(byte[0])
-            tell(f"{self.received.name}: stopping after this step; once more leaves at once")
+                os._exit(EXIT_CODES[number])
+            self._own = number
+            self._signal.set(number.name)
+            tell(f"{number.name}: stopping after this step; once more leaves at once")

@@ -24,6 +24,8 @@ from jaxprop.health.respond.points import point_interval
 from jaxprop.health.respond.responder import Responder
 from jaxprop.health.watch.advice import Setup
 from jaxprop.health.watch.watch import Watch
+from jaxprop.parallel.flags import SharedFlag
+from jaxprop.parallel.hosts import is_first
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.cadence import rhythm_of
 from jaxprop.run.clock import Clock
@@ -76,7 +78,7 @@ class Loop:
         config, total, per_call = self._config, experiment.total_steps, self._config.run.steps_per_call
         epoch = experiment.stream.batches_per_epoch or max(1, total // 10)  # batches of no known number have no epoch
         self._rhythm = rhythm_of(config, total, epoch, experiment.validation is not None)
-        self._stopping = Stopping(config)
+        self._stopping, self._late = Stopping(config), SharedFlag("minutes")
         self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
         shapes = getattr(experiment.stream, "shapes", 1)
         self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call, shapes)
@@ -170,6 +172,7 @@ class Loop:
                 # The data are not gone back in: those that come next are others.
                 self._experiment.stream.restore(self._stream_state)
         finally:
+            self._late.close()
             if isinstance(self._experiment.stream, data.Workers):
                 self._experiment.stream.close()
         self._read(sink, keep=0)
@@ -213,7 +216,9 @@ class Loop:
 
     def _after_call(self, sink: Sink) -> bool:
         """Reads, responds, evaluates, saves and leaves, as is due at this step; returns whether the run went back."""
-        self._end_early(self._stopping.overdue)
+        if is_first() and self._late.known is None and (overdue := self._stopping.overdue):
+            self._late.set(overdue)  # every process has a clock of its own, and one of them decides
+        self._end_early(self._late.poll())
         last = self.step == self._rhythm.total
         leaving = self._stop.received is not None
         evaluating, due = self._rhythm.evaluates(self.step), self._rhythm.saves(self.step)

@@ -6,6 +6,7 @@ import statistics
 
 from jaxprop.config.schema.run import Health
 from jaxprop.health.signals.settings import Signals
+from jaxprop.parallel.hosts import agree
 
 ROWS_EVERY, RARE_EVERY = 1, 10  # until more is known
 INTERVALS = (10, 20, 50, 100)  # between records of all signals, to choose from
@@ -94,7 +95,8 @@ class Pace:
         call = statistics.median(self._seconds["rows"])
         extra = max(statistics.median(self._seconds["full"] or [call]) - call, 0.0) * self._per_call / call
         shortest = next((n for n in INTERVALS if extra / max(n, self._per_call) <= budget), INTERVALS[-1])
-        rare = shortest if fixed == "auto" else fixed
+        # Processes whose steps measure different things would run different programs.
+        rare = agree("pace", shortest) if fixed == "auto" else fixed
         self._choice = self._every(ROWS_EVERY, rare)
         self.measuring = False
         share = 100 * extra / max(rare, self._per_call)

@@ -57,7 +57,7 @@ def train(
         compose=lambda: _composed(config),
         finished=lambda folder: _finished(config, folder),
         complete=lambda experiment, folder: check_data(experiment.stream, folder / "checkpoints"),
-        recorder=lambda folder, experiment: Recorder(folder, experiment.config),
+        recorder=lambda folder, experiment: Recorder(folder, experiment.config, experiment.mesh),
         trace=_trace,
         describe=_describe,
         compared=linear.compared,

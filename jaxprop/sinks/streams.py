@@ -81,6 +81,19 @@ def silence(stream: TextIO | None) -> None:
             os.close(null)
 
 
+_speaker = ""
+
+
+def speak_as(name: str) -> None:
+    """Puts a name before each text that `tell` prints from now on; an empty one ends that.
+
+    Args:
+      name: of this process, where several share a terminal, such as `process 1 of 4 on node7`.
+    """
+    global _speaker
+    _speaker = f"{name}: " if name else ""
+
+
 def tell(text: str) -> None:
     """Prints a text on stderr, without control characters; where stderr is gone, nobody is told.
 
@@ -92,7 +105,7 @@ def tell(text: str) -> None:
       'error: no ?[31m colours\\n'
     """
     stream = Lasting(sys.stderr)
-    stream.write(printable(text, lines=True) + "\n")
+    stream.write(printable(_speaker + text, lines=True) + "\n")
     stream.flush()
 
 
