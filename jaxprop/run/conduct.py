@@ -6,13 +6,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.config.tasks import TASK_TABLE, best_mode
 from jaxprop.data.readers.arrays import IF_NUMBERS
-from jaxprop.errors import EXIT_DONE
+from jaxprop.errors import EXIT_DONE, HungError
 from jaxprop.run import panels
 from jaxprop.run.compose import Experiment
 from jaxprop.run.final import evaluate_test
@@ -24,6 +25,7 @@ from jaxprop.run.replaced import BACK, Replaced, recover
 from jaxprop.run.resume import damaged_note, refuse_unreadable, resume_note, start_over, still_stopped, stopped_note
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
+from jaxprop.run.watchdog import IDLE, Watchdog
 from jaxprop.sinks import Sink, fan_out, open_sinks
 from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
@@ -110,7 +112,7 @@ def conduct(
       JaxpropError: the run cannot be built, or its folder not be written.
     """
     folder, began = expanded(folder), time.perf_counter()
-    with hold(folder), Interrupts() as interrupts:
+    with hold(folder), Interrupts() as interrupts, Watchdog(folder, interrupts) as watchdog:
         _tell_if(recover(folder))
         before = None if fresh else undertaking.finished(folder)
         experiment = undertaking.compose()
@@ -125,14 +127,14 @@ def conduct(
         # Nobody but the loop holds the state: its first step donates it.
         with undertaking.explained(experiment):
             begins = fresh or checkpoints.latest() is None  # otherwise the state only says what to restore into
-            state, begun = (
-                undertaking.begin(experiment) if begins else (experiment.init(experiment.config.run.seed), [])
-            )
-        loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment), began)
+            state, begun = undertaking.begin(experiment) if begins else _drawn(experiment)
+        recorder = undertaking.recorder(folder, experiment)
+        loop = Loop(experiment, state, checkpoints, interrupts, recorder, began, watchdog)
         del state
         started = _Started(undertaking, experiment, loop, replaced, folder, begun)
         try:
             with (
+                watchdog.doing(IDLE),
                 checkpoints,
                 undertaking.explained(experiment, lambda: _saved(checkpoints)),
                 _begun(started, fresh, quiet, brief) as sink,
@@ -178,6 +180,8 @@ class _Started(NamedTuple):
 def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sink]:
     """Resumes or starts over; yields the destination of the run's records, open for as long as it runs."""
     undertaking, experiment, loop, replaced, folder, begun = run
+    loop.watchdog.limit_by(experiment.config.run.timeout)
+    loop.watchdog.sum_up = partial(_sum_up_killed, run)
     if fresh:
         undertaking.trace(experiment, loop.state)
         replaced.set_aside()
@@ -203,6 +207,14 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
         for note in notes:
             sink.note(note)
         yield sink
+
+
+def _sum_up_killed(run: _Started, error: str | None) -> None:
+    """Writes the summary of a run that the watchdog ends; one that lies aside comes back at the next start."""
+    if error is not None:
+        sum_up_failure(HungError(error), run.loop, run.experiment.task.reference, run.folder)
+    elif not run.replaced.pending:
+        write_summary(run.folder, summary(Status.INTERRUPTED, run.loop, run.experiment.task.reference))
 
 
 def data_notes(experiment: Experiment) -> list[str]:

@@ -79,6 +79,7 @@ def fit(
     eval_every: int | None = None,
     health: bool | Mapping[str, Any] = True,
     stop: Mapping[str, Any] | None = None,
+    timeout: bool | Mapping[str, Any] = True,
     checkpoint: bool | Mapping[str, Any] = True,
     sinks: Mapping[str, Any] | Sequence[Sink] = (),
     seed: int = 0,
@@ -118,6 +119,8 @@ def fit(
         configuration, such as `{"on_alert": ["clip", "rollback"]}`.
       checkpoint: False saves nothing; a mapping has the keys of the section `checkpoint`.
       stop: when the run ends early: the keys of `run.stop` in a configuration, such as `{"patience": 5}`.
+      timeout: when a run that hangs is ended: the keys of `run.timeout` in a configuration, such as `{"data": 60}`;
+        False never ends it.
       sinks: the keys of the section `sinks`, or sinks of your own besides the usual ones.
       seed: of the initial parameters and of the keys that the loss is given.
       precision, accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, stateful: as in
@@ -157,6 +160,7 @@ def fit(
         run={
             "steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate,
             "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "stop": stop,
+            "timeout": timeout if isinstance(timeout, Mapping) else {} if timeout else None,
         },
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from jaxprop.config.schema.base import NonNegative, Positive, PositiveFloat, Section, Text
+from jaxprop.config.schema.base import NonNegative, Positive, PositiveFloat, Section, Text, defaults
 from jaxprop.config.schema.initial import InitFromField
 
 
@@ -107,6 +107,30 @@ class Stop(Section):
     )
 
 
+Seconds = Literal["auto"] | PositiveFloat | None
+
+
+class Timeout(Section):
+    """Seconds without progress after which a run that hangs is ended; null: never."""
+
+    data: Seconds = Field(
+        "auto",
+        description="waiting for one batch; auto: 20 times the longest so far, at least 600, and 3,600 for the first",
+    )
+    step: Seconds = Field(
+        "auto",
+        description="one call of the compiled step; auto: 20 times the longest so far, at least 600, and as `compile` "
+        "for the first",
+    )
+    save: Seconds = Field(
+        "auto", description="writing one checkpoint; auto: 20 times the longest so far, at least 600 and 1 for 10 MB"
+    )
+    evaluation: Seconds = Field(
+        "auto", description="one batch of an evaluation, and what is made of them at its end; auto: as of `step`"
+    )
+    compile: Seconds = Field("auto", description="compiling one program; auto: 21,600")
+
+
 class Run(Section):
     """Length, seed and intervals of the run, and how its steps are taken."""
 
@@ -134,3 +158,6 @@ class Run(Section):
         None, description="weights that the run starts from: a run, a .safetensors file, or a mapping; default: drawn"
     )
     stop: Stop | None = Field(None, description="when the run ends early; default: it takes all of its steps")
+    timeout: Timeout | None = Field(
+        default_factory=defaults(Timeout), description="when a run that hangs is ended; null: never"
+    )
