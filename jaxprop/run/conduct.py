@@ -180,7 +180,7 @@ class _Started(NamedTuple):
 def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sink]:
     """Resumes or starts over; yields the destination of the run's records, open for as long as it runs."""
     undertaking, experiment, loop, replaced, folder, begun = run
-    loop.watchdog.limit_by(experiment.config.run.timeout)
+    loop.watchdog.limit_by(experiment.config.run.limits)
     loop.watchdog.sum_up = partial(_sum_up_killed, run)
     if fresh:
         undertaking.trace(experiment, loop.state)

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -79,7 +79,7 @@ def fit(
     eval_every: int | None = None,
     health: bool | Mapping[str, Any] = True,
     stop: Mapping[str, Any] | None = None,
-    timeout: bool | Mapping[str, Any] = True,
+    timeout: Mapping[str, Any] | Literal[False] | None = None,
     checkpoint: bool | Mapping[str, Any] = True,
     sinks: Mapping[str, Any] | Sequence[Sink] = (),
     seed: int = 0,
@@ -120,7 +120,7 @@ def fit(
       checkpoint: False saves nothing; a mapping has the keys of the section `checkpoint`.
       stop: when the run ends early: the keys of `run.stop` in a configuration, such as `{"patience": 5}`.
       timeout: when a run that hangs is ended: the keys of `run.timeout` in a configuration, such as `{"data": 60}`;
-        False never ends it.
+        False never ends one.
       sinks: the keys of the section `sinks`, or sinks of your own besides the usual ones.
       seed: of the initial parameters and of the keys that the loss is given.
       precision, accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, stateful: as in
@@ -158,18 +158,16 @@ def fit(
         checkpoint=checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
         sinks=sinks if isinstance(sinks, Mapping) else {},
         run={
-            "steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate,
-            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "stop": stop,
-            "timeout": timeout if isinstance(timeout, Mapping) else {} if timeout else None,
+            "steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate, "stop": stop,
+            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "timeout": timeout,
         },
     )  # fmt: skip
 
     def make() -> Experiment:
         objective = as_objective(loss_fn, stateful=stateful)
         step = make_train_step(
-            objective, tx, precision=precision, accumulate=accumulate, steps_per_call=steps_per_call,
+            objective, tx, precision=precision, accumulate=accumulate, steps_per_call=steps_per_call, mesh=mesh,
             health=_signals(settings), ema_decay=ema_decay, schedule=schedule, clip=clip, trainable=trainable,
-            mesh=mesh,
         )  # fmt: skip
         return Experiment(
             config=settings, task=Task(objective.model, objective, Spec({}, {}), no_predictions), sources={},

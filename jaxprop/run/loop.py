@@ -32,6 +32,7 @@ from jaxprop.run.folder import shown, write_text
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.own_code import code_of
 from jaxprop.run.pace import Pace
+from jaxprop.run.quarantine import Quarantine
 from jaxprop.run.records import Interval, is_recorded, layer_rows, train_record
 from jaxprop.run.status import Status
 from jaxprop.run.stepper import Stepper
@@ -80,7 +81,9 @@ class Loop:
         epoch = experiment.stream.batches_per_epoch or max(1, total // 10)  # batches of no known number have no epoch
         self._rhythm = rhythm_of(config, total, epoch, experiment.validation is not None)
         self._stopping = Stopping(config)
-        self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
+        scaled = config.precision.policy == "float16"
+        self._pace = Pace(config.health, per_call, scaled=scaled)
+        self._quarantine = Quarantine(experiment.stream, per_call, scaled=scaled)
         shapes = getattr(experiment.stream, "shapes", 1)
         self.watchdog = watchdog or Watchdog(checkpoints.folder.parent)
         compiling = partial(self.watchdog.doing, "compile")
@@ -210,6 +213,7 @@ class Loop:
                     sink.alert(line)
                 self._stream_state = stream_state
                 self._recorder.take(self.step, size, batch)
+                self._quarantine.take(self.step, size, batch, stream_state)
                 self._unread.add(self.step, measurements)
                 sink.progress(self.step)
                 if self._after_call(sink):
@@ -225,7 +229,7 @@ class Loop:
     def _watched(self, sink: Sink) -> None:
         """Says what the watchdog has to know of a run that begins to train."""
         self._saved = self.step
-        self.watchdog.save_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
+        self.watchdog.save_bytes = trees.size_bytes(self.state)
         self.watchdog.rescue = partial(self._rescue, sink)
         self.watchdog.enters("step")
 
@@ -291,7 +295,9 @@ class Loop:
 
     def _read_step(self, step: int, m: Measurements, sink: Sink) -> None:
         alerts = list(self._responder.read(step, m))
-        for line in alerts:
+        left_out = self._quarantine.read(step, m)
+        self._responder.lines += left_out is not None
+        for line in alerts if left_out is None else [*alerts, left_out]:
             sink.alert(line)
         if self.diagnosis is not None:
             self.status = Status.DIVERGED  # whatever later steps of the same reading say

@@ -90,7 +90,7 @@ class Watchdog:
     # -- what the main thread says -------------------------------------------------------------------
 
     def limit_by(self, limits: Any) -> None:
-        """Sets the limits: the section `run.timeout`, or None, which watches nothing."""
+        """Sets the limits: `run.limits` of a configuration; None watches nothing."""
         self._limits = limits
 
     def enters(self, kind: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from jaxprop.config.schema.base import NonNegative, Positive, PositiveFloat, Section, Text, defaults
+from jaxprop.config.schema.base import NonNegative, Positive, PositiveFloat, Section, Text
 from jaxprop.config.schema.initial import InitFromField
 
 
@@ -158,6 +158,11 @@ class Run(Section):
         None, description="weights that the run starts from: a run, a .safetensors file, or a mapping; default: drawn"
     )
     stop: Stop | None = Field(None, description="when the run ends early; default: it takes all of its steps")
-    timeout: Timeout | None = Field(
-        default_factory=defaults(Timeout), description="when a run that hangs is ended; null: never"
+    timeout: Timeout | Literal[False] | None = Field(
+        None, description="when a run that hangs is ended; default: all automatic; false: never"
     )
+
+    @property
+    def limits(self) -> Timeout | None:
+        """The limits of `timeout`, automatic where it does not say; None where nothing is ended."""
+        return None if self.timeout is False else self.timeout or Timeout.model_validate({})
