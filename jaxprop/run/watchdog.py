@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -44,7 +46,9 @@ class Watchdog:
     """Looks every second whether the main thread has come any further.
 
     Time is counted in looks, so that a process that was suspended, or a computer that slept, does not wake up to its
-    end. A debugger's time does not count either.
+    end. A debugger's time does not count either. A call that lets no other thread of Python run, such as a regular
+    expression that backtracks, holds up this thread, too: there the kernel ends the process by SIGVTALRM, once it has
+    computed for the limit on every core, and writes the stacks to stderr.
 
     Args:
       folder: of the run, for `stacks.txt`.
@@ -79,6 +83,9 @@ class Watchdog:
         self._ended.clear()
         self._thread = threading.Thread(target=self._watch, name="jaxprop-watchdog", daemon=True)
         self._thread.start()
+        if hasattr(signal, "setitimer"):
+            with contextlib.suppress(ValueError):  # a stderr that is closed
+                faulthandler.register(signal.SIGVTALRM, file=2, all_threads=True, chain=True)
         return self
 
     def __exit__(
@@ -86,6 +93,9 @@ class Watchdog:
     ) -> None:
         self._ended.set()
         self._thread.join()
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            faulthandler.unregister(signal.SIGVTALRM)
 
     # -- what the main thread says -------------------------------------------------------------------
 
@@ -129,6 +139,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._ended.wait(self._period):
             self.look()
+            self._put_off()
 
     def look(self) -> None:
         """Counts one more period; ends the process where that is due."""
@@ -146,6 +157,12 @@ class Watchdog:
         limit = self._limit(kind)
         if limit is not None and self._seconds() >= limit:
             self._end_what_hangs(turn, kind)
+
+    def _put_off(self) -> None:
+        """Winds up the timer that ends a process whose Python stands still: in seconds of computing on every core."""
+        limit = self._limit(self.kind)
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0 if limit is None else limit * (os.cpu_count() or 1))
 
     def _seconds(self) -> float:
         return self._looks * self._period

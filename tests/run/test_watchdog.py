@@ -230,6 +230,16 @@ def test_the_main_thread_stays_where_it_is_while_its_state_is_saved(tmp_path, mo
     assert order == ["saved", 75, "went on"]
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of computing time")
+def test_the_timer_is_gone_after_the_run(tmp_path):
+    made = Watchdog(tmp_path, period=0.01)
+    made.limit_by(Timeout())
+    with made, made.doing("data"):
+        time.sleep(0.1)
+        assert 3000 < signal.getitimer(signal.ITIMER_VIRTUAL)[0] <= 3600 * os.cpu_count()
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
 def test_watching_costs_a_step_nothing(tmp_path):
     made = Watchdog(tmp_path)
     begin = time.perf_counter()
@@ -255,6 +265,8 @@ if timeout > 60:
 
 def hang():
     print("hangs", flush=True)
+    if prefetch == 1:
+        re.match("(a+)+$", 40 * "a" + "b")  # for years, and no other thread runs
     while where != "nowhere":
         time.sleep(0.05)
 
@@ -330,7 +342,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": ROOT}
 
 
 def run(arguments):
-    return subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
+    return subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
 def records(folder):
@@ -338,6 +350,7 @@ def records(folder):
     return [{k: v for k, v in line.items() if k != "examples_per_second"} for line in lines]
 
 
+@pytest.mark.timeout(400)  # processes that import jax and compile
 @pytest.mark.parametrize(("where", "prefetch"), [("data", 2), ("data", 0), ("save", 2), ("evaluation", 2)])
 def test_a_process_that_hangs_is_ended_and_its_run_goes_on(script, whole, tmp_path, where, prefetch):
     folder = tmp_path / "run"
@@ -356,6 +369,7 @@ def test_a_process_that_hangs_is_ended_and_its_run_goes_on(script, whole, tmp_pa
     assert records(folder) == records(whole[1])
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize(
     ("where", "prefetch", "step"), [("data", 2, 7), ("data", 0, 7), ("compile", 2, 1), ("evaluation", 2, 10)]
@@ -380,6 +394,16 @@ def test_sigterm_is_met_within_30_s_wherever_a_process_hangs(script, whole, tmp_
     assert records(folder) == records(whole[1])
 
 
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of computing time")
+def test_a_regular_expression_that_backtracks_is_ended_by_the_kernel(script, tmp_path):
+    ran = run(command(script, "data", tmp_path / "run", prefetch=1, timeout=2.0))
+    assert ran.returncode == -signal.SIGVTALRM, ran.stderr
+    assert f'File "{script}", line ' in ran.stderr
+    assert "in hang" in ran.stderr
+
+
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
 def test_a_process_that_was_stopped_does_not_wake_up_to_its_end(script, tmp_path):
     with started(
