@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from jaxprop.models.adapters.linen import from_linen
     from jaxprop.models.adapters.nnx import from_nnx
     from jaxprop.parallel.mesh import make_mesh
+    from jaxprop.parallel.placement import place_batch
+    from jaxprop.parallel.rules import Rule
     from jaxprop.run.fit import Fitted, fit
     from jaxprop.run.loaded import load
     from jaxprop.tools.gradcheck.check import gradcheck
@@ -36,6 +38,7 @@ _HOME = {
     "Fitted": "run.fit",
     "Measurements": "core.measurements",
     "Model": "types",
+    "Rule": "parallel.rules",
     "TrainState": "types",
     "fit": "run.fit",
     "from_equinox": "models.adapters.equinox",
@@ -49,6 +52,7 @@ _HOME = {
     "make_eval_step": "train.eval_step",
     "make_mesh": "parallel.mesh",
     "make_train_step": "train.compiled",
+    "place_batch": "parallel.placement",
     "tap": "core.taps",
 }
 
@@ -59,6 +63,7 @@ __all__ = [
     "Fitted",
     "Measurements",
     "Model",
+    "Rule",
     "TrainState",
     "fit",
     "from_equinox",
@@ -72,6 +77,7 @@ __all__ = [
     "make_eval_step",
     "make_mesh",
     "make_train_step",
+    "place_batch",
     "tap",
 ]
 

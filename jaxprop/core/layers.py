@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxprop.core import trees
 from jaxprop.core.jaxprs.scans import Use, uses
+from jaxprop.core.placing import Shards
 from jaxprop.core.precision import wide
 from jaxprop.types import PyTree
 
@@ -37,12 +39,14 @@ class Groups(NamedTuple):
       fans: (inputs, outputs) of the largest kernel in each, that is of its entries by all axes but the last and by the
         last one; (0, 0) without a leaf of two axes.
       rows: for every leaf the layers it belongs to: one, or as many as a scan takes it apart into.
+      shards: how the leaves are split over devices, or None where each device has all of them.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     fans: tuple[tuple[int, int], ...]
     rows: tuple[tuple[int, ...], ...]
+    shards: Shards | None = None
 
 
 def group_layers(params: PyTree, uses: Sequence[Use] | None = None) -> Groups:
@@ -114,14 +118,64 @@ def row_sums(groups: Groups, terms: Callable[..., tuple[jax.Array, ...]], *trees
       >>> row_sums(group_layers(params), lambda w: (w**2,), params).tolist()
       [[8.0]]
     """
-    columns = [_leaves(groups, tree) for tree in trees_]
-    sums, rows = [], []
-    for members in _bunches(columns):
-        arrays = [_blocks(groups, column, members) for column in columns]
-        sums.append(_line_sums([t.astype(jnp.float32) for t in terms(*arrays)]))
-        rows += _rows_of(groups, columns[0], members)
-    found = jnp.stack([jnp.concatenate(of_term) for of_term in zip(*sums, strict=True)])
-    return _by_row(found, _places(rows, len(groups.names)))
+
+    def summed(columns: list[list[Any]], once: Once) -> jax.Array:
+        sums, rows, owners = [], [], []
+        for members in _bunches(columns):
+            arrays = [_blocks(groups, column, members) for column in columns]
+            sums.append(_line_sums([t.astype(jnp.float32) for t in terms(*arrays)]))
+            rows += _rows_of(groups, columns[0], members)
+            owners += _owners_of(groups, columns[0], members)
+        found = jnp.stack([jnp.concatenate(of_term) for of_term in zip(*sums, strict=True)])
+        return _by_row(once(found, owners), _places(rows, len(groups.names)))
+
+    return _over_devices(groups, summed, [_leaves(groups, tree) for tree in trees_])
+
+
+Once = Callable[[jax.Array, Sequence[int]], jax.Array]  # leaves of a sum only what no other device counts too
+
+
+def _over_devices(
+    groups: Groups, summed: Callable[[list[list[Any]], Once], jax.Array], columns: list[list[Any]]
+) -> jax.Array:
+    """Sums over leaves that are split over devices: each device sums its parts, and one collective adds them up.
+
+    Left to the compiler, each leaf would have a collective of its own, and small ones would be gathered to be joined.
+    """
+    if groups.shards is None:
+        return summed(columns, lambda values, _: values)
+    mesh, specs = groups.shards
+    # The rows of a stack are told apart by its first axis, which has to be whole for that.
+    split = [
+        PartitionSpec(None, *spec[1:]) if len(rows) > 1 and spec else spec
+        for spec, rows in zip(specs, groups.rows, strict=True)
+    ]
+
+    def local(columns: list[list[Any]]) -> jax.Array:
+        first = [_is_first(mesh, spec) for spec in split]
+
+        def once(values: jax.Array, owners: Sequence[int]) -> jax.Array:
+            counts = jnp.stack([first[owner] for owner in owners]) if owners else jnp.zeros((0,), bool)
+            return jnp.where(counts, values, jnp.zeros_like(values))
+
+        return lax.psum(summed(columns, once), mesh.axis_names)
+
+    absent = [[leaf is None for leaf in column] for column in columns]
+    given = [[leaf for leaf in column if leaf is not None] for column in columns]
+    where = [[spec for spec, gone in zip(split, gone_of, strict=True) if not gone] for gone_of in absent]
+
+    def whole(parts: list[list[Any]]) -> jax.Array:
+        leaves = [iter(column) for column in parts]
+        return local([[None if gone else next(of) for gone in row] for of, row in zip(leaves, absent, strict=True)])
+
+    return jax.shard_map(whole, mesh=mesh, in_specs=(where,), out_specs=PartitionSpec(), check_vma=False)(given)
+
+
+def _is_first(mesh: Mesh, spec: PartitionSpec) -> jax.Array:
+    """Whether this device is the first of those that hold the same part of an array."""
+    taken = {name for entry in spec for name in ((entry,) if isinstance(entry, str) else entry or ())}
+    copies = [lax.axis_index(name) == 0 for name in mesh.axis_names if name not in taken]
+    return jnp.all(jnp.stack(copies)) if copies else jnp.array(True)
 
 
 def _leaves(groups: Groups, tree: PyTree) -> list[Any]:
@@ -226,6 +280,11 @@ def _rows_of(groups: Groups, leaves: Sequence[Any], members: Sequence[int]) -> l
     return rows
 
 
+def _owners_of(groups: Groups, leaves: Sequence[Any], members: Sequence[int]) -> list[int]:
+    """The leaf of each part of `_blocks`."""
+    return [i for i in members for _ in _rows_of(groups, leaves, [i])]
+
+
 # -- norms --------------------------------------------------------------------------------------
 
 
@@ -297,19 +356,25 @@ def norms(groups: Groups, tree: PyTree) -> Norms:
       Blue, A Portable Fortran Program to Find the Euclidean Norm of a Vector, 1978.
     """
     leaves = [jnp.abs(x) if jnp.iscomplexobj(x) else x for x in jax.tree.leaves(tree)]
-    bunches = _bunches([leaves])
-    rows = [row for members in bunches for row in _rows_of(groups, leaves, members)]
-    if not rows:
+    if not any(leaf.size for leaf in leaves):
         return Norms(jnp.zeros(len(groups.names), jnp.float32), jnp.float32(0), jnp.array(True))
 
-    def lines(leaves: list[jax.Array]) -> list[jax.Array]:
-        return [_blocks(groups, leaves, members) for members in bunches]
+    def summed(columns: list[list[Any]], once: Once) -> jax.Array:
+        (leaves,) = columns
+        bunches = _bunches([leaves])
+        rows = [row for members in bunches for row in _rows_of(groups, leaves, members)]
+        owners = [owner for members in bunches for owner in _owners_of(groups, leaves, members)]
 
-    sums = lax.platform_dependent(
-        leaves, cpu=partial(_sums_by_branch, lines), default=lambda leaves: _sums_at_all_scales(lines(leaves))
-    )
-    # The last row is the sum of all.
-    sums = _by_row(sums, [*_places(rows, len(groups.names)), list(range(len(rows)))])
+        def lines(leaves: list[jax.Array]) -> list[jax.Array]:
+            return [_blocks(groups, leaves, members) for members in bunches]
+
+        sums = lax.platform_dependent(
+            leaves, cpu=partial(_sums_by_branch, lines), default=lambda leaves: _sums_at_all_scales(lines(leaves))
+        )
+        # The last row is the sum of all.
+        return _by_row(once(sums, owners), [*_places(rows, len(groups.names)), list(range(len(rows)))])
+
+    sums = _over_devices(groups, summed, [leaves])
     found = _roots(sums)
     return Norms(found[:-1], found[-1], jnp.isfinite(sums[1, -1]))
 

@@ -77,6 +77,7 @@ class MixtureStream:
       batch_size: B.
       seed: non-negative integer.
       shuffle: whether each epoch of a source has a new random order.
+      rows: which rows of each batch are read, of those that another process does not; by default all.
 
     Example:
       >>> source = Source(6, lambda i: {"inputs": i}, {}, "")
@@ -94,8 +95,9 @@ class MixtureStream:
         seed: int,
         *,
         shuffle: bool = True,
+        rows: np.ndarray | None = None,
     ):
-        self._source, self._lengths = source, tuple(lengths)
+        self._source, self._lengths, self._read = source, tuple(lengths), rows
         self._phases, self._batch_size, self._seed, self._shuffle = tuple(phases), batch_size, seed, shuffle
         self.batches_per_epoch = -(-source.length // batch_size)  # a name for as many batches; sources have their own
         self._step = 0
@@ -130,7 +132,7 @@ class MixtureStream:
             drawn = drawn + self._shares(self._step + passed)
         self._ahead = (self._step, count, drawn)
         rows = self._rows(self._step + count, drawn)
-        return gather(self._source, rows, self._batch_size)
+        return gather(self._source, rows, self._batch_size, self._read)
 
     def drawn(self, state: Mapping[str, Any], back: int) -> Drawn:
         """Returns which examples a batch was made of: their indices among those of all sources.

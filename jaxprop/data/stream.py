@@ -33,6 +33,7 @@ class Stream:
       shuffle: whether each epoch has a new random order; otherwise the examples come in their own order.
       drop_last: whether the last partial batch of an epoch is dropped instead of padded.
       start: number of batches to skip; it may exceed an epoch.
+      rows: which rows of each batch are read, of those that another process does not; by default all.
 
     Raises:
       DataError: `drop_last` leaves no batch.
@@ -55,6 +56,7 @@ class Stream:
         shuffle: bool = True,
         drop_last: bool = False,
         start: int = 0,
+        rows: np.ndarray | None = None,
     ):
         self.batches_per_epoch = source.length // batch_size if drop_last else -(-source.length // batch_size)
         if self.batches_per_epoch == 0:
@@ -65,6 +67,7 @@ class Stream:
         self._source = source
         self._batch_size = batch_size
         self._seed = seed
+        self._rows = rows
         self._shuffle = shuffle
         self._drop_last = drop_last
         self._order_of: tuple[int, np.ndarray] | None = None  # the newest epoch, and its order
@@ -88,7 +91,7 @@ class Stream:
           ([2, 3], [0, 1])
         """
         indices = self._indices(*self._place(self.epoch, self.position, count))
-        batch = gather(self._source, indices, self._batch_size)
+        batch = gather(self._source, indices, self._batch_size, self._rows)
         if self._buckets is None:
             return batch
         return self._buckets.cut(batch, self._buckets.sizes[self._buckets.of()[indices].max()])
@@ -206,13 +209,16 @@ class Stream:
         }
 
 
-def one_pass(source: Source, batch_size: int, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+def one_pass(
+    source: Source, batch_size: int, limit: int | None = None, rows: np.ndarray | None = None
+) -> Iterator[dict[str, np.ndarray]]:
     """Yields every example once and in order, for evaluation.
 
     Args:
       source: the examples.
       batch_size: B; the last partial batch is padded with examples of weight 0.
       limit: largest number of batches, or None for all.
+      rows: which rows of each batch are read; by default all.
 
     Yields:
       Batches of the same shape, with `weight` float32 `[B]`.
@@ -224,16 +230,19 @@ def one_pass(source: Source, batch_size: int, limit: int | None = None) -> Itera
     """
     stop = source.length if limit is None else min(source.length, limit * batch_size)
     for first in range(0, stop, batch_size):
-        yield gather(source, np.arange(first, min(first + batch_size, source.length)), batch_size)
+        yield gather(source, np.arange(first, min(first + batch_size, source.length)), batch_size, rows)
 
 
-def gather(source: Source, indices: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+def gather(
+    source: Source, indices: np.ndarray, batch_size: int, rows: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Returns the batch of some examples, padded with examples of weight 0 to its size.
 
     Args:
       source: the examples.
       indices: int `[n]`, of at least 1 and at most B examples.
       batch_size: B.
+      rows: int, which rows of the batch are read and returned; by default all.
 
     Raises:
       DataError: the source does not give an example for each index.
@@ -241,6 +250,8 @@ def gather(source: Source, indices: np.ndarray, batch_size: int) -> dict[str, np
     weight = np.ones(batch_size, np.float32)
     weight[indices.size :] = 0
     indices = padded(indices, batch_size)
+    if rows is not None:
+        indices, weight = indices[rows], weight[rows]
     try:
         examples = source.take(indices)
     except StopIteration as error:  # which would pass for the end of the batches, and so of the run
@@ -248,10 +259,10 @@ def gather(source: Source, indices: np.ndarray, batch_size: int) -> dict[str, np
             f"the source has no examples {indices[0]}..{indices[-1]} although its length is {source.length}: its take "
             "raised StopIteration; give the source the number of examples that it has"
         ) from error
-    short = next((name for name, array in examples.items() if len(array) != batch_size), None)
+    short = next((name for name, array in examples.items() if len(array) != len(indices)), None)
     if short is not None:
         raise DataError(
-            f"the source was asked for {batch_size} examples and gave {len(examples[short])} of {short!r}; its take "
+            f"the source was asked for {len(indices)} examples and gave {len(examples[short])} of {short!r}; its take "
             "has to return one for each index"
         )
     return {**examples, "weight": weight * examples["weight"] if "weight" in examples else weight}

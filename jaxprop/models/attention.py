@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.placing import BATCH, place, splits
 from jaxprop.core.precision import wide_dtype
 from jaxprop.core.taps import tap_attention
-from jaxprop.models.layers import INITS, Initializer, dense
+from jaxprop.models.layers import INITS, Initializer, dense, product
 
 MASKED = -1e30  # a logit that is finite: a query that may attend to nothing gets an average instead of NaN
 
@@ -161,8 +162,11 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, T, D]` to `[B, T, D]`; positions where `mask [B, T]` is False are not attended to."""
         b, t, d = x.shape
-        parts = jnp.split(self.qkv(x), [d, d + self.kv_width], -1)
+        parts = split_outputs(self.qkv, x, [d, d + self.kv_width])
         q, k, v = (y.reshape(b, t, -1, d // self.heads) for y in parts)  # [B, T, H or K, D/H]
+        # Each device attends from its part of the queries to all keys before them.
+        q = place(q, BATCH, "sequence", "tensor", None)
+        k, v = (place(y, BATCH, None, "tensor", None) for y in (k, v))
         if self.rope:
             q, k = rotate(q), rotate(k)
         mixed = attention(q, k, v, causal=self.causal, mask=mask)
@@ -221,8 +225,8 @@ class CrossAttention(nnx.Module):
     def read(self, source: jax.Array) -> KeysAndValues:
         """Returns keys and values `[B, S, K, D/H]` of what is attended to, `[B, S, D]`."""
         b, s, d = source.shape
-        keys, values = jnp.split(self.kv(source).reshape(b, s, -1, d // self.heads), 2, 2)
-        return KeysAndValues(keys, values)
+        read = split_outputs(self.kv, source, [self.kv_width])
+        return KeysAndValues(*(y.reshape(b, s, -1, d // self.heads) for y in read))
 
     def __call__(self, x: jax.Array, read: KeysAndValues, mask: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, T, D]` to `[B, T, D]`; what `mask [B, S]` leaves out of the other sequence is not attended to."""
@@ -244,6 +248,27 @@ class CrossAttention(nnx.Module):
     def _queries(self, x: jax.Array) -> jax.Array:
         b, t, d = x.shape
         return self.query(x).reshape(b, t, self.heads, d // self.heads)
+
+
+def split_outputs(layer: nnx.Linear, x: jax.Array, at: list[int]) -> list[jax.Array]:
+    """Returns the outputs of a dense layer in parts: of one product, or of one each where kernels are split by columns.
+
+    The columns that a device has of a kernel for queries, keys and values are not those of its heads. So the parts of
+    the kernel are split over the devices anew, which moves less than to do so with the outputs.
+
+    Args:
+      layer: the layer.
+      x: its inputs `[B, T, D]`.
+      at: where the outputs are parted.
+    """
+    if not splits("tensor"):
+        return jnp.split(layer(x), at, -1)
+    assert layer.bias is not None
+    kernels, biases = jnp.split(layer.kernel[...], at, -1), jnp.split(layer.bias[...], at, -1)
+    return [
+        product(x, place(kernel, None, "tensor")) + place(bias, "tensor")
+        for kernel, bias in zip(kernels, biases, strict=True)
+    ]
 
 
 def _written(old: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.placing import BATCH, place
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
 from jaxprop.models.attention import Attention, CrossAttention, KeysAndValues
@@ -28,7 +29,8 @@ class FeedForward(nnx.Module):
         self.activation = ACTIVATIONS[config.activation]
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(tap(self.activation(self.up(x)), self.name, self.kind))
+        inner = place(self.activation(self.up(x)), BATCH, "sequence", "tensor")
+        return self.down(tap(inner, self.name, self.kind))
 
 
 class SwiGlu(nnx.Module):
@@ -46,7 +48,8 @@ class SwiGlu(nnx.Module):
         self.down = dense(inner, config.width, out_init, use_bias=False, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(tap(jax.nn.silu(self.gate(x)) * self.up(x), self.name))
+        inner = place(jax.nn.silu(self.gate(x)) * self.up(x), BATCH, "sequence", "tensor")
+        return self.down(tap(inner, self.name))
 
 
 FEED_FORWARD: dict[str, Callable[..., nnx.Module]] = {"mlp": FeedForward, "swiglu": SwiGlu}
@@ -79,9 +82,10 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, T, D]` to `[B, T, D]`; positions where `mask [B, T]` is False are not attended to."""
         with jax.named_scope("attn"):
-            x = x + self.dropout(self.attn(self.attn_norm(x), mask))
+            x = place(x + self.dropout(self.attn(self.attn_norm(x), mask)), BATCH, "sequence", None)
         with jax.named_scope("mlp"):
-            return tap(x + self.dropout(self.mlp(self.mlp_norm(x))), self.name)
+            x = place(x + self.dropout(self.mlp(self.mlp_norm(x))), BATCH, "sequence", None)
+            return tap(x, self.name)
 
     def extend(self, x: jax.Array, held: KeysAndValues, start: jax.Array) -> tuple[jax.Array, KeysAndValues]:
         """Maps further tokens `x [B, t, D]`, of which `start` were read before; see `Attention.extend`."""
@@ -118,11 +122,13 @@ class DecoderBlock(nnx.Module):
     def __call__(self, x: jax.Array, source: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, T, D]` to `[B, T, D]`; of the source `[B, S, D]`, what `mask [B, S]` leaves out is not read."""
         with jax.named_scope("attn"):
-            x = x + self.dropout(self.attn(self.attn_norm(x)))
+            x = place(x + self.dropout(self.attn(self.attn_norm(x))), BATCH, None, None)
         with jax.named_scope("cross"):
             x = x + self.dropout(self.cross(self.cross_norm(x), self.cross.read(source), mask))
+            x = place(x, BATCH, None, None)
         with jax.named_scope("mlp"):
-            return tap(x + self.dropout(self.mlp(self.mlp_norm(x))), self.name)
+            x = place(x + self.dropout(self.mlp(self.mlp_norm(x))), BATCH, None, None)
+            return tap(x, self.name)
 
     def shares(self, x: jax.Array, source: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Returns how much each position attends to each of the source, `[B, T, S]`, the mean over heads."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
+from jaxprop.core.placing import splits
 from jaxprop.core.precision import wide_dtype
 from jaxprop.errors import ShapeError
 from jaxprop.types import Spec
@@ -83,17 +84,22 @@ def dense(n_in: int, n_out: int, init: Initializer, *, rngs: nnx.Rngs, **options
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns `x W` over the last axis of `x [..., D]`, computed on `[N, D]`.
 
-    On CPU the gradient of a product with two leading axes takes twice the time.
+    On CPU the gradient of a product with two leading axes takes twice the time. Where the second of them is split over
+    devices, one axis of both would have to be gathered, and stays two.
 
     Example:
       >>> product(jnp.ones((2, 3, 4)), jnp.ones((4, 5))).shape
       (2, 3, 5)
     """
+    if splits("sequence"):
+        return x @ kernel
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _flat_dot_general(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
     assert dimension_numbers == (((lhs.ndim - 1,), (0,)), ((), ()))
+    if splits("sequence"):
+        return jax.lax.dot_general(lhs, rhs, dimension_numbers, **options)
     flat = jax.lax.dot_general(lhs.reshape(-1, lhs.shape[-1]), rhs, (((1,), (0,)), ((), ())), **options)
     return flat.reshape(*lhs.shape[:-1], rhs.shape[-1])
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.placing import BATCH, place
 from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.attention import KeysAndValues
@@ -86,7 +87,7 @@ class Transformer(nnx.Module):
         x = call(self.embed, NONE, "embed", tokens)  # [B, T, D]
         if self.positions is not None:
             x = x + _first_rows(self.positions.embedding[...], tokens.shape[1])
-        x = self.dropout(x)
+        x = place(self.dropout(x), BATCH, "sequence", None)
         for block in self.blocks:
             x = call(block, self.remat, block.name, x, mask)
         x = call(self.final_norm, NONE, "final_norm", x)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxprop.core import trees
 from jaxprop.errors import UsageError
-from jaxprop.parallel.mesh import DATA_AXIS
+from jaxprop.parallel.mesh import batch_axes, parts
 from jaxprop.types import PyTree
 
 # (path, leaf) -> its PartitionSpec; or shardings as a tree in the structure of the state, or of the top of it.
@@ -31,7 +31,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, steps_per_call: int = 1) -> NamedSharding:
-    """Returns the sharding of a batch: its example axis split over `data`.
+    """Returns the sharding of a batch: its axis of examples split over `data` and `fsdp`.
 
     Args:
       mesh: from `make_mesh`.
@@ -45,7 +45,9 @@ def batch_sharding(mesh: Mesh, steps_per_call: int = 1) -> NamedSharding:
       >>> tuple(batch_sharding(make_mesh(1)).spec)
       ('data',)
     """
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS) if steps_per_call == 1 else PartitionSpec(None, DATA_AXIS))
+    axes: Any = batch_axes(mesh)
+    axes = axes[0] if len(axes) == 1 else axes
+    return NamedSharding(mesh, PartitionSpec(axes) if steps_per_call == 1 else PartitionSpec(None, axes))
 
 
 def misplaced(batch: PyTree, mesh: Mesh, steps_per_call: int = 1) -> str | None:
@@ -64,7 +66,7 @@ def misplaced(batch: PyTree, mesh: Mesh, steps_per_call: int = 1) -> str | None:
       >>> misplaced({"scale": 2.0}, make_mesh(1))[:54]
       'a mesh splits every array of the batch by its examples'
     """
-    axis, devices = (0, mesh.shape[DATA_AXIS]) if steps_per_call == 1 else (1, mesh.shape[DATA_AXIS])
+    axis, devices = 0 if steps_per_call == 1 else 1, parts(mesh)
     wanted = batch_sharding(mesh, steps_per_call)
     for path, leaf in zip(trees.leaf_paths(batch), jax.tree.leaves(batch), strict=True):
         shape = np.shape(leaf)

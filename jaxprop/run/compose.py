@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,8 +22,10 @@ from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
-from jaxprop.parallel.mesh import make_mesh
-from jaxprop.parallel.placement import place_batch, replicate
+from jaxprop.parallel.mesh import make_mesh, parts
+from jaxprop.parallel.placement import local_rows, place_batch
+from jaxprop.parallel.rules import Rule
+from jaxprop.parallel.sharding import replicated
 from jaxprop.run import own_code
 from jaxprop.run.held import held_statistics, hold
 from jaxprop.train import optimizers
@@ -70,13 +73,16 @@ class Experiment(NamedTuple):
     total_steps: int
 
 
-def compose(config: Config, sources: Mapping[str, Source] | None = None, *, health: bool = True) -> Experiment:
+def compose(
+    config: Config, sources: Mapping[str, Source] | None = None, *, health: bool = True, mesh: Mesh | None = None
+) -> Experiment:
     """Builds everything a configuration names.
 
     Args:
       config: the configuration.
       sources: the data's splits, where they are open already.
       health: whether the step has its signals; without them, what they cost can be measured.
+      mesh: devices in place of those that the configuration names, for a step that is compiled and not run.
 
     Returns:
       The experiment.
@@ -91,14 +97,17 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
     train = sources["train"]
     task = tasks.make_task(config, sources)
     _check_batch_size(config, train)
-    stream = open_stream(config, train)
+    here, precision = mesh is None, config.precision.policy
+    mesh = mesh_of(config) if here else mesh
+    rules = () if mesh is None else rules_of(config)
+    stream = open_stream(config, train, mesh if here else None)
     total_steps = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
-    mesh, precision = _mesh(config), config.precision.policy
     signals = signals_of(config) if health else False
     scaling = Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
-    assert task.model is not None
-    init_model, example = jax.jit(task.model.init), next(data.one_pass(train, 2))
-    shapes, beside = init_model.eval_shape(jax.random.key(0), example)
+    model = task.model
+    assert model is not None
+    example = next(data.one_pass(train, 2))
+    shapes, beside = jax.eval_shape(model.init, jax.random.key(0), example)
     tasks.check_outputs(config, task, shapes, beside, example)
     trainable = _trainable(config, shapes)
     mask = trainable_mask(trainable, shapes)
@@ -110,23 +119,26 @@ def compose(config: Config, sources: Mapping[str, Source] | None = None, *, heal
 
     def init(seed: int, change: Change = _as_drawn) -> TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
-        params, extras = change(*init_model(params_key, example))
+        # Drawn where they lie: a device may have no room for all of them.
+        where = None if mesh is None else step.shardings(jax.eval_shape(partial(step.init, key=run_key), shapes)).params
+        drawn = jax.jit(model.init, out_shardings=None if mesh is None else (where, replicated(mesh)))
+        params, extras = change(*drawn(params_key, example))
         state = step.init(params, key=run_key, extras=extras)
         # One structure whatever health.on_alert says, so that a checkpoint resumes under another setting of it.
-        health = init_health(state.health.direction)
-        return state._replace(health=health if mesh is None else replicate(health, mesh))
+        return step.place(state._replace(health=init_health(state.health.direction)))
 
     objective = hold(task.objective, held_statistics(config, shapes, beside))
     step = make_train_step(
         objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
         steps_per_call=config.run.steps_per_call, health=signals, ema_decay=config.run.ema_decay,
         schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh, trainable=trainable,
+        rules=rules,
     )  # fmt: skip
     validation, test = sources.get("validation"), sources.get("test")
     return Experiment(
         config=config, task=task, sources=sources, stream=stream, validation=validation or test,
         test=test if validation else None, optimizer=optimizer, init=init, step=step,
-        evaluate=make_eval_step(task.objective, precision, mesh=mesh), mesh=mesh, total_steps=total_steps,
+        evaluate=make_eval_step(task.objective, precision, mesh=mesh, rules=rules), mesh=mesh, total_steps=total_steps,
     )  # fmt: skip
 
 
@@ -158,20 +170,24 @@ def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
     return (lambda path: not any(re.fullmatch(pattern, path) for pattern in patterns)) if patterns else None
 
 
-def open_stream(config: Config, train: Source) -> data.Stream | data.MixtureStream | data.Workers:
-    """Returns the stream of training batches, at its start."""
+def open_stream(
+    config: Config, train: Source, mesh: Mesh | None = None
+) -> data.Stream | data.MixtureStream | data.Workers:
+    """Returns the stream of training batches, at its start: of their rows, those that this process has devices for."""
     section = config.data
+    rows = None if mesh is None else local_rows(mesh, section.batch_size)
     if config.run.steps_per_call > 1:
         train = train._replace(buckets=None)  # the batches of one call are stacked
     stream: data.Stream | data.MixtureStream
     if isinstance(section, Mixture):
         lengths = train.info[data.LENGTHS]
         stream = data.MixtureStream(
-            train, lengths, _phases(section, lengths), section.batch_size, config.run.seed, shuffle=section.shuffle
-        )
+            train, lengths, _phases(section, lengths), section.batch_size, config.run.seed, shuffle=section.shuffle,
+            rows=rows,
+        )  # fmt: skip
     else:
         stream = data.Stream(
-            train, section.batch_size, config.run.seed, shuffle=section.shuffle, drop_last=section.drop_last
+            train, section.batch_size, config.run.seed, shuffle=section.shuffle, drop_last=section.drop_last, rows=rows
         )
     if isinstance(section, FileSection | Mixture) and section.engine == "grain":
         return data.Workers(stream, section.workers)
@@ -209,15 +225,30 @@ def signals_of(config: Config) -> Signals:
     )
 
 
-def _mesh(config: Config) -> Mesh | None:
-    mesh = make_mesh(config.parallel.devices)
-    microbatch = config.data.batch_size // config.run.accumulate
-    if microbatch % mesh.size:
+def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+    """Returns the mesh of a configuration, or None for a single device.
+
+    Args:
+      config: the configuration.
+      devices: those to use; default: as many as it says of those there are.
+
+    Raises:
+      ConfigError: the batch cannot be divided over them.
+      UsageError: the sizes of the mesh do not fit them.
+    """
+    mesh = make_mesh(config.parallel.devices if devices is None else devices, **config.parallel.mesh.model_dump())
+    microbatch, count = config.data.batch_size // config.run.accumulate, parts(mesh)
+    if microbatch % count:
         raise ConfigError(
-            f"data.batch_size: a microbatch of {microbatch} cannot be divided over the {mesh.size} devices of this "
-            f"machine; use a multiple of {mesh.size * config.run.accumulate}, or set parallel.devices"
+            f"data.batch_size: a microbatch of {microbatch} cannot be divided over the {count} devices of this "
+            f"machine; use a multiple of {count * config.run.accumulate}, or set parallel.devices"
         )
     return mesh if mesh.size > 1 else None
+
+
+def rules_of(config: Config) -> tuple[Rule, ...]:
+    """Returns the rules of `parallel.rules`."""
+    return tuple(Rule(rule.match, rule.spec) for rule in config.parallel.rules)
 
 
 def _check_batch_size(config: Config, train: Source) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from jaxprop import data
 from jaxprop.data.batches import as_arrays
 from jaxprop.metrics.totals import add_up, finished
-from jaxprop.parallel.placement import place_batch
+from jaxprop.parallel.mesh import parts
+from jaxprop.parallel.placement import local_rows, place_batch
 from jaxprop.run.clock import Clock
 from jaxprop.run.compose import Experiment
 from jaxprop.run.interrupt import Interrupts
@@ -46,11 +47,13 @@ def evaluate(
     source = experiment.validation if source is None else source
     assert source is not None
     size = config.data.eval_batch_size or config.data.batch_size
+    rows = None
     if mesh is not None and size is not None:
-        size = -(-size // mesh.size) * mesh.size  # what is added is padding, and masked
+        size = -(-size // parts(mesh)) * parts(mesh)  # what is added is padding, and masked
+        rows = local_rows(mesh, size)
     params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
     totals: dict[str, Any] = {}
-    for i, batch in enumerate(_batches(source, size, config.run.eval_batches)):
+    for i, batch in enumerate(_batches(source, size, config.run.eval_batches, rows)):
         if stop is not None and stop.received is not None:
             return None
         placed = batch if mesh is None else place_batch(batch, mesh)
@@ -62,8 +65,8 @@ def evaluate(
     return figures | experiment.task.derived(figures)
 
 
-def _batches(source: Source | Iterable[Any], size: int | None, limit: int | None) -> Iterator[Any]:
+def _batches(source: Source | Iterable[Any], size: int | None, limit: int | None, rows: Any) -> Iterator[Any]:
     if isinstance(source, Source):
         assert size is not None
-        return data.one_pass(source, size, limit)
+        return data.one_pass(source, size, limit, rows)
     return (as_arrays(batch) for batch in itertools.islice(source, limit))

@@ -25,7 +25,7 @@ from jaxprop.data.batches import EXACT, as_stream
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
-from jaxprop.parallel.placement import replicate
+from jaxprop.parallel.rules import Rule
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.conduct import Conducted, Undertaking, conduct, open_checkpoints
 from jaxprop.run.folder import ABOUT_FIT, read_summary, write_text
@@ -33,7 +33,7 @@ from jaxprop.run.resume import has_records, refuse_another
 from jaxprop.run.status import Status
 from jaxprop.sinks import Sink
 from jaxprop.tasks.task import Task, no_predictions
-from jaxprop.train.compiled import make_train_step
+from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import make_eval_step
 from jaxprop.train.objective import LossFn, as_objective
 from jaxprop.train.trainable import Trainable
@@ -91,6 +91,7 @@ def fit(
     clip: float | None = None,
     trainable: Trainable = None,
     mesh: Mesh | None = None,
+    rules: Sequence[Rule] = (),
     stateful: bool = False,
     log_every: int = 50,
     batch_size: int | None = None,
@@ -123,8 +124,8 @@ def fit(
         False never ends one.
       sinks: the keys of the section `sinks`, or sinks of your own besides the usual ones.
       seed: of the initial parameters and of the keys that the loss is given.
-      precision, accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, stateful: as in
-        `jaxprop.make_train_step`.
+      precision, accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, rules, stateful:
+        as in `jaxprop.make_train_step`.
       log_every: steps between logged records.
       batch_size: of the source that is evaluated.
       prefetch: number of batches prepared ahead in the background.
@@ -157,8 +158,7 @@ def fit(
         health=health if isinstance(health, Mapping) else {"layers": health, "watch": health},
         checkpoint=checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
         sinks=sinks if isinstance(sinks, Mapping) else {},
-        run={
-            "steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate, "stop": stop,
+        run={"steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate, "stop": stop,
             "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "timeout": timeout,
         },
     )  # fmt: skip
@@ -166,18 +166,18 @@ def fit(
     def make() -> Experiment:
         objective = as_objective(loss_fn, stateful=stateful)
         step = make_train_step(
-            objective, tx, precision=precision, accumulate=accumulate, steps_per_call=steps_per_call, mesh=mesh,
-            health=_signals(settings), ema_decay=ema_decay, schedule=schedule, clip=clip, trainable=trainable,
+            objective, tx, precision, accumulate, steps_per_call, _signals(settings), ema_decay=ema_decay,
+            schedule=schedule, clip=clip, trainable=trainable, mesh=mesh, rules=rules,
         )  # fmt: skip
         return Experiment(
             config=settings, task=Task(objective.model, objective, Spec({}, {}), no_predictions), sources={},
             stream=stream, validation=evaluate, test=None, optimizer=None,
-            init=_init(objective.model, params, extras, stream, step, mesh), step=step,
-            evaluate=make_eval_step(objective, precision, mesh=mesh), mesh=mesh, total_steps=steps,
+            init=_init(objective.model, params, extras, stream, step), step=step,
+            evaluate=make_eval_step(objective, precision, mesh=mesh, rules=rules), mesh=mesh, total_steps=steps,
         )  # fmt: skip
 
-    undertaking = _undertaking(settings, make, () if isinstance(sinks, Mapping) else tuple(sinks))
-    return _fitted(conduct(undertaking, run, fresh=fresh, quiet=quiet), Path(run).expanduser())
+    task = _undertaking(settings, make, () if isinstance(sinks, Mapping) else tuple(sinks))
+    return _fitted(conduct(task, run, fresh=fresh, quiet=quiet), Path(run).expanduser())
 
 
 def _undertaking(settings: Settings, make: Callable[[], Experiment], sinks: tuple[Sink, ...]) -> Undertaking:
@@ -291,7 +291,7 @@ def _signals(settings: Settings) -> bool | Signals:
 
 
 def _init(
-    model: Model | None, params: PyTree, extras: PyTree, stream: Any, step: Any, mesh: Mesh | None
+    model: Model | None, params: PyTree, extras: PyTree, stream: Any, step: TrainStep
 ) -> Callable[[int], TrainState]:
     if params is None and model is None:
         raise UsageError("a plain loss function does not say what its parameters are; give fit params=...")
@@ -303,8 +303,7 @@ def _init(
             assert model is not None
             made, carried = jax.jit(model.init)(params_key, _first_batch(stream))
         state = step.init(made, key=run_key, extras=carried)
-        health = init_health(state.health.direction)
-        return state._replace(health=health if mesh is None else replicate(health, mesh))
+        return step.place(state._replace(health=init_health(state.health.direction)))
 
     return init
 

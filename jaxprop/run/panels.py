@@ -7,16 +7,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxprop import data
 from jaxprop.core.examples import row_weights
 from jaxprop.core.precision import policy
-from jaxprop.parallel.placement import place_batch
+from jaxprop.parallel.mesh import parts
+from jaxprop.parallel.placement import gathered, local_rows, place_batch
 from jaxprop.run.compose import Experiment
 from jaxprop.run.folder import write_text
 from jaxprop.sinks.jsonl import encode
 from jaxprop.tasks.task import predictions
-from jaxprop.types import PyTree, Source, TrainState
+from jaxprop.types import Batch, PyTree, Source, TrainState
 
 NAME = "panels.json"
 # Of the test split; enough for every picture, and cheap. A text has an answer at each of its places.
@@ -37,7 +39,7 @@ def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
     if not isinstance(test, Source) or not task.panels:
         return None
     size = experiment.config.data.eval_batch_size or experiment.config.data.batch_size
-    size = size if mesh is None else -(-size // mesh.size) * mesh.size
+    size = size if mesh is None else -(-size // parts(mesh)) * parts(mesh)
     options = {} if task.answer is None else {"detail": True}
     predict = jax.jit(predictions(task, policy(experiment.config.precision.policy), **options))
     params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
@@ -49,7 +51,7 @@ def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
         weight = row_weights(batch)
         counts = slice(None) if weight is None else np.asarray(weight) != 0
         held = {name: batch[name] for name in ("labels", "mask", *task.shown) if name in batch}
-        found = jax.device_get(predict(params, extras, batch if mesh is None else place_batch(batch, mesh)))
+        found = gathered(predict(params, extras, batch if mesh is None else _placed(batch, mesh, size)), mesh)
         told.append(jax.tree.map(lambda x, counts=counts: np.asarray(x)[counts], found))
         seen.append(jax.tree.map(lambda x, counts=counts: np.asarray(x)[counts], held))
     told, seen = _joined(told), _joined(seen)
@@ -62,6 +64,11 @@ def write(folder: Path, drawn: dict[str, Any] | None) -> None:
     """Writes `panels.json`; raises RunFolderError where that cannot be."""
     if drawn is not None:
         write_text(folder / NAME, encode(drawn) + "\n")
+
+
+def _placed(batch: Batch, mesh: Mesh, size: int) -> PyTree:
+    rows = local_rows(mesh, size)
+    return place_batch(batch if rows is None else jax.tree.map(lambda x: x[rows], batch), mesh)
 
 
 def _joined(parts: list[PyTree]) -> PyTree:

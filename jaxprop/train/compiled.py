@@ -22,7 +22,11 @@ from jaxprop.errors import JaxpropError, UsageError, one_of
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
 from jaxprop.health.signals.settings import DETAILS, RARE, Signals
 from jaxprop.health.signals.settings import settings as settings_of
+from jaxprop.parallel import rules as placing
 from jaxprop.parallel import sharding
+from jaxprop.parallel.placement import place_state
+from jaxprop.parallel.places import places_of
+from jaxprop.parallel.rules import Rule
 from jaxprop.parallel.sharding import StateSharding
 from jaxprop.train.arguments import check_arguments, mistake
 from jaxprop.train.compilations import NOTICED, Compilation, Compilations, listen
@@ -50,7 +54,8 @@ class TrainStep:
       recipe: what the step closes over.
       steps_per_call: steps that one call takes.
       mesh: the devices, or None for a single one.
-      state_sharding: how the state lies on the mesh.
+      state_sharding: how the state lies on the mesh, or None for what `rules` say.
+      rules: where parameters lie, and what belongs to them.
       compiler_options: of `jax.jit`.
     """
 
@@ -60,10 +65,12 @@ class TrainStep:
         steps_per_call: int,
         mesh: Mesh | None = None,
         state_sharding: StateSharding = None,
+        rules: Sequence[Rule] = (),
         compiler_options: dict[str, Any] | None = None,
     ):
         self._recipe, self._steps_per_call = recipe, steps_per_call
-        self._mesh, self._sharding, self._compiler_options = mesh, state_sharding, compiler_options
+        self._mesh, self._sharding, self._rules = mesh, state_sharding, rules
+        self._compiler_options = compiler_options
         self._flushes = needs_scaling(recipe.policy)
         variant = variants(recipe, steps_per_call)
         self._compiled: dict[str, Any] = {}
@@ -100,10 +107,9 @@ class TrainStep:
         state = init_state(
             params, recipe.tx, key=key, extras=extras, precision=recipe.policy, ema_decay=recipe.ema_decay,
             scaling=recipe.scaling, health=recipe.signals or False, trainable=recipe.trainable,
-            mesh=self._mesh if self._sharding is None else None,
         )  # fmt: skip
-        if self._sharding is not None:
-            state = jax.device_put(state, self._shardings(state))
+        if self._mesh is not None:
+            state = self.place(state)
         if self._layers is None:
             self._layers = group_layers(self.trained(state.params)).names
         return state
@@ -335,9 +341,30 @@ class TrainStep:
         untried = {"xla_gpu_autotune_level": 0} if jax.default_backend() == "gpu" else None
         return predict(self.lower(state, batch, detail).compile(compiler_options=untried))
 
-    def _shardings(self, state: TrainState) -> PyTree:
+    def place(self, state: TrainState) -> TrainState:
+        """Returns a state of this step where it lies on the step's mesh; without one, as it is.
+
+        Args:
+          state: of this step; arrays that lie elsewhere are copied.
+        """
+        return state if self._mesh is None else place_state(state, self.shardings(state))
+
+    def shardings(self, state: TrainState) -> PyTree:
+        """Returns where each array of a state lies on the step's mesh.
+
+        Args:
+          state: arrays, or their shapes as `jax.eval_shape` returns them.
+
+        Raises:
+          UsageError: a rule does not fit the parameters, or `state_sharding` the state.
+        """
         assert self._mesh is not None
-        return sharding.state_shardings(self._sharding, state, self._mesh)
+        wanted = self._sharding
+        if wanted is None:
+            placing.check_rules(self._rules, state.params, self._mesh)
+            specs = placing.parameter_specs(state.params, self._mesh, self._rules)
+            wanted = placing.following(state.params, specs, self._mesh)
+        return sharding.state_shardings(wanted, state, self._mesh)
 
     def _compile_for(self, state: TrainState) -> dict[str, Any]:
         """The jitted step for every detail; with a mesh, shardings pinned on both sides so that nothing recompiles."""
@@ -345,7 +372,7 @@ class TrainStep:
         fits = isinstance(state, TrainState)  # else the call fails, and says why
         if self._mesh is not None and fits:
             whole = sharding.replicated(self._mesh)
-            placed = whole if self._sharding is None else self._shardings(state)
+            placed = self.shardings(state)
             options["in_shardings"] = (placed, sharding.batch_sharding(self._mesh, self._steps_per_call))
             options["out_shardings"] = (placed, whole)
         variant = variants(self._recipe, self._steps_per_call)
@@ -370,6 +397,7 @@ def make_train_step(
     cast: Cast = None,
     stateful: bool = False,
     mesh: Mesh | None = None,
+    rules: Sequence[Rule] = (),
     state_sharding: StateSharding = None,
     trainable: Trainable = None,
     gradient: Callable[..., Any] | None = None,
@@ -398,10 +426,13 @@ def make_train_step(
       scaling: constants of the dynamic loss scale.
       cast: keys of the batch that a plain loss function computes with, cast to the compute dtype; no other is rounded.
       stateful: the plain loss function is `(params, extras, batch, key) -> (loss, (extras, aux))`.
-      mesh: from `jaxprop.make_mesh`; the batch is split over its devices.
-      state_sharding: how the state lies on the mesh; by default every device holds all of it. A function of the path of
-        an array in the state, such as `opt_state/0/mu/dense/kernel`, and the array, that returns its `PartitionSpec`;
-        or a tree of shardings or specs in the structure of the state or of its top.
+      mesh: from `jaxprop.make_mesh`; the batch is split over its axes `data` and `fsdp`.
+      rules: where parameters lie on the mesh, each a `jaxprop.Rule(match, spec)`. One that no rule matches is split
+        over `fsdp`, and over `tensor` where it is known of the layer; what of optimizer and moving averages belongs to
+        a parameter lies as that does.
+      state_sharding: in place of rules, a function of the path of an array in the state, such as
+        `opt_state/0/mu/dense/kernel`, and the array, that returns its `PartitionSpec`; or a tree of shardings or specs
+        in the structure of the state or of its top.
       trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a
         function of the path, or a tree of booleans. The others are carried along: they have no gradient, no row among
         the layers and no state in the optimizer.
@@ -437,6 +468,8 @@ def make_train_step(
     )  # fmt: skip
     if state_sharding is not None and mesh is None:
         raise UsageError("state_sharding says how the state lies on a mesh; give mesh=jaxprop.make_mesh() besides")
+    if rules and (mesh is None or state_sharding is not None):
+        raise UsageError("rules say how the state lies on a mesh; give mesh=jaxprop.make_mesh(), and no state_sharding")
     policy = policy_of(precision)
     if needs_scaling(policy) and not skip_nonfinite:
         raise UsageError(
@@ -456,5 +489,6 @@ def make_train_step(
         trainable=trainable,
         gradient=gradient,
         skip_nonfinite=skip_nonfinite,
+        places=None if state_sharding is not None else places_of(mesh, rules),
     )
-    return TrainStep(recipe, steps_per_call, mesh, state_sharding, compiler_options)
+    return TrainStep(recipe, steps_per_call, mesh, state_sharding, rules, compiler_options)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from jaxprop.core.placing import placing
 from jaxprop.core.precision import Policy
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import JaxpropError, UsageError
 from jaxprop.metrics.totals import add_up, finished
 from jaxprop.parallel import sharding
+from jaxprop.parallel.places import places_of
+from jaxprop.parallel.rules import Rule
 from jaxprop.parallel.sharding import misplaced
 from jaxprop.train.arguments import is_deleted
 from jaxprop.train.objective import Cast, LossFn, as_objective
@@ -71,6 +74,7 @@ def make_eval_step(
     cast: Cast = None,
     stateful: bool = False,
     mesh: Mesh | None = None,
+    rules: Sequence[Rule] = (),
 ) -> EvalStep:
     """Returns a jitted evaluation of one batch, `(params, extras, batch) -> {name: (sum, count)}`.
 
@@ -83,7 +87,7 @@ def make_eval_step(
         no first axis.
       precision: as in `make_train_step`.
       cast, stateful: of a plain loss function, as in `as_objective`.
-      mesh: as in `make_train_step`.
+      mesh, rules: as in `make_train_step`.
 
     Returns:
       The step; `"loss"` is always among the names.
@@ -96,10 +100,11 @@ def make_eval_step(
       {'loss': 1.0}
     """
     objective = as_objective(loss_fn, cast, stateful=stateful)
-    policy = policy_of(precision)
+    policy, places = policy_of(precision), places_of(mesh, rules)
 
     def eval_step(params: PyTree, extras: PyTree, batch: PyTree) -> Sums:
-        return objective.sums(params, extras, batch, policy)
+        with placing(places):
+            return objective.sums(params, extras, batch, policy)
 
     if mesh is None:
         return EvalStep(jax.jit(eval_step), objective.metrics)

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxprop.core import layers, taps, trees
 from jaxprop.core.measurements import OUTPUT_SIGNALS
+from jaxprop.core.placing import scattered
 from jaxprop.core.precision import wide
 from jaxprop.core.taps import Tap
 from jaxprop.errors import ShapeError
@@ -102,13 +103,15 @@ def value_and_grad(
 
     def differentiate(params: PyTree, collectors: PyTree, extras: PyTree, batch: Batch, key: jax.Array) -> Any:
         if transform is None:
-            return jax.grad(scaled_loss, argnums=(0, 1), has_aux=True)(params, collectors, extras, batch, key)
+            differentiated = jax.grad(scaled_loss, argnums=(0, 1), has_aux=True)
+            (grads, filled), forward = differentiated(params, collectors, extras, batch, key)
+            return (scattered(grads), filled), forward
 
         def loss(params: PyTree, batch: Batch, key: jax.Array) -> Any:
             return scaled_loss(params, collectors, extras, batch, key)
 
         (_, forward), grads = transform(loss)(params, batch, key)
-        return (grads, collectors), forward
+        return (scattered(grads), collectors), forward
 
     collectors = taps.zero_collectors(tapped)
     if accumulate == 1:

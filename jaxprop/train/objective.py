@@ -14,6 +14,7 @@ import numpy as np
 from jaxprop.core import taps
 from jaxprop.core.examples import row_weights, safe_mean
 from jaxprop.core.outputs import output_sums
+from jaxprop.core.placing import gathered
 from jaxprop.core.precision import cast_floating, cast_keys, lies_under
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import JaxpropError, ShapeError, UsageError, one_of
@@ -81,7 +82,7 @@ def loss_from(
     def forward(
         params: PyTree, extras: PyTree, batch: Batch, key: Any, policy: Any, train: bool
     ) -> tuple[Any, PyTree, Batch]:
-        batch, params = without_padding(batch), cast_floating(params, policy.compute)
+        batch, params = without_padding(batch), gathered(cast_floating(params, policy.compute))
 
         def apply(params: PyTree, batch: Batch) -> tuple[Any, PyTree]:
             return model.apply(params, extras, batch, key=key, train=train)
@@ -175,7 +176,7 @@ def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bo
     def mean_loss(
         params: PyTree, extras: PyTree, batch: PyTree, key: Any, policy: Any
     ) -> tuple[jax.Array, tuple[jax.Array, PyTree, Sums]]:
-        params = cast_floating(params, policy.compute)
+        params = gathered(cast_floating(params, policy.compute))
         batch = narrow(lambda params, batch: call(params, extras, batch, key), params, batch, policy)
         loss, new, aux = call(params, extras, batch, key)
         if loss is None:

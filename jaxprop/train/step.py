@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxprop.core import layers, measurements, taps
-from jaxprop.core.jaxprs.scans import uses
+from jaxprop.core.jaxprs.scans import Use, uses
 from jaxprop.core.layers import Norms
 from jaxprop.core.measurements import Measurements, join
+from jaxprop.core.placing import Places, placing
 from jaxprop.core.precision import LossScale, Policy, Scaling, needs_scaling, next_loss_scale, promoting
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import UsageError
@@ -58,6 +59,7 @@ class Recipe(NamedTuple):
     trainable: Trainable = None
     gradient: Callable[..., Any] | None = None
     skip_nonfinite: bool = True
+    places: Places | None = None
 
     @property
     def guarded(self) -> bool:
@@ -153,39 +155,48 @@ class Problem:
     ) -> tuple[Forward, Backward]:
         """Loss and gradient; with a plan scaled and measured, else plain, at a precision by name or the step's."""
         recipe = self.recipe
-        return gradients.value_and_grad(
-            self.objective(),
-            recipe.policy if precision is None else policy_of(precision),
-            recipe.accumulate,
-            self.scale if plan is not None else None,
-            trained,
-            self.state.extras,
-            self.batch,
-            self.key,
-            plan.tapped if plan is not None else (),
-            plan is not None and plan.rare,
-            recipe.gradient,
-        )
+        with placing(recipe.places):
+            return gradients.value_and_grad(
+                self.objective(),
+                recipe.policy if precision is None else policy_of(precision),
+                recipe.accumulate,
+                self.scale if plan is not None else None,
+                trained,
+                self.state.extras,
+                self.batch,
+                self.key,
+                plan.tapped if plan is not None else (),
+                plan is not None and plan.rare,
+                recipe.gradient,
+            )
 
     def loss(self, trained: PyTree) -> jax.Array:
         """The mean loss of the first microbatch."""
         micro, parts = self.batch, self.recipe.accumulate
         if parts > 1:
             micro = jax.tree.map(lambda x: x[: x.shape[0] // parts], micro)
-        return self.objective().mean_loss(trained, self.state.extras, micro, self.key, self.recipe.policy)[0]
+        with placing(self.recipe.places):
+            return self.objective().mean_loss(trained, self.state.extras, micro, self.key, self.recipe.policy)[0]
+
+    def groups(self, uses: Sequence[Use] | None = None) -> layers.Groups:
+        """The layers of what is measured, and how they are split over devices."""
+        counted, places = self.counted(self.trained), self.recipe.places
+        found = layers.group_layers(counted, uses)
+        shards = None if places is None else places.shards(counted)
+        return found._replace(shards=shards) if shards is not None and any(shards.specs) else found
 
 
 def make_plan(problem: Problem, detail: str) -> Plan:
     """Finds layers and taps by tracing the loss once: abstractly, so nothing is computed."""
     recipe, trained = problem.recipe, problem.trained
     if detail == "lean" or recipe.signals is None:
-        return Plan(Signals(), "lean", layers.group_layers(problem.counted(trained)))
+        return Plan(Signals(), "lean", problem.groups())
     # Without taps, and so in no context of its own, this leaves jit's cache warm for the gradient's trace.
     seeks_taps = detail != "rows" and recipe.signals.taps and recipe.gradient is None
     found, jaxpr = taps.find(problem.loss, trained) if seeks_taps else ((), jax.make_jaxpr(problem.loss)(trained))
     first_uses = uses(jaxpr, len(jax.tree.leaves(trained)))
     counted = [use for use, keep in zip(first_uses, problem.influence.counted, strict=True) if keep]
-    return Plan(recipe.signals, detail, layers.group_layers(problem.counted(trained), counted), found, recipe.clip)
+    return Plan(recipe.signals, detail, problem.groups(counted), found, recipe.clip)
 
 
 def propose(

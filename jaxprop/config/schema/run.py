@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from jaxprop.config.schema.base import NonNegative, Positive, PositiveFloat, Section, Text
+from jaxprop.config.schema.base import MAX_INT, NonNegative, Positive, PositiveFloat, Section, Text, defaults
 from jaxprop.config.schema.initial import InitFromField
 
 
@@ -20,10 +20,41 @@ class Precision(Section):
     growth_interval: Positive = Field(2000, description="good steps in a row before the scale doubles")
 
 
-class Parallel(Section):
-    """The devices that a step runs on."""
+Along = Annotated[int, Field(ge=-1, le=MAX_INT)]
+Axis = Literal["data", "fsdp", "sequence", "tensor"]
+Entry = Axis | Annotated[tuple[Axis, ...], Strict(False), Field(min_length=1)] | None
 
-    devices: Positive | None = Field(None, description="number of local devices; default: all")
+
+class Mesh(Section):
+    """How many devices lie along each axis of the mesh; one of them may be -1, as many as there are."""
+
+    data: Along | None = Field(
+        None, description="devices that hold copies of the parameters; default: -1, unless another axis has that"
+    )
+    fsdp: Along = Field(1, description="devices that parameters and optimizer state are split over, and batches too")
+    sequence: Along = Field(1, description="devices that the tokens of each sequence are split over; transformers only")
+    tensor: Along = Field(1, description="devices that matrix products are split over")
+
+
+class Rule(Section):
+    """Where parameters lie on the mesh; so do their optimizer state and moving averages."""
+
+    match: Text = Field(description="regular expression that the whole path of a parameter matches")
+    spec: Annotated[tuple[Entry, ...], Strict(False)] = Field(
+        description="for each dimension the axis of the mesh that it is split over, a list of them, or null for none"
+    )
+
+
+class Parallel(Section):
+    """The devices that a step runs on, and how arrays are split over them."""
+
+    devices: Positive | None = Field(None, description="number of devices of each process; default: all")
+    mesh: Mesh = Field(default_factory=defaults(Mesh), description="devices along each axis")
+    rules: Annotated[tuple[Rule, ...], Strict(False)] = Field(
+        (),
+        description="where parameters lie, of which the first that matches counts; default: as fits the built-in "
+        "layers, and along the largest dimension that fsdp divides",
+    )
 
 
 Response = Literal["log", "skip", "clip", "cut_lr", "rollback", "stop"]
