@@ -51,6 +51,10 @@ class OutOfMemoryError(JaxpropError):
     """A run does not fit in the memory of its devices or of the host."""
 
 
+class HungError(JaxpropError):
+    """A run came no further for so long that it was ended."""
+
+
 class RunFolderError(JaxpropError):
     """A run's folder is held by another process, unwritable, or belongs to another run."""
 

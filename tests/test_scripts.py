@@ -310,3 +310,25 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
     assert len(units) == 2
     ran = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+# -- faults ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(400)
+def test_poisoned_batches_are_left_out_to_the_bit():
+    """A tenth of what docs/results/FAULTS.md is to tell of; in a process of its own, which has one device."""
+    command = [sys.executable, "scripts/faults_poison.py", "--trials", "5", "--seed", "1"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPTS[0].parent.parent)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "5 of 5 trials as they must be, 25 batches" in ran.stdout
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("signals", [["KILL"], ["TERM", "INT"]], ids=" ".join)
+def test_runs_that_are_killed_or_stopped_end_as_the_undisturbed_one(signals):
+    command = [sys.executable, "scripts/faults_signals.py", "--trials", "5", "--seed", "2", "--signals", *signals]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPTS[0].parent.parent)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count('"wrong": []') == 5

@@ -9,12 +9,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, EXIT_SIGINT, ConfigError, JaxpropError
+from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, EXIT_SIGINT, EXIT_SIGTERM, ConfigError, JaxpropError
 from jaxprop.run.allocator import restart_with_allocator
 from jaxprop.run.compile_cache import open_cache
 from jaxprop.sinks.streams import FULL, Lasting, replace_closed, silence, tell
 
 VERBOSE = ("-v", "--verbose")
+LAST_SECONDS = 5.0  # that a process which a signal has stopped has to end
 COMPUTING = (
     "train",
     "retrain",
@@ -70,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_RUNTIME
         _tell(error)
         code = error.exit_code if isinstance(error, JaxpropError) else EXIT_RUNTIME
+    if argv is None and code in (EXIT_SIGINT, EXIT_SIGTERM):
+        from jaxprop.run.interrupt import end_within
+
+        end_within(LAST_SECONDS, code)
     return _flushed(code)
 
 

@@ -24,6 +24,7 @@ HARMLESS: tuple[Path, ...] = (
     ("run", "eval_batches"),
     ("run", "remat"),
     ("run", "stop"),  # how far a run goes, and nothing of what its steps are
+    ("run", "timeout"),
     ("data", "prefetch"),
     ("data", "eval_batch_size"),
     # What the training data are is decided by their fingerprint, not by where they lie.

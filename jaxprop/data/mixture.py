@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprop.data.drawn import Drawn
 from jaxprop.data.order import permutation
 from jaxprop.data.stream import gather, is_count
 from jaxprop.errors import DataError
@@ -132,6 +133,19 @@ class MixtureStream:
         self._ahead = (self._step, count, drawn)
         rows = self._rows(self._step + count, drawn)
         return gather(self._source, rows, self._batch_size, self._read)
+
+    def drawn(self, state: Mapping[str, Any], back: int) -> Drawn:
+        """Returns which examples a batch was made of: their indices among those of all sources.
+
+        Args:
+          state: a position, as `state()` returns it.
+          back: how many batches before it; 1 is the last one before it.
+        """
+        step, before = state["step"] - back, np.array(state["drawn"], np.int64)
+        for passed in range(step, state["step"]):
+            before = before - self._shares(passed)
+        epoch, batch = divmod(step, self.batches_per_epoch)
+        return Drawn(epoch, batch, self._rows(step, before), self._source.names)
 
     def skip(self) -> None:
         """Goes on to the next batch without reading this one."""

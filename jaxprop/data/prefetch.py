@@ -15,6 +15,14 @@ import numpy as np
 
 from jaxprop.errors import DataError
 
+POLL = 0.1  # seconds between questions whether the wait is given up
+PATIENCE = 2.0  # seconds that a thread which was given up has to end
+
+
+def never() -> bool:
+    """What waits for as long as it takes."""
+    return False
+
 
 class Resumable(Protocol):
     """An iterator of batches whose position can be saved, such as `jaxprop.data.Stream`."""
@@ -27,7 +35,11 @@ class Resumable(Protocol):
 
 
 def prefetch(
-    stream: Resumable, depth: int, place: Callable[[dict[str, np.ndarray]], Any], group: int | Iterable[int] = 1
+    stream: Resumable,
+    depth: int,
+    place: Callable[[dict[str, np.ndarray]], Any],
+    group: int | Iterable[int] = 1,
+    given_up: Callable[[], bool] = never,
 ) -> Prefetch:
     """Prepares batches ahead of their use; see `Prefetch`.
 
@@ -38,6 +50,8 @@ def prefetch(
         background thread, where no mesh or default device of the caller's context is set.
       group: 1 yields single batches; an int S > 1 stacks S batches each time; an iterable gives the size of
         each group and the number of groups, such as `[4, 4, 2]` for 10 steps in calls of at most 4.
+      given_up: asked while a group is waited for; once true, the iterator ends and its `abandoned` is true. With
+        `depth` 0 nobody is left to ask.
 
     Returns:
       An iterator and context manager of `(placed, state)`.
@@ -55,7 +69,7 @@ def prefetch(
       [[0, 1], [2, 3]] 2
       [[4, 5]] 3
     """
-    return Prefetch(stream, depth, place, group)
+    return Prefetch(stream, depth, place, group, given_up)
 
 
 class Prefetch:
@@ -64,7 +78,8 @@ class Prefetch:
     A checkpoint made after using a group saves the state that came with it, so that batches which were prepared
     but not used are read again by a resumed run. At most `depth` groups are held besides the one in use. An
     exception in the thread is raised by the `next()` that would have returned the group. The iterator is
-    exhausted after its last group, an exception, or `close()`.
+    exhausted after its last group, an exception, `close()`, or a wait that was given up: then `abandoned` is true, and
+    the thread may never end.
     """
 
     def __init__(
@@ -73,7 +88,9 @@ class Prefetch:
         depth: int,
         place: Callable[[dict[str, np.ndarray]], Any],
         group: int | Iterable[int] = 1,
+        given_up: Callable[[], bool] = never,
     ):
+        self._abandoned = threading.Event()
         if depth < 0:
             raise ValueError(f"expected a prefetch depth of 0 or more, got {depth}")
         groups = _groups(stream, place, group)
@@ -81,10 +98,10 @@ class Prefetch:
             self._items: Iterator[tuple[Any, dict[str, Any]]] = groups
             self._closer: Callable[[], Any] = groups.close
             return
-        worker = _Worker(queue.SimpleQueue(), threading.Semaphore(depth), threading.Event())
+        worker = _Worker(queue.SimpleQueue(), threading.Semaphore(depth), threading.Event(), self._abandoned)
         # The thread refers to the worker but not to self, so a Prefetch that is no longer used is still collected.
         thread = threading.Thread(target=worker.run, args=(groups,), name="jaxprop-prefetch", daemon=True)
-        self._items = worker.receive()
+        self._items = worker.receive(given_up)
         self._closer = weakref.finalize(self, worker.stop, thread)
         thread.start()
 
@@ -102,8 +119,13 @@ class Prefetch:
     ) -> None:
         self.close()
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether a wait was given up."""
+        return self._abandoned.is_set()
+
     def close(self) -> None:
-        """Stops the thread and waits until it has ended. A second call does nothing."""
+        """Stops the thread and waits until it has ended, or a moment where it was given up."""
         self._closer()
         self._items = iter(())
 
@@ -116,6 +138,7 @@ class _Worker(NamedTuple):
     ready: queue.SimpleQueue
     slots: threading.Semaphore
     stopping: threading.Event
+    abandoned: threading.Event
 
     def run(self, groups: Iterator[tuple[Any, dict[str, Any]]]) -> None:
         """Runs in the thread: fills `ready`, acquiring a slot before each group."""
@@ -129,10 +152,16 @@ class _Worker(NamedTuple):
         except BaseException as error:  # of any kind, because the consumer would otherwise wait forever
             self.ready.put(_End(error))
 
-    def receive(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+    def receive(self, given_up: Callable[[], bool]) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Yields the groups that `run` prepares, and releases the slot of each."""
         while True:
-            item = self.ready.get()
+            try:
+                item = self.ready.get(timeout=POLL)
+            except queue.Empty:
+                if given_up():
+                    self.abandoned.set()
+                    return
+                continue
             if isinstance(item, _End):
                 if item.error is not None:
                     raise item.error
@@ -146,7 +175,7 @@ class _Worker(NamedTuple):
         self.slots.release()
         # Garbage collection may call this in the thread itself, which cannot join itself.
         if thread is not threading.current_thread():
-            thread.join()
+            thread.join(PATIENCE if self.abandoned.is_set() else None)
 
 
 def _groups(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxprop.data.drawn import Drawn
 from jaxprop.data.order import permutation
 from jaxprop.errors import DataError
 from jaxprop.types import Source
@@ -69,8 +70,7 @@ class Stream:
         self._rows = rows
         self._shuffle = shuffle
         self._drop_last = drop_last
-        self._order = np.arange(0)
-        self._order_of: int | None = None
+        self._order_of: tuple[int, np.ndarray] | None = None  # the newest epoch, and its order
         self._buckets = source.buckets if shuffle else None
         self.epoch, self.position = divmod(start, self.batches_per_epoch)
 
@@ -90,15 +90,37 @@ class Stream:
           >>> stream.ahead(1)["inputs"].tolist(), next(stream)["inputs"].tolist()
           ([2, 3], [0, 1])
         """
-        epoch, position = divmod(self.epoch * self.batches_per_epoch + self.position + count, self.batches_per_epoch)
-        if self._order_of != epoch:
-            self._order, self._order_of = self._epoch_order(epoch), epoch
-        first = position * self._batch_size
-        indices = self._order[first : first + self._batch_size]
+        indices = self._indices(*self._place(self.epoch, self.position, count))
         batch = gather(self._source, indices, self._batch_size, self._rows)
         if self._buckets is None:
             return batch
         return self._buckets.cut(batch, self._buckets.sizes[self._buckets.of()[indices].max()])
+
+    def drawn(self, state: Mapping[str, Any], back: int) -> Drawn:
+        """Returns which examples a batch was made of.
+
+        Args:
+          state: a position, as `state()` returns it.
+          back: how many batches before it; 1 is the last one before it.
+
+        Example:
+          >>> stream = Stream(Source(5, lambda i: {"inputs": i}, {}, ""), batch_size=2, seed=0, shuffle=False)
+          >>> _ = next(stream), next(stream), next(stream)
+          >>> stream.drawn(stream.state(), back=1).examples.tolist()
+          [4, 4]
+        """
+        epoch, position = self._place(state["epoch"], state["position"], -back)
+        return Drawn(epoch, position, padded(self._indices(epoch, position), self._batch_size), self._source.names)
+
+    def _place(self, epoch: int, position: int, count: int) -> tuple[int, int]:
+        return divmod(epoch * self.batches_per_epoch + position + count, self.batches_per_epoch)
+
+    def _indices(self, epoch: int, position: int) -> np.ndarray:
+        known = self._order_of  # the thread that prefetches asks for one epoch, and who looks back for another
+        if known is None or known[0] != epoch:
+            known = self._order_of = (epoch, self._epoch_order(epoch))
+        first = position * self._batch_size
+        return known[1][first : first + self._batch_size]
 
     def skip(self) -> None:
         """Goes on to the next batch without reading this one."""
@@ -226,9 +248,8 @@ def gather(
       DataError: the source does not give an example for each index.
     """
     weight = np.ones(batch_size, np.float32)
-    if indices.size < batch_size:
-        weight[indices.size :] = 0
-        indices = np.resize(indices, batch_size)
+    weight[indices.size :] = 0
+    indices = padded(indices, batch_size)
     if rows is not None:
         indices, weight = indices[rows], weight[rows]
     try:
@@ -245,6 +266,16 @@ def gather(
             "has to return one for each index"
         )
     return {**examples, "weight": weight * examples["weight"] if "weight" in examples else weight}
+
+
+def padded(indices: np.ndarray, batch_size: int) -> np.ndarray:
+    """Returns the examples of the rows of a batch: the rows that only pad repeat the first ones.
+
+    Example:
+      >>> padded(np.array([7, 5]), 3).tolist()
+      [7, 5, 7]
+    """
+    return np.resize(indices, batch_size) if indices.size < batch_size else indices
 
 
 def is_count(value: object) -> bool:

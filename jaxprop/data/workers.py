@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jaxprop.data.drawn import Drawn
 from jaxprop.errors import DataError, JaxpropError, MissingExtraError
 
 _ENDLESS = 2**40  # batches; Grain has no data set without a length
@@ -28,6 +29,8 @@ class Seekable(Protocol):
     def ahead(self, count: int) -> dict[str, np.ndarray]: ...
 
     def skip(self) -> None: ...
+
+    def drawn(self, state: Mapping[str, Any], back: int) -> Drawn: ...
 
     def state(self) -> dict[str, Any]: ...
 
@@ -85,6 +88,10 @@ class Workers:
     def state(self) -> dict[str, Any]:
         """Returns the state of the stream."""
         return self._stream.state()
+
+    def drawn(self, state: Mapping[str, Any], back: int) -> Drawn:
+        """Of the stream."""
+        return self._stream.drawn(state, back)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Moves the stream to a saved position; the workers start anew."""

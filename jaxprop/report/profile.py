@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprop.health.watch.alerts import RECOMPILATION
+from jaxprop.health.watch.alerts import OF_THE_LOOP
 from jaxprop.report.fields import whole
 from jaxprop.report.grid import Grid
 from jaxprop.report.read import RunData
@@ -94,7 +94,7 @@ def moments(run: RunData, steps: np.ndarray) -> list[tuple[str, int]]:
 
 def _earliest(run: RunData) -> tuple[int, int] | None:
     """Step and first sign of the first alert on the training; of any where there are no others."""
-    training = [alert for alert in run.alerts if alert.get("kind") != RECOMPILATION] or run.alerts
+    training = [alert for alert in run.alerts if alert.get("kind") not in OF_THE_LOOP] or run.alerts
     found = [(step, whole(alert.get("since")) or step) for alert in training if (step := whole(alert.get("step")))]
     return min(found, default=None)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprop.health.watch.alerts import RECOMPILATION, TITLES
+from jaxprop.health.watch.alerts import OF_THE_LOOP, QUARANTINE, RECOMPILATION, TITLES
 from jaxprop.health.watch.outcome import trivial
 from jaxprop.report.fields import nested, number, text, whole
 from jaxprop.report.read import RunData
@@ -37,6 +37,7 @@ SHORT = {
     "init_scale": "first weights out of scale",
     "init_output": "first outputs too large",
     RECOMPILATION: "the step was compiled again",
+    QUARANTINE: "a batch was left out",
 }
 CAUSES = {
     "rate_too_high": "the learning rate is too high",
@@ -145,7 +146,7 @@ def _broken_at(run: RunData) -> int | None:
 def main_alert(run: RunData) -> dict[str, Any] | None:
     """Returns the first alert to act on, else the first advice, one on the training before others; else None."""
     acts = [alert for alert in run.alerts if alert.get("severity") == "act"]
-    training = [alert for alert in run.alerts if alert.get("kind") != RECOMPILATION]
+    training = [alert for alert in run.alerts if alert.get("kind") not in OF_THE_LOOP]
     return next(iter(acts or training or run.alerts), None)
 
 

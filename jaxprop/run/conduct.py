@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jaxprop.checkpoint import Checkpoints
 from jaxprop.checkpoint.folder import steps_in
 from jaxprop.config.tasks import TASK_TABLE, best_mode
 from jaxprop.data.readers.arrays import IF_NUMBERS
-from jaxprop.errors import EXIT_DONE
+from jaxprop.errors import EXIT_DONE, HungError
 from jaxprop.parallel.hosts import agree, decided, is_first
 from jaxprop.run import panels
 from jaxprop.run.compose import Experiment
@@ -27,6 +28,7 @@ from jaxprop.run.replaced import BACK, Replaced, recover
 from jaxprop.run.resume import resume_note, start_over, still_stopped, stopped_note
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
+from jaxprop.run.watchdog import IDLE, Watchdog
 from jaxprop.sinks import Sink, fan_out, open_sinks
 from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
@@ -113,7 +115,7 @@ def conduct(
       JaxpropError: the run cannot be built, or its folder not be written.
     """
     folder, began = expanded(folder), time.perf_counter()
-    with _held(folder), Interrupts() as interrupts, failing_together():
+    with _held(folder), Interrupts() as interrupts, Watchdog(folder, interrupts) as watchdog, failing_together():
         _tell_if(decided("recovery", lambda: recover(folder)))
         before = None if fresh else decided("the run before", lambda: undertaking.finished(folder))
         experiment = undertaking.compose()
@@ -128,11 +130,13 @@ def conduct(
         # Nobody but the loop holds the state: its first step donates it.
         with undertaking.explained(experiment):
             state, begun = _first_state(undertaking, experiment, checkpoints, fresh)
-        loop = Loop(experiment, state, checkpoints, interrupts, undertaking.recorder(folder, experiment), began)
+        recorder = undertaking.recorder(folder, experiment)
+        loop = Loop(experiment, state, checkpoints, interrupts, recorder, began, watchdog)
         del state
         started = _Started(undertaking, experiment, loop, replaced, folder, begun)
         try:
             with (
+                watchdog.doing(IDLE),
                 checkpoints,
                 undertaking.explained(experiment, lambda: _saved(checkpoints)),
                 failing_together(),  # inside of the checkpoints, which wait for the other processes
@@ -190,6 +194,8 @@ class _Started(NamedTuple):
 def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sink]:
     """Resumes or starts over; yields the destination of the run's records, open for as long as it runs."""
     undertaking, experiment, loop, replaced, folder, begun = run
+    loop.watchdog.limit_by(experiment.config.run.limits)
+    loop.watchdog.sum_up = partial(_sum_up_killed, run)
     if fresh:
         undertaking.trace(experiment, loop.state)
         decided("the run aside", replaced.set_aside)
@@ -230,6 +236,14 @@ def _held(folder: Path) -> Iterator[None]:
     with hold(folder) if is_first() else contextlib.nullcontext():
         agree("the folder")
         yield
+
+
+def _sum_up_killed(run: _Started, error: str | None) -> None:
+    """Writes the summary of a run that the watchdog ends; one that lies aside comes back at the next start."""
+    if error is not None:
+        sum_up_failure(HungError(error), run.loop, run.experiment.task.reference, run.folder)
+    elif not run.replaced.pending:
+        write_summary(run.folder, summary(Status.INTERRUPTED, run.loop, run.experiment.task.reference))
 
 
 def data_notes(experiment: Experiment) -> list[str]:

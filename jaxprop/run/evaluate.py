@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jaxprop import data
@@ -17,6 +17,10 @@ from jaxprop.run.interrupt import Interrupts
 from jaxprop.types import Source, TrainState
 
 
+def _nothing() -> None:
+    """What is called where nobody watches."""
+
+
 def evaluate(
     experiment: Experiment,
     state: TrainState,
@@ -24,6 +28,7 @@ def evaluate(
     stop: Interrupts | None = None,
     *,
     source: Source | Iterable[Any] | None = None,
+    goes_on: Callable[[], None] = _nothing,
 ) -> dict[str, float] | None:
     """Evaluates a state on a split: exact, padding left out.
 
@@ -33,6 +38,7 @@ def evaluate(
       clock: books the first call as compiling.
       stop: asks for an early end.
       source: the split, or its batches; default: the run's own for evaluations.
+      goes_on: called after each batch.
 
     Returns:
       Every metric, `loss` among them, and what the task derives from them; None where `stop` cut it short.
@@ -54,6 +60,7 @@ def evaluate(
         call = (params, extras, placed)
         sums = clock.compiled(experiment.evaluate, *call) if i == 0 and clock else experiment.evaluate(*call)
         add_up(totals, sums)
+        goes_on()
     figures = finished(totals, experiment.evaluate.metrics)
     return figures | experiment.task.derived(figures)
 

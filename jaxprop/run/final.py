@@ -27,7 +27,8 @@ def evaluate_test(loop: Loop, experiment: Experiment, checkpoints: Checkpoints, 
     if experiment.test is None:
         return
     step, state = best_state(loop, checkpoints)
-    figures = evaluate(experiment, state, stop=stop, source=experiment.test)
+    with loop.watchdog.doing("evaluation"):
+        figures = evaluate(experiment, state, stop=stop, source=experiment.test, goes_on=loop.watchdog.goes_on)
     if figures is not None:
         loop.test = {"step": step, **figures}
         sink.write({"step": step, "split": "test", **figures})

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -82,6 +82,7 @@ def fit(
     eval_every: int | None = None,
     health: bool | Mapping[str, Any] = True,
     stop: Mapping[str, Any] | None = None,
+    timeout: Mapping[str, Any] | Literal[False] | None = None,
     checkpoint: bool | Mapping[str, Any] = True,
     sinks: Mapping[str, Any] | Sequence[Sink] = (),
     seed: int = 0,
@@ -122,6 +123,8 @@ def fit(
         configuration, such as `{"on_alert": ["clip", "rollback"]}`.
       checkpoint: False saves nothing; a mapping has the keys of the section `checkpoint`.
       stop: when the run ends early: the keys of `run.stop` in a configuration, such as `{"patience": 5}`.
+      timeout: when a run that hangs is ended: the keys of `run.timeout` in a configuration, such as `{"data": 60}`;
+        False never ends one.
       sinks: the keys of the section `sinks`, or sinks of your own besides the usual ones.
       seed: of the initial parameters and of the keys that the loss is given.
       precision, accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, rules, stateful:
@@ -158,9 +161,8 @@ def fit(
         health=health if isinstance(health, Mapping) else {"layers": health, "watch": health},
         checkpoint=checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
         sinks=sinks if isinstance(sinks, Mapping) else {},
-        run={
-            "steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate, "ema_decay": ema_decay,
-            "steps_per_call": steps_per_call, "eval_every": evaluates, "stop": stop,
+        run={"steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate, "stop": stop,
+            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "timeout": timeout,
         },
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks the run to save and leave, the second leaves at once."""
+"""SIGINT and SIGTERM: the first asks the run to save and leave; Ctrl-C after it leaves at once, SIGTERM does not."""
 
 from __future__ import annotations
 
@@ -34,12 +34,21 @@ def leaving_at_once() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+def end_within(seconds: float, code: int) -> None:
+    """Ends the process with a code after so many seconds, should the threads of a loader that hangs keep it."""
+    timer = threading.Timer(seconds, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+
+
 class Interrupts:
     """Takes over SIGINT and SIGTERM for the length of a `with` block.
 
     Python runs a handler only between two byte codes of the main thread, and compiling a step may take minutes.
-    So a thread reads the signals' bytes as they arrive, and it is this thread that leaves at the second one.
-    Outside the main thread, where Python allows no handlers, nothing is taken over.
+    So a thread reads the signals' bytes as they arrive, and it is this thread that leaves at a SIGINT that is not the
+    first signal: a person presses Ctrl-C again who does not want to wait. SIGTERM comes again from schedulers that
+    repeat it until the process is gone; it must not end the save that it has asked for. Outside the main thread, where
+    Python allows no handlers, nothing is taken over.
 
     Where several processes run together, a signal to one of them is seen by all at the same point, so that they save
     the same step: `received` is then to be read equally often by each of them.
@@ -52,7 +61,8 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._signal = SharedFlag("signal")
-        self._own: signal.Signals | None = None
+        self.asked: signal.Signals | None = None  # of this process alone
+        self._repeated = False  # SIGTERM, and a person was told
 
     @property
     def received(self) -> signal.Signals | None:
@@ -94,9 +104,14 @@ class Interrupts:
             if byte[0] not in EXIT_CODES:
                 continue
             number = signal.Signals(byte[0])
-            if self._own is not None:
+            if self.asked is None:
+                self.asked = number
+                self._signal.set(number.name)
+                once_more = "once more" if number == signal.SIGINT else "Ctrl-C"
+                tell(f"{number.name}: stopping after this step; {once_more} leaves at once")
+            elif number == signal.SIGINT:
                 # Nothing is cleaned up on purpose: whatever is complete on disk stays complete.
                 os._exit(EXIT_CODES[number])
-            self._own = number
-            self._signal.set(number.name)
-            tell(f"{number.name}: stopping after this step; once more leaves at once")
+            elif not self._repeated:
+                self._repeated = True
+                tell("SIGTERM again: still saving; the process ends by itself")

@@ -25,7 +25,7 @@ from jaxprop.health.respond.responder import Responder
 from jaxprop.health.watch.advice import Setup
 from jaxprop.health.watch.watch import Watch
 from jaxprop.parallel.flags import SharedFlag
-from jaxprop.parallel.hosts import is_first
+from jaxprop.parallel.hosts import is_first, process_count
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.cadence import rhythm_of
 from jaxprop.run.clock import Clock
@@ -35,11 +35,13 @@ from jaxprop.run.folder import shown
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.own_code import code_of
 from jaxprop.run.pace import Pace
+from jaxprop.run.quarantine import Quarantine
 from jaxprop.run.records import Interval, is_recorded, layer_rows, train_record
 from jaxprop.run.status import Status
 from jaxprop.run.stepper import Stepper
 from jaxprop.run.stopping import Stopping
 from jaxprop.run.unread import Unread
+from jaxprop.run.watchdog import Watchdog
 from jaxprop.sinks import Sink
 from jaxprop.types import PyTree, TrainState
 
@@ -54,11 +56,12 @@ class Loop:
       stop: asks for an early end.
       recorder: keeps what a failing step was given.
       began: when the session began, by `time.perf_counter`; by default now.
+      watchdog: told what the loop does; by default one that does not watch.
     """
 
     def __init__(
         self, experiment: Experiment, state: TrainState, checkpoints: Checkpoints, stop: Interrupts, recorder: Recorder,
-        began: float | None = None,
+        began: float | None = None, watchdog: Watchdog | None = None,
     ):  # fmt: skip
         self._experiment, self._config = experiment, experiment.config
         self.checkpoints, self._stop, self._recorder = checkpoints, stop, recorder
@@ -75,13 +78,20 @@ class Loop:
         self._interval = Interval()
         self._owes_evaluation = False  # one that a stop cut short
         self._has_evaluated = False  # and so has compiled the eval step
+        self._saved = 0  # the newest step that needs no saving
+        self._hangs = False  # the data source has not returned when a stop came
         config, total, per_call = self._config, experiment.total_steps, self._config.run.steps_per_call
         epoch = experiment.stream.batches_per_epoch or max(1, total // 10)  # batches of no known number have no epoch
         self._rhythm = rhythm_of(config, total, epoch, experiment.validation is not None)
         self._stopping, self._late = Stopping(config), SharedFlag("minutes")
-        self._pace = Pace(config.health, per_call, scaled=config.precision.policy == "float16")
+        scaled = config.precision.policy == "float16"
+        self._pace = Pace(config.health, per_call, scaled=scaled)
+        self._quarantine = Quarantine(experiment.stream, per_call, scaled=scaled)
         shapes = getattr(experiment.stream, "shapes", 1)
-        self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call, shapes)
+        self._alone = process_count() == 1
+        self.watchdog = watchdog or Watchdog(checkpoints.folder.parent)
+        compiling = partial(self.watchdog.doing, "compile")
+        self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call, shapes, compiling)
         self._responder = _responder(config, total, experiment.step.trained(state.params), checkpoints.folder.parent)
         self._replaces: Callable[[], bool] = bool
 
@@ -159,6 +169,7 @@ class Loop:
           DataError: the training data ended early.
         """
         self._replaces = replaces
+        self._watched(sink)
         if self._owes_evaluation and not self._make_up_evaluation(sink):
             return Status.INTERRUPTED
         if self.step and self._rhythm.evaluates(self.step):
@@ -173,9 +184,11 @@ class Loop:
                 self._experiment.stream.restore(self._stream_state)
         finally:
             self._late.close()
-            if isinstance(self._experiment.stream, data.Workers):
+            if isinstance(self._experiment.stream, data.Workers) and not self._hangs:
                 self._experiment.stream.close()
         self._read(sink, keep=0)
+        # All that is left to wait for is the last checkpoint.
+        self.watchdog.enters("save")
         if self.status == Status.COMPLETED and self.step < self._rhythm.total:
             raise DataError(
                 f"the training data ended after step {self.step} of {self._experiment.total_steps}; a source gives "
@@ -194,9 +207,16 @@ class Loop:
         sizes = self._rhythm.call_sizes(self.step)
         group: int | Iterable[int] = 1 if self._rhythm.per_call == 1 else self._rhythm.call_sizes(self.step)
         placing = partial(place, self._experiment)
-        with data.prefetch(self._experiment.stream, self._config.data.prefetch, placing, group) as batches:
+        with data.prefetch(
+            self._experiment.stream,
+            self._config.data.prefetch,
+            placing,
+            group,
+            lambda: self._alone and self._stop.asked,
+        ) as batches:
             self.clock.resume()
-            for size, ((batch, examples), stream_state) in zip(sizes, self.clock.waited(batches), strict=False):
+            waited = self.clock.waited(self.watchdog.waiting(batches))
+            for size, ((batch, examples), stream_state) in zip(sizes, waited, strict=False):
                 self.state, measurements = self._stepper.take(
                     self.state, batch, first=self.step + 1, size=size, examples=examples, note=sink.note
                 )
@@ -206,13 +226,43 @@ class Loop:
                     sink.alert(line)
                 self._stream_state = stream_state
                 self._recorder.take(self.step, size, batch)
+                self._quarantine.take(self.step, size, batch, stream_state)
                 self._unread.add(self.step, measurements)
                 sink.progress(self.step)
                 if self._after_call(sink):
                     return True
                 if self.status != Status.COMPLETED or self.step >= self._rhythm.total:
                     break
+            if batches.abandoned:
+                self._hangs = True
+                self._save_between_steps(sink)
+                self.status = Status.INTERRUPTED if self.status == Status.COMPLETED else self.status
         return False
+
+    def _watched(self, sink: Sink) -> None:
+        """Says what the watchdog has to know of a run that begins to train."""
+        self._saved = self.step
+        self.watchdog.save_bytes = trees.size_bytes(self.state)
+        # One process by itself can save nothing: the others would have to take part.
+        self.watchdog.rescue = partial(self._rescue, sink) if self._alone else None
+        self.watchdog.enters("step")
+
+    def _rescue(self, sink: Sink) -> str:
+        """Saves the state in another thread, while this one's waits for data, compiles or evaluates."""
+        saved = self._save_between_steps(sink)
+        self.checkpoints.wait()
+        sink.close()
+        return f"step {self.step} is saved, and the same command goes on from there" if saved else "nothing was lost"
+
+    def _save_between_steps(self, sink: Sink) -> bool:
+        """Saves a run that has taken a step and not begun the next; returns whether there was anything to save."""
+        self._read(sink, keep=0)
+        if self.step == self._saved or not self._config.checkpoint.enabled or self.status == Status.DIVERGED:
+            return False
+        if self._gives_way():
+            return False
+        self._save(None, evaluated=not self._rhythm.evaluates(self.step))
+        return True
 
     def _after_call(self, sink: Sink) -> bool:
         """Reads, responds, evaluates, saves and leaves, as is due at this step; returns whether the run went back."""
@@ -261,7 +311,9 @@ class Loop:
 
     def _read_step(self, step: int, m: Measurements, sink: Sink) -> None:
         alerts = list(self._responder.read(step, m))
-        for line in alerts:
+        left_out = self._quarantine.read(step, m)
+        self._responder.lines += left_out is not None
+        for line in alerts if left_out is None else [*alerts, left_out]:
             sink.alert(line)
         if self.diagnosis is not None:
             self.status = Status.DIVERGED  # whatever later steps of the same reading say
@@ -299,8 +351,9 @@ class Loop:
         """Takes up an earlier state, tightened as far as it has come, and goes on with the data that come next."""
         self.clock.pause()
         # First the checkpoints: a run killed before its records are cut then cuts them when it is resumed.
-        restored = self._restore(to)
-        self.checkpoints.clear(after=to)
+        with self.watchdog.doing("save"):
+            restored = self._restore(to)
+            self.checkpoints.clear(after=to)
         sink.rewind(to)
         self._responder.went_back(to, restored.stream["health"])
         self.state = tighten(self.state, self._responder.levers)
@@ -312,7 +365,8 @@ class Loop:
         self.clock.pause()
         clock = None if self._has_evaluated else self.clock
         self._has_evaluated = True
-        metrics = evaluate(self._experiment, self.state, clock, self._stop)
+        with self.watchdog.doing("evaluation"):
+            metrics = evaluate(self._experiment, self.state, clock, self._stop, goes_on=self.watchdog.goes_on)
         self._owes_evaluation = metrics is None
         if metrics is not None:
             self._check_names(metrics)
@@ -362,7 +416,11 @@ class Loop:
             "pace": self._pace.state(),
             "evaluated": evaluated,
         }
-        self.checkpoints.save(self.step, self.state, stream=stream, config=to_builtins(self._config), metrics=metrics)
+        with self.watchdog.doing("save"):
+            self.checkpoints.save(
+                self.step, self.state, stream=stream, config=to_builtins(self._config), metrics=metrics
+            )
+        self._saved = self.step
         self.clock.resume()
 
 

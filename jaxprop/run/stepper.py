@@ -37,12 +37,17 @@ class Stepper:
       clock: compiling and choosing the pace do not count as training.
       per_call: S, the steps of a whole call; shorter ones say nothing of the pace.
       shapes: how many shapes the data's batches have; each is compiled once, which is no news.
+      compiling: a context around each call that compiles.
     """
 
-    def __init__(self, step: TrainStep, pace: Pace, clock: Clock, per_call: int, shapes: int = 1):
+    def __init__(
+        self, step: TrainStep, pace: Pace, clock: Clock, per_call: int, shapes: int = 1,
+        compiling: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ):  # fmt: skip
         self._step, self._pace, self._clock, self._per_call = step, pace, clock, per_call
         self._called: set[Variant] = set()
         self._shapes, self._expected = shapes, Counter[str]()
+        self._compiling = compiling
         self._known = len(step.compilations)  # how many have been looked at
 
     def take(
@@ -103,7 +108,8 @@ class Stepper:
     ) -> tuple[TrainState, Measurements]:
         before = self._clock.compile_seconds
         which = " (all signals)" if variant.detail in RARE else ""
-        with _told_late(note, f"still compiling after {PATIENCE:g} s{which}; each program is compiled once"):
+        line = f"still compiling after {PATIENCE:g} s{which}; each program is compiled once"
+        with _told_late(note, line), self._compiling():
             out = self._clock.compiled(self._step, state, batch, variant.detail)
         note(f"compiled in {self._clock.compile_seconds - before:.1f} s{which}")
         return out

@@ -1,8 +1,15 @@
 """What counts as training, and what a call takes."""
 
+import itertools
 import time
 
+import pytest
+
+from jaxprop.config.build import build
 from jaxprop.run.clock import Clock, seconds_a_call, timed
+from jaxprop.run.train import train
+from tests.benches import records
+from tests.run.trained import sections, write_arrays
 
 
 def test_the_clock_takes_off_what_is_not_training(monkeypatch):
@@ -47,3 +54,27 @@ def test_waiting_for_batches_is_counted_but_for_the_first():
     clock.pause()
     assert 0.02 <= clock.waiting < 0.05
     assert clock.wait_share() == clock.waiting / clock.seconds
+
+
+# -- the wall clock -------------------------------------------------------------------------------
+
+DECADE = 10 * 365.25 * 86400
+
+
+@pytest.mark.parametrize("jumps", [(0, DECADE), (DECADE, -DECADE, 0)], ids=["on", "to and fro"])
+def test_a_wall_clock_that_jumps_by_ten_years_changes_no_duration_and_no_record(tmp_path, monkeypatch, jumps):
+    """Each time that anybody asks for it. How a save takes it is a matter of the checkpoints."""
+    write_arrays(tmp_path)
+    run = {**sections(tmp_path)["run"], "stop": {"minutes": 60}}
+    config = build(
+        sections(tmp_path, checkpoint={"enabled": False}, sinks={"tensorboard": True, "console": False}, run=run)
+    )
+    whole = train(config, tmp_path / "whole", quiet=True)
+    real, asked = (time.time, time.time_ns), itertools.cycle(jumps)
+    monkeypatch.setattr(time, "time", lambda: real[0]() + next(asked))
+    monkeypatch.setattr(time, "time_ns", lambda: real[1]() + int(next(asked) * 1e9))
+    ran = train(config, tmp_path / "run", quiet=True)
+    assert ran.exit_code == 0
+    assert 0 < ran.summary["seconds"] < 1000
+    assert (ran.summary["stopped"], ran.summary["best"]) == (None, whole.summary["best"])
+    assert records(tmp_path / "run") == records(tmp_path / "whole")

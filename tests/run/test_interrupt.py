@@ -1,4 +1,4 @@
-"""Signals: the first is remembered, the second leaves at once, and all is put back."""
+"""Signals: the first is remembered, Ctrl-C after it leaves at once, SIGTERM after it does not, and all is put back."""
 
 import os
 import signal
@@ -38,7 +38,8 @@ def test_the_first_signal_is_remembered(number, capfd):
         os.kill(os.getpid(), number)
         wait_for(lambda: interrupts.received is not None)
     assert interrupts.received == number
-    assert capfd.readouterr().err == f"{number.name}: stopping after this step; once more leaves at once\n"
+    how = {signal.SIGINT: "once more", signal.SIGTERM: "Ctrl-C"}[number]
+    assert capfd.readouterr().err == f"{number.name}: stopping after this step; {how} leaves at once\n"
 
 
 def test_handlers_and_wakeup_are_put_back():
@@ -100,30 +101,59 @@ def test_can_be_entered_again():
             assert interrupts.received == signal.SIGINT
 
 
-@pytest.mark.parametrize(("first", "second"), [(a, b) for a in BOTH for b in BOTH])
-def test_the_second_signal_leaves_at_once_even_while_no_byte_code_runs(first, second):
-    """The main thread is inside one call into C, as it is while XLA compiles."""
-    code = """
-        import hashlib, sys
-        from jaxprop.run.interrupt import Interrupts
-        with Interrupts():
-            print("ready", flush=True)
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes, in one byte code
-        sys.exit(9)
-    """
+BUSY = """
+    import hashlib, sys
+    from jaxprop.run.interrupt import Interrupts
+    with Interrupts():
+        print("ready", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes, in one byte code
+    sys.exit(9)
+"""
+
+
+@pytest.fixture
+def busy():
+    """A process whose main thread is inside one call into C, as it is while XLA compiles."""
     root = os.path.dirname(os.path.dirname(jaxprop.__file__))
     with started(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        [sys.executable, "-c", textwrap.dedent(BUSY)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": root},
     ) as child:
         assert child.stdout.readline() == "ready\n"
-        child.send_signal(first)
-        assert child.stderr.readline().startswith(first.name)
-        assert child.poll() is None
-        child.send_signal(second)
-        assert child.wait(timeout=20) == EXIT_CODES[second]
+        yield child
+
+
+@pytest.mark.parametrize("first", BOTH)
+def test_ctrl_c_after_a_signal_leaves_at_once_even_while_no_byte_code_runs(busy, first):
+    busy.send_signal(first)
+    assert busy.stderr.readline().startswith(first.name)
+    assert busy.poll() is None
+    busy.send_signal(signal.SIGINT)
+    assert busy.wait(timeout=20) == EXIT_CODES[signal.SIGINT]
+
+
+@pytest.mark.parametrize("first", BOTH)
+def test_sigterm_after_a_signal_ends_nothing_and_is_told_once(busy, first):
+    busy.send_signal(first)
+    assert busy.stderr.readline().startswith(first.name)
+    for _ in range(3):
+        busy.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    assert busy.poll() is None
+    busy.send_signal(signal.SIGINT)
+    assert busy.wait(timeout=20) == EXIT_CODES[signal.SIGINT]
+    assert busy.stderr.read() == "SIGTERM again: still saving; the process ends by itself\n"
+
+
+def test_a_process_that_threads_keep_is_ended():
+    program = """
+        import threading, time, jaxprop.run.interrupt
+        threading.Thread(target=time.sleep, args=[3600]).start()
+        jaxprop.run.interrupt.end_within(0.2, 75)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60).returncode == 75
 
 
 @pytest.mark.parametrize("number", BOTH)

@@ -143,6 +143,30 @@ class Stop(Section):
     )
 
 
+Seconds = Literal["auto"] | PositiveFloat | None
+
+
+class Timeout(Section):
+    """Seconds without progress after which a run that hangs is ended; null: never."""
+
+    data: Seconds = Field(
+        "auto",
+        description="waiting for one batch; auto: 20 times the longest so far, at least 600, and 3,600 for the first",
+    )
+    step: Seconds = Field(
+        "auto",
+        description="one call of the compiled step; auto: 20 times the longest so far, at least 600, and as `compile` "
+        "for the first",
+    )
+    save: Seconds = Field(
+        "auto", description="writing one checkpoint; auto: 20 times the longest so far, at least 600 and 1 for 10 MB"
+    )
+    evaluation: Seconds = Field(
+        "auto", description="one batch of an evaluation, and what is made of them at its end; auto: as of `step`"
+    )
+    compile: Seconds = Field("auto", description="compiling one program; auto: 21,600")
+
+
 class Run(Section):
     """Length, seed and intervals of the run, and how its steps are taken."""
 
@@ -170,3 +194,11 @@ class Run(Section):
         None, description="weights that the run starts from: a run, a .safetensors file, or a mapping; default: drawn"
     )
     stop: Stop | None = Field(None, description="when the run ends early; default: it takes all of its steps")
+    timeout: Timeout | Literal[False] | None = Field(
+        None, description="when a run that hangs is ended; default: all automatic; false: never"
+    )
+
+    @property
+    def limits(self) -> Timeout | None:
+        """The limits of `timeout`, automatic where it does not say; None where nothing is ended."""
+        return None if self.timeout is False else self.timeout or Timeout.model_validate({})

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 LINE = re.compile(r"[a-z_.]+=")  # begins a line of the configuration
 
-RECOMPILATION = "recompilation"  # the one kind that the loop finds, and that says nothing of the training's health
+RECOMPILATION = "recompilation"
+QUARANTINE = "quarantine"
+OF_THE_LOOP = (RECOMPILATION, QUARANTINE)  # the kinds that the loop finds; they say nothing of the training's health
 
 TITLES = {
     "nonfinite": "loss or gradient is not finite (layers)",
@@ -41,6 +43,7 @@ TITLES = {
     "init_scale": "the layer's initial weights are far from 1 / sqrt(inputs) (decades)",
     "init_output": "the first outputs are far too large (largest logit)",
     RECOMPILATION: "the train step was compiled again (seconds)",
+    QUARANTINE: "a batch was left out, since it is not finite (rows)",
 }
 
 
