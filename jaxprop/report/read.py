@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +16,8 @@ from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, RowBuffer
 from jaxprop.report.order import forward_order
 from jaxprop.run.folder import find_run, status_of
 from jaxprop.run.status import OPEN, Status
-from jaxprop.sinks.files import open_to_read
 from jaxprop.sinks.lines import Tail
+from jaxprop.untrusted.files import read_bytes, read_json
 
 FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json", "panels.json")
 NO_COLUMN = ("step", "split")
@@ -222,15 +221,9 @@ def _damage(tail: Tail, status: str, misfits: int) -> Iterator[str]:
         yield f"the last line of {tail.path.name} is cut short and left out"
 
 
-def _bytes(path: Path) -> bytes:
-    """A file of the run's folder, which may be anyone's: no link is followed, and no pipe waited for."""
-    with open_to_read(path) as file:
-        return file.read()
-
-
 def _config(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        value = parse(_bytes(path).decode(), path.name).value
+        value = parse(read_bytes(path).decode(), path.name).value
     except FileNotFoundError:
         notes.append("config.yaml is missing, so the batch size is not known")
         return {}
@@ -242,10 +235,10 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any]:
 
 def _object(path: Path, notes: list[str]) -> dict[str, Any] | None:
     try:
-        value = json.loads(_bytes(path))
+        value = read_json(path)
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         notes.append(f"{path.name} is damaged and left out")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -26,6 +25,7 @@ from jaxprop.run.own_code import code_of
 from jaxprop.sinks.files import make_folder, write_whole
 from jaxprop.sinks.jsonl import encode
 from jaxprop.types import TrainState
+from jaxprop.untrusted.files import read_json
 from jaxprop.version import __version__
 
 FORMAT = 1
@@ -177,7 +177,7 @@ def read_box(folder: Path) -> Box:
     if missing:
         raise RunFolderError(f"{folder} is not a whole black box: it has no {missing[0]}")
     try:
-        about = json.loads((folder / "box.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "box.json")
         if about["format"] != FORMAT:
             raise RunFolderError(
                 f"{folder} was written by jaxprop {about.get('jaxprop', 'of another version')} in format "

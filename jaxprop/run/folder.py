@@ -14,7 +14,8 @@ from typing import Any
 from jaxprop.errors import RunFolderError, UsageError, did_you_mean
 from jaxprop.run.served import PREFIX, resolve
 from jaxprop.run.status import Status
-from jaxprop.sinks.files import open_to_read, write_whole
+from jaxprop.sinks.files import write_whole
+from jaxprop.untrusted.files import open_to_read, read_json
 from jaxprop.version import __version__
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
@@ -68,7 +69,11 @@ def shown(path: Path) -> str:
 def is_of_fit(folder: Path) -> bool:
     """Whether a run's folder is that of a run of `jaxprop.fit`, whose `config.yaml` is no configuration."""
     path = folder / "config.yaml"
-    return path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(ABOUT_FIT)
+    try:
+        with open_to_read(path) as file:
+            return file.read(len(ABOUT_FIT)).startswith(ABOUT_FIT.encode())
+    except OSError:
+        return False
 
 
 def is_run(folder: Path) -> bool:
@@ -92,7 +97,7 @@ def _others(parent: Path, name: str) -> str:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Returns a run's summary, or None where there is none that can be read."""
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(folder / "summary.json")
     except (OSError, ValueError):
         return None
     return summary if isinstance(summary, dict) else None
@@ -113,8 +118,7 @@ def status_of(folder: Path, summary: Mapping[str, Any] | None) -> str:
         return status if isinstance(status, str) else "ended"
     for name in (".lock", ".lock.claim"):
         try:
-            with open_to_read(folder / name) as file:
-                owner = json.loads(file.read())
+            owner = read_json(folder / name)
             if owner["host"] != socket.gethostname() or os.name == "nt":
                 return Status.RUNNING  # nobody can tell; on Windows, asking the process would stop it
             os.kill(int(owner["pid"]), 0)
