@@ -10,7 +10,7 @@ import typer
 
 from jaxprop.cli import completion
 from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, QuietOption, RunOption, split_config
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, say
 from jaxprop.errors import EXIT_DONE, ConfigError, UsageError
 
 CHOSEN_HERE = {
@@ -58,7 +58,7 @@ def evaluate(
         print_summary(result)
         if result.get("chosen_on") == result["split"]:
             print(CHOSEN_HERE[result["split"]])
-        print(f"run folder: {folder}")
+        say(f"run folder: {folder}")
     return EXIT_DONE
 
 

@@ -43,7 +43,8 @@ def load(
     """Reads a config file, applies overrides, and checks the result.
 
     A file may inherit from another with `base: other.yaml`, a path relative to itself, in its folder or in the
-    working directory, or a packaged config's name. `merge.merge` defines how a file is merged over its base, and overrides over the file.
+    working directory, or a packaged config's name. `merge.merge` defines how a file is merged over its base, and
+    overrides over the file.
 
     Args:
       path_or_name: a YAML file, or the bare name of a packaged config.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import yaml
 
@@ -153,7 +154,7 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
-    def _check(self, event: yaml.Event) -> None:
+    def _check(self, event: Any) -> None:
         """Refuses what would be more work than a configuration is worth, before it is done."""
         self.count += 1
         what = None

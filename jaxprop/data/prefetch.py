@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import threading
 import weakref
@@ -14,6 +15,8 @@ import jax
 import numpy as np
 
 from jaxprop.errors import DataError
+
+MEMORY_SHARE, _UNKNOWN_MEMORY = 0.25, 2**33  # of a machine's bytes, and those of one that does not tell
 
 
 class Resumable(Protocol):
@@ -62,9 +65,10 @@ class Prefetch:
     """An iterator of `(placed, state)`, where `state` is the state of the stream just after that group.
 
     A checkpoint made after using a group saves the state that came with it, so that batches which were prepared
-    but not used are read again by a resumed run. At most `depth` groups are held besides the one in use. An
-    exception in the thread is raised by the `next()` that would have returned the group. The iterator is
-    exhausted after its last group, an exception, or `close()`.
+    but not used are read again by a resumed run. At most `depth` groups are held besides the one in use,
+    and beyond two no more than a quarter of the machine's memory takes. An exception in the thread is raised by the
+    `next()` that would have returned the group. The iterator is exhausted after its last group, an exception, or
+    `close()`.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class Prefetch:
             self._items: Iterator[tuple[Any, dict[str, Any]]] = groups
             self._closer: Callable[[], Any] = groups.close
             return
-        worker = _Worker(queue.SimpleQueue(), threading.Semaphore(depth), threading.Event())
+        worker = _Worker(queue.SimpleQueue(), threading.Semaphore(min(depth, 2)), threading.Event(), depth)
         # The thread refers to the worker but not to self, so a Prefetch that is no longer used is still collected.
         thread = threading.Thread(target=worker.run, args=(groups,), name="jaxprop-prefetch", daemon=True)
         self._items = worker.receive()
@@ -116,14 +120,20 @@ class _Worker(NamedTuple):
     ready: queue.SimpleQueue
     slots: threading.Semaphore
     stopping: threading.Event
+    depth: int
 
     def run(self, groups: Iterator[tuple[Any, dict[str, Any]]]) -> None:
         """Runs in the thread: fills `ready`, acquiring a slot before each group."""
+        spare: int | None = None
         try:
             while self.slots.acquire() and not self.stopping.is_set():
                 item = next(groups, None)
                 if item is None:
                     break
+                if spare is None:  # the size of the others is not known before the first
+                    spare = min(self.depth, _most_groups(item[0])) - min(self.depth, 2)
+                    if spare > 0:
+                        self.slots.release(spare)
                 self.ready.put(item)
             self.ready.put(_End(None))
         except BaseException as error:  # of any kind, because the consumer would otherwise wait forever
@@ -147,6 +157,13 @@ class _Worker(NamedTuple):
         # Garbage collection may call this in the thread itself, which cannot join itself.
         if thread is not threading.current_thread():
             thread.join()
+
+
+def _most_groups(placed: Any) -> int:
+    """How many groups as large as one a part of this machine's memory holds; at least 2."""
+    size = sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(placed))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else _UNKNOWN_MEMORY
+    return max(2, int(memory * MEMORY_SHARE) // max(size, 1))
 
 
 def _groups(

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,14 @@ from jaxprop.errors import RunFolderError, UsageError, did_you_mean
 from jaxprop.run.served import PREFIX, resolve
 from jaxprop.run.status import Status
 from jaxprop.sinks.files import write_whole
-from jaxprop.untrusted.files import open_to_read, read_json
+from jaxprop.untrusted.files import links_in, open_to_read, read_json
 from jaxprop.version import __version__
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
+OWNED = (
+    "config.yaml", "code.json", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "prepared.json",
+    "panels.json", "linear.json", "lr_find.json", "promotion.json", "checkpoints", "blackbox", "tensorboard",
+)  # fmt: skip
 ABOUT_FIT = "# The settings of a run of jaxprop.fit: a record, and no configuration that 'jaxprop train' could run.\n"
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -53,6 +57,23 @@ def find_run(folder: Path) -> Path:
         held = f"it has no {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]}"
         raise UsageError(f"{folder} is not a run's folder: {held}{_others(folder, '')}")
     return folder
+
+
+def refuse_links(folder: Path, names: Sequence[str] = OWNED) -> None:
+    """Refuses a run's folder in which something of the run is a link, which may lead to any file of the user's.
+
+    Args:
+      folder: of the run; it may itself be behind a link.
+      names: of the files and folders in it that are looked through.
+
+    Raises:
+      RunFolderError: one is, or holds, a link.
+    """
+    for link in links_in(folder, names):
+        raise RunFolderError(
+            f"{link} is a link, and nothing in a run's folder is read or written through one; put what it stands for "
+            "in its place, or remove it"
+        )
 
 
 def shown(path: Path) -> str:

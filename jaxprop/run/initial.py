@@ -21,6 +21,7 @@ from jaxprop.run.held import of_frozen_layers
 from jaxprop.run.loaded import load
 from jaxprop.run.served import PREFIX
 from jaxprop.types import PyTree, TrainState
+from jaxprop.untrusted.files import check_safetensors
 from jaxprop.untrusted.patterns import expand, fullmatch
 
 SUFFIX = ".safetensors"
@@ -132,10 +133,14 @@ def _read_file(path: Path) -> Weights:
     from safetensors.flax import load_file
 
     try:
+        check_safetensors(path)
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"run.init_from: {path} cannot be read as a safetensors file: {error}") from error
     named = {name.replace(".", "/"): array for name, array in arrays.items()}
+    if len(named) < len(arrays):
+        twice = next(name for name in arrays if "." in name and name.replace(".", "/") in arrays)
+        raise UsageError(f"run.init_from: {path} has {twice} also with '/' in place of '.'; rename one of them")
     parts = {part: {n.removeprefix(f"{part}/"): a for n, a in named.items() if n.startswith(f"{part}/")}
              for part in ("params", "extras")}  # fmt: skip
     if sum(map(len, parts.values())) == len(named):  # as `jaxprop export` names them

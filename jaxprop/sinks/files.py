@@ -112,7 +112,7 @@ def open_to_lock(path: str | Path) -> int:
 
 
 def make_folder(path: str | Path) -> None:
-    """Makes a folder with its parents, unless there is one.
+    """Makes a folder that is the user's alone, with its parents, unless there is one.
 
     Raises:
       OSError: it cannot be made, or is a link or a file.
@@ -127,5 +127,5 @@ def make_folder(path: str | Path) -> None:
     """
     path = Path(path)
     refuse(path, stat.S_ISDIR)
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
     refuse(path, stat.S_ISDIR)

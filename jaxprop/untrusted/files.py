@@ -25,6 +25,7 @@ FLAGS = (
 MODE = 0o666  # less the umask, as `open` has it
 MOST_JSON, MOST_VALUES = 2**26, 2_000_000  # bytes of a JSON text, and values in it, which take more memory than text
 MOST_LINE = 2**24  # bytes of one line of JSON
+MOST_HEADER = 2**24  # bytes of the header of a safetensors file, which names its arrays
 
 
 def open_descriptor(path: str | Path, how: int) -> int:
@@ -108,6 +109,22 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(held)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def check_safetensors(path: str | Path) -> None:
+    """Raises OSError where a file cannot be one of safetensors: it is no regular file, or its header is out of bounds.
+
+    Args:
+      path: the file, or a link to one.
+    """
+    path = Path(path)
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise refusal(path, "it is not a regular file")
+        header = int.from_bytes(file.read(8), "little")
+    if not 2 <= header <= min(MOST_HEADER, about.st_size - 8):
+        raise refusal(path, f"its header has {header:,} bytes of {about.st_size:,}; it is damaged or of another kind")
 
 
 def bounded_lines(file: BinaryIO, most: int = MOST_LINE) -> Iterator[bytes]:
