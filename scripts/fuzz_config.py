@@ -11,6 +11,7 @@ more than a second, or if it leaves the process more than 256 MB larger.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -83,7 +84,7 @@ class Maker:
     def value(self, draw: random.Random, depth: int = 0) -> Any:
         kind = draw.random()
         if kind < 0.35:
-            return draw.choice(VALUES)
+            return copy.deepcopy(draw.choice(VALUES))
         if kind < 0.55:
             return draw.choice(ODD)
         if kind < 0.7:
@@ -93,7 +94,7 @@ class Maker:
         if kind < 0.82:
             return _nested(draw.choice((3, 60, 70, 300)))
         if depth > 2:
-            return draw.choice(VALUES)
+            return copy.deepcopy(draw.choice(VALUES))
         if kind < 0.9:
             return [self.value(draw, depth + 1) for _ in range(draw.choice((0, 1, 3, 40)))]
         return {draw.choice(self.keys): self.value(draw, depth + 1) for _ in range(draw.choice((1, 2, 5)))}

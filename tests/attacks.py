@@ -1,10 +1,10 @@
 """Commands in processes of their own, of which the time and the memory are measured, on files made to do harm."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,26 +23,32 @@ class Ended(NamedTuple):
     megabytes: float
 
 
+# In between, since a process counts as its own peak what the one that starts it takes, and a test process is large.
+MEASURED = """
+import os, resource, sys
+code = os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ), 0)[1])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+open(sys.argv[1], "w").write(f"{code} {used.ru_utime + used.ru_stime} {used.ru_maxrss / 1024}")
+"""
+
+
 def command(*arguments, cwd=None, wall=100.0, program=(sys.executable, "-m", "jaxprop"), **environment):
     """Runs a command; one that has not ended after `wall` seconds is killed, and its code is -9."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(
-            [*program, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", **ENVIRONMENT, **environment},
-        )  # fmt: skip
-        deadline, pid = time.monotonic() + wall, 0
-        while pid == 0:
-            pid, status, used = os.wait4(process.pid, os.WNOHANG)
-            if pid == 0 and time.monotonic() > deadline:
-                process.kill()
-                deadline += wall
-            time.sleep(0.01)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode("utf-8", "replace"))
-    return Ended(process.returncode, *texts, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    given = {**os.environ, "JAX_PLATFORMS": "cpu", **ENVIRONMENT, **environment}
+    with tempfile.TemporaryDirectory() as folder:
+        measured = Path(folder, "measured")
+        whole = [sys.executable, "-I", "-S", "-c", MEASURED, str(measured), *map(str, (*program, *arguments))]
+        with subprocess.Popen(
+            whole, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd, env=given,
+            encoding="utf-8", errors="replace", start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                out, err = process.communicate(timeout=wall)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return Ended(-9, *process.communicate(), wall, 0.0)
+        code, seconds, megabytes = measured.read_text().split()
+    return Ended(int(code), out, err, float(seconds), float(megabytes))
 
 
 def refused(ended, sentence, code=None):
