@@ -17,8 +17,8 @@ run: {steps: 2, eval_every: 2, log_every: 1}
 parallel: {devices: 1}
 """
 NAMES = [
-    "a?b", "a*b", "a[1]", "a]b[", "a\\b", "50%", "%s%n", "run #1", "  a b ", "a\nb", "a\tb", "a'b\"c", "$HOME", "~a", "{a}",
-    "a;b&c", "é日本", "\u202ea", "a=b", "champions", "x" * 200, "é" * 100, "?*[a]\\%# \n日",
+    "a?b", "a*b", "a[1]", "a]b[", "a\\b", "50%", "%s%n", "run #1", "  a b ", "a\nb", "a\tb", "a'b\"c", "$HOME", "~a",
+    "{a}", "a;b&c", "é日本", "\u202ea", "a=b", "champions", "x" * 200, "é" * 100, "?*[a]\\%# \n日",
 ]  # fmt: skip
 
 
