@@ -303,7 +303,7 @@ def test_a_socket_in_place_of_a_configuration(here, capsys):
         ("x: " + "[" * 500_000, ":1: lists or mappings are nested more than 64 deep"),
         ("x: [" + "1," * 400_000 + "1]", ":1: a config has at most 20,000 values"),
         ("- " * 450_000, ":1: lists or mappings are nested more than 64 deep"),
-        ("model:\n" + "".join(f"  k{i}: 1\n" for i in range(9000)), "and "),
+        ("model:\n  name: mlp\n" + "".join(f"  k{i}: 1\n" for i in range(9000)), "and "),
         ("x: y #" + "/" * 900_000, ":1: #"),
         ("a: b " + "#/" * 450_000, ":1: a: unknown key"),
     ],
@@ -316,12 +316,15 @@ def test_yaml_made_to_take_long(here, text, sentence):
     assert len(ended.err) < 2_000_000
 
 
+SLOW = "(.|.|.|.)+[!-#]"
+
+
 @pytest.mark.parametrize(
-    "key", ["optimizer.groups=[{match: '(.|..)+X', lr_scale: 2}]", "optimizer.decay_mask=['(.|..)+X']"]
+    "key", [f"optimizer.groups=[{{match: '{SLOW}', lr_scale: 2}}]", f"optimizer.decay_mask=['{SLOW}']"]
 )
 def test_a_pattern_that_backtracks_for_ever(here, key):
-    ended = command("train", "small.yaml", key, "optimizer.name=adamw", "model.hidden=[4, 4]", "--run", "new", wall=60)
-    refused(ended, "takes too long to match" if ended.seconds > 3 else "matches no parameter")
+    ended = command("train", "small.yaml", key, "optimizer.name=adamw", "--run", "new")
+    refused(ended, "takes too long to match", code=2)
 
 
 LONG = "a" * 200 + "b"

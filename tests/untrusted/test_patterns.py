@@ -26,14 +26,14 @@ def test_they_are_those_of_python(pattern):
 
 @pytest.mark.parametrize(
     ("pattern", "why"),
-    [("(", "missing )"), ("[", "unterminated"), ("*", "nothing to repeat"), ("(" * 900 + ")" * 100, "missing|deeply"),
+    [("(", r"missing \)"), ("[", "unterminated"), ("*", "nothing to repeat"), ("(" * 900 + ")" * 100, "missing|deeply"),
      ("a" * 1001, "1,001 characters, more than 1,000"), ("a{99999999999}", "too big"), (r"\1", "reference")],
 )  # fmt: skip
 def test_what_is_no_pattern(pattern, why):
     assert re.search(why, check(pattern))
 
 
-@pytest.mark.parametrize("pattern", ["(a|aa)+$", "(?:a?){300}a{300}", "(.|..)+X", "(a|aa|aaa)*b"])
+@pytest.mark.parametrize("pattern", ["(a|aa)+$", "(.|..)+[!-#]", "(a|aa|x)+[!-#]"])
 @pytest.mark.timeout(30)
 def test_one_that_backtracks_for_ever_is_stopped(pattern):
     began = time.thread_time()
