@@ -53,7 +53,8 @@ def test_a_file_of_the_most_bytes_and_one_more(tmp_path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [("[" * 10**5, "nested too deeply"), ('{"a":' * 10**5, "nested too deeply"), ("[1", "Expecting"),
-     ("9" * 10**6, "limit"), ("[" + "[]," * 10**6 + "[]]", "more than 2,000,000 values"), (b"\xff\x00", "codec|Expecting")],
+     ("9" * 10**6, "limit"), ("[" + "[]," * 10**6 + "[]]", "more than 2,000,000 values"),
+     (b"\xff\x00", "codec|Expecting")],
 )  # fmt: skip
 def test_json_that_is_none(text, why):
     with pytest.raises(ValueError, match=why):
