@@ -16,7 +16,7 @@ from jaxprop.errors import EXIT_DONE
 from jaxprop.run import panels
 from jaxprop.run.compose import Experiment
 from jaxprop.run.final import evaluate_test
-from jaxprop.run.folder import expanded, read_summary, refuse_links, write_summary
+from jaxprop.run.folder import expanded, read_summary, write_summary
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.loop import Loop
@@ -111,7 +111,6 @@ def conduct(
     """
     folder, began = expanded(folder), time.perf_counter()
     with hold(folder), Interrupts() as interrupts:
-        refuse_links(folder)
         _tell_if(recover(folder))
         before = None if fresh else undertaking.finished(folder)
         experiment = undertaking.compose()
