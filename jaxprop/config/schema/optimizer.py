@@ -86,7 +86,7 @@ class ByName:
             return self.custom.model_validate(value)
         if "name" not in value:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
-        name = str(value["name"])
+        name = str(value["name"]).encode("utf-8", "replace").decode()  # pydantic takes no half of a character
         if name in self.refused:
             raise _problem(f"{name} cannot be used: {self.refused[name]}")
         if name not in self.names:
