@@ -10,6 +10,16 @@ Public names are imported on first use, so that `jaxprop --help` and `jaxprop va
 
 from __future__ import annotations
 
+import os
+import sys
+
+# `python -m jaxprop` puts the working directory in front of everything that is installed. Where that is a run's folder,
+# a `jax.py` in it would be run in place of jax. Python's own -P does the same, from its start.
+if sys.argv[:1] == ["-m"] and sys.path and not sys.flags.safe_path and os.path.abspath(sys.path[0]) == os.getcwd():
+    sys.path.pop(0)
+    if os.path.dirname(os.path.dirname(os.path.abspath(__file__))) == os.getcwd():
+        sys.path.append(os.getcwd())  # a checkout that may not be installed, behind everything else
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

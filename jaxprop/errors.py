@@ -11,6 +11,7 @@ EXIT_USAGE = 2
 EXIT_DIVERGED = 3
 EXIT_SIGTERM = 75
 EXIT_SIGINT = 130
+MOST_PROBLEMS = 50  # of a configuration that are told at once
 
 
 class JaxpropError(ValueError):
@@ -25,7 +26,10 @@ class ConfigError(JaxpropError):
     exit_code = EXIT_USAGE
 
     def __init__(self, problems: str | Sequence[str]):
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        told = [problems] if isinstance(problems, str) else list(problems)
+        more = [f"and {len(told) - MOST_PROBLEMS} more problems"] if len(told) > MOST_PROBLEMS else []
+        # A name in a file may hold a line break, and what follows it would look like a line of ours.
+        self.problems = [printable(problem) for problem in (*told[:MOST_PROBLEMS], *more)]
         super().__init__("\n".join(self.problems))
 
 

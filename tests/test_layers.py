@@ -22,6 +22,7 @@ NAME = "jaxprop"
 # A module imports only lower ranks; rooms of one rank never import each other; inside a room, siblings may.
 RANKS = {
     "types": 0, "errors": 0, "version": 0,
+    "untrusted": 0.5,  # files and patterns that may be anyone's, for all who read any
     "config": 1, "core": 1,
     "code": 1.5,  # reads the sections of config, and is called by the rooms that build what they name
     "data": 2, "models": 2, "losses": 2, "metrics": 2, "parallel": 2, "checkpoint": 2, "sinks": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import sys
@@ -47,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     replace_closed()
+    if argv is None:
+        _protect_children()
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            faulthandler.enable()  # a file cut short under its map ends the process: not without a word
     if argv is None and any(argument in COMPUTING for argument in arguments[:2]):
         restart_with_allocator(arguments, os.environ)
     if argv is None and any(argument in COMPILING for argument in arguments[:2]):
@@ -76,6 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         end_within(LAST_SECONDS, code)
     return _flushed(code)
+
+
+def _protect_children() -> None:
+    """Has Python processes that are started from here not look for modules in the working directory."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if package != os.getcwd():  # a checkout that is not installed is found nowhere else
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 
 def _flushed(code: int) -> int:

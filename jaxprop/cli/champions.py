@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jaxprop.cli.arguments import JsonOption, RootOption
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, say
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError, printable
 from jaxprop.sinks.streams import tell
@@ -42,7 +42,7 @@ def _roll_back(root: Path | None, name: str | None, version: int, reason: str, *
     if json:
         print_result("champions", found.folder, {"name": name, "serving": version})
     else:
-        print(f"version {version} of the champion {name} serves now: {found.folder}")
+        say(f"version {version} of the champion {name} serves now: {found.folder}")
     return EXIT_DONE
 
 
@@ -65,7 +65,7 @@ def _list(root: Path | None, *, json: bool) -> int:
         ]  # fmt: skip
         show(headers, rows, right=[2, 3])
     else:
-        print(f"no champions in {place}; 'jaxprop retrain RUN --data NEW' makes one of a run")
+        say(f"no champions in {place}; 'jaxprop retrain RUN --data NEW' makes one of a run")
     return _told([line.problem for line in found])
 
 

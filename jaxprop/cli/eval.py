@@ -18,7 +18,7 @@ from jaxprop.cli.arguments import (
     RunOption,
     split_config,
 )
-from jaxprop.cli.output import own_stdout, print_result
+from jaxprop.cli.output import own_stdout, print_result, say
 from jaxprop.errors import EXIT_DONE, ConfigError, UsageError
 
 CHOSEN_HERE = {
@@ -71,7 +71,7 @@ def evaluate(
         print_summary(result)
         if result.get("chosen_on") == result["split"]:
             print(CHOSEN_HERE[result["split"]])
-        print(f"run folder: {folder}")
+        say(f"run folder: {folder}")
     return EXIT_DONE
 
 

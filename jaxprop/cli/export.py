@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jaxprop.cli.arguments import CodeOption, JsonOption, home
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, say
 from jaxprop.cli.tables import size
 from jaxprop.errors import EXIT_DONE
 
@@ -45,6 +45,6 @@ def export(
         print_result("export", loaded.folder, made, indent=2)
     else:
         files = ", ".join(f"{name} ({size(count)})" for name, count in made["files"].items())
-        print(f"the {made['checkpoint']} checkpoint, step {made['step']}: {files}")
-        print(f"folder: {made['folder']}")
+        say(f"the {made['checkpoint']} checkpoint, step {made['step']}: {files}")
+        say(f"folder: {made['folder']}")
     return EXIT_DONE

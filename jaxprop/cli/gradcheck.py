@@ -15,7 +15,7 @@ import typer
 from jaxprop.cli import completion
 from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, split_config
 from jaxprop.cli.modules import named
-from jaxprop.cli.output import print_result, run_of
+from jaxprop.cli.output import print_result, run_of, say
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError
 
@@ -115,14 +115,12 @@ def _print(report: Report, seconds: float) -> None:
     show(["all parameters, random direction", *HEADS, ""], whole, right=[1, 2, 3, 4, 5])
     show(["rule", "kind", "where", "calls", "error", ""], map(_rule, report.rules), right=[3, 4])
     for problem in report.problems:
-        print(f"wrong: {_near(problem)}")
+        say(f"wrong: {_near(problem)}")
     for note in report.notes:
-        print(f"note: {_near(note)}")
+        say(f"note: {_near(note)}")
     entries = sum(leaf.checked for leaf in report.leaves)
     verdict = "gradients agree" if report.ok else "gradients disagree"
-    print(
-        f"{verdict}: entries {entries:,}, parameters {len(report.leaves)}, rules {len(report.rules)}, {seconds:.1f} s"
-    )
+    say(f"{verdict}: entries {entries:,}, parameters {len(report.leaves)}, rules {len(report.rules)}, {seconds:.1f} s")
 
 
 def _leaf(leaf: Leaf) -> tuple[str, ...]:

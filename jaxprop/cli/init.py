@@ -9,7 +9,7 @@ import typer
 
 from jaxprop.cli import completion
 from jaxprop.cli.arguments import JsonOption
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, say
 from jaxprop.errors import EXIT_DONE, UsageError, one_of
 
 
@@ -47,7 +47,7 @@ def init(
     if json:
         print_result("init", None, {"config": name, "path": str(target.absolute())}, indent=2)
     else:
-        print(f"wrote {target}; next: jaxprop train {target}")
+        say(f"wrote {target}; next: jaxprop train {target}")
     return EXIT_DONE
 
 

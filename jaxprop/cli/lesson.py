@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxprop.cli.arguments import JsonOption, home
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, say
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME
 
@@ -53,9 +53,9 @@ def _print(taught: Taught) -> None:
     of = f"{count} seeds: median (range)" if count > 1 else "1 seed"
     print(asked.question)
     show([of, *asked.figures], [(label, *cells) for label, cells in shown.items()])
-    print(f"{'Found' if all(taught.held) else 'Claimed'}: {asked.claim} ({sum(taught.held)} of {count} seeds).")
-    print(f"Look at {asked.look}:")
-    print(f"  jaxprop report {' '.join(shlex.quote(str(path)) for path in taught.folders[: len(taught.measured)])}")
+    say(f"{'Found' if all(taught.held) else 'Claimed'}: {asked.claim} ({sum(taught.held)} of {count} seeds).")
+    say(f"Look at {asked.look}:")
+    say(f"  jaxprop report {' '.join(shlex.quote(str(path)) for path in taught.folders[: len(taught.measured)])}")
 
 
 def _span(values: list[float]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, home, split_config
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, say
 from jaxprop.errors import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -54,15 +54,15 @@ def _print(found: Found, config: str, overrides: Sequence[str], folder: Path) ->
     print(curve)
     print(mark)
     ends = f"learning rate {found.lr[0]:.0e}", f"{found.lr[-1]:.1e}"
-    print(f"{ends[0]}{ends[1]:>{max(len(curve) - len(ends[0]), len(ends[1]) + 1)}}")
-    print(f"smoothed loss from {min(found.smoothed):.4g} to {max(found.smoothed):.4g}; the mark is the suggested rate")
+    say(f"{ends[0]}{ends[1]:>{max(len(curve) - len(ends[0]), len(ends[1]) + 1)}}")
+    say(f"smoothed loss from {min(found.smoothed):.4g} to {max(found.smoothed):.4g}; the mark is the suggested rate")
     if found.suggested is None:
-        print(f"no suggestion: {found.why}")
+        say(f"no suggestion: {found.why}")
     else:
-        print(f"suggested: {found.suggested:.2g}, because {found.why}")
+        say(f"suggested: {found.suggested:.2g}, because {found.why}")
         others = [word for word in overrides if not word.startswith("optimizer.lr=")]
-        print(" ".join(["use it with: jaxprop train", config, *others, f"optimizer.lr={found.suggested:.2g}"]))
-    print(f"curve: {folder / 'lr_find.json'}")
+        say(" ".join(["use it with: jaxprop train", config, *others, f"optimizer.lr={found.suggested:.2g}"]))
+    say(f"curve: {folder / 'lr_find.json'}")
 
 
 def sparkline(values: Sequence[float], rates: Sequence[float], marked: float | None) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What `--json` prints. Imports only the standard library, because `doctor` also runs where packages are broken."""
+"""What commands print. Imports only the standard library, because `doctor` also runs where packages are broken."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxprop.errors import printable
 from jaxprop.parallel.launchers import Hosts
 from jaxprop.sinks.streams import Lasting
 
@@ -54,8 +55,19 @@ def print_json(value: Any, *, indent: int | None = None) -> None:
       >>> print_json([Pair(1, (2, math.nan))])
       [{"a": 1, "b": [2, null]}]
     """
-    # The files in a run folder are written with the same settings.
-    print(json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=indent is not None))
+    # The files in a run folder are written with the same settings. A terminal would act on some other characters.
+    ascii_only = indent is not None or sys.stdout.isatty()
+    print(json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=ascii_only))
+
+
+def say(text: str, *, flush: bool = False) -> None:
+    """Prints one line without control characters: what it quotes may come from a file, whose author is anyone.
+
+    Example:
+      >>> say("run folder: runs/a\\x1b[2J\\nerror: none")
+      run folder: runs/a?[2J?error: none
+    """
+    print(printable(text), flush=flush)
 
 
 def print_result(command: str, run: Path | None, values: Mapping[str, Any], *, indent: int | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from jaxprop.cli.arguments import CodeOption, home
-from jaxprop.cli.output import print_json
+from jaxprop.cli.output import print_json, say
 from jaxprop.errors import EXIT_DONE, EXIT_RUNTIME, UsageError, printable
 from jaxprop.sinks.streams import tell
 
@@ -115,7 +115,7 @@ def predict(
         tell(f"pictures with boxes: {drawings.count}, {drawings.folder or 'beside the images'}")
     if file is not None:
         done = {"out": str(file), "records": count, "failed": failed}
-        print_json(done) if json else print(f"{count - failed} predictions: {file}")
+        print_json(done) if json else say(f"{count - failed} predictions: {file}")
     return EXIT_RUNTIME if failed else EXIT_DONE
 
 

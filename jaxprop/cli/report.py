@@ -10,7 +10,7 @@ import typer
 
 from jaxprop.cli import completion
 from jaxprop.cli.arguments import JsonOption, QuietOption, home
-from jaxprop.cli.output import can_print, print_result
+from jaxprop.cli.output import can_print, print_result, say
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, UsageError, printable
 
@@ -99,7 +99,7 @@ def _draw(readers: Sequence[Reader], names: Sequence[str], page: Path | None, *,
         folders = [reader.folder.absolute() for reader in readers]
         print_result("report", only, _as_json(read, names, folders, page), indent=2)
     elif page is not None:
-        print(f"report: {page}")
+        say(f"report: {page}")
     elif quiet:
         for run, name in zip(read, names, strict=True):
             print(printable(f"{name}: {judge(run).headline}"))
@@ -114,7 +114,7 @@ def _serve(readers: Sequence[Reader], names: Sequence[str], port: int | None) ->
         lambda: payload([reader.read() for reader in readers], names),
     )
     with open_server(page, port) as server:
-        print(f"report: http://127.0.0.1:{server.server_port}/  (Ctrl-C stops)", flush=True)
+        say(f"report: {page.url(server.server_port)}  (Ctrl-C stops)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

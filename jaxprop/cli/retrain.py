@@ -9,7 +9,7 @@ import typer
 
 from jaxprop.cli import completion
 from jaxprop.cli.arguments import CodeOption, JsonOption, OverridesArgument, QuietOption, RootOption, split
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, say
 from jaxprop.cli.tables import show
 from jaxprop.sinks.streams import tell
 
@@ -60,8 +60,8 @@ def retrain(
     elif done.version is not None:
         if not quiet:
             _show(done.record)
-        print(f"{done.record['decision']}: {done.record['reason']}")
-        print(f"version {done.version.number} of the champion {done.version.name}: {done.version.folder}")
+        say(f"{done.record['decision']}: {done.record['reason']}")
+        say(f"version {done.version.number} of the champion {done.version.name}: {done.version.folder}")
     return done.exit_code
 
 
@@ -83,9 +83,9 @@ def _show(record: Mapping[str, Any]) -> None:
 
 def _examples(title: str, examples: Sequence[Mapping[str, Any]]) -> None:
     if examples:
-        print(f"{title}:")
+        say(f"{title}:")
     for one in examples:
-        print(f"  {one['name']}  loss {_number(one['champion_loss'])} -> {_number(one['challenger_loss'])}")
+        say(f"  {one['name']}  loss {_number(one['champion_loss'])} -> {_number(one['challenger_loss'])}")
 
 
 def _number(value: float | None, form: str = ".4g") -> str:

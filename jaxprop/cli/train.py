@@ -19,7 +19,7 @@ from jaxprop.cli.arguments import (
     RunOption,
     split_config,
 )
-from jaxprop.cli.output import own_stdout, print_result
+from jaxprop.cli.output import own_stdout, print_result, say
 from jaxprop.errors import ConfigError
 from jaxprop.sinks.streams import Lasting
 
@@ -62,7 +62,7 @@ def train(
             print(summary_line(outcome.summary, folder))
         else:
             print_summary(outcome.summary)
-            print(f"run folder: {folder}")
+            say(f"run folder: {folder}")
         sys.stdout.flush()
     return outcome.exit_code
 

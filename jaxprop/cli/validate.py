@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxprop.cli.arguments import ConfigArgument, JsonOption, OverridesArgument, split_config
-from jaxprop.cli.output import print_result
+from jaxprop.cli.output import print_result, say
 from jaxprop.errors import EXIT_DONE
 
 
@@ -27,5 +27,5 @@ def validate(config: ConfigArgument, overrides: OverridesArgument = None, json: 
         return EXIT_DONE
     length = f"{found.run.epochs} epochs" if found.run.epochs else f"{found.run.steps} steps"
     what = f"{found.task.name} {found.data.name} with {found.model.name}, {found.optimizer.name}, {length}"
-    print(f"OK {loaded.path}: {what}")
+    say(f"OK {loaded.path}: {what}")
     return EXIT_DONE

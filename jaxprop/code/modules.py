@@ -90,8 +90,7 @@ def module_named(name: str) -> ModuleType:
     Raises:
       UsageError: there is none, or it raises an error.
     """
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as with `python -m`
+    sys.path.insert(0, "")  # as with `python -m`
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -105,6 +104,11 @@ def module_named(name: str) -> ModuleType:
         raise
     except Exception as error:
         raise UsageError(f"{name} raised {told(error)} when it was imported{_install(error)}") from error
+    finally:
+        with contextlib.suppress(ValueError):  # it may have done so itself
+            sys.path.remove("")
+        if "" not in sys.path:
+            sys.path.append("")  # for imports inside its functions, after everything that is installed
 
 
 def named_in(module: ModuleType, section: Custom) -> Any:

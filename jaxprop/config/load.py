@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from jaxprop.config.build import build_tree
 from jaxprop.config.custom import admit, check_repeated
-from jaxprop.config.locate import locate, read
+from jaxprop.config.locate import locate, locate_base, read
 from jaxprop.config.merge import merge, overrides_tree
 from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Tree
 from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import ConfigError
+
+LONGEST_CHAIN = 16  # of files that inherit from each other
 
 
 class Loaded(NamedTuple):
@@ -40,8 +42,9 @@ def load(
 ) -> Loaded:
     """Reads a config file, applies overrides, and checks the result.
 
-    A file may inherit from another with `base: other.yaml`, a path relative to itself or a packaged config's
-    name. `merge.merge` defines how a file is merged over its base, and overrides over the file.
+    A file may inherit from another with `base: other.yaml`, a path relative to itself, in its folder or in the
+    working directory, or a packaged config's name. `merge.merge` defines how a file is merged over its base, and
+    overrides over the file.
 
     Args:
       path_or_name: a YAML file, or the bare name of a packaged config.
@@ -88,13 +91,15 @@ def _inherited(path: Path, above: tuple[Path, ...]) -> Tree:
     if not isinstance(base, str):
         raise ConfigError(tree.problem(("base",), "expected the name of a YAML file"))
     try:
-        inherited = locate(base, path.parent)
+        inherited = locate_base(base, path.parent)
     except ConfigError as error:
         raise ConfigError(tree.problem(("base",), str(error))) from None
     chain = (*above, path)
     if inherited.resolve() in [file.resolve() for file in chain]:
         circle = " -> ".join(str(file) for file in (*chain, inherited))
         raise ConfigError(tree.problem(("base",), f"files inherit from each other in a circle: {circle}"))
+    if len(chain) > LONGEST_CHAIN:
+        raise ConfigError(tree.problem(("base",), f"more than {LONGEST_CHAIN} files inherit from each other"))
     return merge(_inherited(inherited, chain), tree)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from pathlib import Path
 
 from jaxprop.errors import ConfigError
@@ -79,6 +80,28 @@ def locate(name: str | os.PathLike[str], beside: Path | None = None) -> Path:
     return path
 
 
+def locate_base(name: str, folder: Path) -> Path:
+    """Returns the file that a config in a folder inherits from.
+
+    Args:
+      name: a path relative to the folder, or the name of a packaged config.
+      folder: of the config.
+
+    Returns:
+      A file in that folder, in the working directory or among the packaged configs.
+
+    Raises:
+      ConfigError: there is no such config, or it lies elsewhere: a config may be anyone's, and the file is the user's.
+    """
+    path = locate(name, folder)
+    if not any(path.resolve().is_relative_to(place.resolve()) for place in (folder, Path(), packaged_folder())):
+        raise ConfigError(
+            f"{path} lies outside of the config's folder and of the working directory; copy it there, or run the "
+            "command in a folder that holds both"
+        )
+    return path
+
+
 def config_of_run(text: str) -> Path | None:
     """Returns the `config.yaml` of a run that is given by its folder or its name in `runs/`; None if there is none.
 
@@ -88,7 +111,8 @@ def config_of_run(text: str) -> Path | None:
     """
     named = [Path(RUNS) / text] if _is_bare(text) else []
     found = (folder / RUN_CONFIG for folder in (Path(text).expanduser(), *named))
-    return next((path for path in found if path.is_file()), None)
+    # In a run's folder, which may be anyone's, a link leads to no configuration of that run.
+    return next((path for path in found if path.is_file() and not path.is_symlink()), None)
 
 
 def read(path: Path) -> str:
@@ -98,7 +122,9 @@ def read(path: Path) -> str:
       ConfigError: it cannot be read, is empty, is not UTF-8, or is too large to be a config.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=None if _is_open(path) else _open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) and not _is_open(path):
+                raise ConfigError(f"{path}: is no regular file; expected a YAML config")
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
@@ -111,6 +137,16 @@ def read(path: Path) -> str:
     if not text.strip():
         raise ConfigError(f"{path}: the file is empty; 'jaxprop init' writes a commented one to start from")
     return text
+
+
+def _is_open(path: Path) -> bool:
+    """Whether a path names what this process has open, as `/dev/stdin` and a shell's `<(command)` do."""
+    return path.parent in map(Path, ("/dev", "/dev/fd", "/proc/self/fd"))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file, and a pipe without waiting for who writes into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _is_bare(text: str) -> bool:

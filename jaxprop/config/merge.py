@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxprop.config.places import ROOT, Place
 from jaxprop.config.tree import Path, Tree
-from jaxprop.config.yaml_loader import parse_value
+from jaxprop.config.yaml_loader import MAX_DEPTH, parse_value
 from jaxprop.errors import ConfigError
 
 # Setting one of these drops the other if it is inherited, because a run has only one length.
@@ -136,6 +136,8 @@ def _override(text: str) -> Tree:
     keys = tuple(key.strip().split("."))
     if not equals or not all(keys):
         raise ConfigError(f"{origin}: expected key=value, such as optimizer.lr=3e-4")
+    if len(keys) > MAX_DEPTH:
+        raise ConfigError(f"{origin[:80]}...': more than {MAX_DEPTH} keys within each other")
     if keys[0] == "base":
         raise ConfigError(f"{origin}: base can only be set in a file; write 'base: other.yaml' there")
     inner = parse_value(written, origin)

@@ -12,7 +12,7 @@ from jaxprop.config.places import ROOT, Place, at, item
 from jaxprop.config.schema.optimizer import RENAMED
 from jaxprop.config.tree import Path, Tree, dotted
 from jaxprop.config.yaml_loader import scalar
-from jaxprop.errors import did_you_mean, one_of
+from jaxprop.errors import MOST_PROBLEMS, did_you_mean, one_of
 
 # What was expected, by the type of pydantic's error; {…} is filled from its context.
 EXPECTED = {
@@ -64,7 +64,7 @@ def sentences(error: ValidationError, tree: Tree) -> list[str]:
     """
     faults = [_fault(one, tree.value) for one in error.errors(include_url=False)]
     lines = []
-    for group, members in _grouped(faults):
+    for group, members in _grouped(faults)[: MOST_PROBLEMS + 1]:  # each is compared with every name that was meant
         path = max((fault.path for fault in members), key=len) if group is not None else members[0].path
         deepest = [fault for fault in members if fault.path == path]
         lines.append(_line(deepest, tree))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import yaml
 
@@ -25,9 +26,9 @@ FLOAT = re.compile(
     r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
 )
 # What follows an unquoted text and looks like a part of a path: YAML takes it for a comment, and it would be lost.
-GLUED = re.compile(r"[ \t]*(#[^\s#]*[./][^\s]*)[ \t]*$", re.MULTILINE)
+GLUED = re.compile(r"#[^\s#./]*[./]")
 MAX_DIGITS = 400  # more than any float64 has; Python refuses to read integers of more than 4300
-MAX_VALUES = 20_000  # with aliases expanded, because a few lines of nested aliases can expand to gigabytes
+MAX_VALUES, MAX_DEPTH, MAX_PATH = 20_000, 64, 2000  # values, how deep they are nested, characters of a dotted path
 
 
 def scalar(text: str) -> str | int | float | bool | None:
@@ -72,14 +73,14 @@ def parse(text: str, file: str) -> Tree:
       Its value, with the origin `file:line` of every key and item.
 
     Raises:
-      ConfigError: the text is not YAML, or uses a feature that a config may not: tags, merge keys, several
-        documents, duplicate keys, recursive aliases.
+      ConfigError: the text is not YAML, or uses a feature that a config may not: tags, aliases, merge keys,
+        several documents, duplicate keys; or is larger or deeper than any config.
 
     Example:
       >>> parse("run:\\n  seed: 0o10\\n", "a.yaml").value
       {'run': {'seed': 8}}
     """
-    return _parse(text, lambda line: f"{file}:{line}", file)
+    return _parse(text, lambda line: f"{file}:{line}")
 
 
 def parse_value(text: str, origin: str) -> Tree:
@@ -101,30 +102,28 @@ def parse_value(text: str, origin: str) -> Tree:
     """
     if "#" in text:
         return _with_hash(text, origin)
-    return _parse(text, lambda _: origin, origin)
+    return _parse(text, lambda _: origin)
 
 
 def _with_hash(text: str, origin: str) -> Tree:
     """Reads an override with a `#`, which no one means as a comment there: it is part of an unquoted text."""
     try:
         node = _Loader(text).get_single_node()
-    except (yaml.YAMLError, RecursionError):
-        return _parse(text, lambda _: origin, origin)  # with a sentence
+    except yaml.YAMLError:
+        return _parse(text, lambda _: origin)  # with a sentence
     rest = text[0 if node is None else node.end_mark.index :].strip()
     if not rest.startswith("#"):
-        return _parse(text, lambda _: origin, origin)
+        return _parse(text, lambda _: origin)
     if node is None or (isinstance(node, yaml.ScalarNode) and node.style is None):
         return Tree(scalar(text.strip()), {"": origin})
     raise ConfigError(f"{origin}: {rest!r} is a comment in YAML; leave it out, or put quotes around the whole value")
 
 
-def _parse(text: str, where: Where, whole: str) -> Tree:
+def _parse(text: str, where: Where) -> Tree:
     try:
         node = _Loader(text).get_single_node()
         reader = _Reader(where, text)
         value = reader.read(node, ()) if node is not None else None
-    except RecursionError:
-        raise ConfigError(f"{whole}: lists or mappings are nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ConfigError(f"{where(mark.line + 1 if mark else 1)}: {_syntax(error)}") from None
@@ -145,12 +144,30 @@ class _Refused(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     """PyYAML's loader, used only up to the node graph; `_Reader` reads the values from the nodes."""
 
+    count = depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
+        self._check(event)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def _check(self, event: Any) -> None:
+        """Refuses what would be more work than a configuration is worth, before it is done."""
+        self.count += 1
+        what = None
+        if isinstance(event, yaml.AliasEvent):
+            what = f"the alias '*{event.anchor}' is not allowed in a config; write the value out"
+        elif self.depth >= MAX_DEPTH:
+            what = f"lists or mappings are nested more than {MAX_DEPTH} deep"
+        elif self.count > MAX_VALUES:
+            what = f"a config has at most {MAX_VALUES:,} values"
         if (tag := getattr(event, "tag", None)) is not None:
-            shown = tag.replace("tag:yaml.org,2002:", "!!")
-            raise _Refused(None, None, f"the tag {shown!r} is not allowed in a config; remove it", event.start_mark)
-        return super().compose_node(parent, index)
+            what = f"the tag {tag.replace('tag:yaml.org,2002:', '!!')!r} is not allowed in a config; remove it"
+        if what is not None:
+            raise _Refused(None, None, what, event.start_mark)
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
@@ -171,31 +188,26 @@ class _Reader:
         self.where, self.text = where, text
         self.origins: dict[str, str] = {}
         self.problems: list[str] = []
-        self.count = 0
-        self.open: set[int] = set()
 
     def read(self, node: yaml.Node, path: Path) -> object:
-        self.count += 1
-        if self.count > MAX_VALUES:
-            raise self.refuse(node, f"more than {MAX_VALUES} values after expanding aliases (*name)")
         if isinstance(node, yaml.ScalarNode):
             return self.plain(node) if node.style is None else node.value
-        if id(node) in self.open:
-            raise self.refuse(node, "an alias (*name) refers to the value that contains it")
-        self.open.add(id(node))
-        value = self.mapping(node, path) if isinstance(node, yaml.MappingNode) else self.sequence(node, path)
-        self.open.remove(id(node))
-        return value
+        return self.mapping(node, path) if isinstance(node, yaml.MappingNode) else self.sequence(node, path)
 
     def plain(self, node: yaml.ScalarNode) -> object:
         value = scalar(node.value)
-        cut = GLUED.match(self.text, node.end_mark.index) if isinstance(value, str | None) else None
-        if cut is not None:
-            whole = f"{node.value} {cut[1]}".strip()
-            raise self.refuse(
-                node, f"{cut[1]} is a comment in YAML; quote the value, '{whole}', or write a space after the '#'"
-            )
+        if isinstance(value, str | None):
+            self.check_comment(node)
         return value
+
+    def check_comment(self, node: yaml.ScalarNode) -> None:
+        end = self.text.find("\n", node.end_mark.index)
+        rest = self.text[node.end_mark.index : end if end >= 0 else None].strip(" \t\r")
+        if GLUED.match(rest) and len(rest.split(maxsplit=1)) == 1:
+            whole = f"{node.value} {rest}".strip()
+            raise self.refuse(
+                node, f"{rest} is a comment in YAML; quote the value, '{whole}', or write a space after the '#'"
+            )
 
     def sequence(self, node: yaml.Node, path: Path) -> list:
         items = []
@@ -218,7 +230,10 @@ class _Reader:
                 self.problems.append(f"{self.where(line)}: {dotted((*path, key))}: {what}")
                 continue
             lines[key] = line
-            self.origins[dotted((*path, key))] = self.where(line)
+            name = dotted((*path, key))
+            if len(name) > MAX_PATH:
+                raise self.refuse(key_node, f"a key and those around it have more than {MAX_PATH:,} characters")
+            self.origins[name] = self.where(line)
             mapping[key] = self.read(child, (*path, key))
         return mapping
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.splits import hold_out
 from jaxprop.errors import ConfigError, DataError
 from jaxprop.types import Source
+from jaxprop.untrusted.files import read_json
 
 STORED = "prepared.json"  # of a run's folder
 _SUFFIXES = ("", "_inputs", "_labels", "_targets", "_images")
@@ -43,7 +43,7 @@ def read_alike(folder: str) -> Alike:
     """
     path = Path(folder).expanduser() / STORED
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json(path)
         return alike_of(held["info"], held["prepared"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(

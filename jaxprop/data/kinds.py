@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+
+from jaxprop.untrusted.files import parse_json
 
 TABLES = ("csv", "tsv", "jsonl", "parquet")
 IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -161,7 +162,7 @@ def _text_format(suffix: str, head: bytes) -> str:
 def _is_coco(start: bytes, first: bytes) -> bool:
     """Whether text is the start of COCO JSON rather than of other objects, one a line."""
     try:
-        row = json.loads(first)
+        row = parse_json(first)
     except ValueError:  # it goes on in the next line, or after what was read
         return _COCO.search(start) is not None
     return isinstance(row, dict) and all(isinstance(row.get(name), list) for name in ("images", "annotations"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import threading
 import weakref
@@ -17,6 +18,7 @@ from jaxprop.errors import DataError
 
 POLL = 0.1  # seconds between questions whether the wait is given up
 PATIENCE = 2.0  # seconds that a thread which was given up has to end
+MEMORY_SHARE, _UNKNOWN_MEMORY = 0.25, 2**33  # of a machine's bytes, and those of one that does not tell
 
 
 def never() -> bool:
@@ -76,10 +78,10 @@ class Prefetch:
     """An iterator of `(placed, state)`, where `state` is the state of the stream just after that group.
 
     A checkpoint made after using a group saves the state that came with it, so that batches which were prepared
-    but not used are read again by a resumed run. At most `depth` groups are held besides the one in use. An
-    exception in the thread is raised by the `next()` that would have returned the group. The iterator is
-    exhausted after its last group, an exception, `close()`, or a wait that was given up: then `abandoned` is true, and
-    the thread may never end.
+    but not used are read again by a resumed run. At most `depth` groups are held besides the one in use, and beyond two
+    no more than a quarter of the machine's memory takes. An exception in the thread is raised by the `next()` that
+    would have returned the group. The iterator is exhausted after its last group, an exception, `close()`, or a wait
+    that was given up: then `abandoned` is true, and the thread may never end.
     """
 
     def __init__(
@@ -98,7 +100,9 @@ class Prefetch:
             self._items: Iterator[tuple[Any, dict[str, Any]]] = groups
             self._closer: Callable[[], Any] = groups.close
             return
-        worker = _Worker(queue.SimpleQueue(), threading.Semaphore(depth), threading.Event(), self._abandoned)
+        worker = _Worker(
+            queue.SimpleQueue(), threading.Semaphore(min(depth, 2)), threading.Event(), self._abandoned, depth
+        )
         # The thread refers to the worker but not to self, so a Prefetch that is no longer used is still collected.
         thread = threading.Thread(target=worker.run, args=(groups,), name="jaxprop-prefetch", daemon=True)
         self._items = worker.receive(given_up)
@@ -139,14 +143,20 @@ class _Worker(NamedTuple):
     slots: threading.Semaphore
     stopping: threading.Event
     abandoned: threading.Event
+    depth: int
 
     def run(self, groups: Iterator[tuple[Any, dict[str, Any]]]) -> None:
         """Runs in the thread: fills `ready`, acquiring a slot before each group."""
+        spare: int | None = None
         try:
             while self.slots.acquire() and not self.stopping.is_set():
                 item = next(groups, None)
                 if item is None:
                     break
+                if spare is None:  # the size of the others is not known before the first
+                    spare = min(self.depth, _most_groups(item[0])) - min(self.depth, 2)
+                    if spare > 0:
+                        self.slots.release(spare)
                 self.ready.put(item)
             self.ready.put(_End(None))
         except BaseException as error:  # of any kind, because the consumer would otherwise wait forever
@@ -176,6 +186,13 @@ class _Worker(NamedTuple):
         # Garbage collection may call this in the thread itself, which cannot join itself.
         if thread is not threading.current_thread():
             thread.join(PATIENCE if self.abandoned.is_set() else None)
+
+
+def _most_groups(placed: Any) -> int:
+    """How many groups as large as one a part of this machine's memory holds; at least 2."""
+    size = sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(placed))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else _UNKNOWN_MEMORY
+    return max(2, int(memory * MEMORY_SHARE) // max(size, 1))
 
 
 def _groups(

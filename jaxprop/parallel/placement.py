@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from jaxprop.errors import ShapeError
 from jaxprop.parallel.mesh import parts
@@ -106,7 +107,19 @@ def place_state(tree: PyTree, shardings: PyTree) -> PyTree:
       tree: arrays; with several processes, the same ones in each of them, or such as lie on all of them already.
       shardings: in the structure of the tree.
     """
-    return jax.device_put(tree, shardings)
+
+    def place(leaf: jax.Array, sharding: Sharding) -> jax.Array:
+        if sharding.is_fully_addressable or not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        # An array on a device of this process alone cannot be spread over those of others; its values can.
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = np.asarray(jax.random.key_data(leaf))
+            placed = jax.make_array_from_callback(data.shape, sharding, lambda index: data[index])
+            return jax.random.wrap_key_data(placed, impl=str(jax.random.key_impl(leaf)))
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(place, tree, shardings)
 
 
 def gathered(tree: PyTree, mesh: Mesh | None) -> PyTree:

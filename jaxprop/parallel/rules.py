@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from jaxprop.core import trees
 from jaxprop.errors import UsageError, one_of
 from jaxprop.parallel.mesh import AXES
 from jaxprop.types import PyTree
+from jaxprop.untrusted.patterns import check, fullmatch
 
 Entry = str | None | Sequence[str]
 SMALL = 1024  # numbers; a smaller array is on every device, since gathering it would cost more than it saves
@@ -126,11 +126,11 @@ def without(spec: PartitionSpec, axis: str) -> PartitionSpec:
 
 def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rule], small: int) -> PartitionSpec:
     for rule in rules:
-        if re.fullmatch(rule.match, path):
+        if fullmatch(rule.match, path):
             return _exact(rule, path, shape, mesh)
     entries: tuple[Entry, ...] = ()
     if math.prod(shape) >= small:
-        fitting = (rule for rule in BUILT_IN if re.fullmatch(rule.match, path) and len(rule.spec) <= len(shape))
+        fitting = (rule for rule in BUILT_IN if fullmatch(rule.match, path) and len(rule.spec) <= len(shape))
         entries = _divided(next(fitting, Rule("")).spec, shape, mesh)
     return _automatic(shape, mesh, entries, small)
 
@@ -201,13 +201,15 @@ fsdp, sequence, tensor)
     paths = trees.leaf_paths(params)
     known = dict.fromkeys([*AXES, *mesh.axis_names])
     for rule in rules:
+        if problem := check(rule.match):
+            raise UsageError(f"the rule {rule.match!r} is no regular expression: {problem}")
         names = [name for entry in rule.spec for name in ((entry,) if isinstance(entry, str) else entry or ())]
         for name in names:
             if name not in known:
                 raise UsageError(f"the rule {rule.match!r}: {one_of(name, known, 'axis of the mesh')}")
             if names.count(name) > 1:
                 raise UsageError(f"the rule {rule.match!r} names the axis {name} twice; an array is split over it once")
-        if not any(re.fullmatch(rule.match, path) for path in paths):
+        if not any(fullmatch(rule.match, path) for path in paths):
             raise UsageError(
                 f"the rule {rule.match!r} matches no parameter; there are: {', '.join(paths[:8])}"
                 f"{', ...' if len(paths) > 8 else ''}"

@@ -15,6 +15,7 @@ TAP_SIGNALS = ("grad_rms", "rms", "dead", "saturated")
 # Rows leave out signals that are NaN. For those that every row has, a missing value therefore means NaN.
 ALWAYS = {"layer": (), "tap": ("grad_rms", "rms")}
 _ABSENT = -1.0  # no signal is negative
+MOST_CELLS, MOST_NAMES = 2**24, 20_000  # of a grid that few rows fill, and names of any
 
 
 class Grid(NamedTuple):
@@ -100,6 +101,22 @@ class RowBuffer:
             if not np.isnan(table).all():
                 values[signal] = table
         return Grid(tuple(names), steps, values)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the grid would be far larger than its rows: a run writes one for each layer at each of its steps."""
+        rows, (names, steps) = sum(len(at) for at, _, _ in self._blocks), self._shape()
+        return names > MOST_NAMES or names * steps > max(MOST_CELLS, 8 * rows)
+
+    @property
+    def extent(self) -> str:
+        """How many names there are at how many steps, as words."""
+        names, steps = self._shape()
+        return f"{names:,} {self._key}s at {steps:,} steps"
+
+    def _shape(self) -> tuple[int, int]:
+        steps = np.unique(np.concatenate([at for at, _, _ in self._blocks])) if self._blocks else ()
+        return len(self._names), len(steps)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +16,8 @@ from jaxprop.report.grid import LAYER_SIGNALS, TAP_SIGNALS, Grid, RowBuffer
 from jaxprop.report.order import forward_order
 from jaxprop.run.folder import find_run, status_of
 from jaxprop.run.status import OPEN, Status
-from jaxprop.sinks.files import open_to_read
 from jaxprop.sinks.lines import Tail
+from jaxprop.untrusted.files import read_bytes, read_json
 
 FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "lr_find.json", "panels.json")
 NO_COLUMN = ("step", "split")
@@ -157,8 +156,7 @@ class Reader:
         lr_find = _lr_find(self.folder / "lr_find.json", notes)
         if not train and not evaluation and lr_find is None:
             raise self._nothing()
-        taps = self._taps.grid()
-        layers = self._rows.grid(forward_order(self._rows.names, taps.names if taps else ()))
+        taps, layers = self._grids(notes)
         if layers is None and lr_find is None:
             notes.append(_no_layers(self.folder, config))
         events = sorted(self._events, key=lambda event: whole(event.get("step")) or 0)
@@ -169,6 +167,16 @@ class Reader:
             summary, list(_findings(self.folder, notes)), lr_find, _object(self.folder / "panels.json", notes),
             status, tuple(notes),
         )  # fmt: skip
+
+    def _grids(self, notes: list[str]) -> tuple[Grid | None, Grid | None]:
+        sparse = [rows for rows in (self._taps, self._rows) if rows.sparse]
+        if sparse:
+            notes.append(
+                f"the rows of layers.jsonl, of {sparse[0].extent}, are more than can be drawn and are left out"
+            )
+            return None, None
+        taps = self._taps.grid()
+        return taps, self._rows.grid(forward_order(self._rows.names, taps.names if taps else ()))
 
     def _take_in(self) -> None:
         again, blocks = self._metrics.more()
@@ -202,16 +210,16 @@ class Reader:
 def _columns(records: list[dict[str, Any]], split: str) -> dict[str, Series]:
     newest = {record["step"]: record for record in records if record.get("split") == split}
     steps = sorted(newest)
-    names = dict.fromkeys(name for step in steps for name in newest[step] if name not in NO_COLUMN)
-    found = {}
-    for name in names:
-        # null stands for a number that was not finite; texts and lists are ignored
-        kept = [step for step in steps if name in newest[step] and isinstance(newest[step][name], int | float | None)]
-        if kept:
-            cells = (number(newest[step][name]) for step in kept)
-            values = np.array([np.nan if cell is None else cell for cell in cells])
-            found[name] = Series(np.array(kept, np.int64), values)
-    return found
+    columns: dict[str, tuple[list[int], list[float]]] = {}
+    for step in steps:
+        for name, value in newest[step].items():
+            # null stands for a number that was not finite; texts and lists are ignored
+            if name not in NO_COLUMN and isinstance(value, int | float | None):
+                at, cells = columns.setdefault(name, ([], []))
+                cell = number(value)
+                at.append(step)
+                cells.append(np.nan if cell is None else cell)
+    return {name: Series(np.array(at, np.int64), np.array(cells)) for name, (at, cells) in columns.items()}
 
 
 def _damage(tail: Tail, status: str, misfits: int) -> Iterator[str]:
@@ -222,15 +230,9 @@ def _damage(tail: Tail, status: str, misfits: int) -> Iterator[str]:
         yield f"the last line of {tail.path.name} is cut short and left out"
 
 
-def _bytes(path: Path) -> bytes:
-    """A file of the run's folder, which may be anyone's: no link is followed, and no pipe waited for."""
-    with open_to_read(path) as file:
-        return file.read()
-
-
 def _config(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        value = parse(_bytes(path).decode(), path.name).value
+        value = parse(read_bytes(path).decode(), path.name).value
     except FileNotFoundError:
         notes.append("config.yaml is missing, so the batch size is not known")
         return {}
@@ -242,10 +244,10 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any]:
 
 def _object(path: Path, notes: list[str]) -> dict[str, Any] | None:
     try:
-        value = json.loads(_bytes(path))
+        value = read_json(path)
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         notes.append(f"{path.name} is damaged and left out")

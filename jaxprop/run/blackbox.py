@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -24,11 +23,12 @@ from jaxprop.errors import RunFolderError
 from jaxprop.health.watch.advice import Setup
 from jaxprop.parallel.hosts import decided, is_first, process_count
 from jaxprop.parallel.placement import gathered
-from jaxprop.run.folder import shown
+from jaxprop.run.folder import refuse_links, shown
 from jaxprop.run.own_code import code_of
 from jaxprop.sinks.files import make_folder, write_whole
 from jaxprop.sinks.jsonl import encode
 from jaxprop.types import TrainState
+from jaxprop.untrusted.files import check_safetensors, read_json
 from jaxprop.version import __version__, versions
 
 FORMAT = 1
@@ -153,7 +153,7 @@ class Recorder:
         folder = self._run / "blackbox" / str(step)
         make_folder(folder.parent)
         partial = folder.with_name(f".{step}.{secrets.token_hex(8)}.partial")
-        partial.mkdir()
+        partial.mkdir(mode=0o700)  # a batch of the data
         try:
             save_file({name: _contiguous(array) for name, array in arrays.items()}, partial / "state.safetensors")
             save_file({name: _contiguous(array) for name, array in batch.items()}, partial / "batch.safetensors")
@@ -187,14 +187,15 @@ def read_box(folder: Path) -> Box:
     if missing:
         raise RunFolderError(f"{folder} is not a whole black box: it has no {missing[0]}")
     try:
-        about = json.loads((folder / "box.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "box.json")
         if about["format"] != FORMAT:
             raise RunFolderError(
                 f"{folder} was written by jaxprop {about.get('jaxprop', 'of another version')} in format "
                 f"{about['format']}, and this is jaxprop {__version__}, which reads format {FORMAT}; replay it "
                 "with that version"
             )
-        arrays, batch = load_file(folder / "state.safetensors"), load_file(folder / "batch.safetensors")
+        refuse_links(folder, FILES)
+        arrays, batch = (_arrays(folder / name) for name in FILES[:2])
         missing = [name for name in ABOUT if name not in about]
         if missing:
             raise ValueError(f"box.json has no {missing[0]!r}")
@@ -203,6 +204,11 @@ def read_box(folder: Path) -> Box:
         raise
     except Exception as error:  # safetensors has errors of its own for each way a file can be damaged
         raise RunFolderError(f"{folder} is damaged and cannot be replayed ({type(error).__name__}: {error})") from error
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    check_safetensors(path)
+    return load_file(path)
 
 
 def flags() -> dict[str, str]:

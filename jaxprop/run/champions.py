@@ -49,8 +49,9 @@ from jaxprop.run.served import (
     versions,
 )
 from jaxprop.run.status import Status
-from jaxprop.sinks.files import make_folder, open_to_read, sync_folder, write_whole
+from jaxprop.sinks.files import make_folder, sync_folder, write_whole
 from jaxprop.sinks.jsonl import encode
+from jaxprop.untrusted.files import open_to_read, read_bytes, read_json
 from jaxprop.version import __version__
 
 __all__ = [
@@ -293,7 +294,7 @@ def _write_record(
     home: Path, number: int, record: Mapping[str, Any], *, decision: str, parent: int | None, files: Mapping[str, Any]
 ) -> None:
     folder = home / MAKING / RUN
-    config = hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest()
+    config = hashlib.sha256(read_bytes(folder / "config.yaml")).hexdigest()
     own = {"name": home.name, "version": number, "parent": parent, "decision": decision}
     about = {"time": _now(), "jaxprop": __version__, "config_sha256": config, "files": files}
     write_whole(folder / PROMOTION, json.dumps(_plain({**own, **record, **own, **about}), indent=2) + "\n")
@@ -409,9 +410,8 @@ def cause_of(error: OSError) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        with open_to_read(path) as file:
-            return json.loads(file.read().decode())
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except (OSError, ValueError):
         return None
 
 

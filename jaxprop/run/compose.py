@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,6 +32,7 @@ from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
 from jaxprop.train.trainable import split, trainable_mask
 from jaxprop.types import Batch, PyTree, Source, TrainState
+from jaxprop.untrusted.patterns import fullmatch
 
 Change = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]  # of the parameters and extras that were drawn
 
@@ -139,7 +139,8 @@ def compose(
     return Experiment(
         config=config, task=task, sources=sources, stream=stream, validation=validation or test,
         test=test if validation else None, optimizer=optimizer, init=init, step=step,
-        evaluate=make_eval_step(task.objective, precision, mesh=mesh, rules=rules, whole=across), mesh=mesh, total_steps=total_steps,
+        evaluate=make_eval_step(task.objective, precision, mesh=mesh, rules=rules, whole=across), mesh=mesh,
+        total_steps=total_steps,
     )  # fmt: skip
 
 
@@ -159,16 +160,16 @@ def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
     patterns = config.run.init_from.freeze if config.run.init_from else ()
     paths = leaf_paths(params)
     for pattern in patterns:
-        if not any(re.fullmatch(pattern, path) for path in paths):
+        if not any(fullmatch(pattern, path) for path in paths):
             near = f"{pattern}/.*"
-            whole = f"; write {near!r} for the whole layer" if any(re.fullmatch(near, path) for path in paths) else ""
+            whole = f"; write {near!r} for the whole layer" if any(fullmatch(near, path) for path in paths) else ""
             raise ConfigError(
                 f"run.init_from.freeze: {pattern!r} matches no parameter{whole}; there are: {', '.join(paths[:8])}"
                 f"{', ...' if len(paths) > 8 else ''}"
             )
-    if patterns and all(any(re.fullmatch(pattern, path) for pattern in patterns) for path in paths):
+    if patterns and all(any(fullmatch(pattern, path) for pattern in patterns) for path in paths):
         raise ConfigError("run.init_from.freeze: every parameter is frozen, so nothing would be trained; free some")
-    return (lambda path: not any(re.fullmatch(pattern, path) for pattern in patterns)) if patterns else None
+    return (lambda path: not any(fullmatch(pattern, path) for pattern in patterns)) if patterns else None
 
 
 def open_stream(

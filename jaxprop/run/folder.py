@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxprop.errors import RunFolderError, UsageError, did_you_mean
 from jaxprop.run.served import PREFIX, resolve
 from jaxprop.run.status import Status
-from jaxprop.sinks.files import open_to_read, write_whole
+from jaxprop.sinks.files import write_whole
+from jaxprop.untrusted.files import links_in, open_to_read, read_json
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
+OWNED = (
+    "config.yaml", "code.json", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "prepared.json",
+    "panels.json", "linear.json", "lr_find.json", "promotion.json", "checkpoints", "blackbox", "tensorboard",
+)  # fmt: skip
 ABOUT_FIT = "# The settings of a run of jaxprop.fit: a record, and no configuration that 'jaxprop train' could run.\n"
 
 
@@ -44,6 +49,23 @@ def find_run(folder: Path) -> Path:
     return folder
 
 
+def refuse_links(folder: Path, names: Sequence[str] = OWNED) -> None:
+    """Refuses a run's folder in which something of the run is a link, which may lead to any file of the user's.
+
+    Args:
+      folder: of the run; it may itself be behind a link.
+      names: of the files and folders in it that are looked through.
+
+    Raises:
+      RunFolderError: one is, or holds, a link.
+    """
+    for link in links_in(folder, names):
+        raise RunFolderError(
+            f"{link} is a link, and nothing in a run's folder is read or written through one; put what it stands for "
+            "in its place, or remove it"
+        )
+
+
 def shown(path: Path) -> str:
     """Returns a path as a command typed here may name it: relative where it is below the working directory.
 
@@ -58,7 +80,11 @@ def shown(path: Path) -> str:
 def is_of_fit(folder: Path) -> bool:
     """Whether a run's folder is that of a run of `jaxprop.fit`, whose `config.yaml` is no configuration."""
     path = folder / "config.yaml"
-    return path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(ABOUT_FIT)
+    try:
+        with open_to_read(path) as file:
+            return file.read(len(ABOUT_FIT)).startswith(ABOUT_FIT.encode())
+    except OSError:
+        return False
 
 
 def is_run(folder: Path) -> bool:
@@ -82,7 +108,7 @@ def _others(parent: Path, name: str) -> str:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Returns a run's summary, or None where there is none that can be read."""
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(folder / "summary.json")
     except (OSError, ValueError):
         return None
     return summary if isinstance(summary, dict) else None
@@ -103,8 +129,7 @@ def status_of(folder: Path, summary: Mapping[str, Any] | None) -> str:
         return status if isinstance(status, str) else "ended"
     for name in (".lock", ".lock.claim"):
         try:
-            with open_to_read(folder / name) as file:
-                owner = json.loads(file.read())
+            owner = read_json(folder / name)
             if owner["host"] != socket.gethostname() or os.name == "nt":
                 return Status.RUNNING  # nobody can tell; on Windows, asking the process would stop it
             os.kill(int(owner["pid"]), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax
 from jaxprop.config.schema.config import Config
 from jaxprop.core.trees import leaf_paths
 from jaxprop.types import Objective, PyTree
+from jaxprop.untrusted.patterns import fullmatch
 
 
 def of_frozen_layers(patterns: Sequence[str], params: Sequence[str], extras: Sequence[str]) -> list[str]:
@@ -26,7 +26,7 @@ def of_frozen_layers(patterns: Sequence[str], params: Sequence[str], extras: Seq
     """
 
     def frozen(path: str) -> bool:
-        return any(re.fullmatch(pattern, path) for pattern in patterns)
+        return any(fullmatch(pattern, path) for pattern in patterns)
 
     free = {_layer(path) for path in params if not frozen(path)}
     layers = {_layer(path) for path in params} - free

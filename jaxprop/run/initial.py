@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,8 @@ from jaxprop.run.held import of_frozen_layers
 from jaxprop.run.loaded import load
 from jaxprop.run.served import PREFIX
 from jaxprop.types import PyTree, TrainState
+from jaxprop.untrusted.files import check_safetensors
+from jaxprop.untrusted.patterns import expand, fullmatch
 
 SUFFIX = ".safetensors"
 NAMED = 6  # layers that a note names
@@ -132,10 +133,14 @@ def _read_file(path: Path) -> Weights:
     from safetensors.flax import load_file
 
     try:
+        check_safetensors(path)
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"run.init_from: {path} cannot be read as a safetensors file: {error}") from error
     named = {name.replace(".", "/"): array for name, array in arrays.items()}
+    if len(named) < len(arrays):
+        twice = next(name for name in arrays if "." in name and name.replace(".", "/") in arrays)
+        raise UsageError(f"run.init_from: {path} has {twice} also with '/' in place of '.'; rename one of them")
     parts = {part: {n.removeprefix(f"{part}/"): a for n, a in named.items() if n.startswith(f"{part}/")}
              for part in ("params", "extras")}  # fmt: skip
     if sum(map(len, parts.values())) == len(named):  # as `jaxprop export` names them
@@ -161,12 +166,12 @@ def renamed(given: Weights, patterns: Mapping[str, str]) -> Weights:
 
     def rename(names: Iterable[str]) -> Iterator[str]:
         for name in names:
-            match = next(((p, found) for p in patterns if (found := re.fullmatch(p, name))), None)
+            match = next(((p, found) for p in patterns if (found := fullmatch(p, name))), None)
             if match is not None:
                 unused.discard(match[0])
                 try:
-                    name = match[1].expand(patterns[match[0]])
-                except (re.error, IndexError) as error:
+                    name = expand(match[1], patterns[match[0]])
+                except ValueError as error:
                     raise UsageError(
                         f"run.init_from.map: {patterns[match[0]]!r} cannot be filled in: {error}"
                     ) from error
@@ -243,7 +248,7 @@ def square_weights(given: Weights, section: InitialWeights) -> dict[str, str]:
 
 def _mapping(patterns: Mapping[str, str], name: str) -> dict[str, str]:
     """The pattern that renames an array: the first that matches."""
-    first = next((pattern for pattern in patterns if re.fullmatch(pattern, name)), None)
+    first = next((pattern for pattern in patterns if fullmatch(pattern, name)), None)
     return {} if first is None else {first: patterns[first]}
 
 
@@ -279,7 +284,7 @@ def fill(tree: PyTree, given: Mapping[str, Any], section: InitialWeights, where:
     flat, structure = jax.tree.flatten(tree)
     leaves, loaded, skipped, drawn, larger = [], [], [], [], []
     for path, leaf in zip(leaf_paths(tree), flat, strict=True):
-        if any(re.fullmatch(pattern, path) for pattern in section.skip):
+        if any(fullmatch(pattern, path) for pattern in section.skip):
             skipped.append(path)
         elif path not in given or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             drawn.append(path)
@@ -336,7 +341,7 @@ def _fitting(path: str, array: Any, leaf: Any, where: str) -> Any:
 
 def _check_skipped(section: InitialWeights, paths: Sequence[str]) -> None:
     for pattern in section.skip:
-        if not any(re.fullmatch(pattern, path) for path in paths):
+        if not any(fullmatch(pattern, path) for path in paths):
             raise UsageError(f"run.init_from.skip: {pattern!r} matches no parameter{_some(paths)}")
 
 
@@ -386,7 +391,7 @@ def _statistics(paths: Sequence[str], held: bool) -> str:
 
 
 def _matches(patterns: Sequence[str], *paths: str) -> bool:
-    return any(re.fullmatch(pattern, path) for pattern in patterns for path in paths)
+    return any(fullmatch(pattern, path) for pattern in patterns for path in paths)
 
 
 def _listed(paths: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from jaxprop.run.compose import Experiment
 from jaxprop.run.folder import write_text
 from jaxprop.tasks.linear import Linear, fit, references
 from jaxprop.types import Source
+from jaxprop.untrusted.files import read_json
 
 NAME = "linear.json"
 DATA = ("table",)  # the data whose inputs a linear model takes as they are
@@ -58,7 +59,7 @@ def compared_on(folder: Path, source: Source, task: str) -> dict[str, float]:
       task: the task.
     """
     try:
-        held = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        held = read_json(folder / NAME)
         intercept = [-np.inf if value is None else value for value in held["intercept"]]
         model = Linear(np.array(held["coefficients"], np.float64), np.array(intercept, np.float64))
         return references(model, task, source, None)

@@ -62,7 +62,7 @@ def hold(folder: str | Path, words: Words = RUN) -> Iterator[None]:
     path = Path(folder) / _FILE
     made = not path.parent.exists()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds data, and may hold code
         descriptor = open_to_lock(path)
     except OSError as error:
         raise _unwritable(path.parent, error, words) from error

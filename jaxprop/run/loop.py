@@ -212,7 +212,7 @@ class Loop:
             self._config.data.prefetch,
             placing,
             group,
-            lambda: self._alone and self._stop.asked,
+            self._given_up,
         ) as batches:
             self.clock.resume()
             waited = self.clock.waited(self.watchdog.waiting(batches))
@@ -238,6 +238,10 @@ class Loop:
                 self._save_between_steps(sink)
                 self.status = Status.INTERRUPTED if self.status == Status.COMPLETED else self.status
         return False
+
+    def _given_up(self) -> bool:
+        """Whether a batch is no longer waited for; several processes take or leave it together, after the next step."""
+        return self._alone and self._stop.asked is not None
 
     def _watched(self, sink: Sink) -> None:
         """Says what the watchdog has to know of a run that begins to train."""

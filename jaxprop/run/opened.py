@@ -22,7 +22,7 @@ from jaxprop.config.tree import Path as Keys
 from jaxprop.config.tree import Tree
 from jaxprop.errors import CheckpointError, UsageError
 from jaxprop.run.compose import Experiment, compose
-from jaxprop.run.folder import find_run, read_summary
+from jaxprop.run.folder import find_run, read_summary, refuse_links
 from jaxprop.run.prepared import Prepared, prepared_of, read, stand_in
 from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
@@ -80,6 +80,7 @@ def open_run(
       CheckpointError: there is no checkpoint yet, or it cannot be read.
     """
     folder = find_run(Path(folder))
+    refuse_links(folder)
     path = _checkpoints_of(folder)
     config = _overridden(build(stored_config(path)), overrides, code)
     # A run of an earlier jaxprop has kept nothing of its data, so they are opened.

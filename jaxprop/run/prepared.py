@@ -14,6 +14,7 @@ from jaxprop.data.readers.arrays import IF_NUMBERS
 from jaxprop.errors import UsageError
 from jaxprop.run.folder import write_text
 from jaxprop.types import PyTree, Source
+from jaxprop.untrusted.files import read_json
 
 NAME = "prepared.json"
 _TOLD_ONCE = ("notes", IF_NUMBERS)  # of a source's info: what is said when a run starts, and is no property of the data
@@ -105,7 +106,7 @@ def read(folder: Path) -> Prepared | None:
     if not path.is_file():
         return None
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json(path)
         return Prepared(**held | {"example": _abstract(held["example"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(

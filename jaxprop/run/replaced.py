@@ -19,7 +19,7 @@ from pathlib import Path
 
 from jaxprop.checkpoint.manifest import read_manifests
 from jaxprop.errors import RunFolderError
-from jaxprop.run.folder import read_summary
+from jaxprop.run.folder import read_summary, refuse_links
 from jaxprop.run.status import Status
 
 ASIDE, MOVING, DROPPED = ".before-fresh", ".before-fresh.moving", ".before-fresh.dropped"
@@ -93,8 +93,9 @@ def recover(folder: Path) -> str | None:
       folder: the run's folder, which this process holds.
 
     Raises:
-      RunFolderError: the old run cannot be moved.
+      RunFolderError: the old run cannot be moved, or something in the folder is a link.
     """
+    refuse_links(folder)
     with _reporting(folder):
         for name in (ASIDE, MOVING, DROPPED):
             if (folder / name).is_symlink():

@@ -10,7 +10,6 @@ A champion is a name under which the versions of one model are kept, of which ex
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.errors import CheckpointError, JaxpropError, RunFolderError, UsageError, did_you_mean, printable
-from jaxprop.sinks.files import open_to_read
+from jaxprop.untrusted.files import open_to_read, read_bytes, read_json
 
 PREFIX = "champion:"
 VARIABLE = "JAXPROP_CHAMPIONS"  # of the environment: the root, in the place of runs/champions
@@ -34,7 +33,6 @@ NEEDED = (
 _NO_STEP = re.compile(r"^(todelete|damaged|\.saving-.*)$|\.orbax-checkpoint-tmp")  # among the checkpoints
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NUMBER = re.compile(r"[0-9]{4,9}")
-_MOST_BYTES = 100_000_000  # of a JSON file that is read here
 
 
 class Version(NamedTuple):
@@ -319,7 +317,7 @@ def is_run_of(folder: Path, version: Version) -> bool:
     kept = files if isinstance(files, dict) else {}
     for name in NEEDED:
         if name in kept and (folder / name).is_file():
-            content = (folder / name).read_bytes()
+            content = read_bytes(folder / name)
             if kept[name] != f"{len(content)} {hashlib.sha256(content).hexdigest()}":
                 return False
     return True
@@ -361,8 +359,7 @@ def _is_champion(stored: Any) -> bool:
 
 
 def _read_json(path: Path) -> Any:
-    with open_to_read(path) as file:
-        return json.loads(file.read(_MOST_BYTES).decode())
+    return read_json(path)
 
 
 def _no_champion(home: Path) -> JaxpropError:

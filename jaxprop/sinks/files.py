@@ -11,19 +11,10 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
-from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-# Absent on Windows, where `_refuse` is all there is. O_NONBLOCK, because opening a pipe would otherwise wait for ever.
-_FLAGS = (
-    getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
-_MODE = 0o666  # less the umask, as `open` has it
+from jaxprop.untrusted.files import FLAGS, MODE, open_descriptor, refuse
 
 
 def write_whole(path: str | Path, content: str | bytes, *, durable: bool = False) -> None:
@@ -45,7 +36,7 @@ def write_whole(path: str | Path, content: str | bytes, *, durable: bool = False
       one 1
     """
     path = Path(path)
-    _refuse(path, stat.S_ISREG)
+    refuse(path, stat.S_ISREG)
     partial, file = create_beside(path)
     try:
         with file:
@@ -92,7 +83,7 @@ def create_beside(path: Path) -> tuple[Path, BinaryIO]:
       (True, '.partial')
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    return partial, os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, _MODE), "wb")
+    return partial, os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, MODE), "wb")
 
 
 def open_to_append(path: str | Path) -> TextIO:
@@ -107,7 +98,7 @@ def open_to_append(path: str | Path) -> TextIO:
       ...     file.write("one")
       3
     """
-    descriptor = _open(Path(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    descriptor = open_descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     return os.fdopen(descriptor, "a", encoding="utf-8", newline="\n")
 
 
@@ -117,20 +108,11 @@ def open_to_lock(path: str | Path) -> int:
     Raises:
       OSError: it cannot be opened, or is a link or another thing than a regular file.
     """
-    return _open(Path(path), os.O_RDWR | os.O_CREAT)
-
-
-def open_to_read(path: str | Path) -> BufferedReader:
-    """Opens a file for reading.
-
-    Raises:
-      OSError: it cannot be read, or is a link or another thing than a regular file.
-    """
-    return os.fdopen(_open(Path(path), os.O_RDONLY), "rb")
+    return open_descriptor(path, os.O_RDWR | os.O_CREAT)
 
 
 def make_folder(path: str | Path) -> None:
-    """Makes a folder with its parents, unless there is one.
+    """Makes a folder that is the user's alone, with its parents, unless there is one.
 
     Raises:
       OSError: it cannot be made, or is a link or a file.
@@ -144,32 +126,6 @@ def make_folder(path: str | Path) -> None:
       OSError: [Errno ...] it is a link, and jaxprop writes through none; remove it: ...
     """
     path = Path(path)
-    _refuse(path, stat.S_ISDIR)
-    path.mkdir(parents=True, exist_ok=True)
-    _refuse(path, stat.S_ISDIR)
-
-
-def _open(path: Path, how: int) -> int:
-    _refuse(path, stat.S_ISREG)  # for its sentence; O_NOFOLLOW holds also where a link is laid in between
-    descriptor = os.open(path, how | _FLAGS, _MODE)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _error(path, "it is not a regular file")
-    return descriptor
-
-
-def _refuse(path: Path, wanted: Callable[[int], bool]) -> None:
-    """Raises OSError where a path is taken by something else than what is wanted."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISLNK(mode):
-        raise _error(path, "it is a link, and jaxprop writes through none; remove it")
-    if not wanted(mode):
-        why = "it is a file" if wanted is stat.S_ISDIR else "it is not a regular file"
-        raise _error(path, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else why)
-
-
-def _error(path: Path, why: str) -> OSError:
-    return OSError(errno.ELOOP, why, str(path))
+    refuse(path, stat.S_ISDIR)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    refuse(path, stat.S_ISDIR)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jaxprop.errors import RunFolderError
-from jaxprop.sinks.files import create_beside, open_to_append, open_to_read
+from jaxprop.sinks.files import create_beside, open_to_append
 from jaxprop.sinks.sink import Record, Sink
+from jaxprop.untrusted.files import bounded_lines, open_to_read, parse_json
 
 
 def open_jsonl(folder: str | Path, *, start_step: int | None = None, alerts: int | None = None) -> Sink:
@@ -150,7 +151,7 @@ def truncate_after(path: str | Path, step: int | None, lines: int | None = None)
     new, kept = create_beside(path)
     try:
         with kept, open_to_read(path) as old:  # as bytes, since the last character may be incomplete
-            taken = itertools.islice(old, lines)
+            taken = itertools.islice(bounded_lines(old), lines)
             kept.writelines(line for line in taken if last is not None and _is_kept(line, last))
         os.replace(new, path)
     except BaseException:
@@ -161,10 +162,11 @@ def truncate_after(path: str | Path, step: int | None, lines: int | None = None)
 
 def _is_kept(line: bytes, step: float) -> bool:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return False
-    return line.endswith(b"\n") and isinstance(record, dict) and record.get("step", 0) <= step
+    at = record.get("step", 0) if isinstance(record, dict) else None
+    return line.endswith(b"\n") and isinstance(at, int | float) and at <= step
 
 
 def _close(opened: contextlib.ExitStack, folder: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
-from jaxprop.sinks.files import open_to_read
+from jaxprop.untrusted.files import MOST_LINE, open_to_read, parse_json
 
 BLOCK = 4 << 20  # bytes parsed at a time
 MARK = 64  # bytes before the current position that must be unchanged at the next reading
@@ -39,6 +38,7 @@ class Tail:
         self.path = path
         self.damaged = 0  # number of lines that are not JSON objects
         self.cut = False  # whether the last line is incomplete
+        self._dropping = False  # in the middle of a line that is too long
         self._place = 0
         self._mark = b""
         self._identity: tuple[int, int] | None = None
@@ -51,7 +51,7 @@ class Tail:
         """
         again = not self._continues()
         if again:
-            self.damaged, self.cut, self._place, self._mark = 0, False, 0, b""
+            self.damaged, self.cut, self._dropping, self._place, self._mark = 0, False, False, 0, b""
         return again, self._blocks()
 
     def _continues(self) -> bool:
@@ -75,12 +75,27 @@ class Tail:
             file.seek(self._place)
             rest = b""
             while read := file.read(BLOCK):
+                if self._dropping:
+                    read = self._without_rest(read)
                 whole, end, rest = (rest + read).rpartition(b"\n")
                 if end:
-                    self._place += len(whole) + 1
-                    self._mark = (whole + end)[-MARK:]
+                    self._pass(whole + end)
                     yield self._parsed(whole)
-            self.cut = bool(rest)
+                if len(rest) > MOST_LINE:  # it would be copied with each block
+                    self._pass(rest)
+                    self.damaged, self._dropping, rest = self.damaged + 1, True, b""
+            self.cut = bool(rest) or self._dropping
+
+    def _without_rest(self, read: bytes) -> bytes:
+        """A block without what it has of a line that is too long."""
+        dropped, end, rest = read.partition(b"\n")
+        self._pass(dropped + end)
+        self._dropping = not end
+        return rest
+
+    def _pass(self, read: bytes) -> None:
+        self._place += len(read)
+        self._mark = (self._mark + read[-MARK:])[-MARK:]
 
     def _parsed(self, whole: bytes) -> list[dict[str, Any]]:
         lines = [line for line in whole.split(b"\n") if line.strip()]
@@ -99,6 +114,6 @@ class Tail:
 
 def _loaded(line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_json(line)
+    except ValueError:
         return None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 from typing import Any, TextIO
 
 from jaxprop.errors import printable
 
+_CONTINUED = re.compile(r"\n(?! )")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # nothing more can be written
 
 
@@ -97,6 +99,8 @@ def speak_as(name: str) -> None:
 def tell(text: str) -> None:
     """Prints a text on stderr, without control characters; where stderr is gone, nobody is told.
 
+    Every line but the first is indented, so that a line break in a name cannot begin what looks like a line of ours.
+
     Example:
       >>> import io
       >>> with contextlib.redirect_stderr(io.StringIO()) as stream:
@@ -105,7 +109,7 @@ def tell(text: str) -> None:
       'error: no ?[31m colours\\n'
     """
     stream = Lasting(sys.stderr)
-    stream.write(printable(_speaker + text, lines=True) + "\n")
+    stream.write(_CONTINUED.sub("\n  ", printable(_speaker + text, lines=True)) + "\n")
     stream.flush()
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.config.diff import differences
+from jaxprop.config.locate import read
 from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import JaxpropError, UsageError
 from jaxprop.run.served import Version, current, default_root, folder_of, home_of, names, stored_champion, versions
+from jaxprop.untrusted.files import read_json
 
 _SHORT = 12  # characters of a fingerprint that a person is shown
 _SET = ("data.", "run.init_from")  # begin the keys that a retraining sets
@@ -205,8 +206,8 @@ def _changes(before: Path, folder: Path) -> list[str]:
     trees = []
     for path in (before / "config.yaml", folder / "config.yaml"):
         try:
-            trees.append(parse(path.read_text(encoding="utf-8"), str(path)).value)
-        except (OSError, UnicodeDecodeError, JaxpropError):
+            trees.append(parse(read(path), str(path)).value)
+        except JaxpropError:
             return [f"cannot be read: {path}"]
     return [str(change) for change in differences(*trees)]
 
@@ -214,8 +215,8 @@ def _changes(before: Path, folder: Path) -> list[str]:
 def _data_of(folder: Path) -> dict[str, Any]:
     """The fingerprint of its training data that a run has kept, where the record of a version has none."""
     try:
-        kept = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        kept = read_json(folder / "prepared.json")
+    except (OSError, ValueError):
         return {}
     fingerprint = kept.get("fingerprint") if isinstance(kept, dict) else None
     return {"train": fingerprint} if isinstance(fingerprint, str) else {}

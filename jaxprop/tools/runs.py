@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +12,8 @@ from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import JaxpropError, UsageError
 from jaxprop.run.folder import RUN_FILES, is_run, status_of
 from jaxprop.run.status import Status
-from jaxprop.sinks.files import open_to_read
+from jaxprop.sinks.lines import Tail
+from jaxprop.untrusted.files import read_bytes, read_json
 
 OF_RUNS = (*RUN_FILES, "summary.json")  # one of which lies in whatever was a run
 RECORDS = (
@@ -138,7 +138,7 @@ def _listed(folder: Path) -> Listed:
 
 def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        value = parse(_text(folder / "config.yaml"), "config.yaml").value
+        value = parse(read_bytes(folder / "config.yaml").decode(), "config.yaml").value
     except FileNotFoundError:
         problems.append("config.yaml is missing")
     except (OSError, UnicodeDecodeError, JaxpropError):
@@ -150,10 +150,10 @@ def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
 
 def _summary(folder: Path, problems: list[str]) -> dict[str, Any] | None:
     try:
-        value = json.loads(_text(folder / "summary.json"))
+        value = read_json(folder / "summary.json")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         value = None
     if not isinstance(value, dict):
         problems.append("summary.json is damaged")
@@ -164,8 +164,8 @@ def _summary(folder: Path, problems: list[str]) -> dict[str, Any] | None:
 def _search(folder: Path) -> float | None:
     """The rate that `jaxprop lr-find` has suggested, NaN where it suggests none; None where this is no search."""
     try:
-        found = json.loads(_text(folder / "lr_find.json"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(folder / "lr_find.json")
+    except (OSError, ValueError):
         return None
     suggested = _number(found.get("suggested")) if isinstance(found, dict) else None
     return math.nan if suggested is None else suggested
@@ -174,15 +174,16 @@ def _search(folder: Path) -> float | None:
 def _records(folder: Path, status: str, problems: list[str]) -> tuple[list[dict[str, Any]], int | None]:
     """The evaluations in `metrics.jsonl`, and its last step."""
     try:
-        lines = _text(folder / "metrics.jsonl").splitlines()
+        tail = Tail(folder / "metrics.jsonl")
+        tail.path.lstat()
+        records = [record for block in tail.more()[1] for record in block]
     except FileNotFoundError:
         if status != Status.RUNNING:  # which may not have logged anything yet
             problems.append("metrics.jsonl is missing")
         return [], None
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         problems.append("metrics.jsonl cannot be read")
         return [], None
-    records = list(_parsed(lines))
     steps = [step for record in records if (step := _whole(record.get("step"))) is not None]
     names = ("step", "split")
     return [
@@ -192,28 +193,12 @@ def _records(folder: Path, status: str, problems: list[str]) -> tuple[list[dict[
     ], max(steps, default=None)
 
 
-def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):  # the last line may be being written
-            continue
-        if isinstance(record, dict):
-            yield record
-
-
 def _best(evaluations: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     known = [(value, record) for record in evaluations if (value := _number(record.get(metric))) is not None]
     if not known:
         return {}
     choose = max if better(metric) == "max" else min
     return choose(known, key=lambda pair: pair[0])[1]
-
-
-def _text(path: Path) -> str:
-    """A file of the run's folder, which may be anyone's: no link is followed, and no pipe waited for."""
-    with open_to_read(path) as file:
-        return file.read().decode()
 
 
 def _mapping(tree: Mapping[str, Any] | None, name: str) -> dict[str, Any]:

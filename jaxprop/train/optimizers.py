@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from jaxprop.config.schema import optimizer as sections
 from jaxprop.core import trees
 from jaxprop.errors import ConfigError, did_you_mean
 from jaxprop.types import PyTree, Schedule
+from jaxprop.untrusted.patterns import fullmatch
 
 # These measure one step size over all parameters; parts with optimizers of their own would measure several.
 ONE_STEP_SIZE = frozenset({"dadapt_adamw", "dog", "dowg", "prodigy"})
@@ -288,7 +288,7 @@ def _assign(groups: Sequence[sections.Group], paths: list[str]) -> list[sections
 
 
 def _matches(pattern: str, paths: list[str], where: str) -> list[bool]:
-    hits = [re.fullmatch(pattern, path) is not None for path in paths]
+    hits = [fullmatch(pattern, path) is not None for path in paths]
     if not any(hits):
         more = f", and {len(paths) - LISTED_PATHS} more" if len(paths) > LISTED_PATHS else ""
         listed = ", ".join(paths[:LISTED_PATHS]) + more

@@ -1,4 +1,4 @@
-"""A gradient with the same bits on several numbers of devices: of the same parts of the batch, added up in one order. Pure."""
+"""A gradient with the same bits on several numbers of devices: of the same parts, added up in one order. Pure."""
 
 from __future__ import annotations
 

@@ -50,9 +50,10 @@ def test_files_of_an_override_are_relative_to_the_working_directory(folder):
     assert "~" not in config.task.loss.target.where
 
 
-def test_files_of_a_base_are_relative_to_the_base(folder):
+def test_files_of_a_base_are_relative_to_the_base(folder, monkeypatch):
+    monkeypatch.chdir(folder)  # a base lies beside the config or in the working directory
     (folder / "here" / "over.yaml").write_text("base: ../mine.yaml\nmodel: {width: 3}\noptimizer: {class: o.py:x}\n")
-    config = load("over.yaml").config
+    config = load("here/over.yaml").config
     assert config.model.target.where.endswith("/net.py")
     assert config.optimizer.target.where == str(folder / "here" / "o.py")
     assert config.optimizer.lr == 0.1

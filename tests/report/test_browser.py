@@ -287,7 +287,7 @@ def test_a_live_page_follows_its_run_and_keeps_its_zoom(tmp_path, visit):
         thread.start()
         try:
             seen = visit()
-            page = seen.open(f"http://127.0.0.1:{server.server_port}/")
+            page = seen.open(source.url(server.server_port))
             assert "step 100;" in page.inner_text(".verdict h2")
             page.evaluate("() => stage.zoom([20, 80])")
             with open(folder / "metrics.jsonl", "a") as file:

@@ -5,11 +5,13 @@ import http.client
 import json
 import socket
 import threading
+import time
+from typing import NamedTuple
 
 import pytest
 
 from jaxprop.errors import RunFolderError, UsageError
-from jaxprop.report.serve import PORT, LivePage, open_server
+from jaxprop.report.serve import CONNECTIONS, PORT, LivePage, open_server
 
 DATA = {"title": "a", "runs": [], "compare": None}
 
@@ -27,19 +29,25 @@ class Counted:
         return DATA | {"title": f"version {self.version}"}
 
 
+class Served(NamedTuple):
+    port: int
+    token: str
+
+
 @contextlib.contextmanager
 def running(source, port=0):
     with open_server(source, port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
-            yield server.server_port
+            yield Served(server.server_port, source.token)
         finally:
             server.shutdown()
             thread.join()
 
 
-def ask(port, path="/", method="GET", host="127.0.0.1", **headers):
+def ask(served, path="/", method="GET", host="127.0.0.1", *, token=True, **headers):
+    port, path = served.port, f"/{served.token}{path}" if token else path
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.putrequest(method, path, skip_host=True)
     if host is not None:
@@ -114,9 +122,39 @@ def test_no_other_file_is_served(port, path):
     assert ask(port, path)[0] == 404
 
 
-def test_queries_and_icons(port):
+def test_queries(port):
     assert ask(port, "/data.json?x=1")[0] == 200
-    assert ask(port, "/favicon.ico")[0] == 204
+
+
+@pytest.mark.parametrize("path", ["/", "/data.json", "/index.html", "/favicon.ico", "//", "/x/data.json", "/%C3%A9/"])
+def test_without_its_token_nothing_is_served(port, path):
+    assert ask(port, path, token=False)[0] == 404
+
+
+def test_a_token_is_long_and_never_the_same(counted):
+    tokens = {LivePage(lambda: 1, counted.data).token for _ in range(3)}
+    assert len(tokens) == 3
+    assert min(map(len, tokens)) >= 32
+
+
+def test_connections_are_bounded(port):
+    """So many that say nothing are held, and what comes after them is closed at once; then it answers again."""
+    idle = [socket.create_connection(("127.0.0.1", port.port)) for _ in range(CONNECTIONS)]
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:  # until all of them have been taken
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            ask(port)
+            continue
+        break
+    else:
+        pytest.fail(f"more than {CONNECTIONS} connections were answered")
+    for connection in idle:
+        connection.close()
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            assert ask(port)[0] == 200
+            return
+    pytest.fail("it answers no more")
 
 
 def test_it_listens_on_this_machine_alone(counted):

@@ -59,7 +59,7 @@ def test_characters_that_the_encoding_lacks_are_replaced():
 
 def test_what_is_told_has_no_control_characters(capsys, monkeypatch):
     tell("a\x1b[2Jb\x9bc\nd")
-    assert capsys.readouterr().err == "a?[2Jb?c\nd\n"
+    assert capsys.readouterr().err == "a?[2Jb?c\n  d\n"
     monkeypatch.setattr(sys, "stderr", None)
     tell("nobody hears this")
     assert capsys.readouterr().out == ""

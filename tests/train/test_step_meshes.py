@@ -1,4 +1,4 @@
-"""Steps on meshes of 8 devices: data, fsdp, sequence and tensor are one device in losses, norms, signals and metrics."""
+"""Steps on meshes of 8 devices give the losses, norms, signals and metrics of one device."""
 
 import re
 
@@ -90,7 +90,9 @@ def test_a_mesh_is_one_device(name, mesh):
     for signal, values in a.items():
         np.testing.assert_allclose(b[signal], values, rtol=2e-5, err_msg=signal)
     placed = step.shardings(many)
-    assert all(x.sharding.is_equivalent_to(s, x.ndim) for x, s in zip(*map(jax.tree.leaves, (many, placed))))
+    assert all(
+        x.sharding.is_equivalent_to(s, x.ndim) for x, s in zip(*map(jax.tree.leaves, (many, placed)), strict=True)
+    )
     sums = [
         jaxprop.make_eval_step(objective, mesh=m)(state.params, state.extras, batches[0])
         for m, state in ((None, one), (on_mesh, many))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,6 +22,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
 from jaxprop.config.schema.base import Fraction, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section
 from jaxprop.config.schema.custom import Custom
 from jaxprop.config.schema.optax_table import LEFT_OUT, OPTIMIZERS
+from jaxprop.untrusted.patterns import check
 
 # optax's name of a key -> its name in this section, for "did you mean" in messages.
 RENAMED = {"learning_rate": "lr", "mask": "decay_mask", "weight_decay_mask": "decay_mask"}
@@ -37,10 +37,9 @@ def _problem(message: str) -> PydanticCustomError:
 
 
 def _regex(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise _problem(f"{pattern!r} is not a regular expression: {error}") from None
+    why = check(pattern)
+    if why is not None:
+        raise _problem(f"{pattern[:80]!r} is not a regular expression: {why}")
     return pattern
 
 
@@ -87,7 +86,7 @@ class ByName:
             return self.custom.model_validate(value)
         if "name" not in value:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
-        name = str(value["name"])
+        name = str(value["name"]).encode("utf-8", "replace").decode()  # pydantic takes no half of a character
         if name in self.refused:
             raise _problem(f"{name} cannot be used: {self.refused[name]}")
         if name not in self.names:

@@ -13,6 +13,7 @@ from jaxprop.errors import DataError
 NUMBERS = "biuf"  # dtype kinds: bool, signed, unsigned, floating
 _INTEGERS = "iu"
 _INT32_MAX = 2**31 - 1
+MOST_INFERRED, INFERRED_EACH = 10_000, 10  # classes that the largest label alone may stand for, and times those seen
 # Values checked at a time, so that a memory-mapped file larger than memory can be checked.
 CHECK_VALUES = 2**20
 REQUIRED, OPTIONAL = ("inputs", "labels"), ("weight", "mask")  # the arrays of a .npz that are used
@@ -290,6 +291,12 @@ def outputs_of(section: Any, task: str, given: Named) -> dict[str, int]:
             raise DataError(
                 f"{name}: has one class only, {labels[0]}; there is nothing to tell apart, unless "
                 "data.classes says how many there are"
+            )
+        there = len(np.unique(labels)) if stated is None and seen > MOST_INFERRED else seen
+        if seen > INFERRED_EACH * there:
+            raise DataError(
+                f"{_item(name, (int(labels.argmax()),))} is {labels.max()}, so that there would be {seen:,} classes, "
+                f"{there:,} of them with an example; correct that label, or set data.classes: {seen} if this is meant"
             )
         return {"classes": seen if stated is None else stated}
     if stated is not None and (task != "multilabel" or stated != columns):

@@ -12,6 +12,7 @@ from jaxprop.config.schema.data import Arrays
 from jaxprop.data.bad import BadInputs
 from jaxprop.data.fingerprint import fingerprint
 from jaxprop.data.kinds import unfit
+from jaxprop.data.mapped import unchanged
 from jaxprop.data.readers import array_checks as checks
 from jaxprop.data.readers.array_checks import NUMBERS, OPTIONAL, REQUIRED, Split, check_split
 from jaxprop.data.readers.numpy_files import Named, kind_of, load_npy, load_npz
@@ -255,6 +256,8 @@ def _load(section: Arrays, split: str) -> Split | None:
 
 def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], said: Mapping[str, list[str]]) -> Source:
     inputs, labels = split.inputs.values, np.asarray(split.labels.values)
+    optional = [getattr(split, name) for name in OPTIONAL]
+    check = unchanged([inputs, split.labels.values, *(array.values for array in optional if array is not None)])
     if isinstance(inputs, np.ndarray):  # indexing a memmap gives another memmap, so batches are taken of plain arrays
         inputs = np.asarray(inputs)
     chosen = np.arange(len(inputs))[rows]
@@ -266,11 +269,14 @@ def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], sa
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
         at = chosen[indices]
-        return {
+        check()
+        taken = {
             "inputs": cast(inputs[at]),
             "labels": labels[at].astype(label_dtype, copy=False),
             **{name: values[at].astype(np.float32, copy=False) for name, values in extra.items()},
         }
+        check()
+        return taken
 
     told = ("classes", "class_names", "targets", "target_names", "vocabulary")
     info = {name: learned[name] for name in told if name in learned}

@@ -17,7 +17,8 @@ _FORMATS = {b"PK": ".npz", b"\x93N": ".npy"}
 _DAMAGED = "is damaged, cut short or not a NumPy file; write it again with np.save or np.savez"
 # Smaller members are read, and then checked against their checksum, which a mapped one is not.
 _MAPPED_BYTES = 64 * 2**20
-_MAX_EXPANDED, _MAX_RATIO = 2**34, 100  # bytes of a compressed member, and times its compressed size
+# Bytes of a compressed member, and of one that expands more than so many times, as data hardly do.
+_MAX_EXPANDED, _MAX_DENSE, _MAX_RATIO = 2**34, 2**28, 100
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _LOCAL_HEADER = 30  # bytes before the name of a member of a ZIP archive
 
@@ -83,15 +84,19 @@ def _member(archive: np.lib.npyio.NpzFile, path: str, key: str, info: zipfile.Zi
             mapped = _mapped(Path(path).expanduser(), info)
             if mapped is not None:
                 return Named(name, mapped)
-        if info is not None and info.file_size > max(_MAX_EXPANDED, _MAX_RATIO * info.compress_size):
+        if info is not None and info.file_size > _most(info):
             raise DataError(
-                f"{name}: expands to {info.file_size / 2**30:.0f} GiB, more than is unpacked into memory; write it "
+                f"{name}: expands to {info.file_size / 2**30:.3g} GiB, more than is unpacked into memory; write it "
                 "with np.savez, which does not compress, so that it is mapped instead"
             )
         values = archive[key]
         if not isinstance(values, np.ndarray):  # the bytes of a member that does not begin as an array
             raise ValueError("no array")
         return Named(name, values)
+
+
+def _most(info: zipfile.ZipInfo) -> int:
+    return min(_MAX_EXPANDED, max(_MAX_DENSE, _MAX_RATIO * info.compress_size))
 
 
 def _mapped(file: Path, info: zipfile.ZipInfo) -> np.ndarray | None:

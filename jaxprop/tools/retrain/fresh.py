@@ -12,6 +12,7 @@ import numpy as np
 from jaxprop import data
 from jaxprop.config.build import build_tree
 from jaxprop.config.dump import to_builtins, with_absolute_paths
+from jaxprop.config.locate import read
 from jaxprop.config.merge import merge
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import BUNDLED, NO_PATHS, PATHS, CustomData, DataSection, Mixture
@@ -75,7 +76,7 @@ def new_section(config: Config, new: str) -> Any:
 
 
 def _of_yaml(config: Config, base: Any, path: Path) -> Any:
-    tree = parse(path.read_text(encoding="utf-8"), str(path))
+    tree = parse(read(path), str(path))
     if not isinstance(tree.value, dict) or not isinstance(tree.value.get("data"), dict):
         raise ConfigError(f"{path}: expected a section data, such as data: {{name: {base.name}, ...}}")
     given = Tree({"data": tree.value["data"]}, {k: v for k, v in tree.origins.items() if k.startswith("data")})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxprop.data import records
 from jaxprop.data.bad import BadRecords
 from jaxprop.data.readers.audio.waves import SUFFIXES
 from jaxprop.errors import DataError, did_you_mean
+from jaxprop.untrusted.files import parse_json
 
 AUDIO = ("audio", "audio_filepath", "path", "file", "file_name", "wav")
 OFFSETS = ("offset", "start")  # where in its file a recording begins, in seconds
@@ -150,7 +150,7 @@ def _header(file: Path, kind: str, delimiter: str | None) -> list[str]:
         first = next((line for line in opened if line.strip()), b"").decode("utf-8-sig", "replace").rstrip("\r\n")
     if kind == "jsonl":
         try:
-            row = json.loads(first)
+            row = parse_json(first)
         except ValueError:
             return []
         return list(row) if isinstance(row, dict) else []

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxprop.data.fingerprint import fingerprint, fingerprint_of_files
+from jaxprop.data.mapped import unchanged
 from jaxprop.data.readers.images.records import Records
 from jaxprop.errors import DataError
 
 _GZIP = b"\x1f\x8b"
 _IDX = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03", 4: b"\0\0\x08\x04"}  # of unsigned bytes, by the number of axes
 _MAX_EXPANDED = 2**32
+_MAX_DENSE, _MAX_RATIO = 2**28, 100  # bytes of what expands more than so many times, as pictures hardly do
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
 _IDX_FILES = {"train": "train", "validation": "validation", "test": "t10k"}
@@ -97,6 +99,11 @@ def _idx(path: str, file: Path) -> np.ndarray:
             size = math.prod(shape)
             if not 0 < size <= _MAX_EXPANDED:
                 raise DataError(f"{path}: is empty, or larger than the {_MAX_EXPANDED // 2**30} GiB that are read")
+            if packed and size > max(_MAX_DENSE, _MAX_RATIO * file.stat().st_size):
+                raise DataError(
+                    f"{path}: says that it expands to {size / 2**30:.3g} GiB, more than {_MAX_RATIO} times its size; "
+                    "unpack it with gunzip"
+                )
             if not packed:
                 return np.memmap(file, np.uint8, "r", offset=content.tell(), shape=shape)
             values = content.read(size)
@@ -143,7 +150,10 @@ def read_cifar(path: str, files: Sequence[Path], *, labelled: bool = True) -> Re
         raise DataError(f"{path}: cannot be read ({error})") from error
     ends = np.cumsum([len(part) for part in parts])
 
+    check = unchanged(parts)
+
     def read(index: int) -> np.ndarray:
+        check()
         part = int(np.searchsorted(ends, index, side="right"))
         record = parts[part][index - int(ends[part])]  # counted from the part's end
         return np.ascontiguousarray(record[before:].reshape(3, _SIDE, _SIDE).transpose(1, 2, 0))
