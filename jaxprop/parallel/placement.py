@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, Sharding
 
 from jaxprop.errors import ShapeError
@@ -109,7 +110,7 @@ def place_state(tree: PyTree, shardings: PyTree) -> PyTree:
     """
 
     def place(leaf: jax.Array, sharding: Sharding) -> jax.Array:
-        if sharding.is_fully_addressable or not leaf.is_fully_addressable:
+        if isinstance(leaf, Tracer) or sharding.is_fully_addressable or not leaf.is_fully_addressable:
             return jax.device_put(leaf, sharding)
         # An array on a device of this process alone cannot be spread over those of others; its values can.
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -191,7 +191,7 @@ REFUSED = {
         "takes a mesh of data 1, 2, 4 or 8 and no other axis, got data 4, fsdp 2",
     ),
     "three devices": ({"mesh": {"devices": 3}}, UsageError, "got data 3"),
-    "a batch of 9": ({"mesh": {}, "size": 9}, ShapeError, "a multiple of 8 examples"),
+    "a batch of 9": ({"mesh": {"devices": 1}, "size": 9}, ShapeError, "a multiple of 8 examples"),
     "another word": ({"mesh": {}, "deterministic": "yes"}, UsageError, "to be 'across_devices' or None, got 'yes'"),
 }
 
@@ -199,11 +199,13 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_deterministic_is_refused(case):
     options, error, says = REFUSED[case]
-    mesh = jaxprop.make_mesh(**options["mesh"])
-    size = options.get("size", 24)
+    mesh, word = jaxprop.make_mesh(**options["mesh"]), options.get("deterministic", "across_devices")
+    batch = {"x": np.ones(options.get("size", 24), np.float32)}
+
+    def use():
+        loss = lambda p, b, key: jnp.mean((b["x"] * p["w"]) ** 2)  # noqa: E731
+        step = jaxprop.make_train_step(loss, optax.sgd(0.1), mesh=mesh, deterministic=word)
+        step(step.init({"w": jnp.ones(())}, key=jax.random.key(0)), batch)
+
     with pytest.raises(error, match=says):
-        step = jaxprop.make_train_step(
-            lambda p, b, key: jnp.mean((b["x"] * p["w"]) ** 2), optax.sgd(0.1),
-            mesh=mesh if size != 9 else jaxprop.make_mesh(1), deterministic=options.get("deterministic", "across_devices"),
-        )  # fmt: skip
-        step(step.init({"w": jnp.ones(())}, key=jax.random.key(0)), {"x": np.ones(size, np.float32)})
+        use()
