@@ -35,6 +35,8 @@ HARMLESS: tuple[Path, ...] = (
     # measurements and responses; the structure of the train state does not depend on them
     *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
     ("health", "blackboxes"),
+    # The same sums in another order: other bits, which a note tells of, and the same run.
+    *(("parallel", key) for key in ("devices", "mesh", "rules")),
     ("task", "metrics"),  # further figures of evaluations
 )
 LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
