@@ -442,7 +442,7 @@ class Checkpoints:
             return self._staging
         if self.folder.is_symlink():
             raise OSError("it is a link, and jaxprop writes through none; remove it")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in places.leftovers_in(self.folder):
             places.remove(leftover)  # a failed save may still be writing arrays
         self._retire()
@@ -452,7 +452,7 @@ class Checkpoints:
         path = self.folder / str(step)
         if os.path.lexists(path):  # not a checkpoint, so it is renamed instead of deleted
             path.rename(places.unused(path.with_name(f"{step}.not-a-checkpoint")))
-        self._staging.mkdir()
+        self._staging.mkdir(mode=0o700)
         return self._staging
 
     def _refuse_without_room(self, step: int, arrays: Any) -> None:

@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from pathlib import Path
 
 TRASH, DAMAGED = "todelete", "damaged"
@@ -91,19 +90,6 @@ def holds_link(path: Path) -> str | None:
             if Path(place, name).is_symlink():
                 return str(Path(place, name).relative_to(path))
     return None
-
-
-def read_text(path: Path) -> str:
-    """Returns the text of a regular file; a link is not followed, and a pipe not waited for.
-
-    Raises:
-      OSError: it cannot be read.
-      UnicodeDecodeError: it is not text.
-    """
-    with os.fdopen(os.open(path, os.O_RDONLY | _FLAGS), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError("it is not a regular file")
-        return file.read().decode("utf-8")
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxprop.checkpoint.failures import DamagedError, no_such_step
-from jaxprop.checkpoint.folder import read_text, steps_in, write_durably
+from jaxprop.checkpoint.folder import steps_in, write_durably
 from jaxprop.errors import CheckpointError
+from jaxprop.untrusted.files import read_json
 
 NAME = "manifest.json"
 FIRST_NAME = "run/run.json"  # of checkpoints that were saved without digests
@@ -40,10 +41,10 @@ def read(checkpoint: Path) -> dict[str, Any]:
     path = path_of(checkpoint)
     name = str(path.relative_to(checkpoint))
     try:
-        content = json.loads(read_text(path))
+        content = read_json(path)
     except FileNotFoundError:
         raise DamagedError(checkpoint, f"its {name} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedError(checkpoint, f"its {name} cannot be read") from error
     if not isinstance(content, dict):
         raise DamagedError(checkpoint, f"its {name} cannot be read")
@@ -62,8 +63,8 @@ def read(checkpoint: Path) -> dict[str, Any]:
 def _is_committed(checkpoint: Path) -> bool:
     """Whether a checkpoint of the first format is whole: Orbax wrote the commit time last, before the final name."""
     try:
-        stamp = json.loads(read_text(checkpoint / "_CHECKPOINT_METADATA"))
-    except (OSError, ValueError, RecursionError):
+        stamp = read_json(checkpoint / "_CHECKPOINT_METADATA")
+    except (OSError, ValueError):
         return False
     return isinstance(stamp, dict) and stamp.get("commit_timestamp_nsecs") is not None
 

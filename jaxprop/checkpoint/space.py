@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-FILES = 40  # files and folders of one checkpoint while it is written; 24 were counted
+FILES = 40  # files and folders of one checkpoint while it is written, with room to spare
 
 
 class Room(NamedTuple):

@@ -30,6 +30,15 @@ def info(
         bool,
         typer.Option("--memory", help="show what a step keeps in memory, and which overrides lower it; compiles each"),
     ] = False,
+    mesh: Annotated[
+        str | None,
+        typer.Option(
+            "--mesh",
+            metavar="SIZES",
+            help="show where each parameter lies on a mesh such as fsdp=4,tensor=2, and what a device holds; it need "
+            "not be there",
+        ),
+    ] = None,
     json: JsonOption = False,
     code: CodeOption = None,
 ) -> int:
@@ -38,6 +47,8 @@ def info(
     from jaxprop.config.load import load
 
     loaded = load(config, changes, code or ())
+    if mesh is not None:
+        return _placement(loaded.config, mesh, run_of(loaded.path), json)
     if memory:
         return _memory(loaded.config, run_of(loaded.path), json)
     # Imported late, so that a mistake in the file is reported before jax has loaded.
@@ -87,6 +98,26 @@ def _memory(config: Config, run: Path | None, json: bool) -> int:
         show(["override", "peak with it", "saves", "", ""], [_tried(one, found.peak) for one in tried], right=[1, 2, 3])
         if not any(one.helps for one in tried):
             print("No single override lowers the peak by more than 1 %.")
+    return EXIT_DONE
+
+
+def _placement(config: Config, mesh: str, run: Path | None, json: bool) -> int:
+    from jaxprop.tools.placement import place, read_mesh
+
+    found = place(config, read_mesh(mesh))
+    if json:
+        print_result("info", run, {"placement": found}, indent=2)
+        return EXIT_DONE
+    axes = ", ".join(f"{name} {count}" for name, count in found.mesh.items())
+    rows = [
+        (one.path, str(list(one.shape)), ", ".join("+".join(names) or "-" for names in one.spec), size(one.bytes))
+        for one in found.parameters
+    ]
+    show(["parameter", "shape", f"split over ({axes})", "each device"], rows, right=[3])
+    names = {"params": "parameters", "opt_state": "optimizer state", "ema": "moving average", "extras": "extras"}
+    parts = [(names[part], size(total), size(each)) for part, (total, each) in found.bytes.items() if total]
+    total, each = (sum(sizes[i] for sizes in found.bytes.values()) for i in (0, 1))
+    show(["state", "in all", "each device"], [*parts, ("all", size(total), size(each))], right=[1, 2])
     return EXIT_DONE
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jax._src import distributed  # as Orbax does: the key-value store has no public name
 
-from jaxprop.errors import JaxpropError
+from jaxprop.errors import JaxpropError, UsageError
 
 AGREE_SECONDS = 1800.0  # process 0 may prepare a large data set while the others wait for what it decides
 _SLICE = 0.5  # seconds of waiting, after which Python may act on a signal
@@ -110,6 +110,31 @@ def decided(name: str, decide: Callable[[], Any], seconds: float = AGREE_SECONDS
       {'step': 40}
     """
     return agree(name, decide() if is_first() else None, seconds)
+
+
+def check_alike(what: str, value: Any, seconds: float = 60.0) -> None:
+    """Raises UsageError where the processes have different values; each of them says its own and waits for the others'.
+
+    Args:
+      what: the value is, as a person calls it.
+      value: anything that JSON holds.
+      seconds: to wait for each of the others.
+
+    Example:
+      >>> check_alike("the size of a batch", 32)
+    """
+    if process_count() == 1:
+        return
+    key, mine = f"jaxprop/alike/{what}/{next(_asked[f'alike/{what}'])}", json.dumps(value)
+    put_first(f"{key}/{process_index()}", mine)
+    for other in range(process_count()):
+        theirs = wait_for(f"{key}/{other}", seconds)
+        if theirs is None:
+            raise UsageError(f"process {other} has not said {what} in {seconds:.0f} s, which is {mine} here")
+        if theirs != mine:
+            raise UsageError(
+                f"{what} is {mine} in process {process_index()} and {theirs} in process {other}; all need one"
+            )
 
 
 def store() -> Any:

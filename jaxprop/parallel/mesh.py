@@ -11,6 +11,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from jaxprop.errors import UsageError
+from jaxprop.parallel.hosts import process_count
 
 DATA_AXIS = "data"
 # From the axis that communicates least, which may lie between slices or machines, to the one that does most.
@@ -55,6 +56,21 @@ def make_mesh(
     kept = {name: size for name, size in sizes.items() if name == DATA_AXIS or size > 1}
     # With an auto axis the compiler partitions the step; an explicit axis would make shardings part of every type.
     return Mesh(_arranged(chosen, kept), tuple(kept), axis_types=(AxisType.Auto,) * len(kept))
+
+
+def refuse_local(mesh: Mesh | None) -> None:
+    """Raises UsageError where several processes run and a mesh has devices of one alone: each would train by itself.
+
+    Example:
+      >>> refuse_local(make_mesh(1))
+    """
+    count = process_count()
+    there = set() if mesh is None else {device.process_index for device in mesh.devices.flat}
+    if count > 1 and len(there) < count:
+        raise UsageError(
+            f"{count} processes run together, and the mesh has devices of {max(len(there), 1)} of them, so the others "
+            "would train models of their own; give mesh=jaxprop.make_mesh(), which takes the devices of all"
+        )
 
 
 def batch_axes(mesh: Mesh) -> tuple[str, ...]:

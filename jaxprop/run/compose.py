@@ -18,9 +18,11 @@ from jaxprop.config.schema.data import FileSection, Mixture
 from jaxprop.config.schema.optimizer import CustomOptimizer
 from jaxprop.core.precision import Scaling
 from jaxprop.core.trees import leaf_paths
+from jaxprop.data.batches import Batches
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
+from jaxprop.parallel.hosts import check_alike, process_count
 from jaxprop.parallel.mesh import make_mesh, parts
 from jaxprop.parallel.placement import local_rows, place_batch
 from jaxprop.parallel.rules import Rule
@@ -276,7 +278,21 @@ def place(experiment: Experiment, batch: Batch) -> tuple[Any, float]:
     # On one device jit takes NumPy as it is; a transfer of its own would only cost another dispatch on CPU.
     if mesh is None:
         return (batch if jax.default_backend() == "cpu" else jax.device_put(batch)), examples
+    _check_parts(experiment, batch, per_call)
     return place_batch(batch, mesh, per_call), examples
+
+
+def _check_parts(experiment: Experiment, batch: Batch, per_call: int) -> None:
+    """Raises UsageError where processes give parts of different sizes of a batch; streams of our own never do."""
+    if process_count() == 1 or not isinstance(experiment.stream, Batches):
+        return
+    shapes = {str(np.shape(leaf)[: 1 if per_call == 1 else 2]) for leaf in jax.tree.leaves(batch)}
+    if shapes != _known_parts.get(id(experiment.stream)):
+        check_alike("the size of its part of a batch", sorted(shapes))
+        _known_parts[id(experiment.stream)] = shapes
+
+
+_known_parts: dict[int, set[str]] = {}
 
 
 def _examples(batch: Any, per_call: int) -> float:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from jaxprop.errors import RunFolderError
 from jaxprop.sinks.files import open_to_lock
+from jaxprop.untrusted.files import read_json
 
 _FILE = ".lock"
 # What a lock that is held says, here and on Windows. Anything else is said by a file system that has no locks, or
@@ -168,7 +169,7 @@ def _owner() -> bytes:
 
 def _read_owner(path: Path) -> tuple[str, str]:
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
+        owner = read_json(path, 2**16)
         return str(owner["pid"]), owner["host"]
     except (OSError, ValueError, KeyError, TypeError):
         return "unknown", "an unknown host"  # taken a moment ago and not yet written

@@ -24,7 +24,7 @@ from jaxprop.health.signals.settings import DETAILS, RARE, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import rules as placing
 from jaxprop.parallel import sharding
-from jaxprop.parallel.mesh import make_mesh
+from jaxprop.parallel.mesh import make_mesh, refuse_local
 from jaxprop.parallel.placement import place_state
 from jaxprop.parallel.places import places_of
 from jaxprop.parallel.rules import Rule
@@ -479,6 +479,7 @@ def make_train_step(
     if deterministic not in (None, ACROSS):
         raise UsageError(f"expected deterministic to be {ACROSS!r} or None, got {deterministic!r}")
     mesh = make_mesh(1) if deterministic and mesh is None else mesh
+    refuse_local(mesh)
     policy = policy_of(precision)
     if needs_scaling(policy) and not skip_nonfinite:
         raise UsageError(
