@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from jaxprop.bench.datasheet import sheet_of
+from jaxprop.core.datasheet import sheet_of
 from jaxprop.bench.document import Environment, Fact
 from jaxprop.bench.telemetry import driver_version
 from jaxprop.run.allocator import allocator_in_use

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxprop.bench.datasheet import sheet_of_kind
+from jaxprop.core.datasheet import sheet_of_kind
 from jaxprop.bench.document import Document, Row, read
 from jaxprop.bench.rounds import NOISY
 from jaxprop.bench.samples import estimate

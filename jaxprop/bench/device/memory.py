@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprop.bench.datasheet import sheet_of
+from jaxprop.core.datasheet import sheet_of
 from jaxprop.bench.device.buffers import random, sets
 from jaxprop.bench.environment import memory_limit
 from jaxprop.bench.rounds import Job, Prepared

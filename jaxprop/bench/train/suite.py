@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxprop import data
 from jaxprop.bench import telemetry
-from jaxprop.bench.datasheet import Sheet, sheet_of
+from jaxprop.core.datasheet import Sheet, sheet_of
 from jaxprop.bench.document import Fact, Row
 from jaxprop.bench.rounds import Job, Plan, Prepared, explain, measure, warm_up
 from jaxprop.bench.session import Session
