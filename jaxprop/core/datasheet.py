@@ -71,7 +71,9 @@ def _tpu(
 SHEETS = [
     # MIG slices name themselves; what a slice may do at most is not in the datasheet of the card.
     Sheet(r"MIG", {}, None, "", "a slice of a card (MIG)"),
-    _nvidia(r"B200", 8000, f"{NVIDIA}/blackwell", 180, 900, 50, f32=75, tf32=1125, f16=2250, bf16=2250, f8=4500, i8=4500),
+    _nvidia(
+        r"B200", 8000, f"{NVIDIA}/blackwell", 180, 900, 50, f32=75, tf32=1125, f16=2250, bf16=2250, f8=4500, i8=4500
+    ),
     _nvidia(r"H200 NVL", 4800, f"{NVIDIA}/h200", 141, 450, 50, f32=60, tf32=418, f16=836, bf16=836, f8=1671, i8=1671),
     _nvidia(r"H200", 4800, f"{NVIDIA}/h200", 141, 450, 50, f32=67, tf32=495, f16=989.5, bf16=989.5, f8=1979, i8=1979),
     _nvidia(r"H100 PCIe", 2039, f"{NVIDIA}/h100", 80, 64, f32=51.2, tf32=378, f16=756.5, bf16=756.5, f8=1513, i8=1513),

@@ -18,9 +18,11 @@ COLLECTIVES = (
 )  # fmt: skip
 # These move nothing by themselves: what they hold is counted where it is read or written.
 FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id "
-    "opt-barrier optimization-barrier add-dependency domain".split()
-)
+    (
+        "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
+        "partition-id", "replica-id", "opt-barrier", "optimization-barrier", "add-dependency", "domain",
+    )
+)  # fmt: skip
 SLICING = ("slice", "dynamic-slice", "gather")
 Computation = Mapping[str, Instruction]
 
@@ -32,7 +34,7 @@ class Collective(NamedTuple):
       kind: such as `all-gather`.
       axes: of the mesh, along which the devices differ; empty where the program does not tell.
       devices: in a group.
-      count: how often a device takes part in one, in a step.
+      times: how often a device takes part in one, in a step.
       size: bytes of the whole arrays in a step, as each device holds them before or after.
       sent: bytes that a device sends in a step by the ring algorithms.
       groups: places of the devices in the mesh, those of one group in a row.
@@ -41,7 +43,7 @@ class Collective(NamedTuple):
     kind: str
     axes: tuple[str, ...]
     devices: int
-    count: float
+    times: float
     size: float
     sent: float
     groups: np.ndarray
@@ -150,7 +152,9 @@ class _Work:
         results = sum(array.size for array in one.arrays)
         if kind == "collective-permute":
             groups = pairs(_after(one.rest, "source_target_pairs="))
-            self._note(Collective(kind, axes_of(groups, self.mesh), 2, times, times * operands, times * operands, groups))
+            self._note(
+                Collective(kind, axes_of(groups, self.mesh), 2, times, times * operands, times * operands, groups)
+            )
             return
         found = replica_groups(_after(one.rest, "replica_groups="), self.devices)
         groups = np.arange(self.devices)[None] if found is None else found
@@ -171,7 +175,7 @@ class _Work:
         before = self.collectives.get(key)
         if before is not None:
             one = before._replace(
-                count=before.count + one.count, size=before.size + one.size, sent=before.sent + one.sent
+                times=before.times + one.times, size=before.size + one.size, sent=before.sent + one.sent
             )
         self.collectives[key] = one
 
@@ -286,4 +290,3 @@ def _taps(size: int, kernel: int, out: int, stride: int, low: int, spread: int, 
     """Pairs of an output and a kernel's value along one axis that meet an input, not padding nor a hole."""
     at = np.arange(out)[:, None] * stride + np.arange(kernel)[None] * apart - low
     return int(np.sum((at >= 0) & (at <= (size - 1) * spread) & (at % spread == 0)))
-

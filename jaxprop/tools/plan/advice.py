@@ -59,7 +59,7 @@ def assumptions(target: Target, config: Config, detail: str) -> Iterator[str]:
     assert sheet is not None
     dtype = peak_dtype(config.precision.policy, sheet)
     yield f"Peaks: {sheet.tflops[dtype]:g} TFLOP/s in {dtype}, {sheet.bandwidth:g} GB/s of memory ({sheet.source})."
-    yield "Products reach 40 to 80 % of their peak in practice, so expect a longer step than the roofline's."
+    yield "It is a lower bound: nothing runs at its peak throughout, and the host's own work is not in it."
     yield (
         "Bytes moved: every operation of the program reads its operands from main memory and writes its result once; "
         "what lies in memory on the chip is free."
@@ -90,7 +90,9 @@ def unknown(target: Target) -> Iterator[str]:
     if target.platform == "gpu":
         yield (
             "XLA's compiler for NVIDIA needs a GPU. The program was split over devices of this host and compiled for "
-            "them: collectives and the state's memory are the same, fusions and so temporaries and bytes moved are not."
+            "them. The state's memory is the same. Fusions, and so temporaries and bytes moved, are not. Collectives "
+            "are those of the partitioner; a GPU's compiler merges them, and writes sums of which each device keeps a "
+            "part as a reduce-scatter, which sends half as much."
         )
         yield (
             "The host computes bfloat16 in float32, and attention with a [T, T] array where a GPU takes cuDNN's in "

@@ -17,13 +17,17 @@ from jaxprop.errors import ConfigError, JaxpropError, OutOfMemoryError
 from jaxprop.parallel.mesh import make_mesh, parts
 from jaxprop.run.compose import compose
 from jaxprop.tools.plan.account import Account, account
-from jaxprop.tools.plan.hlo import parse
+from jaxprop.tools.plan.hlo import Program, parse
+from jaxprop.tools.plan.live import temporary_parts
 from jaxprop.tools.plan.roofline import Estimate, estimate
 from jaxprop.tools.plan.subject import Subject, with_run
 from jaxprop.tools.plan.topology import Target
-from jaxprop.train.memory import Memory, predict
+from jaxprop.train.memory import Buffer, predict
+from jaxprop.train.memory.predict import PARTS
 
 GIB = 2**30
+TEMPORARY = ("activations", "gradients", "temporaries")  # of a prediction's parts
+ARGUMENTS = ("params", "opt_state", "ema", "extras", "state", "batch")
 SHARE = 0.75  # of a GPU's memory, which JAX takes by default
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])")
@@ -42,10 +46,11 @@ class Placed(NamedTuple):
       fits: whether the step fits in the memory of a device; None where that memory is not known.
       needed: bytes of each device's memory at the peak; of a step that does not fit, at least.
       capacity: bytes that a device's programs can have, or None.
-      memory: by what holds it; None where the compiler has ended for lack of memory.
+      parts: what holds it -> bytes; empty where the compiler has ended for lack of memory.
+      buffers: arrays in temporary memory at the peak, largest first, where the compiler tells them.
       parameters: number of scalars.
       held: bytes of the state over all devices if each held its part once.
-      work: what one device does; None as `memory`.
+      work: what one device does; None where `parts` is empty.
       model_flops: operations of the model's products in a step, over all devices.
       time: the estimate; None where the program or the devices are not known.
       per_second: examples a second at `time.high` and at `time.low`.
@@ -61,7 +66,8 @@ class Placed(NamedTuple):
     fits: bool | None
     needed: int
     capacity: int | None
-    memory: Memory | None
+    parts: Mapping[str, int]
+    buffers: tuple[Buffer, ...]
     parameters: int
     held: int
     work: Account | None
@@ -109,19 +115,45 @@ def place(
     except (jax.errors.JaxRuntimeError, NotImplementedError, MemoryError) as error:
         needed, limit = _asked(error, target)
         return Placed(
-            **common, fits=False, needed=needed, capacity=limit or capacity, memory=None, work=None, time=None,
-            per_second=None, seconds=time.perf_counter() - started,
+            **common, fits=False, needed=needed, capacity=limit or capacity, parts={}, buffers=(), work=None,
+            time=None, per_second=None, seconds=time.perf_counter() - started,
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    memory = predict(compiled)
-    needed = memory.peak if memory else 0
-    work = account(parse(compiled.as_text()), shape)
+    program = parse(compiled.as_text())
+    held, buffers = _held(compiled, program)
+    needed, work = sum(held.values()), account(program, shape)
     guess = estimate(work, common["model_flops"], target, list(made.devices.flat), config.precision.policy)
     return Placed(
         **common, fits=None if capacity is None else needed <= capacity, needed=needed, capacity=capacity,
-        memory=memory, work=work, time=guess, per_second=(size / guess.high, size / guess.low) if guess else None,
-        seconds=seconds,
+        parts=held, buffers=buffers, work=work, time=guess,
+        per_second=(size / guess.high, size / guess.low) if guess else None, seconds=seconds,
     )  # fmt: skip
+
+
+def _held(compiled: Any, program: Program) -> tuple[dict[str, int], tuple[Buffer, ...]]:
+    """Memory at the peak by what holds it, in words, with what a TPU's layouts add; and the largest temporaries."""
+    memory, stats = predict(compiled), compiled.memory_analysis()
+    if memory is None or stats is None:
+        return {}, ()
+    parts = dict(memory.parts)
+    temporary = sum(parts.pop(name, 0) for name in TEMPORARY)
+    split = {name: parts_of for name, parts_of in memory.parts.items() if name in TEMPORARY}
+    if not memory.buffers:  # a compiler that does not tell where it puts arrays
+        guessed = temporary_parts(program)
+        scale = min(1.0, temporary / (sum(guessed.values()) or 1.0))
+        split = {name: int(guessed.get(name, 0.0) * scale) for name in ("activations", "gradients")}
+        split["temporaries"] = temporary - sum(split.values())
+    words = {PARTS[name]: count for name, count in {**parts, **split}.items() if count}
+    arguments = sum(memory.parts.get(name, 0) for name in ARGUMENTS)
+    if (padding := stats.argument_size_in_bytes - arguments) > 0:
+        words["padding of the state and the batch"] = padding
+    if _platform(compiled) == "tpu":  # which keeps the program in the same memory
+        words["program"] = stats.generated_code_size_in_bytes
+    return words, memory.buffers
+
+
+def _platform(compiled: Any) -> str:
+    return next(iter(jax.tree.leaves(compiled.input_shardings)[0].device_set)).platform
 
 
 def _check_batch(config: Config, count: int, target: Target) -> None:

@@ -161,4 +161,6 @@ def arrays(text: str) -> Iterator[Array]:
     """
     for dtype, shape, layout in _ARRAY.findall(text):
         space = _SPACE.search(layout)
-        yield Array(dtype, tuple(int(size.strip("<= ")) for size in shape.split(",") if size), int(space[1]) if space else 0)
+        yield Array(
+            dtype, tuple(int(size.strip("<= ")) for size in shape.split(",") if size), int(space[1]) if space else 0
+        )

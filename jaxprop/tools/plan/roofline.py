@@ -51,10 +51,7 @@ def peak_dtype(policy: str, sheet: Sheet) -> str:
       >>> peak_dtype("float32", sheet_of_kind("TPU v4")), peak_dtype("float32", sheet_of_kind("NVIDIA A100-SXM4-40GB"))
       ('bfloat16', 'tf32')
     """
-    if policy == "float32":
-        wanted = ("tf32", "float32", "bfloat16")
-    else:
-        wanted = (policy, "bfloat16", "float16", "float32")
+    wanted = ("tf32", "float32", "bfloat16") if policy == "float32" else (policy, "bfloat16", "float16", "float32")
     return next(dtype for dtype in wanted if dtype in sheet.tflops)
 
 

@@ -53,7 +53,7 @@ def scaled_mesh(mesh: Mesh, chips: int, wanted: int) -> Mesh:
     sequence = math.gcd(sizes.get("sequence", 1), wanted // tensor)
     rest = wanted // (tensor * sequence)
     if mesh.fsdp == 1:
-        return Mesh(data=rest, sequence=sequence, tensor=tensor)
+        return Mesh(data=rest, fsdp=1, sequence=sequence, tensor=tensor)
     copies = math.gcd(sizes.get("data", 1), rest) if mesh.fsdp == -1 else 1
     return Mesh(data=copies, fsdp=rest // copies, sequence=sequence, tensor=tensor)
 

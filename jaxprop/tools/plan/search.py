@@ -12,9 +12,10 @@ from jaxprop.config.schema.model import Blocks
 from jaxprop.config.schema.run import Mesh
 from jaxprop.errors import JaxpropError
 from jaxprop.models.remat import NONE, POLICIES
-from jaxprop.tools.plan.compiled import Placed, place
+from jaxprop.tools.plan.compiled import TEMPORARY, Placed, place
 from jaxprop.tools.plan.subject import Subject
 from jaxprop.tools.plan.topology import Target
+from jaxprop.train.memory.predict import PARTS
 
 TENSOR = 16  # more devices along it exchange activations for longer than they compute
 # Activations that are kept, and operations of the forward pass that are made again, roughly, as shares.
@@ -114,8 +115,7 @@ def _guessed(mesh: Mesh, remat: str, subject: Subject, target: Target, now: Plac
     data = mesh.data or 1
     split, spread = mesh.fsdp * mesh.tensor, data * mesh.fsdp
     state, params = now.held / split, 2.0 * now.parameters  # of two bytes each, while computing
-    configured = now.memory.parts if now.memory else {}
-    temporary = sum(configured.get(name, 0) for name in ("activations", "gradients", "temporaries"))
+    temporary = sum(now.parts.get(PARTS[name], 0) for name in TEMPORARY)
     activations = (temporary or 0.5 * now.needed) * KEPT[remat] / KEPT[now.remat]
     size = state + activations * (now.chips / (spread * mesh.sequence)) / max(mesh.tensor, 1)
     sheet = target.sheet
@@ -150,7 +150,8 @@ def search(
     Returns:
       Those that were tried, best first; and those that were not, most promising first.
     """
-    waiting, tried, end = candidates(subject, target, now), [], time.monotonic() + 60 * minutes
+    waiting, end = candidates(subject, target, now), time.monotonic() + 60 * minutes
+    tried: list[Tried] = []
     total = min(number, len(waiting))
     while waiting and len(tried) < number and time.monotonic() < end:
         one = waiting.pop(0)

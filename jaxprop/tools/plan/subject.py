@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxprop import data
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.run import Parallel
+from jaxprop.config.schema.run import Mesh
 from jaxprop.core.jaxprs.products import products
 from jaxprop.run.compose import compose
 from jaxprop.types import PyTree, Source
@@ -49,8 +49,9 @@ class Subject:
     def tokens(self) -> int | None:
         """Tokens of an example, where the task is of tokens that are predicted."""
         labels = self._example.get("labels") if isinstance(self._example, Mapping) else None
-        tokens = self.config.task.name in ("language", "translate") and labels is not None and np.ndim(labels) == 2
-        return int(np.shape(labels)[1]) if tokens else None
+        if self.config.task.name not in ("language", "translate") or labels is None or np.ndim(labels) != 2:
+            return None
+        return int(np.shape(labels)[1])
 
     def flops(self, size: int) -> float:
         """Returns the operations of a step's products over all devices, none of them for rematerialization.
@@ -62,7 +63,10 @@ class Subject:
 
     def _count(self, size: int) -> float:
         config = with_run(self.with_batch(size), accumulate=1, remat="none")
-        config = config.model_copy(update={"parallel": Parallel(devices=1)})
+        alone = config.parallel.model_copy(
+            update={"devices": 1, "mesh": Mesh(fsdp=1, sequence=1, tensor=1), "rules": ()}
+        )
+        config = config.model_copy(update={"parallel": alone})
         # Without signals, since they are no part of the model.
         experiment = compose(config, self.sources, health=False)
         state = jax.eval_shape(lambda: experiment.init(0))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import math
 import os
 import re
+import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -35,12 +38,12 @@ class Generation(NamedTuple):
     axes: int
     chips: int
     whole: int
-    settings: dict[str, str] = {}
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 # The two cores of a v4 and of a v5p are one device, as on Cloud TPU.
 TPUS = {
-    "v4": Generation("TPU v4", 3, 4096, 4, {"chip_config_name": "megacore"}),
+    "v4": Generation("TPU v4", 3, 4096, 4, (("chip_config_name", "megacore"),)),
     "v5e": Generation("TPU v5 lite", 2, 256, 16),
     "v5p": Generation("TPU v5", 3, 8960, 4),
     "v6e": Generation("TPU v6 lite", 2, 256, 16),
@@ -117,15 +120,17 @@ def tpu(text: str, slices: int = 1) -> Target:
         raise MissingExtraError("libtpu", f"planning for {text}", "'jax[tpu]'")
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
+    start_on_host()
     from jax.experimental import topologies
 
     generation, deep = TPUS[name], (*shape, 1, 1)[:3]
     bounds = (min(2, deep[0]), min(2, deep[1]), 1)
     try:
-        made = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{name}:{'x'.join(map(str, shape))}", chips_per_host_bounds=bounds,
-            **({"num_slices": slices} if slices > 1 else {}), **generation.settings,
-        )  # fmt: skip
+        with _quiet():
+            made = topologies.get_topology_desc(
+                platform="tpu", topology_name=f"{name}:{'x'.join(map(str, shape))}", chips_per_host_bounds=bounds,
+                **({"num_slices": slices} if slices > 1 else {}), **dict(generation.settings),
+            )  # fmt: skip
     except jax.errors.JaxRuntimeError as error:
         if "Invalid TPU external name" in str(error):
             others = ", ".join(key for key in TPUS if key != name)
@@ -136,6 +141,20 @@ def tpu(text: str, slices: int = 1) -> Target:
         raise UsageError(f"{text} is no topology: {str(error).splitlines()[0]}") from None
     whole = f"{slices} x {text}" if slices > 1 else text
     return Target(whole, "tpu", tuple(made.devices), sheet_of_kind(generation.kind), shape, slices)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out what libtpu says on stderr of the machine not being a TPU's."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -220,8 +239,7 @@ def host_devices(count: int) -> tuple[Any, ...]:
 def start_on_host(count: int = 1) -> None:
     """Lets jax start on the host alone: a plan takes no accelerator from who uses it. No effect once jax runs."""
     flag = "xla_force_host_platform_device_count"
-    if "JAX_PLATFORMS" not in os.environ:
-        jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", "cpu")
     if flag not in os.environ.get("XLA_FLAGS", ""):
         # Read when the first device is asked for.
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{flag}={count}".strip()
@@ -241,4 +259,3 @@ def smaller(target: Target, chips: int) -> Target:
         return gpu(f"{name}:{chips}")
     a_slice = min(chips, TPUS[name].chips)
     return tpu(f"{name}:{known_shape(name, a_slice)}", chips // a_slice)
-
