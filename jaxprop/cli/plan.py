@@ -13,6 +13,8 @@ from jaxprop.cli.output import print_result, run_of
 from jaxprop.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
+    from jaxprop.cli.plan_output import Plan
+    from jaxprop.config.schema.config import Config
     from jaxprop.tools.plan.topology import Target
 
 NEEDED = "give one of --topology v5e:16x16, --gpu h100:8 and --devices 8"
@@ -59,29 +61,15 @@ def plan(
     from jaxprop.config.load import load
 
     loaded = load(config, changes, code or ())
-    # Imported late, so that a mistake in the file is reported before jax has loaded.
-    from jaxprop.cli import plan_output
-    from jaxprop.sinks.streams import tell
-    from jaxprop.tools.plan.compiled import place
-    from jaxprop.tools.plan.scaling import scaling as scale
-    from jaxprop.tools.plan.search import search as look
-    from jaxprop.tools.plan.subject import Subject
-
     if report is not None and not report.absolute().parent.is_dir():
         raise UsageError(f"--report: there is no folder {report.parent}")
-    target, detail = _target(topology, slices, gpu, devices, many=scaling or report is not None), "rows"
-    if full:
-        detail = "full"
-    subject = Subject(loaded.config)
-    tell(f"compiling the train step for {target.name}")
-    placed = place(subject, target, detail=detail)
-    found = plan_output.Plan(target, loaded.config, placed, detail)
-    if search:
-        tried, left = look(subject, target, placed, number=candidates, minutes=minutes, note=tell, detail=detail)
-        found = found._replace(tried=tuple(tried), untried=tuple(left))
-    if scaling or report is not None:
-        points, missing = scale(subject, target, minutes=minutes, note=tell, detail=detail)
-        found = found._replace(scaled=tuple(points), unscaled=tuple(missing))
+    # Imported late, so that a mistake in the file is reported before jax has loaded.
+    from jaxprop.cli import plan_output
+
+    scaling = scaling or report is not None
+    target = _target(topology, slices, gpu, devices, many=scaling)
+    detail = "full" if full else "rows"
+    found = _planned(loaded.config, target, detail, candidates if search else 0, minutes, scaling)
     if json:
         print_result("plan", run_of(loaded.path), plan_output.plain(found), indent=2)
     else:
@@ -89,6 +77,27 @@ def plan(
     if report is not None:
         plan_output.write_report(found, report)
     return EXIT_DONE
+
+
+def _planned(config: Config, target: Target, detail: str, candidates: int, minutes: float, scaling: bool) -> Plan:
+    from jaxprop.cli.plan_output import Plan
+    from jaxprop.sinks.streams import tell
+    from jaxprop.tools.plan.compiled import place
+    from jaxprop.tools.plan.scaling import scaling as scale
+    from jaxprop.tools.plan.search import search
+    from jaxprop.tools.plan.subject import Subject
+
+    subject = Subject(config)
+    tell(f"compiling the train step for {target.name}")
+    placed = place(subject, target, detail=detail)
+    found = Plan(target, config, placed, detail)
+    if candidates:
+        tried, left = search(subject, target, placed, number=candidates, minutes=minutes, note=tell, detail=detail)
+        found = found._replace(tried=tuple(tried), untried=tuple(left))
+    if scaling:
+        points, missing = scale(subject, target, minutes=minutes, note=tell, detail=detail)
+        found = found._replace(scaled=tuple(points), unscaled=tuple(missing))
+    return found
 
 
 def _check(topology: str | None, slices: int, gpu: str | None, devices: int | None) -> None:

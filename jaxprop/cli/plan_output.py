@@ -260,7 +260,7 @@ def plain(found: Plan) -> dict[str, Any]:
     """Returns everything that a plan has found, for `--json`."""
     sheet = found.target.sheet
     return {
-        "target": {
+        "devices": {
             "name": found.target.name, "platform": found.target.platform, "chips": found.target.chips,
             "shape": found.target.shape, "slices": found.target.slices, "sheet": sheet,
         },

@@ -82,4 +82,4 @@ def test_a_weak_scaling_is_a_curve_and_a_table(tmp_path):
 def test_everything_is_in_the_json():
     found = plain(plan(placed()))
     assert {"target", "fits", "needed", "parts", "time", "mesh", "search", "scaling", "assumptions"} <= set(found)
-    assert found["target"]["sheet"].link == 200
+    assert (found["target"], found["devices"]["sheet"].link) == ("v5e:2x4", 200)

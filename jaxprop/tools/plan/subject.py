@@ -64,7 +64,7 @@ class Subject:
     def _count(self, size: int) -> float:
         config = with_run(self.with_batch(size), accumulate=1, remat="none")
         alone = config.parallel.model_copy(
-            update={"devices": 1, "mesh": Mesh(fsdp=1, sequence=1, tensor=1), "rules": ()}
+            update={"devices": 1, "mesh": Mesh(data=None, fsdp=1, sequence=1, tensor=1), "rules": ()}
         )
         config = config.model_copy(update={"parallel": alone})
         # Without signals, since they are no part of the model.
