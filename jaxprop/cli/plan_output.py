@@ -58,7 +58,7 @@ def print_plan(found: Plan) -> None:
 
 def write_report(found: Plan, path: Path) -> None:
     """Writes a plan as one HTML page."""
-    write_page(path, frame(f"Plan for {found.target.name}", _body(found)), "--report")
+    write_page(path, frame(f"Plan for {found.target.name}", _body(found), "jaxprop plan"), "--report")
 
 
 def sentences(found: Plan) -> Iterator[str]:

@@ -89,7 +89,10 @@ def _divisors(number: int) -> list[int]:
 
 
 def candidates(subject: Subject, target: Target, now: Placed) -> list[Candidate]:
-    """Returns what to try, the most promising first: what seems to fit, by its time, and then the rest by its memory.
+    """Returns what to try, the most promising first, without the configured one.
+
+    For each mesh, the policy that seems to fit and be fastest is before the others; then what seems to fit, by its
+    time; then the rest, by its memory.
 
     Args:
       subject: the configuration.
@@ -103,11 +106,25 @@ def candidates(subject: Subject, target: Target, now: Placed) -> list[Candidate]
     ]
     limit = now.capacity
 
-    def order(one: Candidate) -> tuple[bool, float]:
-        fits = limit is None or one.bytes <= limit
-        return not fits, one.seconds if fits else one.bytes
+    def fits(one: Candidate) -> bool:
+        return limit is None or one.bytes <= limit
 
-    return sorted(found, key=order)
+    best: dict[tuple[int | None, ...], Candidate] = {}
+    for one in sorted(filter(fits, found), key=lambda one: one.seconds):
+        best.setdefault(tuple(one.mesh.model_dump().values()), one)
+
+    def order(one: Candidate) -> tuple[bool, bool, float]:
+        first = best.get(tuple(one.mesh.model_dump().values())) is one
+        return not fits(one), not first, one.seconds if fits(one) else one.bytes
+
+    configured = configured_as(now)
+    return sorted((one for one in found if (one.mesh, one.remat) != configured), key=order)
+
+
+def configured_as(now: Placed) -> tuple[Mesh, str]:
+    """Returns the mesh and the policy that a step was compiled with."""
+    sizes = {"fsdp": 1, "sequence": 1, "tensor": 1} | dict(now.mesh)
+    return Mesh(**sizes), now.remat
 
 
 def _guessed(mesh: Mesh, remat: str, subject: Subject, target: Target, now: Placed) -> Candidate:
@@ -141,8 +158,8 @@ def search(
     Args:
       subject: the configuration.
       target: the devices.
-      now: what was found of the configured mesh.
-      number: most candidates to compile.
+      now: what was found of the configured mesh, which is among those that were tried.
+      number: most candidates to compile besides.
       minutes: after which no further one is begun.
       note: takes a line before each.
       detail: how much the step measures.
@@ -151,11 +168,12 @@ def search(
       Those that were tried, best first; and those that were not, most promising first.
     """
     waiting, end = candidates(subject, target, now), time.monotonic() + 60 * minutes
-    tried: list[Tried] = []
+    mesh, remat = configured_as(now)
+    tried = [Tried(Candidate(mesh, remat, float(now.needed), now.time.high if now.time else 0.0), now)]
     total = min(number, len(waiting))
-    while waiting and len(tried) < number and time.monotonic() < end:
+    while waiting and len(tried) <= number and time.monotonic() < end:
         one = waiting.pop(0)
-        note(f"compiling mesh {text(one.mesh)}, remat {one.remat} ({len(tried) + 1} of {total})")
+        note(f"compiling mesh {text(one.mesh)}, remat {one.remat} ({len(tried)} of {total})")
         try:
             tried.append(Tried(one, place(subject, target, one.mesh, one.remat, detail=detail)))
         except JaxpropError as error:
