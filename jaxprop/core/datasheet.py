@@ -101,7 +101,7 @@ SHEETS = [
     _tpu(r"TPU v2", 350, 22.5, None, "half a chip (one of its two cores)"),
     _tpu(r"TPU v3", 450, 61.5, None, "half a chip (one of its two cores)"),
     _tpu(r"TPU v4", 1228, 275, 275, source=f"{PAGES}/v4", memory=32, link=300),
-    _tpu(r"TPU (v5 lite|v5e)", 819, 197, 393, source=f"{PAGES}/v5e", memory=16, link=200, network=3.125),
+    _tpu(r"TPU (v5 lite|v5e)", 819, 197, 393, source=f"{PAGES}/v5e", memory=15.75, link=200, network=3.125),
     _tpu(r"TPU (v5|v5p)$", 2765, 459, 918, source=f"{PAGES}/v5p", memory=95, link=600, network=6.25),
     _tpu(r"TPU (v6 lite|v6e)", 1640, 918, 1836, source=f"{PAGES}/v6e", memory=32, link=400, network=12.5),
 ]

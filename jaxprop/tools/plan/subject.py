@@ -16,6 +16,8 @@ from jaxprop.core.jaxprs.products import products
 from jaxprop.run.compose import compose
 from jaxprop.types import PyTree, Source
 
+MANY = 2**26  # examples, more than any batch; their steps are still counted in 32 bits
+
 
 class Subject:
     """A configuration to plan for, with its data opened once.
@@ -75,7 +77,7 @@ class Subject:
 
 
 def _endless(source: Source) -> Source:
-    return source._replace(length=max(source.length, 2**40))
+    return source._replace(length=max(source.length, MANY))
 
 
 def with_run(config: Config, **changes: Any) -> Config:
