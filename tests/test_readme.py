@@ -33,6 +33,7 @@ LONG = (
     "replay",
     "lesson",
     "info",
+    "plan",
     "gradcheck",
     "explain",
     "lr-find",

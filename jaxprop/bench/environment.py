@@ -10,9 +10,9 @@ from pathlib import Path
 
 import jax
 
-from jaxprop.bench.datasheet import sheet_of
 from jaxprop.bench.document import Environment, Fact
 from jaxprop.bench.telemetry import driver_version
+from jaxprop.core.datasheet import sheet_of
 from jaxprop.run.allocator import allocator_in_use
 from jaxprop.version import __version__
 

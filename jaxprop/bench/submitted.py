@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxprop.bench.datasheet import sheet_of_kind
 from jaxprop.bench.document import Document, Row, read
 from jaxprop.bench.rounds import NOISY
 from jaxprop.bench.samples import estimate
+from jaxprop.core.datasheet import sheet_of_kind
 from jaxprop.errors import UsageError, printable
 
 LARGEST = 5_000_000  # bytes of a file

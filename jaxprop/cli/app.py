@@ -29,6 +29,7 @@ from jaxprop.cli.info import info
 from jaxprop.cli.init import init
 from jaxprop.cli.lesson import lesson
 from jaxprop.cli.lr_find import lr_find
+from jaxprop.cli.plan import plan
 from jaxprop.cli.predict import predict
 from jaxprop.cli.replay import replay
 from jaxprop.cli.report import report
@@ -56,6 +57,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "configs": configs,
     "init": init,
     "info": info,
+    "plan": plan,
     "gradcheck": gradcheck,
     "explain": explain,
     "lr-find": lr_find,

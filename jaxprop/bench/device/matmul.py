@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprop.bench.datasheet import sheet_of
 from jaxprop.bench.device.buffers import random, sets
 from jaxprop.bench.document import Fact
 from jaxprop.bench.rounds import Job, Prepared, WrongResult
+from jaxprop.core.datasheet import sheet_of
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 # Not square: what a transformer multiplies, tokens by width by the inner width of its feed-forward layers.

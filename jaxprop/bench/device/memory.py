@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprop.bench.datasheet import sheet_of
 from jaxprop.bench.device.buffers import random, sets
 from jaxprop.bench.environment import memory_limit
 from jaxprop.bench.rounds import Job, Prepared
+from jaxprop.core.datasheet import sheet_of
 
 SIZES = tuple((1 << 15) << (2 * i) for i in range(9))  # 32 KiB to 2 GiB, all arrays of an operation together
 LOOPED = (

@@ -74,7 +74,7 @@ def _named(palette: tuple[str, ...]) -> str:
     return " ".join(f"--line-{i}: {colour};" for i, colour in enumerate(palette))
 
 
-def frame(title: str, body: Iterable[str]) -> str:
+def frame(title: str, body: Iterable[str], command: str = "jaxprop bench") -> str:
     """Returns a page as the text of one file.
 
     Only its own style is allowed, so that no text from a document can be executed or fetch anything.
@@ -82,6 +82,7 @@ def frame(title: str, body: Iterable[str]) -> str:
     Args:
       title: of the page, escaped here.
       body: HTML, escaped by who wrote it.
+      command: that made the page.
 
     Example:
       >>> frame("<a>", ["<p>text</p>"]).count("&lt;a&gt;")
@@ -95,7 +96,7 @@ def frame(title: str, body: Iterable[str]) -> str:
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(title)} - jaxprop bench</title>\n<style>{css}</style>\n</head>\n<body>\n<main>",
+            f"<title>{html.escape(title)} - {command}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>",
             *body,
             "</main>\n</body>\n</html>\n",
         ]

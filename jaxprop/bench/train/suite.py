@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxprop import data
 from jaxprop.bench import telemetry
-from jaxprop.bench.datasheet import Sheet, sheet_of
 from jaxprop.bench.document import Fact, Row
 from jaxprop.bench.rounds import Job, Plan, Prepared, explain, measure, warm_up
 from jaxprop.bench.session import Session
@@ -23,6 +22,7 @@ from jaxprop.bench.train.made import DETAIL, Made, make
 from jaxprop.bench.train.parts import measure_parts, seconds_of
 from jaxprop.bench.train.peaks import Peaks, kind_of, measure_peaks
 from jaxprop.config.schema.config import Config
+from jaxprop.core.datasheet import Sheet, sheet_of
 from jaxprop.errors import JaxpropError, UsageError, one_of
 from jaxprop.run import compose
 

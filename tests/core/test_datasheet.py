@@ -1,10 +1,10 @@
-"""`bench/datasheet.py`: the table of peaks."""
+"""`core/datasheet.py`: the table of peaks."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from jaxprop.bench.datasheet import SHEETS, sheet_of
+from jaxprop.core.datasheet import SHEETS, sheet_of
 
 
 @pytest.mark.parametrize(
