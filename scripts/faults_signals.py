@@ -21,6 +21,7 @@ import argparse
 import atexit
 import faulthandler
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -112,12 +113,10 @@ def prepare(room: Path) -> None:
         inputs = rng.normal(size=(length, 5)).astype(np.float32)
         inputs[np.arange(length), labels] += 2
         np.savez(room / f"{name}.npz", inputs=inputs, labels=labels)
-    import orbax.checkpoint  # noqa: F401
-    import rich.console  # noqa: F401
     from jax._src import xla_bridge
 
-    import jaxprop.run.train
-    import jaxprop.sinks.console  # noqa: F401
+    for name in ("orbax.checkpoint", "rich.console", "jaxprop.sinks.console"):
+        importlib.import_module(name)
 
     assert not xla_bridge._backends, "a forked process could not use a backend that was started before"
 

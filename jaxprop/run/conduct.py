@@ -120,11 +120,7 @@ def conduct(
         before = None if fresh else decided("the run before", lambda: undertaking.finished(folder))
         experiment = undertaking.compose()
         if before is not None and decided("its end", lambda: _has_ended(before, experiment, folder)):
-            decided("its data", lambda: undertaking.complete(experiment, folder))
-            early = stopped_note(before, experiment.total_steps)
-            _tell_if(early or resume_note(before["step"], before["step"], experiment.config))
-            _tell_if(None if quiet else headline_of(before))
-            return Conducted(Outcome(before, EXIT_DONE), experiment, None)
+            return _nothing_left(undertaking, experiment, before, folder, quiet)
         checkpoints, replaced = open_checkpoints(experiment, folder), Replaced(folder)
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
@@ -168,6 +164,17 @@ def conduct(
         saved = experiment.config.checkpoint.enabled
         _tell_if(last_words(status, loop, saved=saved, back=back, aside=replaced.pending))
     return Conducted(Outcome(figures, exit_code(status, interrupts.received)), experiment, loop.state)
+
+
+def _nothing_left(
+    undertaking: Undertaking, experiment: Experiment, before: dict[str, Any], folder: Path, quiet: bool
+) -> Conducted:
+    """What becomes of a run that has completed already."""
+    decided("its data", lambda: undertaking.complete(experiment, folder))
+    early = stopped_note(before, experiment.total_steps)
+    _tell_if(early or resume_note(before["step"], before["step"], experiment.config))
+    _tell_if(None if quiet else headline_of(before))
+    return Conducted(Outcome(before, EXIT_DONE), experiment, None)
 
 
 def _first_state(

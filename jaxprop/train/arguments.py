@@ -15,6 +15,7 @@ from jaxprop.core import trees
 from jaxprop.core.precision import Scaling
 from jaxprop.errors import ShapeError, UsageError
 from jaxprop.health.signals.settings import Signals
+from jaxprop.parallel.mesh import refuse_local
 from jaxprop.parallel.sharding import misplaced
 from jaxprop.types import Batch, PyTree, TrainState
 
@@ -55,6 +56,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "jaxprop.core.precision.Scaling(...), or None",
     ),
     "mesh": (lambda x: x is None or isinstance(x, Mesh), "a mesh, from jaxprop.make_mesh or jax.make_mesh, or None"),
+    "deterministic": (lambda x: x in (None, "across_devices"), "'across_devices', or None"),
     "skip_nonfinite": (lambda x: isinstance(x, bool), "True or False"),
     "stateful": (lambda x: isinstance(x, bool), "True or False"),
 }
@@ -74,6 +76,21 @@ def check_arguments(**given: Any) -> None:
             if isinstance(value, optax.MultiSteps):
                 words += "; take accumulate= in place of optax.MultiSteps, or give its gradient_transformation()"
             raise UsageError(f"expected {name} to be {words}; got {value!r}")
+
+
+def check_placement(mesh: Mesh | None, rules: Any, state_sharding: Any) -> None:
+    """Raises UsageError where a state cannot lie as asked: without a mesh, by two of rules and sharding, or locally.
+
+    Example:
+      >>> check_placement(None, (), jax.P())
+      Traceback (most recent call last):
+      jaxprop.errors.UsageError: state_sharding says how the state lies on a mesh; give mesh=jaxprop.make_mesh() besides
+    """
+    if state_sharding is not None and mesh is None:
+        raise UsageError("state_sharding says how the state lies on a mesh; give mesh=jaxprop.make_mesh() besides")
+    if rules and (mesh is None or state_sharding is not None):
+        raise UsageError("rules say how the state lies on a mesh; give mesh=jaxprop.make_mesh(), and no state_sharding")
+    refuse_local(mesh)
 
 
 def mistake(

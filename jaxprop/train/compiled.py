@@ -24,12 +24,12 @@ from jaxprop.health.signals.settings import DETAILS, RARE, Signals
 from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import rules as placing
 from jaxprop.parallel import sharding
-from jaxprop.parallel.mesh import make_mesh, refuse_local
+from jaxprop.parallel.mesh import make_mesh
 from jaxprop.parallel.placement import place_state
 from jaxprop.parallel.places import places_of
 from jaxprop.parallel.rules import Rule
 from jaxprop.parallel.sharding import StateSharding
-from jaxprop.train.arguments import check_arguments, mistake
+from jaxprop.train.arguments import check_arguments, check_placement, mistake
 from jaxprop.train.compilations import NOTICED, Compilation, Compilations, listen
 from jaxprop.train.explain import explain
 from jaxprop.train.explanation import Explanation
@@ -41,7 +41,6 @@ from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
 from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
 
 LOG = logging.getLogger("jaxprop")
-ACROSS = "across_devices"
 
 
 class TrainStep:
@@ -470,16 +469,10 @@ def make_train_step(
     check_arguments(
         tx=tx, accumulate=accumulate, steps_per_call=steps_per_call, health=health, ema_decay=ema_decay,
         schedule=schedule, clip=clip, scaling=scaling, mesh=mesh, gradient=gradient, skip_nonfinite=skip_nonfinite,
-        stateful=stateful,
+        stateful=stateful, deterministic=deterministic,
     )  # fmt: skip
-    if state_sharding is not None and mesh is None:
-        raise UsageError("state_sharding says how the state lies on a mesh; give mesh=jaxprop.make_mesh() besides")
-    if rules and (mesh is None or state_sharding is not None):
-        raise UsageError("rules say how the state lies on a mesh; give mesh=jaxprop.make_mesh(), and no state_sharding")
-    if deterministic not in (None, ACROSS):
-        raise UsageError(f"expected deterministic to be {ACROSS!r} or None, got {deterministic!r}")
+    check_placement(mesh, rules, state_sharding)
     mesh = make_mesh(1) if deterministic and mesh is None else mesh
-    refuse_local(mesh)
     policy = policy_of(precision)
     if needs_scaling(policy) and not skip_nonfinite:
         raise UsageError(

@@ -136,13 +136,7 @@ def value_and_grad(
     if over is None:
         found = summed(partial(weighted, params), extras, microbatches(batch, accumulate), key)
     else:
-
-        def part(common: tuple[PyTree, PyTree], batch: Batch, key: jax.Array) -> Summed:
-            params, extras = common
-            return summed(partial(weighted, params), extras, microbatches(batch, accumulate), key)
-
-        found = spread(over, part, joined, (params, extras), batch, key)
-        found = found._replace(forward=found.forward._replace(extras=_shared(found.forward.extras)))
+        found = _spread(over, weighted, params, extras, batch, key, accumulate)
     forward, back = divided(found, scale)
     return forward, back._replace(params=jax.tree.map(lambda g, p: g.astype(p.dtype), back.params, params))
 
@@ -184,6 +178,19 @@ def joined(one: Summed, other: Summed) -> Summed:
     )
     back = Backward(params, taps.merged(one.back.collectors, other.back.collectors), square)
     return Summed(back, Forward(loss, weight, extras, sums), one.some | other.some)
+
+
+def _spread(
+    over: Mesh, weighted: Callable, params: PyTree, extras: PyTree, batch: Batch, key: jax.Array, accumulate: int
+) -> Summed:
+    """The same sums of parts of the batch, whose order does not depend on the number of devices."""
+
+    def part(common: tuple[PyTree, PyTree], batch: Batch, key: jax.Array) -> Summed:
+        params, extras = common
+        return summed(partial(weighted, params), extras, microbatches(batch, accumulate), key)
+
+    found = spread(over, part, joined, (params, extras), batch, key)
+    return found._replace(forward=found.forward._replace(extras=_shared(found.forward.extras)))
 
 
 def _shared(extras: PyTree) -> PyTree:

@@ -1,7 +1,5 @@
 import os
 
-import pytest
-
 from jaxprop.checkpoint import folder
 
 
@@ -51,13 +49,6 @@ def test_links_are_found_wherever_they_lie(tmp_path):
     assert folder.holds_link(tmp_path) is None
     (tmp_path / "5" / "state" / "d").symlink_to("/etc")
     assert folder.holds_link(tmp_path) == "5/state/d"
-
-
-@pytest.mark.timeout(20)
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="not a regular file"):
-        folder.read_text(tmp_path / "pipe")
 
 
 def test_what_is_written_is_synced_before_it_has_its_name(tmp_path, monkeypatch):

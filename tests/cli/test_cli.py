@@ -189,7 +189,7 @@ def test_what_an_error_quotes_reaches_the_terminal_without_control_characters(ja
         raise UsageError("the layer \x1b]0;owned\x07 of a file\nand a line")
 
     monkeypatch.setattr(tool, "diagnose", raises)
-    assert jaxprop("doctor").err == "error: the layer ?]0;owned? of a file\nand a line\n"
+    assert jaxprop("doctor").err == "error: the layer ?]0;owned? of a file\n  and a line\n"
 
 
 def environment():

@@ -192,7 +192,11 @@ REFUSED = {
     ),
     "three devices": ({"mesh": {"devices": 3}}, UsageError, "got data 3"),
     "a batch of 9": ({"mesh": {"devices": 1}, "size": 9}, ShapeError, "a multiple of 8 examples"),
-    "another word": ({"mesh": {}, "deterministic": "yes"}, UsageError, "to be 'across_devices' or None, got 'yes'"),
+    "another word": (
+        {"mesh": {}, "deterministic": "yes"},
+        UsageError,
+        "deterministic to be 'across_devices', or None; got 'yes'",
+    ),
 }
 
 
