@@ -63,7 +63,7 @@ def import_orbax() -> Any:
 
     logging.getLogger("absl").addFilter(_is_not_orbax)
     logging.getLogger("asyncio").addFilter(_is_no_write)
-    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
+    warnings.filterwarnings("ignore", "coroutine '.*(serialize|_write_metadata|cancellable)", RuntimeWarning)
     sys.unraisablehook = functools.partial(_pass_on, sys.unraisablehook)
     return ocp
 

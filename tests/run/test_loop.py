@@ -295,8 +295,8 @@ def test_a_failed_save_ends_the_run_at_once_and_not_at_the_next_save(tiny, tmp_p
 
     config = with_config(tiny, checkpoint={"every_steps": 2})
     loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config)
-    monkeypatch.setattr("jaxprop.checkpoint.checkpoints._CHECK_SECONDS", 0.0)
-    monkeypatch.setattr("orbax.checkpoint.AsyncCheckpointer.check_for_errors", fail)
+    monkeypatch.setattr("jaxprop.checkpoint.background.Background.has_failed", True)
+    monkeypatch.setattr("jaxprop.checkpoint.background.Background.result", fail)
     with checkpoints, pytest.raises(CheckpointError, match=r"step 2 could not be written to .*No space left on device"):
         loop.run(Sink())
     assert loop.step == 3

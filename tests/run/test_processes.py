@@ -160,7 +160,7 @@ code = 75
     assert (first.code, second.code) == (75, 75), (said, first.err, second.err)
     told, left = second.err.splitlines()
     assert told.startswith("process 1 of 2 on ")
-    assert told.endswith(": SIGTERM: stopping after this step; once more leaves at once")
+    assert told.endswith(": SIGTERM: stopping after this step; Ctrl-C leaves at once")
     assert left.startswith("left at interrupted ")
     assert first.err.splitlines()[-1] == left
     summary = yaml.safe_load((tmp_path / "run" / "summary.json").read_text())

@@ -464,7 +464,7 @@ def test_nothing_is_written_through_a_link_in_a_folder(sections, tmp_path, name)
     folder.mkdir()
     mine.mkdir() if name in ("checkpoints", "tensorboard") else mine.write_text("mine")
     (folder / name).symlink_to(mine)
-    with pytest.raises((RunFolderError, CheckpointError, UsageError), match=r"it is a link, and|holds records of"):
+    with pytest.raises((RunFolderError, CheckpointError, UsageError), match=r"is a link, and|holds records of"):
         runner.train(changed(sections, sinks={"tensorboard": True}), folder, quiet=True)
     assert not list(mine.iterdir()) if mine.is_dir() else mine.read_text() == "mine"
 

@@ -25,7 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(jaxprop.__file__))
 @pytest.fixture
 def watched(tmp_path):
     """A watchdog that the test looks for, and what it would end the process with."""
-    stop = SimpleNamespace(received=None)
+    stop = SimpleNamespace(asked=None)
     made = Watchdog(tmp_path, stop, period=1.0)
     made.codes = []
     made.stop = stop
@@ -156,7 +156,7 @@ def test_a_stop_is_met_after_ten_seconds_where_the_main_thread_is_held_up(watche
     watched.rescue = lambda: "step 7 is saved"
     watched.enters(kind)
     look(watched, 100)
-    watched.stop.received = signal.SIGTERM
+    watched.stop.asked = signal.SIGTERM
     look(watched, 9)
     assert watched.codes == []
     look(watched, 1)
@@ -166,7 +166,7 @@ def test_a_stop_is_met_after_ten_seconds_where_the_main_thread_is_held_up(watche
 
 def test_a_stop_while_nothing_is_to_lose_just_ends(watched):
     watched.rescue = pytest.fail
-    watched.stop.received = signal.SIGINT
+    watched.stop.asked = signal.SIGINT
     look(watched, 10)
     assert watched.codes == [130]
 
@@ -175,14 +175,14 @@ def test_a_stop_while_nothing_is_to_lose_just_ends(watched):
 def test_a_stop_waits_for_a_step_and_for_a_save(watched, kind):
     watched.rescue = pytest.fail
     watched.enters(kind)
-    watched.stop.received = signal.SIGTERM
+    watched.stop.asked = signal.SIGTERM
     look(watched, 500)
     assert watched.codes == []
 
 
 def test_a_stop_during_progress_is_left_to_the_main_thread(watched):
     watched.rescue = pytest.fail
-    watched.stop.received = signal.SIGTERM
+    watched.stop.asked = signal.SIGTERM
     for _ in range(100):
         watched.enters("data")
         look(watched, 1)
@@ -192,7 +192,7 @@ def test_a_stop_during_progress_is_left_to_the_main_thread(watched):
 
 
 def test_a_state_that_the_step_has_taken_is_left_to_the_main_thread(tmp_path):
-    stop = SimpleNamespace(received=signal.SIGTERM)
+    stop = SimpleNamespace(asked=signal.SIGTERM)
     made, codes = Watchdog(tmp_path, stop, period=0.01), []
     made._leave = codes.append
 
@@ -219,7 +219,7 @@ def test_the_main_thread_stays_where_it_is_while_its_state_is_saved(tmp_path, mo
         order.append("saved")
         return "saved"
 
-    made = Watchdog(tmp_path, SimpleNamespace(received=signal.SIGTERM), period=0.01)
+    made = Watchdog(tmp_path, SimpleNamespace(asked=signal.SIGTERM), period=0.01)
     made.rescue = rescue
     made._leave = lambda code: order.append(code) or made._ended.set()
     made.enters("compile")

@@ -45,7 +45,7 @@ def test_a_mapped_member_that_is_cut_short_or_lies_about_its_size_is_refused(mon
 
 
 def test_a_member_that_expands_too_far_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "_MAX_EXPANDED", 1000)
+    monkeypatch.setattr(module, "_MAX_DENSE", 1000)
     np.savez_compressed("x.npz", inputs=np.zeros(10**6))
     with pytest.raises(DataError, match=r"x.npz:inputs: expands to .* write it with np.savez"):
         load_npz("x.npz", ("inputs",))
