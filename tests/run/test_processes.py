@@ -136,9 +136,10 @@ def write_config(folder, **changes):
 
 @pytest.mark.timeout(240)
 def test_a_signal_to_one_process_makes_all_leave_after_the_same_step(tmp_path):
-    """Without a mesh, so that the processes are not in step by themselves: one draws its batches more slowly."""
+    """One of them draws its batches more slowly, and each gives its own part of them."""
     program = f"""
 import jax.numpy as jnp, numpy as np, optax
+import jaxprop
 from jaxprop.run.fit import fit
 def batches():
     while True:
@@ -146,7 +147,7 @@ def batches():
         yield {{"x": np.ones(4, np.float32)}}
 ran = fit(lambda p, batch, key: jnp.mean((p["w"] * batch["x"] - 3) ** 2), optax.sgd(0.01), batches(), steps=10**7,
           run={str(tmp_path / "run")!r}, params={{"w": jnp.zeros(())}}, checkpoint=False, health=False, prefetch=0,
-          log_every=50)
+          log_every=50, mesh=jaxprop.make_mesh())
 print("left at", ran.status, ran.step, file=sys.stderr)
 code = 75
 """
@@ -212,3 +213,32 @@ def test_the_context_of_ray_train_becomes_variables(monkeypatch, index):
     assert processes._of_ray("ray") == {}
     monkeypatch.delitem(sys.modules, "ray.train")
     assert processes._of_ray("ray") == {}
+
+
+REFUSED = {
+    "no mesh": ("", "the mesh has devices of 1 of them, so the others would train models of their own"),
+    "a local mesh": (
+        ", mesh=jax.sharding.Mesh(np.array(jax.local_devices()), ('data',))",
+        "the mesh has devices of 1 of them, so the others would train models of their own",
+    ),
+    "parts of different sizes": (
+        ", mesh=jaxprop.make_mesh()",
+        "the size of its part of a batch is",
+    ),
+}
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("case", REFUSED)
+def test_processes_that_would_not_train_together_are_refused(case, tmp_path):
+    options, says = REFUSED[case]
+    program = f"""
+import jax.numpy as jnp, numpy as np, optax
+import jaxprop
+batches = [{{"x": np.ones(4 + 4 * process_index(), np.float32)}}]
+jaxprop.fit(lambda p, batch, key: jnp.mean((p["w"] * batch["x"]) ** 2), optax.sgd(0.01), batches, steps=3, quiet=True,
+            run={str(tmp_path / "run")!r}, params={{"w": jnp.ones(())}}, checkpoint=False{options})
+"""
+    ended = run_program(program, 2)
+    assert [process.code for process in ended] == [2, 2], [process.err for process in ended]
+    assert all(says in process.err for process in ended)
