@@ -72,9 +72,10 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     if devices[0] != devices[1]:
         yield f"it was saved on {devices[0]}, and is now on {devices[1]}"
     if _axes(before) != _axes(now):
-        yield f"its mesh was {_axes(before) or 'of one device'}, and is now {_axes(now) or 'of one device'}"
+        yield f"its mesh was {_shown(_axes(before))}, and is now {_shown(_axes(now))}"
     if before.get("processes") != now.get("processes"):
-        yield f"it was saved by {before.get('processes')} processes, and there are now {now.get('processes')}"
+        count = before.get("processes")
+        yield f"it was saved by {count} process{'es' * (count != 1)}, and there {_are(now.get('processes'))} now"
     cores = [_cores(made) for made in (before, now)]
     # Sums are split among the cores where these compute; which of the cores they are does not matter.
     if before.get("platform") == now.get("platform") == "cpu" and cores[0] != cores[1]:
@@ -89,6 +90,14 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 def _axes(made: Mapping[str, Any]) -> dict[str, int]:
     return {axis: size for axis, size in made.get("mesh", {}).items() if size > 1}
+
+
+def _shown(axes: Mapping[str, int]) -> str:
+    return ", ".join(f"{axis} {size}" for axis, size in axes.items()) or "one device"
+
+
+def _are(count: Any) -> str:
+    return "is 1" if count == 1 else f"are {count}"
 
 
 def _cores(made: Mapping[str, Any]) -> int | None:

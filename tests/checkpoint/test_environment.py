@@ -33,10 +33,10 @@ def test_what_made_a_state_is_known_from_where_it_lies():
         ({"affinity": None}, "it was saved on 2 cores, and this process has 64"),
         (
             {"devices": 8, "mesh": {"data": 8}},
-            "it was saved on 1 cpu, and is now on 8 cpu; its mesh was of one device,",
+            "it was saved on 1 cpu, and is now on 8 cpu; its mesh was one device,",
         ),
         ({"mesh": {"data": 1}}, None),
-        ({"processes": 2}, "it was saved by 1 processes, and there are now 2"),
+        ({"processes": 2}, "it was saved by 1 process, and there are 2 now"),
         ({"versions": {"jax": "0.11.0", "python": "3.11.7"}}, "jax was 0.10.2, and is now 0.11.0"),
         ({"flags": {"XLA_FLAGS": "--a"}}, "XLA_FLAGS was empty, and is now --a"),
     ],
