@@ -62,15 +62,16 @@ def place_batch(batch: Batch, mesh: Mesh, steps_per_call: int = 1) -> PyTree:
     """
     axis = 0 if steps_per_call == 1 else 1
     size, count = jax.tree.leaves(batch)[0].shape[axis], parts(mesh)
-    whole = local_rows(mesh, count)  # in batches of one example for each part
-    here = count if whole is None else len(whole)
+    sharding = batch_sharding(mesh, steps_per_call)
+    # In a batch of one example for each part; one process has them all, and does not ask for every batch.
+    own = None if sharding.is_fully_addressable else local_rows(mesh, count)
+    here = count if own is None else len(own)
     if size % here:
         raise ShapeError(
             f"expected a batch size that is a multiple of the {count} devices, got {size * count // here}; "
             f"set data.batch_size={-(-size // here) * count} or parallel.devices to a divisor"
         )
-    sharding = batch_sharding(mesh, steps_per_call)
-    if whole is None and sharding.is_fully_addressable:
+    if sharding.is_fully_addressable:
         return jax.device_put(batch, sharding)
     total = size // here * count
     rows = local_rows(mesh, total)

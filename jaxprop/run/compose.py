@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -108,8 +109,8 @@ def compose(
     scaling = Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
     model = task.model
     assert model is not None
-    example = next(data.one_pass(train, 2))
-    shapes, beside = jax.eval_shape(model.init, jax.random.key(0), example)
+    init_model, example = jax.jit(model.init), next(data.one_pass(train, 2))
+    shapes, beside = init_model.eval_shape(jax.random.key(0), example)
     tasks.check_outputs(config, task, shapes, beside, example)
     trainable = _trainable(config, shapes)
     mask = trainable_mask(trainable, shapes)
@@ -121,10 +122,11 @@ def compose(
 
     def init(seed: int, change: Change = _as_drawn) -> TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
-        # Drawn where they lie: a device may have no room for all of them.
-        where = None if mesh is None else step.shardings(jax.eval_shape(partial(step.init, key=run_key), shapes)).params
-        drawn = jax.jit(model.init, out_shardings=None if mesh is None else (where, replicated(mesh)))
-        params, extras = change(*drawn(params_key, example))
+        draw = init_model
+        if mesh is not None:  # drawn where they lie: a device may have no room for all of them
+            where = step.shardings(jax.eval_shape(partial(step.init, key=run_key), shapes)).params
+            draw = jax.jit(model.init, out_shardings=(where, replicated(mesh)))
+        params, extras = change(*draw(params_key, example))
         state = step.init(params, key=run_key, extras=extras)
         # One structure whatever health.on_alert says, so that a checkpoint resumes under another setting of it.
         return step.place(state._replace(health=init_health(state.health.direction)))
@@ -287,12 +289,12 @@ def _check_parts(experiment: Experiment, batch: Batch, per_call: int) -> None:
     if process_count() == 1 or not isinstance(experiment.stream, Batches):
         return
     shapes = {str(np.shape(leaf)[: 1 if per_call == 1 else 2]) for leaf in jax.tree.leaves(batch)}
-    if shapes != _known_parts.get(id(experiment.stream)):
+    if shapes != _known_parts.get(experiment.stream):
         check_alike("the size of its part of a batch", sorted(shapes))
-        _known_parts[id(experiment.stream)] = shapes
+        _known_parts[experiment.stream] = shapes
 
 
-_known_parts: dict[int, set[str]] = {}
+_known_parts: weakref.WeakKeyDictionary[Batches, set[str]] = weakref.WeakKeyDictionary()
 
 
 def _examples(batch: Any, per_call: int) -> float:

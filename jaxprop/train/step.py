@@ -405,7 +405,9 @@ def report(
         problem.counted,
     )
     scalars |= found | measurements.outputs(forward.sums)
-    scalars |= rare_scalars(seen, norms.total, back.micro_square, problem.batch, recipe.accumulate)
+    # Of parts of the batch there are more and other microbatches than `accumulate`, so the noise is not told.
+    parts = recipe.accumulate if recipe.over is None else 1
+    scalars |= rare_scalars(seen, norms.total, back.micro_square, problem.batch, parts)
     rows |= seen.layers | found_rows
     after = after._replace(health=after.health._replace(direction=direction))
     return after, measurements.pack(forward.sums, scalars, rows, tap_rows(plan, back.collectors), plan.layout)
