@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jaxprop.errors import UsageError
-from jaxprop.sinks.files import write_whole
+from jaxprop.untrusted.writes import write_whole
 
 SCHEMA: Final = "jaxprop.bench/1"
 

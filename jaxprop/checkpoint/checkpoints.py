@@ -25,6 +25,7 @@ from jaxprop.checkpoint.failures import DamagedError, no_such_step, reporting
 from jaxprop.checkpoint.verify import read_verified
 from jaxprop.errors import CheckpointError
 from jaxprop.types import TrainState
+from jaxprop.untrusted.writes import sync
 
 _PATTERN = "[]*?\\"  # characters that Orbax takes for a pattern of names
 
@@ -72,7 +73,7 @@ class Checkpoints:
 
     Example:
       >>> import tempfile
-      >>> import jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp
       >>> state = TrainState(jnp.int32(3), {"w": jnp.ones(2)}, {}, (), jax.random.key(0), (), {}, ())
       >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, best="loss") as checkpoints:
       ...     saved = checkpoints.save(3, state, stream={"epoch": 1}, config={}, metrics={"loss": 0.5})
@@ -223,7 +224,7 @@ class Checkpoints:
             if os.path.lexists(self.folder / place.name):
                 raise FileExistsError("another process has written a checkpoint of this step meanwhile")
             place.rename(self.folder / place.name)
-            places.sync(self.folder)
+            sync(self.folder)
             place.parent.rmdir()
             self._empty_trash()  # in the background too, because deleting a large checkpoint takes seconds
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import itertools
 import os
 import re
-import secrets
 import shutil
 from pathlib import Path
+
+from jaxprop.untrusted.writes import sync
 
 TRASH, DAMAGED = "todelete", "damaged"
 _STAGING, _ORBAX = ".saving-", ".orbax-checkpoint-tmp"
 _STEP = re.compile("(?:0|[1-9][0-9]{0,17})", re.ASCII)  # `str.isdecimal` takes digits of every script
 _PARTS = ("manifest.json", "state", "run")  # one of which a checkpoint has
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -92,27 +90,6 @@ def holds_link(path: Path) -> str | None:
     return None
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; once it returns, the file stays even if the machine loses power.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-
-
 def sync_all(folder: Path) -> None:
     """Waits until all files and names in a folder are on the disk.
 
@@ -123,21 +100,3 @@ def sync_all(folder: Path) -> None:
         for name in files:
             sync(Path(place, name))
         sync(Path(place))
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk; nothing where that is not offered.
-
-    Raises:
-      OSError: the disk has failed.
-    """
-    if os.name == "nt":  # a folder cannot be opened there
-        return
-    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that have no such call
-            raise
-    finally:
-        os.close(descriptor)

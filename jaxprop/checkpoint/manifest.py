@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxprop.checkpoint.failures import DamagedError, no_such_step
-from jaxprop.checkpoint.folder import steps_in, write_durably
+from jaxprop.checkpoint.folder import steps_in
 from jaxprop.errors import CheckpointError
 from jaxprop.untrusted.files import read_json
+from jaxprop.untrusted.writes import write_whole
 
 NAME = "manifest.json"
 FIRST_NAME = "run/run.json"  # of checkpoints that were saved without digests
@@ -80,7 +81,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
       OSError: it cannot be written.
     """
     own = {_OWN: _digest(content)} if path.name == NAME else {}
-    write_durably(path, json.dumps({**own, **content}))
+    write_whole(path, json.dumps({**own, **content}), durable=True)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

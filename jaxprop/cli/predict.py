@@ -124,7 +124,7 @@ def _output(out: Path | None, json: bool) -> Iterator[Write]:
     if out is None:
         yield _lines(sys.stdout) if json else _table(sys.stdout)
         return
-    from jaxprop.sinks.files import create_beside
+    from jaxprop.untrusted.writes import create_beside
 
     try:
         partial, raw = create_beside(out)

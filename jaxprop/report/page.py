@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprop.errors import UsageError
-from jaxprop.sinks.files import write_whole
+from jaxprop.untrusted.writes import write_whole
 
 SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "curves.js", "maps.js", "panels.js", "page.js")
 STYLES = ("uplot/uPlot.min.css", "page.css")

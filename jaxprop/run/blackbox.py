@@ -25,10 +25,10 @@ from jaxprop.parallel.hosts import decided, is_first, process_count
 from jaxprop.parallel.placement import gathered
 from jaxprop.run.folder import refuse_links, shown
 from jaxprop.run.own_code import code_of
-from jaxprop.sinks.files import make_folder, write_whole
 from jaxprop.sinks.jsonl import encode
 from jaxprop.types import TrainState
 from jaxprop.untrusted.files import check_safetensors, read_json
+from jaxprop.untrusted.writes import make_folder, write_whole
 from jaxprop.version import __version__, versions
 
 FORMAT = 1

@@ -49,9 +49,9 @@ from jaxprop.run.served import (
     versions,
 )
 from jaxprop.run.status import Status
-from jaxprop.sinks.files import make_folder, sync_folder, write_whole
 from jaxprop.sinks.jsonl import encode
 from jaxprop.untrusted.files import open_to_read, read_bytes, read_json
+from jaxprop.untrusted.writes import make_folder, sync, write_whole
 from jaxprop.version import __version__
 
 __all__ = [
@@ -306,8 +306,8 @@ def _install(home: Path, number: int) -> None:
     _sync(run)
     make_folder(home / VERSIONS)
     os.rename(run, target)
-    sync_folder(home / VERSIONS)
-    sync_folder(home)
+    sync(home / VERSIONS)
+    sync(home)
     shutil.rmtree(home / MAKING, ignore_errors=True)
 
 
@@ -384,7 +384,7 @@ def _sync(folder: Path) -> None:
             if path.is_file() and not path.is_symlink():
                 with open(path, "rb+" if os.name == "nt" else "rb") as file:
                     os.fsync(file.fileno())
-        sync_folder(Path(place))
+        sync(Path(place))
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from typing import Any
 from jaxprop.errors import RunFolderError, UsageError, did_you_mean
 from jaxprop.run.served import PREFIX, resolve
 from jaxprop.run.status import Status
-from jaxprop.sinks.files import write_whole
 from jaxprop.untrusted.files import links_in, open_to_read, read_json
+from jaxprop.untrusted.writes import write_whole
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
 OWNED = (

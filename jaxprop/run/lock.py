@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxprop.errors import RunFolderError
-from jaxprop.sinks.files import open_to_lock
 from jaxprop.untrusted.files import read_json
+from jaxprop.untrusted.writes import open_to_lock
 
 _FILE = ".lock"
 # What a lock that is held says, here and on Windows. Anything else is said by a file system that has no locks, or

@@ -18,8 +18,8 @@ from jaxprop.errors import EXIT_RUNTIME
 from jaxprop.parallel.hosts import process_count
 from jaxprop.run import stacks
 from jaxprop.run.interrupt import EXIT_CODES, Interrupts
-from jaxprop.sinks.files import write_whole
 from jaxprop.sinks.streams import tell
+from jaxprop.untrusted.writes import write_whole
 
 T = TypeVar("T")
 PERIOD = 1.0  # seconds between two looks

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jaxprop.errors import RunFolderError
-from jaxprop.sinks.files import create_beside, open_to_append
 from jaxprop.sinks.sink import Record, Sink
 from jaxprop.untrusted.files import bounded_lines, open_to_read, parse_json
+from jaxprop.untrusted.writes import create_beside, open_to_append
 
 
 def open_jsonl(folder: str | Path, *, start_step: int | None = None, alerts: int | None = None) -> Sink:

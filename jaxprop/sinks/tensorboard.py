@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxprop.errors import RunFolderError
-from jaxprop.sinks.files import make_folder
 from jaxprop.sinks.sink import Record, Sink
+from jaxprop.untrusted.writes import make_folder
 
 _FLUSH_SECONDS = 10
 

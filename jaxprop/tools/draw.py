@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxprop.data.readers.images.objects import DRAWN
 from jaxprop.errors import MissingExtraError, UsageError
-from jaxprop.sinks.files import make_folder, write_whole
 from jaxprop.tools.predict import Answer
+from jaxprop.untrusted.writes import make_folder, write_whole
 
 SMALLEST = 480  # longest side of a picture at least; the pixels of a smaller image are repeated, so that text has room
 _WIDTH = 240  # pixels of the picture for each pixel of a line's width

@@ -1,1 +1,1 @@
-"""What comes from outside and may be anyone's: files, JSON and patterns, each read within bounds."""
+"""What comes from outside and may be anyone's: files, JSON and patterns, read and written within bounds."""

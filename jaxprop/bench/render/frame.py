@@ -11,7 +11,7 @@ from pathlib import Path
 from jaxprop.bench.render.cells import right
 from jaxprop.bench.render.tables import Table
 from jaxprop.errors import UsageError
-from jaxprop.sinks.files import write_whole
+from jaxprop.untrusted.writes import write_whole
 
 LIGHT = ("#0063a8", "#d04a00", "#009b72", "#7a2f6b", "#cf9d00", "#48a9e2", "#1c2128", "#d586b6")
 DARK = ("#3d9be9", "#f07a30", "#18b08a", "#c96fb5", "#f5d85a", "#a5def5", "#f0f3f6", "#7b5fe0")

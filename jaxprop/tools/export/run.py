@@ -12,12 +12,12 @@ from jaxprop.data.readers.table.targets import Learned
 from jaxprop.errors import RunFolderError, UsageError, one_of
 from jaxprop.run import prepared
 from jaxprop.run.loaded import LoadedRun
-from jaxprop.sinks.files import make_folder, write_whole
 from jaxprop.tools.export.card import card
 from jaxprop.tools.export.format import Made
 from jaxprop.tools.export.onnx import make_onnx
 from jaxprop.tools.export.stablehlo import make_stablehlo
 from jaxprop.tools.export.weights import make_safetensors
+from jaxprop.untrusted.writes import make_folder, write_whole
 
 FORMATS: dict[str, Callable[[LoadedRun, int | None], Made]] = {
     "safetensors": make_safetensors,

@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from jaxprop.sinks.files import (
+from jaxprop.untrusted.writes import (
     create_beside,
     make_folder,
     open_to_append,
     open_to_lock,
-    sync_folder,
+    sync,
     write_whole,
 )
 
@@ -41,7 +41,7 @@ def test_no_link_is_followed(tmp_path, writer, exists):
 def test_a_link_laid_at_the_last_moment_is_not_followed(tmp_path, writer, monkeypatch):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "mine")
-    for module in ("jaxprop.sinks.files", "jaxprop.untrusted.files"):
+    for module in ("jaxprop.untrusted.writes", "jaxprop.untrusted.files"):
         monkeypatch.setattr(f"{module}.refuse", lambda *_: None)
     if writer == "whole":
         WRITERS[writer](tmp_path / "link")  # takes the link's place
@@ -111,4 +111,4 @@ def test_a_file_system_without_the_call_is_no_error_and_a_failed_disk_is(tmp_pat
 
     monkeypatch.setattr(os, "fsync", fail)
     with contextlib.nullcontext() if code == errno.EINVAL else pytest.raises(OSError, match=r"put"):
-        sync_folder(tmp_path)
+        sync(tmp_path)

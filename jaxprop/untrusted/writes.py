@@ -46,22 +46,22 @@ def write_whole(path: str | Path, content: str | bytes, *, durable: bool = False
                 os.fsync(file.fileno())
         os.replace(partial, path)  # so that a reader, or a crash, never meets half a file
         if durable:
-            sync_folder(path.parent)
+            sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder, such as one just renamed, are on the disk; nothing where that is not offered.
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk; nothing where that is not offered.
 
     Raises:
       OSError: the disk has failed.
     """
     if os.name == "nt":  # a folder cannot be opened there
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | FLAGS)
     try:
         os.fsync(descriptor)
     except OSError as error:
