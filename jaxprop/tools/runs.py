@@ -68,7 +68,7 @@ def list_runs(folder: Path, sort: str = "when") -> list[Listed]:
       UsageError: there is no such folder, or it cannot be read.
 
     Example:
-      >>> import tempfile
+      >>> import json, tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     for name, loss in (("a", 0.5), ("b", 0.25)):
       ...         Path(folder, name).mkdir()
