@@ -9,7 +9,8 @@ the best checkpoint and the metrics in the summary, and every line of the record
 
 After SIGTERM and SIGINT the process must end within 30 s with exit code 75 or 130 (or 0, where it was at its end), and
 what is saved must be of its last step. After SIGKILL, `lost` is the number of steps that had been recorded and are
-taken again; a checkpoint is due every 5 steps, and evaluations every 10.
+taken again: at most the interval of 5 steps, or, where a checkpoint was being written (`writing`), those of that
+interval besides.
 
 To be cheap, each process is forked from one that has imported the packages and has not yet started JAX's backend, and
 finds its programs compiled. From there on it is the command line's `main`, with its signals, threads and files.
@@ -25,6 +26,7 @@ import importlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -32,9 +34,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,6 +56,14 @@ checkpoint: {{every_steps: 5, keep: 2}}
 health: {{every: 1, rare_every: 10}}
 run: {{steps: 40, eval_every: 10, log_every: 1, ema_decay: 0.9, seed: {seed}}}
 """
+
+
+class Whole(NamedTuple):
+    """An undisturbed run: its configuration, what it has left, and how long it takes with its programs compiled (s)."""
+
+    config: Path
+    left: dict[str, Any]
+    lasts: float
 
 
 def main() -> int:
@@ -81,23 +90,29 @@ def trials(
 ) -> list[dict[str, Any]]:
     """Runs trials in a folder; returns what was drawn, and what was wrong with each."""
     prepare(room)
-    wholes: dict[int, dict[str, Any]] = {}
+    wholes: dict[int, Whole] = {}
     done = []
     for number in range(seed, seed + count):
         draw = random.Random(number)
         run_seed = draw.randrange(3)
-        config = room / f"config-{run_seed}.yaml"
         if run_seed not in wholes:
-            config.write_text(CONFIG.format(data=room, seed=run_seed))
-            ended(start(config, room / f"whole-{run_seed}"))
-            began = time.monotonic()  # once more: then every program is compiled
-            ended(start(config, room / f"again-{run_seed}"))
-            wholes[run_seed] = left(room / f"whole-{run_seed}") | {"lasts": time.monotonic() - began}
-            assert left(room / f"again-{run_seed}") == left(room / f"whole-{run_seed}")
-        done.append(trial(config, room / f"run-{number}", draw, signals[number % len(signals)], wholes[run_seed]))
+            wholes[run_seed] = undisturbed(room, run_seed)
+        done.append(trial(wholes[run_seed], room / f"run-{number}", draw, signals[number % len(signals)]))
         if not quiet:
             print(json.dumps({"seed": number, **done[-1]}), flush=True)
     return done
+
+
+def undisturbed(room: Path, seed: int) -> Whole:
+    """Runs a configuration twice, so that every program is compiled when the second is timed."""
+    config = room / f"config-{seed}.yaml"
+    config.write_text(CONFIG.format(data=room, seed=seed))
+    ended(start(config, room / f"whole-{seed}"))
+    began = time.monotonic()
+    ended(start(config, room / f"again-{seed}"))
+    lasts = time.monotonic() - began
+    assert left(room / f"again-{seed}") == left(room / f"whole-{seed}")
+    return Whole(config, left(room / f"whole-{seed}"), lasts)
 
 
 def prepare(room: Path) -> None:
@@ -121,16 +136,14 @@ def prepare(room: Path) -> None:
     assert not xla_bridge._backends, "a forked process could not use a backend that was started before"
 
 
-def trial(
-    config: Path, folder: Path, draw: random.Random, number: signal.Signals, whole: dict[str, Any]
-) -> dict[str, Any]:
+def trial(whole: Whole, folder: Path, draw: random.Random, number: signal.Signals) -> dict[str, Any]:
     """Disturbs one run and lets it go on to its end."""
     moment = draw.choice(list(MOMENTS))
     times, delay = draw.randrange(1, 1 + max(1, MOMENTS[moment])), draw.random() * DELAY
-    wrong = []
+    wrong, config = [], whole.config
     if moment == "any":
         child = start(config, folder)
-        time.sleep(draw.random() * whole["lasts"])
+        time.sleep(draw.random() * whole.lasts)
         sent = time.monotonic()
         os.kill(child, number)
     else:
@@ -139,31 +152,36 @@ def trial(
     seconds = time.monotonic() - sent if sent is not None else took(folder)
     if code not in (CODES[number], 0):
         wrong.append(f"exit code {code}: {(folder.parent / f'{folder.name}.err').read_text()[-300:]}")
-    newest, recorded = saved(folder), last_record(folder)
-    lost = recorded - newest
+    newest, writing = max(steps(folder / "checkpoints"), default=0), any((folder / "checkpoints").glob(".saving-*"))
+    lost = last_record(folder) - newest
     if number != signal.SIGKILL and code != 0 and (seconds > 30 or lost > 0):
         wrong.append(f"took {seconds:.1f} s and lost {lost} steps")
-    if number == signal.SIGKILL and lost > 2 * INTERVAL:
-        wrong.append(f"lost {lost} steps")
+    if number == signal.SIGKILL and lost > (2 if writing else 1) * INTERVAL:
+        wrong.append(f"lost {lost} steps, writing a checkpoint: {writing}")
     again = ended(start(config, folder))
     if again != 0:
         wrong.append(f"resumed: exit code {again}: {(folder.parent / f'{folder.name}.err').read_text()[-300:]}")
     else:
         found = left(folder)
-        wrong += [f"another {name}" for name in found if found[name] != whole[name]]
+        wrong += [f"another {name}" for name in found if found[name] != whole.left[name]]
     if not wrong:
         shutil.rmtree(folder)
     return {
         "signal": number.name, "moment": moment, "times": times, "code": code, "seconds": round(seconds, 2),
-        "newest": newest, "lost": lost, "wrong": wrong,
+        "newest": newest, "lost": lost, "writing": writing, "wrong": wrong,
     }  # fmt: skip
 
 
 # -- processes ------------------------------------------------------------------------------------
 
 
-def start(config: Path, folder: Path, disturb: tuple[str, int, float, int] | None = None) -> int:
-    """Forks a process that runs `jaxprop train`; returns its number."""
+def start(
+    config: Path,
+    folder: Path,
+    disturb: tuple[str, int, float, int] | None = None,
+    bytes_a_file: int | None = None,
+) -> int:
+    """Forks a process that runs `jaxprop train`, and whose files may not grow beyond a size; returns its number."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of threads, which this process has none of
         child = os.fork()
@@ -181,6 +199,9 @@ def start(config: Path, folder: Path, disturb: tuple[str, int, float, int] | Non
         mlir.global_thread_pool = ir.ThreadPool()  # the threads of that before are not in this process
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if bytes_a_file is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write fails with an error, as on a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, bytes_a_file))
         code = train(config, folder, disturb)
     except BaseException as error:
         print(repr(error), file=sys.stderr)
@@ -253,11 +274,11 @@ def took(folder: Path) -> float:
     return time.monotonic() - float(path.read_text()) if path.exists() else 0.0
 
 
-def saved(folder: Path) -> int:
-    """The newest step with a complete checkpoint, or 0."""
-    from jaxprop.checkpoint import Checkpoints
+def steps(folder: Path) -> list[int]:
+    """The steps of a folder of checkpoints, ascending."""
+    from jaxprop.checkpoint.folder import steps_in
 
-    return Checkpoints(folder / "checkpoints").latest() or 0
+    return steps_in(folder)
 
 
 def last_record(folder: Path) -> int:
@@ -290,17 +311,18 @@ def left(folder: Path) -> dict[str, Any]:
 def table(done: list[dict[str, Any]]) -> str:
     """The trials by signal and moment."""
     out = [
-        "| signal | moment | trials | as it must be | longest to the end | steps lost: most, and how often |",
-        "|---|---|---:|---:|---:|---|",
+        "| signal | moment | trials | as it must be | longest to the end | lost | writing a checkpoint, lost |",
+        "|---|---|---:|---:|---:|---:|---|",
     ]
     for name in sorted({one["signal"] for one in done}):
         for moment in MOMENTS:
             some = [one for one in done if (one["signal"], one["moment"]) == (name, moment)]
             if some:
-                lost = Counter(one["lost"] for one in some)
+                lost = {writing: [one["lost"] for one in some if one["writing"] == writing] for writing in (0, 1)}
                 out.append(
                     f"| {name} | {moment} | {len(some)} | {sum(not one['wrong'] for one in some)} "
-                    f"| {max(one['seconds'] for one in some):.1f} s | {max(lost)}, {lost[max(lost)]} |"
+                    f"| {max(one['seconds'] for one in some):.1f} s | {max(lost[0], default='')} "
+                    f"| {len(lost[1])}, {max(lost[1], default='')} |"
                 )
     return "\n".join(out)
 

@@ -136,7 +136,7 @@ def compose(
         objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
         steps_per_call=config.run.steps_per_call, health=signals, ema_decay=config.run.ema_decay,
         schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh, trainable=trainable,
-        rules=rules, deterministic=config.parallel.deterministic,
+        rules=rules, deterministic=config.parallel.deterministic, offload_optimizer=config.parallel.offload_optimizer,
     )  # fmt: skip
     across = config.parallel.deterministic is not None
     validation, test = sources.get("validation"), sources.get("test")
@@ -232,7 +232,7 @@ def signals_of(config: Config) -> Signals:
 
 
 def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
-    """Returns the mesh of a configuration, or None for a single device.
+    """Returns the mesh of a configuration, or None for a single device that needs none.
 
     Args:
       config: the configuration.
@@ -249,7 +249,8 @@ def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh
             f"data.batch_size: a microbatch of {microbatch} cannot be divided over the {count} devices of this "
             f"machine; use a multiple of {count * config.run.accumulate}, or set parallel.devices"
         )
-    return mesh if mesh.size > 1 or config.parallel.deterministic else None
+    needed = config.parallel.deterministic or config.parallel.offload_optimizer
+    return mesh if mesh.size > 1 or needed else None
 
 
 def rules_of(config: Config) -> tuple[Rule, ...]:

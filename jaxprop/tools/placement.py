@@ -12,6 +12,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.core import trees
 from jaxprop.errors import UsageError, one_of
 from jaxprop.parallel.mesh import AXES, DATA_AXIS
+from jaxprop.parallel.offload import is_offloaded
 from jaxprop.parallel.rules import check_rules, following, parameter_specs
 from jaxprop.run.compose import compose, rules_of
 
@@ -79,7 +80,8 @@ def place(config: Config, sizes: dict[str, int]) -> Placement:
     Raises:
       JaxpropError: the configuration cannot be built, or a rule does not fit.
     """
-    one = config.parallel.model_copy(update={"devices": 1, "mesh": type(config.parallel.mesh).model_validate({})})
+    single = {"devices": 1, "mesh": type(config.parallel.mesh).model_validate({}), "offload_optimizer": False}
+    one = config.parallel.model_copy(update=single)
     experiment = compose(config.model_copy(update={"parallel": one}))
     state: Any = jax.eval_shape(lambda: experiment.init(config.run.seed))
     names = tuple(name for name in AXES if name in sizes)
@@ -93,8 +95,9 @@ def place(config: Config, sizes: dict[str, int]) -> Placement:
     for part in PARTS:
         tree = getattr(state, part)
         paths = [f"{part}/{path}" for path in trees.leaf_paths(tree)]
+        moved = part == "opt_state" and config.parallel.offload_optimizer
         found = zip(paths, jax.tree.leaves(tree), strict=True)
-        each = sum(_held(leaf, where(path, leaf), sizes) for path, leaf in found)
+        each = sum(_held(leaf, where(path, leaf), sizes) for path, leaf in found if not (moved and is_offloaded(leaf)))
         held[part] = (trees.size_bytes(tree), each)
     return Placement(
         {name: sizes[name] for name in names},

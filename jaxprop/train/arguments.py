@@ -57,6 +57,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "mesh": (lambda x: x is None or isinstance(x, Mesh), "a mesh, from jaxprop.make_mesh or jax.make_mesh, or None"),
     "deterministic": (lambda x: x in (None, "across_devices"), "'across_devices', or None"),
+    "offload_optimizer": (lambda x: isinstance(x, bool), "True or False"),
     "skip_nonfinite": (lambda x: isinstance(x, bool), "True or False"),
     "stateful": (lambda x: isinstance(x, bool), "True or False"),
 }

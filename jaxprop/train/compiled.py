@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 from jax.core import Tracer
 from jax.sharding import Mesh
 
@@ -25,6 +23,7 @@ from jaxprop.health.signals.settings import settings as settings_of
 from jaxprop.parallel import rules as placing
 from jaxprop.parallel import sharding
 from jaxprop.parallel.mesh import make_mesh
+from jaxprop.parallel.offload import fetched, offloaded
 from jaxprop.parallel.placement import place_state
 from jaxprop.parallel.places import places_of
 from jaxprop.parallel.rules import Rule
@@ -35,10 +34,10 @@ from jaxprop.train.explain import explain
 from jaxprop.train.explanation import Explanation
 from jaxprop.train.memory import Memory, predict
 from jaxprop.train.objective import Cast, LossFn, as_objective
-from jaxprop.train.state import init_state
-from jaxprop.train.step import Recipe, train_step, variants
+from jaxprop.train.state import eval_extras, eval_params, init_state
+from jaxprop.train.step import Recipe, variants
 from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
-from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
+from jaxprop.types import Batch, Objective, PyTree, Schedule, TrainState
 
 LOG = logging.getLogger("jaxprop")
 
@@ -267,8 +266,9 @@ class TrainStep:
           (True, 1.0, 0.64, 2.0)
         """
         signals = (self._recipe.signals or Signals())._replace(taps=True, curvature=False)
-        take = jax.jit(partial(train_step, self._recipe._replace(signals=signals), "full"))
-        return explain(self._recipe, take, state, batch)
+        recipe = self._recipe._replace(offloaded=False)
+        take = jax.jit(variants(recipe._replace(signals=signals), 1)("full"))
+        return explain(recipe, take, jax.jit(fetched)(state) if self._recipe.offloaded else state, batch)
 
     def eval_params(self, state: TrainState) -> PyTree:
         """Returns the parameters to evaluate with: their moving average, or what schedule-free training asks for.
@@ -285,21 +285,7 @@ class TrainStep:
         Reference:
           Defazio et al., The Road Less Scheduled, 2024. https://arxiv.org/abs/2405.15682
         """
-        mask = trainable_mask(self._recipe.trainable, state.params)
-        if isinstance(state.ema, Average):
-            leaves = jax.tree.leaves(state.params)
-            mask = [keep and jnp.issubdtype(x.dtype, jnp.floating) for keep, x in zip(mask, leaves, strict=True)]
-            kept = split(state.params, mask)
-            averaged = jax.tree.map(lambda new, old: new.astype(old.dtype), state.ema.params, kept)
-            return merge(averaged, state.params, mask)
-        free = optax.contrib.ScheduleFreeState
-        found = [
-            x for x in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, free)) if isinstance(x, free)
-        ]
-        if not found:
-            return state.params
-        trained = split(state.params, mask)
-        return merge(optax.contrib.schedule_free_eval_params(found[0], trained), state.params, mask)
+        return eval_params(state, self._recipe.trainable)
 
     def eval_extras(self, state: TrainState) -> PyTree:
         """Returns the extras to evaluate with: the moving average of the floats among them where one is kept.
@@ -307,12 +293,7 @@ class TrainStep:
         Args:
           state: of this step.
         """
-        if not isinstance(state.ema, Average):
-            return state.extras
-        floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(state.extras)]
-        kept = split(state.extras, floats)
-        averaged = jax.tree.map(lambda new, old: new.astype(old.dtype), state.ema.extras, kept)
-        return merge(averaged, state.extras, floats)
+        return eval_extras(state)
 
     def lower(self, state: TrainState, batch: Batch, detail: str = "rows", /) -> Any:
         """Traces the step without running it; `.compile()` gives its memory and cost analysis."""
@@ -365,7 +346,8 @@ class TrainStep:
             placing.check_rules(self._rules, state.params, self._mesh)
             specs = placing.parameter_specs(state.params, self._mesh, self._rules)
             wanted = placing.following(state.params, specs, self._mesh)
-        return sharding.state_shardings(wanted, state, self._mesh)
+        placed = sharding.state_shardings(wanted, state, self._mesh)
+        return offloaded(state, placed, self._mesh) if self._recipe.offloaded else placed
 
     def _compile_for(self, state: TrainState) -> dict[str, Any]:
         """The jitted step for every detail; with a mesh, shardings pinned on both sides so that nothing recompiles."""
@@ -401,6 +383,7 @@ def make_train_step(
     rules: Sequence[Rule] = (),
     state_sharding: StateSharding = None,
     deterministic: str | None = None,
+    offload_optimizer: bool = False,
     trainable: Trainable = None,
     gradient: Callable[..., Any] | None = None,
     skip_nonfinite: bool = True,
@@ -438,6 +421,8 @@ def make_train_step(
       deterministic: `"across_devices"` for the same bits on 2, 4 and 8 devices of a kind, and on one for most models:
         the gradient is the mean of those of 8 parts of the batch, as with `accumulate=8`, added up in one order. It
         costs speed, and memory for 8 gradients.
+      offload_optimizer: keep the optimizer's state in the host's memory between steps, which frees that of the devices
+        and costs the time to copy it there and back in each step.
       trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a
         function of the path, or a tree of booleans. The others are carried along: they have no gradient, no row among
         the layers and no state in the optimizer.
@@ -469,10 +454,10 @@ def make_train_step(
     check_arguments(
         tx=tx, accumulate=accumulate, steps_per_call=steps_per_call, health=health, ema_decay=ema_decay,
         schedule=schedule, clip=clip, scaling=scaling, mesh=mesh, gradient=gradient, skip_nonfinite=skip_nonfinite,
-        stateful=stateful, deterministic=deterministic,
+        stateful=stateful, deterministic=deterministic, offload_optimizer=offload_optimizer,
     )  # fmt: skip
     check_placement(mesh, rules, state_sharding)
-    mesh = make_mesh(1) if deterministic and mesh is None else mesh
+    mesh = make_mesh(1) if (deterministic or offload_optimizer) and mesh is None else mesh
     policy = policy_of(precision)
     if needs_scaling(policy) and not skip_nonfinite:
         raise UsageError(
@@ -493,6 +478,7 @@ def make_train_step(
         gradient=gradient,
         skip_nonfinite=skip_nonfinite,
         over=mesh if deterministic else None,
+        offloaded=offload_optimizer,
         places=None if state_sharding is not None else places_of(mesh, rules),
     )
     return TrainStep(recipe, steps_per_call, mesh, state_sharding, rules, compiler_options)

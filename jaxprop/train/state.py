@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax.sharding import Mesh
 
 from jaxprop.core import trees
@@ -19,7 +20,7 @@ from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.placement import replicate
 from jaxprop.train.arguments import check_arguments
-from jaxprop.train.trainable import Trainable, split, trainable_mask
+from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
 from jaxprop.types import Average, HealthState, PyTree, TrainState
 
 
@@ -84,6 +85,34 @@ def init_state(
         ema=Average(_fresh(averaged(trained)), _fresh(averaged(extras))) if ema_decay is not None else (),
     )
     return state if mesh is None else replicate(state, mesh)
+
+
+def eval_params(state: TrainState, trainable: Trainable) -> PyTree:
+    """Returns the parameters to evaluate with; see `TrainStep.eval_params`."""
+    mask = trainable_mask(trainable, state.params)
+    if isinstance(state.ema, Average):
+        leaves = jax.tree.leaves(state.params)
+        mask = [keep and jnp.issubdtype(x.dtype, jnp.floating) for keep, x in zip(mask, leaves, strict=True)]
+        return _merge_average(state.ema.params, state.params, mask)
+    free = optax.contrib.ScheduleFreeState
+    found = [x for x in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, free)) if isinstance(x, free)]
+    if not found:
+        return state.params
+    trained = split(state.params, mask)
+    return merge(optax.contrib.schedule_free_eval_params(found[0], trained), state.params, mask)
+
+
+def eval_extras(state: TrainState) -> PyTree:
+    """Returns the extras to evaluate with; see `TrainStep.eval_extras`."""
+    if not isinstance(state.ema, Average):
+        return state.extras
+    floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(state.extras)]
+    return _merge_average(state.ema.extras, state.extras, floats)
+
+
+def _merge_average(average: PyTree, tree: PyTree, mask: list[bool]) -> PyTree:
+    kept = split(tree, mask)
+    return merge(jax.tree.map(lambda new, old: new.astype(old.dtype), average, kept), tree, mask)
 
 
 def averaged(tree: PyTree) -> PyTree:

@@ -35,6 +35,7 @@ from jaxprop.health.signals.measure import (
 from jaxprop.health.signals.rate import follow_rate, learning_rate, lr_scale
 from jaxprop.health.signals.rate import updates as updates_of
 from jaxprop.health.signals.settings import RARE, Signals
+from jaxprop.parallel.offload import fetched
 from jaxprop.train import gradients
 from jaxprop.train.arguments import check_batch_stack
 from jaxprop.train.gradients import Backward, Forward
@@ -62,6 +63,7 @@ class Recipe(NamedTuple):
     skip_nonfinite: bool = True
     places: Places | None = None
     over: Mesh | None = None
+    offloaded: bool = False
 
     @property
     def guarded(self) -> bool:
@@ -427,7 +429,11 @@ def variants(recipe: Recipe, steps_per_call: int) -> Callable[[str], Callable]:
     def several(detail: str) -> Callable:
         return lambda state, batches: several_steps(one, steps_per_call, detail, state, batches)
 
-    return one if steps_per_call == 1 else several
+    def fetching(detail: str) -> Callable:
+        return lambda state, batch: call(detail)(fetched(state), batch)
+
+    call = one if steps_per_call == 1 else several
+    return fetching if recipe.offloaded else call
 
 
 def several_steps(

@@ -66,7 +66,7 @@ def trial(folder: Path, expected: object, seed: int) -> Trial:
         files = sorted(path for path in newest.rglob("*") if path.is_file())
         (file,) = draw.choices(files, None if seed % 2 else [path.stat().st_size for path in files])
         kind = draw.choice(KINDS)
-        _damage(file, kind, draw)
+        damage(file, kind, draw)
         with Checkpoints(copied) as checkpoints:
             checkpoints.tell = told.append
             try:
@@ -78,7 +78,14 @@ def trial(folder: Path, expected: object, seed: int) -> Trial:
     return Trial(kind, kind_of(file.relative_to(newest)), outcome, "; ".join(told))
 
 
-def _damage(file: Path, kind: str, draw: random.Random) -> None:
+def damage(file: Path, kind: str, draw: random.Random) -> None:
+    """Changes, cuts or removes a file.
+
+    Args:
+      file: it.
+      kind: one of `KINDS`.
+      draw: decides the place.
+    """
     if kind == "removed":
         file.unlink()
         return

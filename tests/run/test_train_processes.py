@@ -54,3 +54,17 @@ def test_two_processes_then_four_are_one(tmp_path):
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, many)]
     assert summaries[0]["metrics"] == pytest.approx(summaries[1]["metrics"], rel=1e-5)
     assert (many / "panels.json").is_file()
+
+
+@pytest.mark.timeout(300)
+def test_alerts_of_two_processes_are_those_of_one(tmp_path):
+    """At a rate that is far too high; the bits of the losses need not agree then, and the alerts do."""
+    doomed = ["run.steps=10", "optimizer.lr=0.3", "health.rare_every=10"]
+    train(tmp_path / "one", 1, 1, *doomed)
+    train(tmp_path / "many", 2, 1, *doomed, "parallel.mesh.fsdp=2")
+    one, many = (
+        [(a["step"], a["kind"], a["layer"]) for a in records(tmp_path / name, "alerts.jsonl")]
+        for name in ("one", "many")
+    )
+    assert one == many
+    assert "dead" in {kind for _, kind, _ in one}

@@ -55,6 +55,11 @@ class Parallel(Section):
         description="across_devices: the same bits on 2, 4 and 8 devices of a kind, and on one for most models, at a "
         "cost in speed and memory; batches are taken in 8 parts, and the mesh has data alone",
     )
+    offload_optimizer: bool = Field(
+        False,
+        description="keep the optimizer's state in the host's memory between steps: frees that of the devices, and "
+        "costs the time to copy it there and back",
+    )
     rules: Annotated[tuple[Rule, ...], Strict(False)] = Field(
         (),
         description="where parameters lie, of which the first that matches counts; default: as fits the built-in "

@@ -64,6 +64,8 @@ def assumptions(target: Target, config: Config, detail: str) -> Iterator[str]:
         "Bytes moved: every operation of the program reads its operands from main memory and writes its result once; "
         "what lies in memory on the chip is free."
     )
+    if config.parallel.offload_optimizer:
+        yield "The optimizer's state crosses to the host and back in each step; the time of that link is not in it."
     if target.platform == "tpu":
         per = (sheet.link or 0) / (2 * target.generation.axes)
         yield (

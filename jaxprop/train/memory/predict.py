@@ -11,6 +11,7 @@ import jax
 
 from jaxprop.core.jaxprs.sites import is_backward, is_written, scope_of
 from jaxprop.errors import printable
+from jaxprop.parallel.offload import is_on_host
 from jaxprop.train.memory.program import (
     Program,
     Value,
@@ -149,6 +150,8 @@ def _bytes(tree: PyTree, shardings: PyTree) -> int:
         placed = [None] * len(leaves)
 
     def size(leaf: Any, sharding: Any) -> int:
+        if is_on_host(sharding):
+            return 0
         shape = sharding.shard_shape(leaf.shape) if hasattr(sharding, "shard_shape") else leaf.shape
         return math.prod(shape) * leaf.dtype.itemsize
 
