@@ -249,7 +249,7 @@ def train(config: Path, folder: Path, disturb: tuple[str, int, float, int] | Non
             os.kill(os.getpid(), number)
 
         Watchdog.enters = entering  # type: ignore[method-assign]
-    return cli.main(["train", str(config), "--run", str(folder), "--quiet"])
+    return cli.main(["train", str(config), "--run", str(folder)])
 
 
 def ended(child: int) -> int:

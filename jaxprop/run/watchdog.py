@@ -41,6 +41,7 @@ LOADER = "jaxprop-prefetch"  # the thread that reads, where there is one
 # While a run does one of these, its state is whole, and nobody changes it.
 AT_REST = ("data", "compile", "evaluation")
 IDLE = "idle"  # before training and after it: nothing is watched, and nothing would be lost
+_ALONE = ("compile", IDLE)  # while a loader may not have begun, and one call may take long
 
 
 class Watchdog:
@@ -78,6 +79,7 @@ class Watchdog:
         self._longest: dict[str, float] = {}
         self._turning = threading.Lock()  # held while the main thread must not go on
         self._ended = threading.Event()
+        self._watches = False
         self._leave: Callable[[int], Any] = os._exit
 
     def __enter__(self) -> Self:
@@ -87,11 +89,13 @@ class Watchdog:
         if hasattr(signal, "setitimer"):
             with contextlib.suppress(ValueError):  # a stderr that is closed
                 faulthandler.register(signal.SIGVTALRM, file=2, all_threads=True, chain=True)
+        self._watches = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._watches = False
         self._ended.set()
         self._thread.join()
         if hasattr(signal, "setitimer"):
@@ -109,7 +113,9 @@ class Watchdog:
         if threading.current_thread() is self._rescuer:
             return  # the main thread does what it did
         with self._turning:
-            self.kind, self._turn = kind, self._turn + 1
+            before, self.kind, self._turn = self.kind, kind, self._turn + 1
+        if self._watches and (before in _ALONE) != (kind in _ALONE):
+            self._put_off()
 
     def goes_on(self) -> None:
         """Says that it has come further with the same."""
@@ -161,9 +167,11 @@ class Watchdog:
 
     def _put_off(self) -> None:
         """Winds up the timer that ends a process whose Python stands still: in seconds of computing on every core."""
-        limit = self._limit(self.kind)
+        # What stands still may be the loader, which reads beside everything else that the main thread does.
+        kinds = {self.kind} if self.kind in _ALONE else {self.kind, "data"}
+        limits = [limit for limit in map(self._limit, kinds) if limit is not None]
         if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0 if limit is None else limit * (os.cpu_count() or 1))
+            signal.setitimer(signal.ITIMER_VIRTUAL, min(limits, default=0) * (os.cpu_count() or 1))
 
     def _seconds(self) -> float:
         return self._looks * self._period

@@ -1,10 +1,11 @@
-"""Records as TensorBoard scalars, through tensorboardX."""
+"""Records as TensorBoard scalars, in the event files of tensorboardX."""
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def open_tensorboard(folder: str | Path, *, start_step: int | None = None) -> Si
       A sink.
 
     Raises:
-      RunFolderError: the folder cannot be written.
+      RunFolderError: the folder cannot be written; also later, from the sink.
 
     Example:
       >>> import tempfile
@@ -37,42 +38,78 @@ def open_tensorboard(folder: str | Path, *, start_step: int | None = None) -> Si
       ...     len(list(Path(folder).glob("events.out.tfevents.*")))
       1
     """
-    writer = _writer(folder, 0 if start_step is None else start_step + 1)
-
-    def write(record: Record) -> None:
-        _add(writer, record["split"], record)
+    events = _Events(Path(folder), 0 if start_step is None else start_step + 1)
 
     def layers(rows: Sequence[Record]) -> None:
         for row in rows:
-            _add(writer, f"taps/{row['tap']}" if "tap" in row else f"layers/{row['layer']}", row)
+            events.add(f"taps/{row['tap']}" if "tap" in row else f"layers/{row['layer']}", row)
 
-    def rewind(step: int) -> None:
-        nonlocal writer
-        writer.close()
-        writer = _writer(folder, step + 1)
-
-    return Sink(write=write, layers=layers, rewind=rewind, close=lambda: writer.close())
-
-
-def _writer(folder: str | Path, first_step: int) -> Any:
-    """Opens a new event file that replaces the earlier ones from `first_step` on."""
-    from tensorboardX import SummaryWriter  # imported here because it takes a quarter of a second
-
-    try:
-        make_folder(folder)
-        # The default file name has a resolution of one second, so a run resumed within it would overwrite the file.
-        suffix = f".{time.time_ns()}"
-        return SummaryWriter(
-            logdir=str(folder), purge_step=first_step, flush_secs=_FLUSH_SECONDS, filename_suffix=suffix
-        )
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write TensorBoard events to {folder} ({error.strerror}); "
-            "make it writable, or choose another run folder with --run DIR"
-        ) from error
+    return Sink(
+        write=lambda record: events.add(record["split"], record),
+        layers=layers,
+        rewind=lambda step: events.begin(step + 1),
+        close=events.close,
+    )
 
 
-def _add(writer: Any, prefix: str, record: Record) -> None:
-    for name, value in record.items():
-        if name != "step" and isinstance(value, numbers.Real):
-            writer.add_scalar(f"{prefix}/{name}", float(value), record["step"])
+class _Events:
+    """An event file, written by the thread that calls.
+
+    tensorboardX's own `SummaryWriter` writes in a thread behind a queue of bounded length: once that thread has failed,
+    on a full disk or a clock that was set, whoever adds to the queue waits for ever.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        self._folder, self._flushed = folder, 0.0
+        self._file: Any = None
+        self.begin(first_step)
+
+    def begin(self, first_step: int) -> None:
+        """Begins a file that replaces what earlier ones hold from a step on."""
+        from tensorboardX.event_file_writer import EventsWriter  # here because it takes a quarter of a second
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        with self._reporting():
+            if self._file is not None:
+                self._file.close()
+            make_folder(self._folder)
+            # The usual name has a resolution of one second, so a run resumed within it would overwrite the file.
+            self._file = EventsWriter(str(self._folder / "events"), f".{time.time_ns()}")
+        self._flushed = time.monotonic()
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, prefix: str, record: Record) -> None:
+        """Writes the numbers of a record."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=f"{prefix}/{name}", simple_value=float(value))
+            for name, value in record.items()
+            if name != "step" and isinstance(value, numbers.Real)
+        ]
+        if values:
+            self._write(step=record["step"], summary=Summary(value=values))
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._reporting():
+            self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        with self._reporting():
+            self._file.write_event(Event(wall_time=time.time(), **fields))
+            if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = time.monotonic()
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write TensorBoard events to {self._folder} ({error.strerror}); make it writable or its disk "
+                "less full, or choose another run folder with --run DIR"
+            ) from error

@@ -397,6 +397,19 @@ def test_sigterm_is_met_within_30_s_wherever_a_process_hangs(script, whole, tmp_
     assert records(folder) == records(whole[1])
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of computing time")
+def test_the_timer_is_that_of_the_loader_as_soon_as_there_may_be_one(watched, monkeypatch):
+    """Python may stand still a moment after a step has begun, before the watchdog looks again."""
+    wound = []
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds: wound.append(seconds / os.cpu_count()))
+    watched._period = 600.0
+    with watched:
+        watched.limit_by(Timeout(data=7, step=50))
+        for kind in ("compile", "step", "data", "save", "idle"):
+            watched.enters(kind)
+    assert wound == [7, 0, 0]
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of computing time")
 def test_a_regular_expression_that_backtracks_is_ended_by_the_kernel(script, tmp_path):

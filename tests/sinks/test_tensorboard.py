@@ -1,6 +1,8 @@
+import errno
 import struct
 
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jaxprop.errors import RunFolderError
@@ -71,3 +73,24 @@ def test_a_file_in_the_way(tmp_path):
     (tmp_path / "tensorboard").write_text("")
     with pytest.raises(RunFolderError, match=r"cannot write TensorBoard events to .*choose another run folder"):
         open_tensorboard(tmp_path / "tensorboard")
+
+
+def test_a_full_disk_is_an_error_of_the_call_and_never_a_hang(tmp_path, monkeypatch):
+    """A thread of tensorboardX's own would die of it, and its queue take no more."""
+    sink = open_tensorboard(tmp_path)
+
+    def full(self, event):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(EventsWriter, "write_event", full)
+    with pytest.raises(RunFolderError, match=r"cannot write TensorBoard events .*No space left on device.*less full"):
+        sink.write({"step": 1, "split": "train", "loss": 0.5})
+    sink.close()
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    """`SummaryWriter` would write `a_b`, and so two layers as one."""
+    sink = open_tensorboard(tmp_path)
+    sink.layers([{"step": 1, "layer": name, "grad_norm": 1.0} for name in ("a b", "a_b")])
+    sink.close()
+    assert {tag for tag, _, _ in scalars(tmp_path)} == {"layers/a b/grad_norm", "layers/a_b/grad_norm"}
