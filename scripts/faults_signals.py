@@ -130,7 +130,7 @@ def prepare(room: Path) -> None:
         np.savez(room / f"{name}.npz", inputs=inputs, labels=labels)
     from jax._src import xla_bridge
 
-    for name in ("orbax.checkpoint", "rich.console", "jaxprop.sinks.console"):
+    for name in ("orbax.checkpoint", "rich.console", "jaxprop.sinks.console", "jaxprop.cli.app", "jaxprop.run.train"):
         importlib.import_module(name)
 
     assert not xla_bridge._backends, "a forked process could not use a backend that was started before"

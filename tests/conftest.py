@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import signal
+import sys
 
 # Nearly all the time of a test is XLA compiling a tiny program, so compile quickly instead of well: a fifth of the
 # CPU time for a train step. The flags come first, so that XLA_FLAGS from outside has the last word.
@@ -21,6 +22,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+# Hundreds of tests start processes, each of which would compile 400 modules again where no bytecode may be written.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 import jax
 import jax.monitoring
 import pytest
@@ -29,6 +33,8 @@ from hypothesis import settings
 # The same examples in every run: a failure must not come and go.
 settings.register_profile("jaxprop", deadline=None, derandomize=True, database=None)
 settings.load_profile("jaxprop")
+
+sys.dont_write_bytecode = False
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
