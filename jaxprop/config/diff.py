@@ -39,6 +39,12 @@ HARMLESS: tuple[Path, ...] = (
     *(("parallel", key) for key in ("devices", "mesh", "rules", "offload_optimizer")),
     ("task", "metrics"),  # further figures of evaluations
 )
+# What a process may have for itself: where its host keeps the data, how they are read, and what process 0 alone writes.
+OWN: tuple[Path, ...] = (
+    ("sinks",),
+    ("run", "timeout"),
+    *(("data", key) for key in (*PATHS, "prefetch", "engine", "workers", "cache_mib")),
+)
 LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
 SCHEDULE: Path = ("optimizer", "schedule")
 
@@ -103,6 +109,27 @@ def mathematical(old: Config, new: Config, steps: int | None = None) -> list[Cha
     found = diff(old, new)
     changes = [change for change in found if _is_another_tokenizer(change) or not _is_harmless(change, harmless)]
     return [change for change in changes if not _same_code(change)]
+
+
+def between_processes(first: Any, other: Any) -> list[Change]:
+    """Returns the values that two processes of one run may not have different.
+
+    All but how they read their data and what process 0 alone does: an interval of evaluations decides when the
+    processes compute together, as the learning rate decides what.
+
+    Args:
+      first: the configuration of process 0, as JSON values.
+      other: that of another process.
+
+    Returns:
+      A part of `differences(first, other)`.
+
+    Example:
+      >>> [str(change) for change in between_processes({"run": {"steps": 1}}, {"run": {"steps": 2}, "sinks": {}})]
+      ['run.steps: 1 -> 2']
+    """
+    found = [change for change in differences(first, other) if not _is_harmless(change, OWN)]
+    return [change for change in found if change.path[-1] == "class_sha256" or not _same_code(change)]
 
 
 def _same_code(change: Change) -> bool:

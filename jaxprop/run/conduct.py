@@ -15,8 +15,9 @@ from jaxprop.checkpoint.folder import steps_in
 from jaxprop.config.tasks import TASK_TABLE, best_mode
 from jaxprop.data.readers.arrays import IF_NUMBERS
 from jaxprop.errors import EXIT_DONE, HungError
-from jaxprop.parallel.hosts import agree, decided, is_first
+from jaxprop.parallel.hosts import decided, is_first
 from jaxprop.run import panels
+from jaxprop.run.alike import check_fresh, check_together
 from jaxprop.run.compose import Experiment
 from jaxprop.run.final import evaluate_test
 from jaxprop.run.folder import expanded, read_summary, write_summary
@@ -115,10 +116,11 @@ def conduct(
       JaxpropError: the run cannot be built, or its folder not be written.
     """
     folder, began = expanded(folder), time.perf_counter()
-    with _held(folder), Interrupts() as interrupts, Watchdog(folder, interrupts) as watchdog, failing_together():
+    with _held(folder, fresh), Interrupts() as interrupts, Watchdog(folder, interrupts) as watchdog, failing_together():
         _tell_if(decided("recovery", lambda: recover(folder)))
         before = None if fresh else decided("the run before", lambda: undertaking.finished(folder))
         experiment = undertaking.compose()
+        check_together(experiment, folder)
         if before is not None and decided("its end", lambda: _has_ended(before, experiment, folder)):
             return _nothing_left(undertaking, experiment, before, folder, quiet)
         checkpoints, replaced = open_checkpoints(experiment, folder), Replaced(folder)
@@ -238,10 +240,10 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _held(folder: Path, fresh: bool) -> Iterator[None]:
     """Holds the folder for process 0, which alone writes to it; the others go on once it does."""
     with hold(folder) if is_first() else contextlib.nullcontext():
-        agree("the folder")
+        check_fresh(fresh)
         yield
 
 

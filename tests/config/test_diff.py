@@ -1,7 +1,7 @@
 import pytest
 
 from jaxprop.config.build import build
-from jaxprop.config.diff import diff, mathematical
+from jaxprop.config.diff import between_processes, diff, mathematical
 
 COSINE = {"name": "sgd", "lr": 0.1, "schedule": {"name": "cosine"}}
 PIECES = {"name": "piecewise", "boundaries": [10], "scales": [0.1]}
@@ -162,3 +162,28 @@ def test_a_tokenizer_may_be_moved_and_not_be_another(sections, old, new, alters)
         return build(sections | {"task": {"name": "language"}, "data": data, "model": {"name": "rnn"}})
 
     assert bool(mathematical(config(old), config(new))) == alters
+
+
+BETWEEN = [
+    # of process 0, of another, the lines of what may not differ
+    ({"run": {"steps": 1}}, {"run": {"steps": 2}}, ["run.steps: 1 -> 2"]),
+    ({"run": {"timeout": 1}, "sinks": {}}, {"run": {}, "sinks": {"jsonl": True}}, []),
+    ({"data": {"train": "/a/x.npz", "seed": 1}}, {"data": {"train": "/b/x.npz", "seed": 2}}, ["data.seed: 1 -> 2"]),
+    (
+        {"data": {"sources": [{"train": "/a/x", "label": "y"}]}},
+        {"data": {"sources": [{"train": "/b/x", "label": "z"}]}},
+        ['data.sources.0.label: "y" -> "z"'],
+    ),
+    (
+        {"model": {"class": "/a/net.py:Net", "class_sha256": "f0"}},
+        {"model": {"class": "/b/net.py:Net", "class_sha256": "f1"}},
+        ['model.class_sha256: "f0" -> "f1"'],
+    ),
+    ({"checkpoint": {"every": 5}}, {"checkpoint": {"every": 6}}, ["checkpoint.every: 5 -> 6"]),
+]
+
+
+@pytest.mark.parametrize(("first", "other", "lines"), BETWEEN)
+def test_what_processes_may_not_have_different(first, other, lines):
+    assert [str(change) for change in between_processes(first, other)] == lines
+    assert between_processes(other, other) == []
