@@ -125,7 +125,8 @@ def check_alike(what: str, value: Any, seconds: float = 60.0) -> None:
     """
     if process_count() == 1:
         return
-    key, mine = f"jaxprop/alike/{what}/{next(_asked[f'alike/{what}'])}", json.dumps(value)
+    number, mine = next(_asked[f"alike/{what}"]), json.dumps(value)
+    key = f"jaxprop/alike/{what}/{number}"
     put_first(f"{key}/{process_index()}", mine)
     for other in range(process_count()):
         theirs = wait_for(f"{key}/{other}", seconds)
@@ -135,6 +136,8 @@ def check_alike(what: str, value: Any, seconds: float = 60.0) -> None:
             raise UsageError(
                 f"{what} is {mine} in process {process_index()} and {theirs} in process {other}; all need one"
             )
+    if is_first() and number:  # whoever has said this value has read all of those before
+        store().key_value_delete(f"jaxprop/alike/{what}/{number - 1}")
 
 
 def store() -> Any:

@@ -6,9 +6,13 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
+import numpy as np
+
 from jaxprop import data
 from jaxprop.data.batches import as_arrays
 from jaxprop.metrics.totals import add_up, finished
+from jaxprop.parallel.hosts import check_alike, process_count
 from jaxprop.parallel.mesh import parts
 from jaxprop.parallel.placement import local_rows, place_batch
 from jaxprop.run.clock import Clock
@@ -69,4 +73,20 @@ def _batches(source: Source | Iterable[Any], size: int | None, limit: int | None
     if isinstance(source, Source):
         assert size is not None
         return data.one_pass(source, size, limit, rows)
-    return (as_arrays(batch) for batch in itertools.islice(source, limit))
+    return _in_step(as_arrays(batch) for batch in itertools.islice(source, limit))
+
+
+def _in_step(batches: Iterator[Any]) -> Iterator[Any]:
+    """Batches of the user's own, of which every process needs equally many: each is evaluated by all of them together.
+
+    Raises:
+      UsageError: another process has more of them, fewer, or one of another size.
+    """
+    if process_count() == 1:
+        yield from batches
+        return
+    for batch in itertools.chain(batches, [None]):
+        sizes = sorted({np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}) if batch is not None else "none"
+        check_alike("the size of its part of an evaluation's next batch", sizes)
+        if batch is not None:
+            yield batch

@@ -225,6 +225,10 @@ REFUSED = {
         ", mesh=jaxprop.make_mesh()",
         "the size of its part of a batch is",
     ),
+    "evaluations of different lengths": (
+        ", mesh=jaxprop.make_mesh(), evaluate=[{'x': np.ones(4, np.float32)}] * (2 + process_index()), eval_every=1",
+        "the size of its part of an evaluation's next batch is",
+    ),
 }
 
 
@@ -232,10 +236,11 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_processes_that_would_not_train_together_are_refused(case, tmp_path):
     options, says = REFUSED[case]
+    size = "4" if "evaluate" in options else "4 + 4 * process_index()"
     program = f"""
 import jax.numpy as jnp, numpy as np, optax
 import jaxprop
-batches = [{{"x": np.ones(4 + 4 * process_index(), np.float32)}}]
+batches = [{{"x": np.ones({size}, np.float32)}}]
 jaxprop.fit(lambda p, batch, key: jnp.mean((p["w"] * batch["x"]) ** 2), optax.sgd(0.01), batches, steps=3, quiet=True,
             run={str(tmp_path / "run")!r}, params={{"w": jnp.ones(())}}, checkpoint=False{options})
 """
