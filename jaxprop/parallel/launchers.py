@@ -21,6 +21,7 @@ NO_PROXY = ("no_grpc_proxy", "no_proxy")
 # With one of these, SLURM shows each task the GPUs that are its own.
 _BOUND = ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU", "SLURM_GPU_BIND")
 _JAXJOB = ("NUM_PROCESSES", "PROCESS_ID", "COORDINATOR_ADDRESS", "COORDINATOR_PORT")
+_TORCH = ("RANK", "WORLD_SIZE")
 _STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
@@ -96,9 +97,27 @@ def _found(environ: Environment) -> Hosts:
                 f"{_said(first)}, and {_said(other)}; name the one that started it: --dist {first.launcher}, or "
                 f"--dist {other.launcher}"
             )
+    _refuse_torch(environ, several)
     if not found and environ.get(ADDRESS):
         return _env(environ)  # an address alone is a half of what was meant; which names the other half
     return several[0] if several else found[0] if found else Hosts()
+
+
+def _refuse_torch(environ: Environment, several: Sequence[Hosts]) -> None:
+    """Refuses what torchrun and its like have started, since each process would train a model of its own.
+
+    Their port is taken by a store of their own, so that JAX cannot have it.
+    """
+    if not all(_is_number(environ.get(name, "")) for name in _TORCH) or int(environ["WORLD_SIZE"]) < 2:
+        return
+    count, index = int(environ["WORLD_SIZE"]), int(environ["RANK"])
+    if all((count, index) != (hosts.process_count, hosts.process_index) for hosts in several):
+        also = f", and {_said(several[0])}" if several else ""
+        raise UsageError(
+            f"RANK and WORLD_SIZE, which torchrun and PyTorchJob set, say that this is process {index} of {count}{also}"
+            f"; set {ADDRESS}=HOST:PORT, with another port than MASTER_PORT, {COUNT}={count} and {INDEX}={index} and "
+            "use --dist env, or run one process with --dist none"
+        )
 
 
 def _said(hosts: Hosts) -> str:
@@ -180,8 +199,9 @@ def _mpi(environ: Environment) -> Hosts:
 def _tpu(environ: Environment) -> Hosts:
     """JAX asks the pod's metadata; the count says only whether there is more than one."""
     names = [name for name in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
-    count = max(len(names), int(environ.get("MEGASCALE_NUM_SLICES") or 1), 1)
-    return Hosts("tpu", count, int(environ.get("TPU_WORKER_ID") or 0))
+    slices = _number(environ, "MEGASCALE_NUM_SLICES") if environ.get("MEGASCALE_NUM_SLICES") else 1
+    index = _number(environ, "TPU_WORKER_ID") if environ.get("TPU_WORKER_ID") else 0
+    return Hosts("tpu", max(len(names), slices, 1), index)
 
 
 def _ray(environ: Environment) -> Hosts:
@@ -284,6 +304,11 @@ def _reachable(hosts: Hosts, environ: Environment, lookup: Lookup) -> Hosts:
             f"{hosts.launcher}: the coordinator {host!r} has no address that this host knows; set {ADDRESS}=HOST:PORT "
             "to a name or address of the host of process 0"
         )
+    if any(ipaddress.ip_address(address.partition("%")[0]).is_unspecified for address in found):
+        raise UsageError(
+            f"{hosts.launcher}: the coordinator {host!r} stands for every address of a host and names none that the "
+            f"others reach; set {ADDRESS}=HOST:PORT to the host of process 0"
+        )
     literal = host == "localhost" or _is_loopback(host)
     if any(map(_is_loopback, found)) and not (hosts.together or (hosts.together is None and literal)):
         raise UsageError(
@@ -329,7 +354,7 @@ def _host_and_port(address: str, port: str | None) -> tuple[str, int]:
     host, colon, given = address.rpartition(":")
     if not colon or (":" in host and not host.startswith("[")):
         host, given = address, port or ""
-    if not given.isdecimal() or not 0 < int(given) < 65536 or not host:
+    if not _is_number(given) or not 0 < int(given) < 65536 or not host:
         raise UsageError(f"the coordinator {address!r} has no port; set {ADDRESS}=HOST:PORT, such as 10.0.0.4:8476")
     return host.strip("[]"), int(given)
 
@@ -356,11 +381,15 @@ def _needed(environ: Environment, name: str, what: str) -> str:
 
 def _number(environ: Environment, name: str) -> int:
     value = _needed(environ, name, "a whole number")
-    if not value.strip().isdecimal():
+    if not _is_number(value.strip()):
         raise UsageError(
-            f"expected a whole number in {name}, got {value!r}; correct it, or run one process with --dist none"
+            f"expected a whole number in {name}, got {value[:40]!r}; correct it, or run one process with --dist none"
         )
     return int(value)
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 19  # Python refuses to read one of thousands of digits
 
 
 def _numbers(environ: Environment, count: str, index: str) -> tuple[int, int]:

@@ -118,6 +118,11 @@ def test_the_trainers_runtime_for_torchrun_is_read_when_it_is_named():
     assert resolve("auto", TORCHRUN, lookup) == Hosts()  # they may be those of another program
 
 
+RANKS = {
+    "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.4",
+    "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "none",
+}  # fmt: skip
+
 STRAY = {
     "nothing": {},
     "ssh into a job": {"SLURM_JOB_ID": "8652", "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "node[1-2]"},
@@ -131,6 +136,8 @@ STRAY = {
     "one process": {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"},
     "a TPU of one host": {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"},
     "a proxy": {"https_proxy": "http://proxy:3128"},
+    "torchrun of one process": RANKS | {"WORLD_SIZE": "1", "RANK": "0"},
+    "a rank of something else": {"RANK": "first", "WORLD_SIZE": "4"},
 }
 
 
@@ -205,6 +212,29 @@ REFUSED = {
         "auto", SRUN | ENV | {"JAX_NUM_PROCESSES": "4"},
         "env says that this is process 1 of 4, and slurm says that this is process 1 of 2; name the one that "
         "started it: --dist env, or --dist slurm",
+    ),
+    "torchrun": (
+        "auto", RANKS,
+        "RANK and WORLD_SIZE, which torchrun and PyTorchJob set, say that this is process 1 of 4; set "
+        "JAX_COORDINATOR_ADDRESS=HOST:PORT, with another port than MASTER_PORT, JAX_NUM_PROCESSES=4 and "
+        "JAX_PROCESS_ID=1 and use --dist env, or run one process with --dist none",
+    ),
+    "torchrun in tasks of srun": (
+        "auto", SRUN | RANKS, "process 1 of 4, and slurm says that this is process 1 of 2; set JAX_COORDINATOR_",
+    ),
+    "every address": (
+        "auto", ENV | {"JAX_COORDINATOR_ADDRESS": "0.0.0.0:8476"},
+        "env: the coordinator '0.0.0.0' stands for every address of a host and names none that the others reach; set "
+        "JAX_COORDINATOR_ADDRESS=HOST:PORT to the host of process 0",
+    ),
+    "every address, as IPv6": ("auto", ENV | {"JAX_COORDINATOR_ADDRESS": "[::]:8476"}, "the coordinator '::' stands"),
+    "tpu: slices": ("auto", {"MEGASCALE_NUM_SLICES": "two"}, "expected a whole number in MEGASCALE_NUM_SLICES, got 't"),
+    "tpu: index": (
+        "auto", {"TPU_WORKER_HOSTNAMES": "t0,t1", "TPU_WORKER_ID": "t1"}, "expected a whole number in TPU_WORKER_ID",
+    ),
+    "a count of thousands of digits": ("auto", ENV | {"JAX_NUM_PROCESSES": "1" * 5000}, "expected a whole number in"),
+    "a port of thousands of digits": (
+        "auto", ENV | {"JAX_COORDINATOR_ADDRESS": f"10.0.0.4:{'1' * 5000}"}, "has no port; set JAX_COORDINATOR_ADDRESS",
     ),
     "a misspelled one": ("slrum", {}, "--dist: unknown launcher 'slrum'; did you mean 'slurm'?"),
 }  # fmt: skip
@@ -301,3 +331,8 @@ def test_the_first_node_of_a_list(names, first):
 
 def test_every_launcher_can_be_named():
     assert set(LAUNCHERS) == {"env", "slurm", "mpi", "k8s", "kubeflow", "tpu", "ray", "skypilot", "dstack"}
+
+
+def test_variables_of_torchrun_that_agree_with_a_launchers_are_no_matter():
+    assert resolve("auto", SRUN | RANKS | {"WORLD_SIZE": "2"}, lookup).launcher == "slurm"
+    assert resolve("env", ENV | RANKS, lookup).launcher == "env"
