@@ -13,6 +13,8 @@ os.environ["JAXPROP_COMPILE_CACHE"] = "off"
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_backend_optimization_level=0",
+        # On two cores, splitting each program for many threads costs more than it gains.
+        "--xla_cpu_parallel_codegen_split_count=1",
         # On a busy machine one of the 8 devices may be late; after 40 s, XLA would end the process.
         "--xla_cpu_collective_call_terminate_timeout_seconds=110",
         # jaxlib after 0.10 no longer knows this flag, and aborts on it

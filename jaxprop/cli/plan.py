@@ -40,7 +40,7 @@ def plan(
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="FILE", parser=home, help="write one HTML page, with the curve of --scaling"),
+        typer.Option("--report", metavar="FILE", parser=home, help="write one HTML page; implies --scaling"),
     ] = None,
     minutes: Annotated[
         float, typer.Option("--minutes", min=0, help="no further program of --search or --scaling is begun after that")

@@ -119,7 +119,7 @@ def _sizes(asked: Mapping[str, int | None], count: int) -> dict[str, int]:
         fits = f"a multiple of {fixed} devices" if free else f"{fixed} devices"
         raise UsageError(
             f"a mesh of {told or 'one device'} needs {fits}, and there {'is' if count == 1 else 'are'} {count}; change "
-            "parallel.mesh, or parallel.devices"
+            "parallel.mesh or parallel.devices, in Python what make_mesh is given"
         )
     return sizes if free is None else sizes | {free: count // fixed}
 

@@ -283,7 +283,8 @@ def _check_bind(hosts: Hosts) -> None:
                 f"{ADDRESS}=HOST:PORT to the host of process 0, or {BIND} to what it shall listen at"
             ) from error
         raise JaxpropError(
-            f"process 0 cannot listen at {hosts.bind} ({error.strerror}); set {PORT} to another port on every process"
+            f"process 0 cannot listen at {hosts.bind} ({error.strerror}); set {PORT} to another port on every process, "
+            f"or name another one in {ADDRESS} where that is set"
         ) from error
 
 

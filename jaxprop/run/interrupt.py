@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks the run to save and leave; Ctrl-C after it leaves at once, SIGTERM does not."""
+"""SIGINT, SIGTERM and SIGUSR1: the first asks a run to save and leave, after which Ctrl-C alone leaves at once."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ from jaxprop.parallel.flags import SharedFlag
 from jaxprop.sinks.streams import tell
 
 EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
+if hasattr(signal, "SIGUSR1"):  # what schedulers send some time before the end: SLURM with --signal=USR1@90, LSF, SGE
+    EXIT_CODES[signal.SIGUSR1] = EXIT_SIGTERM
+
+
+def _taken() -> Iterator[signal.Signals]:
+    """Yields the signals to take over: SIGUSR1 only where the program that calls has no use of its own for it."""
+    for number in EXIT_CODES:
+        if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is signal.SIG_DFL:
+            yield number
 
 
 @contextlib.contextmanager
@@ -25,7 +34,7 @@ def leaving_at_once() -> Iterator[None]:
         yield
         return
     before = {
-        number: signal.signal(number, lambda n, _: os._exit(EXIT_CODES[signal.Signals(n)])) for number in EXIT_CODES
+        number: signal.signal(number, lambda n, _: os._exit(EXIT_CODES[signal.Signals(n)])) for number in _taken()
     }
     try:
         yield
@@ -42,7 +51,7 @@ def end_within(seconds: float, code: int) -> None:
 
 
 class Interrupts:
-    """Takes over SIGINT and SIGTERM for the length of a `with` block.
+    """Takes over SIGINT, SIGTERM and an unused SIGUSR1 for the length of a `with` block.
 
     Python runs a handler only between two byte codes of the main thread, and compiling a step may take minutes.
     So a thread reads the signals' bytes as they arrive, and it is this thread that leaves at a SIGINT that is not the
@@ -76,7 +85,7 @@ class Interrupts:
             return self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        self._handlers = {number: signal.signal(number, self._ignore) for number in EXIT_CODES}
+        self._handlers = {number: signal.signal(number, self._ignore) for number in _taken()}
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="jaxprop-signals", daemon=True)
         self._thread.start()
@@ -101,7 +110,7 @@ class Interrupts:
 
     def _watch(self) -> None:
         while byte := self._reader.recv(1):
-            if byte[0] not in EXIT_CODES:
+            if byte[0] not in self._handlers:
                 continue
             number = signal.Signals(byte[0])
             if self.asked is None:
@@ -114,4 +123,4 @@ class Interrupts:
                 os._exit(EXIT_CODES[number])
             elif not self._repeated:
                 self._repeated = True
-                tell("SIGTERM again: still saving; the process ends by itself")
+                tell(f"{number.name} again: still saving; the process ends by itself")

@@ -161,8 +161,9 @@ def resume_note(step: int, total: int, config: Any) -> str:
     """What to tell a person whose run goes on, or has nothing left to do."""
     if step < total:
         return f"resumed from step {step}"
-    # The settings of `jaxprop.fit` have no schedule: nobody knows there what depends on the length.
-    key = config.optimizer.schedule.length_key if isinstance(config, Config) else None
+    if not isinstance(config, Config):  # the settings of `jaxprop.fit`, which has no schedule of its own
+        return f"all {total} steps are done already; give fit more steps, or fresh=True to start over"
+    key = config.optimizer.schedule.length_key
     also = (
         "" if key is None else f" together with optimizer.schedule.{key}={total}, since the schedule ends with the run"
     )

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Train on a slice of Cloud TPUs: the same command on each of its hosts.
 #
-#   TPU=my-v5e-64 ZONE=us-west4-a bash scripts/launch/tpu_pod.sh configs/shakespeare_lm.yaml --run gs-mount/shakespeare
+#   TPU=my-v5e-64 ZONE=us-west4-a bash scripts/launch/tpu_pod.sh configs/stdlib_lm.yaml --run gs-mount/stdlib_lm
 #
 # Needs: gcloud, a slice that has been made (`gcloud compute tpus tpu-vm create`), and a folder that all hosts share,
 # such as a mounted bucket, for the run. To change: TPU, ZONE and the arguments.

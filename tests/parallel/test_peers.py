@@ -23,7 +23,8 @@ def test_the_coordinator_must_be_able_to_listen():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            JaxpropError, match=rf"cannot listen at 127\.0\.0\.1:{port} .*; set JAX_COORDINATOR_PORT"
+            JaxpropError,
+            match=rf"cannot listen at 127\.0\.0\.1:{port} .*; set JAX_COORDINATOR_PORT .*ADDRESS where that is set",
         ) as no:
             peers._check_bind(Hosts("env", 2, 0, f"127.0.0.1:{port}", f"127.0.0.1:{port}"))
         assert no.value.exit_code == 1

@@ -55,7 +55,7 @@ def test_handlers_and_wakeup_are_put_back():
 
 def test_a_handler_that_python_cannot_put_back_becomes_the_default(monkeypatch):
     """As one installed by a library in C, such as jax.distributed's: `signal.signal` returns None for it."""
-    handlers, real = dict.fromkeys(BOTH), signal.signal
+    handlers, real = dict.fromkeys(EXIT_CODES), signal.signal
     installed = []
     monkeypatch.setattr(
         signal, "signal", lambda number, handler: installed.append((number, handler)) or handlers[number]
@@ -63,10 +63,10 @@ def test_a_handler_that_python_cannot_put_back_becomes_the_default(monkeypatch):
     with Interrupts():
         pass
     monkeypatch.setattr(signal, "signal", real)
-    assert installed[2:] == [(number, signal.SIG_DFL) for number in BOTH]
+    assert installed[len(EXIT_CODES) :] == [(number, signal.SIG_DFL) for number in EXIT_CODES]
 
 
-def test_other_signals_are_not_meant():
+def test_a_signal_that_the_program_has_a_use_for_is_not_meant():
     seen = []
     old = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
     try:
@@ -145,6 +145,18 @@ def test_sigterm_after_a_signal_ends_nothing_and_is_told_once(busy, first):
     busy.send_signal(signal.SIGINT)
     assert busy.wait(timeout=20) == EXIT_CODES[signal.SIGINT]
     assert busy.stderr.read() == "SIGTERM again: still saving; the process ends by itself\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs SIGUSR1")
+def test_sigusr1_is_taken_for_what_a_scheduler_sends():
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        end = time.monotonic() + 20
+        while interrupts.received is None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert interrupts.received is signal.SIGUSR1
+    assert EXIT_CODES[signal.SIGUSR1] == EXIT_CODES[signal.SIGTERM]
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 
 
 def test_a_process_that_threads_keep_is_ended():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxprop.config.build import build
+from jaxprop.config.schema.fit import Settings
 from jaxprop.errors import UsageError
 from jaxprop.run.resume import resume_note
 from jaxprop.run.train import train
@@ -87,3 +88,5 @@ def test_what_a_finished_run_needs_for_more(data):
         4, 4, config(data, {"steps": 4}, COSINE)
     )
     assert resume_note(3, 4, config(data, {"steps": 4}, COSINE)) == "resumed from step 3"
+    fitted = resume_note(4, 4, Settings(run={"steps": 4}))
+    assert fitted == "all 4 steps are done already; give fit more steps, or fresh=True to start over"
