@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from jaxprop import data
+from jaxprop.checkpoint import manifest
 from jaxprop.cli import main
 from jaxprop.config.build import build
 from jaxprop.config.load import load
@@ -188,10 +189,12 @@ def test_code_that_a_stored_configuration_names_is_not_run(run, capsys, command)
     (run / "net.py").write_text(f"open({str(run / 'marked')!r}, 'w').write('x')\n")
     (run / "config.yaml").write_text(text[: text.index("model:")] + "model: {class: 'net.py:Net'}\n"
                                      + text[text.index("optimizer:") :])  # fmt: skip
-    for manifest in run.glob("checkpoints/*/run/run.json"):
-        held = json.loads(manifest.read_text())
+    stored = list(run.glob("checkpoints/*/manifest.json"))
+    assert stored
+    for path in stored:  # with a digest that fits, as an attacker can make one
+        held = manifest.read(path.parent)
         held["config"]["model"] = {"class": "net.py:Net"}
-        manifest.write_text(json.dumps(held))
+        manifest.write(path, held)
     given = {"train": [run / "config.yaml"], "predict": [run, "data.npz"], "explain": [run / "config.yaml"]}
     code, _, err = said(capsys, command, *given.get(command, [run]))
     assert code in (1, 2), err
@@ -305,7 +308,7 @@ def test_a_socket_in_place_of_a_configuration(here, capsys):
         ("- " * 450_000, ":1: lists or mappings are nested more than 64 deep"),
         ("model:\n  name: mlp\n" + "".join(f"  k{i}: 1\n" for i in range(9000)), "and "),
         ("x: y #" + "/" * 900_000, ":1: #"),
-        ("a: b " + "#/" * 450_000, ":1: a: unknown key"),
+        ("a: b " + "#/" * 450_000, ":1: #/#/"),
     ],
     ids=["alias", "depth", "values", "dashes", "unknown keys", "comment", "comments"],
 )
@@ -313,7 +316,7 @@ def test_yaml_made_to_take_long(here, text, sentence):
     Path("long.yaml").write_text(text)
     ended = command("validate", "long.yaml")
     refused(ended, sentence, code=2)
-    assert len(ended.err) < 2_000_000
+    assert len(ended.err) < 1_000_000
 
 
 SLOW = "(.|.|.|.)+[!-#]"

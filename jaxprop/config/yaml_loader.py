@@ -25,6 +25,7 @@ INT = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)")
 FLOAT = re.compile(
     r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
 )
+SHOWN = 60  # characters of a text that a message repeats
 # What follows an unquoted text and looks like a part of a path: YAML takes it for a comment, and it would be lost.
 GLUED = re.compile(r"#[^\s#./]*[./]")
 MAX_DIGITS = 400  # more than any float64 has; Python refuses to read integers of more than 4300
@@ -103,6 +104,10 @@ def parse_value(text: str, origin: str) -> Tree:
     if "#" in text:
         return _with_hash(text, origin)
     return _parse(text, lambda _: origin)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _with_hash(text: str, origin: str) -> Tree:
@@ -204,9 +209,9 @@ class _Reader:
         end = self.text.find("\n", node.end_mark.index)
         rest = self.text[node.end_mark.index : end if end >= 0 else None].strip(" \t\r")
         if GLUED.match(rest) and len(rest.split(maxsplit=1)) == 1:
-            whole = f"{node.value} {rest}".strip()
+            whole = _cut(f"{node.value} {rest}".strip())
             raise self.refuse(
-                node, f"{rest} is a comment in YAML; quote the value, '{whole}', or write a space after the '#'"
+                node, f"{_cut(rest)} is a comment in YAML; quote the value, '{whole}', or write a space after the '#'"
             )
 
     def sequence(self, node: yaml.Node, path: Path) -> list:
