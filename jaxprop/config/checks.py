@@ -24,7 +24,7 @@ from jaxprop.config.schema.data import (
     Table,
     Tones,
 )
-from jaxprop.config.schema.model import Blocks, ResNet, Rnn, Transformer
+from jaxprop.config.schema.model import Blocks, Conformer, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE, untold_mode
 from jaxprop.config.tree import Path
 from jaxprop.errors import one_of
@@ -340,6 +340,14 @@ def _order(config: Config) -> Iterator[Problem]:
         yield Problem(("model", "bidirectional"), what)
 
 
+def _mesh(config: Config) -> Iterator[Problem]:
+    """Devices along an axis that the model does not split would do each other's work."""
+    sequence = config.parallel.mesh.sequence
+    if sequence != 1 and not isinstance(config.model, Blocks | Conformer | Custom):
+        what = f"{config.model.name} is not split over tokens, as transformers are; use fsdp or data in its place"
+        yield Problem(("parallel", "mesh", "sequence"), what)
+
+
 def _own_code(config: Config) -> Iterator[Problem]:
     for name in config.task.metrics or {}:
         if name in TASK_TABLE[config.task.name].figures:
@@ -363,6 +371,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _attention,
     _stages,
     _order,
+    _mesh,
     _schedule,
     _batches,
     _length,

@@ -67,6 +67,10 @@ BAD = [
     ({"data": MIXED | {"weights": [0, 0]}}, "data.weights: all weights are 0"),
     ({"data": MIXED | {"weights": [{"after": 5, "weights": [1, 1]}]}}, "data.weights: expected `after: 0` first"),
     ({"data": MIXED | {"sources": [ONE, {"name": "stdlib_text"}]}}, "data.sources.1.name: stdlib_text does not fit"),
+    (
+        {"model": {"name": "mlp"}, "parallel": {"mesh": {"sequence": 2}}},
+        "parallel.mesh.sequence: mlp is not split over tokens, as transformers are; use fsdp or data",
+    ),
     ({"data": IMAGES, "run": {"steps": 9, "eval_every": 3}}, "run.eval_every: there is no split to evaluate on"),
     (
         {"data": {"name": "table", "train": "a.csv", "target": ["x", "y"]}},
