@@ -120,6 +120,17 @@ def prepare(room: Path) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(room / "programs")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    write_data(room)
+    from jax._src import xla_bridge
+
+    for name in ("orbax.checkpoint", "rich.console", "jaxprop.sinks.console", "jaxprop.cli.app", "jaxprop.run.train"):
+        importlib.import_module(name)
+
+    assert not xla_bridge._backends, "a forked process could not use a backend that was started before"
+
+
+def write_data(room: Path) -> None:
+    """Writes examples of three classes."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -128,12 +139,6 @@ def prepare(room: Path) -> None:
         inputs = rng.normal(size=(length, 5)).astype(np.float32)
         inputs[np.arange(length), labels] += 2
         np.savez(room / f"{name}.npz", inputs=inputs, labels=labels)
-    from jax._src import xla_bridge
-
-    for name in ("orbax.checkpoint", "rich.console", "jaxprop.sinks.console", "jaxprop.cli.app", "jaxprop.run.train"):
-        importlib.import_module(name)
-
-    assert not xla_bridge._backends, "a forked process could not use a backend that was started before"
 
 
 def trial(whole: Whole, folder: Path, draw: random.Random, number: signal.Signals) -> dict[str, Any]:

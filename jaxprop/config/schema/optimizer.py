@@ -127,7 +127,7 @@ class Schedule(Section):
 
         Example:
           >>> WarmupCosine(name="warmup_cosine", warmup_steps=500).problem(400)
-          'warmup_steps is 500, but the schedule has 400 steps; expected fewer'
+          'warmup_steps is 500, but the schedule has 400 steps; use fewer, such as optimizer.schedule.warmup_steps=40'
         """
         del steps
         return None
@@ -168,7 +168,10 @@ class WarmupCosine(Schedule):
         length = self.steps or steps
         if self.warmup_steps < length:
             return None
-        return f"warmup_steps is {self.warmup_steps}, but the schedule has {length} steps; expected fewer"
+        return (
+            f"warmup_steps is {self.warmup_steps}, but the schedule has {length} steps; use fewer, such as "
+            f"optimizer.schedule.warmup_steps={length // 10}"
+        )
 
 
 class WarmupStableDecay(Schedule):
