@@ -249,7 +249,8 @@ told |= {"third": challenge(3, new_classes=True), "fourth": challenge(4, replay=
 """
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.skipif("JAXPROP_LONG_TESTS" not in os.environ, reason="takes ten minutes; JAXPROP_LONG_TESTS=1 runs it")
+@pytest.mark.timeout(2400)
 def test_four_weeks_of_a_detector_end_with_a_week_of_wrong_labels_that_is_refused(tmp_path):
     """New clutter is learned, and a new class once it is asked for; wrong labels are named.
 
