@@ -47,10 +47,7 @@ def main() -> int:
         done = trials(room, args.trials, args.seed)
     finally:
         shutil.rmtree(room, ignore_errors=True)
-    print(table(done))
-    if args.json:
-        args.json.write_text(json.dumps(done, indent=1) + "\n")
-    return 1 if any(one["wrong"] for one in done) else 0
+    return runs.reported(done, table(done), args.json)
 
 
 def trials(room: Path, count: int, seed: int) -> list[dict[str, Any]]:
@@ -85,7 +82,7 @@ def trial(room: Path, draw: random.Random, name: str, lasts: float, whole: dict[
     have_met = "waiting for process 0" not in said(room, name)[-200:]
     if seconds > (LIMIT if have_met else WAIT + LIMIT):
         wrong.append(f"the survivor ended after {seconds:.1f} s")
-    if not had_ended and any(code in (0, None) for code in survivors) and not is_complete(folder):
+    if not had_ended and any(code in (0, None) for code in survivors) and not runs.is_complete(folder):
         wrong.append(f"exit codes {codes}: {said(room, name)}")
     newest = max(runs.steps(folder / "checkpoints"), default=0)
     writing, lost = any((folder / "checkpoints").glob(".saving-*")), runs.last_record(folder) - newest
@@ -138,21 +135,10 @@ def said(room: Path, name: str) -> str:
     return " | ".join((room / f"{name}.{index}.err").read_text()[-300:] for index in range(2))
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether the run has taken all of its steps."""
-    path = folder / "summary.json"
-    return path.exists() and json.loads(path.read_text())["status"] == "completed"
-
-
 def left(folder: Path) -> dict[str, Any]:
     """What must be the same of a run however it came to its end."""
-    summary = json.loads((folder / "summary.json").read_text())
     manifest = json.loads((folder / "checkpoints" / str(runs.STEPS) / "manifest.json").read_text())
-    return {
-        "state": manifest["digests"],
-        "summary": {name: summary[name] for name in ("status", "step", "metrics", "best", "test")},
-        **{name: runs.lines(folder / f"{name}.jsonl") for name in ("metrics", "layers", "alerts")},
-    }
+    return {"state": manifest["digests"], **runs.told(folder)}
 
 
 def table(done: list[dict[str, Any]]) -> str:

@@ -79,9 +79,14 @@ def main() -> int:
         done = trials(room, args.trials, [signal.Signals[f"SIG{name}"] for name in args.signals], args.seed)
     finally:
         shutil.rmtree(room, ignore_errors=True)
-    print(table(done))
-    if args.json:
-        args.json.write_text(json.dumps(done, indent=1) + "\n")
+    return reported(done, table(done), args.json)
+
+
+def reported(done: list[dict[str, Any]], text: str, path: Path | None) -> int:
+    """Prints what became of the trials and writes them to a file, if there is one; returns 1 where any has failed."""
+    print(text)
+    if path is not None:
+        path.write_text(json.dumps(done, indent=1) + "\n")
     return 1 if any(one["wrong"] for one in done) else 0
 
 
@@ -304,13 +309,24 @@ def left(folder: Path) -> dict[str, Any]:
     """What must be the same of a run however it came to its end."""
     from jaxprop.checkpoint import Checkpoints
 
+    state = (folder.parent / f"{folder.name}.digest").read_text()
+    best = Checkpoints(folder / "checkpoints", best="loss").best()
+    return {"state": state, "best checkpoint": best, **told(folder)}
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What a run has written of itself: its summary and records, but for how long it took."""
     summary = json.loads((folder / "summary.json").read_text())
     return {
-        "state": (folder.parent / f"{folder.name}.digest").read_text(),
-        "best checkpoint": Checkpoints(folder / "checkpoints", best="loss").best(),
         "summary": {name: summary[name] for name in ("status", "step", "metrics", "best", "test")},
         **{name: lines(folder / f"{name}.jsonl") for name in ("metrics", "layers", "alerts")},
     }
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a run has taken all of its steps."""
+    path = folder / "summary.json"
+    return path.exists() and json.loads(path.read_text())["status"] == "completed"
 
 
 def table(done: list[dict[str, Any]]) -> str:

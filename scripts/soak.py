@@ -81,10 +81,7 @@ def main() -> int:
                 print(json.dumps(done[-1]), flush=True)
     finally:
         shutil.rmtree(room, ignore_errors=True)
-    print(table(done))
-    if args.json:
-        args.json.write_text(json.dumps(done, indent=1) + "\n")
-    return 1 if any(one["wrong"] for one in done) else 0
+    return runs.reported(done, table(done), args.json)
 
 
 def soak(place: Path, seed: int, faults: int, kinds: list[str], wholes: dict[int, runs.Whole]) -> dict[str, Any]:
@@ -96,7 +93,7 @@ def soak(place: Path, seed: int, faults: int, kinds: list[str], wholes: dict[int
     whole = wholes[run_seed]
     one = Room(whole.config, place / "disk" / f"run-{seed}", whole.lasts, draw)
     met, wrong = [], []
-    while len(met) < faults and not has_ended(one) and not wrong:
+    while len(met) < faults and not runs.is_complete(one.folder) and not wrong:
         kind = draw.choice(kinds)
         complaint = FAULTS[kind](one)
         if complaint is None:  # it could not be done: nothing is saved yet, or the run has ended meanwhile
@@ -169,7 +166,7 @@ def full(one: Room, what: str) -> str:
         code = runs.ended(runs.start(one.config, one.folder, bytes_a_file=None if is_disk else room))
     if max(before, default=0) > max(runs.steps(one.folder / "checkpoints"), default=0):
         return f"of the checkpoints {before}, the newest is gone"
-    return "" if code in ((0, 1) if has_ended(one) else (1,)) else f"exit code {code}: {said(one)}"
+    return "" if code in ((0, 1) if runs.is_complete(one.folder) else (1,)) else f"exit code {code}: {said(one)}"
 
 
 def damage(one: Room) -> str | None:
@@ -271,12 +268,6 @@ def killed(one: Room, child: int) -> str:
     os.kill(child, signal.SIGKILL)  # a process that has ended is there until it is waited for
     code = runs.ended(child)
     return "" if code in (-9, 0) else f"exit code {code}: {said(one)}"
-
-
-def has_ended(one: Room) -> bool:
-    """Whether the run has taken all of its steps."""
-    path = one.folder / "summary.json"
-    return path.exists() and json.loads(path.read_text())["status"] == "completed"
 
 
 def is_held(folder: Path) -> bool:

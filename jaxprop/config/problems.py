@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from jaxprop.config.places import ROOT, Place, at, item
 from jaxprop.config.schema.optimizer import RENAMED
 from jaxprop.config.tree import Path, Tree, dotted
-from jaxprop.config.yaml_loader import scalar
+from jaxprop.config.yaml_loader import cut, scalar
 from jaxprop.errors import MOST_PROBLEMS, did_you_mean, one_of
 
 # What was expected, by the type of pydantic's error; {…} is filled from its context.
@@ -239,8 +239,7 @@ def shown(value: Any) -> str:
         return {None: "nothing", True: "true", False: "false"}[value]
     if isinstance(value, Mapping | list | tuple):
         return "a mapping" if isinstance(value, Mapping) else "a list"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return cut(repr(value))
 
 
 def _hint(value: Any, error: ErrorDetails) -> str:

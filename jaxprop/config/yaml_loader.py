@@ -106,8 +106,14 @@ def parse_value(text: str, origin: str) -> Tree:
     return _parse(text, lambda _: origin)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+def cut(text: str) -> str:
+    """Returns what a message repeats of a text, which may be long.
+
+    Example:
+      >>> len(cut("#/" * 5000)), cut("short")
+      (60, 'short')
+    """
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _with_hash(text: str, origin: str) -> Tree:
@@ -209,9 +215,9 @@ class _Reader:
         end = self.text.find("\n", node.end_mark.index)
         rest = self.text[node.end_mark.index : end if end >= 0 else None].strip(" \t\r")
         if GLUED.match(rest) and len(rest.split(maxsplit=1)) == 1:
-            whole = _cut(f"{node.value} {rest}".strip())
+            whole = cut(f"{node.value} {rest}".strip())
             raise self.refuse(
-                node, f"{_cut(rest)} is a comment in YAML; quote the value, '{whole}', or write a space after the '#'"
+                node, f"{cut(rest)} is a comment in YAML; quote the value, '{whole}', or write a space after the '#'"
             )
 
     def sequence(self, node: yaml.Node, path: Path) -> list:
