@@ -257,7 +257,7 @@ def _hint(value: Any, error: ErrorDetails) -> str:
 
 
 def _key_of(path: Path, tree: Tree) -> str:
-    """Says which key of a section takes a value that was given for the section: `precision.policy` takes `bfloat16`."""
+    """Says how to write what was given for a whole section: `precision.policy` takes `bfloat16`; `run.steps=5`."""
     place, value = at(path, tree.value)
     if place is None or not isinstance(value, str):
         return ""
@@ -267,6 +267,10 @@ def _key_of(path: Path, tree: Tree) -> str:
     else:
         fields = model.model_fields if model else {}
         key = next((name for name, field in fields.items() if value in get_args(field.annotation)), None)
+        name, sign, rest = (part.strip() for part in value.replace(":", "=", 1).partition("="))
+        if key is None and sign and name in fields:
+            override, line = f"{dotted((*path, name))}={rest}", f"{name}: {rest}"
+            return f"; write {cut(override)} as an override, {{{cut(line)}}} in a file"
     return f"; the key for it is {dotted((*path, key))!r}" if key else ""
 
 

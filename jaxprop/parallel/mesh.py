@@ -100,7 +100,9 @@ def _chosen(devices: int | Sequence[jax.Device] | None) -> list[jax.Device]:
         return list(devices)
     local = len(jax.local_devices())
     if not 1 <= devices <= local:
-        raise UsageError(f"expected parallel.devices between 1 and {local}, the devices of this machine, got {devices}")
+        raise UsageError(
+            f"expected a number of devices (parallel.devices) between 1 and {local}, those that are here, got {devices}"
+        )
     return [device for i in range(jax.process_count()) for device in jax.local_devices(process_index=i)[:devices]]
 
 

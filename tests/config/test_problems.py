@@ -61,6 +61,8 @@ TABLE = [
                                                     "here only data.validation takes a fraction"),
     ("model=mlp", "model: expected a mapping of keys to values, got 'mlp'; the key for it is 'model.name'"),
     ("model=mpl", "model: expected a mapping of keys to values, got 'mpl'"),
+    ("parallel.mesh=fsdp=4", "parallel.mesh: expected a mapping of keys to values, got 'fsdp=4'; write "
+     "parallel.mesh.fsdp=4 as an override, {fsdp: 4} in a file"),
     ("precision=bfloat16", "precision: expected a mapping of keys to values, got 'bfloat16'; the key for it is "
                            "'precision.policy'"),
     ("model=3", "model: expected a mapping of keys to values, got 3"),

@@ -21,5 +21,5 @@ def test_a_mesh_of_chosen_devices():
 
 @pytest.mark.parametrize("devices", [0, -1, 9, 99])
 def test_devices_there_are_not(devices):
-    with pytest.raises(UsageError, match=f"between 1 and 8, the devices of this machine, got {devices}"):
+    with pytest.raises(UsageError, match=f"between 1 and 8, those that are here, got {devices}"):
         make_mesh(devices)
