@@ -337,9 +337,9 @@ def mean_over(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """
     if mask is None:
         return x.mean(1)
-    count = jnp.maximum(mask.sum(1, dtype=jnp.int32), 1)[:, None]
+    share = 1 / jnp.maximum(mask.sum(1, dtype=jnp.int32), 1)[:, None].astype(x.dtype)  # see `attention.softmax`
     # A select, since 0 x NaN is NaN.
-    return jnp.where(mask[..., None], x, 0).sum(1) / count.astype(x.dtype)
+    return jnp.where(mask[..., None], x, 0).sum(1) * share
 
 
 def image_shape(spec: Spec, model: str) -> tuple[int, int, int]:

@@ -88,10 +88,10 @@ def log_mel(samples: jax.Array, lengths: jax.Array, mel: Mel) -> tuple[jax.Array
     x = jnp.log(bands + FLOOR)
     frames = frames_of(lengths, mel)
     real = (jnp.arange(x.shape[1], dtype=jnp.int32) < frames[:, None])[..., None]
-    count = jnp.maximum(frames, 1).astype(dtype)[:, None, None]
-    centred = jnp.where(real, x - jnp.where(real, x, 0).sum(1, keepdims=True) / count, 0)
-    spread = jnp.sqrt(jnp.square(centred).sum(1, keepdims=True) / count)
-    return centred / (spread + EVEN), frames
+    share = 1 / jnp.maximum(frames, 1).astype(dtype)[:, None, None]  # see `attention.softmax`
+    centred = jnp.where(real, x - jnp.where(real, x, 0).sum(1, keepdims=True) * share, 0)
+    spread = jnp.sqrt(jnp.square(centred).sum(1, keepdims=True) * share)
+    return centred * (1 / (spread + EVEN)), frames
 
 
 def _framed(samples: jax.Array, mel: Mel) -> jax.Array:

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxprop.config.schema import model as schema
 from jaxprop.core.precision import wide_dtype
 from jaxprop.core.taps import measuring, tap
-from jaxprop.models.attention import MASKED
+from jaxprop.models.attention import MASKED, softmax
 from jaxprop.models.layers import ACTIVATIONS, INITS, Embed, dense, expect_pairs, product, vocabulary
 from jaxprop.models.remat import NONE, call, checkpointed
 from jaxprop.models.rnn import CELLS, STRETCHES, BothWays, each_gate
@@ -74,7 +74,7 @@ class Attending(nnx.Module):
             mixed = jnp.tanh((hidden @ query_kernel)[:, None] + source.keys)  # [B, S, H]
             scores = product(mixed, self.score.kernel[...])[..., 0]
             scores = jnp.where(source.mask, scores.astype(wide_dtype(scores.dtype)), MASKED)
-            shares = jax.nn.softmax(scores, -1).astype(hidden.dtype)  # [B, S]
+            shares = softmax(scores).astype(hidden.dtype)  # [B, S]
             context = jnp.einsum("bs,bsd->bd", shares, source.states)
             (hidden,) = self.cell.step(
                 (hidden,), x + context @ context_kernel, lambda h: h @ kernel + bias, self.activation

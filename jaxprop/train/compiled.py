@@ -418,9 +418,9 @@ def make_train_step(
       state_sharding: in place of rules, a function of the path of an array in the state, such as
         `opt_state/0/mu/dense/kernel`, and the array, that returns its `PartitionSpec`; or a tree of shardings or specs
         in the structure of the state or of its top.
-      deterministic: `"across_devices"` for the same bits on 2, 4 and 8 devices of a kind, and on one for most models:
-        the gradient is the mean of those of 8 parts of the batch, as with `accumulate=8`, added up in one order. It
-        costs speed, and memory for 8 gradients.
+      deterministic: `"across_devices"` for the same bits on 2, 4 and 8 devices of a kind, and on 1 for the built-in
+        models: the gradient is the mean of those of 8 parts of the batch, as with `accumulate=8`, added up in one
+        order. It costs speed, and memory for 8 gradients.
       offload_optimizer: keep the optimizer's state in the host's memory between steps, which frees that of the devices
         and costs the time to copy it there and back in each step.
       trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a

@@ -31,9 +31,9 @@ def spread(
         f = ((f_0 + f_1) + (f_2 + f_3)) + ((f_4 + f_5) + (f_6 + f_7))
 
     Each device takes its parts one after the other, in the same program whatever their number, and hands the values to
-    all the others, which join them in this order. So every bit is the same on 2, 4 and 8 devices of a kind. On one, XLA
-    compiles by other passes: there the bits were the same for perceptrons, CNNs and RNNs, and not for a transformer. It
-    takes memory for 8 of the values.
+    all the others, which join them in this order. So every bit is the same on 2, 4 and 8 devices of a kind, and takes
+    memory for 8 of the values. On one, XLA compiles by other passes, after which it may turn a division of all elements
+    of a row by one number into a product, or not: the built-in models multiply by the reciprocal (`attention.softmax`).
 
     Args:
       mesh: from `make_mesh`, of the axis `data` alone.

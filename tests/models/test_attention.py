@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
-from jaxprop.models.attention import Attention, CrossAttention, attention, attention_by_products, rotate
+from jaxprop.models.attention import Attention, CrossAttention, attention, attention_by_products, rotate, softmax
 from jaxprop.models.layers import INITS
 
 RNG = np.random.default_rng(0)
@@ -61,6 +61,13 @@ def test_a_sequence_without_any_token_stays_finite(dtype):
     q, mask = jnp.asarray(draw(2, 5, 2, 4), dtype), jnp.zeros((2, 5), bool)
     gradient = jax.grad(lambda q: attention(q, q, q, causal=False, mask=mask).astype(jnp.float32).sum())(q)
     assert jnp.all(jnp.isfinite(gradient))
+
+
+def test_softmax_and_its_gradient_are_those_of_jax():
+    logits, weights = jnp.asarray(9 * draw(3, 4, 7)).at[0, 0, :3].set(-jnp.inf), jnp.asarray(draw(3, 4, 7))
+    np.testing.assert_allclose(softmax(logits), jax.nn.softmax(logits), rtol=1e-6, atol=1e-30)
+    found, expected = (jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(logits) for f in (softmax, jax.nn.softmax))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_only():

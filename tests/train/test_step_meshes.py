@@ -160,17 +160,21 @@ def test_fsdp_with_other_options(options):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_deterministic_across_devices_has_the_same_bits(accumulate):
-    batches = [images(i) for i in range(2)]
-    batches = [{name: np.concatenate([x, x]) for name, x in batch.items()} for batch in batches]
+@pytest.mark.parametrize(
+    ("name", "accumulate", "counts"),
+    [("cnn", 2, (1, 2, 4, 8)), ("transformer", 1, (1, 2, 8))],
+    ids=["cnn", "transformer"],
+)
+def test_deterministic_across_devices_has_the_same_bits(name, accumulate, counts):
+    make, batch = MODELS[name]
+    batches = [{name: np.concatenate([x, x]) for name, x in batch(i).items()} for i in range(2)]
     found = {}
-    for count in (1, 2, 4, 8):
+    for count in counts:
         mesh = jaxprop.make_mesh(count)
-        _, state, seen, _ = trained(cnn(), batches, mesh=mesh, deterministic="across_devices", accumulate=accumulate)
+        _, state, seen, _ = trained(make(), batches, mesh=mesh, deterministic="across_devices", accumulate=accumulate)
         found[count] = [np.asarray(x).tobytes() for x in jax.tree.leaves((state.params, state.opt_state, state.extras))]
         found[count] += [np.asarray(m.layers.grad_norm).tobytes() for m in seen]
-    assert all(found[count] == found[1] for count in (2, 4, 8))
+    assert all(found[count] == found[1] for count in counts)
 
 
 def test_deterministic_across_devices_is_the_gradient_of_the_whole_batch():

@@ -52,8 +52,8 @@ class Parallel(Section):
     mesh: Mesh = Field(default_factory=defaults(Mesh), description="devices along each axis")
     deterministic: Literal["across_devices"] | None = Field(
         None,
-        description="across_devices: the same bits on 2, 4 and 8 devices of a kind, and on one for most models, at a "
-        "cost in speed and memory; batches are taken in 8 parts, and the mesh has data alone",
+        description="across_devices: the same bits on 2, 4 and 8 devices of a kind, and on 1 for the built-in models, "
+        "at a cost in speed and memory; batches are taken in 8 parts, and the mesh has data alone",
     )
     offload_optimizer: bool = Field(
         False,
