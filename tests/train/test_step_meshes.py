@@ -1,6 +1,7 @@
 """Steps on meshes of 8 devices give the losses, norms, signals and metrics of one device."""
 
 import re
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -71,17 +72,28 @@ def signals(m):
     return {name: np.asarray(getattr(m.layers, name)) for name in ("grad_norm", "param_norm", "update_norm")}
 
 
+@cache
+def on_one_device(name):
+    """Three batches, and what one device makes of them: the records of the steps and the sums of an evaluation."""
+    make, batch = MODELS[name]
+    batches = [batch(i) for i in range(3)]
+    _, state, seen, objective = trained(make(), batches)
+    return batches, seen, evaluated(objective, state, batches[0])
+
+
+def evaluated(objective, state, batch, mesh=None):
+    return jaxprop.make_eval_step(objective, mesh=mesh)(state.params, state.extras, batch)
+
+
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.timeout(300)
 def test_a_mesh_is_one_device(name, mesh):
     if name == "cnn" and "sequence" in MESHES[mesh]:
         pytest.skip("images are no sequences")
-    make, batch = MODELS[name]
-    model, batches = make(), [batch(i) for i in range(3)]
     on_mesh = jaxprop.make_mesh(**MESHES[mesh])
-    _, one, expected, objective = trained(model, batches)
-    step, many, got, _ = trained(model, batches, mesh=on_mesh)
+    batches, expected, sums = on_one_device(name)
+    step, many, got, objective = trained(MODELS[name][0](), batches, mesh=on_mesh)
     for a, b in zip(expected, got, strict=True):
         np.testing.assert_allclose(b.loss, a.loss, rtol=1e-5)
         np.testing.assert_allclose(b.grad_norm, a.grad_norm, rtol=1e-5)
@@ -93,13 +105,10 @@ def test_a_mesh_is_one_device(name, mesh):
     assert all(
         x.sharding.is_equivalent_to(s, x.ndim) for x, s in zip(*map(jax.tree.leaves, (many, placed)), strict=True)
     )
-    sums = [
-        jaxprop.make_eval_step(objective, mesh=m)(state.params, state.extras, batches[0])
-        for m, state in ((None, one), (on_mesh, many))
-    ]
-    for key, (value, count) in sums[0].items():
-        np.testing.assert_allclose(sums[1][key][0], value, rtol=1e-4, err_msg=key)
-        np.testing.assert_allclose(sums[1][key][1], count)
+    found = evaluated(objective, many, batches[0], on_mesh)
+    for key, (value, count) in sums.items():
+        np.testing.assert_allclose(found[key][0], value, rtol=1e-4, err_msg=key)
+        np.testing.assert_allclose(found[key][1], count)
 
 
 def collectives(step, state, batch):
