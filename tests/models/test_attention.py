@@ -67,7 +67,7 @@ def test_softmax_and_its_gradient_are_those_of_jax():
     logits, weights = jnp.asarray(9 * draw(3, 4, 7)).at[0, 0, :3].set(-jnp.inf), jnp.asarray(draw(3, 4, 7))
     np.testing.assert_allclose(softmax(logits), jax.nn.softmax(logits), rtol=1e-6, atol=1e-30)
     found, expected = (jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(logits) for f in (softmax, jax.nn.softmax))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)  # two terms of up to 1 cancel
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_only():
