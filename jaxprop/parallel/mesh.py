@@ -134,6 +134,9 @@ def _arranged(devices: list[jax.Device], sizes: Mapping[str, int]) -> np.ndarray
         inside = (sizes[DATA_AXIS] // slices, *shape[1:])
         between = (slices,) + (1,) * (len(shape) - 1)
         return mesh_utils.create_hybrid_device_mesh(inside, between, devices)
+    if slices > 1:  # the first axes cross it
+        groups = [[d for d in devices if d.slice_index == i] for i in sorted({d.slice_index for d in devices})]
+        return np.concatenate([mesh_utils.create_device_mesh((len(one),), one) for one in groups]).reshape(shape)
     if devices[0].platform == "tpu":
         return mesh_utils.create_device_mesh(shape, devices)
     return np.array(devices).reshape(shape)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxprop.tools.plan.groups import axes_of, pairs, replica_groups
+from jaxprop.tools.plan.groups import axes_of, pairs, replica_groups, slice_groups
 from jaxprop.tools.plan.hlo import Array, Instruction, Program
 
 COLLECTIVES = (
@@ -65,12 +65,13 @@ class Account(NamedTuple):
     loops_unknown: int
 
 
-def account(program: Program, mesh: Mapping[str, int]) -> Account:
+def account(program: Program, mesh: Mapping[str, int], ids: Sequence[int] = ()) -> Account:
     """Adds up a program's work, with each loop as often as it turns.
 
     Args:
       program: of one device.
       mesh: axis -> size, in the order of the devices that the program was compiled for.
+      ids: of those devices; several slices of TPUs name each other's chips by them.
 
     Returns:
       The account.
@@ -86,7 +87,7 @@ def account(program: Program, mesh: Mapping[str, int]) -> Account:
       >>> found.flops, found.moved
       (128.0, 224.0)
     """
-    work = _Work(program, mesh)
+    work = _Work(program, mesh, {one: place for place, one in enumerate(ids)})
     work.run(program.entry, 1.0, inside=False)
     found = sorted(work.collectives.values(), key=lambda one: -one.sent)
     return Account(work.flops, work.moved, tuple(found), work.loops_unknown)
@@ -95,12 +96,12 @@ def account(program: Program, mesh: Mapping[str, int]) -> Account:
 class _Work:
     """Sums over a walk through the computations that run."""
 
-    def __init__(self, program: Program, mesh: Mapping[str, int]):
+    def __init__(self, program: Program, mesh: Mapping[str, int], place: Mapping[int, int]):
         self.program, self.mesh, self.devices = program, mesh, math.prod(mesh.values())
         self.flops = self.moved = 0.0
-        self.collectives: dict[tuple[str, tuple[str, ...], int], Collective] = {}
+        self.collectives: dict[tuple[str, tuple[str, ...], int, int], Collective] = {}
         self.loops_unknown = 0
-        self._seen: set[tuple[str, str]] = set()
+        self._place, self._seen = place, set[tuple[str, str]]()
 
     def run(self, name: str, times: float, *, inside: bool) -> None:
         """Adds a computation; `inside` a fusion, whose own reads and writes are the fusion's."""
@@ -111,6 +112,8 @@ class _Work:
             kind = one.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
                 self._collective(one, computation, kind, times, inside)
+            elif kind == "send":
+                self._between_slices(one, computation, times)
             if not inside:
                 self.moved += times * self._moved(one, computation)
             self._called(one, times, inside)
@@ -125,7 +128,7 @@ class _Work:
             self.run((body or "").lstrip("%"), times * (1 if turns is None else turns), inside=inside)
         elif one.opcode == "conditional":
             # One branch runs; that with the most work stands for it.
-            branches = [_Work(self.program, self.mesh) for _ in one.called]
+            branches = [_Work(self.program, self.mesh, self._place) for _ in one.called]
             for branch, name in zip(branches, one.called, strict=True):
                 branch.run(name, times, inside=inside)
             if branches:
@@ -168,10 +171,30 @@ class _Work:
         axes = () if found is None else axes_of(groups, self.mesh)
         self._note(Collective(kind, axes, groups.shape[1], times, times * size, times * size * share, groups))
 
+    def _between_slices(self, one: Instruction, computation: Computation, times: float) -> None:
+        """Adds a collective over slices of TPUs: their hosts exchange arrays, as a pair of `send` and `recv`."""
+        kind = (one.attribute("_xla_megascale_transfer_type") or "").strip('"{}').lower().replace("_", "-")
+        ids = slice_groups(_after(one.rest, "_xla_megascale_target="))
+        if not kind or ids is None or not self._place.keys() >= set(ids.flat):
+            return
+        groups = np.vectorize(self._place.__getitem__)(ids)
+        count = groups.shape[1]
+        size = times * sum(
+            array.size for name in one.operands if name in computation for array in computation[name].arrays
+        )
+        if kind == "one-to-one":
+            self._note(Collective("collective-permute", axes_of(groups, self.mesh), 2, times, size, size, groups))
+            return
+        size *= count if kind == "all-gather" else 1
+        share = (count - 1) / count * (2 if kind == "all-reduce" else 1)
+        self._note(Collective(kind, axes_of(groups, self.mesh), count, times, size, size * share, groups))
+
     def _note(self, one: Collective) -> None:
         if one.devices == 1 or not one.size:
             return
-        key = (one.kind, one.axes, one.devices)
+        # Groups that reach less far lie within a slice, where the network is another.
+        extent = 0 if one.kind == "collective-permute" else int(np.ptp(one.groups[0]))
+        key = (one.kind, one.axes, one.devices, extent)
         before = self.collectives.get(key)
         if before is not None:
             one = before._replace(
@@ -187,6 +210,10 @@ class _Work:
             return 2 * _main(one.arrays[:1])
         if one.opcode == "dynamic-update-slice":
             return 2 * _read(computation, one.operands[1:2])
+        if one.opcode == "send":
+            return _read(computation, one.operands)
+        if one.opcode == "recv":
+            return _main(one.arrays[:1])
         if one.opcode == "copy-start":  # (destination, source, context)
             return _main(one.arrays[:2])
         if one.opcode.endswith("-start") and not fused:

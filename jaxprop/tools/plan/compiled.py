@@ -121,7 +121,7 @@ def place(
     seconds = time.perf_counter() - started
     program = parse(compiled.as_text())
     held, buffers = _held(compiled, program)
-    needed, work = sum(held.values()), account(program, shape)
+    needed, work = sum(held.values()), account(program, shape, [device.id for device in made.devices.flat])
     guess = estimate(work, common["model_flops"], target, list(made.devices.flat), config.precision.policy)
     return Placed(
         **common, fits=None if capacity is None else needed <= capacity, needed=needed, capacity=capacity,

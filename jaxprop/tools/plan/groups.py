@@ -12,6 +12,8 @@ _NUMBERS = re.compile(r"\d+")
 _IOTA = re.compile(r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"mesh\[([^\]]*)\](?:, device_ids=\(([^)]*\)?[^)]*)\))? ?\{([^}]*)\}")
 _AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
+_SLICES = re.compile(r'"?\{([\d,:]+)\}x\{([\d,:]+)\}')
+A_SLICE = 100_000  # ids of the chips of one slice
 _SIZE = re.compile(r"'([^']+)'=(\d+)")
 
 
@@ -79,6 +81,33 @@ def _of_mesh(text: str) -> np.ndarray | None:
             within.append(len(shape) - 2)
     others = [axis for axis in range(len(shape)) if axis not in within]
     return ids.reshape(shape).transpose(others + within).reshape(-1, math.prod(shape[axis] for axis in within))
+
+
+def slice_groups(text: str) -> np.ndarray | None:
+    """Returns the groups `[G, S]` of the ids of chips that exchange arrays between slices of TPUs.
+
+    A chip's id is 100000 times the number of its slice, from 1, and its number within the slice. XLA lists the ids,
+    `{{100000,200000},{100001,200001}}`, or names slices and chips, `"{1,2}x{0:1}"`, of which the chips of one number
+    are a group.
+
+    Args:
+      text: begins with what follows `_xla_megascale_target=`.
+
+    Returns:
+      The groups; None where the text has another form.
+
+    Example:
+      >>> slice_groups('"{1,2}x{0:1}"').tolist()
+      [[100000, 200000], [100001, 200001]]
+    """
+    found = _SLICES.match(text)
+    if found is None:
+        return replica_groups(text, 0) if text.startswith("{{") else None
+    slices, chips = (
+        [i for part in listed.split(",") for i in range(int(part.split(":")[0]), int(part.split(":")[-1]) + 1)]
+        for listed in found.groups()
+    )
+    return A_SLICE * np.array(slices) + np.array(chips)[:, None]
 
 
 def pairs(text: str) -> np.ndarray:

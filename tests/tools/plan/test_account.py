@@ -70,6 +70,35 @@ ENTRY %main (a: bf16[2,8]) -> bf16[2,8] {
 """
 
 
+SLICES = """ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %t = token[] after-all()
+  %s = (f32[8,128]{1,0}, u32[], token[]) send(%a, %t), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target=TARGET,_xla_megascale_transfer_type="KIND"}, backend_config={}
+  %r = (f32[8,128]{1,0}, u32[], token[]) recv(%t), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target=TARGET,_xla_megascale_transfer_type="KIND"}, backend_config={}
+  %d = (f32[8,128]{1,0}, token[]) recv-done(%r), channel_id=1, is_host_transfer=true
+  ROOT %o = f32[8,128]{1,0} get-tuple-element(%d), index=0
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "expected"),
+    [
+        ('"{1,2}x{0:1}"', "ALL_REDUCE", ("all-reduce", ("data",), 2, 4096, 4096)),
+        ("{{100000,200000},{200001,100001}}", "ALL_REDUCE", ("all-reduce", ("data",), 2, 4096, 4096)),
+        ("{{100000,200000,100001,200001}}", "ALL_GATHER", ("all-gather", ("data", "fsdp"), 4, 16384, 12288)),
+        ("{{100000,200000},{200001,100001}}", "ONE_TO_ONE", ("collective-permute", ("data",), 2, 4096, 4096)),
+    ],
+)
+def test_what_slices_send_each_other_counts(target, kind, expected):
+    text = SLICES.replace("TARGET", target).replace("KIND", kind)
+    found = account(parse(text), {"data": 2, "fsdp": 2}, [100000, 100001, 200000, 200001])
+    (one,) = found.collectives
+    assert (one.kind, one.axes, one.devices, one.size, one.sent) == expected
+    assert {(i, j) for i, j, *_ in one.groups.tolist()} <= {(0, 2), (3, 1), (1, 3)}
+    assert found.moved == 2 * 4096  # what is sent is read, and what is received written
+
+
 def test_the_parts_of_one_collective_of_a_tpu_are_one_and_a_sum_in_parts_is_a_scatter():
     found = account(parse(TPU), {"data": 4})
     assert {(one.kind, one.times, one.size, one.sent) for one in found.collectives} == {
