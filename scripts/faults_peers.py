@@ -5,9 +5,9 @@
 A trial starts `jaxprop train --dist env` in two processes that split the parameters between them (fsdp), kills process
 0, process 1 or both with SIGKILL at a moment that is drawn over the whole length of a run, and starts both again until
 the run is complete. As it must be: a survivor ends within the 5 s after which a process is taken for lost and 5 s more
-(or, where they have not met yet, within the 30 s that it waits for the other), with an exit code that is not 0; not
-more than the interval between checkpoints is lost, or two where one was being written; and the digests of all leaves of
-the last checkpoint, the summary and all records are those of the undisturbed run.
+(or, where they have not met yet, after the 30 s that it waits for the other and these 10), with an exit code that is
+not 0; not more than the interval between checkpoints is lost, or two where one was being written; and the digests of
+all leaves of the last checkpoint, the summary and all records are those of the undisturbed run.
 """
 
 from __future__ import annotations

@@ -171,8 +171,8 @@ def test_fsdp_with_other_options(options):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("name", "accumulate", "counts"),
-    [("cnn", 2, (1, 2, 4, 8)), ("transformer", 1, (1, 2, 8))],
-    ids=["cnn", "transformer"],
+    [("cnn", 1, (1, 2, 4, 8)), ("cnn", 2, (1, 2, 4, 8)), ("transformer", 1, (1, 2, 8))],
+    ids=["cnn", "cnn in microbatches", "transformer"],
 )
 def test_deterministic_across_devices_has_the_same_bits(name, accumulate, counts):
     make, batch = MODELS[name]
