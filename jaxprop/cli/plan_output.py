@@ -135,7 +135,12 @@ def _summary(found: Plan) -> Iterator[tuple[str, str]]:
         loops = placed.work.loops_unknown
         yield "FLOPs of a device, a step", f"{placed.work.flops:.3e}{f' ({loops} loops counted once)' if loops else ''}"
         yield "bytes moved by a device, a step", size(placed.work.moved)
-        yield "bytes sent by a device, a step", size(sum(one.sent for one in placed.work.collectives))
+        sends = placed.work.sends_unknown
+        sent = size(sum(one.sent for one in placed.work.collectives))
+        yield (
+            "bytes sent by a device, a step",
+            f"{sent}{f' ({sends} exchanges of slices not counted)' if sends else ''}",
+        )
     if placed.time is not None and placed.per_second is not None:
         yield "step", f"{_span(placed.time.low, placed.time.high)}, bound by {placed.time.bound}"
         yield "model FLOPs utilization", _shares(placed.time)

@@ -5,6 +5,7 @@ import pytest
 from jaxprop.cli.plan_output import Plan, plain, plots, sentences, tables, verdict, write_report
 from jaxprop.config.build import build
 from jaxprop.core.datasheet import sheet_of_kind
+from jaxprop.tools.plan.account import Account
 from jaxprop.tools.plan.compiled import Placed
 from jaxprop.tools.plan.roofline import Estimate
 from jaxprop.tools.plan.scaling import Scaled
@@ -83,3 +84,14 @@ def test_everything_is_in_the_json():
     found = plain(plan(placed()))
     assert {"target", "fits", "needed", "parts", "time", "mesh", "search", "scaling", "assumptions"} <= set(found)
     assert (found["target"], found["devices"]["sheet"].link) == ("v5e:2x4", 200)
+
+
+def test_what_the_account_does_not_know_is_told():
+    def rows(**unknown):
+        return dict(next(iter(tables(plan(placed(work=Account(1e12, 1e6, (), **unknown))))))[2])
+
+    flops, sent = "FLOPs of a device, a step", "bytes sent by a device, a step"
+    assert (rows(loops_unknown=0)[flops], rows(loops_unknown=0)[sent]) == ("1.000e+12", "0 B")
+    told = rows(loops_unknown=2, sends_unknown=3)
+    assert told[flops] == "1.000e+12 (2 loops counted once)"
+    assert told[sent] == "0 B (3 exchanges of slices not counted)"

@@ -2,10 +2,12 @@
 
 import itertools
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from jaxprop.config.build import build
+from jaxprop.run import clock
 from jaxprop.run.clock import Clock, seconds_a_call, timed
 from jaxprop.run.train import train
 from tests.benches import records
@@ -32,28 +34,37 @@ def test_a_timed_call_waits_for_its_end():
     assert seconds >= 0.02
 
 
-def test_a_call_among_many_is_timed_without_the_first():
-    calls = []
+@pytest.fixture
+def wait(monkeypatch):
+    """A function that waits by setting the clock on, so that a busy machine changes nothing."""
+    now = [0.0]
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
-    def call():
-        calls.append(time.sleep(0.2 if not calls else 0.001))
+    def wait(seconds):
+        now[0] += seconds
 
-    assert 0.001 <= seconds_a_call(call) < 0.1
+    return wait
 
 
-def test_waiting_for_batches_is_counted_but_for_the_first():
+def test_a_call_among_many_is_timed_without_the_first(wait):
+    durations = itertools.chain([64.0], itertools.repeat(0.25))
+    assert seconds_a_call(lambda: wait(next(durations))) == 0.25
+
+
+def test_waiting_for_batches_is_counted_but_for_the_first(wait):
     def batches():
-        for number, seconds in enumerate((0.05, 0.0, 0.02)):
-            time.sleep(seconds)
+        for number, seconds in enumerate((4.0, 0.0, 2.0)):
+            wait(seconds)
             yield number
 
-    clock = Clock()
-    assert clock.wait_share() is None
-    clock.resume()
-    assert list(clock.waited(batches())) == [0, 1, 2]
-    clock.pause()
-    assert 0.02 <= clock.waiting < 0.05
-    assert clock.wait_share() == clock.waiting / clock.seconds
+    kept = Clock()
+    assert kept.wait_share() is None
+    kept.resume()
+    for _ in kept.waited(batches()):
+        wait(1.0)
+    kept.pause()
+    assert kept.waiting == 2.0
+    assert kept.wait_share() == 2.0 / kept.seconds
 
 
 # -- the wall clock -------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ decided("folder", lambda: (_ for _ in ()).throw(UsageError("the folder is anothe
         assert other.err.endswith("has failed: the folder is another run's\n")
         assert other.err.count("\n") == 1
     assert [process.code for process in (first, *others)] == [2] * 4
-    assert max(process.seconds for process in (first, *others)) < 5
+    assert max(process.seconds for process in (first, *others)) < 20
 
 
 def test_a_failure_of_one_ends_the_others_whatever_they_wait_for():
@@ -88,7 +88,7 @@ time.sleep(100)
     assert "error: ValueError: broken here" in second.err
     assert "process 1 of 2 on " in first.err
     assert first.err.endswith(" has failed: ValueError: broken here\n")
-    assert max(first.seconds, second.seconds) < 10
+    assert max(first.seconds, second.seconds) < 20
 
 
 @pytest.mark.timeout(180)
@@ -96,7 +96,7 @@ def test_a_killed_process_is_named_and_ends_the_others():
     first, second = run_program(COLLECTIVE.format(who=1), 2, **HEARTBEAT)
     assert second.code == -signal.SIGKILL
     assert first.code not in (0, -signal.SIGKILL)
-    assert first.seconds < 6 + 5
+    assert first.seconds < 6 + 14
     assert "no sign of process 1 of 2 on " in first.err
     assert "error: process 1 of 2 on " in first.err
 
@@ -105,7 +105,7 @@ def test_a_killed_coordinator_ends_the_others():
     first, second = run_program(COLLECTIVE.format(who=0), 2, **HEARTBEAT)
     assert first.code == -signal.SIGKILL
     assert second.code not in (0, -signal.SIGKILL)
-    assert second.seconds < 6 + 5
+    assert second.seconds < 6 + 14
     assert "process 0 of 2 on " in second.err or "coordination service" in second.err
 
 

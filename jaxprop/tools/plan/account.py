@@ -57,12 +57,14 @@ class Account(NamedTuple):
       moved: bytes read from and written to main memory, if each operation reads what it needs and writes its result.
       collectives: by kind and devices, those that send most first.
       loops_unknown: loops whose number of turns the program does not tell; they count once.
+      sends_unknown: exchanges between slices of TPUs, of which the program does not tell the devices; not counted.
     """
 
     flops: float
     moved: float
     collectives: tuple[Collective, ...]
     loops_unknown: int
+    sends_unknown: int = 0
 
 
 def account(program: Program, mesh: Mapping[str, int], ids: Sequence[int] = ()) -> Account:
@@ -90,7 +92,7 @@ def account(program: Program, mesh: Mapping[str, int], ids: Sequence[int] = ()) 
     work = _Work(program, mesh, {one: place for place, one in enumerate(ids)})
     work.run(program.entry, 1.0, inside=False)
     found = sorted(work.collectives.values(), key=lambda one: -one.sent)
-    return Account(work.flops, work.moved, tuple(found), work.loops_unknown)
+    return Account(work.flops, work.moved, tuple(found), work.loops_unknown, work.sends_unknown)
 
 
 class _Work:
@@ -100,7 +102,7 @@ class _Work:
         self.program, self.mesh, self.devices = program, mesh, math.prod(mesh.values())
         self.flops = self.moved = 0.0
         self.collectives: dict[tuple[str, tuple[str, ...], int, int], Collective] = {}
-        self.loops_unknown = 0
+        self.loops_unknown = self.sends_unknown = 0
         self._place, self._seen = place, set[tuple[str, str]]()
 
     def run(self, name: str, times: float, *, inside: bool) -> None:
@@ -141,6 +143,7 @@ class _Work:
         self.flops += other.flops
         self.moved += other.moved
         self.loops_unknown += other.loops_unknown
+        self.sends_unknown += other.sends_unknown
         for found in other.collectives.values():
             self._note(found)
 
@@ -173,9 +176,12 @@ class _Work:
 
     def _between_slices(self, one: Instruction, computation: Computation, times: float) -> None:
         """Adds a collective over slices of TPUs: their hosts exchange arrays, as a pair of `send` and `recv`."""
+        if "megascale" not in one.rest:
+            return
         kind = (one.attribute("_xla_megascale_transfer_type") or "").strip('"{}').lower().replace("_", "-")
         ids = slice_groups(_after(one.rest, "_xla_megascale_target="))
         if not kind or ids is None or not self._place.keys() >= set(ids.flat):
+            self.sends_unknown += 1
             return
         groups = np.vectorize(self._place.__getitem__)(ids)
         count = groups.shape[1]

@@ -99,6 +99,19 @@ def test_what_slices_send_each_other_counts(target, kind, expected):
     assert found.moved == 2 * 4096  # what is sent is read, and what is received written
 
 
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [("@[2,2]", "ALL_REDUCE"), ("{{100000,300000}}", "ALL_REDUCE"), ("{{100000,200000}}", "")],
+    ids=["another form", "a chip that is not there", "no kind"],
+)
+def test_slices_that_exchange_arrays_in_a_way_nobody_knows_are_told(target, kind):
+    text = SLICES.replace("TARGET", target).replace("KIND", kind)
+    found = account(parse(text), {"data": 2}, [100000, 200000])
+    assert (found.collectives, found.sends_unknown) == ((), 1)
+    plain = account(parse(text.replace("megascale", "other")), {"data": 2}, [100000, 200000])
+    assert (plain.collectives, plain.sends_unknown) == ((), 0)
+
+
 def test_the_parts_of_one_collective_of_a_tpu_are_one_and_a_sum_in_parts_is_a_scatter():
     found = account(parse(TPU), {"data": 4})
     assert {(one.kind, one.times, one.size, one.sent) for one in found.collectives} == {
