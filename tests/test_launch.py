@@ -313,6 +313,15 @@ def test_mpirun_starts_processes_that_find_each_other(tmp_path):
     ]
 
 
+def test_a_wrong_configuration_never_gets_to_ray(tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "launch" / "ray_train.py", "digits_mlp", "run.epochs=0"]
+    ran = subprocess.run([*command, "--run", tmp_path / "run"], capture_output=True, text=True, timeout=100)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("error: ")
+    assert "run.epochs" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
 def test_ray_trains_in_two_workers(tmp_path):
     pytest.importorskip("ray", reason="there is no ray; pip install 'ray[train]'")
     config = tmp_path / "tiny.yaml"

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGUSR1: the first asks a run to save and leave, after which Ctrl-C alone leaves at once."""
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR1: the first asks a run to save and leave; Ctrl-C after it leaves at once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from jaxprop.parallel.flags import SharedFlag
 from jaxprop.sinks.streams import tell
 
 EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
-if hasattr(signal, "SIGUSR1"):  # what schedulers send some time before the end: SLURM with --signal=USR1@90, LSF, SGE
+if os.name == "posix":
+    EXIT_CODES[signal.SIGHUP] = EXIT_SIGTERM  # what a terminal sends that is closed, or an ssh connection that is lost
+    # What schedulers send some time before the end: SLURM with --signal=USR1@90, LSF, SGE.
     EXIT_CODES[signal.SIGUSR1] = EXIT_SIGTERM
 
 
 def _taken() -> Iterator[signal.Signals]:
-    """Yields the signals to take over: SIGUSR1 only where the program that calls has no use of its own for it."""
+    """Yields the signals to take over: the latter two only where nobody has a use for them, as nohup has."""
     for number in EXIT_CODES:
         if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is signal.SIG_DFL:
             yield number
@@ -51,7 +53,7 @@ def end_within(seconds: float, code: int) -> None:
 
 
 class Interrupts:
-    """Takes over SIGINT, SIGTERM and an unused SIGUSR1 for the length of a `with` block.
+    """Takes over SIGINT, SIGTERM and an unused SIGHUP and SIGUSR1 for the length of a `with` block.
 
     Python runs a handler only between two byte codes of the main thread, and compiling a step may take minutes.
     So a thread reads the signals' bytes as they arrive, and it is this thread that leaves at a SIGINT that is not the

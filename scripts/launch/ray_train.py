@@ -10,6 +10,7 @@ and again with another number when a node is lost or added; it then resumes from
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ def work(settings: dict[str, Any]) -> None:
     ray.train.report({"process": hosts.process_index, "processes": hosts.process_count, **outcome.summary["metrics"]})
 
 
+def check(config: str, overrides: list[str]) -> None:
+    """Ends at once with a sentence where a configuration is wrong; Ray would start its workers again and again."""
+    from jaxprop.config.load import load
+    from jaxprop.errors import JaxpropError
+
+    try:
+        load(config, overrides)
+    except JaxpropError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
 def main() -> None:
     """Reads the options, and hands the work to Ray."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -39,6 +52,7 @@ def main() -> None:
     parser.add_argument("--failures", type=int, default=3, help="how often Ray starts the run again")
     options = parser.parse_args()
 
+    check(options.config, options.overrides)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.jax import JaxTrainer
 
@@ -58,7 +72,8 @@ def main() -> None:
             failure_config=FailureConfig(max_failures=options.failures),
         ),
     )  # fmt: skip
-    print(trainer.fit().metrics)
+    trainer.fit()
+    print(f"jaxprop eval {options.run} evaluates what was trained")
 
 
 if __name__ == "__main__":
