@@ -17,7 +17,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -74,7 +73,7 @@ def trial(room: Path, draw: random.Random, name: str, lasts: float, whole: dict[
     time.sleep(draw.random() * lasts)
     had_ended = any(child.poll() is not None for child in children)
     for index in VICTIMS[victims]:
-        os.kill(children[index].pid, signal.SIGKILL)
+        children[index].kill()
     killed = time.monotonic()
     codes = [ended(child) for child in children]
     seconds = time.monotonic() - killed
@@ -96,7 +95,14 @@ def trial(room: Path, draw: random.Random, name: str, lasts: float, whole: dict[
         wrong += [f"another {key}" for key in found if found[key] != whole[key]]
     if not wrong:
         shutil.rmtree(folder)
-    return {"victims": victims, "codes": codes, "seconds": round(seconds, 2), "lost": lost, "wrong": wrong}
+    return {
+        "victims": victims,
+        "had_ended": had_ended,
+        "codes": codes,
+        "seconds": round(seconds, 2),
+        "lost": lost,
+        "wrong": wrong,
+    }
 
 
 def start(room: Path, name: str) -> list[subprocess.Popen[bytes]]:
@@ -144,15 +150,16 @@ def left(folder: Path) -> dict[str, Any]:
 def table(done: list[dict[str, Any]]) -> str:
     """The trials by who was killed."""
     out = [
-        "| killed | trials | as they must be | longest until the survivor's end | most steps lost |",
-        "|---|---:|---:|---:|---:|",
+        "| killed | trials | had ended before | as they must be | longest until the survivor's end | most steps lost |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name in VICTIMS:
         some = [one for one in done if one["victims"] == name]
         if some:
             longest = max(one["seconds"] for one in some)
-            right = sum(not one["wrong"] for one in some)
-            out.append(f"| {name} | {len(some)} | {right} | {longest:.1f} s | {max(one['lost'] for one in some)} |")
+            early, wrong = (sum(bool(one[key]) for one in some) for key in ("had_ended", "wrong"))
+            most = max(one["lost"] for one in some)
+            out.append(f"| {name} | {len(some)} | {early} | {len(some) - wrong} | {longest:.1f} s | {most} |")
     return "\n".join(out)
 
 

@@ -293,7 +293,7 @@ class Checkpoints:
         finally:
             self._drop_writer()
             if self._staging is not None and peers.is_first():
-                places.remove(self._staging)
+                places.remove_while_written(self._staging)
 
     def __enter__(self) -> Checkpoints:
         return self

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 from jaxprop.untrusted.writes import sync
@@ -79,6 +80,21 @@ def remove(path: Path) -> None:
     if path.is_symlink():
         path.unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_while_written(path: Path, seconds: float = 5.0) -> None:
+    """Removes a folder into which threads of a save that has failed may still be writing, as long as they do.
+
+    Args:
+      path: the folder; it need not exist.
+      seconds: after which it is left; the next run removes it.
+    """
+    end = time.monotonic() + seconds
+    while os.path.lexists(path):
+        remove(path)
+        if time.monotonic() > end:
+            return
+        time.sleep(0.01)
 
 
 def holds_link(path: Path) -> str | None:

@@ -45,6 +45,27 @@ def test_a_link_is_removed_and_not_what_it_points_at(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_still_written_into_is_removed_in_the_end(tmp_path, monkeypatch):
+    """As a thread of Orbax does whose save has failed: `rmtree` finds a folder that is not empty again."""
+    place, removed = tmp_path / ".saving-0f", []
+    place.mkdir()
+
+    def rmtree(path, ignore_errors):
+        removed.append(path)
+        if len(removed) == 3:
+            path.rmdir()
+
+    monkeypatch.setattr(folder.shutil, "rmtree", rmtree)
+    folder.remove_while_written(place)
+    assert removed == 3 * [place]
+    assert not place.exists()
+    folder.remove_while_written(place)
+    assert len(removed) == 3
+    place.mkdir()
+    folder.remove_while_written(place, seconds=0.05)  # given up: the next run removes it
+    assert place.exists()
+
+
 def test_links_are_found_wherever_they_lie(tmp_path):
     make(tmp_path, "5")
     assert folder.holds_link(tmp_path) is None
