@@ -27,7 +27,8 @@ from typing import Any
 
 import faults_signals as runs
 
-LIMIT = 10.0  # seconds: 5 without a sign of a process, and 5 more
+HEARTBEAT = 10.0  # seconds without a sign of a process
+LIMIT = HEARTBEAT + 5
 WAIT = 30.0  # seconds that a process waits for one that has never come
 LONGEST = 180.0  # seconds that a run may take in all
 VICTIMS = {"process 0": (0,), "process 1": (1,), "both": (0, 1)}
@@ -115,7 +116,7 @@ def start(room: Path, name: str) -> list[subprocess.Popen[bytes]]:
     children = []
     for index in range(2):
         launched = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index), "JAX_COORDINATOR_ADDRESS": address}
-        launched["JAXPROP_WAIT_SECONDS"] = f"{WAIT:.0f}"
+        launched |= {"JAXPROP_WAIT_SECONDS": f"{WAIT:.0f}", "JAXPROP_HEARTBEAT_SECONDS": f"{HEARTBEAT:.0f}"}
         cached = {
             "JAX_COMPILATION_CACHE_DIR": str(room / "programs"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1", "PYTHONPATH": str(Path(__file__).parent.parent),

@@ -150,11 +150,11 @@ def test_sigterm_after_a_signal_ends_nothing_and_is_told_once(busy, first):
 
 
 TERMINAL = """
-    import signal, sys, time
+    import os, signal, sys, time
     from jaxprop.run.interrupt import Interrupts
     from jaxprop.sinks.streams import tell
     with Interrupts() as interrupts:
-        print("ready", flush=True)
+        os.write(1, b"ready")  # by one call: what is still to be written when the terminal goes would be an error
         while interrupts.received is None:
             time.sleep(0.01)
         tell("saving")  # to a terminal that is gone
