@@ -1,5 +1,6 @@
 """The files in `scripts/launch`: what they need is written down, and what they hand over is what is read."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -320,6 +321,16 @@ def test_a_wrong_configuration_never_gets_to_ray(tmp_path):
     assert ran.stderr.startswith("error: ")
     assert "run.epochs" in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+def test_ray_is_given_packaged_configurations_by_name_and_files_by_their_place(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("ray_train", ROOT / "scripts" / "launch" / "ray_train.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").touch()
+    assert script.for_workers("mine.yaml") == str(tmp_path / "mine.yaml")
+    assert script.for_workers("digits_mlp") == "digits_mlp"
 
 
 def test_ray_trains_in_two_workers(tmp_path):

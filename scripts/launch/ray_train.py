@@ -40,6 +40,11 @@ def check(config: str, overrides: list[str]) -> None:
         sys.exit(error.exit_code)
 
 
+def for_workers(config: str) -> str:
+    """Returns a path that holds in the folder of a worker, too; the name of a packaged configuration stays one."""
+    return str(Path(config).absolute()) if Path(config).is_file() else config
+
+
 def main() -> None:
     """Reads the options, and hands the work to Ray."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -61,7 +66,7 @@ def main() -> None:
     trainer = JaxTrainer(
         work,
         train_loop_config={
-            "config": str(Path(options.config).absolute()), "overrides": options.overrides,
+            "config": for_workers(options.config), "overrides": options.overrides,
             "run": str(options.run.absolute()),
         },
         scaling_config=ScalingConfig(
