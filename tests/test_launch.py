@@ -343,5 +343,5 @@ def test_ray_trains_in_two_workers(tmp_path):
     command = [sys.executable, ROOT / "scripts" / "launch" / "ray_train.py", config, "--run", tmp_path / "run"]
     ran = subprocess.run([*command, "--failures", "0"], capture_output=True, text=True, timeout=110)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "'processes': 2" in ran.stdout
+    assert "'processes': 2" in ran.stdout + ran.stderr
     assert (tmp_path / "run" / "summary.json").is_file()
