@@ -338,7 +338,7 @@ def test_ray_trains_in_two_workers(tmp_path):
     config = tmp_path / "tiny.yaml"
     config.write_text(
         "task: {name: classify}\ndata: {name: digits, batch_size: 32}\nmodel: {name: mlp, hidden: [8]}\n"
-        "run: {steps: 4, eval_every: 4}\n"
+        "optimizer: {name: sgd, lr: 0.1}\nrun: {steps: 4}\n"
     )
     command = [sys.executable, ROOT / "scripts" / "launch" / "ray_train.py", config, "--run", tmp_path / "run"]
     ran = subprocess.run([*command, "--failures", "0"], capture_output=True, text=True, timeout=110)
