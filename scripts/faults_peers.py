@@ -27,7 +27,7 @@ from typing import Any
 
 import faults_signals as runs
 
-HEARTBEAT = 10.0  # seconds without a sign of a process
+HEARTBEAT = 5.0  # seconds without a sign of a process
 LIMIT = HEARTBEAT + 5
 WAIT = 30.0  # seconds that a process waits for one that has never come
 LONGEST = 180.0  # seconds that a run may take in all
@@ -97,13 +97,9 @@ def trial(room: Path, draw: random.Random, name: str, lasts: float, whole: dict[
     if not wrong:
         shutil.rmtree(folder)
     return {
-        "victims": victims,
-        "had_ended": had_ended,
-        "codes": codes,
-        "seconds": round(seconds, 2),
-        "lost": lost,
+        "victims": victims, "had_ended": had_ended, "codes": codes, "seconds": round(seconds, 2), "lost": lost,
         "wrong": wrong,
-    }
+    }  # fmt: skip
 
 
 def start(room: Path, name: str) -> list[subprocess.Popen[bytes]]:

@@ -51,11 +51,14 @@ def x64():
 
 @pytest.fixture
 def default_signals():
-    """SIGINT and SIGTERM do for one test, and for the processes it starts, what they do at a terminal.
+    """SIGINT, SIGTERM and SIGHUP do for one test, and for the processes it starts, what they do at a terminal.
 
-    A shell starts a background job with SIGINT ignored, and a child keeps what its parent ignores.
+    A shell starts a background job with SIGINT ignored, nohup any job with SIGHUP, and a child keeps what its parent
+    ignores.
     """
     handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if hasattr(signal, "SIGHUP"):
+        handlers[signal.SIGHUP] = signal.SIG_DFL
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
     for number, handler in before.items():

@@ -137,10 +137,8 @@ def _summary(found: Plan) -> Iterator[tuple[str, str]]:
         yield "bytes moved by a device, a step", size(placed.work.moved)
         sends = placed.work.sends_unknown
         sent = size(sum(one.sent for one in placed.work.collectives))
-        yield (
-            "bytes sent by a device, a step",
-            f"{sent}{f' ({sends} exchanges of slices not counted)' if sends else ''}",
-        )
+        missing = f" ({sends} exchanges of slices not counted)" if sends else ""
+        yield "bytes sent by a device, a step", sent + missing
     if placed.time is not None and placed.per_second is not None:
         yield "step", f"{_span(placed.time.low, placed.time.high)}, bound by {placed.time.bound}"
         yield "model FLOPs utilization", _shares(placed.time)

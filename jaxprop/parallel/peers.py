@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import errno
 import json
-import math
 import os
 import signal
 import socket
@@ -64,7 +63,7 @@ class Peers:
       hosts: as the launcher describes them; more than one process.
       tell: writes a line for a person.
       seconds: to wait for all processes to start.
-      heartbeat: seconds without a sign by which JAX has taken a process for dead, and ends the others.
+      heartbeat: seconds without a sign after which JAX takes a process for dead and ends the others.
     """
 
     def __init__(self, hosts: Hosts, tell: Tell, seconds: float, heartbeat: float):
@@ -115,7 +114,7 @@ class Peers:
 
         Args:
           error: a collective operation fails on all processes when one of them is gone; the name of that one is known
-            once it has not been heard of for an eighth of the heartbeat.
+            once it has not been heard of for half the heartbeat.
         """
         if isinstance(error, PeerError):
             return error
@@ -214,10 +213,8 @@ class Peers:
     def _beat(self) -> None:
         """Gives a sign of this process; process 0 keeps a list of those that have given none for a while."""
         interval = max(1.0, self.count / 100)
-        # Early, since JAX aborts once it has found a process dead: a collective that fails has to know why before that.
-        noted, worth_telling = (max(2.5 * interval, self._heartbeat / share) for share in (8, 4))
         seen: dict[int, tuple[str, float]] = {}
-        silent, told = set[int](), set[int]()
+        silent: set[int] = set()
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             for number in range(1 << 60):
                 kv.store().key_value_set(f"jaxprop/alive/{self.index}", str(number), allow_overwrite=True)
@@ -225,18 +222,13 @@ class Peers:
                     process, now = int(key.rpartition("/")[2]), time.monotonic()
                     if seen.get(process, ("", 0.0))[0] != sign:
                         seen[process] = (sign, now)
-                        told.discard(process)
                         if process in silent:
                             silent.remove(process)
                             kv.store().key_value_delete(f"jaxprop/silent/{process}")
-                        continue
-                    quiet = now - seen[process][1]
-                    if quiet > noted and process not in silent:
+                    elif now - seen[process][1] > self._heartbeat / 2 and process not in silent:
                         silent.add(process)
-                        kv.put_first(f"jaxprop/silent/{process}", f"{quiet:.0f}")
-                    if quiet > worth_telling and process not in told:
-                        told.add(process)
-                        self._tell(f"no sign of {self.name(process)} in {quiet:.0f} s")
+                        kv.put_first(f"jaxprop/silent/{process}", f"{now - seen[process][1]:.0f}")
+                        self._tell(f"no sign of {self.name(process)} in {now - seen[process][1]:.0f} s")
                 if self._ending.wait(interval):
                     return
 
@@ -266,11 +258,7 @@ def _connect(hosts: Hosts, tell: Tell, seconds: float, heartbeat: float) -> None
     try:
         # The limit is kept by the thread: JAX itself would abort the process with a dump of its stack.
         jax.distributed.initialize(
-            **known,
-            initialization_timeout=int(seconds) + 60,
-            heartbeat_timeout_seconds=math.ceil(
-                heartbeat / 2
-            ),  # it looks as seldom as that, so that it may take twice as long
+            **known, initialization_timeout=int(seconds) + 60, heartbeat_timeout_seconds=int(heartbeat)
         )
     except RuntimeError as error:
         raise JaxpropError(f"the processes cannot be connected: {str(error).splitlines()[0]}") from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Seconds, as environment variables: neither is a part of what a run computes.
 WAIT, HEARTBEAT = "JAXPROP_WAIT_SECONDS", "JAXPROP_HEARTBEAT_SECONDS"
-DEFAULTS = {WAIT: 300.0, HEARTBEAT: 20.0}
+DEFAULTS = {WAIT: 300.0, HEARTBEAT: 10.0}
 _connected: list[Peers] = []  # the one connection there may be
 DNS_SECONDS = 30.0  # that the name of a pod may take to be known
 

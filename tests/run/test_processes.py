@@ -24,7 +24,7 @@ for i in range(10**9):
     if i == 20 and process_index() == {who}:
         os.kill(os.getpid(), signal.SIGKILL)
 """
-HEARTBEAT = {"JAXPROP_HEARTBEAT_SECONDS": "40"}
+HEARTBEAT = {"JAXPROP_HEARTBEAT_SECONDS": "6"}
 
 
 def test_one_process_starts_nothing(monkeypatch):
@@ -73,7 +73,7 @@ decided("folder", lambda: (_ for _ in ()).throw(UsageError("the folder is anothe
         assert other.err.endswith("has failed: the folder is another run's\n")
         assert other.err.count("\n") == 1
     assert [process.code for process in (first, *others)] == [2] * 4
-    assert max(process.seconds for process in (first, *others)) < 20
+    assert max(process.seconds for process in (first, *others)) < 5
 
 
 def test_a_failure_of_one_ends_the_others_whatever_they_wait_for():
@@ -88,24 +88,24 @@ time.sleep(100)
     assert "error: ValueError: broken here" in second.err
     assert "process 1 of 2 on " in first.err
     assert first.err.endswith(" has failed: ValueError: broken here\n")
-    assert max(first.seconds, second.seconds) < 20
+    assert max(first.seconds, second.seconds) < 10
 
 
 @pytest.mark.timeout(180)
 def test_a_killed_process_is_named_and_ends_the_others():
     first, second = run_program(COLLECTIVE.format(who=1), 2, **HEARTBEAT)
     assert second.code == -signal.SIGKILL
-    assert first.code == 1
-    assert first.seconds < 40 + 5
-    assert first.err.startswith("error: process 1 of 2 on ")
-    assert " is lost: no sign of it in " in first.err
+    assert first.code not in (0, -signal.SIGKILL)
+    assert first.seconds < 6 + 5
+    assert "no sign of process 1 of 2 on " in first.err
+    assert "error: process 1 of 2 on " in first.err
 
 
 def test_a_killed_coordinator_ends_the_others():
     first, second = run_program(COLLECTIVE.format(who=0), 2, **HEARTBEAT)
     assert first.code == -signal.SIGKILL
     assert second.code not in (0, -signal.SIGKILL)
-    assert second.seconds < 40 + 5
+    assert second.seconds < 6 + 5
     assert "process 0 of 2 on " in second.err or "coordination service" in second.err
 
 
