@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
+from jaxprop.core.attention_statistics import attention_statistics
 from jaxprop.core.jaxprs.walk import RULES, VJP_RULE, body_of, equations_and_callers
 from jaxprop.core.measurements import NOT_APPLICABLE, TAP_COLUMNS
 from jaxprop.errors import UsageError, one_of
@@ -31,7 +32,6 @@ SUMS = ("calls", "elements", "squares", "abs_max", "saturated", "grad_squares", 
 LARGEST = ("abs_max", "attention_max")  # of these
 SATURATED = 0.97
 _MARK = "tap: "  # begins the name of an operation that marks a tap's place in a jaxpr
-SUBSET = 16  # queries of a sequence whose attention is looked at
 
 
 class Tap(NamedTuple):
@@ -150,37 +150,6 @@ def tap_attention(
     return _fill(x, name, "attention", statistics)
 
 
-def attention_statistics(
-    queries: jax.Array, keys: jax.Array, causal: bool, mask: jax.Array | None = None, cross: bool = False
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the largest |logit| and the mean normalized entropy over the sampled queries, float32 scalars.
-
-    Example:
-      >>> q = jnp.ones((1, 4, 1, 4))
-      >>> [round(float(x), 3) for x in attention_statistics(q, q, causal=False)]
-      [2.0, 1.0]
-    """
-    time, heads = queries.shape[1], queries.shape[2]
-    # The last query is among them; causal queries 0 have one key and no entropy to speak of.
-    at = jnp.asarray([round((i + 1) * time / min(SUBSET, time)) - 1 for i in range(min(SUBSET, time))], jnp.int32)
-    q = queries[:4, at].astype(jnp.float32)  # [b, t, H, D]
-    k = jnp.repeat(keys[:4].astype(jnp.float32), heads // keys.shape[2], axis=2)  # [b, S, H, D]
-    logits = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
-    seen = (
-        jnp.arange(k.shape[1], dtype=jnp.int32)[None, :] <= at[:, None] if causal else jnp.ones(logits.shape[-2:], bool)
-    )
-    if mask is not None:
-        real = mask[:4]
-        seen = seen & real[:, None, None, :]  # [b, 1, t, S]
-        seen = seen if cross else seen & real[:, at][:, None, :, None]
-    log_share = jax.nn.log_softmax(jnp.where(seen, logits, -jnp.inf), -1)
-    entropy = -jnp.sum(jnp.where(seen, jnp.exp(log_share) * log_share, 0), -1)  # [b, H, t]
-    several = seen.sum(-1) > 1
-    share = jnp.where(several, entropy / jnp.log(jnp.maximum(seen.sum(-1), 2).astype(jnp.float32)), 0)
-    mean = jnp.sum(share) / jnp.maximum(jnp.sum(jnp.broadcast_to(several, share.shape)), 1).astype(jnp.float32)
-    return jnp.max(jnp.where(seen, jnp.abs(logits), 0)), mean
-
-
 def find(function: Callable[..., Any], *args: Any) -> tuple[tuple[Tap, ...], Any]:
     """Traces a function without running it and returns its taps, in the order of the forward pass, and its jaxpr.
 
@@ -248,6 +217,20 @@ def filling(collectors: dict[str, Any]) -> Iterator[None]:
     # With nothing to fill, a context of its own would only keep jit from finding what it has traced before.
     with _trace_with(_Tracing({}, collectors)) if collectors else contextlib.nullcontext():
         yield
+
+
+def collectors_of(name: str) -> dict[str, Any]:
+    """Returns the collector of a tap, under its name, where a step that measures it is being traced; else nothing.
+
+    A function with derivative rules of its own takes it as an argument, and fills it inside by `filling`.
+
+    Example:
+      >>> collectors_of("hidden")
+      {}
+    """
+    tracing = _tracing.get()
+    collectors = {} if tracing is None else tracing.collectors or {}
+    return {name: collectors[name]} if name in collectors else {}
 
 
 @contextlib.contextmanager

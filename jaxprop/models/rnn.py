@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from jaxprop.config.schema import model as schema
-from jaxprop.core.taps import measuring, tap
+from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.layers import (
     ACTIVATIONS,
@@ -28,58 +27,11 @@ from jaxprop.models.layers import (
     mean_over,
     vocabulary,
 )
-from jaxprop.models.remat import NONE, call, checkpointed
+from jaxprop.models.recurrence import CELLS, Tapped, recur
+from jaxprop.models.remat import NONE, call
 from jaxprop.types import Spec
 
 Recurrence = schema.Rnn | schema.Seq2SeqRnn
-STRETCHES = 8  # of a sequence whose gradients are looked at apart
-
-
-class Cell(NamedTuple):
-    """One recurrence: `step(carry, x, u, activation) -> carry` with the hidden state first in the carry.
-
-    Args:
-      gates: number of blocks of H in the projections.
-      carries: number of arrays `[B, H]` carried from step to step.
-      step: takes the projected input `x [B, gates H]` and `recur`, which projects the hidden state.
-    """
-
-    gates: int
-    carries: int
-    step: Callable[..., tuple[jax.Array, ...]]
-
-
-def elman_step(carry: Any, x: jax.Array, recur: Callable, activation: Callable) -> tuple[jax.Array]:
-    """h = a(x + U h)."""
-    (h,) = carry
-    return (activation(x + recur(h)),)
-
-
-def gru_step(carry: Any, x: jax.Array, recur: Callable, activation: Callable) -> tuple[jax.Array]:
-    """r, z = sigmoid(x + U h); n = a(x_n + r * (U_n h + b_n)); h = (1 - z) n + z h."""
-    (h,) = carry
-    x_gates, x_new = jnp.split(x, [2 * h.shape[-1]], -1)
-    u_gates, u_new = jnp.split(recur(h), [2 * h.shape[-1]], -1)
-    reset, update = jnp.split(jax.nn.sigmoid(x_gates + u_gates), 2, -1)
-    new = activation(x_new + reset * u_new)
-    return (new + update * (h - new),)
-
-
-def lstm_step(carry: Any, x: jax.Array, recur: Callable, activation: Callable) -> tuple[jax.Array, jax.Array]:
-    """i, f, o = sigmoid(x + U h); c = f c + i a(x_g + U_g h); h = o tanh(c)."""
-    h, c = carry
-    gates = x + recur(h)
-    gated, new = jnp.split(gates, [3 * h.shape[-1]], -1)
-    i, f, o = jnp.split(jax.nn.sigmoid(gated), 3, -1)
-    c = f * c + i * activation(new)
-    return o * jnp.tanh(c), c
-
-
-CELLS: dict[str, Cell] = {
-    "elman": Cell(1, 1, elman_step),
-    "gru": Cell(3, 1, gru_step),
-    "lstm": Cell(4, 2, lstm_step),
-}
 
 
 class RnnLayer(nnx.Module):
@@ -115,30 +67,20 @@ class RnnLayer(nnx.Module):
         """
         projected = self.input(x).swapaxes(0, 1)  # [T, B, gates H]
         kernel = self.recurrent.kernel[...]
-        bias = None if self.recurrent.bias is None else self.recurrent.bias[...]
-
-        def recur(h: jax.Array) -> jax.Array:
-            return h @ kernel if bias is None else h @ kernel + bias
-
-        time = projected.shape[0]
-        stretches = min(STRETCHES, time)
-
-        def step(carry: Any, inputs: tuple[jax.Array, jax.Array | None, jax.Array | None]) -> tuple[Any, jax.Array]:
-            x, t, real = inputs
-            hidden, *rest = self.cell.step(carry, x, recur, self.activation)
-            if t is not None:
-                hidden = tap(hidden, self.name, self.kind, (t * stretches // time, stretches))
-            after = (hidden, *rest)
-            if real is not None:
-                after = tuple(jnp.where(real[:, None], new, old) for new, old in zip(after, carry, strict=True))
-            return after, after[0]
-
         if carry is None:
             carry = (jnp.zeros((x.shape[0], kernel.shape[0]), projected.dtype),) * self.cell.carries
-        times = jnp.arange(time, dtype=jnp.int32) if measuring() else None
-        step = checkpointed(step, self.remat, in_scan=True)
-        inputs = (projected, times, None if mask is None else mask.T)
-        carry, hidden = jax.lax.scan(step, carry, inputs, reverse=self.reverse)
+        carry, hidden = recur(
+            self.cell,
+            self.activation,
+            kernel,
+            None if self.recurrent.bias is None else self.recurrent.bias[...],
+            projected,
+            carry,
+            None if mask is None else mask.T,
+            tapped=Tapped(self.name, self.kind),
+            reverse=self.reverse,
+            remat=self.remat,
+        )
         return hidden.swapaxes(0, 1), carry
 
 

@@ -13,8 +13,9 @@ from jaxprop.core.precision import wide_dtype
 from jaxprop.core.taps import measuring, tap
 from jaxprop.models.attention import MASKED, softmax
 from jaxprop.models.layers import ACTIVATIONS, INITS, Embed, dense, expect_pairs, product, vocabulary
+from jaxprop.models.recurrence import CELLS, STRETCHES
 from jaxprop.models.remat import NONE, call, checkpointed
-from jaxprop.models.rnn import CELLS, STRETCHES, BothWays, each_gate
+from jaxprop.models.rnn import BothWays, each_gate
 from jaxprop.types import Spec
 
 

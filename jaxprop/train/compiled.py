@@ -12,6 +12,7 @@ import optax
 from jax.core import Tracer
 from jax.sharding import Mesh
 
+from jaxprop.core.compiler import fast_options
 from jaxprop.core.layers import group_layers
 from jaxprop.core.measurements import Measurements
 from jaxprop.core.precision import Policy, Scaling, needs_scaling
@@ -351,7 +352,8 @@ class TrainStep:
 
     def _compile_for(self, state: TrainState) -> dict[str, Any]:
         """The jitted step for every detail; with a mesh, shardings pinned on both sides so that nothing recompiles."""
-        options: dict[str, Any] = {"compiler_options": self._compiler_options, "donate_argnums": 0}
+        chosen = fast_options(self._mesh) if self._compiler_options is None else self._compiler_options
+        options: dict[str, Any] = {"compiler_options": chosen, "donate_argnums": 0}
         fits = isinstance(state, TrainState)  # else the call fails, and says why
         if self._mesh is not None and fits:
             whole = sharding.replicated(self._mesh)
@@ -432,7 +434,7 @@ def make_train_step(
         the loss it is given holds the loss scale.
       skip_nonfinite: leave the state as it is where loss or gradient is not finite; False hands such gradients to `tx`,
         as `optax.zero_nans` and `optax.apply_if_finite` want them.
-      compiler_options: passed to XLA.
+      compiler_options: passed to XLA in place of those that make steps faster, which `jaxprop doctor` tells.
 
     Returns:
       The step, `(state, batch) -> (state, Measurements)`.

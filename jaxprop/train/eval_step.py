@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxprop.core.compiler import fast_options
 from jaxprop.core.placing import placing
 from jaxprop.core.precision import Policy
 from jaxprop.core.precision import policy as policy_of
@@ -111,9 +112,10 @@ def make_eval_step(
             return objective.sums(params, extras, batch, policy)
 
     if mesh is None:
-        return EvalStep(jax.jit(eval_step), objective.metrics)
+        return EvalStep(jax.jit(eval_step, compiler_options=fast_options()), objective.metrics)
     everywhere = sharding.replicated(mesh)
     # Parameters stay as they lie: a step with `state_sharding` splits them.
     shardings = (None, None, sharding.batch_sharding(mesh))
     # replicated results: sums over all devices, and every device's rows in the batch's order
-    return EvalStep(jax.jit(eval_step, in_shardings=shardings, out_shardings=everywhere), objective.metrics, mesh)
+    compiled = jax.jit(eval_step, in_shardings=shardings, out_shardings=everywhere, compiler_options=fast_options(mesh))
+    return EvalStep(compiled, objective.metrics, mesh)
