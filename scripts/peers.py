@@ -171,15 +171,15 @@ def _files(workload: Workload, held: Path, folder: Path) -> list[str]:
 @contextlib.contextmanager
 def _started(side: str, files: list[str], precision: str, folder: Path) -> Iterator[Process]:
     name = "jaxprop" if side == AGAIN else side
-    process = subprocess.Popen(
+    worker = subprocess.Popen(
         [sys.executable, "-m", "peers.worker", name, *files, precision], cwd=folder, env=_environment(folder),
         text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    try:
-        yield Process(side, process)
-    finally:
-        process.kill()
-        process.wait()
+    with worker as process:
+        try:
+            yield Process(side, process)
+        finally:
+            process.kill()
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -160,7 +160,7 @@ def fill(model: nn.Module, workload: Workload, weights: dict[str, np.ndarray]) -
         if path.endswith("kernel"):
             x = x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T
         with torch.no_grad():
-            named[name].copy_(torch.from_numpy(np.ascontiguousarray(x)))
+            named[name].copy_(torch.tensor(np.array(x)))
         done.add(name)
     for name in named.keys() - done:
         assert "bias_hh" in name, name
