@@ -1,11 +1,11 @@
-"""Time of attention and LSTM layers, forward and backward, in the forms that JAX has for the device.
+"""Time of layers, forward and backward: the plain form of each, and those that jaxprop takes in its place.
 
     python scripts/bench_layers.py [--rounds N] [--seconds S] [--deadline S]
 
 Each row is one layer at one size: the gradient of a sum of its outputs, weighted at random so that no work can be left
 out. The forms are timed in turn, there and back, each long enough for `--seconds`; reported is the median time with its
-quartiles, the rate of the layer's own products, and how far the gradient is from that of the first form in
-float32. A form that the device does not have is reported as that.
+quartiles, the time of the first form over it in the same turn, and how far its gradient is from that of the first form
+in float32. A form that the device does not have is reported as that. `jaxprop doctor` shows the gains that were found.
 """
 
 from __future__ import annotations
@@ -14,24 +14,39 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.experimental import rnn
+
+from jaxprop.core.compiler import fast_options
+from jaxprop.models.layers import dense, max_pool, max_pool_3x3
+from jaxprop.models.recurrence import CELLS, Tapped, recur
 
 FEATURES = 80  # of an LSTM's inputs, as a speech model's
 
 
 class Row(NamedTuple):
-    """One layer at one size: its forms, their arguments, and the operations of its products, forward and backward."""
+    """One layer at one size.
+
+    Args:
+      name: that the table shows.
+      forms: the first is the plain one.
+      arguments: of all of them.
+      flops: operations of its products, forward and backward; 0 for none.
+      options: of the compiler, for the forms that have any.
+    """
 
     name: str
     forms: dict[str, Callable[..., jax.Array]]
     arguments: tuple[jax.Array, ...]
-    flops: float
+    flops: float = 0.0
+    options: Mapping[str, dict[str, Any]] = MappingProxyType({})
 
 
 def attention(batch: int, time_steps: int, heads: int, width: int, dtype: Any) -> Row:
@@ -88,10 +103,102 @@ def lstm(batch: int, time_steps: int, width: int) -> Row:
     )
 
 
+def recurrence(cell: str, batch: int, time_steps: int, width: int) -> Row:
+    """The loop of a recurrent layer, its kernel's gradient added up in each step or as one product at the end."""
+    of, keys = CELLS[cell], jax.random.split(jax.random.key(0), 2)
+    kernel = jax.random.normal(keys[0], (width, of.gates * width)) / width**0.5
+    inputs = jax.random.normal(keys[1], (time_steps, batch, of.gates * width))
+    carry = (jnp.zeros((batch, width)),) * of.carries
+
+    def plain(kernel, inputs):
+        def turn(carry, x):
+            carry = of.step(carry, x, lambda h: h @ kernel, jnp.tanh)
+            return carry, carry[0]
+
+        return jax.lax.scan(turn, carry, inputs)[1]
+
+    def one_product(kernel, inputs):
+        return recur(of, jnp.tanh, kernel, None, inputs, carry, tapped=Tapped("", ""))[1]
+
+    flops = 3 * 2 * batch * time_steps * width * of.gates * width
+    forms = {"in each step": plain, "one product": one_product}
+    return Row(f"{cell} {width}, {batch} x {time_steps}", forms, (kernel, inputs), flops)
+
+
+def convolution(batch: int, side: int, n_in: int, n_out: int, stride: int = 1) -> Row:
+    """A convolution of 3 x 3 with the library that XLA takes for it on a CPU, and with Eigen's."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    inputs = jax.random.normal(keys[0], (batch, side, side, n_in))
+    kernel = jax.random.normal(keys[1], (3, 3, n_in, n_out)) / (9 * n_in) ** 0.5
+
+    def plain(inputs, kernel):
+        return jax.lax.conv_general_dilated(
+            inputs, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )  # fmt: skip
+
+    flops = 3 * 2 * batch * (side // stride) ** 2 * 9 * n_in * n_out
+    name = f"convolution 3 x 3, {n_in} to {n_out}, {batch} x {side} x {side}" + (", stride 2" if stride == 2 else "")
+    return Row(name, {"as XLA comes": plain, "Eigen": plain}, (inputs, kernel), flops, {"Eigen": fast_options()})
+
+
+def dense_layer(batch: int, time_steps: int, n_in: int, n_out: int) -> Row:
+    """A dense layer over `[B, T, D]`."""
+    layer = dense(n_in, n_out, jax.nn.initializers.normal(0.02), rngs=nnx.Rngs(0))
+    inputs, kernel = jax.random.normal(jax.random.key(0), (batch, time_steps, n_in)), layer.kernel[...]
+    forms = {
+        "[B, T, D]": lambda x, w: jax.lax.dot_general(x, w, (((2,), (0,)), ((), ()))),
+        "[N, D]": lambda x, w: layer.dot_general(x, w, (((2,), (0,)), ((), ()))),
+    }
+    flops = 3 * 2 * batch * time_steps * n_in * n_out
+    return Row(f"dense {n_in} to {n_out}, {batch} x {time_steps}", forms, (inputs, kernel), flops)
+
+
+def pooling(size: int, batch: int, side: int, channels: int) -> Row:
+    """Max pooling of stride 2 with windows of so many pixels."""
+    inputs = jax.random.normal(jax.random.key(0), (batch, side, side, channels))
+
+    def plain(x):
+        window, padding = (1, size, size, 1), "VALID" if size == 2 else ((0, 0), (1, 1), (1, 1), (0, 0))
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, (1, 2, 2, 1), padding)
+
+    forms = {"reduce_window": plain, "pairs": max_pool if size == 2 else max_pool_3x3}
+    return Row(f"max pooling {size} x {size}, {batch} x {side} x {side} x {channels}", forms, (inputs,))
+
+
+def depthwise(batch: int, time_steps: int, width: int, kernel: int) -> Row:
+    """A depthwise convolution over time, as a conformer has it."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    inputs = jax.random.normal(keys[0], (batch, time_steps, width))
+    weights = jax.random.normal(keys[1], (kernel, width)) / kernel**0.5
+
+    def plain(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w[:, None], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=width
+        )  # fmt: skip
+
+    def shifts(x, w):
+        padded = jnp.pad(x, ((0, 0), (kernel // 2, kernel // 2), (0, 0)))
+        return sum((padded[:, i : i + time_steps] * w[i] for i in range(kernel)), jnp.zeros_like(x))
+
+    name = f"depthwise {kernel} over {width}, {batch} x {time_steps}"
+    return Row(name, {"grouped convolution": plain, "shifts": shifts}, (inputs, weights))
+
+
 def rows(small: bool) -> list[partial[Row]]:
     """What is measured, the most telling first."""
     if small:
-        return [partial(attention, 4, 256, 8, 32, jnp.float32), partial(lstm, 32, 100, 256)]
+        sizes = [(64, 32, 3, 32), (64, 32, 16, 16), (64, 16, 32, 64), (32, 32, 64, 64), (16, 8, 256, 256)]
+        return [
+            *[partial(convolution, *size) for size in sizes],
+            *[partial(convolution, *size, stride=2) for size in sizes[1:4]],
+            *[partial(recurrence, cell, 32, 100, 256) for cell in CELLS],
+            *[partial(recurrence, cell, 16, 200, 512) for cell in CELLS],
+            *[partial(dense_layer, *size) for size in [(16, 128, 256, 1024), (8, 256, 384, 1536), (32, 100, 256, 29)]],
+            *[partial(pooling, size, 64, 32, 32) for size in (2, 3)],
+            *[partial(depthwise, *size) for size in [(16, 200, 144, 15), (16, 400, 256, 31)]],
+            partial(attention, 4, 256, 8, 32, jnp.float32),
+            partial(lstm, 32, 100, 256),
+        ]
     return [
         partial(attention, 16, 1024, 12, 64, jnp.bfloat16),
         partial(lstm, 32, 100, 256),
@@ -102,7 +209,9 @@ def rows(small: bool) -> list[partial[Row]]:
     ]
 
 
-def gradient(form: Callable[..., jax.Array], arguments: tuple[jax.Array, ...]) -> Callable:
+def gradient(
+    form: Callable[..., jax.Array], arguments: tuple[jax.Array, ...], options: dict[str, Any] | None = None
+) -> Callable:
     """Compiled gradient of the weighted sum of a form's outputs."""
     shape = jax.eval_shape(form, *arguments)
     weight = jax.random.normal(jax.random.key(1), shape.shape)
@@ -111,7 +220,7 @@ def gradient(form: Callable[..., jax.Array], arguments: tuple[jax.Array, ...]) -
         return jnp.sum(form(*arguments).astype(jnp.float32) * weight)
 
     # As an argument: a constant of this size is folded while compiling, which takes seconds.
-    compiled = jax.jit(jax.grad(loss, argnums=tuple(range(1, 1 + len(arguments)))))
+    compiled = jax.jit(jax.grad(loss, argnums=tuple(range(1, 1 + len(arguments)))), compiler_options=options)
     return lambda *arguments: compiled(weight, *arguments)
 
 
@@ -136,15 +245,15 @@ def report(row: Row, rounds: int, seconds: float) -> None:
     exact = tuple(x.astype(jnp.float32) for x in row.arguments)
     expected = gradient(next(iter(row.forms.values())), exact)(*exact)
     ready: dict[str, Callable] = {}
+    away: dict[str, float] = {}
     for name, form in row.forms.items():
         try:
-            function = gradient(form, row.arguments)
-            away = distance(function(*row.arguments), expected)
+            function = gradient(form, row.arguments, row.options.get(name))
+            away[name] = distance(function(*row.arguments), expected)
         except Exception as error:  # the device does not have it
-            print(f"| {row.name} | {name} | {' '.join(str(error).split())[:80]} | | |", flush=True)
+            print(f"| {row.name} | {name} | {' '.join(str(error).split())[:80]} | | | |", flush=True)
             continue
         ready[name] = function
-        print(f"{row.name}, {name}: {away:.1e} from float32", flush=True)
     taken: dict[str, list[float]] = {name: [] for name in ready}
     calls = {
         name: max(1, math.ceil(seconds / min(timing(f, row.arguments, 3) for _ in range(3))))
@@ -153,10 +262,14 @@ def report(row: Row, rounds: int, seconds: float) -> None:
     for _ in range(rounds):
         for name in [*ready, *reversed(ready)]:
             taken[name].append(timing(ready[name], row.arguments, calls[name]))
+    first = next(iter(ready))
     for name, found in taken.items():
         low, middle, high = (x * 1e3 for x in statistics.quantiles(found, n=4))
-        rate = row.flops / middle / 1e9
-        print(f"| {row.name} | {name} | {middle:.3f} ({low:.3f}-{high:.3f}) | {rate:.1f} |", flush=True)
+        gains = [plain / own for plain, own in zip(taken[first], found, strict=True)]
+        gain = "1" if name == first else "{1:.2f} ({0:.2f}-{2:.2f})".format(*statistics.quantiles(gains, n=4))
+        rate = f"{row.flops / middle / 1e9:.3f}" if row.flops else ""
+        line = f"| {row.name} | {name} | {middle:.3f} ({low:.3f}-{high:.3f}) | {gain} | {rate} | {away[name]:.0e} |"
+        print(line, flush=True)
 
 
 def main() -> None:
@@ -169,7 +282,8 @@ def main() -> None:
     args = parser.parse_args()
     start = time.monotonic()
     device = jax.devices()[0]
-    print(f"jax {jax.__version__}, {device.device_kind}\n\n| layer | form | ms | TFLOP/s |\n|---|---|---|---|")
+    print(f"jax {jax.__version__}, {device.device_kind}\n")
+    print("| layer | form | ms | gain | TFLOP/s | gradient from float32's |\n|---|---|---|---|---|---|")
     for make in rows(device.platform == "cpu"):
         if args.only in make.func.__name__ and time.monotonic() - start < args.deadline:
             report(make(), args.rounds, args.seconds)
