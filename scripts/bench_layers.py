@@ -25,6 +25,7 @@ from flax import nnx
 from jax.experimental import rnn
 
 from jaxprop.core.compiler import fast_options
+from jaxprop.models.attention import attention_in_stretches
 from jaxprop.models.layers import dense, max_pool, max_pool_3x3
 from jaxprop.models.recurrence import CELLS, Tapped, recur
 
@@ -61,6 +62,7 @@ def attention(batch: int, time_steps: int, heads: int, width: int, dtype: Any) -
 
     forms = {
         "by hand": plain,
+        "in stretches": attention_in_stretches,
         "xla": partial(jax.nn.dot_product_attention, is_causal=True, implementation="xla"),
         "cudnn": partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn"),
     }
@@ -196,7 +198,10 @@ def rows(small: bool) -> list[partial[Row]]:
             *[partial(dense_layer, *size) for size in [(16, 128, 256, 1024), (8, 256, 384, 1536), (32, 100, 256, 29)]],
             *[partial(pooling, size, 64, 32, 32) for size in (2, 3)],
             *[partial(depthwise, *size) for size in [(16, 200, 144, 15), (16, 400, 256, 31)]],
-            partial(attention, 4, 256, 8, 32, jnp.float32),
+            *[
+                partial(attention, *size, jnp.float32)
+                for size in [(16, 128, 4, 64), (8, 256, 6, 64), (2, 1024, 12, 64)]
+            ],
             partial(lstm, 32, 100, 256),
         ]
     return [

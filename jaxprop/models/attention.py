@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.forms import traced_for
 from jaxprop.core.placing import BATCH, place, splits
 from jaxprop.core.precision import wide_dtype
 from jaxprop.core.taps import tap_attention
 from jaxprop.models.layers import INITS, Initializer, dense, product
 
+SHORT, STRETCHES = 128, 4  # queries from which on a causal sequence is taken in stretches, and how many of these
 MASKED = -1e30  # a logit that is finite: a query that may attend to nothing gets an average instead of NaN
 
 
@@ -85,6 +88,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, mask: j
     plain = causal and mask is None and k.shape == q.shape
     if plain and has_fused_attention(jnp.dtype(q.dtype), q.shape[-1]):
         return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    if causal and mask is None and traced_for() == "cpu" and q.shape[1] >= SHORT and not splits("sequence"):
+        return attention_in_stretches(q, k, v)
     return attention_by_products(q, k, v, causal=causal, mask=mask)
 
 
@@ -107,6 +112,36 @@ def attention_by_products(
         logits = jnp.where(mask[:, None, None, :], logits, MASKED)
     shares = softmax(logits)  # [B, H, T, T]
     return jnp.einsum("bhts,bshd->bthd", shares.astype(v.dtype), _repeated(v, shared))
+
+
+def attention_in_stretches(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Causal attention of one stretch of queries after the other, each to the keys up to its own end.
+
+    With four stretches, 6 of 16 parts of the matrix of logits, which are masked, are neither computed nor kept. On two
+    cores of a CPU this takes between 0.5 and 0.75 of the time, forward and backward (`scripts/bench_layers.py`).
+
+    Args:
+      q, k, v: as of `attention`.
+
+    Returns:
+      `[B, T, H, D]`, in the dtype of `q`.
+
+    Example:
+      >>> q = jnp.ones((1, 8, 2, 4))
+      >>> bool(jnp.allclose(attention_in_stretches(q, q, q), q))
+      True
+    """
+    dtype, shared = wide_dtype(q.dtype), q.shape[2] // k.shape[2]
+    wide = q.astype(dtype), _repeated(k.astype(dtype), shared), _repeated(v, shared)
+    q_all, k_all, v_all = (x.swapaxes(1, 2) for x in wide)  # [B, H, T, D], so that slices are taken of these
+    bounds = sorted({q.shape[1] * i // STRETCHES for i in range(STRETCHES + 1)})
+    mixed = []
+    for start, end in itertools.pairwise(bounds):
+        logits = jnp.einsum("bhtd,bhsd->bhts", q_all[:, :, start:end], k_all[:, :, :end]) / q.shape[-1] ** 0.5
+        seen = jnp.tril(jnp.ones(logits.shape[-2:], bool), start)
+        shares = softmax(jnp.where(seen, logits, -jnp.inf))
+        mixed.append(jnp.einsum("bhts,bhsd->bhtd", shares.astype(v.dtype), v_all[:, :, :end]))
+    return jnp.concatenate(mixed, 2).swapaxes(1, 2)
 
 
 @jax.custom_jvp

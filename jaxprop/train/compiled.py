@@ -481,6 +481,7 @@ def make_train_step(
         skip_nonfinite=skip_nonfinite,
         over=mesh if deterministic else None,
         offloaded=offload_optimizer,
+        platform=None if mesh is None else mesh.devices.flat[0].platform,
         places=None if state_sharding is not None else places_of(mesh, rules),
     )
     return TrainStep(recipe, steps_per_call, mesh, state_sharding, rules, compiler_options)

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxprop.core.compiler import fast_options
+from jaxprop.core.forms import forms_for
 from jaxprop.core.placing import placing
 from jaxprop.core.precision import Policy
 from jaxprop.core.precision import policy as policy_of
@@ -108,7 +109,7 @@ def make_eval_step(
     def eval_step(params: PyTree, extras: PyTree, batch: PyTree) -> Sums:
         if whole and mesh is not None:
             batch = jax.lax.with_sharding_constraint(batch, sharding.replicated(mesh))
-        with placing(places):
+        with placing(places), forms_for(None if mesh is None else mesh.devices.flat[0].platform):
             return objective.sums(params, extras, batch, policy)
 
     if mesh is None:

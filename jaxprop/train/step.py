@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxprop.core import layers, measurements, taps
+from jaxprop.core.forms import forms_for
 from jaxprop.core.jaxprs.scans import Use, uses
 from jaxprop.core.layers import Norms
 from jaxprop.core.measurements import Measurements, join
@@ -64,6 +65,7 @@ class Recipe(NamedTuple):
     places: Places | None = None
     over: Mesh | None = None
     offloaded: bool = False
+    platform: str | None = None
 
     @property
     def guarded(self) -> bool:
@@ -159,7 +161,7 @@ class Problem:
     ) -> tuple[Forward, Backward]:
         """Loss and gradient; with a plan scaled and measured, else plain, at a precision by name or the step's."""
         recipe = self.recipe
-        with placing(recipe.places):
+        with placing(recipe.places), forms_for(recipe.platform):
             return gradients.value_and_grad(
                 self.objective(),
                 recipe.policy if precision is None else policy_of(precision),

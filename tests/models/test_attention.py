@@ -1,5 +1,7 @@
 """Attention in every dtype, with masks and grouped queries, against softmax written out in NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,16 @@ import pytest
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
-from jaxprop.models.attention import Attention, CrossAttention, attention, attention_by_products, rotate, softmax
+from jaxprop.core.forms import forms_for
+from jaxprop.models.attention import (
+    Attention,
+    CrossAttention,
+    attention,
+    attention_by_products,
+    attention_in_stretches,
+    rotate,
+    softmax,
+)
 from jaxprop.models.layers import INITS
 
 RNG = np.random.default_rng(0)
@@ -117,3 +128,35 @@ def test_attention_to_another_sequence_is_its_products_written_out(kv_heads, mas
     shares = np.exp(logits) * (1 if mask is None else mask[:, None, None])
     shares = (shares / shares.sum(-1, keepdims=True)).mean(1)
     np.testing.assert_allclose(layer.shares(x, read, mask), shares, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("time", "kv_heads"), [(128, 4), (131, 2), (5, 4), (3, 1)])
+def test_attention_in_stretches_is_causal_attention(time, kv_heads):
+    q, k, v = (
+        jax.random.normal(jax.random.key(i), (2, time, heads, 8)) for i, heads in enumerate((4, kv_heads, kv_heads))
+    )
+    weight = jax.random.normal(jax.random.key(3), q.shape)
+
+    def value(function, q, k, v):
+        return jnp.sum(function(q, k, v) * weight)
+
+    plain = partial(attention_by_products, causal=True)
+    expected, found = (
+        jax.jit(jax.value_and_grad(partial(value, function), (0, 1, 2)))(q, k, v)
+        for function in (plain, attention_in_stretches)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+    low = attention_in_stretches(*(x.astype(jnp.bfloat16) for x in (q, k, v)))
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(jnp.float32), plain(q, k, v), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("platform", "time", "causal", "taken"),
+    [("cpu", 128, True, True), ("cpu", 127, True, False), ("cpu", 128, False, False), ("tpu", 128, True, False)],
+)
+def test_where_attention_is_taken_in_stretches(platform, time, causal, taken):
+    q = jax.ShapeDtypeStruct((1, time, 2, 8), jnp.float32)
+    with forms_for(platform):
+        jaxpr = jax.make_jaxpr(partial(attention, causal=causal))(q, q, q)
+    assert (str(jaxpr).count("dot_general") > 2) is taken

@@ -1,0 +1,44 @@
+"""The platform that a step is traced for, by which layers choose among forms of themselves. Pure.
+
+A layer may have several forms, with the same value and gradient up to rounding, of which one was measured to be faster
+on some platform. The default device is not always the one that a program is for: a plan for a TPU is made on a CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import jax
+
+_PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def forms_for(platform: str | None) -> Iterator[None]:
+    """Has the layers that are traced inside take the forms of a platform.
+
+    Args:
+      platform: `"cpu"`, `"gpu"` or `"tpu"`; None for that of the default device, which also holds outside.
+
+    Example:
+      >>> with forms_for("tpu"):
+      ...     traced_for()
+      'tpu'
+    """
+    token = _PLATFORM.set(platform)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(token)
+
+
+def traced_for() -> str:
+    """Returns the platform whose forms layers take.
+
+    Example:
+      >>> traced_for() == jax.default_backend()
+      True
+    """
+    return _PLATFORM.get() or jax.default_backend()
