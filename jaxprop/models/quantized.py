@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -212,10 +212,14 @@ class _Call(nnx.Module):
     def __call__(self, function: Callable[[], Any]) -> Any:
         return function()
 
+    def iter_modules(self) -> Iterator[tuple[tuple[()], nnx.Module]]:
+        """Itself; Qwix asks for it in a way that Flax warns of."""
+        yield (), self
+
 
 def _intercepted(replaced: dict[str, Callable[..., Any]], scope: Scope) -> Callable[[Callable[[], Any]], Any]:
     """Returns what runs a function with products replaced, in this thread alone."""
-    qwix = _qwix()
+    provider: Any = _qwix().QuantizationProvider
 
     def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def product(*args: Any, **kwargs: Any) -> Any:
@@ -228,13 +232,13 @@ def _intercepted(replaced: dict[str, Callable[..., Any]], scope: Scope) -> Calla
 
         return product
 
-    class Provider(qwix.QuantizationProvider):
+    class Provider(provider):
         def get_intercept_map(self) -> dict[str, Callable[..., Any]]:
             return super().get_intercept_map() | {
                 f"jax.lax.{name}": noting(name, function) for name, function in replaced.items()
             }
 
-    return qwix.quantize_model(_Call(), Provider([]), skip_nnx_init=True)
+    return _qwix().quantize_model(_Call(), Provider([]), skip_nnx_init=True)
 
 
 def _replacements(recipe: Recipe) -> dict[str, Callable[..., Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, Strict
 from pydantic_core import core_schema
@@ -38,7 +38,7 @@ class _OrName:
         return core_schema.no_info_before_validator_function(mapping, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"anyOf": [{"enum": list(RecipeName.__args__)}, *handler(schema["schema"])["anyOf"]]}
+        return {"anyOf": [{"enum": list(get_args(RecipeName))}, *handler(schema["schema"])["anyOf"]]}
 
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ def check_config(config: Config, *, examples: int = 4, entries: int = 4) -> Repo
     """
     if config.precision.quantize is not None:
         raise UsageError(
-            "precision.quantize: gradients are checked against differences of the loss, which a product in 8 bits makes "
-            "a step function; add precision.quantize=null"
+            "precision.quantize: gradients are checked against differences of the loss, which a product in 8 bits "
+            "makes a step function; add precision.quantize=null"
         )
     one = config.model_copy(update={"parallel": config.parallel.model_copy(update={"devices": 1})})
     experiment = compose(one)
