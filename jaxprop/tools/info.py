@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -89,7 +88,7 @@ class Description(NamedTuple):
     devices: tuple[Device, ...]
     data: dict[str, int]
     reference: Mapping[str, float]
-    products: Mapping[str, int] = MappingProxyType({})
+    products: Mapping[str, int] = {}
 
 
 def describe(config: Config) -> Description:
