@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxprop.models.adapters.functions import from_functions
     from jaxprop.models.adapters.linen import from_linen
     from jaxprop.models.adapters.nnx import from_nnx
+    from jaxprop.models.quantized import quantized
     from jaxprop.parallel.mesh import make_mesh
     from jaxprop.parallel.placement import place_batch
     from jaxprop.parallel.rules import Rule
@@ -64,6 +65,7 @@ _HOME = {
     "make_mesh": "parallel.mesh",
     "make_train_step": "train.compiled",
     "place_batch": "parallel.placement",
+    "quantized": "models.quantized",
     "start_processes": "run.processes",
     "tap": "core.taps",
 }
@@ -90,6 +92,7 @@ __all__ = [
     "make_mesh",
     "make_train_step",
     "place_batch",
+    "quantized",
     "start_processes",
     "tap",
 ]

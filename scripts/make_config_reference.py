@@ -116,7 +116,8 @@ def nested(name: str, section: Mapping[str, Any], definitions: Mapping[str, Any]
     """
     for key, value in section["properties"].items():
         for inner in variants_of(value, definitions):
-            if "properties" in inner and "name" not in inner["properties"]:
+            # where the name is one of several variants, each has a part of its own
+            if "properties" in inner and "const" not in inner["properties"].get("name", {}):
                 yield f"### `{name}.{key}`\n\n{inner['description']}\n\n{table(inner, definitions)}"
 
 

@@ -69,7 +69,7 @@ def _print(found: Description) -> None:
     reference = [(_words(name), f"{value:.4g}") for name, value in found.reference.items()]
     show(["layer", "shapes", "dtype", "parameters"], [*map(_layer, found.layers), total], right=[3])
     show(["state", "size"], _state(found), right=[1])
-    show(["one train step", ""], _cost(found.cost), right=[1])
+    show(["one train step", ""], [*_cost(found.cost), *_products(found)], right=[1])
     show(["platform", "devices", "count", "memory of each"], devices, right=[2, 3])
     show(["data", ""], data, right=[1])
     show(["reference", ""], reference, right=[1])
@@ -151,6 +151,11 @@ def _cost(cost: Cost) -> Iterator[tuple[str, str]]:
     yield "state and batch, each device", size(cost.argument_bytes, UNKNOWN)
     yield "temporaries, each device", size(cost.temporary_bytes, UNKNOWN)
     yield "all memory, each device", size(cost.peak_bytes, UNKNOWN)
+
+
+def _products(found: Description) -> Iterator[tuple[str, str]]:
+    for dtype, count in found.products.items():
+        yield f"products and convolutions of {dtype}", f"{count:,}"
 
 
 def _words(name: str) -> str:

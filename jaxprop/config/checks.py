@@ -360,6 +360,12 @@ def _own_code(config: Config) -> Iterator[Problem]:
         yield Problem(("run", "remat"), what)
 
 
+def _quantize(config: Config) -> Iterator[Problem]:
+    if config.precision.quantize is not None and config.health.curvature:
+        what = "a product in 8 bits is a step function, which has no curvature; remove this or precision.quantize"
+        yield Problem(("health", "curvature"), what)
+
+
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
     _pairs,
@@ -379,4 +385,5 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _evaluation,
     _stop,
     _responses,
+    _quantize,
 )

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxprop.config.schema import model as schema
+from jaxprop.config.schema.quantize import Quantize
 from jaxprop.errors import UsageError
 from jaxprop.models import MODELS
 from jaxprop.models.adapters.nnx import from_nnx
 from jaxprop.models.arguments import token_mask
+from jaxprop.models.quantized import with_products
 from jaxprop.types import Batch, Model, PyTree, Spec
 
 DECODERS = ("transformer", "rnn")
@@ -31,12 +33,13 @@ class Decoder(NamedTuple):
     extend: Callable[[PyTree, PyTree, jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
 
 
-def make_decoder(section: schema.ModelSection, spec: Spec) -> Decoder:
+def make_decoder(section: schema.ModelSection, spec: Spec, quantize: Quantize | None = None) -> Decoder:
     """Builds the decoder of a built-in language model; its parameters are those of `make_model`.
 
     Args:
       section: the section `model`.
       spec: tokens `[T]` as `inputs`, and their `vocabulary`.
+      quantize: the section `precision.quantize`.
 
     Raises:
       UsageError: the model is none that reads token by token.
@@ -62,7 +65,7 @@ def make_decoder(section: schema.ModelSection, spec: Spec) -> Decoder:
     def module(rngs: Any) -> Any:
         return MODELS[name](section, spec, rngs=rngs)
 
-    extending = from_nnx(module, lambda module, batch: module.extend(*batch), taps=False)
+    extending = _quantized(from_nnx(module, lambda module, batch: module.extend(*batch), taps=False), quantize)
 
     def room(params: PyTree, extras: PyTree, size: int, length: int) -> Any:
         making = from_nnx(module, lambda module, _: module.room(size, length), taps=False)
@@ -91,7 +94,7 @@ class Writer(NamedTuple):
     attend: Callable[[PyTree, PyTree, Batch], jax.Array] | None
 
 
-def make_writer(section: schema.ModelSection, spec: Spec, model: Model) -> Writer:
+def make_writer(section: schema.ModelSection, spec: Spec, model: Model, quantize: Quantize | None = None) -> Writer:
     """Builds the writer of a model of pairs; its parameters are those of `make_model`.
 
     A model of the user's own is applied to the whole target for each of its tokens.
@@ -100,6 +103,7 @@ def make_writer(section: schema.ModelSection, spec: Spec, model: Model) -> Write
       section: the section `model`.
       spec: tokens `[S]` as `inputs` and `[T]` as `targets`, and their `vocabulary`.
       model: of the section.
+      quantize: the section `precision.quantize`.
 
     Example:
       >>> from jaxprop.models import make_model
@@ -120,7 +124,8 @@ def make_writer(section: schema.ModelSection, spec: Spec, model: Model) -> Write
         return MODELS[name](section, spec, rngs=rngs)
 
     def applied(call: Callable[..., Any], params: PyTree, extras: PyTree, given: Any) -> Any:
-        return from_nnx(module, call, taps=False).apply(params, extras, given, key=None, train=False)[0]
+        applying = _quantized(from_nnx(module, call, taps=False), quantize)
+        return applying.apply(params, extras, given, key=None, train=False)[0]
 
     def read(params: PyTree, extras: PyTree, batch: Batch, length: int) -> tuple[PyTree, PyTree]:
         return applied(lambda m, b: m.read(b["inputs"], token_mask(b), length), params, extras, _source(batch))
@@ -135,6 +140,11 @@ def make_writer(section: schema.ModelSection, spec: Spec, model: Model) -> Write
         return applied(lambda m, b: m.attend(b["inputs"], b["targets"], token_mask(b)), params, extras, source)
 
     return Writer(read, extend, attend)
+
+
+def _quantized(model: Model, quantize: Quantize | None) -> Model:
+    """The model with the products that it was trained with; one call of it calls a part of its layers."""
+    return model if quantize is None else with_products(model, quantize, whole=False)
 
 
 def _source(batch: Batch) -> Batch:

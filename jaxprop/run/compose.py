@@ -23,6 +23,7 @@ from jaxprop.data.batches import Batches
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
+from jaxprop.models.quantized import expect_products
 from jaxprop.parallel.hosts import check_alike, process_count
 from jaxprop.parallel.mesh import make_mesh, parts
 from jaxprop.parallel.placement import local_rows, place_batch
@@ -102,6 +103,8 @@ def compose(
     _check_batch_size(config, train)
     here, precision = mesh is None, config.precision.policy
     mesh = mesh_of(config) if here else mesh
+    if config.precision.quantize:
+        expect_products(config.precision.quantize.name, jax.devices()[:1] if mesh is None else mesh.devices.flat)
     rules = () if mesh is None else rules_of(config)
     stream = open_stream(config, train, mesh if here else None)
     total_steps = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch

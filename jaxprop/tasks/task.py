@@ -22,6 +22,7 @@ from jaxprop.errors import ConfigError, UsageError
 from jaxprop.losses import make_loss, own_loss
 from jaxprop.metrics import METRICS
 from jaxprop.models.arguments import masks_tokens
+from jaxprop.models.quantized import with_products
 from jaxprop.tasks.panels import Panel
 from jaxprop.tasks.tokens import loss_of_sequences, metric_of_sequences
 from jaxprop.tasks.words import usual_words
@@ -177,6 +178,17 @@ def _computed(spec: Spec) -> tuple[str, ...]:
 
 
 def _model(config: Config, spec: Spec) -> Model | models.LossFunction:
+    made, section = _as_named(config, spec), config.precision.quantize
+    if section is None:
+        return made
+    if isinstance(made, models.LossFunction):
+        raise ConfigError(
+            "precision.quantize: Qwix quantizes Flax NNX and Linen modules, and the model is a loss function; remove it"
+        )
+    return with_products(made, section)
+
+
+def _as_named(config: Config, spec: Spec) -> Model | models.LossFunction:
     if isinstance(config.model, CustomModel):
         code = load_code(config.model, ("model",))
         made = models.own_model(code, spec)

@@ -64,7 +64,8 @@ def translate(config: Config, sources: Mapping[str, Source]) -> Task:
     if set(sources) - {"train"}:
         need_sacrebleu()
     begin, end = int(train.info["begin"]), int(train.info["end"])
-    writer, length = make_writer(config.model, spec, model), spec.batch["labels"].shape[0]
+    writer = make_writer(config.model, spec, model, config.precision.quantize)
+    length = spec.batch["labels"].shape[0]
     answer = partial(write, writer, length=length, begin=begin, end=end)
     tokenizer = restore(train.prepared.get("tokenizer"))
     shown = partial(_text, tokenizer)

@@ -87,7 +87,7 @@ class Writer:
         spec = opened.experiment.task.spec
         self.context = int(spec.batch["inputs"].shape[0])
         self.vocabulary = int(spec.sizes["vocabulary"])
-        self._decoder = make_decoder(opened.config.model, spec)
+        self._decoder = make_decoder(opened.config.model, spec, opened.config.precision.quantize)
         self._params = cast_floating(run.params, policy(opened.config.precision.policy).compute)
         self._extras, self._sampling = run.extras, sampling
         self._read = jax.jit(partial(_read, self._decoder, sampling))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 
 from jaxprop.config.schema.config import Config
 from jaxprop.core import trees
+from jaxprop.core.jaxprs.products import products
+from jaxprop.core.precision import policy
 from jaxprop.data import one_pass
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run import compose
@@ -73,6 +76,8 @@ class Description(NamedTuple):
       devices: the devices that the run uses.
       data: numbers of train and test examples, batch size, batches per epoch, and steps of the run.
       reference: metrics of a trivial predictor on the test split.
+      products: where `precision.quantize` is set, how many products and convolutions the gradient has of each dtype of
+        operands, such as `{"int8": 9, "float32": 2}`.
     """
 
     layers: tuple[Layer, ...]
@@ -83,6 +88,7 @@ class Description(NamedTuple):
     devices: tuple[Device, ...]
     data: dict[str, int]
     reference: Mapping[str, float]
+    products: Mapping[str, int] = {}
 
 
 def describe(config: Config) -> Description:
@@ -113,6 +119,7 @@ def describe(config: Config) -> Description:
         devices=describe_devices(list(mesh.devices.flat) if mesh else jax.local_devices()[:1]),
         data=_data(config, experiment),
         reference=experiment.task.reference,
+        products=_products(config, experiment, state),
     )
 
 
@@ -180,6 +187,22 @@ def _cost(experiment: compose.Experiment, state: TrainState) -> Cost:
     return Cost(
         flops, loops, held, temporary, held + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
     )
+
+
+def _products(config: Config, experiment: compose.Experiment, state: TrainState) -> dict[str, int]:
+    if config.precision.quantize is None:
+        return {}
+    # Of the loss alone: full records of health have products of their own, and are taken in few steps.
+    mean_loss, computes = experiment.task.objective.mean_loss, policy(config.precision.policy)
+    batch = next(one_pass(experiment.sources["train"], config.data.batch_size))
+
+    def loss(params: PyTree) -> Any:
+        return mean_loss(params, state.extras, batch, state.key, computes)[0]
+
+    found: Counter[str] = Counter()
+    for one in products(jax.make_jaxpr(jax.grad(loss))(state.params)):
+        found[one.operands] += one.times
+    return dict(found)
 
 
 def _batch(experiment: compose.Experiment) -> Any:

@@ -59,6 +59,16 @@ def test_tables(jaxprop, monkeypatch):
     ]
 
 
+def test_products_in_8_bits(jaxprop, monkeypatch):
+    found = SOME._replace(products={"int8": 1006, "float32": 2})
+    told = rows(jaxprop, monkeypatch, found)
+    at = told.index("all memory, each device 5.0 MiB")
+    assert told[at + 1 : at + 3] == [
+        "products and convolutions of int8 1,006",
+        "products and convolutions of float32 2",
+    ]
+
+
 def test_overrides(jaxprop, monkeypatch):
     configs = []
     monkeypatch.setattr(module, "describe", lambda config: configs.append(config) or SOME)

@@ -51,6 +51,7 @@ GOOD = [
     {"run": {"epochs": 1, "stop": {"patience": 3, "metric": "accuracy", "target": 0.9, "minutes": 0.5}}},
     ARRAYS | {"run": {"steps": 1, "stop": {"minutes": 2}}},
     {"health": {"on_alert": "log"}},
+    {"precision": {"quantize": "qat_int8"}},
     {"data": MIXED, "run": {"steps": 9, "eval_every": 3}},
     {"data": MIXED | {"weights": [1, 0.5]}},
     {"data": MIXED | {"weights": [{"after": 0, "weights": [1, 0]}, {"after": 9, "weights": [1, 1]}]}},
@@ -63,6 +64,11 @@ GOOD = [
 ]
 
 BAD = [
+    (
+        {"precision": {"quantize": "int8"}, "health": {"curvature": True}},
+        "health.curvature: a product in 8 bits is a step function, which has no curvature; remove this or "
+        "precision.quantize",
+    ),
     ({"data": MIXED | {"weights": [1.0, 1.0, 1.0]}}, "data.weights: expected 2 weights, one for each source, got 3"),
     ({"data": MIXED | {"weights": [0, 0]}}, "data.weights: all weights are 0"),
     ({"data": MIXED | {"weights": [{"after": 5, "weights": [1, 1]}]}}, "data.weights: expected `after: 0` first"),

@@ -63,6 +63,14 @@ def test_cost(plain):
     assert plain.cost.peak_bytes == pytest.approx(plain.cost.argument_bytes + plain.cost.temporary_bytes, rel=0.02)
 
 
+def test_products_in_8_bits_are_counted(plain):
+    pytest.importorskip("qwix")
+    assert plain.products == {}
+    found = describe(build({**CONFIG, "precision": {"quantize": {"name": "int8", "skip": ["head"]}}}))
+    # of each layer one for the outputs, and two for the gradients of kernel and inputs, whether they are used or not
+    assert found.products == {"int8": 3, "float32": 3}
+
+
 def test_a_layer_that_is_trained_costs_its_gradient_and_that_of_what_is_above():
     trained = {**CONFIG, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}
     # Backward two products for the head's kernel and input, one for the first kernel.

@@ -8,6 +8,7 @@ from pydantic import Field, Strict
 
 from jaxprop.config.schema.base import MAX_INT, NonNegative, Positive, PositiveFloat, Section, Text, defaults
 from jaxprop.config.schema.initial import InitFromField
+from jaxprop.config.schema.quantize import QuantizeField
 
 
 class Precision(Section):
@@ -18,6 +19,9 @@ class Precision(Section):
     )
     loss_scale: PositiveFloat = Field(32768.0, description="first loss scale; float16 only")
     growth_interval: Positive = Field(2000, description="good steps in a row before the scale doubles")
+    quantize: QuantizeField = Field(
+        None, description="products in 8 bits: int8, fp8 or qat_int8, or a section of one of these names; default: none"
+    )
 
 
 Along = Annotated[int, Field(ge=-1, le=MAX_INT)]

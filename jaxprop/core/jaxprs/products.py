@@ -32,6 +32,11 @@ class Product(NamedTuple):
         return sum(math.prod(_aval(atom).shape) * _aval(atom).dtype.itemsize for atom in atoms)
 
     @property
+    def operands(self) -> str:
+        """Dtypes of the factors, such as `float32`, or `float8_e5m2 x float8_e4m3fn` where they differ."""
+        return " x ".join(dict.fromkeys(_aval(atom).dtype.name for atom in self.equation.invars[:2]))
+
+    @property
     def name(self) -> str:
         """Shapes of the factors and the product, such as `dot 64x8 8x4 -> 64x4 float32`."""
         primitive = self.equation.primitive.name
@@ -59,7 +64,7 @@ def products(jaxpr: Jaxpr | ClosedJaxpr) -> list[Product]:
         if not flops:
             continue
         one = Product(equation, flops, times)
-        key = one.name, tuple(sorted((name, str(value)) for name, value in equation.params.items()))
+        key = one.name, one.operands, tuple(sorted((name, str(value)) for name, value in equation.params.items()))
         found[key] = one._replace(times=times + (found[key].times if key in found else 0))
     return sorted(found.values(), key=lambda one: -one.flops * one.times)
 

@@ -13,6 +13,7 @@ import jax
 from jaxprop.errors import JaxpropError
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.padding import unpadded_linen
+from jaxprop.models.adapters.quantizing import layers_of_linen
 from jaxprop.models.adapters.shared import (
     expect_callable,
     expect_names,
@@ -118,7 +119,7 @@ def from_linen(
     def forward(variables: PyTree, batch: Batch, *, key: Any, train: bool) -> tuple[Any, PyTree]:
         state = [name for name in variables if train and name != "params"]
         drawn = {} if key is None else streams(key)
-        with _training(batch, taps) if train else contextlib.nullcontext():
+        with layers_of_linen(), _training(batch, taps) if train else contextlib.nullcontext():
             outputs, new = module.apply(
                 variables, batch, train, rngs=drawn, method=call, mutable=[*state, *collections]
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 
 from jaxprop.config.schema.config import Config
+from jaxprop.errors import UsageError
 from jaxprop.run.compose import compose
 from jaxprop.tools.gradcheck.check import gradcheck
 from jaxprop.tools.gradcheck.report import Report
@@ -24,8 +25,14 @@ def check_config(config: Config, *, examples: int = 4, entries: int = 4) -> Repo
       The report, at the initial parameters moved by 1 % at random.
 
     Raises:
+      UsageError: its products are quantized.
       JaxpropError: the configuration cannot be built, or its loss not be differentiated.
     """
+    if config.precision.quantize is not None:
+        raise UsageError(
+            "precision.quantize: gradients are checked against differences of the loss, which a product in 8 bits "
+            "makes a step function; add precision.quantize=null"
+        )
     one = config.model_copy(update={"parallel": config.parallel.model_copy(update={"devices": 1})})
     experiment = compose(one)
     batch = {name: values[:examples] for name, values in next(experiment.stream).items()}

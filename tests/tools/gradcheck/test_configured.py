@@ -9,6 +9,7 @@ import jaxprop
 from jaxprop import models
 from jaxprop.config.build import build
 from jaxprop.config.schema import model as schema
+from jaxprop.errors import UsageError
 from jaxprop.losses import LOSSES
 from jaxprop.losses.ctc import ctc
 from jaxprop.losses.detection import focal_iou
@@ -158,3 +159,10 @@ def test_a_config_with_augmentation_is_checked_at_the_changed_examples():
     )
     assert changed.ok, changed.problems
     assert changed.loss != plain.loss
+
+
+def test_products_in_8_bits_are_refused():
+    sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
+    sections |= {"optimizer": {"name": "sgd", "lr": 0.1}, "run": {"steps": 1}, "precision": {"quantize": "int8"}}
+    with pytest.raises(UsageError, match=r"makes a step function; add precision.quantize=null"):
+        check_config(build(sections))
