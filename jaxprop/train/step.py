@@ -182,7 +182,7 @@ class Problem:
         micro, parts = self.batch, self.recipe.accumulate
         if parts > 1:
             micro = jax.tree.map(lambda x: x[: x.shape[0] // parts], micro)
-        with placing(self.recipe.places):
+        with placing(self.recipe.places), forms_for(self.recipe.platform):
             return self.objective().mean_loss(trained, self.state.extras, micro, self.key, self.recipe.policy)[0]
 
     def groups(self, uses: Sequence[Use] | None = None) -> layers.Groups:
