@@ -12,6 +12,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.overrides import computed_dtype
 from jaxprop.core.taps import measuring, tap
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.layers import (
@@ -118,7 +119,8 @@ class RnnLayer(nnx.Module):
         bias = None if self.recurrent.bias is None else self.recurrent.bias[...]
 
         def recur(h: jax.Array) -> jax.Array:
-            return h @ kernel if bias is None else h @ kernel + bias
+            moved = h.astype(kernel.dtype) @ kernel
+            return (moved if bias is None else moved + bias).astype(h.dtype)
 
         time = projected.shape[0]
         stretches = min(STRETCHES, time)
@@ -259,7 +261,7 @@ class Rnn(nnx.Module):
         first = self.layers[0]
         assert isinstance(first, RnnLayer), "a layer of both directions reads no language"
         cell, kernel = first.cell, first.recurrent.kernel[...]
-        return ((jnp.zeros((size, kernel.shape[0]), kernel.dtype),) * cell.carries,) * len(self.layers)
+        return ((jnp.zeros((size, kernel.shape[0]), computed_dtype(kernel.dtype)),) * cell.carries,) * len(self.layers)
 
     def extend(self, tokens: jax.Array, held: tuple[Any, ...], start: jax.Array) -> tuple[jax.Array, Any]:
         """Maps further tokens `[B, t]` to logits `[B, t, V]`, going on from the states `held`.

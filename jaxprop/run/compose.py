@@ -30,6 +30,7 @@ from jaxprop.parallel.rules import Rule
 from jaxprop.parallel.sharding import replicated
 from jaxprop.run import own_code
 from jaxprop.run.held import held_statistics, hold
+from jaxprop.run.precision import policy_of
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
@@ -100,7 +101,7 @@ def compose(
     train = sources["train"]
     task = tasks.make_task(config, sources)
     _check_batch_size(config, train)
-    here, precision = mesh is None, config.precision.policy
+    here, precision = mesh is None, policy_of(config)
     mesh = mesh_of(config) if here else mesh
     rules = () if mesh is None else rules_of(config)
     stream = open_stream(config, train, mesh if here else None)

@@ -84,7 +84,7 @@ class Loop:
         epoch = experiment.stream.batches_per_epoch or max(1, total // 10)  # batches of no known number have no epoch
         self._rhythm = rhythm_of(config, total, epoch, experiment.validation is not None)
         self._stopping, self._late = Stopping(config), SharedFlag("minutes")
-        scaled = config.precision.policy == "float16"
+        scaled = config.precision.scaled
         self._pace = Pace(config.health, per_call, scaled=scaled)
         self._quarantine = Quarantine(experiment.stream, per_call, scaled=scaled)
         shapes = getattr(experiment.stream, "shapes", 1)

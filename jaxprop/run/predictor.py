@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprop.core.precision import policy
+from jaxprop.run.precision import policy_of
 from jaxprop.errors import JaxpropError, ShapeError
 from jaxprop.run.opened import Opened
 from jaxprop.tasks.task import predictions
@@ -35,7 +35,7 @@ class Predictor:
         self._class_names = list(opened.prepared.info.get("class_names", ()))
         self._programs: dict[tuple[tuple[str, Any], ...], Any] = {}
         self._made = lambda options: jax.jit(
-            predictions(opened.experiment.task, policy(config.precision.policy), **options)
+            predictions(opened.experiment.task, policy_of(config), **options)
         )
 
     def __call__(self, batch: Any, **options: Any) -> dict[str, np.ndarray]:

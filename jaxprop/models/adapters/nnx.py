@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.errors import JaxpropError
+from jaxprop.models.adapters.dtypes import computing_nnx
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.padding import unpadded_nnx
 from jaxprop.models.adapters.shared import (
@@ -117,6 +118,7 @@ def from_nnx(
             owned, streams = jax.random.fold_in(key, OWNED), _streams(key, rngs)
         module = nnx.merge(graphs[train], params, _random_state(random, owned), extras)
         with (
+            computing_nnx(module, params),
             unpadded_nnx(module, batch) if train else contextlib.nullcontext(),
             tapped_nnx(module) if taps else contextlib.nullcontext(),
         ):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxprop import data
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
-from jaxprop.core.precision import policy
+from jaxprop.run.precision import policy_of
 from jaxprop.data.alike import open_alike
 from jaxprop.data.readers.mixture import LENGTHS, join
 from jaxprop.data.splits import subset
@@ -302,7 +302,7 @@ def _suspects(opened: Opened, fresh: Fresh, old: Old, making: Making, tell: Call
     known, tested = (
         (of_known_classes(source, fresh.known, task) if fresh.new_classes else source) for source in (train, old.test)
     )
-    each = each_example(opened.experiment.task.objective, policy(config.precision.policy))
+    each = each_example(opened.experiment.task.objective, policy_of(config))
     predictor = Predictor(opened)
     params, extras = jax.device_get((predictor.params, predictor.extras))
     size = config.data.eval_batch_size or config.data.batch_size
