@@ -139,12 +139,16 @@ class Dtypes:
             self._found[module] = jnp.dtype(self._policy.compute if override is None else override.dtype)
         return self._found[module]
 
-    def boundary(self, module: str) -> tuple[jnp.dtype, jnp.dtype | None] | None:
+    def boundary(self, module: str, around: str) -> tuple[jnp.dtype, jnp.dtype | None] | None:
         """Returns the dtypes of what goes into a module and of what comes out, None for as it is.
 
         None where the module computes in the dtype of the one around it, so that nothing is cast.
+
+        Args:
+          module: path of the module.
+          around: path of the module that calls it, which need not be the node above it: a list calls nothing.
         """
-        inner, outer = self.of(module), self.of(module.rpartition("/")[0])
+        inner, outer = self.of(module), self.of(around)
         if not module:
             return None if inner == jnp.dtype(self._policy.compute) else (inner, None)
         return None if inner == outer else (inner, None if module == HEAD else outer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -50,17 +50,26 @@ def computing_nnx(module: nnx.Module, params: PyTree) -> Iterator[None]:
         return
     changed = []
     try:
-        for at, part in nnx.iter_modules(module):
-            path = "/".join(map(str, at))
+        parts = {"/".join(map(str, at)): part for at, part in nnx.iter_modules(module) if callable(part)}
+        for path, part in parts.items():
             called(path)
-            edge = dtypes.boundary(path)
-            if edge is not None and callable(part):
+            edge = dtypes.boundary(path, _around(path, parts))
+            if edge is not None:
                 changed.append((part, type(part)))
                 part.__class__ = _casting_class(type(part), *edge, _NO_ARRAYS)
         yield
     finally:
         for part, original in changed:
             part.__class__ = original
+
+
+def _around(path: str, modules: Container[str]) -> str:
+    """The nearest module around a path; `""` for the model itself."""
+    while path:
+        path = path.rpartition("/")[0]
+        if path in modules:
+            break
+    return path
 
 
 @functools.cache
@@ -96,7 +105,8 @@ def computing_linen(params: PyTree) -> Iterator[None]:
     def cast(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         path = "/".join(context.module.path)
         called(path)
-        edge = dtypes.boundary(path) if context.method_name in METHODS else None
+        around = "/".join(context.module.path[:-1])
+        edge = dtypes.boundary(path, around) if context.method_name in METHODS else None
         if edge is None:
             return call(*args, **kwargs)
         return crossing(lambda _, *args, **kwargs: call(*args, **kwargs), *edge, _NO_ARRAYS)(None, *args, **kwargs)
@@ -131,19 +141,24 @@ def computing_equinox(module: Any, params: PyTree) -> Iterator[Any]:
         return
     import equinox
 
-    yield _casting_copy(module, (), dtypes, equinox.Module, (equinox.Module, equinox.nn.State))
+    yield _casting_copy(module, "", "", dtypes, equinox.Module, (equinox.Module, equinox.nn.State))
 
 
-def _casting_copy(module: Any, path: tuple[Any, ...], dtypes: Dtypes, base: type, opaque: tuple[type, ...]) -> Any:
+def _casting_copy(
+    module: Any, path: str, around: str, dtypes: Dtypes, base: type, opaque: tuple[type, ...]
+) -> Any:
     def inside(node: Any) -> bool:
         return node is not module and isinstance(node, base)
 
+    def copied(at: Any, leaf: Any) -> Any:
+        names = [jax.tree_util.keystr((key,), simple=True) for key in at]
+        return _casting_copy(leaf, "/".join([path, *names] if path else names), here, dtypes, base, opaque)
+
+    here = path if callable(module) else around
     leaves, treedef = jax.tree_util.tree_flatten_with_path(module, is_leaf=inside)
-    parts = [_casting_copy(leaf, (*path, *at), dtypes, base, opaque) if inside(leaf) else leaf for at, leaf in leaves]
-    copy = jax.tree.unflatten(treedef, parts)
-    name = "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
-    called(name)
-    edge = dtypes.boundary(name)
+    copy = jax.tree.unflatten(treedef, [copied(at, leaf) if inside(leaf) else leaf for at, leaf in leaves])
+    called(path)
+    edge = dtypes.boundary(path, around)
     if edge is not None and callable(copy):
         # The copy is ours alone; a module's own __setattr__ refuses any change.
         object.__setattr__(copy, "__class__", _casting_class(type(module), *edge, opaque))
