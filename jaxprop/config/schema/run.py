@@ -93,7 +93,7 @@ class Parallel(Section):
     )
 
 
-Response = Literal["log", "skip", "clip", "cut_lr", "rollback", "stop"]
+Response = Literal["log", "skip", "clip", "cut_lr", "raise_scale", "lower_scale", "rollback", "stop"]
 
 
 class Health(Section):
