@@ -78,7 +78,10 @@ class Attending(nnx.Module):
             shares = softmax(scores).astype(hidden.dtype)  # [B, S]
             context = jnp.einsum("bs,bsd->bd", shares, source.states)
             (hidden,) = self.cell.step(
-                (hidden,), x + product(context, context_kernel), lambda h: added(product(h, kernel), bias), self.activation
+                (hidden,),
+                x + product(context, context_kernel),
+                lambda h: added(product(h, kernel), bias),
+                self.activation,
             )
             if t is not None:
                 hidden = tap(hidden, self.name, "", (t * stretches // time, stretches))

@@ -113,6 +113,9 @@ def compose(
     init_model, example = jax.jit(model.init), next(data.one_pass(train, 2))
     shapes, beside = init_model.eval_shape(jax.random.key(0), example)
     tasks.check_outputs(config, task, shapes, beside, example)
+    if precision.overrides:  # one that matches nothing is told before anything is made
+        key = jax.eval_shape(partial(jax.random.key, 0))
+        jax.eval_shape(lambda *given: task.objective.mean_loss(*given, precision)[0], shapes, beside, example, key)
     trainable = _trainable(config, shapes)
     mask = trainable_mask(trainable, shapes)
     optimizer = optimizers.make_optimizer(

@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 
 from jaxprop import data
 from jaxprop.core.examples import row_weights
-from jaxprop.run.precision import policy_of
 from jaxprop.parallel.mesh import parts
 from jaxprop.parallel.placement import gathered, local_rows, place_batch
 from jaxprop.run.compose import Experiment
 from jaxprop.run.folder import write_text
+from jaxprop.run.precision import policy_of
 from jaxprop.sinks.jsonl import encode
 from jaxprop.tasks.task import predictions
 from jaxprop.types import Batch, PyTree, Source, TrainState

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprop.run.precision import policy_of
 from jaxprop.errors import JaxpropError, ShapeError
 from jaxprop.run.opened import Opened
+from jaxprop.run.precision import policy_of
 from jaxprop.tasks.task import predictions
 from jaxprop.types import PyTree
 
@@ -34,9 +34,7 @@ class Predictor:
         self._example = opened.prepared.example
         self._class_names = list(opened.prepared.info.get("class_names", ()))
         self._programs: dict[tuple[tuple[str, Any], ...], Any] = {}
-        self._made = lambda options: jax.jit(
-            predictions(opened.experiment.task, policy_of(config), **options)
-        )
+        self._made = lambda options: jax.jit(predictions(opened.experiment.task, policy_of(config), **options))
 
     def __call__(self, batch: Any, **options: Any) -> dict[str, np.ndarray]:
         """Predicts every example of a batch.

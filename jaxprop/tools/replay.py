@@ -13,10 +13,10 @@ from jaxprop import data
 from jaxprop.checkpoint import leaves
 from jaxprop.config.diff import mathematical
 from jaxprop.config.load import load
+from jaxprop.core.precision import masters
 from jaxprop.core.trees import layer_names
 from jaxprop.errors import CheckpointError, ConfigError, RunFolderError, UsageError, printable
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
-from jaxprop.core.precision import masters
 from jaxprop.run import compose
 from jaxprop.run.blackbox import Box, boxes, changed_sources, read_box
 from jaxprop.run.folder import expanded, find_run, is_of_fit, read_summary, write_text

@@ -12,7 +12,16 @@ import optax.contrib
 from jax.sharding import Mesh
 
 from jaxprop.core import trees
-from jaxprop.core.precision import Policy, Scaling, cast_floating, init_loss_scale, masters, needs_scaling, promoting, wide
+from jaxprop.core.precision import (
+    Policy,
+    Scaling,
+    cast_floating,
+    init_loss_scale,
+    masters,
+    needs_scaling,
+    promoting,
+    wide,
+)
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import UsageError
 from jaxprop.health.signals import curvature

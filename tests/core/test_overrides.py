@@ -110,7 +110,12 @@ def test_a_part_in_float16_needs_a_loss_scale():
 
 @pytest.mark.parametrize(
     ("backend", "name", "wanted"),
-    [("gpu", "float32", "highest"), ("gpu", "tf32", "tensorfloat32"), ("gpu", "bfloat16", None), ("cpu", "float32", None)],
+    [
+        ("gpu", "float32", "highest"),
+        ("gpu", "tf32", "tensorfloat32"),
+        ("gpu", "bfloat16", None),
+        ("cpu", "float32", None),
+    ],
 )
 def test_products_of_float32_are_exact_on_a_gpu_unless_tf32_is_asked_for(monkeypatch, backend, name, wanted):
     monkeypatch.setattr(overrides.jax, "default_backend", lambda: backend)

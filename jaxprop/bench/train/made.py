@@ -16,8 +16,8 @@ from jaxprop.bench.device.compiling import cache_in
 from jaxprop.bench.document import Fact
 from jaxprop.config.schema.config import Config
 from jaxprop.core.jaxprs.products import Product, products
-from jaxprop.run.precision import policy_of
 from jaxprop.run import compose
+from jaxprop.run.precision import policy_of
 from jaxprop.train.memory import predict
 from jaxprop.types import TrainState
 

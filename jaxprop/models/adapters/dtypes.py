@@ -144,9 +144,7 @@ def computing_equinox(module: Any, params: PyTree) -> Iterator[Any]:
     yield _casting_copy(module, "", "", dtypes, equinox.Module, (equinox.Module, equinox.nn.State))
 
 
-def _casting_copy(
-    module: Any, path: str, around: str, dtypes: Dtypes, base: type, opaque: tuple[type, ...]
-) -> Any:
+def _casting_copy(module: Any, path: str, around: str, dtypes: Dtypes, base: type, opaque: tuple[type, ...]) -> Any:
     def inside(node: Any) -> bool:
         return node is not module and isinstance(node, base)
 

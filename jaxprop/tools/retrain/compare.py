@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from jaxprop.config.tasks import best_mode, better, main_metric
-from jaxprop.run.precision import policy_of
 from jaxprop.run.opened import Opened
+from jaxprop.run.precision import policy_of
 from jaxprop.tasks.words import number
 from jaxprop.tools.retrain.bootstrap import DRAWS, paired_interval
 from jaxprop.tools.retrain.challenger import champion_within

@@ -13,7 +13,6 @@ import numpy as np
 from jaxprop import data
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
-from jaxprop.run.precision import policy_of
 from jaxprop.data.alike import open_alike
 from jaxprop.data.readers.mixture import LENGTHS, join
 from jaxprop.data.splits import subset
@@ -23,6 +22,7 @@ from jaxprop.run.champions import Making
 from jaxprop.run.conduct import Outcome
 from jaxprop.run.folder import find_run, read_summary
 from jaxprop.run.opened import Opened, open_run
+from jaxprop.run.precision import policy_of
 from jaxprop.run.predictor import Predictor
 from jaxprop.run.served import CHAMPION, PREFIX, VERSIONS, Version, is_run_of
 from jaxprop.run.status import Status

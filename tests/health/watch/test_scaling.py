@@ -15,7 +15,12 @@ from tests.steps import make_batch, make_params, mean_loss
 
 def record(scale, overflow=False, loss=1.0):
     norm = np.inf if overflow else 1.0
-    values = dict.fromkeys(SCALARS, np.nan) | {"loss": loss, "grad_norm": norm, "skipped": float(overflow), "guard": 1.0}
+    values = dict.fromkeys(SCALARS, np.nan) | {
+        "loss": loss,
+        "grad_norm": norm,
+        "skipped": float(overflow),
+        "guard": 1.0,
+    }
     return Measurements(np.array(list((values | {"loss_scale": scale}).values()), np.float32), Layout((), ()))
 
 

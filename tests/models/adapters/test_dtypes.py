@@ -84,7 +84,9 @@ class NnxNet(nnx.Module):
         if self.kind == "scan":
             x = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.block)
         else:
-            x = (nnx.remat(lambda block, x: block(x)) if self.kind == "remat" else lambda block, x: block(x))(self.block, x)
+            x = (nnx.remat(lambda block, x: block(x)) if self.kind == "remat" else lambda block, x: block(x))(
+                self.block, x
+            )
         return see("head", self.head(x))
 
 
@@ -124,9 +126,7 @@ def equinox(kind):
 
 
 MODELS = {"linen": linen, "nnx": flax_nnx, "equinox": equinox}
-KINDS = [
-    (name, kind) for name in MODELS for kind in ("plain", "remat", "scan") if (name, kind) != ("equinox", "scan")
-]
+KINDS = [(name, kind) for name in MODELS for kind in ("plain", "remat", "scan") if (name, kind) != ("equinox", "scan")]
 
 
 def taken(model, precision, *, detail="rows", steps=1):
