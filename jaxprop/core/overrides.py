@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -68,8 +68,8 @@ def _products(policy: Policy) -> str | None:
 
     Elsewhere, and where `jax_default_matmul_precision` is set, nothing is changed.
     """
-    wide = jnp.dtype(policy.compute) == jnp.float32
-    if not wide or jax.default_backend() != "gpu" or jax.config.jax_default_matmul_precision is not None:
+    wide, options = jnp.dtype(policy.compute) == jnp.float32, cast(Any, jax.config)
+    if not wide or jax.default_backend() != "gpu" or options.jax_default_matmul_precision is not None:
         return None
     return "tensorfloat32" if policy.tf32 else "highest"
 
@@ -159,8 +159,7 @@ def dtypes_of(params: PyTree) -> Dtypes | None:
     policy = _policy.get()
     if policy is None or not policy.overrides:
         return None
-    dtypes = Dtypes(policy, leaf_paths(params))
-    return dtypes
+    return Dtypes(policy, leaf_paths(params))
 
 
 def called(module: str) -> None:
@@ -198,11 +197,11 @@ def crossing(
 
 
 def _cast(tree: PyTree, dtype: DTypeLike, opaque: tuple[type, ...]) -> Any:
-    def cast(leaf: Any) -> Any:
+    def narrow(leaf: Any) -> Any:
         array = isinstance(leaf, jax.Array | np.ndarray)
         return leaf.astype(dtype) if array and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return jax.tree.map(cast, tree, is_leaf=lambda node: isinstance(node, opaque))
+    return jax.tree.map(narrow, tree, is_leaf=lambda node: isinstance(node, opaque))
 
 
 def cast_params(params: PyTree, policy: Policy, *, modules: bool = True) -> PyTree:
@@ -234,8 +233,8 @@ def cast_params(params: PyTree, policy: Policy, *, modules: bool = True) -> PyTr
     else:
         found = [_named(policy.overrides, _around(path)) for path in paths]
         dtypes = [policy.compute if override is None else override.dtype for override in found]
-    cast = [cast_floating(leaf, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
-    return jax.tree.unflatten(treedef, cast)
+    made = [cast_floating(leaf, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+    return jax.tree.unflatten(treedef, made)
 
 
 def check_overrides(policy: Policy, params: PyTree, seen: Iterable[str] = ()) -> None:

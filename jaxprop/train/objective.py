@@ -180,9 +180,8 @@ def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bo
     def mean_loss(
         params: PyTree, extras: PyTree, batch: PyTree, key: Any, policy: Any
     ) -> tuple[jax.Array, tuple[jax.Array, PyTree, Sums]]:
-        # Of a plain function the parameters alone are known, and not which of them belong together.
-        params = gathered(cast_params(params, policy, modules=False))
         check_overrides(policy, params)
+        params = gathered(cast_params(params, policy, modules=False))  # which belong together is not known
         with computing(policy._replace(overrides=())):
             batch = narrow(lambda params, batch: call(params, extras, batch, key), params, batch, policy)
             loss, new, aux = call(params, extras, batch, key)

@@ -37,7 +37,8 @@ def test_an_edge_is_where_a_module_differs_from_the_one_that_calls_it():
     dtypes = Dtypes(policy("bfloat16", overrides=[("blocks|head", "float32")]), [*PATHS, "head/kernel"])
     assert dtypes.boundary("blocks/0", "") == (jnp.float32, jnp.bfloat16)
     assert dtypes.boundary("blocks/0/attn", "blocks/0") is None
-    assert dtypes.boundary("embed", "") is None and dtypes.boundary("", "") is None
+    assert dtypes.boundary("embed", "") is None
+    assert dtypes.boundary("", "") is None
     assert dtypes.boundary("head", "") == (jnp.float32, None)  # what the model ends with stays wide
 
 
@@ -62,7 +63,8 @@ def test_an_override_that_matches_nothing_names_the_nearest_path(match):
     mixed = policy("bfloat16", overrides=[("norm", "float32"), (match, "float32")])
     with pytest.raises(UsageError) as error:
         check_overrides(mixed, TREE)
-    assert UNMATCHED[match] in str(error.value) and "\n" not in str(error.value)
+    assert UNMATCHED[match] in str(error.value)
+    assert "\n" not in str(error.value)
     check_overrides(mixed, TREE, seen=[match])
 
 
@@ -70,7 +72,7 @@ def test_a_step_says_what_matches_nothing_when_it_is_traced():
     step = jaxprop.make_train_step(
         mean_loss, optax.sgd(0.1), policy("bfloat16", overrides=[("desne", "float32")]), cast=("inputs",)
     )
-    with pytest.raises(UsageError, match="precision.overrides: 'desne' matches no module"):
+    with pytest.raises(UsageError, match=r"precision\.overrides: 'desne' matches no module"):
         step(step.init(make_params(), key=jax.random.key(0)), make_batch())
 
 

@@ -106,7 +106,8 @@ def test_stochastic_rounding_is_unbiased_and_goes_to_a_neighbour():
     assert bool(((many == one) | (many == other)).all())
     # Of n roundings at a share p of the way, the mean is off by sqrt(p (1 - p) / n) of it.
     off = np.asarray((many.mean(0) - x) / (other - one), np.float64)
-    assert np.abs(off).max() < 4.5 * 0.5 / 4096**0.5 and abs(off.mean()) < 4.5 * 0.5 / (64 * 4096) ** 0.5
+    assert np.abs(off).max() < 4.5 * 0.5 / 4096**0.5
+    assert abs(off.mean()) < 4.5 * 0.5 / (64 * 4096) ** 0.5
 
 
 def test_what_is_stored_already_stays_and_so_does_what_is_not_finite():
@@ -157,7 +158,8 @@ def test_tf32_is_taken_where_it_is(device):
 
 def test_tf32_stores_and_computes_in_float32():
     made = precision.policy("tf32")
-    assert made._replace(tf32=False) == precision.policy("float32") and not precision.needs_scaling(made)
+    assert made._replace(tf32=False) == precision.policy("float32")
+    assert not precision.needs_scaling(made)
 
 
 def test_an_unknown_dtype_of_parameters_is_told():

@@ -40,7 +40,8 @@ def test_the_section_is_the_policy():
     assert config.precision.scaled
     assert policy_of(build(BASE)) == policy("float32")
     part = {"precision": {"overrides": [{"match": "head", "dtype": "float16"}]}}
-    assert build(merged(BASE, part)).precision.scaled and not build(BASE).precision.scaled
+    assert build(merged(BASE, part)).precision.scaled
+    assert not build(BASE).precision.scaled
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -49,7 +50,8 @@ def test_a_run_trains_evaluates_and_writes_in_several_dtypes(name, tmp_path):
     section = {**MIXED, "overrides": [{"match": "norm|head|layers/0", "dtype": "float32"}, *softmax]}
     trained = train(build({**TEXT, "model": MODELS[name], "precision": section}), tmp_path / "run", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert trained.summary["status"] == "completed" and all(np.isfinite(line["loss"]) for line in lines)
+    assert trained.summary["status"] == "completed"
+    assert all(np.isfinite(line["loss"]) for line in lines)
     run = load(tmp_path / "run")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(run.params)} == {"bfloat16"}
     written = list(Writer(run, Sampling(temperature=0)).tokens(np.array([1, 2]), 4, seed=0))
@@ -60,7 +62,7 @@ def test_a_run_trains_evaluates_and_writes_in_several_dtypes(name, tmp_path):
 def test_an_override_that_matches_nothing_is_told_before_a_run_begins(tmp_path):
     section = {"policy": "bfloat16", "overrides": [{"match": "haed", "dtype": "float32"}]}
     with pytest.raises(
-        UsageError, match="^precision.overrides: 'haed' matches no module and no parameter; did you mean"
+        UsageError, match=r"^precision\.overrides: 'haed' matches no module and no parameter; did you mean"
     ):
         train(build(merged(BASE, {"precision": section})), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -164,7 +164,8 @@ def test_a_network_that_underflows_learns_with_a_loss_scale_and_not_without():
     same_state, without = learnt("float16", none)
     _, wide = learnt("float32")
     assert without == 1.0  # every gradient is flushed to zero
-    assert scaled < 0.2 and wide < 0.2
+    assert scaled < 0.2
+    assert wide < 0.2
     assert same_state.loss_scale.scale == 1
 
 

@@ -36,7 +36,7 @@ TITLES = {
     "output_trend": "the output logits grow towards their limit (steps left)",
     "output_drift": "all output logits drift together, which leaves the softmax unchanged (rise of logsumexp)",
     "flushed": "gradients are too small for float16 (fraction)",
-    "loss_scale": "the loss scale falls and falls, or overflows at its smallest (halvings in 200 steps, less doublings)",
+    "loss_scale": "the loss scale falls and falls, or overflows at its smallest (net halvings in 200 steps)",
     "swallowed": "updates are too small to change the parameters (fraction)",
     "tiny_second_moment": "Adam's epsilon dominates its second moment (fraction)",
     "frozen": "the layer is not updated while others are (records)",

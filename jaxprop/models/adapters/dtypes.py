@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Container, Iterator
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -102,7 +102,7 @@ def computing_linen(params: PyTree) -> Iterator[None]:
         yield
         return
 
-    def cast(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def casting(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         path = "/".join(context.module.path)
         called(path)
         around = "/".join(context.module.path[:-1])
@@ -111,7 +111,7 @@ def computing_linen(params: PyTree) -> Iterator[None]:
             return call(*args, **kwargs)
         return crossing(lambda _, *args, **kwargs: call(*args, **kwargs), *edge, _NO_ARRAYS)(None, *args, **kwargs)
 
-    with nn.intercept_methods(cast):
+    with nn.intercept_methods(casting):
         yield
 
 
@@ -130,7 +130,8 @@ def computing_equinox(module: Any, params: PyTree) -> Iterator[Any]:
       >>> import jax.numpy as jnp
       >>> from jaxprop.core.overrides import computing
       >>> from jaxprop.core.precision import policy
-      >>> model, mixed = eqx.nn.MLP(4, 2, 3, 1, key=jax.random.key(0)), policy("bfloat16", overrides=[("s/0", "float32")])
+      >>> model = eqx.nn.MLP(4, 2, width_size=3, depth=1, key=jax.random.key(0))
+      >>> mixed = policy("bfloat16", overrides=[("s/0", "float32")])
       >>> with computing(mixed), computing_equinox(model, {"layers": {0: {"bias": 1, "weight": 1}}}) as cast:
       ...     type(cast.layers[0]) is type(model.layers[0]), type(cast.layers[1]) is type(model.layers[1])
       (False, True)
@@ -152,12 +153,12 @@ def _casting_copy(module: Any, path: str, around: str, dtypes: Dtypes, base: typ
         names = [jax.tree_util.keystr((key,), simple=True) for key in at]
         return _casting_copy(leaf, "/".join([path, *names] if path else names), here, dtypes, base, opaque)
 
-    here = path if callable(module) else around
+    here, original = path if callable(module) else around, cast(Any, type(module))
     leaves, treedef = jax.tree_util.tree_flatten_with_path(module, is_leaf=inside)
     copy = jax.tree.unflatten(treedef, [copied(at, leaf) if inside(leaf) else leaf for at, leaf in leaves])
     called(path)
     edge = dtypes.boundary(path, around)
     if edge is not None and callable(copy):
         # The copy is ours alone; a module's own __setattr__ refuses any change.
-        object.__setattr__(copy, "__class__", _casting_class(type(module), *edge, opaque))
+        object.__setattr__(copy, "__class__", _casting_class(original, *edge, opaque))
     return copy
