@@ -23,6 +23,7 @@ from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.fit import Settings
 from jaxprop.config.tasks import known_better, untold_mode
 from jaxprop.core import trees
+from jaxprop.core.precision import Scaling
 from jaxprop.data.batches import EXACT, as_stream
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.guard import init_health
@@ -32,6 +33,7 @@ from jaxprop.parallel.rules import Rule
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.conduct import Conducted, Undertaking, conduct, open_checkpoints
 from jaxprop.run.folder import ABOUT_FIT, read_summary, write_text
+from jaxprop.run.precision import policy_of
 from jaxprop.run.resume import has_records, refuse_another
 from jaxprop.run.status import Status
 from jaxprop.sinks import Sink
@@ -86,7 +88,7 @@ def fit(
     checkpoint: bool | Mapping[str, Any] = True,
     sinks: Mapping[str, Any] | Sequence[Sink] = (),
     seed: int = 0,
-    precision: str = "float32",
+    precision: str | Mapping[str, Any] = "float32",
     accumulate: int = 1,
     steps_per_call: int = 1,
     ema_decay: float | None = None,
@@ -127,7 +129,9 @@ def fit(
         False never ends one.
       sinks: the keys of the section `sinks`, or sinks of your own besides the usual ones.
       seed: of the initial parameters and of the keys that the loss is given.
-      precision, accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, rules, stateful:
+      precision: a name as in `jaxprop.make_train_step`, or the keys of the section `precision` of a configuration, such
+        as `{"policy": "bfloat16", "overrides": [{"match": "head", "dtype": "float32"}]}`.
+      accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, rules, stateful:
         as in `jaxprop.make_train_step`.
       log_every: steps between logged records.
       batch_size: of the source that is evaluated.
@@ -157,7 +161,8 @@ def fit(
     stream = as_stream(batches, depth=(prefetch + 2) * steps_per_call)
     evaluates = _check_evaluation(evaluate, batch_size) and _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
-        data={"batch_size": batch_size, "prefetch": prefetch}, precision={"policy": precision},
+        data={"batch_size": batch_size, "prefetch": prefetch},
+        precision=precision if isinstance(precision, Mapping) else {"policy": precision},
         health=health if isinstance(health, Mapping) else {"layers": health, "watch": health},
         checkpoint=checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
         sinks=sinks if isinstance(sinks, Mapping) else {},
@@ -166,17 +171,19 @@ def fit(
         },
     )  # fmt: skip
 
+    computes, scale = policy_of(settings), settings.precision
+
     def make() -> Experiment:
         objective = as_objective(loss_fn, stateful=stateful)
         step = make_train_step(
-            objective, tx, precision, accumulate, steps_per_call, _signals(settings), ema_decay=ema_decay,
-            schedule=schedule, clip=clip, trainable=trainable, mesh=mesh, rules=rules,
+            objective, tx, computes, accumulate, steps_per_call, _signals(settings), ema_decay=ema_decay,
+            scaling=Scaling(initial=scale.loss_scale, growth_interval=scale.growth_interval), schedule=schedule, clip=clip, trainable=trainable, mesh=mesh, rules=rules,
         )  # fmt: skip
         return Experiment(
             config=settings, task=Task(objective.model, objective, Spec({}, {}), no_predictions), sources={},
             stream=stream, validation=evaluate, test=None, optimizer=None,
             init=_init(objective.model, params, extras, stream, step), step=step,
-            evaluate=make_eval_step(objective, precision, mesh=mesh, rules=rules), mesh=mesh, total_steps=steps,
+            evaluate=make_eval_step(objective, computes, mesh=mesh, rules=rules), mesh=mesh, total_steps=steps,
         )  # fmt: skip
 
     task = _undertaking(settings, make, () if isinstance(sinks, Mapping) else tuple(sinks))

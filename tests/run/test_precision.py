@@ -5,8 +5,10 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import jaxprop
 from jaxprop.config.build import build
 from jaxprop.core.precision import Override, policy
 from jaxprop.errors import ConfigError, UsageError
@@ -86,3 +88,17 @@ def test_what_sets_the_loss_scale_needs_one():
     with pytest.raises(ConfigError, match="raise_scale sets the loss scale, and precision float32 has none"):
         build(merged(BASE, over))
     assert build(merged(BASE, {**over, "precision": {"policy": "float16"}})).health.responses == ("raise_scale",)
+
+
+def test_a_loop_in_python_takes_the_same_keys(tmp_path):
+    section = {"policy": "bfloat16", "params": "bfloat16", "overrides": [{"match": "w", "dtype": "float32"}]}
+    seen = set()
+
+    def loss(params, batch, key):
+        seen.add(params["w"].dtype.name)
+        return jnp.mean(jnp.square(params["w"] * batch["x"] - 3))
+
+    x = np.ones(8, np.float32)
+    options = {"steps": 3, "params": {"w": jnp.zeros(())}, "quiet": True, "precision": section}
+    ran = jaxprop.fit(loss, optax.sgd(0.1), [{"x": x}], run=str(tmp_path / "run"), **options)
+    assert (ran.status, seen, ran.params["w"].dtype.name) == ("completed", {"float32"}, "bfloat16")
