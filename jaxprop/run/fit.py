@@ -23,7 +23,6 @@ from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.fit import Settings
 from jaxprop.config.tasks import known_better, untold_mode
 from jaxprop.core import trees
-from jaxprop.core.precision import Scaling
 from jaxprop.data.batches import EXACT, as_stream
 from jaxprop.errors import UsageError
 from jaxprop.health.signals.guard import init_health
@@ -33,7 +32,7 @@ from jaxprop.parallel.rules import Rule
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.conduct import Conducted, Undertaking, conduct, open_checkpoints
 from jaxprop.run.folder import ABOUT_FIT, read_summary, write_text
-from jaxprop.run.precision import policy_of
+from jaxprop.run.precision import policy_of, scaling_of
 from jaxprop.run.resume import has_records, refuse_another
 from jaxprop.run.status import Status
 from jaxprop.sinks import Sink
@@ -167,17 +166,14 @@ def fit(
         checkpoint=checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
         sinks=sinks if isinstance(sinks, Mapping) else {},
         run={"steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate, "stop": stop,
-            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "timeout": timeout,
-        },
+            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "timeout": timeout},
     )  # fmt: skip
 
-    computes, scale = policy_of(settings), settings.precision
-
     def make() -> Experiment:
-        objective = as_objective(loss_fn, stateful=stateful)
+        objective, computes = as_objective(loss_fn, stateful=stateful), policy_of(settings)
         step = make_train_step(
             objective, tx, computes, accumulate, steps_per_call, _signals(settings), ema_decay=ema_decay,
-            scaling=Scaling(initial=scale.loss_scale, growth_interval=scale.growth_interval), schedule=schedule, clip=clip, trainable=trainable, mesh=mesh, rules=rules,
+            schedule=schedule, clip=clip, scaling=scaling_of(settings), trainable=trainable, mesh=mesh, rules=rules,
         )  # fmt: skip
         return Experiment(
             config=settings, task=Task(objective.model, objective, Spec({}, {}), no_predictions), sources={},

@@ -1,10 +1,10 @@
-"""The precision policy that the section `precision` of a configuration stands for. Pure."""
+"""What the section `precision` of a configuration stands for: dtypes, and the loss scale. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from jaxprop.core.precision import Policy, policy
+from jaxprop.core.precision import Policy, Scaling, policy
 
 
 def policy_of(config: Any) -> Policy:
@@ -24,3 +24,14 @@ def policy_of(config: Any) -> Policy:
     return policy(
         section.policy, params=section.params, overrides=[(one.match, one.dtype) for one in section.overrides]
     )
+
+
+def scaling_of(config: Any) -> Scaling:
+    """Returns the constants of the loss scale of a run.
+
+    Example:
+      >>> from jaxprop.config.schema.fit import Settings
+      >>> scaling_of(Settings.model_validate({"precision": {"loss_scale": 8.0}, "run": {"steps": 1}})).initial
+      8.0
+    """
+    return Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
