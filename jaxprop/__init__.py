@@ -27,6 +27,7 @@ from jaxprop.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from jaxprop.core.measurements import Measurements
+    from jaxprop.core.precision import Override, Policy, policy
     from jaxprop.core.taps import tap
     from jaxprop.models.adapters.equinox import from_equinox
     from jaxprop.models.adapters.functions import from_functions
@@ -50,6 +51,8 @@ _HOME = {
     "Fitted": "run.fit",
     "Measurements": "core.measurements",
     "Model": "types",
+    "Override": "core.precision",
+    "Policy": "core.precision",
     "Rule": "parallel.rules",
     "TrainState": "types",
     "fit": "run.fit",
@@ -65,6 +68,7 @@ _HOME = {
     "make_mesh": "parallel.mesh",
     "make_train_step": "train.compiled",
     "place_batch": "parallel.placement",
+    "policy": "core.precision",
     "quantized": "models.quantized",
     "start_processes": "run.processes",
     "tap": "core.taps",
@@ -77,6 +81,8 @@ __all__ = [
     "Fitted",
     "Measurements",
     "Model",
+    "Override",
+    "Policy",
     "Rule",
     "TrainState",
     "fit",
@@ -92,6 +98,7 @@ __all__ = [
     "make_mesh",
     "make_train_step",
     "place_batch",
+    "policy",
     "quantized",
     "start_processes",
     "tap",

@@ -56,6 +56,7 @@ UNMIRRORED = {
     "data/readers/test_bad_input.py": "of every reader with every bad input, in one table",
     "models/adapters/test_adapters.py": "of what all adapters keep, in one table",
     "models/adapters/test_third_party.py": "of models of every framework against loops written by hand",
+    "models/test_overrides.py": "of every built-in model under overrides of the precision",
     "report/test_assets.py": "of the files in `report/assets`, which are no modules",
     "report/test_browser.py": "of the whole page, in a browser",
     "run/test_loop_responses.py": "of `run/loop.py`, whose own test file holds what has no responses",
@@ -63,6 +64,7 @@ UNMIRRORED = {
     "run/test_train_processes.py": "of `run/train.py`: the same run in one, two and four processes",
     "train/test_step_meshes.py": "of `train/step.py`: meshes of every kind against one device",
     "train/test_step_optimizers.py": "of `train/step.py`: any optimizer and any gradient against loops written by hand",
+    "train/test_step_precision.py": "of `train/step.py`: training in every precision",
     "train/test_step_transformations.py": "of `train/step.py`: what JAX may do to a step",
 }
 

@@ -283,6 +283,10 @@ def _responses(config: Config) -> Iterator[Problem]:
     elif "stop" in listed[:-1]:
         after = listed[listed.index("stop") + 1]
         yield Problem(path, f"{after} comes after stop, which ends the run; put stop last")
+    scales = [name for name in listed if name in ("raise_scale", "lower_scale")]
+    if scales and not config.precision.scaled:
+        fix = "remove it, or set precision.policy: float16"
+        yield Problem(path, f"{scales[0]} sets the loss scale, and precision {config.precision.policy} has none; {fix}")
     if "rollback" in listed and not config.checkpoint.enabled:
         yield Problem(path, "rollback needs checkpoints; remove it, or set checkpoint.enabled: true")
     if not health.watch and (acting := [name for name in listed if name not in ("log", "skip", "clip")]):

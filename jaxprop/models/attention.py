@@ -12,13 +12,15 @@ from flax import nnx
 
 from jaxprop.config.schema import model as schema
 from jaxprop.core.forms import traced_for
+from jaxprop.core.overrides import softmax_dtype
 from jaxprop.core.placing import BATCH, place, splits
 from jaxprop.core.precision import wide_dtype
 from jaxprop.core.taps import tap_attention
-from jaxprop.models.layers import INITS, Initializer, dense, product
+from jaxprop.models.layers import INITS, Initializer, added, dense, product
 
 SHORT, STRETCHES = 128, 4  # queries from which on a causal sequence is taken in stretches, and how many of these
 MASKED = -1e30  # a logit that is finite: a query that may attend to nothing gets an average instead of NaN
+MASKED_FLOAT16 = -6e4  # the same, within the range of float16
 
 
 class KeysAndValues(NamedTuple):
@@ -85,7 +87,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, mask: j
       Vaswani et al., Attention Is All You Need, 2017. https://arxiv.org/abs/1706.03762; Ainslie et al., GQA, 2023.
       https://arxiv.org/abs/2305.13245
     """
-    plain = causal and mask is None and k.shape == q.shape
+    plain = causal and mask is None and k.shape == q.shape and softmax_dtype(q.dtype) == wide_dtype(q.dtype)
     if plain and has_fused_attention(jnp.dtype(q.dtype), q.shape[-1]):
         return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
     if causal and mask is None and traced_for() == "cpu" and q.shape[1] >= SHORT and not splits("sequence"):
@@ -96,20 +98,20 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, mask: j
 def attention_by_products(
     q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, mask: jax.Array | None = None
 ) -> jax.Array:
-    """The same by two products, with the softmax in float32 or wider.
+    """The same by two products, with the softmax in float32 or wider, unless the precision overrides it.
 
     Example:
       >>> q = jnp.ones((1, 3, 2, 4), jnp.bfloat16)
       >>> attention_by_products(q, q, q, causal=True).dtype.name
       'bfloat16'
     """
-    dtype, shared = wide_dtype(q.dtype), q.shape[2] // k.shape[2]
+    dtype, shared = softmax_dtype(q.dtype), q.shape[2] // k.shape[2]
     q_wide, k_wide = q.astype(dtype), _repeated(k.astype(dtype), shared)
     logits = jnp.einsum("bthd,bshd->bhts", q_wide, k_wide) / q.shape[-1] ** 0.5
     if causal:
         logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool)), logits, -jnp.inf)
     if mask is not None:
-        logits = jnp.where(mask[:, None, None, :], logits, MASKED)
+        logits = jnp.where(mask[:, None, None, :], logits, masked_logit(dtype))
     shares = softmax(logits)  # [B, H, T, T]
     return jnp.einsum("bhts,bshd->bthd", shares.astype(v.dtype), _repeated(v, shared))
 
@@ -131,7 +133,7 @@ def attention_in_stretches(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Arra
       >>> bool(jnp.allclose(attention_in_stretches(q, q, q), q))
       True
     """
-    dtype, shared = wide_dtype(q.dtype), q.shape[2] // k.shape[2]
+    dtype, shared = softmax_dtype(q.dtype), q.shape[2] // k.shape[2]
     wide = q.astype(dtype), _repeated(k.astype(dtype), shared), _repeated(v, shared)
     q_all, k_all, v_all = (x.swapaxes(1, 2) for x in wide)  # [B, H, T, D], so that slices are taken of these
     bounds = sorted({q.shape[1] * i // STRETCHES for i in range(STRETCHES + 1)})
@@ -169,6 +171,16 @@ def softmax(logits: jax.Array) -> jax.Array:
 def _softmax_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     shares, (moved,) = softmax(*primals), tangents
     return shares, shares * (moved - (shares * moved).sum(-1, keepdims=True))
+
+
+def masked_logit(dtype: jnp.dtype) -> float:
+    """Returns a finite logit of a dtype that is next to nothing in a softmax.
+
+    Example:
+      >>> masked_logit(jnp.dtype("float32"))
+      -1e+30
+    """
+    return MASKED_FLOAT16 if dtype == jnp.float16 else MASKED
 
 
 def _repeated(x: jax.Array, times: int) -> jax.Array:
@@ -249,7 +261,7 @@ class Attention(nnx.Module):
         if self.rope:
             q, k = rotate(q, start=start), rotate(k, start=start)
         held = KeysAndValues(*(_written(old, new, start) for old, new in zip(held, (k, v), strict=True)))
-        dtype, shared = wide_dtype(q.dtype), q.shape[2] // k.shape[2]
+        dtype, shared = softmax_dtype(q.dtype), q.shape[2] // k.shape[2]
         keys, values = _repeated(held.keys.astype(dtype), shared), _repeated(held.values, shared)
         logits = jnp.einsum("bthd,bshd->bhts", q.astype(dtype), keys) / q.shape[-1] ** 0.5
         seen = jnp.arange(keys.shape[1]) <= start + jnp.arange(t)[:, None]  # [t, L]
@@ -294,11 +306,11 @@ class CrossAttention(nnx.Module):
     def shares(self, x: jax.Array, read: KeysAndValues, mask: jax.Array | None = None) -> jax.Array:
         """Returns how much each position attends to each of the other sequence, `[B, T, S]`: the mean over heads."""
         q = self._queries(x)
-        dtype = wide_dtype(q.dtype)
+        dtype = softmax_dtype(q.dtype)
         keys = _repeated(read.keys.astype(dtype), q.shape[2] // read.keys.shape[2])
         logits = jnp.einsum("bthd,bshd->bhts", q.astype(dtype), keys) / q.shape[-1] ** 0.5
         if mask is not None:
-            logits = jnp.where(mask[:, None, None, :], logits, MASKED)
+            logits = jnp.where(mask[:, None, None, :], logits, masked_logit(dtype))
         return softmax(logits).mean(1)
 
     def _queries(self, x: jax.Array) -> jax.Array:
@@ -322,7 +334,7 @@ def split_outputs(layer: nnx.Linear, x: jax.Array, at: list[int]) -> list[jax.Ar
     assert layer.bias is not None
     kernels, biases = jnp.split(layer.kernel[...], at, -1), jnp.split(layer.bias[...], at, -1)
     return [
-        product(x, place(kernel, None, "tensor")) + place(bias, "tensor")
+        added(product(x, place(kernel, None, "tensor")), place(bias, "tensor"))
         for kernel, bias in zip(kernels, biases, strict=True)
     ]
 

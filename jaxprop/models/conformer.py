@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.overrides import computed_dtype
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
 from jaxprop.models.attention import Attention
@@ -150,7 +151,7 @@ class Conformer(nnx.Module):
         """Maps `samples [B, N]` to logits `[B, T, V]` and the number of real frames among these `[B]`."""
         with jax.named_scope("features"):
             x, frames = features(samples, input_lengths, self.mel, masked_bands, masked_times)
-        x = x.astype(self.head.kernel[...].dtype)
+        x = x.astype(computed_dtype(self.head.kernel[...].dtype))
         for conv in self.convs:
             x, frames = call(conv, self.remat, conv.name, x, frames)
         x, real = self.dropout(x), real_frames(x, frames)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
+from jaxprop.core.overrides import computed_dtype
 from jaxprop.core.placing import splits
 from jaxprop.core.precision import wide_dtype
 from jaxprop.errors import ShapeError
@@ -82,7 +83,7 @@ def dense(n_in: int, n_out: int, init: Initializer, *, rngs: nnx.Rngs, **options
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns `x W` over the last axis of `x [..., D]`, computed on `[N, D]`.
+    """Returns `x W` over the last axis of `x [..., D]`, computed on `[N, D]` in the dtype of `W`, in the dtype of `x`.
 
     On CPU the gradient of a product with two leading axes takes twice the time. Where the second of them is split over
     devices, one axis of both would have to be gathered, and stays two.
@@ -91,9 +92,21 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
       >>> product(jnp.ones((2, 3, 4)), jnp.ones((4, 5))).shape
       (2, 3, 5)
     """
+    wide = x.astype(kernel.dtype)  # the parameters of a layer may have a dtype of their own
     if splits("sequence"):
-        return x @ kernel
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+        return (wide @ kernel).astype(x.dtype)
+    flat = wide.reshape(-1, x.shape[-1]) @ kernel
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1]).astype(x.dtype)
+
+
+def added(x: jax.Array, value: jax.Array) -> jax.Array:
+    """Returns `x + value`, a parameter such as a bias or positions, in the dtype of `x`.
+
+    Example:
+      >>> added(jnp.ones(2, jnp.bfloat16), jnp.ones(2)).dtype.name
+      'bfloat16'
+    """
+    return (x.astype(value.dtype) + value).astype(x.dtype)
 
 
 def _flat_dot_general(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
@@ -127,6 +140,17 @@ class Embed(nnx.Module):
         table, tokens = self.embedding[...], tokens.astype(jnp.int32)
         # a negative index would count from the end of the table
         return jnp.take(table, jnp.where(tokens < 0, table.shape[0], tokens), axis=0)
+
+
+def tied(x: jax.Array, embed: Embed) -> jax.Array:
+    """Returns logits `[..., V]` of `x [..., D]` by the table of an embedding, in the table's dtype.
+
+    Example:
+      >>> tied(jnp.ones((1, 8), jnp.bfloat16), Embed(256, 8, stddev=1.0, rngs=nnx.Rngs(0))).dtype.name
+      'float32'
+    """
+    table = embed.embedding[...]
+    return product(x.astype(table.dtype), table.T)
 
 
 class BatchNorm(nnx.Module):
@@ -442,10 +466,14 @@ def is_integer(dtype: Any) -> bool:
 
 
 def as_numbers(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Returns integers and booleans, such as the pixels of an image, in the dtype of a model's parameters.
+    """Returns integers and booleans, such as the pixels of an image, in the dtype that a model computes in.
+
+    Args:
+      x: the numbers.
+      like: a parameter; its dtype is taken where no precision is set.
 
     Example:
       >>> as_numbers(jnp.array([3], jnp.uint8), jnp.ones(2, jnp.bfloat16)).dtype.name
       'bfloat16'
     """
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(like.dtype)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(computed_dtype(like.dtype))

@@ -141,7 +141,8 @@ def _scan(
         x, more, t, real = inputs
 
         def project(h: jax.Array) -> jax.Array:
-            u = h @ kernel if bias is None else h @ kernel + bias
+            moved = h.astype(kernel.dtype) @ kernel  # in the dtype of an override, where there is one
+            u = (moved if bias is None else moved + bias).astype(h.dtype)
             return u if more is None else u + more
 
         hidden, *rest = cell.step(carry, x, project, activation)
@@ -177,18 +178,18 @@ def _forward(
 
     added = None if sums else jnp.zeros_like(moving["projected"])
     outputs, pull = jax.vjp(inner, added, moving)
-    return outputs, (pull, moving["carry"][0], outputs[1], bias)
+    return outputs, (pull, moving["carry"][0], outputs[1], kernel, bias)
 
 
 def _backward(run: Callable, sums: bool, reverse: bool, kept: Any, grads: Any) -> tuple[Any, Any, PyTree]:
     del run
-    pull, first, hidden, bias = kept
+    pull, first, hidden, kernel, bias = kept
     of_added, of_moving = pull(grads)
     of_projection = of_moving["projected"] if sums else of_added  # [T, B, gates H]
     before = [hidden[1:], first[None]] if reverse else [first[None], hidden[:-1]]
-    flat = of_projection.reshape(-1, of_projection.shape[-1])
-    of_kernel = jnp.concatenate(before).reshape(-1, first.shape[-1]).T @ flat
-    return of_kernel, None if bias is None else flat.sum(0), of_moving
+    flat = of_projection.reshape(-1, of_projection.shape[-1]).astype(kernel.dtype)
+    states = jnp.concatenate(before).reshape(-1, first.shape[-1]).astype(kernel.dtype)
+    return states.T @ flat, None if bias is None else flat.sum(0), of_moving
 
 
 _with_one_product.defvjp(_forward, _backward)

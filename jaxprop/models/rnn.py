@@ -11,6 +11,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.overrides import computed_dtype
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.layers import (
@@ -201,7 +202,7 @@ class Rnn(nnx.Module):
         first = self.layers[0]
         assert isinstance(first, RnnLayer), "a layer of both directions reads no language"
         cell, kernel = first.cell, first.recurrent.kernel[...]
-        return ((jnp.zeros((size, kernel.shape[0]), kernel.dtype),) * cell.carries,) * len(self.layers)
+        return ((jnp.zeros((size, kernel.shape[0]), computed_dtype(kernel.dtype)),) * cell.carries,) * len(self.layers)
 
     def extend(self, tokens: jax.Array, held: tuple[Any, ...], start: jax.Array) -> tuple[jax.Array, Any]:
         """Maps further tokens `[B, t]` to logits `[B, t, V]`, going on from the states `held`.

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
-from jaxprop.core.precision import wide_dtype
+from jaxprop.core.overrides import softmax_dtype
 from jaxprop.core.taps import measuring, tap
-from jaxprop.models.attention import MASKED, softmax
-from jaxprop.models.layers import ACTIVATIONS, INITS, Embed, dense, expect_pairs, product, vocabulary
+from jaxprop.models.attention import masked_logit, softmax
+from jaxprop.models.layers import ACTIVATIONS, INITS, Embed, added, dense, expect_pairs, product, vocabulary
 from jaxprop.models.recurrence import CELLS, STRETCHES
 from jaxprop.models.remat import NONE, call, checkpointed
 from jaxprop.models.rnn import BothWays, each_gate
@@ -69,16 +69,20 @@ class Attending(nnx.Module):
         context_kernel, query_kernel = self.context.kernel[...], self.query.kernel[...]
         assert self.recurrent.bias is not None
         kernel, bias = self.recurrent.kernel[...], self.recurrent.bias[...]
+        dtype = softmax_dtype(projected.dtype)
 
         def step(hidden: jax.Array, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, Any]:
             x, t = inputs
-            mixed = jnp.tanh((hidden @ query_kernel)[:, None] + source.keys)  # [B, S, H]
+            mixed = jnp.tanh(product(hidden, query_kernel)[:, None] + source.keys)  # [B, S, H]
             scores = product(mixed, self.score.kernel[...])[..., 0]
-            scores = jnp.where(source.mask, scores.astype(wide_dtype(scores.dtype)), MASKED)
+            scores = jnp.where(source.mask, scores.astype(dtype), masked_logit(dtype))
             shares = softmax(scores).astype(hidden.dtype)  # [B, S]
             context = jnp.einsum("bs,bsd->bd", shares, source.states)
             (hidden,) = self.cell.step(
-                (hidden,), x + context @ context_kernel, lambda h: h @ kernel + bias, self.activation
+                (hidden,),
+                x + product(context, context_kernel),
+                lambda h: added(product(h, kernel), bias),
+                self.activation,
             )
             if t is not None:
                 hidden = tap(hidden, self.name, "", (t * stretches // time, stretches))

@@ -14,7 +14,7 @@ from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.attention import KeysAndValues
 from jaxprop.models.blocks import NORMS, Block, DecoderBlock, expect_heads
-from jaxprop.models.layers import INITS, Embed, dense, expect_pairs, product, vocabulary
+from jaxprop.models.layers import INITS, Embed, added, dense, expect_pairs, tied, vocabulary
 from jaxprop.models.remat import NONE, call
 from jaxprop.types import Spec
 
@@ -120,7 +120,7 @@ class Seq2SeqTransformer(nnx.Module):
         """
         x = self.embed(tokens)
         if self.positions is not None:
-            x = x + jax.lax.dynamic_slice_in_dim(self.positions[1].embedding[...], start, tokens.shape[1])
+            x = added(x, jax.lax.dynamic_slice_in_dim(self.positions[1].embedding[...], start, tokens.shape[1]))
         kept = []
         for block, read, before in zip(self.decoder, source.blocks, held, strict=True):
             x, after = block.extend(x, read, source.mask, before, start)
@@ -150,7 +150,7 @@ class Seq2SeqTransformer(nnx.Module):
                 f"expected at most {len(table)} tokens, the learned positions of this model, got {tokens.shape[1]}; "
                 "use positions: rope for longer texts"
             )
-        return x + table[: tokens.shape[1]]
+        return added(x, table[: tokens.shape[1]])
 
     def _logits(self, x: jax.Array) -> jax.Array:
-        return product(x, self.embed.embedding[...].T) if self.head is None else self.head(x)
+        return tied(x, self.embed) if self.head is None else self.head(x)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.overrides import computed_dtype
 from jaxprop.core.placing import BATCH, place
 from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
@@ -18,12 +19,13 @@ from jaxprop.models.blocks import NORMS, Block, expect_heads
 from jaxprop.models.layers import (
     INITS,
     Embed,
+    added,
     answers,
     dense,
     each_token,
     is_integer,
     mean_over,
-    product,
+    tied,
     vocabulary,
 )
 from jaxprop.models.remat import NONE, call
@@ -86,19 +88,19 @@ class Transformer(nnx.Module):
             tokens = jnp.where(mask, tokens, 0)  # a token outside the vocabulary gives NaN
         x = call(self.embed, NONE, "embed", tokens)  # [B, T, D]
         if self.positions is not None:
-            x = x + _first_rows(self.positions.embedding[...], tokens.shape[1])
+            x = added(x, _first_rows(self.positions.embedding[...], tokens.shape[1]))
         x = place(self.dropout(x), BATCH, "sequence", None)
         for block in self.blocks:
             x = call(block, self.remat, block.name, x, mask)
         x = call(self.final_norm, NONE, "final_norm", x)
         with jax.named_scope("head"):
             x = x if self.each_token else mean_over(x, mask)
-            logits = product(x, self.embed.embedding[...].T) if self.head is None else self.head(x)
+            logits = tied(x, self.embed) if self.head is None else self.head(x)
             return tap(logits, "head", "output")
 
     def room(self, size: int, length: int) -> tuple[KeysAndValues, ...]:
         """Returns room for what each block keeps of `length` tokens of `size` sequences."""
-        dtype = self.embed.embedding[...].dtype
+        dtype = computed_dtype(self.embed.embedding[...].dtype)
         return tuple(block.attn.room(size, length, dtype) for block in self.blocks)
 
     def extend(self, tokens: jax.Array, held: tuple[KeysAndValues, ...], start: jax.Array) -> tuple[jax.Array, Any]:
@@ -114,13 +116,13 @@ class Transformer(nnx.Module):
         """
         x = self.embed(tokens)
         if self.positions is not None:
-            x = x + jax.lax.dynamic_slice_in_dim(self.positions.embedding[...], start, tokens.shape[1])
+            x = added(x, jax.lax.dynamic_slice_in_dim(self.positions.embedding[...], start, tokens.shape[1]))
         kept = []
         for block, before in zip(self.blocks, held, strict=True):
             x, after = block.extend(x, before, start)
             kept.append(after)
         x = self.final_norm(x)
-        return product(x, self.embed.embedding[...].T) if self.head is None else self.head(x), tuple(kept)
+        return tied(x, self.embed) if self.head is None else self.head(x), tuple(kept)
 
 
 def _first_rows(table: jax.Array, time: int) -> jax.Array:

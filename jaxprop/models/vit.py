@@ -13,7 +13,7 @@ from jaxprop.core.precision import wide_dtype
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
 from jaxprop.models.blocks import NORMS, Block, expect_heads
-from jaxprop.models.layers import INITS, Embed, answers, as_numbers, dense, image_shape
+from jaxprop.models.layers import INITS, Embed, added, answers, as_numbers, dense, image_shape
 from jaxprop.models.remat import NONE, call
 from jaxprop.types import Spec
 
@@ -106,9 +106,9 @@ class Vit(nnx.Module):
         if self.positions is None:
             x = x + sincos_positions(*self.grid, x.shape[-1], wide_dtype(x.dtype)).astype(x.dtype)
         if self.token is not None:
-            token = jnp.broadcast_to(self.token.embedding[...], (x.shape[0], 1, x.shape[-1]))
+            token = jnp.broadcast_to(self.token.embedding[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
             x = jnp.concatenate([token, x], 1)
-        return self.dropout(x if self.positions is None else x + self.positions.embedding[...])
+        return self.dropout(x if self.positions is None else added(x, self.positions.embedding[...]))
 
 
 def _expect_patches(side: int, height: int, width: int) -> None:

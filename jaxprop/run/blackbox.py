@@ -97,7 +97,7 @@ class Recorder:
         self._written = False  # a box of this row
         self.began = ""  # a sentence on the first step that failed
         # Steps that float16 skips with a finite loss are how its loss scale is found.
-        self._expected = config.health.max_skips // 2 if config.precision.policy == "float16" else 0
+        self._expected = config.health.max_skips // 2 if config.precision.scaled else 0
 
     def take(self, step: int, size: int, batch: Any) -> None:
         """Remembers the batch of a call: its last step, how many it takes, and what it was given."""

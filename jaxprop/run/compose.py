@@ -17,7 +17,6 @@ from jaxprop.code.load import RATES, load_code
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import FileSection, Mixture
 from jaxprop.config.schema.optimizer import CustomOptimizer
-from jaxprop.core.precision import Scaling
 from jaxprop.core.trees import leaf_paths
 from jaxprop.data.batches import Batches
 from jaxprop.errors import ConfigError
@@ -31,6 +30,7 @@ from jaxprop.parallel.rules import Rule
 from jaxprop.parallel.sharding import replicated
 from jaxprop.run import own_code
 from jaxprop.run.held import held_statistics, hold
+from jaxprop.run.precision import policy_of, scaling_of
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
@@ -101,7 +101,7 @@ def compose(
     train = sources["train"]
     task = tasks.make_task(config, sources)
     _check_batch_size(config, train)
-    here, precision = mesh is None, config.precision.policy
+    here, precision = mesh is None, policy_of(config)
     mesh = mesh_of(config) if here else mesh
     if config.precision.quantize:
         expect_products(config.precision.quantize.name, jax.devices()[:1] if mesh is None else mesh.devices.flat)
@@ -109,12 +109,14 @@ def compose(
     stream = open_stream(config, train, mesh if here else None)
     total_steps = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
     signals = signals_of(config) if health else False
-    scaling = Scaling(initial=config.precision.loss_scale, growth_interval=config.precision.growth_interval)
     model = task.model
     assert model is not None
     init_model, example = jax.jit(model.init), next(data.one_pass(train, 2))
     shapes, beside = init_model.eval_shape(jax.random.key(0), example)
     tasks.check_outputs(config, task, shapes, beside, example)
+    if precision.overrides:  # one that matches nothing is told before anything is made
+        key = jax.eval_shape(partial(jax.random.key, 0))
+        jax.eval_shape(lambda *given: task.objective.mean_loss(*given, precision)[0], shapes, beside, example, key)
     trainable = _trainable(config, shapes)
     mask = trainable_mask(trainable, shapes)
     optimizer = optimizers.make_optimizer(
@@ -138,7 +140,7 @@ def compose(
     step = make_train_step(
         objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
         steps_per_call=config.run.steps_per_call, health=signals, ema_decay=config.run.ema_decay,
-        schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling, mesh=mesh, trainable=trainable,
+        schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling_of(config), mesh=mesh, trainable=trainable,
         rules=rules, deterministic=config.parallel.deterministic, offload_optimizer=config.parallel.offload_optimizer,
     )  # fmt: skip
     across = config.parallel.deterministic is not None

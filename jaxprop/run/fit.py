@@ -32,6 +32,7 @@ from jaxprop.parallel.rules import Rule
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.conduct import Conducted, Undertaking, conduct, open_checkpoints
 from jaxprop.run.folder import ABOUT_FIT, read_summary, write_text
+from jaxprop.run.precision import policy_of, scaling_of
 from jaxprop.run.resume import has_records, refuse_another
 from jaxprop.run.status import Status
 from jaxprop.sinks import Sink
@@ -86,7 +87,7 @@ def fit(
     checkpoint: bool | Mapping[str, Any] = True,
     sinks: Mapping[str, Any] | Sequence[Sink] = (),
     seed: int = 0,
-    precision: str = "float32",
+    precision: str | Mapping[str, Any] = "float32",
     accumulate: int = 1,
     steps_per_call: int = 1,
     ema_decay: float | None = None,
@@ -127,7 +128,9 @@ def fit(
         False never ends one.
       sinks: the keys of the section `sinks`, or sinks of your own besides the usual ones.
       seed: of the initial parameters and of the keys that the loss is given.
-      precision, accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, rules, stateful:
+      precision: a name as in `jaxprop.make_train_step`, or the keys of the section `precision` of a configuration, such
+        as `{"policy": "bfloat16", "overrides": [{"match": "head", "dtype": "float32"}]}`.
+      accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, rules, stateful:
         as in `jaxprop.make_train_step`.
       log_every: steps between logged records.
       batch_size: of the source that is evaluated.
@@ -157,26 +160,26 @@ def fit(
     stream = as_stream(batches, depth=(prefetch + 2) * steps_per_call)
     evaluates = _check_evaluation(evaluate, batch_size) and _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
-        data={"batch_size": batch_size, "prefetch": prefetch}, precision={"policy": precision},
+        data={"batch_size": batch_size, "prefetch": prefetch},
+        precision=precision if isinstance(precision, Mapping) else {"policy": precision},
         health=health if isinstance(health, Mapping) else {"layers": health, "watch": health},
         checkpoint=checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
         sinks=sinks if isinstance(sinks, Mapping) else {},
         run={"steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate, "stop": stop,
-            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "timeout": timeout,
-        },
+            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "timeout": timeout},
     )  # fmt: skip
 
     def make() -> Experiment:
-        objective = as_objective(loss_fn, stateful=stateful)
+        objective, computes = as_objective(loss_fn, stateful=stateful), policy_of(settings)
         step = make_train_step(
-            objective, tx, precision, accumulate, steps_per_call, _signals(settings), ema_decay=ema_decay,
-            schedule=schedule, clip=clip, trainable=trainable, mesh=mesh, rules=rules,
+            objective, tx, computes, accumulate, steps_per_call, _signals(settings), ema_decay=ema_decay,
+            schedule=schedule, clip=clip, scaling=scaling_of(settings), trainable=trainable, mesh=mesh, rules=rules,
         )  # fmt: skip
         return Experiment(
             config=settings, task=Task(objective.model, objective, Spec({}, {}), no_predictions), sources={},
             stream=stream, validation=evaluate, test=None, optimizer=None,
             init=_init(objective.model, params, extras, stream, step), step=step,
-            evaluate=make_eval_step(objective, precision, mesh=mesh, rules=rules), mesh=mesh, total_steps=steps,
+            evaluate=make_eval_step(objective, computes, mesh=mesh, rules=rules), mesh=mesh, total_steps=steps,
         )  # fmt: skip
 
     task = _undertaking(settings, make, () if isinstance(sinks, Mapping) else tuple(sinks))

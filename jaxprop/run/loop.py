@@ -19,7 +19,7 @@ from jaxprop.config.tasks import best_mode
 from jaxprop.core import trees
 from jaxprop.core.measurements import Measurements
 from jaxprop.errors import CheckpointError, DataError, UsageError, one_of
-from jaxprop.health.respond.levers import tighten
+from jaxprop.health.respond.levers import SCALE_FACTORS, scaled, tighten
 from jaxprop.health.respond.points import point_interval
 from jaxprop.health.respond.responder import Responder
 from jaxprop.health.watch.advice import Setup
@@ -84,9 +84,9 @@ class Loop:
         epoch = experiment.stream.batches_per_epoch or max(1, total // 10)  # batches of no known number have no epoch
         self._rhythm = rhythm_of(config, total, epoch, experiment.validation is not None)
         self._stopping, self._late = Stopping(config), SharedFlag("minutes")
-        scaled = config.precision.policy == "float16"
-        self._pace = Pace(config.health, per_call, scaled=scaled)
-        self._quarantine = Quarantine(experiment.stream, per_call, scaled=scaled)
+        halves = config.precision.scaled
+        self._pace = Pace(config.health, per_call, scaled=halves)
+        self._quarantine = Quarantine(experiment.stream, per_call, scaled=halves)
         shapes = getattr(experiment.stream, "shapes", 1)
         self._alone = process_count() == 1
         self.watchdog = watchdog or Watchdog(checkpoints.folder.parent)
@@ -349,6 +349,8 @@ class Loop:
             return True
         else:
             self.state = tighten(self.state, self._responder.levers)
+            for action in actions:
+                self.state = scaled(self.state, action.name) if action.name in SCALE_FACTORS else self.state
         return False
 
     def _go_back(self, to: int, sink: Sink) -> None:

@@ -95,7 +95,7 @@ def predicted(experiment: Experiment) -> Memory | None:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*steps, *x.shape), x.dtype), batch)
     if not config.health.layers:
         return experiment.step.memory(state, shapes, "lean")
-    return experiment.step.memory(state, shapes, "flush" if config.precision.policy == "float16" else "full")
+    return experiment.step.memory(state, shapes, "flush" if config.precision.scaled else "full")
 
 
 def changes(config: Config) -> tuple[Change, ...]:

@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 
 from jaxprop import data
 from jaxprop.core.examples import row_weights
-from jaxprop.core.precision import policy
 from jaxprop.parallel.mesh import parts
 from jaxprop.parallel.placement import gathered, local_rows, place_batch
 from jaxprop.run.compose import Experiment
 from jaxprop.run.folder import write_text
+from jaxprop.run.precision import policy_of
 from jaxprop.sinks.jsonl import encode
 from jaxprop.tasks.task import predictions
 from jaxprop.types import Batch, PyTree, Source, TrainState
@@ -41,7 +41,7 @@ def draw(experiment: Experiment, state: TrainState) -> dict[str, Any] | None:
     size = experiment.config.data.eval_batch_size or experiment.config.data.batch_size
     size = size if mesh is None else -(-size // parts(mesh)) * parts(mesh)
     options = {} if task.answer is None else {"detail": True}
-    predict = jax.jit(predictions(task, policy(experiment.config.precision.policy), **options))
+    predict = jax.jit(predictions(task, policy_of(experiment.config), **options))
     params, extras = experiment.step.eval_params(state), experiment.step.eval_extras(state)
     told, seen = [], []
     one = test.take(np.zeros(1, np.int64))

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from jaxprop.core.compiler import fast_options
-from jaxprop.core.precision import policy
 from jaxprop.errors import JaxpropError, ShapeError
 from jaxprop.run.opened import Opened
+from jaxprop.run.precision import policy_of
 from jaxprop.tasks.task import predictions
 from jaxprop.types import PyTree
 
@@ -36,8 +36,7 @@ class Predictor:
         self._class_names = list(opened.prepared.info.get("class_names", ()))
         self._programs: dict[tuple[tuple[str, Any], ...], Any] = {}
         self._made = lambda options: jax.jit(
-            predictions(opened.experiment.task, policy(config.precision.policy), **options),
-            compiler_options=fast_options(),
+            predictions(opened.experiment.task, policy_of(config), **options), compiler_options=fast_options()
         )
 
     def __call__(self, batch: Any, **options: Any) -> dict[str, np.ndarray]:

@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxprop import data
 from jaxprop.code.load import check_code
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
+from jaxprop.core.precision import check_device
 from jaxprop.errors import UsageError
 from jaxprop.run import linear, own_code, prepared
 from jaxprop.run.blackbox import Recorder
@@ -18,6 +21,7 @@ from jaxprop.run.conduct import Outcome, Undertaking, conduct
 from jaxprop.run.folder import write_text
 from jaxprop.run.initial import begin, resolved
 from jaxprop.run.memory import explained
+from jaxprop.run.precision import policy_of
 from jaxprop.run.resume import check_data, finished
 from jaxprop.run.served import PROMOTION
 from jaxprop.types import TrainState
@@ -74,6 +78,7 @@ def _finished(config: Config, folder: Path) -> dict[str, Any] | None:
 
 def _composed(config: Config) -> Experiment:
     experiment = compose(config)
+    check_device(policy_of(config), jax.devices()[0])
     # It is stored, and may be read in another working directory.
     return experiment._replace(config=with_absolute_paths(experiment.config))
 

@@ -16,6 +16,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.model import CustomModel
 from jaxprop.config.schema.task import CustomLoss, usual_loss
 from jaxprop.config.tasks import TASK_TABLE
+from jaxprop.core.overrides import cast_params, computing
 from jaxprop.core.precision import Policy, cast_floating, cast_keys
 from jaxprop.data.augment import make_augmentation
 from jaxprop.errors import ConfigError, UsageError
@@ -133,12 +134,13 @@ def predictions(
         raise UsageError(f"{', '.join(unknown)}: no option of this task; remove it")
 
     def predict(params: PyTree, extras: PyTree, batch: Batch) -> dict[str, jax.Array]:
-        params, seen = cast_floating(params, policy.compute), without_padding(batch) if padded else batch
+        params, seen = cast_params(params, policy), without_padding(batch) if padded else batch
         narrow = cast_keys(seen, policy.compute, _computed(task.spec))
         assert task.model is not None
-        if task.answer is not None:
-            return task.answer(params, extras, narrow, **options)
-        outputs, _ = task.model.apply(params, extras, narrow, key=None, train=False)
+        with computing(policy):
+            if task.answer is not None:
+                return task.answer(params, extras, narrow, **options)
+            outputs, _ = task.model.apply(params, extras, narrow, key=None, train=False)
         return task.predict(cast_floating(outputs, policy.output), batch)
 
     return predict

@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxprop.config.schema.config import Config
 from jaxprop.core.examples import row_weights
-from jaxprop.core.precision import Policy, cast_floating
+from jaxprop.core.overrides import cast_params, computing
+from jaxprop.core.precision import Policy
 from jaxprop.data.tokenizers import Tokenizer, restore
 from jaxprop.errors import DataError
 from jaxprop.metrics.translation import (
@@ -144,7 +145,8 @@ def _with_translations(objective: Objective, answer: Answer, tokenizer: Tokenize
     def sums(params: PyTree, extras: PyTree, batch: Batch, policy: Policy) -> Sums:
         measured = objective.sums(params, extras, batch, policy)
         seen = without_padding(batch)
-        written = answer(cast_floating(params, policy.compute), extras, seen)["tokens"]
+        with computing(policy):
+            written = answer(cast_params(params, policy), extras, seen)["tokens"]
         held = seen["mask"] if seen.get("mask") is not None else jnp.ones(seen["labels"].shape, jnp.float32)
         rows = {"written": written, "labels": jnp.where(held != 0, seen["labels"], end)}
         return {**measured, "translations": Rows(rows, row_weights(seen))}

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprop.core.precision import cast_floating, policy
+from jaxprop.core.overrides import cast_params, computing
 from jaxprop.errors import UsageError
 from jaxprop.models.decoding import Decoder, make_decoder
 from jaxprop.run.loaded import LoadedRun
+from jaxprop.run.precision import policy_of
 
 BUCKET = 64  # a prompt is padded to a multiple of it, so that prompts of many lengths share a compiled program
 
@@ -88,10 +89,12 @@ class Writer:
         self.context = int(spec.batch["inputs"].shape[0])
         self.vocabulary = int(spec.sizes["vocabulary"])
         self._decoder = make_decoder(opened.config.model, spec, opened.config.precision.quantize)
-        self._params = cast_floating(run.params, policy(opened.config.precision.policy).compute)
+        computes = policy_of(opened.config)
+        self._params = cast_params(run.params, computes)
         self._extras, self._sampling = run.extras, sampling
-        self._read = jax.jit(partial(_read, self._decoder, sampling))
-        self._next = jax.jit(partial(_next, self._decoder, sampling), donate_argnums=(3,))
+        self._room = computing(computes)(self._decoder.room)
+        self._read = jax.jit(computing(computes)(partial(_read, self._decoder, sampling)))
+        self._next = jax.jit(computing(computes)(partial(_next, self._decoder, sampling)), donate_argnums=(3,))
 
     def tokens(self, prompt: np.ndarray, count: int, seed: int) -> Iterator[int]:
         """Yields tokens that follow a prompt.
@@ -133,7 +136,7 @@ class Writer:
         room = min(-(-len(text) // BUCKET) * BUCKET, self.context)
         padded = np.zeros(room, np.int32)
         padded[: len(text)] = text
-        held = self._decoder.room(self._params, self._extras, 1, self.context)
+        held = self._room(self._params, self._extras, 1, self.context)
         return self._read(self._params, self._extras, padded[None], held, jnp.int32(len(text)), key)
 
 

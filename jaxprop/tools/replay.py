@@ -13,13 +13,14 @@ from jaxprop import data
 from jaxprop.checkpoint import leaves
 from jaxprop.config.diff import mathematical
 from jaxprop.config.load import load
-from jaxprop.core.precision import policy
+from jaxprop.core.precision import masters
 from jaxprop.core.trees import layer_names
 from jaxprop.errors import CheckpointError, ConfigError, RunFolderError, UsageError, printable
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
 from jaxprop.run import compose
 from jaxprop.run.blackbox import Box, boxes, changed_sources, read_box
 from jaxprop.run.folder import expanded, find_run, is_of_fit, read_summary, write_text
+from jaxprop.run.precision import policy_of
 from jaxprop.sinks.jsonl import encode
 from jaxprop.train.gradients import microbatches, value_and_grad
 from jaxprop.train.step import loss_scale
@@ -183,9 +184,9 @@ class Part(NamedTuple):
 
 def parts(experiment: compose.Experiment, state: TrainState, box: Box) -> Iterator[Part]:
     """Yields what a step differentiates, microbatch by microbatch."""
-    config, objective = experiment.config, experiment.task.objective
+    config, objective, state = experiment.config, experiment.task.objective, _as_differentiated(experiment, state)
     count, batch = config.run.accumulate, jax.tree.map(jnp.asarray, box.batch)
-    key, scale, computes = _key(state, box), loss_scale(state), policy(config.precision.policy)
+    key, scale, computes = _key(state, box), loss_scale(state), policy_of(config)
     if count == 1:
         yield Part(scaled(objective, state.extras, computes, scale), state.params, batch, key, 0, 1)
         return
@@ -202,11 +203,12 @@ def _in_all(experiment: compose.Experiment, state: TrainState, box: Box) -> Find
 
     def step(params: Any, batch: Any) -> tuple[Any, Any]:
         forward, back = value_and_grad(
-            experiment.task.objective, policy(config.precision.policy), config.run.accumulate, loss_scale(state),
+            experiment.task.objective, policy_of(config), config.run.accumulate, loss_scale(state),
             params, state.extras, batch, _key(state, box),
         )  # fmt: skip
         return forward.loss, back.params
 
+    state = _as_differentiated(experiment, state)
     loss, grads = jax.jit(step)(state.params, jax.tree.map(jnp.asarray, box.batch))
     if bool(jnp.isfinite(loss)) and all(bool(jnp.isfinite(grad).all()) for grad in jax.tree.leaves(grads)):
         return None
@@ -214,6 +216,10 @@ def _in_all(experiment: compose.Experiment, state: TrainState, box: Box) -> Find
     largest = [float(jnp.max(jnp.abs(grad))) if grad.size else 0.0 for grad in jax.tree.leaves(grads)]
     worst = max(range(len(largest)), key=lambda i: largest[i])
     return Finding("backward", None, names[rows[worst]], None, None, operands=(f"{largest[worst]:.4g}",), suspect="sum")
+
+
+def _as_differentiated(experiment: compose.Experiment, state: TrainState) -> TrainState:
+    return state._replace(params=masters(state.params, policy_of(experiment.config)))
 
 
 def _key(state: TrainState, box: Box) -> jax.Array:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxprop.core.compiler import fast_options
 from jaxprop.core.layers import group_layers
 from jaxprop.core.measurements import Measurements
-from jaxprop.core.precision import Policy, Scaling, needs_scaling
+from jaxprop.core.precision import Policy, Scaling, check_device, masters, needs_scaling
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import JaxpropError, UsageError, one_of
 from jaxprop.health.nonfinite.find import Finding, find_nonfinite
@@ -240,7 +240,7 @@ class TrainStep:
         objective = recipe.objective._replace(
             mean_loss=lambda trained, *rest: mean_loss(merge(trained, params, mask), *rest)
         )
-        trained = state._replace(params=split(params, mask))
+        trained = state._replace(params=masters(split(params, mask), recipe.policy))
         return find_nonfinite(objective, trained, batch, precision=recipe.policy, examples=examples)
 
     def explain(self, state: TrainState, batch: Batch) -> Explanation:
@@ -352,6 +352,7 @@ class TrainStep:
 
     def _compile_for(self, state: TrainState) -> dict[str, Any]:
         """The jitted step for every detail; with a mesh, shardings pinned on both sides so that nothing recompiles."""
+        check_device(self._recipe.policy, jax.devices()[0] if self._mesh is None else self._mesh.devices.flat[0])
         chosen = fast_options(self._mesh) if self._compiler_options is None else self._compiler_options
         options: dict[str, Any] = {"compiler_options": chosen, "donate_argnums": 0}
         fits = isinstance(state, TrainState)  # else the call fails, and says why
@@ -401,7 +402,8 @@ def make_train_step(
       loss_fn: `(params, batch, key) -> loss` or `(loss, aux)`, the batch's mean and numbers to report;
         `aux["weight"]`, if there, is the sum of weights of that mean. Or `jaxprop.loss_from(model, loss)`.
       tx: any optax transformation.
-      precision: `"float32"`, `"bfloat16"`, `"float16"` (with a dynamic loss scale), or a `Policy`.
+      precision: `"float32"`, `"tf32"`, `"bfloat16"`, `"float16"` (with a dynamic loss scale), or a `Policy`, as
+        `jaxprop.policy("bfloat16", params="bfloat16", overrides=[("norm|head", "float32")])` makes one.
       accumulate: microbatches K that the batch `[B, ...]` is split into, B a multiple of K.
       steps_per_call: with S > 1 the batch is `[S, B, ...]` and one call takes S steps.
       health: measure the gradient norm of every layer in each step, and all signals in each fiftieth; or `Signals` to

@@ -368,9 +368,13 @@ def _new_params(plain: ByHand, before: PyTree, after: PyTree, tolerance: float) 
     for old, grad, own, theirs in zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in trees_), strict=True):
         size = np.sqrt(np.mean(np.square(grad, dtype=np.float64))) if grad.size else 0.0
         counts = np.abs(grad) > tolerance * size
-        change = float(np.abs(own.astype(np.float64) - old).max(initial=0.0))
         # Two correct sums may differ by one unit in the last place of the parameter.
-        room = np.spacing(np.abs(old).astype(old.dtype)).astype(np.float64)
+        if old.dtype == jnp.bfloat16:
+            old, theirs = old.astype(np.float64), theirs.astype(np.float64)
+            room: Any = np.abs(old) * float(jnp.finfo(jnp.bfloat16).eps)
+        else:
+            room = np.spacing(np.abs(old).astype(old.dtype)).astype(np.float64)
+        change = float(np.abs(own.astype(np.float64) - old).max(initial=0.0))
         apart = np.where(counts, np.maximum(np.abs(own.astype(np.float64) - theirs) - room, 0), 0)
         if change and apart.size and float(apart.max()) / change > worst:
             at = int(apart.argmax())

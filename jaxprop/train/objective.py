@@ -14,6 +14,7 @@ import numpy as np
 from jaxprop.core import taps
 from jaxprop.core.examples import row_weights, safe_mean
 from jaxprop.core.outputs import output_sums
+from jaxprop.core.overrides import cast_params, check_overrides, computing
 from jaxprop.core.placing import gathered
 from jaxprop.core.precision import cast_floating, cast_keys, lies_under
 from jaxprop.core.trees import leaf_paths
@@ -39,6 +40,7 @@ def loss_from(
     loss = sum(w l) / sum(w), 0 where every weight is 0, and NaN where weights of both signs cancel.
 
     Params and the batch's floats under `cast` are cast to the policy's compute dtype, and outputs to its output dtype;
+    modules that an override of the policy names compute in its dtype;
     extras are not cast and keep their dtypes. Whatever an example of weight 0, or one whose mask leaves nothing of it,
     holds is replaced by zeros before the model sees it, so that a NaN there reaches nothing.
 
@@ -78,17 +80,19 @@ def loss_from(
     if "loss" in measured:
         raise UsageError("the name 'loss' is taken by the loss itself; call the metric something else")
     narrow = _Cast(cast, default=("inputs",), where="loss_from(model, loss, cast=...)")
+    seen: set[str] = set()  # modules of any trace: one that an inner jit remembers is not called again
 
     def forward(
         params: PyTree, extras: PyTree, batch: Batch, key: Any, policy: Any, train: bool
     ) -> tuple[Any, PyTree, Batch]:
-        batch, params = without_padding(batch), gathered(cast_floating(params, policy.compute))
+        batch, params = without_padding(batch), gathered(cast_params(params, policy))
 
         def apply(params: PyTree, batch: Batch) -> tuple[Any, PyTree]:
             return model.apply(params, extras, batch, key=key, train=train)
 
-        with taps.counting(row_weights(batch)):
+        with taps.counting(row_weights(batch)), computing(policy, seen):
             outputs, new = apply(params, narrow(apply, params, batch, policy))
+        check_overrides(policy, params, seen)
         return cast_floating(outputs, policy.output), new, batch
 
     def mean_loss(
@@ -176,9 +180,11 @@ def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bo
     def mean_loss(
         params: PyTree, extras: PyTree, batch: PyTree, key: Any, policy: Any
     ) -> tuple[jax.Array, tuple[jax.Array, PyTree, Sums]]:
-        params = gathered(cast_floating(params, policy.compute))
-        batch = narrow(lambda params, batch: call(params, extras, batch, key), params, batch, policy)
-        loss, new, aux = call(params, extras, batch, key)
+        check_overrides(policy, params)
+        params = gathered(cast_params(params, policy, modules=False))  # which belong together is not known
+        with computing(policy._replace(overrides=())):
+            batch = narrow(lambda params, batch: call(params, extras, batch, key), params, batch, policy)
+            loss, new, aux = call(params, extras, batch, key)
         if loss is None:
             raise ShapeError("expected loss_fn to return loss or (loss, aux), got None; end it with return loss")
         if jnp.shape(loss) != ():

@@ -12,7 +12,16 @@ import optax.contrib
 from jax.sharding import Mesh
 
 from jaxprop.core import trees
-from jaxprop.core.precision import Policy, Scaling, cast_floating, init_loss_scale, needs_scaling, promoting, wide
+from jaxprop.core.precision import (
+    Policy,
+    Scaling,
+    cast_floating,
+    init_loss_scale,
+    masters,
+    needs_scaling,
+    promoting,
+    wide,
+)
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import UsageError
 from jaxprop.health.signals import curvature
@@ -68,7 +77,7 @@ def init_state(
     params = _fresh(cast_floating(jax.tree.map(_as_array, params), policy.param))
     extras = _fresh({} if extras is None else extras)
     key = _prng_key(key)
-    trained = split(params, trainable_mask(trainable, params))
+    trained = masters(split(params, trainable_mask(trainable, params)), policy)
     direction: PyTree = ()
     if isinstance(health, Signals) and health.curvature:
         direction = curvature.init_direction(trained, jax.random.fold_in(key, 2**32 - 1))

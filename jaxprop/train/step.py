@@ -20,7 +20,16 @@ from jaxprop.core.jaxprs.scans import Use, uses
 from jaxprop.core.layers import Norms
 from jaxprop.core.measurements import Measurements, join
 from jaxprop.core.placing import Places, placing
-from jaxprop.core.precision import LossScale, Policy, Scaling, needs_scaling, next_loss_scale, promoting
+from jaxprop.core.precision import (
+    LossScale,
+    Policy,
+    Scaling,
+    masters,
+    needs_scaling,
+    next_loss_scale,
+    promoting,
+    rounded,
+)
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import UsageError
 from jaxprop.health.signals import guard
@@ -44,6 +53,7 @@ from jaxprop.train.state import averaged
 from jaxprop.train.trainable import Trainable, influence, merge, split, trainable_mask
 from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
 
+ROUNDING = 2**32 - 2  # folded into a step's key for the rounding of its update; microbatches fold in 0, 1, 2, ...
 FUNCTIONS = ("grad_fn", "obj_fn")  # what a line search, which takes `value_fn`, refuses to be given besides
 
 
@@ -102,7 +112,7 @@ def train_step(recipe: Recipe, detail: str, state: TrainState, batch: Batch) -> 
 
     norm = norms.total * decision.factor.astype(norms.total.dtype)
     seen, take = measured(plan, problem, forward, grads, norm, take)
-    held = Held(problem.trained, state.extras, state.opt_state, state.ema, state.health.rate_peak)
+    held = Held(problem.stored, state.extras, state.opt_state, state.ema, state.health.rate_peak)
     held = keep_if(take, lambda grads, held: update(problem, forward, grads, held), grads, held)
 
     after = count_step(state, held, finite, take, decision, recipe.scaling)
@@ -116,7 +126,8 @@ class Problem:
     def __init__(self, recipe: Recipe, state: TrainState, batch: Batch, key: jax.Array):
         self.recipe, self.state, self.batch, self.key = recipe, state, batch, key
         self._mask = trainable_mask(recipe.trainable, state.params)
-        self.trained = split(state.params, self._mask)
+        self.stored = split(state.params, self._mask)
+        self.trained = masters(self.stored, recipe.policy)
         self.influence = influence(
             lambda grads, opt_state, trained: call_update(self, None, grads, opt_state, trained),
             self.trained, state.opt_state, self.trained,
@@ -148,7 +159,7 @@ class Problem:
         return functools.reduce(operator.and_, [jnp.all(jnp.isfinite(g)) for g in heeded], True)
 
     def merged(self, trained: PyTree) -> PyTree:
-        """All parameters, with these for the trained ones."""
+        """All parameters, with these for the trained ones, in what they are stored or differentiated in."""
         return merge(trained, self.state.params, self._mask)
 
     def objective(self) -> Objective:
@@ -254,8 +265,10 @@ def call_with_taken(function: Callable[..., Any], args: tuple[Any, ...], extra: 
 def update(problem: Problem, forward: Forward, grads: PyTree, held: Held) -> Held:
     """The state after an update that is taken."""
     recipe, state = problem.recipe, problem.state
-    updates, opt_state = propose(problem, forward, grads, held.opt_state, held.params)
-    params = optax.apply_updates(held.params, updates)
+    trained = masters(held.params, recipe.policy)
+    updates, opt_state = propose(problem, forward, grads, held.opt_state, trained)
+    params = optax.apply_updates(trained, updates)
+    params = rounded(params, recipe.policy, jax.random.fold_in(problem.key, ROUNDING))
     health = follow_rate(recipe.signals, learning_rate(recipe.schedule, state, opt_state), state.health)
     count, updated = updates_of(state, opt_state)
     ema = moving_average(recipe.ema_decay, held.ema, params, forward.extras, count, updated)

@@ -49,9 +49,23 @@ def fullmatch(pattern: str, text: str) -> Any:
       >>> fullmatch("(.*)/kernel", "head/kernel")[1], fullmatch("head", "head/kernel")
       ('head', None)
     """
+    return _timed("fullmatch", pattern, text)
+
+
+def search(pattern: str, text: str) -> Any:
+    """Looks for a pattern anywhere in a text, as `re.search` does; arguments and errors are those of `fullmatch`.
+
+    Example:
+      >>> search("norm|head", "blocks/0/attn_norm")[0], search("norm$", "norm/scale")
+      ('norm', None)
+    """
+    return _timed("search", pattern, text)
+
+
+def _timed(how: str, pattern: str, text: str) -> Any:
     began, before = time.perf_counter(), _spent.get(pattern, 0.0)
     try:
-        found = _compiled(pattern).fullmatch(text, timeout=max(SECONDS - before, 1e-3))
+        found = getattr(_compiled(pattern), how)(text, timeout=max(SECONDS - before, 1e-3))
     except TimeoutError:
         raise ConfigError(
             f"the pattern {pattern!r} takes too long to match {text[:80]!r}; write it without a repetition within a "

@@ -83,3 +83,85 @@ def test_cast_leaves_all_but_floats_as_they_are(dtype):
     }
     out = precision.cast_floating(tree, dtype)
     assert {name: leaf.dtype for name, leaf in out.items()} == {"x": dtype, "half": dtype, "n": np.int32, "b": bool}
+
+
+def neighbours(x):
+    """The numbers of bfloat16 on both sides of float32 values that it does not hold."""
+    down = jax.lax.reduce_precision(x, 8, 7)
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFF0000)
+    return [jax.lax.bitcast_convert_type(b, jnp.float32) for b in (bits, bits + jnp.uint32(0x10000))], down
+
+
+STORED = precision.policy("float32", params="bfloat16")
+
+
+def test_stochastic_rounding_is_unbiased_and_goes_to_a_neighbour():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=64) * np.logspace(-30, 30, 64), jnp.float32)
+    many = jax.vmap(lambda key: precision.rounded({"w": x}, STORED, key)["w"])(
+        jax.random.split(jax.random.key(0), 4096)
+    )
+    assert many.dtype == jnp.bfloat16
+    (one, other), _ = neighbours(x)
+    many = many.astype(jnp.float32)
+    assert bool(((many == one) | (many == other)).all())
+    # Of n roundings at a share p of the way, the mean is off by sqrt(p (1 - p) / n) of it.
+    off = np.asarray((many.mean(0) - x) / (other - one), np.float64)
+    assert np.abs(off).max() < 4.5 * 0.5 / 4096**0.5
+    assert abs(off.mean()) < 4.5 * 0.5 / (64 * 4096) ** 0.5
+
+
+def test_what_is_stored_already_stays_and_so_does_what_is_not_finite():
+    x = jnp.array([1.0, -0.5, 0.0, -0.0, 2.0**-133, jnp.inf, -jnp.inf, jnp.nan])
+    for i in range(20):
+        found = precision.rounded([x], STORED, jax.random.key(i))[0]
+        np.testing.assert_array_equal(found.astype(jnp.float32), x.astype(jnp.bfloat16).astype(jnp.float32))
+    assert not np.isnan(precision.rounded([jnp.float32(np.finfo(np.float32).max)], STORED, jax.random.key(0))[0])
+
+
+def test_leaves_are_rounded_by_keys_of_their_own():
+    x = jnp.full(256, 1 + 2.0**-8)
+    a, b = precision.rounded([x, x], STORED, jax.random.key(0))
+    assert bool((a != b).any())
+    assert precision.rounded([x], precision.policy("bfloat16"), jax.random.key(0))[0] is x
+
+
+def test_masters_are_float32_only_where_updates_are_rounded():
+    tree = {"w": jnp.ones(2, jnp.bfloat16), "n": jnp.ones(2, jnp.int32)}
+    assert precision.masters(tree, STORED)["w"].dtype == jnp.float32
+    assert precision.masters(tree, STORED)["n"].dtype == jnp.int32
+    assert precision.masters(tree, Policy(jnp.bfloat16, jnp.bfloat16, jnp.float32)) is tree
+
+
+class Device:
+    def __init__(self, platform, capability=None, kind="a device"):
+        self.platform, self.device_kind = platform, kind
+        if capability is not None:
+            self.compute_capability = capability
+
+
+@pytest.mark.parametrize(
+    "device",
+    [Device("cpu"), Device("tpu", kind="TPU v5e"), Device("gpu", "7.5", "Tesla T4"), Device("gpu", "gfx942", "MI300X")],
+)
+def test_tf32_is_refused_where_there_is_none(device):
+    with pytest.raises(
+        UsageError, match=f"tf32 needs an NVIDIA GPU .* this device is {device.device_kind}; use float32"
+    ):
+        precision.check_device(precision.policy("tf32"), device)
+    precision.check_device(precision.policy("float32"), device)
+
+
+@pytest.mark.parametrize("device", [Device("gpu", "8.0"), Device("cuda", "12.0"), Device("gpu")])
+def test_tf32_is_taken_where_it_is(device):
+    precision.check_device(precision.policy("tf32"), device)
+
+
+def test_tf32_stores_and_computes_in_float32():
+    made = precision.policy("tf32")
+    assert made._replace(tf32=False) == precision.policy("float32")
+    assert not precision.needs_scaling(made)
+
+
+def test_an_unknown_dtype_of_parameters_is_told():
+    with pytest.raises(UsageError, match="unknown dtype of params 'float16'"):
+        precision.policy("bfloat16", params="float16")

@@ -16,8 +16,8 @@ from jaxprop.bench.device.compiling import cache_in
 from jaxprop.bench.document import Fact
 from jaxprop.config.schema.config import Config
 from jaxprop.core.jaxprs.products import Product, products
-from jaxprop.core.precision import policy
 from jaxprop.run import compose
+from jaxprop.run.precision import policy_of
 from jaxprop.train.memory import predict
 from jaxprop.types import TrainState
 
@@ -104,7 +104,7 @@ def _products(experiment: compose.Experiment, state: TrainState, batch: Any) -> 
     config = experiment.config
     plain = config.model_copy(update={"run": config.run.model_copy(update={"remat": "none"})})
     objective = (experiment if config.run.remat == "none" else compose.compose(plain)).task.objective
-    dtypes = policy(config.precision.policy)
+    dtypes = policy_of(config)
     size = config.data.batch_size // config.run.accumulate
     micro = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *np.shape(x)[1:]), x.dtype), batch)
     key = jax.eval_shape(partial(jax.random.key, 0))

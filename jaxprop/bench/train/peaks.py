@@ -30,14 +30,16 @@ class Peaks(NamedTuple):
 
 
 def kind_of(precision: str) -> matmul.Kind:
-    """How a model multiplies in a precision: for float32 as JAX does by itself, which may be tf32.
+    """How a model multiplies in a precision: elsewhere than on a GPU, float32 as JAX does by itself.
 
     Example:
       >>> kind_of("bfloat16").name, kind_of("float32").precision is None
       ('bfloat16', True)
     """
     usual = next(kind for kind in matmul.KINDS if kind.name == precision)
-    return usual._replace(precision=None, tolerance=1e-2) if usual.dtype == jnp.float32 else usual
+    if usual.dtype == jnp.float32 and jax.default_backend() != "gpu":
+        return usual._replace(precision=None, tolerance=1e-2)
+    return usual
 
 
 def measure_peaks(precision: str, device: jax.Device, add: Callable[[Row], None]) -> Peaks:

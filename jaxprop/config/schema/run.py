@@ -8,20 +8,46 @@ from pydantic import Field, Strict
 
 from jaxprop.config.schema.base import MAX_INT, NonNegative, Positive, PositiveFloat, Section, Text, defaults
 from jaxprop.config.schema.initial import InitFromField
+from jaxprop.config.schema.optimizer import Pattern
 from jaxprop.config.schema.quantize import QuantizeField
+
+
+class PrecisionOverride(Section):
+    """Modules and parameters that are computed in another dtype than the rest of the model."""
+
+    match: Pattern = Field(
+        description="regular expression that is searched for in the paths of modules and parameters, such as "
+        "norm|head; softmax is that of attention in the built-in models"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(description="dtype of what matches")
 
 
 class Precision(Section):
     """Dtypes of parameters, computation and outputs, and the loss scale."""
 
-    policy: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="dtype of the computation; parameters and optimizer state stay float32"
+    policy: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="dtype of the computation; the optimizer's state stays float32. On GPUs, float32 multiplies in "
+        "full float32, and tf32 in TF32, which needs an NVIDIA GPU of the Ampere generation or newer",
     )
-    loss_scale: PositiveFloat = Field(32768.0, description="first loss scale; float16 only")
+    params: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="dtype that parameters are stored in; updates of bfloat16 are computed in float32 and rounded "
+        "stochastically",
+    )
+    overrides: Annotated[tuple[PrecisionOverride, ...], Strict(False)] = Field(
+        (), description="what is computed in another dtype; of several that match, the first counts"
+    )
+    loss_scale: PositiveFloat = Field(32768.0, description="first loss scale; with float16 only")
     growth_interval: Positive = Field(2000, description="good steps in a row before the scale doubles")
     quantize: QuantizeField = Field(
         None, description="products in 8 bits: int8, fp8 or qat_int8, or a section of one of these names; default: none"
     )
+
+    @property
+    def scaled(self) -> bool:
+        """Whether something is computed in float16, so that the loss is scaled."""
+        return "float16" in (self.policy, *(one.dtype for one in self.overrides))
 
 
 Along = Annotated[int, Field(ge=-1, le=MAX_INT)]
@@ -71,7 +97,7 @@ class Parallel(Section):
     )
 
 
-Response = Literal["log", "skip", "clip", "cut_lr", "rollback", "stop"]
+Response = Literal["log", "skip", "clip", "cut_lr", "raise_scale", "lower_scale", "rollback", "stop"]
 
 
 class Health(Section):

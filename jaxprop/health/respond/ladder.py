@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-TAKEN = ("clip", "cut_lr", "rollback", "stop")  # `skip` acts inside the step alone
+TAKEN = ("raise_scale", "lower_scale", "clip", "cut_lr", "rollback", "stop")  # `skip` acts inside the step alone
+OF_THE_SCALE = {"no_loss_scaling": "raise_scale", "loss_scale_falls": "lower_scale"}  # cause -> what answers it
 WAIT = 50  # steps before the second rollback, four times as many before each further one
 LONGEST_WAIT = 1000
 
@@ -13,7 +14,7 @@ class Ladder:
     """The listed actions, how far a run has come in them, and how often it has gone back.
 
     Args:
-      actions: some of `skip, clip, cut_lr, rollback, stop`.
+      actions: some of `skip, raise_scale, lower_scale, clip, cut_lr, rollback, stop`.
       tries: rollbacks in a run.
 
     Attributes:
@@ -38,14 +39,28 @@ class Ladder:
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
-    def order(self) -> list[str]:
-        """Returns the actions to try: onwards, and at the end back to what can be repeated."""
+    def order(self, cause: str = "") -> list[str]:
+        """Returns the actions to try: onwards, and at the end back to what can be repeated.
+
+        What sets the loss scale answers a cause of its own, before all others, and nothing else.
+
+        Args:
+          cause: of what is answered.
+
+        Example:
+          >>> Ladder(["clip", "raise_scale"], tries=3).order("no_loss_scaling")
+          ['raise_scale', 'clip']
+        """
         onwards = self.names[self.rung :]
-        return [*onwards, *(name for name in reversed(self.names) if name not in onwards)]
+        usual = [*onwards, *(name for name in reversed(self.names) if name not in onwards)]
+        first = [name for name in self.names if name == OF_THE_SCALE.get(cause)]
+        return [*first, *(name for name in usual if name not in OF_THE_SCALE.values())]
 
     def climb(self, name: str) -> None:
         """Goes on to the next action after one was taken; `rollback` is stayed at while it has tries left."""
         onwards = self.names[self.rung :]
+        if name in OF_THE_SCALE.values():
+            return  # the next fault of another kind is answered as if this had not been
         if name in onwards and not (name == "rollback" and self.may_go_back):
             self.rung = min(self.names.index(name) + 1, len(self.names) - 1)
 

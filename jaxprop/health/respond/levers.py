@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprop.core.precision import LossScale, Scaling
 from jaxprop.types import TrainState
 
 CLIP_FACTOR = 1.5  # of the healthy median gradient norm
 CLIP_FLOOR = 1 / 16
 SMALLEST_SCALE = 2.0**-10
 DEEPEST_CUT = 1 / 64  # of the rate, at once
+SCALE_FACTORS = {"raise_scale": 2.0**10, "lower_scale": 2.0**-4}  # of the loss scale, at once
 RISEN = 0.9  # the rate has risen where the one before is less than this share of it
 
 
@@ -119,16 +121,39 @@ def tighten(state: TrainState, levers: Levers) -> TrainState:
       0.5
     """
 
-    def placed(value: float, old: jax.Array) -> jax.Array:
-        # A committed scalar among uncommitted arrays, or the reverse, would compile the step again.
-        return jax.device_put(np.float32(value), old.sharding) if old.committed else jnp.float32(value)
-
     # No limit is the largest float32 in the state, where an infinity would set off jax.debug_infs.
     values = {name: min(value, float(np.finfo(np.float32).max)) for name, value in levers._asdict().items()}
-    levels = {name: placed(value, getattr(state.health, name)) for name, value in values.items()}
+    levels = {name: _placed(value, getattr(state.health, name)) for name, value in values.items()}
     if state.health.rate_limit != values["rate_limit"]:
-        levels["rate_peak"] = placed(0.0, state.health.rate_peak)
+        levels["rate_peak"] = _placed(0.0, state.health.rate_peak)
     return state._replace(health=state.health._replace(**levels))
+
+
+def scaled(state: TrainState, name: str) -> TrainState:
+    """Returns the state with its loss scale raised or lowered at once, within its bounds; without one, as it is.
+
+    Args:
+      state: a train state.
+      name: a key of `SCALE_FACTORS`.
+
+    Example:
+      >>> from jaxprop.core.precision import LossScale
+      >>> held = LossScale(jnp.float32(64), jnp.int32(7))
+      >>> scaled(TrainState(0, {}, {}, (), None, held, None, ()), "raise_scale").loss_scale.scale.item()
+      65536.0
+    """
+    held = state.loss_scale
+    if not isinstance(held, LossScale):
+        return state
+    bounds = Scaling()
+    value = min(max(float(held.scale) * SCALE_FACTORS[name], bounds.smallest), bounds.largest)
+    return state._replace(loss_scale=LossScale(_placed(value, held.scale), _placed(0, held.good_steps)))
+
+
+def _placed(value: float, old: jax.Array) -> jax.Array:
+    # A committed scalar among uncommitted arrays, or the reverse, would compile the step again.
+    new = np.asarray(value, old.dtype)
+    return jax.device_put(new, old.sharding) if old.committed else jnp.asarray(new)
 
 
 def _float32(value: float) -> float:

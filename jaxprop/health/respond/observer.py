@@ -9,6 +9,7 @@ from jaxprop.core.measurements import Measurements
 from jaxprop.health.respond.actions import Sign, action_line
 from jaxprop.health.respond.fault import RELATED
 from jaxprop.health.respond.history import History
+from jaxprop.health.respond.ladder import OF_THE_SCALE
 from jaxprop.health.watch.alerts import Alert
 from jaxprop.health.watch.outcome import trivial
 from jaxprop.health.watch.watch import Watch
@@ -33,6 +34,7 @@ class Observer:
       history: the good steps.
       advised: cause -> step and first sign of the newest advice.
       guarded: steps in a row that the guard inside the step has changed.
+      scale: the newest loss scale.
     """
 
     def __init__(self, watch: Watch | None):
@@ -40,6 +42,7 @@ class Observer:
         self.history = History()
         self.advised: dict[str, list[int]] = {}
         self.guarded = 0
+        self.scale = 1.0
 
     def read(self, step: int, m: Measurements, grad_limit: float) -> Seen:
         """Takes in a record.
@@ -51,7 +54,7 @@ class Observer:
         """
         alerts = self._watch.update(step, m) if self._watch is not None else []
         lines = [alert.record() for alert in alerts]
-        skipped = bool(m.skipped)
+        skipped, self.scale = bool(m.skipped), float(m.loss_scale)
         guarded = not skipped and float(m.guard) < _explained(float(m.grad_norm), grad_limit)
         if guarded and not self.guarded:
             lines.append(_guard_line(step, float(m.guard), float(m.grad_norm)))
@@ -60,6 +63,8 @@ class Observer:
         if not (skipped or guarded):
             self.history.add(step, m)
             signs = [self._sign(alert) for alert in alerts if alert.severity == "act"]
+        elif skipped:  # an overflow is no fault but of the loss scale, if that does not settle
+            signs = [self._sign(alert) for alert in alerts if alert.cause in OF_THE_SCALE]
         self.advised |= {alert.cause: [step, alert.since] for alert in alerts if alert.severity != "act"}
         if self.guarded == LASTING:
             why = f"the gradient norm has stood above its history for {LASTING} steps in a row"

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxprop.core.measurements import Measurements
+from jaxprop.core.precision import Scaling
 from jaxprop.health.respond.actions import Action, Schedule, Sign, action_line
 from jaxprop.health.respond.calm import CALM, Calm
 from jaxprop.health.respond.divergence import INTACT, SkipLimit, lost
 from jaxprop.health.respond.fault import Fault
 from jaxprop.health.respond.ladder import Ladder
-from jaxprop.health.respond.levers import Levers, change, clipped, lowered, released
+from jaxprop.health.respond.levers import SCALE_FACTORS, Levers, change, clipped, lowered, released
 from jaxprop.health.respond.observer import Observer
 from jaxprop.health.respond.points import POINT_STEPS, Points
 from jaxprop.health.watch.advice import Setup, remedy
@@ -30,11 +31,13 @@ class Responder:
     the bad stretch of data may end before it; at the list's end whatever can still be repeated is. A rate that had
     risen is held where it was before; one that was cut without having risen is given back, once, after 100 calm
     steps, if the loss has recovered. A fault counts from its first sign until a rollback has undone it, or it has not
-    been seen for a while. Nothing here depends on when a record is read: an action decided at step s is due one call
-    after the call that took s, or a fixed number of steps later.
+    been seen for a while. `raise_scale` and `lower_scale` answer alerts on the loss scale alone. Nothing here depends
+    on when a record is read: an action decided at step s is due one call after the call that took s, or a fixed number
+    of steps later.
 
     Args:
-      actions: some of `skip, clip, cut_lr, rollback, stop`; `skip` and `clip` also guard inside the step.
+      actions: some of `skip, raise_scale, lower_scale, clip, cut_lr, rollback, stop`; `skip` and `clip` also guard
+        inside the step.
       watch: gives the alerts; None: there are none.
       tries: rollbacks in a run.
       max_skips: non-finite steps in a row after which the run goes back, or has diverged.
@@ -161,7 +164,7 @@ class Responder:
         if not self._ladder.names or self._fault.waiting:
             return []
         sign = self._fault.joined(signs[0]._replace(since=min(sign.since for sign in signs)))
-        for name in self._ladder.order():
+        for name in self._ladder.order(sign.cause):
             lines = self._make(name, sign)
             if lines:
                 self._ladder.climb(name)
@@ -182,6 +185,8 @@ class Responder:
                 made = self._go_back(sign)
             case "clip":
                 made = self._clip(sign, due)
+            case "raise_scale" | "lower_scale":
+                made = self._set_scale(name, sign, due)
             case _:
                 made = self._cut_lr(sign, due)
         if made:
@@ -191,6 +196,13 @@ class Responder:
     def _stop(self, sign: Sign, due: int) -> list[dict[str, Any]]:
         self._schedule.pending.append(Action("stop", sign.step, due, None, f"stopped at step {sign.step}: {sign.why}"))
         return [action_line(sign, "stop", None, due, f"the run stops after step {due}: {sign.why}")]
+
+    def _set_scale(self, name: str, sign: Sign, due: int) -> list[dict[str, Any]]:
+        factor, scale = SCALE_FACTORS[name], self._observer.scale
+        if (factor > 1 and scale >= Scaling().largest) or (factor < 1 and scale <= Scaling().smallest):
+            return []
+        self._schedule.pending.append(Action(name, sign.step, due, None, sign.why))
+        return [action_line(sign, name, factor, due, f"loss scale x {factor:g} after step {due}: {sign.why}")]
 
     def _clip(self, sign: Sign, due: int) -> list[dict[str, Any]]:
         levers = clipped(self.levers, self._observer.history.norms(before=sign.since))

@@ -14,6 +14,7 @@ SCALED_INITS = (
     "he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform", "orthogonal",
 )  # fmt: skip
 COLD = 100  # steps within which a rate that started at its full value shows
+LARGEST_SCALE = 2.0**24  # to which a loss scale grows at most
 SATURATING = ("tanh", "sigmoid")
 
 
@@ -190,9 +191,17 @@ def _scale_loss(p: Plea) -> str:
     larger, known = max(32768.0, 1024 * p.scale), p.setup.get("precision.loss_scale")
     if isinstance(known, int | float) and known >= larger:  # overflows have brought it down
         return "precision.policy=bfloat16"
+    if p.scale >= LARGEST_SCALE:
+        return _wider_range(p)
     if p.setup.yaml:
         return f"precision.loss_scale={larger:g}"
     return f"make the step with a larger first loss scale, scaling=Scaling(initial={larger:g})"
+
+
+def _wider_range(p: Plea) -> str:
+    if p.setup.yaml:
+        return "precision.policy=bfloat16"
+    return f"pass precision='bfloat16' to {_maker(p)}: it has the range of float32, and no loss scale"
 
 
 def _replay(p: Plea) -> str:
@@ -270,6 +279,7 @@ ADVICE: dict[str, Callable[[Plea], str]] = {
     "exploding_recurrence": _clip,
     "post_norm": _warmup,
     "no_loss_scaling": _scale_loss,
+    "loss_scale_falls": _wider_range,
     "bad_batch": _clip,
     "not_finite": _replay,
     "label_shift": _label_shift,

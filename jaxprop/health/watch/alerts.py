@@ -36,6 +36,7 @@ TITLES = {
     "output_trend": "the output logits grow towards their limit (steps left)",
     "output_drift": "all output logits drift together, which leaves the softmax unchanged (rise of logsumexp)",
     "flushed": "gradients are too small for float16 (fraction)",
+    "loss_scale": "the loss scale falls and falls, or overflows at its smallest (net halvings in 200 steps)",
     "swallowed": "updates are too small to change the parameters (fraction)",
     "tiny_second_moment": "Adam's epsilon dominates its second moment (fraction)",
     "frozen": "the layer is not updated while others are (records)",
@@ -120,6 +121,7 @@ class WatchConfig(NamedTuple):
       dead, saturated, flushed, swallowed: fractions of units, values, gradients and updates.
       dead_long: fraction of dead units that must last for 20 full records; `dead` needs two.
       saturated_late: instead of saturated after the first `arm` steps, as healthy tanh networks saturate with time.
+      halvings: of the loss scale within 200 steps, less doublings, overflows at its smallest among them.
       tiny: fraction of entries with a tiny second moment, among those that have a gradient at all.
       attention, entropy: largest attention logit; normalized attention entropy (smaller is worse).
       output, output_act: largest output logit; init_output: the same in the first record.
@@ -179,6 +181,7 @@ class WatchConfig(NamedTuple):
     flushed: float = 0.05
     flushed_act: float = 0.25
     swallowed: float = 0.5
+    halvings: int = 5
     tiny: float = 0.5
     attention: float = 50.0
     entropy: float = 0.02

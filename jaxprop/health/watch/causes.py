@@ -169,6 +169,7 @@ def exploded(trail: Trail) -> bool:
 # a step that is not finite is not guessed at all, as the replay of its black box finds it; but where the losses before
 # it have exploded, the NaN is a consequence, and it is judged as the explosion is.
 TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
+    ("loss_scale_falls", _is("loss_scale")),
     ("no_loss_scaling", _no_loss_scaling),
     ("not_finite", _is("nonfinite")),
     ("unscaled_inputs", _unscaled_inputs),

@@ -16,6 +16,7 @@ from jaxprop.health.watch.history import decode, encode
 from jaxprop.health.watch.layerwise import Activations, AdamLag, Numbers, Start, Updates
 from jaxprop.health.watch.outcome import beats_trivial, converged, dead, trivial, unchanged
 from jaxprop.health.watch.reading import RECURRENT, Reading, Trail, read
+from jaxprop.health.watch.scaling import LossScale
 from jaxprop.health.watch.schedule import follow
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Alert", "Watch", "WatchConfig"]
 
 # The order matters: later detectors read the evidence that earlier ones note.
-DETECTORS = (Rate, Output, LossLevel, GradientNorm, NonFinite, AdamLag, Start, Depth, Activations, Numbers, Updates)
+DETECTORS = (
+    Rate, Output, LossLevel, GradientNorm, NonFinite, LossScale, AdamLag, Start, Depth, Activations, Numbers, Updates,
+)  # fmt: skip
 # Alerts that end with their symptom, so that each streak is reported; others end after `WatchConfig.clear` steps.
 BRIEF = ("nonfinite",)
 # Alerts that a new phase of the schedule may cause again; those that are properties of the model are not repeated.

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprop.errors import JaxpropError, MissingExtraError
+from jaxprop.models.adapters.dtypes import computing_equinox
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.shared import (
     as_dict,
@@ -87,8 +88,11 @@ def from_equinox(module: Any, call: Call | None = None, taps: bool = True) -> Mo
         module = eqx.nn.inference_mode(eqx.combine(*arrays, static), value=not train)
         leaves = extras.get("state", {})
         state = jax.tree.unflatten(state_tree, [leaves[i] for i in range(len(leaves))])
-        with tapped_equinox(module) if taps else contextlib.nullcontext(module) as module:
-            returned = run(module, state, batch, key, train)
+        with (
+            computing_equinox(module, params) as casting,
+            tapped_equinox(casting) if taps else contextlib.nullcontext(casting) as called,
+        ):
+            returned = run(called, state, batch, key, train)
         outputs, state = expect_pair(returned, "call", "(outputs, state)", "return outputs, state")
         if not (train and leaves):
             return outputs, extras

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from jaxprop.errors import JaxpropError
+from jaxprop.models.adapters.dtypes import computing_linen
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.padding import unpadded_linen
 from jaxprop.models.adapters.quantizing import layers_of_linen
@@ -119,7 +120,8 @@ def from_linen(
     def forward(variables: PyTree, batch: Batch, *, key: Any, train: bool) -> tuple[Any, PyTree]:
         state = [name for name in variables if train and name != "params"]
         drawn = {} if key is None else streams(key)
-        with layers_of_linen(), _training(batch, taps) if train else contextlib.nullcontext():
+        casting = computing_linen(variables.get("params", {}))
+        with layers_of_linen(), casting, _training(batch, taps) if train else contextlib.nullcontext():
             outputs, new = module.apply(
                 variables, batch, train, rngs=drawn, method=call, mutable=[*state, *collections]
             )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.errors import JaxpropError
+from jaxprop.models.adapters.dtypes import computing_nnx
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.padding import unpadded_nnx
 from jaxprop.models.adapters.quantizing import layers_of_nnx
@@ -119,6 +120,7 @@ def from_nnx(
         module = nnx.merge(graphs[train], params, _random_state(random, owned), extras)
         with (
             layers_of_nnx(module),
+            computing_nnx(module, params),
             unpadded_nnx(module, batch) if train else contextlib.nullcontext(),
             tapped_nnx(module) if taps else contextlib.nullcontext(),
         ):

@@ -11,6 +11,7 @@ import numpy as np
 from jaxprop.core.jaxprs.evaluate import run as run_jaxpr
 from jaxprop.core.precision import policy
 from jaxprop.run.loaded import LoadedRun
+from jaxprop.run.precision import policy_of
 from jaxprop.tasks.task import predictions
 
 UNSEEN = ("labels", "weight")  # of a batch: what is not known of an example that is to be predicted
@@ -45,7 +46,7 @@ def prediction_function(run: LoadedRun, precision: str | None = None) -> Any:
       run: the run.
       precision: what it is computed in; default: as the run was trained.
     """
-    computed = policy(precision or run.opened.config.precision.policy)
+    computed = policy_of(run.opened.config) if precision is None else policy(precision)
     task = run.opened.experiment.task
     predict = predictions(task, computed, padded=False)
     params, extras = run.params, run.extras

@@ -39,8 +39,7 @@ class Estimate(NamedTuple):
 def peak_dtype(policy: str, sheet: Sheet) -> str:
     """Returns the dtype whose peak counts for a precision policy.
 
-    A TPU multiplies float32 in bfloat16 unless `jax_default_matmul_precision` says otherwise, and NVIDIA's tensor cores
-    in TF32.
+    A TPU multiplies float32 in bfloat16 unless `jax_default_matmul_precision` says otherwise.
 
     Args:
       policy: of `precision.policy`.
@@ -49,9 +48,10 @@ def peak_dtype(policy: str, sheet: Sheet) -> str:
     Example:
       >>> from jaxprop.core.datasheet import sheet_of_kind
       >>> peak_dtype("float32", sheet_of_kind("TPU v4")), peak_dtype("float32", sheet_of_kind("NVIDIA A100-SXM4-40GB"))
-      ('bfloat16', 'tf32')
+      ('bfloat16', 'float32')
     """
-    wanted = ("tf32", "float32", "bfloat16") if policy == "float32" else (policy, "bfloat16", "float16", "float32")
+    others = ("float32", "bfloat16") if policy in ("float32", "tf32") else ("bfloat16", "float16", "float32")
+    wanted = (policy, *others)
     return next(dtype for dtype in wanted if dtype in sheet.tflops)
 
 

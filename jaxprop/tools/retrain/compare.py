@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from jaxprop.config.tasks import best_mode, better, main_metric
-from jaxprop.core.precision import policy
 from jaxprop.run.opened import Opened
+from jaxprop.run.precision import policy_of
 from jaxprop.tasks.words import number
 from jaxprop.tools.retrain.bootstrap import DRAWS, paired_interval
 from jaxprop.tools.retrain.challenger import champion_within
@@ -40,7 +40,7 @@ def side_by_side(champion: Opened, challenger: Opened, tests: Mapping[str, Sourc
       tests: the test sets, by name.
     """
     experiment, config = challenger.experiment, challenger.config
-    each = each_example(experiment.task.objective, policy(config.precision.policy))
+    each = each_example(experiment.task.objective, policy_of(config))
     size = config.data.eval_batch_size or config.data.batch_size
     step, state = experiment.step, challenger.state
     weights = {

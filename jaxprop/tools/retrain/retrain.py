@@ -13,7 +13,6 @@ import numpy as np
 from jaxprop import data
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
-from jaxprop.core.precision import policy
 from jaxprop.data.alike import open_alike
 from jaxprop.data.readers.mixture import LENGTHS, join
 from jaxprop.data.splits import subset
@@ -23,6 +22,7 @@ from jaxprop.run.champions import Making
 from jaxprop.run.conduct import Outcome
 from jaxprop.run.folder import find_run, read_summary
 from jaxprop.run.opened import Opened, open_run
+from jaxprop.run.precision import policy_of
 from jaxprop.run.predictor import Predictor
 from jaxprop.run.served import CHAMPION, PREFIX, VERSIONS, Version, is_run_of
 from jaxprop.run.status import Status
@@ -302,7 +302,7 @@ def _suspects(opened: Opened, fresh: Fresh, old: Old, making: Making, tell: Call
     known, tested = (
         (of_known_classes(source, fresh.known, task) if fresh.new_classes else source) for source in (train, old.test)
     )
-    each = each_example(opened.experiment.task.objective, policy(config.precision.policy))
+    each = each_example(opened.experiment.task.objective, policy_of(config))
     predictor = Predictor(opened)
     params, extras = jax.device_get((predictor.params, predictor.extras))
     size = config.data.eval_batch_size or config.data.batch_size

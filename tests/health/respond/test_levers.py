@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxprop.health.respond.levers import Levers, change, tighten
+from jaxprop.core.precision import LossScale
+from jaxprop.health.respond.levers import Levers, change, scaled, tighten
 from jaxprop.health.signals.guard import init_health
 from jaxprop.types import TrainState
 
@@ -35,3 +36,24 @@ def test_levers_are_set_where_the_state_lies():
 )
 def test_a_change_is_told(name, old, new, value, what):
     assert change(name, old, new) == (value, what)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("raise_scale", 8.0, 8192.0),
+        ("raise_scale", 2.0**20, 2.0**24),
+        ("lower_scale", 1024.0, 64.0),
+        ("lower_scale", 4.0, 1.0),
+    ],
+)
+def test_the_loss_scale_moves_at_once_within_its_bounds(name, before, after):
+    held = LossScale(jnp.float32(before), jnp.int32(7))
+    state = scaled(TrainState(0, {}, {}, (), None, held, None, ()), name)
+    assert (state.loss_scale.scale.item(), state.loss_scale.good_steps.item()) == (after, 0)
+    assert (state.loss_scale.scale.dtype, state.loss_scale.good_steps.dtype) == (jnp.float32, jnp.int32)
+
+
+def test_a_state_without_a_loss_scale_stays_as_it_is():
+    state = TrainState(0, {}, {}, (), None, (), None, ())
+    assert scaled(state, "raise_scale") is state

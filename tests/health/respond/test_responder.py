@@ -42,6 +42,17 @@ class Script:
         self.rearmed = list(state["rearmed"])
 
 
+class OfTheScale(Script):
+    """The same of the loss scale, with a cause."""
+
+    def __init__(self, cause, *steps):
+        super().__init__({step: step - 1 for step in steps})
+        self.cause = cause
+
+    def update(self, step, m):
+        return [alert._replace(cause=self.cause) for alert in super().update(step, m)]
+
+
 def good(norm=1.0, rate=0.1, loss=1.0, **rest):
     return record(loss=loss, grad_norm=norm, learning_rate=rate, **rest)
 
@@ -407,3 +418,39 @@ def test_another_response_may_be_asked_for_on_the_way():
     nothing = responder([])
     nothing.restore(state)
     assert feed(nothing, 11, 30) == []
+
+
+ALL = ["clip", "raise_scale", "lower_scale", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "scale", "skipped", "action"),
+    [
+        ("no_loss_scaling", 8.0, False, "raise_scale"),
+        ("loss_scale_falls", 8.0, True, "lower_scale"),
+        ("loss_scale_falls", 1.0, True, "stop"),  # it cannot go lower, and nothing was healthy that could be clipped to
+        ("no_loss_scaling", 2.0**24, False, "clip"),
+        ("unstable", 8.0, False, "clip"),
+        ("unstable", 8.0, True, None),  # a skipped step is answered by its own rules
+    ],
+)
+def test_what_sets_the_loss_scale_answers_alerts_on_it_and_no_others(cause, scale, skipped, action):
+    made = responder(ALL, OfTheScale(cause, 11))
+    m = good(loss_scale=scale, skipped=float(skipped), norm=np.inf) if skipped else good(loss_scale=scale)
+    lines = (feed(made, 1, 10, good(loss_scale=scale)) if action != "stop" else []) + made.read(11, m)
+    told = [line["action"] for line in lines if line["kind"] == "action"]
+    assert told == ([] if action is None else [action])
+    if action in ("raise_scale", "lower_scale"):
+        assert [step.name for step in made.due(12)] == [action]
+        assert made.levers == Levers()
+        assert f"loss scale x {1024 if action == 'raise_scale' else 0.0625:g} after step 12" in lines[-1]["message"]
+
+
+def test_the_ladder_stays_where_it_is_after_the_loss_scale_was_set():
+    made = responder(ALL, OfTheScale("no_loss_scaling", 11))
+    feed(made, 1, 11, good(loss_scale=8.0))
+    made.due(12)
+    other = responder(ALL)
+    other.restore(json.loads(json.dumps({**made.state(), "watch": None})))
+    feed(other, 12, 13 + PATIENCE)
+    assert [line["action"] for line in other.decide([Sign(80, None, 70, "unstable", "loss x 2")])] == ["clip"]
