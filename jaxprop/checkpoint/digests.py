@@ -51,10 +51,12 @@ def digest(arrays: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
       Appleby, MurmurHash3 (2011), `fmix32`; Wellons, "Prospecting for Hash Functions" (2018), `lowbias32`.
     """
     on_devices = {name: _start(array) for name, array in arrays.items() if not _is_for_host(array)}
-    on_host = {name: _sum_host(np.asarray(array)) for name, array in arrays.items() if name not in on_devices}
+    # A view keeps its values: a buffer that is looked at is not donated.
+    on_host = {name: np.asarray(array) for name, array in arrays.items() if name not in on_devices}
 
     def result() -> dict[str, str]:
-        sums = {**on_host, **{name: np.asarray(array).tolist() for name, array in on_devices.items()}}
+        sums = {name: _sum_host(array) for name, array in on_host.items()}
+        sums |= {name: np.asarray(array).tolist() for name, array in on_devices.items()}
         return {name: f"{a:08x}{b:08x}" for name, (a, b) in sums.items()}
 
     return result
