@@ -295,7 +295,7 @@ def reader(options: argparse.Namespace) -> None:
                 said = subprocess.run(command, capture_output=True, text=True, check=True, env=_bare()).stdout
                 for workers, rate in map(str.split, said.splitlines()):
                     peers[workers].append(float(rate))
-    print(f"| {IMAGES:,} images of {SIDE} x {SIDE} x 3, batch {BATCH}, shuffled | examples a second | to torch's best |")
+    print(f"| {IMAGES:,} images, {SIDE} x {SIDE} x 3, batch {BATCH}, shuffled | examples a second | to torch's best |")
     print("|---|---:|---:|")
     best = [max(pair) for pair in zip(*peers.values(), strict=True)]
     for kind, found in rates.items():

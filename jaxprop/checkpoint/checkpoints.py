@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -28,6 +28,7 @@ from jaxprop.errors import CheckpointError
 from jaxprop.types import TrainState
 from jaxprop.untrusted.writes import sync
 
+_BEGINNING = threading.Lock()  # Orbax numbers the saves of a process, and mixes up two that begin at once
 _PATTERN = "[]*?\\"  # characters that Orbax takes for a pattern of names
 
 
@@ -114,13 +115,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Returns the step with the best finite value of the metric, or None where none was saved."""
-        return self._best_of(self._manifests())
-
-    def _best_of(self, manifests: Mapping[int, Mapping[str, Any]]) -> int | None:
-        values = {step: (one.get("metrics") or {}).get(self._metric, math.nan) for step, one in manifests.items()}
-        sign = 1 if self._mode == "min" else -1
-        finite = [(sign * value, step) for step, value in values.items() if math.isfinite(value)]
-        return min(finite)[1] if finite else None
+        return manifest.best_of(self._manifests(), self._metric, self._mode)
 
     def _manifests(self) -> dict[int, dict[str, Any]]:
         found = manifest.read_manifests(self.folder)
@@ -220,8 +215,9 @@ class Checkpoints:
         digests: Callable[[], dict[str, str]], copied: Callable[[], None],
     ) -> None:  # fmt: skip
         """In the background: writes arrays, then the manifest, then gives the checkpoint its name."""
-        self._writer = self._writer or files.writer()
-        self._writer.save(plain, args=files.arguments(held.pop()))  # the last reference: freed as early as can be
+        with _BEGINNING:
+            self._writer = self._writer or files.writer()
+            self._writer.save(plain, args=files.arguments(held.pop()))  # the last reference: freed as early as can be
         copied()
         self._writer.wait_until_finished()
         if peers.is_first():
@@ -476,7 +472,7 @@ class Checkpoints:
 
     def _retire(self) -> None:
         found = self._manifests()
-        best = self._best_of(found)
+        best = manifest.best_of(found, self._metric, self._mode)
         for step in list(found)[: -self._keep]:
             if step != best and step not in self.pinned:
                 self._move_to_trash(step)

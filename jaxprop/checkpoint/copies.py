@@ -1,9 +1,9 @@
 """Copies of a state that a save can read while training goes on and writes the state over.
 
 Where arrays lie in the host's memory, as on CPU, they are copied into buffers that are kept from one save to the next:
-the kernel fills every page of a new buffer with zeros when it is first touched, which takes several times as long as the
-copy. A view would cost nothing at first, but a buffer that is looked at cannot be donated, so that the next step would
-have to find new memory for the whole state.
+the kernel fills every page of a new buffer with zeros when it is first touched, which takes several times as long as
+the copy. A view would cost nothing at first, but a buffer that is looked at cannot be donated, so that the next step
+would have to find new memory for the whole state.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _shares_memory(array: jax.Array) -> bool:
-    return all(device.platform == "cpu" for device in array.sharding.device_set)
+    return all(device.platform == "cpu" for device in array.devices())
 
 
 def _is_in_usual_memory(array: jax.Array) -> bool:

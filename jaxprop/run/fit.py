@@ -154,6 +154,8 @@ def fit(
       ...     ran.status, ran.step, round(float(ran.params["w"]), 1)
       ('completed', 20, 3.0)
     """
+    if not isinstance(steps_per_call, int):
+        raise UsageError(f"fit: steps_per_call: expected a whole number, at least 1, got {steps_per_call!r}")
     stream = as_stream(batches, depth=(prefetch + 2) * steps_per_call)
     evaluates = _check_evaluation(evaluate, batch_size) and _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
@@ -208,7 +210,7 @@ class _Finder:
     """Finds out where a step that was not finite began to be so, while its batch is still at hand."""
 
     def __init__(self, _folder: Path, experiment: Experiment):
-        self._step, self._per_call = experiment.step, experiment.config.run.steps_per_call
+        self._step, self._per_call = experiment.step, experiment.config.run.per_call
         self._batches: list[tuple[int, int, Any]] = []
         self._left = experiment.config.health.blackboxes
         self._failing = False
@@ -323,7 +325,7 @@ def _first_batch(stream: Any) -> PyTree:
 
 def _trace(experiment: Experiment, state: TrainState) -> None:
     batch = _first_batch(experiment.stream)
-    if experiment.config.run.steps_per_call > 1:
+    if experiment.config.run.per_call > 1:
         batch = jax.tree.map(lambda array: np.asarray(array)[None], batch)
     experiment.step.lower(state, place(experiment, batch)[0])
 
