@@ -102,7 +102,7 @@ def wanted(experiment: Experiment, seconds: float, batch_bytes: int) -> int:
         and (size == 1 or size * batch_bytes <= BATCH_BYTES)
         and (not by_epochs or abs(max(1, round(epoch / size)) * size - epoch) <= STRAY * epoch)
     ]
-    return next((size for size in fit if LOOP_SECONDS <= SHARE * size * seconds), fit[-1])
+    return next((size for size in fit if SHARE * size * seconds >= LOOP_SECONDS), fit[-1])
 
 
 def _seconds_a_step(experiment: Experiment, batch: Any) -> float:
