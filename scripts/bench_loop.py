@@ -41,7 +41,9 @@ import optax
 import jaxprop
 from jaxprop import data
 from jaxprop.config.build import build
+from jaxprop.config.load import load
 from jaxprop.run.compose import compose
+from jaxprop.run.train import train
 from jaxprop.sinks import Sink
 
 LEAVES, WARM = 218, 40  # arrays of the host's part; steps that are not counted, in which programs are compiled
@@ -219,6 +221,44 @@ def host(options: argparse.Namespace) -> None:
             print(f"| {name}, health={health} | {' | '.join(columns)} |", flush=True)
 
 
+# -- steps a call ---------------------------------------------------------------------------------
+
+TINY = {
+    "digits_mlp": {},
+    "MLP 64-32-10, batch 16": {"data.batch_size": 16, "model.hidden": [32]},
+    "MLP 64-2048-2048-10, batch 64": {"model.hidden": [2048, 2048]},
+}
+
+
+def calls(options: argparse.Namespace) -> None:
+    """A row for each small model: steps a second with one step a call, with `auto`, and with 20."""
+    print("| model | one step a call, steps/s | auto, steps/s | chosen | 20 a call, steps/s | auto / one | 20 / one |")
+    print("|---|---:|---:|---|---:|---:|---:|", flush=True)
+    for name, changes in TINY.items():
+        found: dict[str, list[float]] = {"1": [], "auto": [], "20": []}
+        chosen = []
+        for side in there_and_back(list(found), options.rounds):
+            keys = {
+                "run.steps_per_call": side, "run.epochs": "null", "run.steps": 4000, "run.eval_every": 2000,
+                "run.log_every": 100, "health.every": 1, "health.rare_every": 100, "checkpoint.enabled": "false",
+                **changes,
+            }  # fmt: skip
+            config = load("digits_mlp", [f"{key}={value}" for key, value in keys.items()]).config
+            with tempfile.TemporaryDirectory(dir=options.folder) as place:
+                rate = train(config, f"{place}/run", quiet=True).summary["examples_per_second"]
+                if side == "auto":
+                    chosen.append(load(f"{place}/run/config.yaml").config.run.steps_per_call)
+            found[side].append(rate / config.data.batch_size)
+        ratios = [
+            spread([other / one for other, one in zip(found[side], found["1"], strict=True)]) for side in ("auto", "20")
+        ]
+        rates = {side: spread(values, ".0f") for side, values in found.items()}
+        picked = ", ".join(map(str, sorted(set(chosen))))
+        print(
+            f"| {name} | {rates['1']} | {rates['auto']} | {picked} | {rates['20']} | {' | '.join(ratios)} |", flush=True
+        )
+
+
 # -- the data reader ------------------------------------------------------------------------------
 
 TORCH = """
@@ -311,7 +351,12 @@ def _bare() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LD_PRELOAD"))}
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], None]] = {"checkpoints": checkpoints, "host": host, "reader": reader}
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "checkpoints": checkpoints,
+    "host": host,
+    "calls": calls,
+    "reader": reader,
+}
 
 
 def main() -> None:
