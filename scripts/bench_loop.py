@@ -13,7 +13,8 @@ Four parts, each a Markdown table:
 
 What is compared is taken in turns, there and back, in one process but for torch. Figures are the median over the rounds
 with the least and the most, since the machine's load changes from one round to the next. A step's time is that between
-two reports of progress, so what the loop does between steps counts; the first steps, which compile, do not.
+its record and the one before it, as both reach the host, so what the loop does between steps counts; the first steps,
+which compile, do not.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _mlp_loss(params: Any, batch: Any, _key: Any) -> jax.Array:
 
 
 def step_times(model: Model, folder: Path, steps: int, every: int | None) -> list[float]:
-    """Seconds of each step of a run, from one report of progress to the next."""
+    """Seconds of each step of a run, from the record of one to that of the next."""
     rng = np.random.default_rng(0)
     scale = model.width**-0.5
     params = {
@@ -102,9 +103,9 @@ def step_times(model: Model, folder: Path, steps: int, every: int | None) -> lis
     marks: list[float] = []
     jaxprop.fit(
         _mlp_loss, optax.adam(1e-4), batches, run=folder, steps=steps, params=params, quiet=True, fresh=True,
-        health={"every": 1, "rare_every": 10**6, "watch": False},
+        health={"every": 1, "rare_every": 10**6, "watch": False}, log_every=1,
         checkpoint={"every_steps": every, "keep": 1} if every else False,
-        sinks=[Sink(progress=lambda _step: marks.append(time.perf_counter()))],
+        sinks=[Sink(write=lambda _record: marks.append(time.perf_counter()))],
     )  # fmt: skip
     return [after - before for before, after in itertools.pairwise(marks)][WARM:]
 
