@@ -154,9 +154,7 @@ def fit(
       ...     ran.status, ran.step, round(float(ran.params["w"]), 1)
       ('completed', 20, 3.0)
     """
-    if not isinstance(steps_per_call, int):
-        raise UsageError(f"fit: steps_per_call: expected a whole number, at least 1, got {steps_per_call!r}")
-    stream = as_stream(batches, depth=(prefetch + 2) * steps_per_call)
+    stream = as_stream(batches, depth=(prefetch + 2) * _whole(steps_per_call))
     evaluates = _check_evaluation(evaluate, batch_size) and _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
         data={"batch_size": batch_size, "prefetch": prefetch}, precision={"policy": precision},
@@ -235,6 +233,12 @@ class _Finder:
         told = f"step {step} was not finite" + ("" if finding is None else f": {finding.message}")
         self.began = self.began or f"The first: {told}"
         return told
+
+
+def _whole(steps_per_call: Any) -> int:
+    if not isinstance(steps_per_call, int):  # what a configuration leaves to the run, a library's caller decides
+        raise UsageError(f"fit: steps_per_call: expected a whole number, at least 1, got {steps_per_call!r}")
+    return steps_per_call
 
 
 def _settings(**sections: Any) -> Settings:
