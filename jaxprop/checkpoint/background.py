@@ -14,7 +14,6 @@ from pathlib import Path
 from jaxprop.errors import CheckpointError
 
 PATIENCE = 300.0  # seconds without a new byte or name on the disk after which a save is given up
-NICER = 10  # than training, on the scale of `nice`
 _LOOK = 1.0  # seconds between two looks at the disk
 _GRACE = 10.0  # seconds that the end of the process may wait for threads of a save that was given up
 
@@ -44,7 +43,6 @@ class Background:
         self._thread.start()
 
     def _run(self, work: Callable[[Callable[[], None]], None]) -> None:
-        _give_way()
         try:
             work(self._is_copied.set)
         except BaseException as error:  # whatever it is, it is raised where the save is waited for
@@ -110,13 +108,6 @@ class Background:
                     total += os.stat(os.path.join(place, name)).st_size
                     files += 1
         return files, total
-
-
-def _give_way() -> None:
-    """Leaves the cores to training on a machine where that needs them all; what this thread starts inherits it."""
-    if sys.platform.startswith("linux"):  # elsewhere a priority is the whole process's
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0) + NICER, 19))
 
 
 _unreported: set[Background] = set()

@@ -196,7 +196,7 @@ class Checkpoints:
             plain = self._plain_folder() / staging.name / str(step)
             taken = self._copies.take(arrays)
             # Begun before the state may be donated, and waited for when it is on the disk.
-            held, digests = [taken.arrays], digest(taken.arrays)
+            held, digests = [taken.arrays], digest(taken.arrays, threads=1)  # training needs the cores
             whole = taken.whole
             del arrays, taken
             work = partial(self._write, plain, held, staging / str(step), record, digests)

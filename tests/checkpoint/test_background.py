@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 import textwrap
@@ -31,24 +30,6 @@ def test_work_is_done_in_a_thread_that_does_not_keep_the_process(tmp_path):
     assert seen == [(True, True)]  # threads that Orbax starts there inherit it
     assert save.has_ended
     assert not save.has_failed
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a priority is the whole process's")
-def test_it_and_the_threads_that_it_starts_leave_the_cores_to_training(tmp_path):
-    seen, own = [], os.getpriority(os.PRIO_PROCESS, 0)
-
-    def look():
-        seen.append(os.getpriority(os.PRIO_PROCESS, 0))
-
-    def work(copied):
-        inner = threading.Thread(target=look)
-        inner.start()
-        inner.join()
-        look()
-
-    started(3, work, tmp_path).result()
-    assert seen == [min(own + background.NICER, 19)] * 2
-    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_an_error_is_raised_where_it_is_waited_for(tmp_path):
