@@ -50,7 +50,7 @@ def seconds(work) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - busy
 
 
-def none(arrays):
+def none(arrays, **_):
     """The digests of nothing, to save without."""
     return lambda: dict.fromkeys(arrays, "")
 

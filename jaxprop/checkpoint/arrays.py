@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,9 +57,14 @@ def _restore_args(ocp: Any, abstract: Any) -> Any:
     return ocp.ArrayRestoreArgs(sharding=sharding)
 
 
+def import_ahead() -> None:
+    """Imports in another thread what the first save needs, so that this does not come between two steps."""
+    threading.Thread(target=import_orbax, name="jaxprop-import", daemon=True).start()
+
+
 @functools.cache
 def import_orbax() -> Any:
-    """Imported at the first save or restore only: it takes most of a second."""
+    """Imported by runs that save or restore only: it takes most of a second."""
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").addFilter(_is_not_orbax)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ from jaxprop.checkpoint import arrays as files
 from jaxprop.checkpoint import folder as places
 from jaxprop.checkpoint import leaves, manifest, peers, space
 from jaxprop.checkpoint.background import Background, StuckError
+from jaxprop.checkpoint.copies import Copies
 from jaxprop.checkpoint.digests import digest
 from jaxprop.checkpoint.environment import environment
 from jaxprop.checkpoint.failures import DamagedError, no_such_step, reporting
@@ -27,6 +28,7 @@ from jaxprop.errors import CheckpointError
 from jaxprop.types import TrainState
 from jaxprop.untrusted.writes import sync
 
+_BEGINNING = threading.Lock()  # Orbax numbers the saves of a process, and mixes up two that begin at once
 _PATTERN = "[]*?\\"  # characters that Orbax takes for a pattern of names
 
 
@@ -89,6 +91,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._keep, self._metric, self._mode = keep, best, mode
         self._writer: Any = None
+        self._copies = Copies()
         self._saving: Background | None = None
         self._staging: Path | None = None
         self._alias: Path | None = None
@@ -112,12 +115,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Returns the step with the best finite value of the metric, or None where none was saved."""
-        values = {
-            step: (found.get("metrics") or {}).get(self._metric, math.nan) for step, found in self._manifests().items()
-        }
-        sign = 1 if self._mode == "min" else -1
-        finite = [(sign * value, step) for step, value in values.items() if math.isfinite(value)]
-        return min(finite)[1] if finite else None
+        return manifest.best_of(self._manifests(), self._metric, self._mode)
 
     def _manifests(self) -> dict[int, dict[str, Any]]:
         found = manifest.read_manifests(self.folder)
@@ -167,7 +165,7 @@ class Checkpoints:
         config: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> bool:
-        """Starts saving a checkpoint and returns once the state is copied to the host, so that it may be donated.
+        """Starts saving a checkpoint and returns once the state is copied, so that it may be donated.
 
         A step that already has a complete checkpoint is not written again; to repeat steps after an older checkpoint,
         call `clear(after=...)` first.
@@ -195,16 +193,18 @@ class Checkpoints:
             self._refuse_without_room(step, arrays)
             record = {"format": manifest.FORMAT, **described, "stream": stream, "config": config, "metrics": metrics}
             record = manifest.plain_json({**record, "made": environment(state)})
-            self._writer = self._writer or files.writer()
             plain = self._plain_folder() / staging.name / str(step)
+            taken = self._copies.take(arrays)
             # Begun before the state may be donated, and waited for when it is on the disk.
-            held, digests = [files.arguments(arrays)], digest(arrays)
-            del arrays
+            held, digests = [taken.arrays], digest(taken.arrays, threads=1)  # training needs the cores
+            whole = taken.whole
+            del arrays, taken
             work = partial(self._write, plain, held, staging / str(step), record, digests)
             self._saving = Background(step, work, staging)
             try:
                 self._saving.start()
-                self._saving.wait_for_copy()
+                if not whole:
+                    self._saving.wait_for_copy()
             except StuckError:
                 self._saving = self._writer = None
                 raise
@@ -215,7 +215,9 @@ class Checkpoints:
         digests: Callable[[], dict[str, str]], copied: Callable[[], None],
     ) -> None:  # fmt: skip
         """In the background: writes arrays, then the manifest, then gives the checkpoint its name."""
-        self._writer.save(plain, args=held.pop())  # the last reference: a state that is not donated is freed as early
+        with _BEGINNING:
+            self._writer = self._writer or files.writer()
+            self._writer.save(plain, args=files.arguments(held.pop()))  # the last reference: freed as early as can be
         copied()
         self._writer.wait_until_finished()
         if peers.is_first():
@@ -469,8 +471,9 @@ class Checkpoints:
             )
 
     def _retire(self) -> None:
-        steps, best = self.steps(), self.best()
-        for step in steps[: -self._keep]:
+        found = self._manifests()
+        best = manifest.best_of(found, self._metric, self._mode)
+        for step in list(found)[: -self._keep]:
             if step != best and step not in self.pinned:
                 self._move_to_trash(step)
 

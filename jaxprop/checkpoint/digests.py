@@ -24,7 +24,7 @@ _SMALL = 1 << 20  # bytes below which a copy to the host is cheaper than compili
 _PART = 1 << 22  # words of an array that are worth a thread of their own
 
 
-def digest(arrays: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
+def digest(arrays: Mapping[str, Any], threads: int = 8) -> Callable[[], dict[str, str]]:
     r"""Begins to compute a digest of the bits of each array, and of where in the array they are.
 
     With the bits $x_i$ of the i-th word, an odd constant $g$ and bijections $a, b$ of 32-bit words, a digest is
@@ -37,6 +37,7 @@ def digest(arrays: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
 
     Args:
       arrays: NumPy and JAX arrays of any shape and dtype but keys; with several processes, the same ones in each.
+      threads: most that the host may use for one array.
 
     Returns:
       A function that waits for the digests, 16 hexadecimal digits each. The arrays may be donated before it is called.
@@ -51,10 +52,12 @@ def digest(arrays: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
       Appleby, MurmurHash3 (2011), `fmix32`; Wellons, "Prospecting for Hash Functions" (2018), `lowbias32`.
     """
     on_devices = {name: _start(array) for name, array in arrays.items() if not _is_for_host(array)}
-    on_host = {name: _sum_host(np.asarray(array)) for name, array in arrays.items() if name not in on_devices}
+    # A view keeps its values: a buffer that is looked at is not donated.
+    on_host = {name: np.asarray(array) for name, array in arrays.items() if name not in on_devices}
 
     def result() -> dict[str, str]:
-        sums = {**on_host, **{name: np.asarray(array).tolist() for name, array in on_devices.items()}}
+        sums = {name: _sum_host(array, threads) for name, array in on_host.items()}
+        sums |= {name: np.asarray(array).tolist() for name, array in on_devices.items()}
         return {name: f"{a:08x}{b:08x}" for name, (a, b) in sums.items()}
 
     return result
@@ -133,12 +136,12 @@ def _bits(dtype: Any) -> int:
 # -- on the host ----------------------------------------------------------------------------------
 
 
-def _sum_host(array: np.ndarray) -> tuple[int, int]:
+def _sum_host(array: np.ndarray, threads: int = 8) -> tuple[int, int]:
     flat, mask = np.ascontiguousarray(array).reshape(-1), 0
     if not np.issubdtype(flat.dtype, np.complexfloating) and _bits(flat.dtype) < 8:
         mask = 2 ** _bits(flat.dtype) - 1
     flat = flat.view({1: "<u1", 2: "<u2"}.get(flat.dtype.itemsize, "<u4"))
-    parts = max(1, min(os.cpu_count() or 1, math.ceil(flat.size / _PART), 8))
+    parts = max(1, min(os.cpu_count() or 1, math.ceil(flat.size / _PART), threads))
     edges = [flat.size * i // parts for i in range(parts + 1)]
     if parts == 1:
         return _sum_part(flat, mask, 0, flat.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,24 @@ def read_manifests(folder: Path) -> dict[int, dict[str, Any]]:
       {}
     """
     return {step: found for step, found in _read_all(folder) if isinstance(found, dict)}
+
+
+def best_of(manifests: Mapping[int, Mapping[str, Any]], metric: str | None, mode: str) -> int | None:
+    """Returns the step with the best finite value of a metric, the earliest among equals, or None where none has one.
+
+    Args:
+      manifests: by step, as `read_manifests` returns them.
+      metric: its name.
+      mode: `min` or `max`, which values are better.
+
+    Example:
+      >>> best_of({1: {"metrics": {"loss": 2.0}}, 2: {"metrics": {"loss": 1.0}}, 3: {"metrics": None}}, "loss", "min")
+      2
+    """
+    values = {step: (one.get("metrics") or {}).get(metric, math.nan) for step, one in manifests.items()}
+    sign = 1 if mode == "min" else -1
+    finite = [(sign * value, step) for step, value in values.items() if math.isfinite(value)]
+    return min(finite)[1] if finite else None
 
 
 def unreadable(folder: Path) -> dict[int, str]:

@@ -139,7 +139,7 @@ def _schedule(config: Config) -> Iterator[Problem]:
 
 def _rhythm(config: Config) -> Iterator[Problem]:
     """Nothing can happen between the steps of one call, so intervals must be multiples of `steps_per_call`."""
-    per_call = config.run.steps_per_call
+    per_call = config.run.per_call
     counts: dict[Path, int | None] = {
         ("run", "steps"): config.run.steps,
         ("run", "log_every"): config.run.log_every,

@@ -129,7 +129,7 @@ class Recorder:
             return None
         self._written = True
         last, _, batch = held
-        if self._config.run.steps_per_call > 1:
+        if self._config.run.per_call > 1:
             batch = {name: array[step - last - 1] for name, array in batch.items()}
         updates = (now - step) - (int(state.health.skips) - int(m.skips))  # steps that are skipped make none
         try:

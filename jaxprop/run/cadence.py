@@ -55,7 +55,7 @@ def rhythm_of(config: Config, total: int, batches_per_epoch: int, has_test: bool
       batches_per_epoch: of the training data; an epoch is rounded to whole calls.
       has_test: whether there is a split to evaluate on.
     """
-    per_call, every = config.run.steps_per_call, config.checkpoint.every_steps
+    per_call, every = config.run.per_call, config.checkpoint.every_steps
     epoch = max(1, round(batches_per_epoch / per_call)) * per_call
     eval_every = (config.run.eval_every or epoch) if has_test else None
     return Rhythm(per_call, total, eval_every, every or (None if has_test else epoch))

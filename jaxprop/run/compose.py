@@ -139,7 +139,7 @@ def compose(
     objective = hold(task.objective, held_statistics(config, shapes, beside))
     step = make_train_step(
         objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
-        steps_per_call=config.run.steps_per_call, health=signals, ema_decay=config.run.ema_decay,
+        steps_per_call=config.run.per_call, health=signals, ema_decay=config.run.ema_decay,
         schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling_of(config), mesh=mesh, trainable=trainable,
         rules=rules, deterministic=config.parallel.deterministic, offload_optimizer=config.parallel.offload_optimizer,
     )  # fmt: skip
@@ -187,7 +187,7 @@ def open_stream(
     """Returns the stream of training batches, at its start: of their rows, those that this process has devices for."""
     section = config.data
     rows = None if mesh is None else local_rows(mesh, section.batch_size)
-    if config.run.steps_per_call > 1:
+    if config.run.per_call > 1:
         train = train._replace(buckets=None)  # the batches of one call are stacked
     stream: data.Stream | data.MixtureStream
     if isinstance(section, Mixture):
@@ -281,7 +281,7 @@ def place(experiment: Experiment, batch: Batch) -> tuple[Any, float]:
     Returns:
       The batch on the devices, and its number of examples.
     """
-    per_call, mesh = experiment.config.run.steps_per_call, experiment.mesh
+    per_call, mesh = experiment.config.run.per_call, experiment.mesh
     examples = _examples(batch, per_call)
     # On one device jit takes NumPy as it is; a transfer of its own would only cost another dispatch on CPU.
     if mesh is None:

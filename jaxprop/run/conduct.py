@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.checkpoint import Checkpoints
+from jaxprop.checkpoint.arrays import import_ahead
 from jaxprop.checkpoint.folder import steps_in
 from jaxprop.config.tasks import TASK_TABLE, best_mode
 from jaxprop.data.readers.arrays import IF_NUMBERS
@@ -213,6 +214,7 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
     resumed_from = None if fresh else loop.resume()
     if experiment.config.checkpoint.enabled:
         loop.checkpoints.tell_of_space(loop.state)
+        import_ahead()
     if resumed_from is not None:
         # It has the time after the last checkpoint, too, where the session before came to an end of its own.
         loop.clock.goes_on((read_summary(folder) or {}).get("seconds"))

@@ -157,7 +157,7 @@ def fit(
       ...     ran.status, ran.step, round(float(ran.params["w"]), 1)
       ('completed', 20, 3.0)
     """
-    stream = as_stream(batches, depth=(prefetch + 2) * steps_per_call)
+    stream = as_stream(batches, depth=(prefetch + 2) * _whole(steps_per_call))
     evaluates = _check_evaluation(evaluate, batch_size) and _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
         data={"batch_size": batch_size, "prefetch": prefetch},
@@ -211,7 +211,7 @@ class _Finder:
     """Finds out where a step that was not finite began to be so, while its batch is still at hand."""
 
     def __init__(self, _folder: Path, experiment: Experiment):
-        self._step, self._per_call = experiment.step, experiment.config.run.steps_per_call
+        self._step, self._per_call = experiment.step, experiment.config.run.per_call
         self._batches: list[tuple[int, int, Any]] = []
         self._left = experiment.config.health.blackboxes
         self._failing = False
@@ -236,6 +236,12 @@ class _Finder:
         told = f"step {step} was not finite" + ("" if finding is None else f": {finding.message}")
         self.began = self.began or f"The first: {told}"
         return told
+
+
+def _whole(steps_per_call: Any) -> int:
+    if not isinstance(steps_per_call, int):  # what a configuration leaves to the run, a library's caller decides
+        raise UsageError(f"fit: steps_per_call: expected a whole number, at least 1, got {steps_per_call!r}")
+    return steps_per_call
 
 
 def _settings(**sections: Any) -> Settings:
@@ -326,7 +332,7 @@ def _first_batch(stream: Any) -> PyTree:
 
 def _trace(experiment: Experiment, state: TrainState) -> None:
     batch = _first_batch(experiment.stream)
-    if experiment.config.run.steps_per_call > 1:
+    if experiment.config.run.per_call > 1:
         batch = jax.tree.map(lambda array: np.asarray(array)[None], batch)
     experiment.step.lower(state, place(experiment, batch)[0])
 

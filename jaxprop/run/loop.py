@@ -80,7 +80,7 @@ class Loop:
         self._has_evaluated = False  # and so has compiled the eval step
         self._saved = 0  # the newest step that needs no saving
         self._hangs = False  # the data source has not returned when a stop came
-        config, total, per_call = self._config, experiment.total_steps, self._config.run.steps_per_call
+        config, total, per_call = self._config, experiment.total_steps, self._config.run.per_call
         epoch = experiment.stream.batches_per_epoch or max(1, total // 10)  # batches of no known number have no epoch
         self._rhythm = rhythm_of(config, total, epoch, experiment.validation is not None)
         self._stopping, self._late = Stopping(config), SharedFlag("minutes")
@@ -431,7 +431,7 @@ class Loop:
 
 
 def _responder(config: Config, total_steps: int, trained: PyTree, folder: Path) -> Responder:
-    health, per_call = config.health, config.run.steps_per_call
+    health, per_call = config.health, config.run.per_call
     names = trees.layer_names(trained)[0]
     source = "fit" if isinstance(config, Settings) else "yaml"
     about = Setup(source, to_builtins(config), shown(folder), () if source == "fit" else code_of(config))

@@ -91,7 +91,7 @@ def predicted(experiment: Experiment) -> Memory | None:
     config = experiment.config
     state = jax.eval_shape(lambda: experiment.init(config.run.seed))
     batch = next(data.one_pass(experiment.sources["train"], config.data.batch_size))
-    steps = (config.run.steps_per_call,) if config.run.steps_per_call > 1 else ()
+    steps = (config.run.per_call,) if config.run.per_call > 1 else ()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*steps, *x.shape), x.dtype), batch)
     if not config.health.layers:
         return experiment.step.memory(state, shapes, "lean")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,17 @@ from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema.config import Config
 from jaxprop.core.precision import check_device
 from jaxprop.errors import UsageError
-from jaxprop.run import linear, own_code, prepared
+from jaxprop.run import calls, linear, own_code, prepared
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.conduct import Outcome, Undertaking, conduct
-from jaxprop.run.folder import write_text
+from jaxprop.run.folder import expanded, write_text
 from jaxprop.run.initial import begin, resolved
 from jaxprop.run.memory import explained
 from jaxprop.run.precision import policy_of
 from jaxprop.run.resume import check_data, finished
 from jaxprop.run.served import PROMOTION
-from jaxprop.types import TrainState
+from jaxprop.types import Source, TrainState
 
 
 def train(
@@ -57,16 +58,28 @@ def train(
             "and --run DIR names the folder of a new run"
         )
     config = resolved(config)
+    chosen: list[str] = []  # what a person is told of the steps a call
+
+    def composed() -> Experiment:
+        before = config if fresh else calls.as_before(config, expanded(folder))
+        experiment, notes = calls.composed(before, _composed)
+        chosen.extend(notes)
+        return experiment
+
+    def begun(experiment: Experiment) -> tuple[TrainState, list[str]]:
+        state, notes = begin(experiment)
+        return state, [*notes, *chosen]
+
     undertaking = Undertaking(
-        compose=lambda: _composed(config),
-        finished=lambda folder: _finished(config, folder),
+        compose=composed,
+        finished=lambda folder: _finished(calls.as_before(config, folder), folder),
         complete=lambda experiment, folder: check_data(experiment.stream, folder / "checkpoints"),
         recorder=lambda folder, experiment: Recorder(folder, experiment.config, experiment.mesh),
         trace=_trace,
         describe=_describe,
         compared=linear.compared,
         explained=explained,
-        begin=begin,
+        begin=begun,
     )
     return conduct(undertaking, folder, fresh=fresh, quiet=quiet, brief=brief).outcome
 
@@ -76,8 +89,8 @@ def _finished(config: Config, folder: Path) -> dict[str, Any] | None:
     return finished(config, folder)
 
 
-def _composed(config: Config) -> Experiment:
-    experiment = compose(config)
+def _composed(config: Config, sources: Mapping[str, Source] | None) -> Experiment:
+    experiment = compose(config, sources)
     check_device(policy_of(config), jax.devices()[0])
     # It is stored, and may be read in another working directory.
     return experiment._replace(config=with_absolute_paths(experiment.config))
@@ -94,6 +107,6 @@ def _trace(experiment: Experiment, state: TrainState) -> None:
     """Traces the train step, so that what cannot be trained is known before anything is removed for it."""
     config = experiment.config
     batch = next(data.one_pass(experiment.sources["train"], config.data.batch_size))
-    if config.run.steps_per_call > 1:
+    if config.run.per_call > 1:
         batch = {name: values[None] for name, values in batch.items()}
     experiment.step.lower(state, batch)

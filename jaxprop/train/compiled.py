@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 from jax.sharding import Mesh
 
 from jaxprop.core.compiler import fast_options
@@ -41,6 +42,7 @@ from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
 from jaxprop.types import Batch, Objective, PyTree, Schedule, TrainState
 
 LOG = logging.getLogger("jaxprop")
+_OUTSIDE = get_opaque_trace_state()  # of all transformations; imported within one, this is equal to no later state
 
 
 class TrainStep:
@@ -130,7 +132,10 @@ class TrainStep:
           UsageError: for an unknown detail.
         """
         # Where a step is part of something larger that is differentiated, what is donated would still be needed.
-        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch)))
+        # Outside of any transformation there are no tracers, and to look at every leaf takes a tenth of a call.
+        traced = get_opaque_trace_state() != _OUTSIDE and any(
+            isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch))
+        )
         due = self._detail(detail)
         step = (self._traced if traced else self._compiled or self._compile_for(state))[due]
         if due not in self._taken and not traced:

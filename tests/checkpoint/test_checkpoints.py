@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jaxprop.checkpoint import Checkpoints
+from jaxprop.checkpoint import Checkpoints, digests
 from jaxprop.errors import CheckpointError
 from jaxprop.types import TrainState
 from tests.processes import started
@@ -98,6 +99,30 @@ def test_a_state_donated_right_after_save_is_saved_as_it_was(tmp_path):
             assert bool((restored.params["w"] == step).all())
             assert restored.params["s"] == step
             assert restored.key.tolist() == [0, step]
+
+
+def test_training_goes_on_before_anything_is_written(tmp_path, monkeypatch):
+    """All but the copy is done in the background: digests, the writer, its first import."""
+    goes_on, state, digested = threading.Event(), make_state(3, fill=0.1), []
+    wanted = make_state(3, fill=0.1)
+    with Checkpoints(tmp_path) as checkpoints:
+        write, sum_host = checkpoints._write, digests._sum_host
+
+        def late(*arguments):
+            goes_on.wait()
+            write(*arguments)
+
+        monkeypatch.setattr(checkpoints, "_write", late)
+        monkeypatch.setattr(digests, "_sum_host", lambda *array: digested.append(goes_on.is_set()) or sum_host(*array))
+        assert save(checkpoints, 3, state=state)
+        change = jax.jit(lambda params: jax.tree.map(lambda x: x + 1, params), donate_argnums=0)
+        jax.block_until_ready(change(state.params))
+        assert list(tmp_path.glob(".saving-*/*")) == []
+        goes_on.set()
+        checkpoints.wait()
+        assert_same_bits(checkpoints.restore(make_state()).state, wanted)
+    assert digested
+    assert all(digested)
 
 
 def test_what_the_caller_changes_after_save_is_not_saved(tmp_path):

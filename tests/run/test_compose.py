@@ -1,14 +1,17 @@
 """Composition: what a configuration is built into, and the state that an experiment makes but does not hold."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
 
 from jaxprop.config.build import build
 from jaxprop.core.precision import LossScale
-from jaxprop.data import Workers
+from jaxprop.data import Workers, prefetch
 from jaxprop.errors import ConfigError
-from jaxprop.run.compose import compose, signals_of
+from jaxprop.parallel.sharding import batch_sharding
+from jaxprop.run.compose import compose, place, signals_of
 from jaxprop.types import TrainState
 from tests.benches import BASE, bits, merged
 
@@ -130,3 +133,36 @@ def test_steps_of_one_call_have_batches_of_one_shape(tmp_path):
     experiment = compose(build(sections | {"run": {"steps": 4, "steps_per_call": 2, "log_every": 2}}))
     assert experiment.stream.shapes == 1
     assert next(experiment.stream)["inputs"].shape == (8, 24)
+
+
+@pytest.mark.parametrize("per_call", [1, 2])
+def test_batches_lie_on_the_mesh_before_they_are_asked_for(per_call):
+    """The copy of the next batch is made while a step runs: in the thread that reads it, not by the step's call."""
+    run = {"steps": 8, "log_every": 2, "eval_every": 4, "steps_per_call": per_call}
+    experiment = compose(build(merged(BASE, {"parallel": {"devices": 8}, "run": run})))
+    placed, threads, ready = [], [], threading.Event()
+
+    def placing(batch):
+        on_mesh, examples = place(experiment, batch)
+        placed.append(on_mesh)
+        threads.append(threading.current_thread().name)
+        if len(placed) == 3:
+            ready.set()
+        return on_mesh, examples
+
+    sizes = [per_call] * (8 // per_call)
+    with prefetch(experiment.stream, 2, placing, 1 if per_call == 1 else sizes) as batches:
+        (first, examples), _ = next(batches)
+        assert ready.wait(60)  # the next two, which nobody has asked for
+        assert first is placed[0]
+        assert examples == 240 * per_call
+    wanted = batch_sharding(experiment.mesh, per_call)
+    leaves = jax.tree.leaves(placed)
+    assert all(isinstance(leaf, jax.Array) and leaf.sharding == wanted for leaf in leaves)
+    assert set(threads) == {"jaxprop-prefetch"}
+
+
+def test_on_one_cpu_the_step_is_given_numpy_as_it_is():
+    experiment = compose(build(BASE))
+    batch = next(experiment.stream)
+    assert place(experiment, batch)[0] is batch

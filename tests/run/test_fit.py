@@ -155,6 +155,7 @@ def test_alerts_and_the_place_of_a_nan_are_told(tmp_path):
         ({"health": {"on_alrt": "stop"}}, "fit: health.on_alrt: "),
         ({"precision": "float8"}, "fit: precision.policy: "),
         ({"steps": 0}, "fit: steps: "),
+        ({"steps_per_call": "auto"}, "fit: steps_per_call: expected a whole number, at least 1, got 'auto'"),
         (
             {"checkpoint": {"best": "f1"}},
             "fit: checkpoint: whether a larger f1 is better only you know; add its key mode",

@@ -214,7 +214,11 @@ class Run(Section):
     )
     eval_batches: Positive | None = Field(None, description="largest number of batches in an evaluation; default: all")
     accumulate: Positive = Field(1, description="number of microbatches over which a gradient is accumulated")
-    steps_per_call: Positive = Field(1, description="number of steps in one call of the compiled step")
+    steps_per_call: Literal["auto"] | Positive = Field(
+        1,
+        description="number of steps in one call of the compiled step; auto: as many as keep the cost of a call small, "
+        "measured before the first step and stored with the run",
+    )
     remat: Literal["none", "full", "dots", "dots_no_batch"] = Field(
         "none",
         description="activations of each block that the backward pass computes again instead of keeping them: none, "
@@ -232,6 +236,11 @@ class Run(Section):
     timeout: Timeout | Literal[False] | None = Field(
         None, description="when a run that hangs is ended; default: all automatic; false: never"
     )
+
+    @property
+    def per_call(self) -> int:
+        """S, the steps in one call; 1 for `auto` until the run has chosen."""
+        return 1 if self.steps_per_call == "auto" else self.steps_per_call
 
     @property
     def limits(self) -> Timeout | None:

@@ -48,8 +48,8 @@ def assumptions(target: Target, config: Config, detail: str) -> Iterator[str]:
     """
     what = "a step that measures the norms of all layers, as most do" if detail == "rows" else "a step of full records"
     yield f"The program is {what}; prefetched batches, evaluations and checkpoints come on top."
-    if config.run.steps_per_call > 1:
-        yield f"One step of a call of {config.run.steps_per_call}; the call holds all of its batches."
+    if config.run.per_call > 1:
+        yield f"One step of a call of {config.run.per_call}; the call holds all of its batches."
     if config.health.layers and detail == "rows":
         yield "Steps of full records need more memory; --full plans one."
     if target.platform == "host":

@@ -66,7 +66,7 @@ def challenger_config(
     base["run"]["init_from"] = {"from": str(champion.absolute()), **kept, **grown}
     stop = base["run"].get("stop") or {}
     if not _validates(config, fresh) and not (stop.get("patience") or stop.get("target")):
-        calls = config.run.steps_per_call
+        calls = config.run.per_call
         base["checkpoint"]["every_steps"] = base["checkpoint"].get("every_steps") or (
             base["run"].get("eval_every") or SAVE_EVERY * calls
         )

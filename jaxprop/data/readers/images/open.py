@@ -359,9 +359,11 @@ def standardizer(learned: Learned) -> Callable[[np.ndarray], np.ndarray]:
     scale, shift = standardization(learned.mean, learned.std)
 
     def standardized(pixels: np.ndarray) -> np.ndarray:
-        values = pixels.astype(np.float32)
-        values *= scale
-        values += shift
+        values, width = pixels.astype(np.float32, order="C"), pixels.shape[-2]
+        # Row by row: NumPy's loop over the channels alone, which are few, takes ten times as long.
+        rows = values.reshape(-1, width * scale.size)
+        rows *= np.tile(scale, width)
+        rows += np.tile(shift, width)
         return values
 
     return standardized

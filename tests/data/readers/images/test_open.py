@@ -7,6 +7,7 @@ import re
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import cloudpickle
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from jaxprop.config.schema.data import Images
 from jaxprop.data.readers.images import pixels as pixels_module
-from jaxprop.data.readers.images.open import image_inputs, open_images
+from jaxprop.data.readers.images.open import image_inputs, open_images, standardization, standardizer
 from jaxprop.data.stream import Stream
 from jaxprop.errors import DataError, JaxpropError
 from tests import pictures
@@ -581,3 +582,14 @@ def test_what_a_run_does_not_take_says_what_it_takes():
         r"is 7 x 9 pixels \(height x width\), and this run takes \d+ x \d+; resize it", told["large.png"]
     )
     assert not any("data." in why or name in why for name, why in told.items())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_pixels_are_standardized_channel_by_channel(channels, order):
+    pixels = np.asarray(np.random.default_rng(0).integers(0, 256, (3, 5, 7, channels), np.uint8), order=order)
+    scales = {"mean": [0.2, 0.4, 0.6][:channels], "std": [0.5, 0.25, 0.0][:channels]}
+    scale, shift = standardization(**scales)
+    found = standardizer(SimpleNamespace(**scales))(pixels)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, pixels.astype(np.float32) * scale + shift)
