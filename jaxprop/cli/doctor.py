@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def doctor(json: JsonOption = False) -> int:
-    """Show versions, devices, memory and extras, and what keeps runs from working."""
+    """Show versions, devices, memory, extras and the forms of layers, and what keeps runs from working."""
     from jaxprop.tools.doctor import diagnose
 
     found = diagnose()
@@ -35,6 +35,9 @@ def _print(found: Diagnosis) -> None:
     show(["platform", "devices", "count", "memory of each"], devices, right=[2, 3])
     extras = [(name, "installed" if e.installed else f"not installed: {e.install}") for name, e in found.extras.items()]
     show(["extra", ""], extras)
+    if found.forms:
+        rows = [(one["layer"], one["form"], one["why"], one["gain"]) for one in found.forms]
+        show(["layer", "form", "in use", "times as fast"], rows)
     for notice in found.notices:
         print(f"{notice.severity}: {notice.what}\n  {notice.fix}")
     if not any(notice.severity == "broken" for notice in found.notices):

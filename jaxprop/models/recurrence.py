@@ -14,6 +14,7 @@ from jaxprop.models.remat import NONE, checkpointed
 from jaxprop.types import PyTree
 
 STRETCHES = 8  # of a sequence whose gradients are looked at apart
+WIDE = 512  # units from which on a GRU, whose projections have gradients of their own, gains by one product
 
 
 class Cell(NamedTuple):
@@ -123,7 +124,8 @@ def recur(
     run = partial(_scan, cell, activation, tapped, reverse, cell.kept if remat == NONE else remat)
     moving = {"projected": projected, "carry": carry, "mask": mask}
     collectors = collectors_of(tapped.name)
-    if measuring() and not collectors:  # while taps are looked for, which a rule of its own would hide
+    hidden = measuring() and not collectors  # while taps are looked for, which a rule of its own would hide
+    if hidden or not (cell.sums or kernel.shape[0] >= WIDE):
         return run(kernel, bias, None, moving)
     return _with_one_product(run, cell.sums, reverse, kernel, bias, moving | {"collectors": collectors})
 

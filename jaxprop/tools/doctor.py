@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from jaxprop.run.allocator import VARIABLE, allocator_in_use, find_allocator
 from jaxprop.run.compile_cache import VARIABLE as CACHE_VARIABLE
 from jaxprop.run.compile_cache import find_cache, refusal, usage
+from jaxprop.tools.forms import forms_in_use
 from jaxprop.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pydantic")
@@ -42,6 +43,14 @@ PROBE = """
 import json, jax
 memory = lambda device: (device.memory_stats() or {}).get("bytes_limit")
 print(json.dumps([[d.platform, d.device_kind, memory(d)] for d in jax.local_devices()]))
+"""
+# What layers choose their forms by; a process of its own, since it needs what the package needs.
+PROBE_FORMS = """
+import json, jax, jax.numpy as jnp
+from jaxprop.core.compiler import fast_options
+from jaxprop.models.attention import has_fused_attention
+facts = {"cpu": jax.default_backend() == "cpu", "convolutions": bool(fast_options())}
+print(json.dumps(facts | {"fused_attention": has_fused_attention(jnp.dtype("bfloat16"), 64)}))
 """
 PROBE_SECONDS = 120
 LOG_PREFIX = re.compile(r"^[A-Z]\d{4} [\d:.]+ +\d+ \S+\] ")  # level, date, time, thread, source line
@@ -81,6 +90,7 @@ class Diagnosis(NamedTuple):
         `allocator` and the `compile_cache`; None where unknown.
       extras: name -> whether it is installed, and how to.
       notices: the broken things first, then the notes.
+      forms: what layers do on the device; see `jaxprop.tools.forms`.
     """
 
     versions: dict[str, str | None]
@@ -88,6 +98,7 @@ class Diagnosis(NamedTuple):
     host: dict[str, Any]
     extras: dict[str, Extra]
     notices: list[Notice]
+    forms: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain dicts and lists, for JSON."""
@@ -96,6 +107,7 @@ class Diagnosis(NamedTuple):
             "devices": self.devices,
             "host": self.host,
             "extras": {name: extra._asdict() for name, extra in self.extras.items()},
+            "forms": list(self.forms),
             # Scripts read this key from `doctor --json`.
             "findings": [notice._asdict() for notice in self.notices],
         }
@@ -128,6 +140,7 @@ def diagnose(folder: str | os.PathLike[str] = ".", environment: Mapping[str, str
         devices=devices,
         host={**find_host(), "compile_cache": describe_cache(environment)},
         extras=extras,
+        forms=tuple(forms_in_use(facts)) if (facts := probe_forms(environment) if devices else {}) else (),
         notices=sorted(notices, key=lambda notice: notice.severity != "broken"),
     )
 
@@ -261,6 +274,24 @@ def probe_devices(environment: Mapping[str, str]) -> tuple[list[dict[str, Any]],
     kinds = Counter(tuple(device) for device in json.loads(ran.stdout.splitlines()[-1]))
     names = ("platform", "kind", "memory_bytes")
     return [{**dict(zip(names, kind, strict=True)), "count": count} for kind, count in kinds.items()], ""
+
+
+def probe_forms(environment: Mapping[str, str]) -> dict[str, bool]:
+    """Asks in a separate process what the forms of layers depend on.
+
+    Args:
+      environment: environment variables of that process.
+
+    Returns:
+      The facts that `jaxprop.tools.forms` names; none where the process fails, which other checks explain.
+    """
+    quiet = {**environment, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, "-c", PROBE_FORMS]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, env=quiet, timeout=PROBE_SECONDS)
+        return json.loads(ran.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, ValueError, IndexError):
+        return {}
 
 
 def _start_fix(environment: Mapping[str, str]) -> str:

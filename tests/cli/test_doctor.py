@@ -20,6 +20,7 @@ WELL = Diagnosis(
     },
     extras={"equinox": Extra(True, "pip e"), "tpu": Extra(False, "pip install 'jax[tpu]'")},
     notices=[Notice("note", "TensorBoard is not installed", "pip install tensorboard")],
+    forms=({"layer": "pooling", "form": "slices", "why": "yes", "gain": "4 to 9", "active": True},),
 )
 ILL = WELL._replace(notices=[Notice("broken", "flax is not installed", "pip install flax"), *WELL.notices])
 
@@ -33,6 +34,7 @@ def test_json_and_exit_code(jaxprop, monkeypatch, found, code):
     assert (told["command"], told["run"]) == ("doctor", None)
     assert told["extras"]["tpu"] == {"installed": False, "install": "pip install 'jax[tpu]'"}
     assert [notice["severity"] for notice in told["findings"]] == [notice.severity for notice in found.notices]
+    assert told["forms"] == list(found.forms)
     assert (told["versions"], told["devices"], told["host"]) == (found.versions, found.devices, found.host)
 
 
@@ -48,6 +50,7 @@ def test_tables(jaxprop, monkeypatch):
         "compile cache /c, 2 programs, 0.1 MiB",
         "gpu NVIDIA H200 2 140.0 GiB",
         "equinox installed",
+        "pooling slices yes 4 to 9",
         "tpu not installed: pip install 'jax[tpu]'",
         "note: TensorBoard is not installed",
         "pip install tensorboard",

@@ -44,6 +44,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", known)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(module, "probe_devices", lambda environment: ([{"platform": "cpu"}], ""))
+    monkeypatch.setattr(module, "probe_forms", lambda environment: {})
     return versions
 
 
@@ -166,6 +167,19 @@ def test_a_compiler_flag_that_ends_the_process():
     assert devices == []
     assert failure.startswith("Unknown flag")
     assert "--xla_nonsense=1" in failure
+
+
+def test_the_forms_of_layers_in_use(monkeypatch, tmp_path):
+    facts = module.probe_forms(os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert facts == {"cpu": True, "convolutions": True, "fused_attention": False}
+    monkeypatch.setattr(module, "probe_devices", lambda environment: ([{"platform": "cpu"}], ""))
+    monkeypatch.setattr(module, "probe_forms", lambda environment: facts)
+    rows = diagnose(tmp_path, {}).as_dict()["forms"]
+    assert [row["layer"] for row in rows if not row["active"]] == ["causal attention in 16 bits"]
+
+
+def test_where_jax_does_not_start_no_forms_are_shown(monkeypatch):
+    assert module.probe_forms(os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_nonsense=1"}) == {}
 
 
 def test_devices_that_never_answer(monkeypatch):
