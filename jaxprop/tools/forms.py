@@ -1,7 +1,7 @@
 """The forms that layers take in place of the plain ones, with what was measured of them. Loads no jax.
 
 Each has a test that compares value and gradient with the plain form. The gains are those that `scripts/bench_layers.py`
-has measured, the least and the most over its grid of sizes, forward and backward; scripts/BENCHMARKS.md names the machine.
+has measured, the least and the most over its sizes, forward and backward; scripts/BENCHMARKS.md names the machine.
 """
 
 from __future__ import annotations

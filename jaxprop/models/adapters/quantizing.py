@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,8 +12,8 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-ROOT = "output"  # what taps call the module itself, too
-_NAME = "_quantized_layer"
+from jaxprop.models.adapters.calls import ROOT, intercepted_nnx
+
 _numbers = itertools.count()
 
 # `x @ kernel` is a jitted function, whose trace jax keeps by its shapes: the layer has to be part of the key, or a
@@ -92,30 +91,13 @@ def layers_of_nnx(module: nnx.Module) -> Iterator[None]:
         yield
         return
     scope.entered = True
-    changed = []
-    try:
-        for path, part in nnx.iter_modules(module):
-            if not callable(part):
-                continue
-            setattr(part, _NAME, "/".join(map(str, path)) or ROOT)
-            changed.append((part, type(part)))
-            part.__class__ = _named_class(type(part), scope)
+
+    def named(call: Callable[..., Any], path: str, args: Any, kwargs: Any) -> Any:
+        with scope.calling(path):
+            return call(*args, **kwargs)
+
+    with intercepted_nnx(module, "_quantized_layer", named):
         yield
-    finally:
-        for part, original in changed:
-            part.__class__ = original
-            delattr(part, _NAME)
-
-
-def _named_class(original: type, scope: Scope) -> type:
-    call = original.__call__
-
-    @functools.wraps(call)
-    def named(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with scope.calling(getattr(self, _NAME)):
-            return call(self, *args, **kwargs)
-
-    return type(original)(original.__name__, (original,), {"__call__": named, "__module__": original.__module__})
 
 
 @contextlib.contextmanager

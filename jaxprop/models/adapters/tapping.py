@@ -13,9 +13,7 @@ import jax
 from flax import nnx
 
 from jaxprop.core.taps import measuring, tap
-
-ROOT = "output"
-_NAME = "_tap_name"
+from jaxprop.models.adapters.calls import ROOT, intercepted_nnx
 
 
 class _Outputs:
@@ -90,29 +88,12 @@ def tapped_nnx(module: nnx.Module) -> Iterator[None]:
         yield
         return
     outputs = _Outputs()
-    changed = []
-    try:
-        for path, part in nnx.iter_modules(module):
-            if not callable(part):
-                continue
-            setattr(part, _NAME, "/".join(map(str, path)) or ROOT)
-            changed.append((part, type(part)))
-            part.__class__ = _tapped_class(type(part), outputs)
+
+    def tapped(call: Callable[..., Any], path: str, args: Any, kwargs: Any) -> Any:
+        return outputs.tap(call(*args, **kwargs), path)
+
+    with intercepted_nnx(module, "_tap_name", tapped):
         yield
-    finally:
-        for part, original in changed:
-            part.__class__ = original
-            delattr(part, _NAME)
-
-
-def _tapped_class(original: type, outputs: _Outputs) -> type:
-    call = original.__call__
-
-    @functools.wraps(call)
-    def tapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return outputs.tap(call(self, *args, **kwargs), getattr(self, _NAME, original.__name__))
-
-    return type(original)(original.__name__, (original,), {"__call__": tapped, "__module__": original.__module__})
 
 
 _equinox_outputs: contextvars.ContextVar[_Outputs | None] = contextvars.ContextVar("equinox_outputs", default=None)
