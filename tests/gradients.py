@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jaxprop.core.forms import PLAIN, forms_for
 from jaxprop.core.trees import leaf_paths
 
 # Four-point differences: truncation of order STEP^4, rounding near 1e-16 / STEP; a step this short rarely
@@ -32,7 +33,8 @@ def check(f, params, cases=None):
     cases = {"": np.zeros(())} if cases is None else cases
     flat, unravel = ravel_pytree(params)
     assert flat.dtype == jnp.float64
-    trace = jax.make_jaxpr(lambda x, case: f(unravel(x), case))(flat, next(iter(cases.values())))
+    with forms_for(PLAIN):  # what forward mode can pass; each other form is compared with its plain one
+        trace = jax.make_jaxpr(lambda x, case: f(unravel(x), case))(flat, next(iter(cases.values())))
 
     def g(x, case):
         return jax.core.eval_jaxpr(trace.jaxpr, trace.consts, x, case)[0]
@@ -53,7 +55,7 @@ def check(f, params, cases=None):
         directions = noise + along / norms[:, None]
         values, slopes = values_and_slopes(directions, argument)
         reverse = (directions * along).sum(1)
-        for other, bound in ((values @ WEIGHTS, 1e-6), (slopes[:, 2], 1e-9)):
+        for other, bound in ((values @ WEIGHTS, 3e-6), (slopes[:, 2], 1e-9)):
             error = np.abs(other / reverse - 1)
             assert error.max() < bound, (case, dict(zip(names, error, strict=True)))
 

@@ -194,17 +194,16 @@ class Checkpoints:
             record = {"format": manifest.FORMAT, **described, "stream": stream, "config": config, "metrics": metrics}
             record = manifest.plain_json({**record, "made": environment(state)})
             plain = self._plain_folder() / staging.name / str(step)
+            self._writer = self._writer or files.writer()
             taken = self._copies.take(arrays)
             # Begun before the state may be donated, and waited for when it is on the disk.
             held, digests = [taken.arrays], digest(taken.arrays, threads=1)  # training needs the cores
-            whole = taken.whole
             del arrays, taken
             work = partial(self._write, plain, held, staging / str(step), record, digests)
             self._saving = Background(step, work, staging)
             try:
                 self._saving.start()
-                if not whole:
-                    self._saving.wait_for_copy()
+                self._saving.wait_for_copy()  # also for Orbax's own beginning, whose timeouts go by the clock
             except StuckError:
                 self._saving = self._writer = None
                 raise
@@ -216,7 +215,6 @@ class Checkpoints:
     ) -> None:  # fmt: skip
         """In the background: writes arrays, then the manifest, then gives the checkpoint its name."""
         with _BEGINNING:
-            self._writer = self._writer or files.writer()
             self._writer.save(plain, args=files.arguments(held.pop()))  # the last reference: freed as early as can be
         copied()
         self._writer.wait_until_finished()

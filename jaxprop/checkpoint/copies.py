@@ -59,7 +59,7 @@ class Copies:
             save's own. The copies of the last time must not be in use any more.
         """
         wanted = {name: array for name, array in arrays.items() if isinstance(array, jax.Array)}
-        on_host = {name: array for name, array in wanted.items() if _shares_memory(array)}
+        on_host = {name: array for name, array in wanted.items() if _is_in_a_usual_place(array)}
         elsewhere = {name: array for name, array in wanted.items() if name not in on_host}
         copied = self._copy_on_host(on_host)
         fits = self._fits(elsewhere)
@@ -121,8 +121,10 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return room[start : start + size].view(dtype).reshape(shape)
 
 
-def _shares_memory(array: jax.Array) -> bool:
-    return all(device.platform == "cpu" for device in array.devices())
+def _is_in_a_usual_place(array: jax.Array) -> bool:
+    """Whether an array lies in this one process's own memory, where a CPU computes with it."""
+    on_cpu = all(device.platform == "cpu" for device in array.devices())
+    return on_cpu and jax.process_count() == 1 and _is_in_usual_memory(array)
 
 
 def _is_in_usual_memory(array: jax.Array) -> bool:

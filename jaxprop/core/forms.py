@@ -12,6 +12,8 @@ from contextvars import ContextVar
 
 import jax
 
+PLAIN = "plain"  # in place of a platform: the forms that every transformation takes, forward mode too
+
 _PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
 
 
@@ -20,7 +22,8 @@ def forms_for(platform: str | None) -> Iterator[None]:
     """Has the layers that are traced inside take the forms of a platform.
 
     Args:
-      platform: `"cpu"`, `"gpu"` or `"tpu"`; None for that of the default device, which also holds outside.
+      platform: `"cpu"`, `"gpu"` or `"tpu"`; `PLAIN` for plain forms; None for that of the default device, which also
+        holds outside.
 
     Example:
       >>> with forms_for("tpu"):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxprop.core.forms import PLAIN, traced_for
 from jaxprop.core.taps import collectors_of, filling, measuring, tap
 from jaxprop.models.remat import NONE, checkpointed
 from jaxprop.types import PyTree
@@ -93,8 +94,8 @@ def recur(
 
     The gradient of U is the sum of `h_{t-1}^T du_t` over time. Plain differentiation of a scan adds these products up
     one by one, which reads and writes an array as large as U in every step. Here the `du_t` are kept, and
-    `dU = H^T dU_all` is one product over all of time and batch. It is for reverse mode; forward mode through it alone,
-    and not through its gradient, is refused by JAX.
+    `dU = H^T dU_all` is one product over all of time and batch. JAX refuses forward mode through it, except through
+    its gradient; `forms_for(PLAIN)` has the loop differentiated as it is.
 
     Args:
       cell: in `CELLS`.
@@ -125,7 +126,7 @@ def recur(
     moving = {"projected": projected, "carry": carry, "mask": mask}
     collectors = collectors_of(tapped.name)
     hidden = measuring() and not collectors  # while taps are looked for, which a rule of its own would hide
-    if hidden or not (cell.sums or kernel.shape[0] >= WIDE):
+    if hidden or traced_for() == PLAIN or not (cell.sums or kernel.shape[0] >= WIDE):
         return run(kernel, bias, None, moving)
     return _with_one_product(run, cell.sums, reverse, kernel, bias, moving | {"collectors": collectors})
 

@@ -45,6 +45,7 @@ CAUSES = {
     "exploding_recurrence": "the recurrent weights amplify the gradient from step to step",
     "post_norm": "normalization after the residual sum makes the first gradients uneven, and there is no warmup",
     "no_loss_scaling": "the loss scale is too small for float16",
+    "loss_scale_falls": "no loss scale suits this model in float16",
     "bad_batch": "one bad batch of data",
     "not_finite": "a value that is not finite; the replay of the step's black box names where it began",
     "label_shift": "the data or their labels have changed",

@@ -79,7 +79,7 @@ def test_arrays_of_numpy_are_the_savers_own():
 
 @pytest.mark.parametrize(("spare", "whole"), [(4096 * 4 * 2, True), (4096 * 4, False)])
 def test_a_device_with_room_is_copied_on_and_a_full_one_is_waited_for(monkeypatch, spare, whole):
-    monkeypatch.setattr(copies, "_shares_memory", lambda array: False)
+    monkeypatch.setattr(copies, "_is_in_a_usual_place", lambda array: False)
     monkeypatch.setattr(copies, "_spare", lambda device: spare)
     held, array = Copies(), jnp.ones(4096)
     taken = held.take({"a": array})

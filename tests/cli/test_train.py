@@ -248,7 +248,7 @@ def test_a_held_run_folder(jaxprop, held):
 
 
 def test_a_missing_extra(jaxprop, held, monkeypatch):
-    def compose(config):
+    def compose(config, sources):
         raise MissingExtraError("equinox", "from_equinox")
 
     monkeypatch.setattr(runner, "compose", compose)
@@ -263,7 +263,7 @@ def test_a_missing_extra(jaxprop, held, monkeypatch):
 def test_what_else_is_known_of_an_error_is_told(jaxprop, held, monkeypatch):
     """A save that fails while another error is on its way out is a note of that one."""
 
-    def compose(config):
+    def compose(config, sources):
         error = RuntimeError("first")
         error.add_note("the checkpoint of step 3 could not be written")
         raise error
