@@ -52,10 +52,12 @@ def check(f, params, cases=None):
         norms = np.linalg.norm(along, axis=1)
         without = [name for name, norm in zip(names, norms, strict=True) if not norm > 0]
         assert not without, f"{case}: no gradient reaches {without}"
-        directions = noise + along / norms[:, None]
+        # Noise against the gradient could cancel it, and rounding would be all that differences see.
+        sides = np.where((noise * along).sum(1) < 0, -1.0, 1.0)
+        directions = sides[:, None] * noise + along / norms[:, None]
         values, slopes = values_and_slopes(directions, argument)
         reverse = (directions * along).sum(1)
-        for other, bound in ((values @ WEIGHTS, 3e-6), (slopes[:, 2], 1e-9)):
+        for other, bound in ((values @ WEIGHTS, 1e-6), (slopes[:, 2], 1e-9)):
             error = np.abs(other / reverse - 1)
             assert error.max() < bound, (case, dict(zip(names, error, strict=True)))
 

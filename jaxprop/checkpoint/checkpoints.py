@@ -197,7 +197,7 @@ class Checkpoints:
             self._writer = self._writer or files.writer()
             taken = self._copies.take(arrays)
             # Begun before the state may be donated, and waited for when it is on the disk.
-            held, digests = [taken.arrays], digest(taken.arrays, threads=1)  # training needs the cores
+            held, digests = [taken], digest(taken, threads=1)  # training needs the cores
             del arrays, taken
             work = partial(self._write, plain, held, staging / str(step), record, digests)
             self._saving = Background(step, work, staging)

@@ -11,63 +11,44 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 KEPT_SHARE = 0.25  # of the machine's memory, that buffers may take between two saves
 _ALIGNED = 64  # bytes; what jax asks of memory that it takes as it is
-_MARGIN = 1.25  # of the free memory of a device to the size of a copy, since free memory is in pieces
 _UNKNOWN_MEMORY = 2**33
-
-
-class Taken(NamedTuple):
-    """Arrays to be saved.
-
-    Args:
-      arrays: by their names.
-      whole: whether none of them is the caller's own any more, which may change or be donated from now on.
-    """
-
-    arrays: dict[str, Any]
-    whole: bool
 
 
 class Copies:
     """Takes copies of arrays; those of one time last until the next.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> copies, x = Copies(), jnp.arange(3.0)
       >>> taken = copies.take({"x": x})
       >>> _ = jax.jit(lambda x: x + 1, donate_argnums=0)(x)
-      >>> taken.arrays["x"].tolist(), taken.whole
-      ([0.0, 1.0, 2.0], True)
+      >>> taken["x"].tolist()
+      [0.0, 1.0, 2.0]
     """
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, int], np.ndarray] = {}
-        self._has_fitted = False
 
-    def take(self, arrays: Mapping[str, Any]) -> Taken:
-        """Returns copies of arrays where there is memory for them, and others as they are.
+    def take(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns copies of arrays that lie in this process's own memory, and the others as they are.
 
         Args:
           arrays: by their names, NumPy and JAX arrays of any shape and dtype but keys. Those of NumPy are taken for the
             save's own. The copies of the last time must not be in use any more.
         """
-        wanted = {name: array for name, array in arrays.items() if isinstance(array, jax.Array)}
-        on_host = {name: array for name, array in wanted.items() if _is_in_a_usual_place(array)}
-        elsewhere = {name: array for name, array in wanted.items() if name not in on_host}
-        copied = self._copy_on_host(on_host)
-        fits = self._fits(elsewhere)
-        if fits:
-            copied |= {name: jnp.copy(array) for name, array in elsewhere.items()}
+        shared = {name: x for name, x in arrays.items() if isinstance(x, jax.Array) and _is_in_a_usual_place(x)}
+        copied = self._copy_on_host(shared)
         if sum(buffer.nbytes for buffer in self._buffers.values()) > KEPT_SHARE * _memory():
             self._buffers.clear()  # the copies hold what they need of them
-        return Taken({**arrays, **copied}, whole=fits)
+        return {**arrays, **copied}
 
     def _copy_on_host(self, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The same arrays, of the same sharding, with the shards of this process in buffers of our own."""
@@ -91,23 +72,6 @@ class Copies:
         np.copyto(buffer, values)
         return buffer
 
-    def _fits(self, arrays: Mapping[str, jax.Array]) -> bool:
-        """Whether the devices have room for copies besides all that they have ever held at once.
-
-        Several processes would have to agree on it. What is kept elsewhere than in the devices' own memory was put
-        there because that is short.
-        """
-        if not arrays or self._has_fitted:
-            return True
-        if jax.process_count() > 1 or not all(map(_is_in_usual_memory, arrays.values())):
-            return False
-        needed: dict[Any, int] = {}
-        for array in arrays.values():
-            for shard in array.addressable_shards:
-                needed[shard.device] = needed.get(shard.device, 0) + shard.data.nbytes
-        self._has_fitted = all(_spare(device) >= _MARGIN * size for device, size in needed.items())
-        return self._has_fitted
-
 
 def _assembled(array: jax.Array, shards: list[jax.Array]) -> jax.Array:
     return jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)
@@ -124,18 +88,9 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def _is_in_a_usual_place(array: jax.Array) -> bool:
     """Whether an array lies in this one process's own memory, where a CPU computes with it."""
     on_cpu = all(device.platform == "cpu" for device in array.devices())
-    return on_cpu and jax.process_count() == 1 and _is_in_usual_memory(array)
-
-
-def _is_in_usual_memory(array: jax.Array) -> bool:
     device: Any = next(iter(array.sharding.device_set))
-    return array.sharding.memory_kind in (None, device.default_memory().kind)
-
-
-def _spare(device: Any) -> int:
-    """Bytes of a device that nothing has taken yet; 0 where it does not tell."""
-    stats = device.memory_stats() or {}
-    return stats.get("bytes_limit", 0) - stats.get("peak_bytes_in_use", stats.get("bytes_limit", 0))
+    usual = array.sharding.memory_kind in (None, device.default_memory().kind)
+    return on_cpu and usual and jax.process_count() == 1
 
 
 def _memory() -> int:

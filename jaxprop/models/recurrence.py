@@ -122,11 +122,12 @@ def recur(
       Appleyard et al., Optimizing Performance of Recurrent Neural Networks on GPUs, 2016.
       https://arxiv.org/abs/1604.01946
     """
-    run = partial(_scan, cell, activation, tapped, reverse, cell.kept if remat == NONE else remat)
+    own = remat == NONE and traced_for() != PLAIN  # who asks for rematerialization wants the least memory
+    run = partial(_scan, cell, activation, tapped, reverse, cell.kept if own else remat)
     moving = {"projected": projected, "carry": carry, "mask": mask}
     collectors = collectors_of(tapped.name)
-    hidden = measuring() and not collectors  # while taps are looked for, which a rule of its own would hide
-    if hidden or traced_for() == PLAIN or not (cell.sums or kernel.shape[0] >= WIDE):
+    seeking = measuring() and not collectors  # taps are looked for, which a rule of its own would hide
+    if seeking or not own or not (cell.sums or kernel.shape[0] >= WIDE):
         return run(kernel, bias, None, moving)
     return _with_one_product(run, cell.sums, reverse, kernel, bias, moving | {"collectors": collectors})
 

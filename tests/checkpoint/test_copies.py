@@ -24,8 +24,7 @@ def test_a_copy_outlives_the_donated_array(dtype, shape):
     wanted = np.asarray(array).tobytes()
     taken = Copies().take({"a": array})
     jax.block_until_ready(jax.jit(jnp.zeros_like, donate_argnums=0)(array))
-    copy = taken.arrays["a"]
-    assert taken.whole
+    copy = taken["a"]
     assert (copy.dtype, copy.shape, np.asarray(copy).tobytes()) == (dtype, shape, wanted)
 
 
@@ -34,25 +33,25 @@ def test_a_step_after_it_writes_the_state_over_in_place():
     array = written_over(jnp.zeros(4096))
     place, taken = array.unsafe_buffer_pointer(), Copies().take({"a": array})
     assert written_over(array).unsafe_buffer_pointer() == place
-    assert taken.arrays["a"].tolist() == [1.0] * 4096
+    assert taken["a"].tolist() == [1.0] * 4096
 
 
 def test_the_memory_of_one_copy_is_that_of_the_next():
     held, places, array = Copies(), [], jnp.zeros(4096)
     for turn in range(3):
-        copy = held.take({"a": array}).arrays["a"]
+        copy = held.take({"a": array})["a"]
         assert copy.tolist() == [float(turn)] * 4096
         places.append(copy.unsafe_buffer_pointer())
         array = written_over(array)
     assert len(set(places)) == 1
-    other = held.take({"a": jnp.ones((2, 3), jnp.int32)}).arrays["a"]  # of another shape and type under the name
+    other = held.take({"a": jnp.ones((2, 3), jnp.int32)})["a"]  # of another shape and type under the name
     assert (other.dtype, other.tolist()) == ("int32", [[1] * 3] * 2)
 
 
 def test_memory_that_is_a_large_part_of_the_machines_is_not_kept(monkeypatch):
     monkeypatch.setattr(copies, "_memory", lambda: 4 * 4096)
     held = Copies()
-    taken = held.take({"a": jnp.ones(4096)}).arrays["a"]
+    taken = held.take({"a": jnp.ones(4096)})["a"]
     assert not held._buffers
     assert taken.tolist() == [1.0] * 4096
 
@@ -65,41 +64,18 @@ def test_an_array_on_a_mesh_keeps_its_sharding(spec):
     wanted = np.asarray(array)
     taken = Copies().take({"a": array, "b": jax.device_put(jnp.float32(2), NamedSharding(mesh, PartitionSpec()))})
     jax.block_until_ready(written_over(array))
-    assert taken.arrays["a"].sharding == sharding
-    np.testing.assert_array_equal(taken.arrays["a"], wanted)
-    assert float(taken.arrays["b"]) == 2
+    assert taken["a"].sharding == sharding
+    np.testing.assert_array_equal(taken["a"], wanted)
+    assert float(taken["b"]) == 2
 
 
 def test_arrays_of_numpy_are_the_savers_own():
     array = np.ones(3)
     taken = Copies().take({"a": array})
-    assert taken.arrays["a"] is array
-    assert taken.whole
+    assert taken["a"] is array
 
 
-@pytest.mark.parametrize(("spare", "whole"), [(4096 * 4 * 2, True), (4096 * 4, False)])
-def test_a_device_with_room_is_copied_on_and_a_full_one_is_waited_for(monkeypatch, spare, whole):
+def test_what_lies_elsewhere_is_left_where_it_is(monkeypatch):
     monkeypatch.setattr(copies, "_is_in_a_usual_place", lambda array: False)
-    monkeypatch.setattr(copies, "_spare", lambda device: spare)
-    held, array = Copies(), jnp.ones(4096)
-    taken = held.take({"a": array})
-    assert taken.whole is whole
-    assert (taken.arrays["a"] is array) is not whole
-    if whole:
-        jax.block_until_ready(written_over(array))
-        assert taken.arrays["a"].tolist() == [1.0] * 4096
-        # The peak holds the first copy from now on, which the next one takes the place of.
-        monkeypatch.setattr(copies, "_spare", lambda device: 0)
-        assert held.take({"a": jnp.ones(4096)}).whole
-
-
-def test_a_device_that_does_not_tell_its_memory_has_no_room():
-    class Silent:
-        def memory_stats(self):
-            return None
-
-    class Full:
-        def memory_stats(self):
-            return {"bytes_limit": 100, "peak_bytes_in_use": 60}
-
-    assert (copies._spare(Silent()), copies._spare(Full())) == (0, 40)
+    array = jnp.ones(3)
+    assert Copies().take({"a": array})["a"] is array
