@@ -77,6 +77,8 @@ class Background:
           Exception: the save has failed.
         """
         self._wait(self._has_ended)
+        # What it still lets go of is freed by compiled code, which aborts where the interpreter ends meanwhile.
+        self._thread.join(_GRACE)
         _unreported.discard(self)
         if self._error is not None:
             raise self._error

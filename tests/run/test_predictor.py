@@ -25,15 +25,23 @@ def test_any_size_of_a_batch_has_the_same_answers(run):
         assert np.allclose(part["probabilities"], whole["probabilities"][:size], atol=1e-6)
 
 
-def test_few_sizes_are_compiled(run, compilations):
+def test_few_sizes_are_compiled(run, compilations, monkeypatch):
+    run.predict(X)
+    ((options, program),) = run.predictor._programs.items()
+    sizes = set()
+
+    def seen(params, extras, batch):
+        sizes.add(len(batch["inputs"]))
+        return program(params, extras, batch)
+
+    monkeypatch.setitem(run.predictor._programs, options, seen)
     for size in range(1, 51):
         run.predict(X[:size])
+    assert sizes == {1, 4, 16}  # which is the largest
     before = compilations()
     for size in range(1, 51):
         run.predict(X[:size])
     assert compilations() == before
-    (program,) = run.predictor._programs.values()
-    assert program._cache_size() == 3  # 1, 4 and 16, which is the largest
 
 
 def test_nothing_is_predicted_of_nothing(run):
