@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jaxprop.parallel.mesh import make_mesh
     from jaxprop.parallel.placement import place_batch
     from jaxprop.parallel.rules import Rule
+    from jaxprop.run.allocator import restart_with_allocator
     from jaxprop.run.fit import Fitted, fit
     from jaxprop.run.loaded import load
     from jaxprop.run.processes import start_processes
@@ -70,6 +71,7 @@ _HOME = {
     "place_batch": "parallel.placement",
     "policy": "core.precision",
     "quantized": "models.quantized",
+    "restart_with_allocator": "run.allocator",
     "start_processes": "run.processes",
     "tap": "core.taps",
 }
@@ -100,6 +102,7 @@ __all__ = [
     "place_batch",
     "policy",
     "quantized",
+    "restart_with_allocator",
     "start_processes",
     "tap",
 ]

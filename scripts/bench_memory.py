@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from jaxprop.config.load import load
-from jaxprop.run.allocator import SETTINGS, VARIABLE, allocator_in_use, find_allocator
+from jaxprop.run.allocator import VARIABLE, allocator_in_use, environment_with, find_allocator
 from jaxprop.run.compose import compose
 from jaxprop.train.memory import predict
 
@@ -120,7 +120,7 @@ def in_a_process(name: str, allocator: str, steps: int) -> dict[str, Any]:
     if allocator == "returning":
         environment |= RETURNING
     if library is not None:
-        environment |= SETTINGS | {"LD_PRELOAD": library}
+        environment = environment_with(library, environment)
     command = [sys.executable, __file__, "--here", name, "--steps", str(steps)]
     ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(ran.stdout.splitlines()[-1])

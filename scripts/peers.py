@@ -1,12 +1,16 @@
 """Speed of a training step in jaxprop and in other libraries, on the same models, weights and batches.
 
-    python scripts/peers.py [--rounds N] [--seconds S] [--only TEXT ...] [--side NAME ...] [--precision P] [--out FILE]
+    python scripts/peers.py [--rounds N] [--seconds S] [--only TEXT ...] [--side NAME ...] [--precision P]
+                            [--allocator {none,jaxprop,all}] [--out FILE]
 
 Each library has a process of its own, which makes the model from jaxprop's first weights and takes three steps: their
 losses have to be those of jaxprop, or its row says by how much they differ and has no time. The processes then take
 turns: in a round each measures as many steps as take `--seconds`, in this order and back. Reported is the time of a
 library over the time of jaxprop in the same half of a round, so above 1 jaxprop is faster: the median over all halves
 with its quartiles. `jaxprop again` is a second process of jaxprop, so its row is the noise (A/A).
+
+With `--allocator jaxprop`, jaxprop and the loop by hand have the allocator that `jaxprop train` starts with, and the
+others run as they come; with `all`, every library has it; by default, none has.
 
 The libraries are those of the extra `peers`; what is not installed is said in its row. On CPU measure on a quiet
 machine: other processes slow PyTorch's threads down much more than those of JAX.
@@ -24,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +36,10 @@ import numpy as np
 from peers.worker import FIRST, SIDES
 from peers.workloads import CPU, GPU, Workload
 
+from jaxprop.run.allocator import environment_with, find_allocator
+
 AGAIN = "jaxprop again"
+ALLOCATORS: dict[str, Sequence[str]] = {"none": (), "jaxprop": ("jaxprop", "by hand"), "all": tuple(SIDES)}
 SETTLE_SECONDS = 0.05  # in which the threads of the last one go to sleep
 # How far a loss may be from jaxprop's: the first one relative to itself; later ones farther, after steps of Adam, which
 # turn the smallest gradient into a whole step.
@@ -88,7 +95,7 @@ def measure(workload: Workload, args: argparse.Namespace, folder: Path) -> tuple
         files = _files(workload, Path(held), folder)
         processes, rows, versions, losses = [], [], {}, []
         for side in sides:
-            process = running.enter_context(_started(side, files, args.precision, folder))
+            process = running.enter_context(_started(side, files, args, folder))
             first = process.ask()
             problem = first.get("error") or _unequal(first["losses"], losses or first["losses"], args.precision)
             if problem:
@@ -169,10 +176,13 @@ def _files(workload: Workload, held: Path, folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _started(side: str, files: list[str], precision: str, folder: Path) -> Iterator[Process]:
+def _started(side: str, files: list[str], args: argparse.Namespace, folder: Path) -> Iterator[Process]:
     name = "jaxprop" if side == AGAIN else side
+    environment = _environment(folder)
+    if name in ALLOCATORS[args.allocator]:
+        environment = environment_with(_allocator(), environment)
     worker = subprocess.Popen(
-        [sys.executable, "-m", "peers.worker", name, *files, precision], cwd=folder, env=_environment(folder),
+        [sys.executable, "-m", "peers.worker", name, *files, args.precision], cwd=folder, env=environment,
         text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     with worker as process:
@@ -186,6 +196,13 @@ def _environment(folder: Path) -> dict[str, str]:
     # Each library may take all of a GPU's memory at its start, and all of them run on one.
     paths = [str(folder.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+def _allocator() -> str:
+    found = find_allocator(os.environ)
+    if found is None:
+        sys.exit("no allocator that keeps freed memory was found; install the extra `allocator`, or --allocator none")
+    return found
 
 
 def _quartiles(values: list[float]) -> list[float]:
@@ -207,6 +224,7 @@ def _machine(args: argparse.Namespace) -> str:
     )
     return (
         f"{len(os.sched_getaffinity(0))} cores of {model}, {platform.system()}, Python {platform.python_version()}, "
+        f"{'' if args.allocator == 'none' else f'{Path(_allocator()).name} for {args.allocator}, '}"
         f"{args.precision}, {args.rounds} rounds of {args.seconds:g} s, load at the start {os.getloadavg()[0]:.2f}, "
         f"{time.strftime('%Y-%m-%d')}"
     )
@@ -227,6 +245,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--side", action="append", default=[], choices=list(SIDES), help="default: all of them")
     parser.add_argument("--precision", default="float32", choices=list(FIRST_TOLERANCE))
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"], help="whose table of workloads")
+    parser.add_argument("--allocator", default="none", choices=list(ALLOCATORS), help="who has one that keeps memory")
     parser.add_argument("--out", help="file for all samples, as JSON")
     args = parser.parse_args()
     args.side = args.side or list(SIDES)

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             faulthandler.enable()  # a file cut short under its map ends the process: not without a word
     if argv is None and any(argument in COMPUTING for argument in arguments[:2]):
-        restart_with_allocator(arguments, os.environ)
+        restart_with_allocator(["-m", "jaxprop", *arguments], os.environ)
     if argv is None and any(argument in COMPILING for argument in arguments[:2]):
         open_cache(os.environ, tell)
     verbose = any(argument in VERBOSE for argument in arguments)

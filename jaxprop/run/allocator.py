@@ -59,18 +59,39 @@ def find_allocator(environment: Mapping[str, str]) -> str | None:
     return next((str(path) for path in found if path.is_file()), None)
 
 
-def restart_with_allocator(command: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Replaces this process by itself with an allocator loaded, where one is at hand; else returns.
-
-    The process keeps its number, its terminal and its signals.
+def environment_with(library: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns an environment in which a process starts with an allocator that keeps its pages.
 
     Args:
-      command: the arguments of the command line.
-      environment: of the process.
+      library: path of the allocator.
+      environment: whose own settings of allocators stay.
+
+    Example:
+      >>> environment_with("/lib/libjemalloc.so.2", {"HOME": "/h"})["LD_PRELOAD"]
+      '/lib/libjemalloc.so.2'
     """
+    return {**SETTINGS, **environment, "LD_PRELOAD": library}
+
+
+def restart_with_allocator(command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> None:
+    """Starts this program anew with an allocator that keeps freed memory, where one is installed; else returns.
+
+    Call it first in a program of your own: what ran before runs again. The process keeps its number, its terminal and
+    its signals. In a notebook or another interactive session nothing happens.
+
+    Args:
+      command: arguments of the Python interpreter; default: those that this program was started with.
+      environment: of the process; default: `os.environ`.
+
+    Example:
+      >>> restart_with_allocator(environment={"JAXPROP_ALLOCATOR": "off"})  # nothing happens
+    """
+    environment = os.environ if environment is None else environment
     library = find_allocator(environment)
     if library is None or not sys.executable:
         return
-    settings = {name: environment.get(name, value) for name, value in SETTINGS.items()}
-    changed = {**environment, **settings, "LD_PRELOAD": library}
-    os.execve(sys.executable, [sys.executable, "-m", "jaxprop", *command], changed)
+    if command is None:
+        if hasattr(sys, "ps1") or "ipykernel" in sys.modules or not sys.argv[0]:
+            return  # there is no program that could begin again
+        command = sys.orig_argv[1:]
+    os.execve(sys.executable, [sys.executable, *command], environment_with(library, environment))

@@ -335,7 +335,7 @@ def _allocator() -> str:
         return allocator_in_use()
     if os.environ.get(VARIABLE) == "off":
         return f"the system's, since {VARIABLE}=off"
-    return "the system's; runs on CPU may be faster with libjemalloc2 or libtcmalloc-minimal4 installed"
+    return f"the system's; steps on a CPU are faster with one that keeps freed memory: {install_line('allocator')}"
 
 
 def describe_cache(environment: Mapping[str, str]) -> str:
