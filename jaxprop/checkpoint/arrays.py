@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import shutil
 import sys
 import threading
 import warnings
@@ -17,6 +18,7 @@ import numpy as np
 # Orbax subtracts readings of the wall clock from this. A clock that is set forward by years must not end a save, and
 # how long a save is waited for is decided by `background`.
 _ORBAX_SECONDS = 2_000_000_000
+_BEGINNING = threading.Lock()  # Orbax numbers the saves of a process, and mixes up two that begin at once
 
 
 def writer() -> Any:
@@ -30,6 +32,40 @@ def arguments(arrays: Mapping[str, Any]) -> Any:
     """Returns the arguments with which arrays are handed to the writer."""
     ocp = import_orbax()
     return ocp.args.Composite(state=ocp.args.PyTreeSave(dict(arrays)))
+
+
+def write_arrays(
+    writer: Any, path: Path, held: list[Mapping[str, Any]], begun: Callable[[], None], *, own: bool
+) -> None:
+    """Writes arrays and returns when they are on the disk.
+
+    Orbax gives up a save during whose beginning the clock is set forward; then it is begun once more.
+
+    Args:
+      writer: what `writer` returns.
+      path: of the checkpoint.
+      held: the arrays, the last reference to them: they are freed as early as can be.
+      begun: called once the arrays may be changed.
+      own: nobody but the save has these arrays.
+    """
+    arrays = held.pop()
+    again = arrays if own else None
+    try:
+        _write(writer, path, arrays, begun)
+    except TimeoutError:
+        if again is None:
+            raise
+        shutil.rmtree(path.parent, ignore_errors=True)
+        path.parent.mkdir(mode=0o700)
+        _write(writer, path, again, begun)
+
+
+def _write(writer: Any, path: Path, arrays: Mapping[str, Any], begun: Callable[[], None]) -> None:
+    with _BEGINNING:
+        writer.save(path, args=arguments(arrays))
+    del arrays
+    begun()
+    writer.wait_until_finished()
 
 
 def read_arrays(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import tempfile
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -28,7 +27,6 @@ from jaxprop.errors import CheckpointError
 from jaxprop.types import TrainState
 from jaxprop.untrusted.writes import sync
 
-_BEGINNING = threading.Lock()  # Orbax numbers the saves of a process, and mixes up two that begin at once
 _PATTERN = "[]*?\\"  # characters that Orbax takes for a pattern of names
 
 
@@ -195,15 +193,16 @@ class Checkpoints:
             record = manifest.plain_json({**record, "made": environment(state)})
             plain = self._plain_folder() / staging.name / str(step)
             self._writer = self._writer or files.writer()
-            taken = self._copies.take(arrays)
+            taken, own = self._copies.take(arrays)
             # Begun before the state may be donated, and waited for when it is on the disk.
             held, digests = [taken], digest(taken, threads=1)  # training needs the cores
             del arrays, taken
-            work = partial(self._write, plain, held, staging / str(step), record, digests)
+            work = partial(self._write, plain, held, staging / str(step), record, digests, own)
             self._saving = Background(step, work, staging)
             try:
                 self._saving.start()
-                self._saving.wait_for_copy()  # also for Orbax's own beginning, whose timeouts go by the clock
+                if not own:
+                    self._saving.wait_for_copy()
             except StuckError:
                 self._saving = self._writer = None
                 raise
@@ -211,13 +210,10 @@ class Checkpoints:
 
     def _write(
         self, plain: Path, held: list[Any], place: Path, record: dict[str, Any],
-        digests: Callable[[], dict[str, str]], copied: Callable[[], None],
+        digests: Callable[[], dict[str, str]], own: bool, copied: Callable[[], None],
     ) -> None:  # fmt: skip
         """In the background: writes arrays, then the manifest, then gives the checkpoint its name."""
-        with _BEGINNING:
-            self._writer.save(plain, args=files.arguments(held.pop()))  # the last reference: freed as early as can be
-        copied()
-        self._writer.wait_until_finished()
+        files.write_arrays(self._writer, plain, held, copied, own=own)
         if peers.is_first():
             places.sync_all(place)
             manifest.write(place / manifest.NAME, {**record, "digests": digests()})

@@ -28,27 +28,31 @@ class Copies:
     Example:
       >>> import jax.numpy as jnp
       >>> copies, x = Copies(), jnp.arange(3.0)
-      >>> taken = copies.take({"x": x})
+      >>> taken, own = copies.take({"x": x})
       >>> _ = jax.jit(lambda x: x + 1, donate_argnums=0)(x)
-      >>> taken["x"].tolist()
-      [0.0, 1.0, 2.0]
+      >>> taken["x"].tolist(), own
+      ([0.0, 1.0, 2.0], True)
     """
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, int], np.ndarray] = {}
 
-    def take(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    def take(self, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         """Returns copies of arrays that lie in this process's own memory, and the others as they are.
 
         Args:
           arrays: by their names, NumPy and JAX arrays of any shape and dtype but keys. Those of NumPy are taken for the
             save's own. The copies of the last time must not be in use any more.
+
+        Returns:
+          The arrays by their names; and whether none of them is the state's own, so that it may be changed at once.
         """
         shared = {name: x for name, x in arrays.items() if isinstance(x, jax.Array) and _is_in_a_usual_place(x)}
         copied = self._copy_on_host(shared)
         if sum(buffer.nbytes for buffer in self._buffers.values()) > KEPT_SHARE * _memory():
             self._buffers.clear()  # the copies hold what they need of them
-        return {**arrays, **copied}
+        own = all(name in copied or not isinstance(x, jax.Array) for name, x in arrays.items())
+        return {**arrays, **copied}, own
 
     def _copy_on_host(self, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The same arrays, of the same sharding, with the shards of this process in buffers of our own."""
