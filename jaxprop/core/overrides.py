@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxprop.core.precision import Override, Policy, cast_floating, wide_dtype
+from jaxprop.core.precision import Override, Policy, cast_floating, holds, wide_dtype
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import UsageError, did_you_mean
 from jaxprop.types import PyTree
@@ -31,6 +31,9 @@ METHODS = ("__call__", "attend", "extend", "read", "shares")
 
 _policy: contextvars.ContextVar[Policy | None] = contextvars.ContextVar("policy", default=None)
 _seen: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("seen", default=None)
+# What was rounded on its way out of a module, by identity: the rounded array, which is held so that no other has its
+# identity, and the array before.
+_rounded: contextvars.ContextVar[dict[int, tuple[Any, Any]] | None] = contextvars.ContextVar("rounded", default=None)
 # Part of jit's cache key: else an inner jit, traced once under another policy, would keep the dtypes of that.
 _traced_for = jax.make_user_context(None)
 
@@ -50,7 +53,7 @@ def computing(policy: Policy, seen: set[str] | None = None) -> Iterator[None]:
       ...     softmax_dtype(jnp.bfloat16).name
       'bfloat16'
     """
-    tokens = _policy.set(policy), _seen.set(seen)
+    tokens = _policy.set(policy), _seen.set(seen), _rounded.set({} if policy.overrides else None)
     try:
         with contextlib.ExitStack() as stack:
             if policy.overrides:
@@ -61,6 +64,7 @@ def computing(policy: Policy, seen: set[str] | None = None) -> Iterator[None]:
     finally:
         _policy.reset(tokens[0])
         _seen.reset(tokens[1])
+        _rounded.reset(tokens[2])
 
 
 def _products(policy: Policy) -> str | None:
@@ -175,7 +179,7 @@ def crossing(
     Args:
       call: the method; its first argument is the module.
       inner: of its inputs.
-      outer: of its outputs; None leaves them as they are.
+      outer: of its outputs; None leaves them as they are. What is rounded is remembered for `handed_on`.
       opaque: types of arguments and results that are passed on as they are, such as modules.
 
     Returns:
@@ -191,17 +195,54 @@ def crossing(
     def cast_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = _cast((args, kwargs), inner, opaque)
         outputs = call(self, *args, **kwargs)
-        return outputs if outer is None else _cast(outputs, outer, opaque)
+        return outputs if outer is None else _cast(outputs, outer, opaque, remember=True)
 
     return cast_call
 
 
-def _cast(tree: PyTree, dtype: DTypeLike, opaque: tuple[type, ...]) -> Any:
+def _cast(tree: PyTree, dtype: DTypeLike, opaque: tuple[type, ...], *, remember: bool = False) -> Any:
     def narrow(leaf: Any) -> Any:
         array = isinstance(leaf, jax.Array | np.ndarray)
-        return leaf.astype(dtype) if array and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        if not array or not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype == dtype:
+            return leaf
+        return rounded_from(before_rounding(leaf), dtype) if remember else leaf.astype(dtype)
 
     return jax.tree.map(narrow, tree, is_leaf=lambda node: isinstance(node, opaque))
+
+
+def before_rounding(x: Any) -> Any:
+    """Returns an array as a module has computed it, if `x` is what came out of the module; else `x`."""
+    found = (_rounded.get() or {}).get(id(x))
+    return x if found is None else found[1]
+
+
+def rounded_from(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Returns an array in another dtype, and remembers what it was made of where it has lost digits or range."""
+    made, known = x.astype(dtype), _rounded.get()
+    if known is not None and not holds(dtype, x.dtype):
+        known[id(made)] = made, x
+    return made
+
+
+def handed_on(outputs: PyTree, opaque: tuple[type, ...] = ()) -> Any:
+    """Returns a model's outputs, those that come from a module as they are without the rounding at its edge.
+
+    So logits that the last module has computed in float32 reach the loss as they are, whatever the module is called.
+
+    Args:
+      outputs: what the model returns.
+      opaque: types of nodes that are passed on as they are, such as modules.
+
+    Example:
+      >>> from jaxprop.core.precision import policy
+      >>> with computing(policy("bfloat16", overrides=[("out", "float32")])):
+      ...     y = crossing(lambda self, x: x * x, jnp.float32, jnp.bfloat16)(None, jnp.ones(2, jnp.bfloat16))
+      ...     y.dtype.name, handed_on({"logits": y})["logits"].dtype.name, handed_on(y + 1).dtype.name
+      ('bfloat16', 'float32', 'bfloat16')
+    """
+    if not _rounded.get():
+        return outputs
+    return jax.tree.map(before_rounding, outputs, is_leaf=lambda node: isinstance(node, opaque))
 
 
 def cast_params(params: PyTree, policy: Policy, *, modules: bool = True) -> PyTree:
