@@ -26,6 +26,7 @@ from jaxprop.untrusted.patterns import search
 
 SOFTMAX = "softmax"  # the path of attention's softmax, which holds no parameter
 HEAD = "head"  # the module that a model ends with: what it returns stays in the dtype that it has computed in
+TABLE = "embed/embedding"  # is the head's table too, in a model that has no module of that name
 # What of a module's methods computes: its call, the product of a tied embedding, and what reads on token by token.
 METHODS = ("__call__", "attend", "extend", "read", "shares")
 
@@ -105,6 +106,26 @@ def softmax_dtype(dtype: DTypeLike) -> jnp.dtype:
     return wide_dtype(dtype) if found is None else jnp.dtype(found.dtype)
 
 
+def head_dtype(usual: DTypeLike) -> jnp.dtype:
+    """Returns the dtype of the product that gives the logits of a model without a module `head`.
+
+    So an override of `head` names the output of a model that shares its embedding's table too.
+
+    Args:
+      usual: the dtype without an override.
+
+    Example:
+      >>> from jaxprop.core.precision import policy
+      >>> with computing(policy("bfloat16", overrides=[("norm|head", "float32")])):
+      ...     head_dtype(jnp.bfloat16).name
+      'float32'
+    """
+    policy = _policy.get()
+    _note(HEAD)
+    found = None if policy is None else _named(policy.overrides, [HEAD])
+    return jnp.dtype(usual if found is None else found.dtype)
+
+
 def _note(path: str) -> None:
     seen = _seen.get()
     if seen is not None:
@@ -115,7 +136,8 @@ class Dtypes:
     """The dtype of every module of a model.
 
     The first override counts that matches the path of the module, of a module around it, or of a parameter that is its
-    own. Without one, a module computes in the policy's compute dtype.
+    own. Without one, a module computes in the policy's compute dtype. In a model without a module `head`, an override
+    that matches `head` holds for `embed`, whose table then gives the logits.
 
     Args:
       policy: the policy.
@@ -132,6 +154,8 @@ class Dtypes:
         self._policy, self._own = policy, {}
         for path in paths:
             self._own.setdefault(path.rpartition("/")[0], []).append(path)
+        if not any(path.partition("/")[0] == HEAD for group in self._own.values() for path in group):
+            self._own.update({module: [*own, HEAD] for module, own in self._own.items() if TABLE in own})
         self._found: dict[str, jnp.dtype] = {}
 
     _own: dict[str, list[str]]
