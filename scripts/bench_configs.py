@@ -42,34 +42,40 @@ def names() -> list[str]:
     return sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 
 
-def run(config: str, seed: int, precision: str, *, quiet: bool) -> dict[str, Any]:
-    """One run of one configuration, and what it wrote."""
+def run(
+    config: str, seed: int, precision: str, *, quiet: bool, overrides: tuple[str, ...] = (), cached: bool = False
+) -> dict[str, Any]:
+    """One run of one configuration, and what it wrote; `failed` and the last line of the error where it has failed.
+
+    Args:
+      config: its name.
+      seed: of the run.
+      precision: the policy.
+      quiet: whether wall time is recorded.
+      overrides: further ones.
+      cached: whether programs may come out of the cache of compiled programs; if not, all are compiled.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "jaxprop", "train", config, f"run.seed={seed}"]
+        command = [sys.executable, "-m", "jaxprop", "train", config, f"run.seed={seed}", *overrides]
         command += [] if precision == "float32" else [f"precision.policy={precision}"]
         started, used = time.perf_counter(), cpu_seconds()
-        environment = {**os.environ, "JAXPROP_COMPILE_CACHE": "off"}  # every program is compiled, as on a new machine
+        environment = os.environ | ({} if cached else {"JAXPROP_COMPILE_CACHE": "off"})
         ended = subprocess.run(
             [*command, "--run", f"{folder}/run", "-q"], capture_output=True, text=True, env=environment
         )
         seconds, cpu = time.perf_counter() - started, cpu_seconds() - used
+        found = {"config": config, "seed": seed, "precision": precision, "cores": os.cpu_count()}
+        found |= {"seconds": round(seconds, 1) if quiet else None, "cpu_seconds": round(cpu, 1)}
         if ended.returncode:
-            sys.exit(f"{' '.join(command[2:])} ended with {ended.returncode}:\n{ended.stderr[-2000:]}")
+            told = ended.stderr.strip().splitlines() or [""]
+            return found | {"failed": ended.returncode, "error": told[-1][-2000:]}
         summary = json.loads(Path(folder, "run", "summary.json").read_text())
         alerts = Path(folder, "run", "alerts.jsonl")
         kinds = [json.loads(line)["kind"] for line in alerts.read_text().splitlines()] if alerts.exists() else []
-    return {
-        "config": config,
-        "seed": seed,
-        "precision": precision,
-        "seconds": round(seconds, 1) if quiet else None,
-        "cpu_seconds": round(cpu, 1),
-        "cores": os.cpu_count(),
-        "alerts": kinds,
-        # without a validation split, the test split is what the last evaluation saw
-        "test": summary["test"] or {"step": summary["step"], **summary["metrics"]},
-        **{key: summary[key] for key in ("step", "best", "reference", "parameters", "versions")},
-    }
+    # without a validation split, the test split is what the last evaluation saw
+    tested = summary["test"] or {"step": summary["step"], **summary["metrics"]}
+    kept = ("step", "best", "reference", "parameters", "versions")
+    return found | {"alerts": kinds, "test": tested, **{key: summary[key] for key in kept}}
 
 
 def cpu_seconds() -> float:
@@ -138,6 +144,8 @@ def measure(configs: list[str], seeds: list[int], precisions: list[str], *, agai
                 if (config, precision, seed) in done:
                     continue
                 found = run(config, seed, precision, quiet=quiet)
+                if "failed" in found:
+                    sys.exit(f"{config} {precision} {seed} ended with {found['failed']}: {found['error']}")
                 with RECORD.open("a") as file:
                     file.write(json.dumps(found) + "\n")
                 print(

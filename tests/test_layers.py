@@ -60,6 +60,8 @@ UNMIRRORED = {
     "report/test_assets.py": "of the files in `report/assets`, which are no modules",
     "report/test_browser.py": "of the whole page, in a browser",
     "run/test_loop_responses.py": "of `run/loop.py`, whose own test file holds what has no responses",
+    "run/test_loop_scale.py": "of `run/loop.py`: the responses to a loss scale that is stuck",
+    "run/test_quantized.py": "of `models/quantized.py`: what is done with a run whose products are in 8 bits",
     "run/test_train_meshes.py": "of `run/train.py`: the alerts of a run on meshes, against one device",
     "run/test_train_processes.py": "of `run/train.py`: the same run in one, two and four processes",
     "train/test_step_meshes.py": "of `train/step.py`: meshes of every kind against one device",

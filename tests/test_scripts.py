@@ -365,3 +365,62 @@ def test_runs_that_live_through_faults_end_as_the_undisturbed_one():
     ran = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPTS[0].parent.parent)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "2 of 2 runs as they must be" in ran.stdout
+
+
+# -- precision_proof --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proof(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    return loaded("precision_proof")
+
+
+def test_welch_is_that_of_scipy(proof):
+    stats = pytest.importorskip("scipy.stats")
+    full, half = [0.91, 0.93, 0.92], [0.95, 0.90, 0.96]
+    found, told = proof.welch(half, full), stats.ttest_ind(half, full, equal_var=False).confidence_interval(0.95)
+    assert (found.difference - found.margin, found.difference + found.margin) == pytest.approx((told.low, told.high))
+    assert found.within
+    assert not proof.welch([0.5, 0.51, 0.49], full).within
+    assert proof.welch([1.0, 1.0], [1.0, 1.0]) == (0, 0)
+    assert not proof.welch([1.0, 1.0], [0.9, 0.9]).within
+    assert proof.welch([1.0], full) is None
+
+
+def test_a_run_is_shortened_in_proportion(proof):
+    assert proof.shortened("stdlib_lm", 1, None) == (0, ())
+    steps, overrides = proof.shortened("stdlib_lm", 0.1, None)
+    assert steps == 32
+    assert overrides == ("run.steps=32", "run.eval_every=16", "optimizer.schedule.warmup_steps=6")
+    assert proof.shortened("stdlib_lm", 1, 400) == (320, ())
+    assert proof.shortened("digits_mlp", 1, 46)[1][:2] == ("run.steps=46", "run.eval_every=12")  # it has 920
+
+
+def test_only_what_is_missing_is_run_and_failures_are_shown(proof, monkeypatch, tmp_path, capsys):
+    ran = []
+
+    def run(config, seed, precision, *, quiet, overrides, cached):
+        ran.append((seed, precision))
+        found = {"config": config, "seed": seed, "precision": precision, "cpu_seconds": 1.0}
+        if (seed, precision) == (1, "float16"):
+            return found | {"failed": 3, "error": "error: it diverged"}
+        if (seed, precision) == (0, "bfloat16") and len(ran) < 9:
+            return found | {"failed": 137, "error": "killed"}
+        values = {"float32": 0.90, "bfloat16": 0.91, "float16": 0.5}[precision]
+        return found | {"step": 320, "test": {"step": 320, "loss": 1.0, "accuracy": values + seed / 100}}
+
+    monkeypatch.setattr(proof.bench_configs, "run", run)
+    out = tmp_path / "found.jsonl"
+    for _ in range(2):
+        proof.measure(["stdlib_lm"], [0, 1, 2], out, scale=1.0, most=None, again=False)
+    assert len(ran) == 10  # what was killed is run once more, what has diverged is not
+    assert ran[-1] == (0, "bfloat16")
+    capsys.readouterr()
+    lines = proof.table(proof.records(out)).splitlines()
+    assert {line.count("|") for line in lines if line.startswith("|")} == {10}
+    assert "| stdlib_lm | 320 | failed: float16 1: error: it diverged |" in lines[2]
+    accuracy = next(line for line in lines if "accuracy" in line)
+    assert "| 3/3/2 | 0.91 ± 0.01 | 0.92 ± 0.01 | 0.51 ± 0.014 | +0.01 ± 0.023: within | -0.4 ±" in accuracy
+    assert accuracy.endswith(": different |")
+    assert "bfloat16: 2 of 2 rows within" in lines[-3]

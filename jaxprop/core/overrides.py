@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxprop.core.precision import Override, Policy, cast_floating, wide_dtype
+from jaxprop.core.precision import Override, Policy, cast_floating, holds, wide_dtype
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import UsageError, did_you_mean
 from jaxprop.types import PyTree
@@ -26,11 +26,15 @@ from jaxprop.untrusted.patterns import search
 
 SOFTMAX = "softmax"  # the path of attention's softmax, which holds no parameter
 HEAD = "head"  # the module that a model ends with: what it returns stays in the dtype that it has computed in
+TABLE = "embed/embedding"  # is the head's table too, in a model that has no module of that name
 # What of a module's methods computes: its call, the product of a tied embedding, and what reads on token by token.
 METHODS = ("__call__", "attend", "extend", "read", "shares")
 
 _policy: contextvars.ContextVar[Policy | None] = contextvars.ContextVar("policy", default=None)
 _seen: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("seen", default=None)
+# What was rounded on its way out of a module, by identity: the rounded array, which is held so that no other has its
+# identity, and the array before.
+_rounded: contextvars.ContextVar[dict[int, tuple[Any, Any]] | None] = contextvars.ContextVar("rounded", default=None)
 # Part of jit's cache key: else an inner jit, traced once under another policy, would keep the dtypes of that.
 _traced_for = jax.make_user_context(None)
 
@@ -50,7 +54,7 @@ def computing(policy: Policy, seen: set[str] | None = None) -> Iterator[None]:
       ...     softmax_dtype(jnp.bfloat16).name
       'bfloat16'
     """
-    tokens = _policy.set(policy), _seen.set(seen)
+    tokens = _policy.set(policy), _seen.set(seen), _rounded.set({} if policy.overrides else None)
     try:
         with contextlib.ExitStack() as stack:
             if policy.overrides:
@@ -61,6 +65,7 @@ def computing(policy: Policy, seen: set[str] | None = None) -> Iterator[None]:
     finally:
         _policy.reset(tokens[0])
         _seen.reset(tokens[1])
+        _rounded.reset(tokens[2])
 
 
 def _products(policy: Policy) -> str | None:
@@ -101,6 +106,26 @@ def softmax_dtype(dtype: DTypeLike) -> jnp.dtype:
     return wide_dtype(dtype) if found is None else jnp.dtype(found.dtype)
 
 
+def head_dtype(usual: DTypeLike) -> jnp.dtype:
+    """Returns the dtype of the product that gives the logits of a model without a module `head`.
+
+    So an override of `head` names the output of a model that shares its embedding's table too.
+
+    Args:
+      usual: the dtype without an override.
+
+    Example:
+      >>> from jaxprop.core.precision import policy
+      >>> with computing(policy("bfloat16", overrides=[("norm|head", "float32")])):
+      ...     head_dtype(jnp.bfloat16).name
+      'float32'
+    """
+    policy = _policy.get()
+    _note(HEAD)
+    found = None if policy is None else _named(policy.overrides, [HEAD])
+    return jnp.dtype(usual if found is None else found.dtype)
+
+
 def _note(path: str) -> None:
     seen = _seen.get()
     if seen is not None:
@@ -111,7 +136,8 @@ class Dtypes:
     """The dtype of every module of a model.
 
     The first override counts that matches the path of the module, of a module around it, or of a parameter that is its
-    own. Without one, a module computes in the policy's compute dtype.
+    own. Without one, a module computes in the policy's compute dtype. In a model without a module `head`, an override
+    that matches `head` holds for `embed`, whose table then gives the logits.
 
     Args:
       policy: the policy.
@@ -128,6 +154,8 @@ class Dtypes:
         self._policy, self._own = policy, {}
         for path in paths:
             self._own.setdefault(path.rpartition("/")[0], []).append(path)
+        if not any(path.partition("/")[0] == HEAD for group in self._own.values() for path in group):
+            self._own.update({module: [*own, HEAD] for module, own in self._own.items() if TABLE in own})
         self._found: dict[str, jnp.dtype] = {}
 
     _own: dict[str, list[str]]
@@ -175,7 +203,7 @@ def crossing(
     Args:
       call: the method; its first argument is the module.
       inner: of its inputs.
-      outer: of its outputs; None leaves them as they are.
+      outer: of its outputs; None leaves them as they are. What is rounded is remembered for `handed_on`.
       opaque: types of arguments and results that are passed on as they are, such as modules.
 
     Returns:
@@ -191,17 +219,54 @@ def crossing(
     def cast_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = _cast((args, kwargs), inner, opaque)
         outputs = call(self, *args, **kwargs)
-        return outputs if outer is None else _cast(outputs, outer, opaque)
+        return outputs if outer is None else _cast(outputs, outer, opaque, remember=True)
 
     return cast_call
 
 
-def _cast(tree: PyTree, dtype: DTypeLike, opaque: tuple[type, ...]) -> Any:
+def _cast(tree: PyTree, dtype: DTypeLike, opaque: tuple[type, ...], *, remember: bool = False) -> Any:
     def narrow(leaf: Any) -> Any:
         array = isinstance(leaf, jax.Array | np.ndarray)
-        return leaf.astype(dtype) if array and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        if not array or not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype == dtype:
+            return leaf
+        return rounded_from(before_rounding(leaf), dtype) if remember else leaf.astype(dtype)
 
     return jax.tree.map(narrow, tree, is_leaf=lambda node: isinstance(node, opaque))
+
+
+def before_rounding(x: Any) -> Any:
+    """Returns an array as a module has computed it, if `x` is what came out of the module; else `x`."""
+    found = (_rounded.get() or {}).get(id(x))
+    return x if found is None else found[1]
+
+
+def rounded_from(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Returns an array in another dtype, and remembers what it was made of where it has lost digits or range."""
+    made, known = x.astype(dtype), _rounded.get()
+    if known is not None and not holds(dtype, x.dtype):
+        known[id(made)] = made, x
+    return made
+
+
+def handed_on(outputs: PyTree, opaque: tuple[type, ...] = ()) -> Any:
+    """Returns a model's outputs, those that come from a module as they are without the rounding at its edge.
+
+    So logits that the last module has computed in float32 reach the loss as they are, whatever the module is called.
+
+    Args:
+      outputs: what the model returns.
+      opaque: types of nodes that are passed on as they are, such as modules.
+
+    Example:
+      >>> from jaxprop.core.precision import policy
+      >>> with computing(policy("bfloat16", overrides=[("out", "float32")])):
+      ...     y = crossing(lambda self, x: x * x, jnp.float32, jnp.bfloat16)(None, jnp.ones(2, jnp.bfloat16))
+      ...     y.dtype.name, handed_on({"logits": y})["logits"].dtype.name, handed_on(y + 1).dtype.name
+      ('bfloat16', 'float32', 'bfloat16')
+    """
+    if not _rounded.get():
+        return outputs
+    return jax.tree.map(before_rounding, outputs, is_leaf=lambda node: isinstance(node, opaque))
 
 
 def cast_params(params: PyTree, policy: Policy, *, modules: bool = True) -> PyTree:

@@ -338,13 +338,19 @@ def cast_keys(batch: PyTree, dtype: DTypeLike, keys: Sequence[str] | bool) -> Py
         return cast_floating(batch, dtype)
     leaves, treedef = jax.tree.flatten(batch)
     cast = [
-        cast_floating(leaf, dtype) if lies_under(path, keys or ()) or _holds(dtype, leaf.dtype) else leaf
+        cast_floating(leaf, dtype) if lies_under(path, keys or ()) or holds(dtype, leaf.dtype) else leaf
         for path, leaf in zip(leaf_paths(batch), leaves, strict=True)
     ]
     return jax.tree.unflatten(treedef, cast)
 
 
-def _holds(dtype: DTypeLike, smaller: jnp.dtype) -> bool:
+def holds(dtype: DTypeLike, smaller: DTypeLike) -> bool:
+    """Whether a floating dtype has all values of another one.
+
+    Example:
+      >>> holds(jnp.float32, jnp.bfloat16), holds(jnp.bfloat16, jnp.float16)
+      (True, False)
+    """
     if not jnp.issubdtype(smaller, jnp.floating):
         return False
     a, b = jnp.finfo(smaller), jnp.finfo(dtype)

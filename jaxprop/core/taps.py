@@ -23,6 +23,7 @@ from jax.extend.core import ClosedJaxpr
 from jaxprop.core.attention_statistics import attention_statistics
 from jaxprop.core.jaxprs.walk import RULES, VJP_RULE, body_of, equations_and_callers
 from jaxprop.core.measurements import NOT_APPLICABLE, TAP_COLUMNS
+from jaxprop.core.overrides import before_rounding, rounded_from
 from jaxprop.errors import UsageError, one_of
 from jaxprop.types import PyTree
 
@@ -93,7 +94,9 @@ def tap(x: jax.Array, name: str, kind: str = "", row: tuple[Any, int] | None = N
     """
     if kind not in KINDS:
         raise UsageError(one_of(kind, KINDS, "kind of tap"))
-    return _fill(x, name, kind, lambda: _statistics(x, kind), row)
+    wide = before_rounding(x) if measuring() else x
+    tapped = _fill(wide, name, kind, lambda: _statistics(wide, kind), row)
+    return tapped if wide is x else rounded_from(tapped, x.dtype)  # a model may hand on either of the two
 
 
 def measuring() -> bool:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
-from jaxprop.core.overrides import computed_dtype
+from jaxprop.core.overrides import computed_dtype, head_dtype
 from jaxprop.core.placing import splits
 from jaxprop.core.precision import wide_dtype
 from jaxprop.errors import ShapeError
@@ -143,14 +143,15 @@ class Embed(nnx.Module):
 
 
 def tied(x: jax.Array, embed: Embed) -> jax.Array:
-    """Returns logits `[..., V]` of `x [..., D]` by the table of an embedding, in the table's dtype.
+    """Returns logits `[..., V]` of `x [..., D]` by the table of an embedding, in the dtype of `head`, or the table's.
 
     Example:
       >>> tied(jnp.ones((1, 8), jnp.bfloat16), Embed(256, 8, stddev=1.0, rngs=nnx.Rngs(0))).dtype.name
       'float32'
     """
     table = embed.embedding[...]
-    return product(x.astype(table.dtype), table.T)
+    dtype = head_dtype(table.dtype)
+    return product(x.astype(dtype), table.astype(dtype).T)
 
 
 class BatchNorm(nnx.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -19,6 +21,7 @@ from jaxprop.types import Batch, Model, PyTree
 from jaxprop.untrusted.patterns import fullmatch
 
 DEFAULT = ".*"
+TESTED = "0.1.8"  # the version of Qwix that the tests run with
 SHOWN = 8  # largest number of layers that an error names
 FLOATS = tuple(map(jnp.dtype, (jnp.float32, jnp.bfloat16, jnp.float16, jnp.float64)))
 # NVIDIA has products of float8 from the compute capability 8.9 on. Earlier TPUs than the seventh generation, and
@@ -206,6 +209,19 @@ def _qwix() -> Any:
     return qwix
 
 
+@contextlib.contextmanager
+def _known_version() -> Iterator[None]:
+    """Tells of a Qwix whose names or arguments are not those of the version that this was written for."""
+    try:
+        yield
+    except (ImportError, AttributeError, TypeError) as error:
+        found = importlib.metadata.version("qwix")
+        raise UsageError(
+            f"precision.quantize uses functions of Qwix {TESTED} that have no public name, and Qwix {found} has others "
+            f"({error}); install that one: pip install 'qwix=={TESTED}'"
+        ) from error
+
+
 class _Call(nnx.Module):
     """A module that calls a function: what Qwix intercepts is the call of a module."""
 
@@ -219,7 +235,8 @@ class _Call(nnx.Module):
 
 def _intercepted(replaced: dict[str, Callable[..., Any]], scope: Scope) -> Callable[[Callable[[], Any]], Any]:
     """Returns what runs a function with products replaced, in this thread alone."""
-    provider: Any = _qwix().QuantizationProvider
+    with _known_version():
+        provider: Any = _qwix().QuantizationProvider
 
     def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def product(*args: Any, **kwargs: Any) -> Any:
@@ -238,7 +255,8 @@ def _intercepted(replaced: dict[str, Callable[..., Any]], scope: Scope) -> Calla
                 f"jax.lax.{name}": noting(name, function) for name, function in replaced.items()
             }
 
-    return _qwix().quantize_model(_Call(), Provider([]), skip_nnx_init=True)
+    with _known_version():
+        return _qwix().quantize_model(_Call(), Provider([]), skip_nnx_init=True)
 
 
 def _replacements(recipe: Recipe) -> dict[str, Callable[..., Any]]:
@@ -247,19 +265,21 @@ def _replacements(recipe: Recipe) -> dict[str, Callable[..., Any]]:
     Qwix's own providers find out from shapes which operand is a weight, and refuse activations of the shape of the
     kernel, such as 64 examples before a dense layer of 64 x 64. Here both operands have the same dtype.
     """
-    _qwix()
-    # Qwix has no public name for them.
-    from qwix._src.core.conv_general_qt import ConvGeneralQtConfig, conv_general_qt
-    from qwix._src.core.dot_general_qt import DotGeneralQtConfig, dot_general_qt
-
     dtypes = {
         "lhs_qtype": recipe.forward,
         "rhs_qtype": recipe.forward,
         "dlhs_grad_qtype": recipe.backward,
         "drhs_grad_qtype": recipe.backward,
     }
-    of_dot = DotGeneralQtConfig(**dtypes, use_original_residuals=recipe.backward is None)
-    of_conv = ConvGeneralQtConfig(**dtypes)
+    _qwix()
+    with _known_version():
+        # Qwix has public products of quantized operands, `qwix.dot_general`, but none that have a gradient other than
+        # through `QtProvider`, which finds the weight by its shape.
+        from qwix._src.core.conv_general_qt import ConvGeneralQtConfig, conv_general_qt
+        from qwix._src.core.dot_general_qt import DotGeneralQtConfig, dot_general_qt
+
+        of_dot = DotGeneralQtConfig(**dtypes, use_original_residuals=recipe.backward is None)
+        of_conv = ConvGeneralQtConfig(**dtypes)
 
     def dot_general(
         lhs: Any, rhs: Any, dimension_numbers: Any, precision: Any = None, preferred_element_type: Any = None,

@@ -42,6 +42,26 @@ def test_an_edge_is_where_a_module_differs_from_the_one_that_calls_it():
     assert dtypes.boundary("head", "") == (jnp.float32, None)  # what the model ends with stays wide
 
 
+def test_the_table_of_a_model_without_a_head_is_the_heads():
+    given = policy("bfloat16", overrides=[("norm|head", "float32")])
+    assert Dtypes(given, PATHS).of("embed") == jnp.float32
+    assert Dtypes(given, [*PATHS, "head/kernel"]).of("embed") == jnp.bfloat16
+    with computing(given):
+        assert (overrides.head_dtype("bfloat16"), overrides.softmax_dtype("bfloat16")) == (jnp.float32, jnp.float32)
+    with computing(policy("bfloat16", overrides=[("norm", "float32")])):
+        assert overrides.head_dtype("bfloat16") == jnp.bfloat16
+
+
+def test_only_what_loses_digits_on_its_way_out_is_handed_on_as_it_was():
+    with computing(policy("float32", overrides=[("a", "bfloat16")])):
+        widened = overrides.rounded_from(jnp.ones(2, jnp.bfloat16), jnp.float32)
+        assert overrides.handed_on((widened,))[0] is widened
+        narrow = overrides.rounded_from(jnp.ones(2), jnp.float16)
+        assert overrides.handed_on({"y": narrow, "n": 3})["y"].dtype == jnp.float32
+        assert overrides.handed_on(narrow * 2).dtype == jnp.float16
+    assert overrides.handed_on(narrow) is narrow  # what was rounded is forgotten with the trace
+
+
 def test_parameters_of_one_module_are_cast_together_and_those_of_a_function_one_by_one():
     params = jax.tree.map(jnp.asarray, TREE)
     mixed = policy("bfloat16", overrides=[("norm/scale", "float32")])

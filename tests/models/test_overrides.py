@@ -81,6 +81,25 @@ def test_the_head_multiplies_in_its_own_dtype_and_its_output_stays_wide():
     assert found()[:-1] == found(("head", "float32"))[:-1]
 
 
+@pytest.mark.parametrize("case", ["transformer", "seq2seq_transformer"])
+def test_the_output_of_a_tied_embedding_is_the_head(case):
+    objective, params, _, batch = objective_of(case, tie_embeddings=True)
+    assert "head" not in params
+
+    def found(*overrides):
+        dtypes = policy("bfloat16", overrides=overrides)
+        traced = jax.make_jaxpr(lambda p: objective.sums(p, {}, batch, dtypes)["loss"][0])(params)
+        cast = jax.eval_shape(lambda params: cast_params(params, dtypes), params)
+        return products(traced), cast["embed"]["embedding"].dtype.name
+
+    narrow, wide = found(), found(("head", "float32"))
+    assert (narrow[0][-1], narrow[1]) == (("bfloat16", "bfloat16"), "bfloat16")
+    assert (wide[0][-1], wide[1]) == (("float32", "float32"), "float32")  # of weights that were not rounded before
+    assert wide[0][:-1] == narrow[0][:-1]  # tokens are looked up for blocks in bfloat16
+    product, table = found(("embed", "bfloat16"), ("head", "float32"))
+    assert (product[-1], table) == (("float32", "float32"), "bfloat16")  # the first that matches the table counts
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("case", ["transformer", "encoder", "seq2seq_transformer", "seq2seq_rnn"])
 def test_the_softmax_takes_logits_of_the_dtype_that_is_asked_for(case, dtype):

@@ -22,7 +22,7 @@ from jaxprop.errors import ConfigError, UsageError
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.models import make_model
 from jaxprop.models.decoding import make_decoder
-from jaxprop.models.quantized import Quantize, expect_products, quantized, with_products
+from jaxprop.models.quantized import TESTED, Quantize, expect_products, quantized, with_products
 from jaxprop.run.compose import compose
 from jaxprop.run.train import train
 from jaxprop.types import Spec
@@ -348,6 +348,23 @@ def test_without_qwix(monkeypatch):
     monkeypatch.setitem(sys.modules, "qwix", None)
     with pytest.raises(UsageError, match="needs the package 'qwix', which is not installed; install it with: pip inst"):
         quantized(jaxprop.from_linen(nn.Dense(3)))
+
+
+def test_another_version_of_qwix_is_told_in_one_sentence(qwix, monkeypatch):
+    """One that has moved a private function, and others whose functions take other arguments or are gone."""
+    told = rf"^precision.quantize uses functions of Qwix {TESTED} .*; install that one: pip install 'qwix=={TESTED}'$"
+    model, private = jaxprop.from_linen(nn.Dense(3)), "qwix._src.core.dot_general_qt"
+    quantized(model)  # imports what is patched
+    for change in (
+        lambda m: m.setitem(sys.modules, private, None),
+        lambda m: m.setattr(sys.modules[private], "DotGeneralQtConfig", lambda: None),
+        lambda m: m.delattr(qwix, "QuantizationProvider"),
+        lambda m: m.setattr(qwix, "quantize_model", lambda module, provider: module),
+    ):
+        with monkeypatch.context() as patched:
+            change(patched)
+            with pytest.raises(UsageError, match=told):
+                quantized(model)
 
 
 @pytest.mark.parametrize(

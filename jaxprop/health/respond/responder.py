@@ -12,7 +12,7 @@ from jaxprop.health.respond.actions import Action, Schedule, Sign, action_line
 from jaxprop.health.respond.calm import CALM, Calm
 from jaxprop.health.respond.divergence import INTACT, SkipLimit, lost
 from jaxprop.health.respond.fault import Fault
-from jaxprop.health.respond.ladder import Ladder
+from jaxprop.health.respond.ladder import OF_THE_SCALE, Ladder
 from jaxprop.health.respond.levers import SCALE_FACTORS, Levers, change, clipped, lowered, released
 from jaxprop.health.respond.observer import Observer
 from jaxprop.health.respond.points import POINT_STEPS, Points
@@ -107,7 +107,10 @@ class Responder:
         if not self._fault.breaks_through(self._observer.history.is_broken(loss, sign.since)):
             return []
         self._observer.rearm(step)
-        return self.decide([sign._replace(step=step, why=f"the loss has broken all the same, {loss:.4g}; {sign.why}")])
+        # A broken loss is no fault of the loss scale: lowered again and again, that would only flush gradients to zero.
+        cause = "unstable" if sign.cause in OF_THE_SCALE else sign.cause
+        why = f"the loss has broken all the same, {loss:.4g}; {sign.why}"
+        return self.decide([sign._replace(step=step, cause=cause, why=why)])
 
     def _answer_skips(self, step: int, skipped: bool) -> list[dict[str, Any]]:
         """Goes back, or gives the run up, where too many steps in a row were not finite."""
@@ -164,7 +167,10 @@ class Responder:
         if not self._ladder.names or self._fault.waiting:
             return []
         sign = self._fault.joined(signs[0]._replace(since=min(sign.since for sign in signs)))
-        for name in self._ladder.order(sign.cause):
+        order = self._ladder.order(sign.cause)
+        if not order:  # what is listed sets the loss scale, and this is another fault
+            return []
+        for name in order:
             lines = self._make(name, sign)
             if lines:
                 self._ladder.climb(name)

@@ -15,10 +15,10 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from jaxprop.core.overrides import METHODS, Dtypes, called, crossing, dtypes_of
+from jaxprop.core.overrides import METHODS, Dtypes, called, crossing, dtypes_of, handed_on
 from jaxprop.types import PyTree
 
-_NO_ARRAYS = (nnx.Object, nnx.Variable, nn.Module)
+OPAQUE = (nnx.Object, nnx.Variable, nn.Module)
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ def computing_nnx(module: nnx.Module, params: PyTree) -> Iterator[None]:
             edge = dtypes.boundary(path, _around(path, parts))
             if edge is not None:
                 changed.append((part, type(part)))
-                part.__class__ = _casting_class(type(part), *edge, _NO_ARRAYS)
+                part.__class__ = _casting_class(type(part), *edge, OPAQUE)
         yield
     finally:
         for part, original in changed:
@@ -109,7 +109,7 @@ def computing_linen(params: PyTree) -> Iterator[None]:
         edge = dtypes.boundary(path, around) if context.method_name in METHODS else None
         if edge is None:
             return call(*args, **kwargs)
-        return crossing(lambda _, *args, **kwargs: call(*args, **kwargs), *edge, _NO_ARRAYS)(None, *args, **kwargs)
+        return crossing(lambda _, *args, **kwargs: call(*args, **kwargs), *edge, OPAQUE)(None, *args, **kwargs)
 
     with nn.intercept_methods(casting):
         yield
@@ -158,7 +158,23 @@ def _casting_copy(module: Any, path: str, around: str, dtypes: Dtypes, base: typ
     copy = jax.tree.unflatten(treedef, [copied(at, leaf) if inside(leaf) else leaf for at, leaf in leaves])
     called(path)
     edge = dtypes.boundary(path, around)
-    if edge is not None and callable(copy):
-        # The copy is ours alone; a module's own __setattr__ refuses any change.
-        object.__setattr__(copy, "__class__", _casting_class(original, *edge, opaque))
+    if not callable(copy):
+        return copy
+    made = original if edge is None else _casting_class(original, *edge, opaque)
+    if not path:
+        made = _ending_class(made, opaque)
+    # The copy is ours alone; a module's own __setattr__ refuses any change.
+    object.__setattr__(copy, "__class__", made)
     return copy
+
+
+@functools.cache
+def _ending_class(original: Any, opaque: tuple[type, ...]) -> type:
+    """What the model itself returns, found while its call is being traced: it may be one of several under `vmap`."""
+    call = original.__call__
+
+    @functools.wraps(call)
+    def ending(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return handed_on(call(self, *args, **kwargs), opaque)
+
+    return type(original)(original.__name__, (original,), {"__call__": ending, "__module__": original.__module__})

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxprop.core.overrides import handed_on
 from jaxprop.errors import JaxpropError, MissingExtraError
 from jaxprop.models.adapters.dtypes import computing_equinox
 from jaxprop.models.adapters.functions import from_functions
@@ -93,7 +94,8 @@ def from_equinox(module: Any, call: Call | None = None, taps: bool = True) -> Mo
             tapped_equinox(casting) if taps else contextlib.nullcontext(casting) as called,
         ):
             returned = run(called, state, batch, key, train)
-        outputs, state = expect_pair(returned, "call", "(outputs, state)", "return outputs, state")
+            outputs, state = expect_pair(returned, "call", "(outputs, state)", "return outputs, state")
+            outputs = handed_on(outputs, (eqx.Module, eqx.nn.State))
         if not (train and leaves):
             return outputs, extras
         return outputs, {**extras, "state": dict(enumerate(jax.tree.leaves(state)))}

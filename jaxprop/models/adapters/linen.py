@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from jaxprop.core.overrides import handed_on
 from jaxprop.errors import JaxpropError
-from jaxprop.models.adapters.dtypes import computing_linen
+from jaxprop.models.adapters.dtypes import OPAQUE, computing_linen
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.padding import unpadded_linen
 from jaxprop.models.adapters.quantizing import layers_of_linen
@@ -125,6 +126,7 @@ def from_linen(
             outputs, new = module.apply(
                 variables, batch, train, rngs=drawn, method=call, mutable=[*state, *collections]
             )
+            outputs = handed_on(outputs, OPAQUE)
         return outputs, {**variables, **nn.meta.unbox(new)}
 
     initial, forward = (within_axis(function, axis_name, "from_linen") for function in (initial, forward))

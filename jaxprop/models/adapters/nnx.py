@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxprop.core.overrides import handed_on
 from jaxprop.errors import JaxpropError
-from jaxprop.models.adapters.dtypes import computing_nnx
+from jaxprop.models.adapters.dtypes import OPAQUE, computing_nnx
 from jaxprop.models.adapters.functions import from_functions
 from jaxprop.models.adapters.padding import unpadded_nnx
 from jaxprop.models.adapters.quantizing import layers_of_nnx
@@ -124,7 +125,7 @@ def from_nnx(
             unpadded_nnx(module, batch) if train else contextlib.nullcontext(),
             tapped_nnx(module) if taps else contextlib.nullcontext(),
         ):
-            outputs = call(module, batch, streams, train)
+            outputs = handed_on(call(module, batch, streams, train), OPAQUE)
         new = _nnx_split(module, wrt)[-1]
         expect_same_leaves(
             new,

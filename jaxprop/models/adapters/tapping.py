@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
+from jaxprop.core.overrides import before_rounding
 from jaxprop.core.taps import measuring, tap
 from jaxprop.models.adapters.calls import ROOT, intercepted_nnx
 
@@ -27,12 +28,15 @@ class _Outputs:
         leaves, treedef = jax.tree.flatten(output, is_leaf=lambda node: isinstance(node, opaque))
         places = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, opaque)]
         arrays = [leaves[i] for i in places]
-        if len(arrays) == len(self._last) and all(x is y for x, y in zip(arrays, self._last, strict=True)):
+        # One that an override has rounded at the module's edge is still the one that was tapped.
+        whole = [before_rounding(array) for array in arrays]
+        if len(arrays) == len(self._last) and all(x is y for x, y in zip(whole, self._last, strict=True)):
             return output
         kind = "output" if name == ROOT else ""
         names = [name] if len(arrays) == 1 else [f"{name}/{i}" for i in range(len(arrays))]
-        self._last = [tap(array, label, kind) for array, label in zip(arrays, names, strict=True)]
-        for i, array in zip(places, self._last, strict=True):
+        tapped = [tap(array, label, kind) for array, label in zip(arrays, names, strict=True)]
+        self._last = [before_rounding(array) for array in tapped]
+        for i, array in zip(places, tapped, strict=True):
             leaves[i] = array
         return jax.tree.unflatten(treedef, leaves)
 

@@ -57,9 +57,12 @@ def prediction_function(run: LoadedRun, precision: str | None = None) -> Any:
 
 
 def notes_of(run: LoadedRun) -> tuple[str, ...]:
-    """Returns what there is to say of a run's raw inputs and its predictions, for the model card."""
-    raw = run.opened.experiment.task.raw
-    return () if raw is None else raw.notes
+    """Returns what there is to say of a run's raw inputs, its products and its predictions, for the model card."""
+    raw, quantize = run.opened.experiment.task.raw, run.opened.config.precision.quantize
+    products = (
+        () if quantize is None else (f"Its layers multiply in 8 bits, as they were trained to ({quantize.name}).",)
+    )
+    return (*(() if raw is None else raw.notes), *products)
 
 
 def inputs_of(run: LoadedRun, predict: Any) -> dict[str, Any]:

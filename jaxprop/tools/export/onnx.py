@@ -40,11 +40,18 @@ def make_onnx(run: LoadedRun, batch_size: int | None = None) -> Made:
 
     Raises:
       MissingExtraError: `jax2onnx` is not installed.
-      UsageError: it cannot convert the model, or what it makes of it predicts something else.
+      UsageError: it cannot convert the model, what it makes of it predicts something else, or the run multiplies in
+        8 bits.
 
     Reference:
       https://github.com/enpasos/jax2onnx
     """
+    quantize = run.opened.config.precision.quantize
+    if quantize is not None:
+        raise UsageError(
+            f"the export to ONNX computes in {PRECISION}, and this run multiplies in 8 bits (precision.quantize: "
+            f"{quantize.name}); use --format stablehlo, whose program multiplies in 8 bits too"
+        )
     try:
         with _without_foreign_words():
             from jax2onnx import to_onnx

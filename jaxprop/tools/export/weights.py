@@ -24,6 +24,10 @@ with safe_open("model.safetensors", "numpy") as file:
     metadata, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
 print(metadata["class_names"], {name: array.shape for name, array in weights.items()})
 """
+QUANTIZED = (
+    "These are the weights as they were trained. In each product they were rounded to 8 bits ({}), so that a program "
+    "which does not do so predicts slightly other values."
+)
 
 
 def make_safetensors(run: LoadedRun, batch_size: int | None = None) -> Made:
@@ -57,7 +61,9 @@ def make_safetensors(run: LoadedRun, batch_size: int | None = None) -> Made:
         "target_names": json.dumps(run.info.get("target_names")),
         "data_fingerprint": run.opened.prepared.fingerprint,
     }
-    return Made(FILE, save(named_arrays(run.params, run.extras), metadata), LOADING, {}, {})
+    quantize = run.opened.config.precision.quantize
+    notes = () if quantize is None else (QUANTIZED.format(quantize.name),)
+    return Made(FILE, save(named_arrays(run.params, run.extras), metadata), LOADING, {}, {}, notes)
 
 
 def named_arrays(params: Any, extras: Any) -> dict[str, np.ndarray]:

@@ -446,6 +446,22 @@ def test_what_sets_the_loss_scale_answers_alerts_on_it_and_no_others(cause, scal
         assert f"loss scale x {1024 if action == 'raise_scale' else 0.0625:g} after step 12" in lines[-1]["message"]
 
 
+@pytest.mark.parametrize(("listed", "next_one"), [(["lower_scale"], []), (["lower_scale", "cut_lr"], ["cut_lr"])])
+def test_a_loss_that_breaks_after_the_scale_was_lowered_is_no_reason_to_lower_it_again(listed, next_one):
+    made = responder(listed, OfTheScale("loss_scale_falls", 31))
+    feed(made, 1, 30, good(loss_scale=2.0**15))
+    first = made.read(31, good(loss_scale=2.0**15, skipped=1.0, norm=np.inf))
+    broken = feed(made, 32, 60, good(loss_scale=2.0**10, loss=1e4))
+    told = [line["action"] for line in (*first, *broken) if line["kind"] == "action"]
+    assert told[:2] == ["lower_scale", *next_one]
+    assert "lower_scale" not in told[1:]
+
+
+def test_responses_to_the_loss_scale_alone_say_nothing_of_another_fault():
+    made = responder(["raise_scale", "lower_scale"])
+    assert made.decide([Sign(80, None, 70, "unstable", "loss x 2")]) == []
+
+
 def test_the_ladder_stays_where_it_is_after_the_loss_scale_was_set():
     made = responder(ALL, OfTheScale("no_loss_scaling", 11))
     feed(made, 1, 11, good(loss_scale=8.0))

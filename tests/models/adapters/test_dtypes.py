@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxprop
+from jaxprop.core.overrides import cast_params, computing
 from jaxprop.core.precision import policy
 from jaxprop.errors import UsageError
 from jaxprop.losses.softmax import softmax_cross_entropy
@@ -183,3 +184,123 @@ def test_evaluation_computes_as_training_does(name):
 def test_what_matches_nothing_is_told(name):
     with pytest.raises(UsageError, match="'haed' matches no module and no parameter; did you mean 'head'"):
         taken(MODELS[name]("plain"), policy("bfloat16", overrides=[("haed", "float32")]))
+
+
+# -- what the model returns ---------------------------------------------------------------------------
+
+
+class NnxClassifier(nnx.Module):
+    def __init__(self, rngs, change=lambda y: y):
+        self.body, self.classifier = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+        self.change = change
+
+    def __call__(self, x):
+        return self.change(see("classifier", self.classifier(see("body", self.body(x)))))
+
+
+class NnxNested(nnx.Module):
+    def __init__(self, rngs):
+        self.inner = NnxClassifier(rngs)
+
+    def __call__(self, x):
+        return self.inner(x)
+
+
+class LinenClassifier(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return see("classifier", nn.Dense(2, name="classifier")(see("body", nn.Dense(4, name="body")(x))))
+
+
+def equinox_classifier():
+    eqx = pytest.importorskip("equinox")
+
+    class Net(eqx.Module):
+        body: eqx.nn.Linear
+        classifier: eqx.nn.Linear
+
+        def __init__(self, key):
+            self.body, self.classifier = (eqx.nn.Linear(4, n, key=key) for n in (4, 2))
+
+        def __call__(self, x):
+            return see("classifier", self.classifier(see("body", self.body(x))))
+
+    return Net
+
+
+def of_functions():
+    def init(key, batch):
+        return {name: {"w": jax.random.normal(key, (4, n))} for name, n in (("body", 4), ("classifier", 2))}, {}
+
+    def apply(params, extras, batch, *, key, train):
+        with jax.numpy_dtype_promotion("standard"):
+            return see("body", batch["inputs"] @ params["body"]["w"]) @ params["classifier"]["w"], extras
+
+    return jaxprop.from_functions(init, apply)
+
+
+ENDS = {
+    "nnx": lambda: jaxprop.from_nnx(NnxClassifier),
+    "nnx, nested": lambda: jaxprop.from_nnx(NnxNested),
+    "nnx, a dict": lambda: jaxprop.from_nnx(lambda rngs: NnxClassifier(rngs, lambda y: {"logits": y})),
+    "nnx, a call of its own": lambda: jaxprop.from_nnx(
+        NnxClassifier, call=lambda m, batch: m.classifier(m.body(batch["inputs"]))
+    ),
+    "nnx, a tap of its own": lambda: jaxprop.from_nnx(
+        lambda rngs: NnxClassifier(rngs, lambda y: jaxprop.tap(y, "logits", "output")), taps=False
+    ),
+    "sequential": lambda: jaxprop.from_nnx(
+        lambda rngs: nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs))
+    ),
+    "linen": lambda: jaxprop.from_linen(LinenClassifier()),
+    "equinox": lambda: jaxprop.from_equinox(equinox_classifier()),
+    "equinox, a call of its own": lambda: jaxprop.from_equinox(
+        equinox_classifier(), call=lambda m, state, batch, key: (jax.vmap(m)(batch["inputs"]), state)
+    ),
+    "functions": of_functions,
+}
+LAST = policy("bfloat16", overrides=[("classifier|layers/1", "float32")])
+
+NARROW = BATCH | {"inputs": BATCH["inputs"].astype(jnp.bfloat16)}
+
+
+def logits_loss(outputs, batch):
+    return softmax_cross_entropy(outputs["logits"] if isinstance(outputs, dict) else outputs, batch)
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_what_the_last_module_returns_stays_wide_whatever_its_name(case):
+    model = ENDS[case]()
+    params, extras = model.init(jax.random.key(0), BATCH)
+    SEEN.clear()
+    with computing(LAST):
+        outputs, _ = model.apply(cast_params(params, LAST), extras, NARROW, key=None, train=False)
+    (logits,) = jax.tree.leaves(outputs)
+    assert logits.dtype == jnp.float32
+    assert not np.array_equal(logits, logits.astype(jnp.bfloat16).astype(jnp.float32))  # nor was it rounded before
+    assert SEEN.pop("classifier", "bfloat16") == "bfloat16"  # as the model itself sees it, beside what else it has
+    assert SEEN.pop("body", "bfloat16") == "bfloat16"
+
+
+@pytest.mark.parametrize("case", ["nnx", "nnx, a tap of its own", "linen", "equinox"])
+def test_a_measuring_step_hands_on_the_same(case):
+    step = jaxprop.make_train_step(loss_from(ENDS[case](), logits_loss), optax.sgd(0.1), LAST)
+    taken = {}
+    for detail in ("lean", "full"):
+        params, extras = ENDS[case]().init(jax.random.key(0), BATCH)
+        taken[detail] = step(step.init(params, key=jax.random.key(1), extras=extras), BATCH, detail)
+    (state, m), (measured, full) = taken.values()
+    assert float(full.loss) == float(m.loss)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(measured.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # A tap on what is handed on lies on the way of the gradient.
+    assert len(full.taps.grad_rms) == (1 if "tap" in case else 2)
+    assert all(float(rms) > 0 for rms in full.taps.grad_rms)
+
+
+def test_what_the_model_itself_changes_is_computed_in_its_own_dtype():
+    model = jaxprop.from_nnx(lambda rngs: NnxClassifier(rngs, lambda y: y * 2))
+    params, extras = model.init(jax.random.key(0), BATCH)
+    with computing(LAST):
+        outputs, _ = model.apply(cast_params(params, LAST), extras, NARROW, key=None, train=False)
+    assert outputs.dtype == jnp.bfloat16
