@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
-from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.attention import KeysAndValues
 from jaxprop.models.blocks import NORMS, Block, DecoderBlock, expect_heads
+from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import INITS, Embed, added, dense, expect_pairs, tied, vocabulary
 from jaxprop.models.remat import NONE, call
 from jaxprop.types import Spec
@@ -86,7 +86,7 @@ class Seq2SeqTransformer(nnx.Module):
             x = call(block, self.remat, block.name, x, source, mask)
         x = call(self.final_norm, NONE, "final_norm", x)
         with jax.named_scope("head"):
-            return tap(self._logits(x), "head", "output")
+            return head_logits(x, self.embed if self.head is None else self.head)
 
     def encode(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps the source `[B, S]` to `[B, S, D]`."""
