@@ -30,6 +30,7 @@ from jaxprop.models.layers import (
     vocabulary,
 )
 from jaxprop.models.remat import NONE, call
+from jaxprop.models.stack import apply_layers
 from jaxprop.types import Spec
 
 
@@ -91,8 +92,7 @@ class Transformer(nnx.Module):
         if self.positions is not None:
             x = added(x, _first_rows(self.positions.embedding[...], tokens.shape[1]))
         x = place(self.dropout(x), BATCH, "sequence", None)
-        for block in self.blocks:
-            x = call(block, self.remat, block.name, x, mask)
+        x = apply_layers(self.blocks, self.remat, x, mask)
         x = call(self.final_norm, NONE, "final_norm", x)
         with jax.named_scope("head"):
             if self.each_token:
