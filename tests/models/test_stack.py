@@ -82,9 +82,9 @@ def test_value_gradient_and_statistics_are_those_of_layers_one_by_one(name, scan
 
 
 def test_rematerialization_is_of_the_body(scanning):
-    made, plain = case("vit", "full"), case("vit")
-    (found, _), (expected, _) = applied(*made, "cpu"), applied(*made[:1], *plain[1:], PLAIN)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    made = case("vit", "full")
+    (found, _), (plain, _) = applied(*made, "cpu"), applied(case("vit")[0], *made[1:], PLAIN)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5), found, plain)
     with forms_for("cpu"):
         jaxpr = jax.make_jaxpr(lambda p: made[0].apply(p, {}, made[3], key=jax.random.key(1), train=True)[0])(made[1])
     scan = next(equation for equation in jaxpr.jaxpr.eqns if equation.primitive.name == "scan")
