@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from flax import nnx
 
 from jaxprop.core.taps import tap
-from jaxprop.core.vocabulary import ChunkedLogits, logits_of
+from jaxprop.core.vocabulary import logits_of
 from jaxprop.models.layers import Embed, tied
 
 
-def head_logits(x: jax.Array, head: nnx.Linear | Embed) -> jax.Array | ChunkedLogits:
+def head_logits(x: jax.Array, head: nnx.Linear | Embed) -> Any:
     """Returns what a model with an answer a token ends with: logits `[B, T, V]` of `x [B, T, D]`, tapped as `head`.
 
     Args:

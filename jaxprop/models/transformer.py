@@ -97,6 +97,7 @@ class Transformer(nnx.Module):
         with jax.named_scope("head"):
             if self.each_token:
                 return head_logits(x, self.embed if self.head is None else self.head)
+            assert self.head is not None
             return tap(self.head(mean_over(x, mask)), "head", "output")
 
     def room(self, size: int, length: int) -> tuple[KeysAndValues, ...]:
