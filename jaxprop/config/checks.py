@@ -364,6 +364,29 @@ def _own_code(config: Config) -> Iterator[Problem]:
         yield Problem(("run", "remat"), what)
 
 
+def makes_chunks(config: Config) -> str | None:
+    """Returns why logits cannot be made a stretch of tokens at a time, with the fix; None where they can."""
+    if config.task.name not in ("language", "translate"):
+        return f"the task {config.task.name} has no answer for each token, whose logits would be large; remove this"
+    if isinstance(config.model, Custom):
+        return "vocabulary_chunks is for the models of jaxprop, and yours hands out whole logits; remove this"
+    if isinstance(config.task.loss, Custom):
+        return "a loss of your own is given whole logits; remove this or task.loss"
+    if config.task.metrics:
+        return "a metric of your own is given whole logits; remove this or task.metrics"
+    if config.precision.quantize is not None:
+        return "the products of chunks are not quantized, as the head's is; remove this or precision.quantize"
+    if config.parallel.mesh.sequence != 1:
+        return "the tokens of a stretch would lie on one device; remove this or parallel.mesh.sequence"
+    return None
+
+
+def _vocabulary(config: Config) -> Iterator[Problem]:
+    chunks = config.run.vocabulary_chunks
+    if isinstance(chunks, int) and chunks > 1 and (what := makes_chunks(config)) is not None:
+        yield Problem(("run", "vocabulary_chunks"), what)
+
+
 def _quantize(config: Config) -> Iterator[Problem]:
     if config.precision.quantize is not None and config.health.curvature:
         what = "a product in 8 bits is a step function, which has no curvature; remove this or precision.quantize"
@@ -390,4 +413,5 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _stop,
     _responses,
     _quantize,
+    _vocabulary,
 )

@@ -36,6 +36,7 @@ HARMLESS: tuple[Path, ...] = (
     *(("health", key) for key in ("every", "rare_every", "budget", "taps", "watch", "on_alert", "tries", "max_skips")),
     ("health", "blackboxes"),
     # The same sums in another order: other bits, which a note tells of, and the same run.
+    ("run", "vocabulary_chunks"),
     *(("parallel", key) for key in ("devices", "mesh", "rules", "offload_optimizer")),
     ("task", "metrics"),  # further figures of evaluations
 )

@@ -15,6 +15,7 @@ import jax
 PLAIN = "plain"  # in place of a platform: the forms that every transformation takes, forward mode too
 
 _PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
+_APART: ContextVar[bool] = ContextVar("apart", default=False)
 
 
 @contextlib.contextmanager
@@ -35,6 +36,32 @@ def forms_for(platform: str | None) -> Iterator[None]:
         yield
     finally:
         _PLATFORM.reset(token)
+
+
+@contextlib.contextmanager
+def layers_apart() -> Iterator[None]:
+    """Has models traced inside apply layers one by one where many would be a scan: the trace is read, not compiled.
+
+    Example:
+      >>> with layers_apart():
+      ...     are_layers_apart()
+      True
+    """
+    token = _APART.set(True)
+    try:
+        yield
+    finally:
+        _APART.reset(token)
+
+
+def are_layers_apart() -> bool:
+    """Whether layers are to be applied one by one.
+
+    Example:
+      >>> are_layers_apart()
+      False
+    """
+    return _APART.get()
 
 
 def traced_for() -> str:

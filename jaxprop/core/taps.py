@@ -236,6 +236,18 @@ def collectors_of(name: str) -> dict[str, Any]:
     return {name: collectors[name]} if name in collectors else {}
 
 
+def collected_under(path: str) -> tuple[str, ...]:
+    """Returns the names of the taps that the step being traced measures in the layer of a path, that of its own too.
+
+    Example:
+      >>> collected_under("blocks/0")
+      ()
+    """
+    tracing = _tracing.get()
+    collectors = {} if tracing is None else tracing.collectors or {}
+    return tuple(name for name in collectors if name == path or name.startswith(f"{path}/"))
+
+
 @contextlib.contextmanager
 def counting(weight: jax.Array | None) -> Iterator[None]:
     """Has the taps inside leave out examples of weight 0: padding is no activation.

@@ -10,8 +10,8 @@ from jaxprop.metrics.totals import add_up, finished, mean
 from jaxprop.types import Metric, Rows
 
 __all__ = [
-    "METRICS", "Metric", "Rows", "accuracy", "add_up", "average_precision", "bytes_per_token", "error_rates",
-    "finished", "infeasible", "mean", "mean_absolute_error", "multilabel_accuracy",
+    "METRICS", "TOKENWISE", "Metric", "Rows", "accuracy", "add_up", "average_precision", "bytes_per_token",
+    "error_rates", "finished", "infeasible", "mean", "mean_absolute_error", "multilabel_accuracy",
 ]  # fmt: skip
 
 METRICS: dict[str, Metric] = {
@@ -21,3 +21,5 @@ METRICS: dict[str, Metric] = {
     "average_precision": average_precision,
     "infeasible": infeasible,
 }
+
+TOKENWISE = (accuracy,)  # of an answer a token, those whose totals of parts of the tokens add up

@@ -14,6 +14,7 @@ from jaxprop.models.attention import Attention
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, Initializer, LayerNorm, dense, scaled
 from jaxprop.models.remat import NONE, call
 from jaxprop.models.speech import TimeConv, expect_audio, features, real_frames
+from jaxprop.models.stack import apply_layers
 from jaxprop.types import Spec
 
 
@@ -155,7 +156,6 @@ class Conformer(nnx.Module):
         for conv in self.convs:
             x, frames = call(conv, self.remat, conv.name, x, frames)
         x, real = self.dropout(x), real_frames(x, frames)
-        for block in self.blocks:
-            x = call(block, self.remat, block.name, x, real)
+        x = apply_layers(self.blocks, self.remat, x, real)
         with jax.named_scope("head"):
             return {"logits": tap(self.head(x), "head", "output"), "lengths": frames}

@@ -15,7 +15,8 @@ from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, Embed, answers, as_numbers, dense
-from jaxprop.models.remat import NONE, call
+from jaxprop.models.remat import NONE
+from jaxprop.models.stack import apply_layers
 from jaxprop.types import Spec
 
 
@@ -114,7 +115,6 @@ class Mlp(nnx.Module):
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))  # [B, N]
         if self.categories is not None:
             x = jnp.concatenate([x, self.categories(categories, x.dtype)], 1)
-        for layer in self.layers:
-            x = call(layer, self.remat, layer.name, x, weight)
+        x = apply_layers(self.layers, self.remat, x, weight)
         with jax.named_scope("head"):
             return tap(self.head(x), "head", "output")

@@ -14,6 +14,7 @@ from jaxprop.config.schema import model as schema
 from jaxprop.core.overrides import computed_dtype
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError, ShapeError
+from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import (
     ACTIVATIONS,
     INITS,
@@ -194,7 +195,9 @@ class Rnn(nnx.Module):
         for layer in self.layers:
             x = self.dropout(call(layer, NONE, layer.name, x, mask))
         with jax.named_scope("head"):
-            return tap(self.head(x if self.each_token else self._pooled(x, mask)), "head", "output")
+            if self.each_token:
+                return head_logits(x, self.head)
+            return tap(self.head(self._pooled(x, mask)), "head", "output")
 
     def room(self, size: int, length: int) -> tuple[Any, ...]:
         """Returns the states of the layers before the first token, for `size` sequences of any length."""

@@ -12,6 +12,7 @@ from jaxprop.config.schema import model as schema
 from jaxprop.core.overrides import softmax_dtype
 from jaxprop.core.taps import measuring, tap
 from jaxprop.models.attention import masked_logit, softmax
+from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import ACTIVATIONS, INITS, Embed, added, dense, expect_pairs, product, vocabulary
 from jaxprop.models.recurrence import CELLS, STRETCHES
 from jaxprop.models.remat import NONE, call, checkpointed
@@ -192,4 +193,4 @@ class Seq2SeqRnn(nnx.Module):
     def _logits(self, x: jax.Array, states: jax.Array, contexts: jax.Array) -> jax.Array:
         with jax.named_scope("head"):
             mixed = tap(jnp.tanh(self.mix(jnp.concatenate([x, states, contexts], -1))), "mix", "tanh")
-            return tap(self.head(self.dropout(mixed)), "head", "output")
+            return head_logits(self.dropout(mixed), self.head)

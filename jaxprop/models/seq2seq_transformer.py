@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxprop.config.schema import model as schema
-from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.attention import KeysAndValues
 from jaxprop.models.blocks import NORMS, Block, DecoderBlock, expect_heads
+from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import INITS, Embed, added, dense, expect_pairs, tied, vocabulary
 from jaxprop.models.remat import NONE, call
+from jaxprop.models.stack import apply_layers
 from jaxprop.types import Spec
 
 
@@ -82,19 +83,17 @@ class Seq2SeqTransformer(nnx.Module):
         """
         source = self.encode(tokens, mask)
         x = self.dropout(self._embedded(targets, 1, "embed_target"))
-        for block in self.decoder:
-            x = call(block, self.remat, block.name, x, source, mask)
+        x = apply_layers(self.decoder, self.remat, x, source, mask)
         x = call(self.final_norm, NONE, "final_norm", x)
         with jax.named_scope("head"):
-            return tap(self._logits(x), "head", "output")
+            return head_logits(x, self.embed if self.head is None else self.head)
 
     def encode(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps the source `[B, S]` to `[B, S, D]`."""
         if mask is not None:
             tokens = jnp.where(mask, tokens, 0)  # a token outside the vocabulary gives NaN
         x = self.dropout(self._embedded(tokens, 0, "embed_source"))
-        for block in self.encoder:
-            x = call(block, self.remat, block.name, x, mask)
+        x = apply_layers(self.encoder, self.remat, x, mask)
         return call(self.encoder_norm, NONE, "encoder_norm", x)
 
     def read(self, tokens: jax.Array, mask: jax.Array | None, length: int) -> tuple[Read, tuple[KeysAndValues, ...]]:

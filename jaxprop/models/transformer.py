@@ -16,6 +16,7 @@ from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.attention import KeysAndValues
 from jaxprop.models.blocks import NORMS, Block, expect_heads
+from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import (
     INITS,
     Embed,
@@ -29,6 +30,7 @@ from jaxprop.models.layers import (
     vocabulary,
 )
 from jaxprop.models.remat import NONE, call
+from jaxprop.models.stack import apply_layers
 from jaxprop.types import Spec
 
 
@@ -90,13 +92,13 @@ class Transformer(nnx.Module):
         if self.positions is not None:
             x = added(x, _first_rows(self.positions.embedding[...], tokens.shape[1]))
         x = place(self.dropout(x), BATCH, "sequence", None)
-        for block in self.blocks:
-            x = call(block, self.remat, block.name, x, mask)
+        x = apply_layers(self.blocks, self.remat, x, mask)
         x = call(self.final_norm, NONE, "final_norm", x)
         with jax.named_scope("head"):
-            x = x if self.each_token else mean_over(x, mask)
-            logits = tied(x, self.embed) if self.head is None else self.head(x)
-            return tap(logits, "head", "output")
+            if self.each_token:
+                return head_logits(x, self.embed if self.head is None else self.head)
+            assert self.head is not None
+            return tap(self.head(mean_over(x, mask)), "head", "output")
 
     def room(self, size: int, length: int) -> tuple[KeysAndValues, ...]:
         """Returns room for what each block keeps of `length` tokens of `size` sequences."""

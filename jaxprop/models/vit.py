@@ -15,6 +15,7 @@ from jaxprop.errors import ConfigError
 from jaxprop.models.blocks import NORMS, Block, expect_heads
 from jaxprop.models.layers import INITS, Embed, added, answers, as_numbers, dense, image_shape
 from jaxprop.models.remat import NONE, call
+from jaxprop.models.stack import apply_layers
 from jaxprop.types import Spec
 
 
@@ -94,8 +95,7 @@ class Vit(nnx.Module):
         """Maps `x [B, H, W, C]` to outputs `[B, K]`."""
         x = as_numbers(x, self.head.kernel[...]).reshape(*x.shape[:3], -1)
         x = self._embedded(x)
-        for block in self.blocks:
-            x = call(block, self.remat, block.name, x)
+        x = apply_layers(self.blocks, self.remat, x)
         x = call(self.final_norm, NONE, "final_norm", x)
         with jax.named_scope("head"):
             return tap(self.head(x.mean(1) if self.token is None else x[:, 0]), "head", "output")

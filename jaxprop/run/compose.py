@@ -31,6 +31,7 @@ from jaxprop.parallel.sharding import replicated
 from jaxprop.run import own_code
 from jaxprop.run.held import held_statistics, hold
 from jaxprop.run.precision import policy_of, scaling_of
+from jaxprop.run.vocabulary import with_chunks
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import EvalStep, make_eval_step
@@ -99,10 +100,10 @@ def compose(
     config = own_code.checked(config)
     sources = data.open_sources(config.data, config.task.name) if sources is None else sources
     train = sources["train"]
-    task = tasks.make_task(config, sources)
     _check_batch_size(config, train)
     here, precision = mesh is None, policy_of(config)
     mesh = mesh_of(config) if here else mesh
+    task = tasks.make_task(with_chunks(config, train, mesh), sources)
     if config.precision.quantize:
         expect_products(config.precision.quantize.name, jax.devices()[:1] if mesh is None else mesh.devices.flat)
     rules = () if mesh is None else rules_of(config)

@@ -105,7 +105,7 @@ def changes(config: Config) -> tuple[Change, ...]:
       config: the configuration.
 
     Returns:
-      At most seven, each a valid configuration.
+      At most eight, each a valid configuration.
 
     Example:
       >>> from jaxprop.config.build import build
@@ -120,12 +120,15 @@ def changes(config: Config) -> tuple[Change, ...]:
         ("run", "remat", "full"),
         ("run", "accumulate", 4 * parts),
         ("run", "accumulate", 2 * parts),
+        ("run", "vocabulary_chunks", 8),
         ("data", "batch_size", size // 2),
         ("precision", "policy", "bfloat16"),
         *(("run", "remat", name) for name in POLICIES if name != "full"),
     ]
     # Another policy than the one in use saves something only if that one keeps more.
     tried = [one for one in wanted if one[2] != config.run.remat and one[2] != config.precision.policy]
+    if config.run.vocabulary_chunks not in ("auto", "none", 1):
+        tried = [one for one in tried if one[1] != "vocabulary_chunks"]
     if config.run.remat == "full":
         tried = [one for one in tried if one[1] != "remat"]
     if config.precision.policy != "float32":

@@ -150,7 +150,8 @@ def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = N
     """Builds the model for the data's shapes and binds it to augmentation and to the task's loss and metrics.
 
     Args:
-      config: the run's configuration; its `task.loss` goes before the task's usual one.
+      config: the run's configuration; its `task.loss` goes before the task's usual one, and `run.vocabulary_chunks` is
+        a number where logits are not made whole.
       train: the training split; one record of it is read, and the sizes its `info` names.
       instead: metrics that the data make possible, beside those of the table or in the place of one of the same name.
 
@@ -167,7 +168,12 @@ def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = N
     if isinstance(model, models.LossFunction):
         return model.model(), _own_objective(config, model, spec), spec
     metrics, augment = _metrics(config, spec, instead or {}), make_augmentation(config.data.augment, spec)
-    return model, loss_from(model, _loss(config, spec), metrics, cast=_computed(spec), augment=augment), spec
+    chunks = config.run.vocabulary_chunks
+    objective = loss_from(
+        model, _loss(config, spec), metrics, cast=_computed(spec), augment=augment,
+        vocabulary_chunks=chunks if isinstance(chunks, int) else 1,
+    )  # fmt: skip
+    return model, objective, spec
 
 
 def _computed(spec: Spec) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import optax
 
 from jaxprop.core import taps, trees
 from jaxprop.core.examples import row_weights
+from jaxprop.core.forms import layers_apart
 from jaxprop.core.jaxprs import evaluate, walk
 from jaxprop.core.measurements import Measurements
 from jaxprop.errors import UsageError
@@ -192,7 +193,8 @@ def _activations(problem: Problem) -> tuple[tuple[taps.Tap, ...], tuple[Activati
     """Every tapped array, and dL/d(array), which is the gradient of a zero that is added to the array."""
     if problem.recipe.gradient is not None:
         return (), ()
-    tapped, traced = taps.find(problem.loss, problem.trained)
+    with layers_apart():  # in a scan, no activation of a layer is outside
+        tapped, traced = taps.find(problem.loss, problem.trained)
     places = [] if problem.recipe.accumulate > 1 else _outside(traced)
     zeros = [jnp.zeros(place.outvars[0].aval.shape, place.outvars[0].aval.dtype) for place in places]
     followed = {id(place) for place in places}

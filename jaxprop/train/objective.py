@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,12 +14,14 @@ import numpy as np
 
 from jaxprop.core import taps
 from jaxprop.core.examples import row_weights, safe_mean
-from jaxprop.core.outputs import output_sums
+from jaxprop.core.outputs import joined_outputs, output_parts
 from jaxprop.core.overrides import cast_params, check_overrides, computing
 from jaxprop.core.placing import gathered
 from jaxprop.core.precision import cast_floating, cast_keys, lies_under
 from jaxprop.core.trees import leaf_paths
+from jaxprop.core.vocabulary import ChunkedLogits, chunking, over_chunks
 from jaxprop.errors import JaxpropError, ShapeError, UsageError, one_of
+from jaxprop.metrics import TOKENWISE
 from jaxprop.metrics.totals import as_metric, is_sum_count, measure
 from jaxprop.train.promotion import widening_paths
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Sums
@@ -34,6 +37,7 @@ def loss_from(
     *,
     cast: Cast = None,
     augment: Callable[[jax.Array, Batch], Batch] | None = None,
+    vocabulary_chunks: int = 1,
 ) -> Objective:
     """Binds a model to a loss, as the train step and the eval step want it.
 
@@ -53,6 +57,10 @@ def loss_from(
       cast: keys of the batch that hold what the model computes with; `"inputs"` by default.
       augment: `(key, batch) -> batch`, random changes of the examples as in `jaxprop.data.augment`; made in training
         alone, with a key of their own.
+      vocabulary_chunks: number of stretches of tokens in which the logits of a built-in model with an answer a token
+        are made, in the backward pass again; see `jaxprop.core.vocabulary`. The loss of an example has to be the mean
+        over its tokens then, by their mask, as that of `softmax_cross_entropy` is. Metrics other than
+        `jaxprop.metrics.TOKENWISE` are given whole logits.
 
     Returns:
       An `Objective`.
@@ -90,10 +98,10 @@ def loss_from(
         def apply(params: PyTree, batch: Batch) -> tuple[Any, PyTree]:
             return model.apply(params, extras, batch, key=key, train=train)
 
-        with taps.counting(row_weights(batch)), computing(policy, seen):
+        with taps.counting(row_weights(batch)), computing(policy, seen), chunking(vocabulary_chunks):
             outputs, new = apply(params, narrow(apply, params, batch, policy))
         check_overrides(policy, params, seen)
-        return cast_floating(outputs, policy.output), new, batch
+        return outputs, new, batch
 
     def mean_loss(
         params: PyTree, extras: PyTree, batch: Batch, key: jax.Array, policy: Any
@@ -104,21 +112,22 @@ def loss_from(
             with jax.named_scope("augment"):
                 batch = augment(own, batch)
         outputs, new, batch = forward(params, extras, batch, key, policy, True)
-        total, weight, some = _weighted_sum(loss, outputs, batch)
-        sums = {name: t for name, t in measure(measured, outputs, batch).items() if is_sum_count(t)}
         # By the labels as they were given: shares of classes look like targets.
-        signals = output_sums(outputs, given if isinstance(given, Mapping) else {})
+        given = given if isinstance(given, Mapping) else {}
+        (total, weight, totals, added), (some, largest) = _measured(loss, measured, policy, outputs, batch, given)
+        sums = {name: t for name, t in totals.items() if is_sum_count(t)} | joined_outputs(added, largest)
         # weights that cancel have no mean, and a microbatch of weight 0 would be left out in silence
         weight_or_nan = jnp.where((weight == 0) & some, jnp.nan, weight)
         return safe_mean(total, weight, some), (
             weight_or_nan,
             _like(new, extras, "the model's apply"),
-            {**sums, **signals},
+            sums,
         )
 
     def sums(params: PyTree, extras: PyTree, batch: Batch, policy: Any) -> Sums:
         outputs, _, batch = forward(params, extras, batch, None, policy, False)
-        return {"loss": _weighted_sum(loss, outputs, batch)[:2], **measure(measured, outputs, batch)}
+        (total, weight, totals, _), _ = _measured(loss, measured, policy, outputs, batch, {})
+        return {"loss": (total, weight), **totals}
 
     return Objective(mean_loss, sums, measured, narrow.keys, model)
 
@@ -418,6 +427,28 @@ def _reported(aux: Any) -> dict[str, Any]:
         )
         found[path] = jnp.mean(values.astype(jnp.float32)) if values.ndim else values.astype(jnp.float32)
     return found
+
+
+def _measured(
+    loss: Loss, metrics: Mapping[str, Metric], policy: Any, outputs: Any, batch: Batch, given: Batch
+) -> tuple[tuple[Any, Any, Sums, dict[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]:
+    """What adds up over tokens, `sum(w l)`, `sum(w)`, metrics and signals of the outputs; and the largest of others."""
+
+    def of_outputs(metrics: Mapping[str, Metric], outputs: Any, batch: Batch, given: Batch) -> Any:
+        outputs = cast_floating(outputs, policy.output)
+        total, weight, some = _weighted_sum(loss, outputs, batch)
+        added, largest = output_parts(outputs, given)
+        return (total, weight, measure(metrics, outputs, batch), added), (some, largest)
+
+    if not isinstance(outputs, ChunkedLogits):
+        return of_outputs(metrics, outputs, batch, given)
+    tokenwise = {name: metric for name, metric in metrics.items() if metric in TOKENWISE}
+    others = {name: metric for name, metric in metrics.items() if name not in tokenwise}
+    with taps.counting(row_weights(batch)), computing(policy):
+        added, largest = over_chunks(partial(of_outputs, tokenwise), outputs, batch, given)
+        whole = measure(others, cast_floating(outputs.whole(), policy.output), batch)
+    total, weight, totals, signals = added
+    return (total, weight, totals | whole, signals), largest
 
 
 def _weighted_sum(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:

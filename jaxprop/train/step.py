@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxprop.core import layers, measurements, taps
-from jaxprop.core.forms import forms_for
+from jaxprop.core.forms import forms_for, layers_apart
 from jaxprop.core.jaxprs.scans import Use, uses
 from jaxprop.core.layers import Norms
 from jaxprop.core.measurements import Measurements, join
@@ -211,7 +211,8 @@ def make_plan(problem: Problem, detail: str) -> Plan:
         return Plan(Signals(), "lean", problem.groups())
     # Without taps, and so in no context of its own, this leaves jit's cache warm for the gradient's trace.
     seeks_taps = detail != "rows" and recipe.signals.taps and recipe.gradient is None
-    found, jaxpr = taps.find(problem.loss, trained) if seeks_taps else ((), jax.make_jaxpr(problem.loss)(trained))
+    with layers_apart():
+        found, jaxpr = taps.find(problem.loss, trained) if seeks_taps else ((), jax.make_jaxpr(problem.loss)(trained))
     first_uses = uses(jaxpr, len(jax.tree.leaves(trained)))
     counted = [use for use, keep in zip(first_uses, problem.influence.counted, strict=True) if keep]
     return Plan(recipe.signals, detail, problem.groups(counted), found, recipe.clip)

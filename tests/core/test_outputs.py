@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprop.core.outputs import output_sums
+from jaxprop.core.outputs import joined_outputs, output_parts
 
 RNG = np.random.default_rng(0)
 LOGITS = (10 * RNG.normal(size=(4, 3))).astype(np.float32)
@@ -16,6 +16,10 @@ OUTPUTS = {
     "targets": (LOGITS, {"labels": LOGITS}, False),
     "float labels": (LOGITS, {"labels": LABELS.astype(np.float32)}, False),
 }
+
+
+def output_sums(outputs, batch):
+    return joined_outputs(*output_parts(outputs, batch))
 
 
 @pytest.mark.parametrize("case", OUTPUTS)

@@ -18,6 +18,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.core.jaxprs.products import Product, products
 from jaxprop.run import compose
 from jaxprop.run.precision import policy_of
+from jaxprop.run.vocabulary import with_chunks
 from jaxprop.train.memory import predict
 from jaxprop.types import TrainState
 
@@ -102,8 +103,11 @@ def _products(experiment: compose.Experiment, state: TrainState, batch: Any) -> 
     As written: without what rematerialization would repeat, and without what nothing depends on.
     """
     config = experiment.config
-    plain = config.model_copy(update={"run": config.run.model_copy(update={"remat": "none"})})
-    objective = (experiment if config.run.remat == "none" else compose.compose(plain)).task.objective
+    once = {"remat": "none", "vocabulary_chunks": "none"}
+    plain = config.model_copy(update={"run": config.run.model_copy(update=once)})
+    chunks = with_chunks(config, experiment.sources["train"], experiment.mesh).run.vocabulary_chunks
+    repeats = config.run.remat != "none" or chunks not in (1, "none")
+    objective = (compose.compose(plain) if repeats else experiment).task.objective
     dtypes = policy_of(config)
     size = config.data.batch_size // config.run.accumulate
     micro = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *np.shape(x)[1:]), x.dtype), batch)

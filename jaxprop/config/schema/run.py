@@ -225,6 +225,12 @@ class Run(Section):
         "all (full), all but the outputs of matrix products and convolutions (dots), or all but those of products "
         "without a batch axis (dots_no_batch)",
     )
+    vocabulary_chunks: Literal["auto", "none"] | Positive = Field(
+        "auto",
+        description="number of stretches of tokens in which the logits of a language model are made, in the backward "
+        "pass again, which saves their memory; auto: none where the logits in float32 take at most 1/8 of the device's "
+        "memory, otherwise as many as make those of one stretch take at most 1/64",
+    )
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="decay of an exponential moving average of the parameters, which evaluations then use",

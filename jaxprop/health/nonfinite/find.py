@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import checkify
 
 from jaxprop.core import trees
+from jaxprop.core.forms import layers_apart
 from jaxprop.core.jaxprs.evaluate import bind
 from jaxprop.core.jaxprs.sites import Site, site_of
 from jaxprop.core.jaxprs.walk import LOOPS, bodies, equations, is_call
@@ -272,7 +273,8 @@ def _first_line(error: Exception) -> str:
 def _examine(loss_fn: Callable[..., Any], params: PyTree, batch: Batch, key: Any, results: Any) -> Finding | None:
     """Runs the step one operation at a time; returns None where it is finite then."""
     run = differentiated(loss_fn, params, batch, key)
-    jaxpr = jax.make_jaxpr(run)(params, batch, key)
+    with layers_apart():  # so that each layer has its name
+        jaxpr, loss_jaxpr = (jax.make_jaxpr(function)(params, batch, key) for function in (run, loss_fn))
     groups = find_groups(jaxpr, params)
     arguments = jax.tree.leaves((params, batch, key))
     inside = Interpreter()
@@ -293,7 +295,6 @@ def _examine(loss_fn: Callable[..., Any], params: PyTree, batch: Batch, key: Any
     if not blame.origins:
         return None
     origin = blame.origins[0]
-    loss_jaxpr = jax.make_jaxpr(loss_fn)(params, batch, key)
     site = origin.entry.site
     if origin.entry.backward:
         site = site_in_rule(origin.entry.equation, site, loss_jaxpr, jaxpr)

@@ -55,6 +55,16 @@ def current_layer() -> str | None:
     return None if value is None else value[1]
 
 
+def names_layers() -> bool:
+    """Whether a quantized model is being called, for which layers are told by their paths.
+
+    Example:
+      >>> names_layers()
+      False
+    """
+    return _scope.get() is not None
+
+
 @contextlib.contextmanager
 def scoped(scope: Scope) -> Iterator[None]:
     """A context in which the adapters tell a scope which layer is called.

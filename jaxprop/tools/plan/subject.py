@@ -64,7 +64,7 @@ class Subject:
         return self._counted(size)
 
     def _count(self, size: int) -> float:
-        config = with_run(self.with_batch(size), accumulate=1, remat="none")
+        config = with_run(self.with_batch(size), accumulate=1, remat="none", vocabulary_chunks="none")
         alone = config.parallel.model_copy(
             update={"devices": 1, "mesh": Mesh(data=None, fsdp=1, sequence=1, tensor=1), "rules": ()}
         )
