@@ -11,8 +11,10 @@ from flax import nnx
 from jax.nn import initializers
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.forms import traced_for
 from jaxprop.core.overrides import computed_dtype
-from jaxprop.core.taps import tap
+from jaxprop.core.placing import divided
+from jaxprop.core.taps import measuring, tap
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.layers import (
     ACTIVATIONS,
@@ -28,6 +30,7 @@ from jaxprop.models.layers import (
     mean_over,
     vocabulary,
 )
+from jaxprop.models.lstm import NARROWEST, SHORTEST, Weights, lstm
 from jaxprop.models.recurrence import CELLS, Tapped, recur
 from jaxprop.models.remat import NONE, call
 from jaxprop.types import Spec
@@ -66,8 +69,14 @@ class RnnLayer(nnx.Module):
         Returns:
           The hidden states `[B, T, H]`, and the state after them.
         """
+        kernel, timed = self.recurrent.kernel[...], None if mask is None else mask.T
+        if self._in_columns(x):
+            assert self.input.bias is not None, "the layer is made with one"
+            carry = (jnp.zeros((x.shape[0], kernel.shape[0]), x.dtype),) * 2 if carry is None else carry
+            weights = Weights(self.input.kernel[...], kernel, self.input.bias[...])
+            carry, hidden = lstm(self.reverse, weights, x.swapaxes(0, 1), carry, timed)
+            return hidden.swapaxes(0, 1), carry
         projected = self.input(x).swapaxes(0, 1)  # [T, B, gates H]
-        kernel = self.recurrent.kernel[...]
         if carry is None:
             carry = (jnp.zeros((x.shape[0], kernel.shape[0]), projected.dtype),) * self.cell.carries
         carry, hidden = recur(
@@ -77,12 +86,29 @@ class RnnLayer(nnx.Module):
             None if self.recurrent.bias is None else self.recurrent.bias[...],
             projected,
             carry,
-            None if mask is None else mask.T,
+            timed,
             tapped=Tapped(self.name, self.kind),
             reverse=self.reverse,
             remat=self.remat,
         )
         return hidden.swapaxes(0, 1), carry
+
+    def _in_columns(self, x: jax.Array) -> bool:
+        """Whether the loop is that of `lstm`, which knows no taps, and would move a batch that a mesh has split."""
+        weights = self.input.kernel[...], self.recurrent.kernel[...]
+        return (
+            self.cell is CELLS["lstm"]
+            and self.activation is jnp.tanh
+            and self.remat == NONE  # whoever asks for rematerialization wants the least memory
+            and traced_for() == "cpu"
+            and x.shape[0] >= NARROWEST
+            and x.shape[1] >= SHORTEST
+            and all(each.dtype == jnp.float32 for each in (x, *weights))
+            # Whoever has this layer's call for itself, as quantization has, has given it a class of its own.
+            and type(self.input) is nnx.Linear
+            and not measuring()
+            and not divided()
+        )
 
 
 class BothWays(nnx.Module):

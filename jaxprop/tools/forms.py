@@ -37,6 +37,13 @@ FORMS = (
     ),
     Form("max pooling", "the maximum of slices", "reduce_window", "", "10 to 19"),
     Form("LSTM, Elman, wide GRU", "the kernel's gradient as one product", "added up in each step", "", "1.2 to 1.5"),
+    Form(
+        "LSTM over 8 or more sequences",
+        "states as columns, one array for all gates",
+        "h U in a scan",
+        "cpu",
+        "1.0 to 1.9",
+    ),
     Form("depthwise convolution", "a sum of shifted products", "a convolution in groups", "", "3.6 to 7.5"),
     Form("causal attention", "in four stretches, from 128 tokens on", "all of the masked matrix", "cpu", "1.3 to 1.8"),
     Form("causal attention in 16 bits", "cuDNN's flash attention", "two products", "fused_attention", "4.7"),
