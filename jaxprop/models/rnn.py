@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jaxprop.core.overrides import computed_dtype
 from jaxprop.core.placing import divided
 from jaxprop.core.taps import measuring, tap
 from jaxprop.errors import ConfigError, ShapeError
+from jaxprop.models.cudnn_lstm import cudnn_lstm, has_cudnn_lstm
 from jaxprop.models.layers import (
     ACTIVATIONS,
     INITS,
@@ -70,11 +72,12 @@ class RnnLayer(nnx.Module):
           The hidden states `[B, T, H]`, and the state after them.
         """
         kernel, timed = self.recurrent.kernel[...], None if mask is None else mask.T
-        if self._in_columns(x):
+        loop = self._loop(x, mask)
+        if loop is not None:
             assert self.input.bias is not None, "the layer is made with one"
             carry = (jnp.zeros((x.shape[0], kernel.shape[0]), x.dtype),) * 2 if carry is None else carry
             weights = Weights(self.input.kernel[...], kernel, self.input.bias[...])
-            carry, hidden = lstm(self.reverse, weights, x.swapaxes(0, 1), carry, timed)
+            carry, hidden = loop(self.reverse, weights, x.swapaxes(0, 1), carry, timed)
             return hidden.swapaxes(0, 1), carry
         projected = self.input(x).swapaxes(0, 1)  # [T, B, gates H]
         if carry is None:
@@ -93,22 +96,24 @@ class RnnLayer(nnx.Module):
         )
         return hidden.swapaxes(0, 1), carry
 
-    def _in_columns(self, x: jax.Array) -> bool:
-        """Whether the loop is that of `lstm`, which knows no taps, and would move a batch that a mesh has split."""
+    def _loop(self, x: jax.Array, mask: jax.Array | None) -> Callable[..., Any] | None:
+        """The LSTM's own loop of the platform, if it is exactly this layer: it takes no mesh, and knows no taps."""
         weights = self.input.kernel[...], self.recurrent.kernel[...]
-        return (
-            self.cell is CELLS["lstm"]
-            and self.activation is jnp.tanh
-            and self.remat == NONE  # whoever asks for rematerialization wants the least memory
-            and traced_for() == "cpu"
-            and x.shape[0] >= NARROWEST
-            and x.shape[1] >= SHORTEST
-            and all(each.dtype == jnp.float32 for each in (x, *weights))
+        if (
+            self.cell is not CELLS["lstm"]
+            or self.activation is not jnp.tanh
+            or self.remat != NONE  # whoever asks for rematerialization wants the least memory
+            or x.shape[1] < SHORTEST
+            or any(each.dtype != jnp.float32 for each in (x, *weights))
             # Whoever has this layer's call for itself, as quantization has, has given it a class of its own.
-            and type(self.input) is nnx.Linear
-            and not measuring()
-            and not divided()
-        )
+            or type(self.input) is not nnx.Linear
+            or measuring()
+            or divided()
+        ):
+            return None
+        if traced_for() == "cpu" and x.shape[0] >= NARROWEST:
+            return lstm
+        return cudnn_lstm if traced_for() == "gpu" and mask is None and has_cudnn_lstm() else None
 
 
 class BothWays(nnx.Module):
