@@ -5,7 +5,7 @@ Checked on a CPU against the reference that comes with JAX's binding; never run 
 
 from __future__ import annotations
 
-import logging
+import warnings
 from functools import cache
 from typing import Any
 
@@ -15,8 +15,6 @@ from jax.custom_batching import sequential_vmap
 from jax.experimental import rnn
 
 from jaxprop.models.lstm import Weights
-
-LOG = logging.getLogger("jaxprop")
 
 
 def packed(weights: Weights) -> jax.Array:
@@ -105,7 +103,9 @@ def _works(precision: str | None) -> bool:
         jax.eval_shape(jax.grad(lambda *given: jnp.sum(_run(*given)[0])), *arguments)
     except Exception as error:  # no cuDNN, or none of this precision
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        LOG.warning("LSTM layers take the plain loop: cuDNN's is not to be had at precision %s (%s).", precision, why)
+        warnings.warn(
+            f"LSTM layers take the plain loop: cuDNN's is not to be had at precision {precision} ({why}).", stacklevel=2
+        )
         return False
     return True
 

@@ -3,7 +3,7 @@
 No GPU is here. The reference stands in for the binding's two functions, and for what asks cuDNN for sizes a number.
 """
 
-import logging
+import warnings
 from functools import partial
 
 import jax
@@ -182,20 +182,20 @@ def test_another_layer_takes_the_plain_loop(monkeypatch, options):
     assert calls(monkeypatch, layer_of(**options), jnp.ones((BATCH, TIME, FEATURES))) == 0
 
 
-def test_without_a_gpu_it_is_not_asked_for(caplog):
-    with caplog.at_level(logging.WARNING, "jaxprop"):
+def test_without_a_gpu_it_is_not_asked_for():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         assert not has_cudnn_lstm()
-    assert not caplog.records
 
 
-def test_where_the_binding_fails_it_is_said_once(monkeypatch, caplog):
+def test_where_the_binding_fails_it_is_said_once(monkeypatch):
     monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
     module._works.cache_clear()
     monkeypatch.setattr(rnn, "lstm_fwd", lambda *given, **sizes: (_ for _ in ()).throw(RuntimeError("no cuDNN")))
-    with caplog.at_level(logging.WARNING, "jaxprop"):
+    with pytest.warns(UserWarning) as found:
         assert [has_cudnn_lstm() for _ in range(3)] == [False] * 3
     module._works.cache_clear()
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [str(one.message) for one in found] == [
         "LSTM layers take the plain loop: cuDNN's is not to be had at precision None (no cuDNN)."
     ]
 
@@ -205,8 +205,10 @@ def test_it_is_had_at_the_precisions_that_the_binding_has(monkeypatch):
     monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
     module._works.cache_clear()
     found = {}
-    for precision in (None, "highest", "tensorfloat32", "bfloat16"):
+    for precision in (None, "highest", "tensorfloat32"):
         with jax.default_matmul_precision(precision):
             found[precision] = has_cudnn_lstm()
+    with jax.default_matmul_precision("bfloat16"), pytest.warns(UserWarning, match="at precision bfloat16"):
+        found["bfloat16"] = has_cudnn_lstm()
     module._works.cache_clear()
     assert found == {None: True, "highest": True, "tensorfloat32": True, "bfloat16": False}
