@@ -192,7 +192,7 @@ def test_where_the_binding_fails_it_is_said_once(monkeypatch):
     monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
     module._works.cache_clear()
     monkeypatch.setattr(rnn, "lstm_fwd", lambda *given, **sizes: (_ for _ in ()).throw(RuntimeError("no cuDNN")))
-    with pytest.warns(UserWarning) as found:
+    with pytest.warns(UserWarning, match="plain loop") as found:
         assert [has_cudnn_lstm() for _ in range(3)] == [False] * 3
     module._works.cache_clear()
     assert [str(one.message) for one in found] == [
