@@ -27,6 +27,8 @@ from jax.experimental import rnn
 from jaxprop.core.compiler import fast_options
 from jaxprop.models.attention import attention_in_stretches
 from jaxprop.models.layers import dense, max_pool, max_pool_3x3
+from jaxprop.models.lstm import Weights
+from jaxprop.models.lstm import lstm as lstm_in_columns
 from jaxprop.models.recurrence import CELLS, Tapped, recur
 
 FEATURES = 80  # of an LSTM's inputs, as a speech model's
@@ -127,6 +129,33 @@ def recurrence(cell: str, batch: int, time_steps: int, width: int) -> Row:
     return Row(f"{cell} {width}, {batch} x {time_steps}", forms, (kernel, inputs), flops)
 
 
+def lstm_layer(batch: int, time_steps: int, width: int, n_in: int = FEATURES) -> Row:
+    """One LSTM layer with its inputs' projections, by three loops over time."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    kernels = tuple(jax.random.normal(k, (n, 4 * width)) / n**0.5 for k, n in zip(keys, (n_in, width), strict=False))
+    inputs, carry = jax.random.normal(keys[2], (time_steps, batch, n_in)), (jnp.zeros((batch, width)),) * 2
+    arguments = (*kernels, jnp.zeros(4 * width), inputs)
+
+    def plain(w, u, b, x):
+        of = CELLS["lstm"]
+
+        def turn(carry, x):
+            carry = of.step(carry, x, lambda h: h @ u, jnp.tanh)
+            return carry, carry[0]
+
+        return jax.lax.scan(turn, carry, x @ w + b)[1]
+
+    def one_product(w, u, b, x):
+        return recur(CELLS["lstm"], jnp.tanh, u, None, x @ w + b, carry, tapped=Tapped("", ""))[1]
+
+    def columns(w, u, b, x):
+        return lstm_in_columns(False, Weights(w, u, b), x, carry)[1]
+
+    flops = 3 * 2 * batch * time_steps * (n_in + width) * 4 * width
+    forms = {"in each step": plain, "one product": one_product, "columns": columns}
+    return Row(f"LSTM layer {n_in} to {width}, {batch} x {time_steps}", forms, arguments, flops)
+
+
 def convolution(batch: int, side: int, n_in: int, n_out: int, stride: int = 1) -> Row:
     """A convolution of 3 x 3 with the library that XLA takes for it on a CPU, and with Eigen's."""
     keys = jax.random.split(jax.random.key(0), 2)
@@ -195,6 +224,10 @@ def rows(small: bool) -> list[partial[Row]]:
             *[partial(convolution, *size, stride=2) for size in sizes[1:4]],
             *[partial(recurrence, cell, 32, 100, 256) for cell in CELLS],
             *[partial(recurrence, cell, 16, 200, 512) for cell in CELLS],
+            *[
+                partial(lstm_layer, *size)
+                for size in [(32, 100, 256), (16, 200, 512, 512), (8, 50, 64), (64, 128, 128)]
+            ],
             *[partial(dense_layer, *size) for size in [(16, 128, 256, 1024), (8, 256, 384, 1536), (32, 100, 256, 29)]],
             *[partial(pooling, size, 64, 32, 32) for size in (2, 3)],
             *[partial(depthwise, *size) for size in [(16, 200, 144, 15), (16, 400, 256, 31)]],

@@ -78,6 +78,17 @@ def splits(axis: str) -> bool:
     return places is not None and axis in places.axes
 
 
+def divided() -> bool:
+    """Returns whether the step being traced is split over devices, along whatever axis.
+
+    Example:
+      >>> divided()
+      False
+    """
+    places = _PLACES.get()
+    return places is not None and bool(places.axes)
+
+
 def gathered(params: PyTree) -> PyTree:
     """Returns parameters where they are computed with: whole along the axes that only spread them.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,9 +12,12 @@ from flax import nnx
 from jax.nn import initializers
 
 from jaxprop.config.schema import model as schema
+from jaxprop.core.forms import traced_for
 from jaxprop.core.overrides import computed_dtype
-from jaxprop.core.taps import tap
+from jaxprop.core.placing import divided
+from jaxprop.core.taps import measuring, tap
 from jaxprop.errors import ConfigError, ShapeError
+from jaxprop.models.cudnn_lstm import cudnn_lstm, has_cudnn_lstm
 from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import (
     ACTIVATIONS,
@@ -29,6 +33,7 @@ from jaxprop.models.layers import (
     mean_over,
     vocabulary,
 )
+from jaxprop.models.lstm import NARROWEST, SHORTEST, Weights, lstm
 from jaxprop.models.recurrence import CELLS, Tapped, recur
 from jaxprop.models.remat import NONE, call
 from jaxprop.types import Spec
@@ -67,8 +72,15 @@ class RnnLayer(nnx.Module):
         Returns:
           The hidden states `[B, T, H]`, and the state after them.
         """
+        kernel, timed = self.recurrent.kernel[...], None if mask is None else mask.T
+        loop = self._loop(x, mask)
+        if loop is not None:
+            assert self.input.bias is not None, "the layer is made with one"
+            carry = (jnp.zeros((x.shape[0], kernel.shape[0]), x.dtype),) * 2 if carry is None else carry
+            weights = Weights(self.input.kernel[...], kernel, self.input.bias[...])
+            carry, hidden = loop(self.reverse, weights, x.swapaxes(0, 1), carry, timed)
+            return hidden.swapaxes(0, 1), carry
         projected = self.input(x).swapaxes(0, 1)  # [T, B, gates H]
-        kernel = self.recurrent.kernel[...]
         if carry is None:
             carry = (jnp.zeros((x.shape[0], kernel.shape[0]), projected.dtype),) * self.cell.carries
         carry, hidden = recur(
@@ -78,12 +90,31 @@ class RnnLayer(nnx.Module):
             None if self.recurrent.bias is None else self.recurrent.bias[...],
             projected,
             carry,
-            None if mask is None else mask.T,
+            timed,
             tapped=Tapped(self.name, self.kind),
             reverse=self.reverse,
             remat=self.remat,
         )
         return hidden.swapaxes(0, 1), carry
+
+    def _loop(self, x: jax.Array, mask: jax.Array | None) -> Callable[..., Any] | None:
+        """The LSTM's own loop of the platform, if it is exactly this layer: it takes no mesh, and knows no taps."""
+        weights = self.input.kernel[...], self.recurrent.kernel[...]
+        if (
+            self.cell is not CELLS["lstm"]
+            or self.activation is not jnp.tanh
+            or self.remat != NONE  # whoever asks for rematerialization wants the least memory
+            or x.shape[1] < SHORTEST
+            or any(each.dtype != jnp.float32 for each in (x, *weights))
+            # Whoever has this layer's call for itself, as quantization has, has given it a class of its own.
+            or type(self.input) is not nnx.Linear
+            or measuring()
+            or divided()
+        ):
+            return None
+        if traced_for() == "cpu" and x.shape[0] >= NARROWEST:
+            return lstm
+        return cudnn_lstm if traced_for() == "gpu" and mask is None and has_cudnn_lstm() else None
 
 
 class BothWays(nnx.Module):

@@ -49,8 +49,10 @@ PROBE_FORMS = """
 import json, jax, jax.numpy as jnp
 from jaxprop.core.compiler import fast_options
 from jaxprop.models.attention import has_fused_attention
+from jaxprop.models.cudnn_lstm import has_cudnn_lstm
 facts = {"cpu": jax.default_backend() == "cpu", "convolutions": bool(fast_options())}
-print(json.dumps(facts | {"fused_attention": has_fused_attention(jnp.dtype("bfloat16"), 64)}))
+facts |= {"fused_attention": has_fused_attention(jnp.dtype("bfloat16"), 64), "cudnn_lstm": has_cudnn_lstm()}
+print(json.dumps(facts))
 """
 PROBE_SECONDS = 120
 LOG_PREFIX = re.compile(r"^[A-Z]\d{4} [\d:.]+ +\d+ \S+\] ")  # level, date, time, thread, source line

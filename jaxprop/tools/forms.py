@@ -1,7 +1,8 @@
 """The forms that layers take in place of the plain ones, with what was measured of them. Loads no jax.
 
 Each has a test that compares value and gradient with the plain form. The gains are those that `scripts/bench_layers.py`
-has measured, the least and the most over its sizes, forward and backward; scripts/BENCHMARKS.md names the machine.
+has measured, the least and the most over its sizes, forward and backward; scripts/BENCHMARKS.md names the machine. One
+form has none yet, and says so.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 CPU = "on a CPU"
+NOT_TIMED = "not timed: never run on a GPU"
 
 
 class Form(NamedTuple):
@@ -26,7 +28,7 @@ class Form(NamedTuple):
     layer: str
     form: str
     plain: str
-    needs: Literal["", "cpu", "convolutions", "fused_attention"]
+    needs: Literal["", "cpu", "convolutions", "fused_attention", "cudnn_lstm"]
     gain: str
 
 
@@ -37,6 +39,20 @@ FORMS = (
     ),
     Form("max pooling", "the maximum of slices", "reduce_window", "", "10 to 19"),
     Form("LSTM, Elman, wide GRU", "the kernel's gradient as one product", "added up in each step", "", "1.2 to 1.5"),
+    Form(
+        "LSTM over 8 or more sequences",
+        "states as columns, one array for all gates",
+        "h U in a scan",
+        "cpu",
+        "1.0 to 1.9",
+    ),
+    Form(
+        "LSTM in float32 without a mask",
+        "cuDNN's loop, checked against its reference on a CPU",
+        "h U in a scan",
+        "cudnn_lstm",
+        NOT_TIMED,
+    ),
     Form("depthwise convolution", "a sum of shifted products", "a convolution in groups", "", "3.6 to 7.5"),
     Form("causal attention", "in four stretches, from 128 tokens on", "all of the masked matrix", "cpu", "1.3 to 1.8"),
     Form("causal attention in 16 bits", "cuDNN's flash attention", "two products", "fused_attention", "4.7"),
@@ -45,6 +61,7 @@ WITHOUT = {
     "cpu": f"no: only {CPU}",
     "convolutions": f"no: only {CPU} whose compiler takes xla_cpu_experimental_ynn_fusion_type",
     "fused_attention": "no: only on an NVIDIA GPU with cuDNN",
+    "cudnn_lstm": "no: only on an NVIDIA GPU with cuDNN",
 }
 
 
@@ -55,9 +72,9 @@ def forms_in_use(facts: Mapping[str, bool]) -> list[dict[str, Any]]:
       facts: of the device, by what forms need.
 
     Example:
-      >>> rows = forms_in_use({"cpu": True, "convolutions": False, "fused_attention": False})
+      >>> rows = forms_in_use({"cpu": True, "convolutions": True, "fused_attention": False})
       >>> [row["layer"] for row in rows if not row["active"]]
-      ['convolution', 'causal attention in 16 bits']
+      ['LSTM in float32 without a mask', 'causal attention in 16 bits']
     """
     found = []
     for form in FORMS:

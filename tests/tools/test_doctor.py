@@ -171,11 +171,14 @@ def test_a_compiler_flag_that_ends_the_process():
 
 def test_the_forms_of_layers_in_use(monkeypatch, tmp_path):
     facts = module.probe_forms(os.environ | {"JAX_PLATFORMS": "cpu"})
-    assert facts == {"cpu": True, "convolutions": True, "fused_attention": False}
+    assert facts == {"cpu": True, "convolutions": True, "fused_attention": False, "cudnn_lstm": False}
     monkeypatch.setattr(module, "probe_devices", lambda environment: ([{"platform": "cpu"}], ""))
     monkeypatch.setattr(module, "probe_forms", lambda environment: facts)
     rows = diagnose(tmp_path, {}).as_dict()["forms"]
-    assert [row["layer"] for row in rows if not row["active"]] == ["causal attention in 16 bits"]
+    assert [row["layer"] for row in rows if not row["active"]] == [
+        "LSTM in float32 without a mask",
+        "causal attention in 16 bits",
+    ]
 
 
 def test_where_jax_does_not_start_no_forms_are_shown(monkeypatch):
