@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import textwrap
@@ -124,3 +125,24 @@ def test_work_that_never_began_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(background, "_LOOK", 0.1)
     with pytest.raises(OSError, match="it was interrupted before it began"):
         Background(3, lambda copied: None, tmp_path).result()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have a priority of their own on Linux alone")
+def test_a_save_gives_way_to_the_threads_that_train(tmp_path):
+    found = []
+
+    def priority():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def work(copied):
+        found.append(priority())
+        inner = threading.Thread(target=lambda: found.append(priority()))
+        inner.start()
+        inner.join()
+
+    before = priority()
+    save = Background(3, work, tmp_path)
+    save.start()
+    save.result()
+    assert found == [min(before + 5, 19)] * 2
+    assert priority() == before

@@ -246,6 +246,29 @@ def test_a_clock_that_is_set_during_a_save_changes_nothing(tmp_path, years, monk
         assert checkpoints.restore(make_state()).step == 3
 
 
+def test_what_orbax_gives_up_at_its_beginning_is_begun_once_more(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        checkpoints.wait()
+        begun, failures = checkpoints._writer.save, [TimeoutError("0.00 seconds")]
+
+        def late(path, **arguments):
+            begun(path, **arguments)
+            checkpoints._writer.wait_until_finished()
+            if failures:
+                raise failures.pop()
+
+        monkeypatch.setattr(checkpoints._writer, "save", late)
+        save(checkpoints, 2)
+        checkpoints.wait()
+        assert checkpoints.restore(make_state()).step == 2
+        failures += [TimeoutError("0.00 seconds")] * 2
+        save(checkpoints, 3)
+        with pytest.raises(CheckpointError, match=r"0\.00 seconds"):
+            checkpoints.wait()
+        assert checkpoints.steps() == [1, 2]
+
+
 # -- disks ----------------------------------------------------------------------------------------
 
 
