@@ -17,7 +17,7 @@ from jaxprop.core.overrides import computed_dtype
 from jaxprop.core.placing import divided
 from jaxprop.core.taps import measuring, tap
 from jaxprop.errors import ConfigError, ShapeError
-from jaxprop.models.cudnn_lstm import cudnn_lstm, has_cudnn_lstm
+from jaxprop.models.cudnn_lstm import FEWEST_UNITS, cudnn_lstm, has_cudnn_lstm
 from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import (
     ACTIVATIONS,
@@ -114,7 +114,8 @@ class RnnLayer(nnx.Module):
             return None
         if traced_for() == "cpu" and x.shape[0] >= NARROWEST:
             return lstm
-        return cudnn_lstm if traced_for() == "gpu" and mask is None and has_cudnn_lstm() else None
+        wide = traced_for() == "gpu" and weights[1].shape[0] >= FEWEST_UNITS
+        return cudnn_lstm if wide and mask is None and has_cudnn_lstm() else None
 
 
 class BothWays(nnx.Module):

@@ -130,6 +130,7 @@ def layer_of(**options):
 
 @pytest.mark.usefixtures("binding")
 def test_a_layer_lowered_for_cuda_holds_the_calls_of_cudnn(monkeypatch):
+    monkeypatch.setattr(layers, "FEWEST_UNITS", WIDTH)
     monkeypatch.setattr(layers, "has_cudnn_lstm", lambda: True)
     graph, state = nnx.split(layer_of())
 
@@ -151,7 +152,7 @@ def test_a_layer_lowered_for_cuda_holds_the_calls_of_cudnn(monkeypatch):
 # -- when a layer takes it -----------------------------------------------------------------------
 
 
-def calls(monkeypatch, layer, x, mask=None, platform="gpu"):
+def calls(monkeypatch, layer, x, mask=None, platform="gpu", fewest=WIDTH):
     """How often tracing a layer asks for cuDNN's loop."""
     found = []
 
@@ -159,6 +160,7 @@ def calls(monkeypatch, layer, x, mask=None, platform="gpu"):
         found.append(mask)
         return plain(reverse, weights, x, carry)
 
+    monkeypatch.setattr(layers, "FEWEST_UNITS", fewest)
     monkeypatch.setattr(layers, "has_cudnn_lstm", lambda: True)
     monkeypatch.setattr(layers, "cudnn_lstm", seen)
     with forms_for(platform):
@@ -170,6 +172,10 @@ def test_a_layer_takes_it_on_a_gpu_alone(monkeypatch):
     x = jnp.ones((BATCH, TIME, FEATURES))
     found = [calls(monkeypatch, layer_of(), x, platform=each) for each in ("gpu", "cpu", "tpu", PLAIN)]
     assert found == [1, 0, 0, 0]
+
+
+def test_a_narrow_layer_takes_the_plain_loop(monkeypatch):
+    assert calls(monkeypatch, layer_of(), jnp.ones((BATCH, TIME, FEATURES)), fewest=WIDTH + 1) == 0
 
 
 def test_a_layer_with_a_mask_takes_the_plain_loop(monkeypatch):

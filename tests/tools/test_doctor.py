@@ -176,7 +176,7 @@ def test_the_forms_of_layers_in_use(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "probe_forms", lambda environment: facts)
     rows = diagnose(tmp_path, {}).as_dict()["forms"]
     assert [row["layer"] for row in rows if not row["active"]] == [
-        "LSTM in float32 without a mask",
+        "LSTM of 1024 units, float32, no mask",
         "causal attention in 16 bits",
     ]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxprop.tools.forms import FORMS, NOT_TIMED, WITHOUT, forms_in_use
+from jaxprop.tools.forms import FORMS, WITHOUT, forms_in_use
 
 FACTS = {"cpu": False, "convolutions": False, "fused_attention": False, "cudnn_lstm": False}
 BENCHMARKS = Path(__file__).parents[2] / "scripts" / "BENCHMARKS.md"
@@ -27,11 +27,5 @@ def test_each_fact_turns_a_form_on(fact):
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.layer)
 def test_its_gain_is_one_that_was_measured(form):
-    rows = re.findall(
-        r"^\| (.+?) \|.*\| (not timed: .+?|\d\.?\d* to \d+\.?\d*|\d+\.\d+) \|", BENCHMARKS.read_text(), re.MULTILINE
-    )
+    rows = re.findall(r"^\| (.+?) \|.*\| (\d\.?\d* to \d+\.?\d*|\d+\.\d+) \|", BENCHMARKS.read_text(), re.MULTILINE)
     assert (form.layer, form.gain) in rows
-
-
-def test_one_form_alone_has_no_gain():
-    assert [form.needs for form in FORMS if form.gain == NOT_TIMED] == ["cudnn_lstm"]
