@@ -72,7 +72,8 @@ def make_decoder(section: schema.ModelSection, spec: Spec, quantize: Quantize | 
         return making.apply(params, extras, (), key=None, train=False)[0]
 
     def extend(params: PyTree, extras: PyTree, tokens: jax.Array, held: Any, start: jax.Array) -> tuple[jax.Array, Any]:
-        return extending.apply(params, extras, (tokens, held, start), key=None, train=False)[0]
+        logits, kept = extending.apply(params, extras, (tokens, held, start), key=None, train=False)[0]
+        return logits, _as_before(kept, held)
 
     return Decoder(room, extend)
 
@@ -133,13 +134,19 @@ def make_writer(section: schema.ModelSection, spec: Spec, model: Model, quantize
     def extend(
         params: PyTree, extras: PyTree, tokens: jax.Array, source: PyTree, held: PyTree, start: jax.Array
     ) -> tuple[jax.Array, PyTree]:
-        return applied(lambda m, given: m.extend(*given), params, extras, (tokens, source, held, start))
+        logits, kept = applied(lambda m, given: m.extend(*given), params, extras, (tokens, source, held, start))
+        return logits, _as_before(kept, held)
 
     def attend(params: PyTree, extras: PyTree, batch: Batch) -> jax.Array:
         source = {**_source(batch), "targets": batch["targets"]}
         return applied(lambda m, b: m.attend(b["inputs"], b["targets"], token_mask(b)), params, extras, source)
 
     return Writer(read, extend, attend)
+
+
+def _as_before(kept: PyTree, held: PyTree) -> PyTree:
+    """What a model keeps, in the dtypes of before: a layer with one of its own hands its states on as they are."""
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), kept, held)
 
 
 def _quantized(model: Model, quantize: Quantize | None) -> Model:
