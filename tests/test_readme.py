@@ -105,6 +105,7 @@ def test_the_readme_is_a_page():
 @pytest.mark.parametrize(("page", "block"), cases("python"))
 def test_python_blocks_run(page, block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXPROP_ALLOCATOR", "off")  # a program may begin again with one, and here that would be pytest
     exec(compile(block, page, "exec"), {"__name__": "__main__"})
 
 

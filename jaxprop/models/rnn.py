@@ -104,6 +104,7 @@ class RnnLayer(nnx.Module):
             self.cell is not CELLS["lstm"]
             or self.activation is not jnp.tanh
             or self.remat != NONE  # whoever asks for rematerialization wants the least memory
+            or not all(isinstance(size, int) for size in x.shape)  # an exported program takes any number of examples
             or x.shape[1] < SHORTEST
             or any(each.dtype != jnp.float32 for each in (x, *weights))
             # Whoever has this layer's call for itself, as quantization has, has given it a class of its own.
