@@ -23,6 +23,7 @@ def head_logits(x: jax.Array, head: nnx.Linear | Embed) -> Any:
       The logits; inside `jaxprop.core.vocabulary.chunking`, that from which they are made a stretch at a time.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> head_logits(jnp.ones((1, 2, 8)), Embed(256, 8, stddev=1.0, rngs=nnx.Rngs(0))).shape
       (1, 2, 256)
     """
