@@ -44,26 +44,24 @@ def write_arrays(
     Args:
       writer: what `writer` returns.
       path: of the checkpoint.
-      held: the arrays, the last reference to them: they are freed as early as can be.
+      held: the arrays, the last reference to them; unless they are `own`, they are freed as early as can be.
       begun: called once the arrays may be changed.
       own: nobody but the save has these arrays.
     """
-    arrays = held.pop()
-    again = arrays if own else None
+    again = held[0] if own else None
     try:
-        _write(writer, path, arrays, begun)
+        _write(writer, path, held, begun)
     except TimeoutError:
         if again is None:
             raise
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir(mode=0o700)
-        _write(writer, path, again, begun)
+        _write(writer, path, [again], begun)
 
 
-def _write(writer: Any, path: Path, arrays: Mapping[str, Any], begun: Callable[[], None]) -> None:
+def _write(writer: Any, path: Path, held: list[Mapping[str, Any]], begun: Callable[[], None]) -> None:
     with _BEGINNING:
-        writer.save(path, args=arguments(arrays))
-    del arrays
+        writer.save(path, args=arguments(held.pop()))
     begun()
     writer.wait_until_finished()
 

@@ -42,7 +42,7 @@ FORMS = (
         "states as columns, one array for all gates",
         "h U in a scan",
         "cpu",
-        "1.0 to 1.9",
+        "1.1 to 1.9",
     ),
     Form(
         "LSTM of 1024 units, float32, no mask",

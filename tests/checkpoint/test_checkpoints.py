@@ -123,6 +123,45 @@ def test_training_goes_on_before_the_digests_are_there(tmp_path, monkeypatch):
     assert digested
 
 
+def late_beginning(checkpoints, monkeypatch):
+    """Has the next save's thread begin only when the event that is returned is set."""
+    goes_on, write = threading.Event(), checkpoints._write
+
+    def late(*arguments):
+        goes_on.wait()
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoints, "_write", late)
+    return goes_on
+
+
+def test_training_goes_on_before_anything_is_written(tmp_path, monkeypatch):
+    """All but the copy is done in the background: digests, the writer, its first import."""
+    state, wanted = make_state(3, fill=0.1), make_state(3, fill=0.1)
+    with Checkpoints(tmp_path) as checkpoints:
+        goes_on = late_beginning(checkpoints, monkeypatch)
+        assert save(checkpoints, 3, state=state)
+        change = jax.jit(lambda params: jax.tree.map(lambda x: x + 1, params), donate_argnums=0)
+        jax.block_until_ready(change(state.params))
+        assert list(tmp_path.glob(".saving-*/*")) == []
+        goes_on.set()
+        checkpoints.wait()
+        assert_same_bits(checkpoints.restore(make_state()).state, wanted)
+
+
+def test_a_state_that_is_not_copied_waits_for_the_beginning_of_its_save(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxprop.checkpoint.copies._is_in_a_usual_place", lambda array: False)
+    with Checkpoints(tmp_path) as checkpoints:
+        goes_on = late_beginning(checkpoints, monkeypatch)
+        returned = threading.Event()
+        saving = threading.Thread(target=lambda: (save(checkpoints, 3), returned.set()))
+        saving.start()
+        assert not returned.wait(0.5)
+        goes_on.set()
+        assert returned.wait(60)
+        saving.join()
+
+
 def test_what_the_caller_changes_after_save_is_not_saved(tmp_path):
     stream, host = {"at": [1]}, np.arange(3)
     state = make_state()._replace(extras={"host": host})
