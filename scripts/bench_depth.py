@@ -2,7 +2,7 @@
 
     python scripts/bench_depth.py [--layers 12 32 48] [--width 64 256] [--detail lean full] [--steps N]
 
-A train step of a transformer on random tokens (batch 4, length 64), with the forms of `jaxprop.models.stack` forced.
+A train step of a transformer on random tokens (batch 4, length 64), with `run.scan_layers` of 1 and `none`.
 Reported are the seconds to trace and compile, the median time of a step with its quartiles, and of both the time that
 the process had on its processors, which other work on the machine changes less. `lean` is a step without signals, and
 `full` one with all of them, whose trace reads each layer by itself.
@@ -22,10 +22,7 @@ import numpy as np
 
 from jaxprop import data
 from jaxprop.config.build import build
-from jaxprop.models import stack
 from jaxprop.run.compose import compose
-
-EVERY = 10**6  # layers, more than there are
 
 
 def drawn(leaf: Any) -> Any:
@@ -39,14 +36,13 @@ def drawn(leaf: Any) -> Any:
 
 def measured(layers: int, width: int, detail: str, scanned: bool, steps: int) -> dict[str, Any]:
     """Compiles a step and takes some; returns seconds and bytes."""
-    stack.LAYERS = 1 if scanned else EVERY
     config = build({
         "task": {"name": "language"},
         "data": {"name": "random", "shape": [64], "vocabulary": 256, "examples": 64, "batch_size": 4},
         "model": {"name": "transformer", "layers": layers, "width": width, "heads": 4},
         "optimizer": {"name": "adamw", "lr": 1e-3},
         "parallel": {"devices": 1},
-        "run": {"steps": 10},
+        "run": {"steps": 10, "scan_layers": 1 if scanned else "none"},
     })  # fmt: skip
     experiment = compose(config)
     state = jax.tree.map(drawn, jax.eval_shape(lambda: experiment.init(0)))

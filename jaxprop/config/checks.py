@@ -24,7 +24,7 @@ from jaxprop.config.schema.data import (
     Table,
     Tones,
 )
-from jaxprop.config.schema.model import Blocks, Conformer, ResNet, Rnn, Transformer
+from jaxprop.config.schema.model import Blocks, Conformer, Mlp, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE, untold_mode
 from jaxprop.config.tree import Path
 from jaxprop.errors import one_of
@@ -362,6 +362,10 @@ def _own_code(config: Config) -> Iterator[Problem]:
             "remat is for the models of jaxprop; wrap a block of yours in jax.checkpoint or nnx.remat, and remove this"
         )
         yield Problem(("run", "remat"), what)
+    if isinstance(config.run.scan_layers, int) and not isinstance(config.model, Blocks | Conformer | Mlp):
+        model = "a model of your own" if isinstance(config.model, Custom) else config.model.name
+        what = f"{model} has no layers that jaxprop could take as a scan; remove this"
+        yield Problem(("run", "scan_layers"), what)
 
 
 def makes_chunks(config: Config) -> str | None:

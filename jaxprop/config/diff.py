@@ -37,6 +37,7 @@ HARMLESS: tuple[Path, ...] = (
     ("health", "blackboxes"),
     # The same sums in another order: other bits, which a note tells of, and the same run.
     ("run", "vocabulary_chunks"),
+    ("run", "scan_layers"),
     *(("parallel", key) for key in ("devices", "mesh", "rules", "offload_optimizer")),
     ("task", "metrics"),  # further figures of evaluations
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 
@@ -23,6 +24,7 @@ from jaxprop.models.resnet import ResNet
 from jaxprop.models.rnn import Rnn
 from jaxprop.models.seq2seq_rnn import Seq2SeqRnn
 from jaxprop.models.seq2seq_transformer import Seq2SeqTransformer
+from jaxprop.models.stack import scanning
 from jaxprop.models.transformer import Transformer
 from jaxprop.models.vit import Vit
 from jaxprop.types import Model, Spec
@@ -55,7 +57,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
 }
 
 
-def make_model(section: schema.ModelSection, spec: Spec, remat: str = NONE) -> Model:
+def make_model(section: schema.ModelSection, spec: Spec, remat: str = NONE, scan_layers: int | None = None) -> Model:
     """Builds the model a configuration names.
 
     The module is called with the batch's `inputs` and with those of `jaxprop.models.arguments.ARGUMENTS` that its call
@@ -65,6 +67,8 @@ def make_model(section: schema.ModelSection, spec: Spec, remat: str = NONE) -> M
       section: the section `model`.
       spec: what the data look like.
       remat: which activations the backward pass computes again, `run.remat`.
+      scan_layers: how many layers that are alike are still compiled one by one, and no scan; 0 for all, None for what
+        measured best, see `jaxprop.models.stack.scanning`.
 
     Returns:
       A `Model`.
@@ -87,4 +91,10 @@ def make_model(section: schema.ModelSection, spec: Spec, remat: str = NONE) -> M
     # Weights keep padded examples out of batch statistics; a model without any has no use for them.
     if not (getattr(section, "batch_norm", False) or getattr(section, "norm", "") == "batch"):
         names = tuple(name for name in names if name != "weight")
-    return from_nnx(lambda rngs: make(section, spec, rngs=rngs, remat=remat), caller(names), taps=False)
+    model = from_nnx(lambda rngs: make(section, spec, rngs=rngs, remat=remat), caller(names), taps=False)
+
+    def apply(*args: Any, **options: Any) -> Any:
+        with scanning(scan_layers):
+            return model.apply(*args, **options)
+
+    return model if scan_layers is None else model._replace(apply=apply)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -16,11 +19,51 @@ from jaxprop.core.placing import splits
 from jaxprop.models.adapters.quantizing import names_layers
 from jaxprop.models.remat import call, checkpointed
 
-LAYERS = 24  # up to so many are compiled one by one, which takes longer to compile, and less time a step
+LAYERS = 24  # up to so many are compiled one by one, which takes longer to compile
+NARROW = 2**18  # parameters of a layer; a scan copies more of them twice a step, which took longer than it saved
+
+_BEYOND: ContextVar[int | None] = ContextVar("beyond", default=None)
+
+
+@contextlib.contextmanager
+def scanning(layers: int | None) -> Iterator[None]:
+    """Has models traced inside take more than so many layers that are alike as a scan.
+
+    Args:
+      layers: the number; 0 for no scan at all; None for a scan of more than `LAYERS` that have at most `NARROW`
+        parameters each, which also holds outside.
+
+    Example:
+      >>> with scanning(4):
+      ...     [is_scanned(alike, parameters=10**6) for alike in (4, 5)]
+      [False, True]
+    """
+    token = _BEYOND.set(layers)
+    try:
+        yield
+    finally:
+        _BEYOND.reset(token)
+
+
+def is_scanned(alike: int, parameters: int) -> bool:
+    """Returns whether so many layers that are alike are taken as a scan.
+
+    Args:
+      alike: number of layers.
+      parameters: of one layer.
+
+    Example:
+      >>> is_scanned(24, 50_000), is_scanned(25, 50_000), is_scanned(25, 800_000)
+      (False, True, False)
+    """
+    beyond = _BEYOND.get()
+    if beyond is None:
+        return alike > LAYERS and parameters <= NARROW
+    return 0 < beyond < alike
 
 
 def apply_layers(layers: Sequence[Any], remat: str, x: jax.Array, *args: Any) -> jax.Array:
-    """Applies layers in turn, each as one unit of rematerialization; more than `LAYERS` that are alike as a scan.
+    """Applies layers in turn, each as one unit of rematerialization; many that are alike as a scan, see `is_scanned`.
 
     The scan takes the layers' parameters, random streams and taps' collectors stacked, so that each layer keeps its
     own, and gives the value and the gradient of the layers one by one up to rounding. Layers are not stacked where
@@ -44,11 +87,12 @@ def apply_layers(layers: Sequence[Any], remat: str, x: jax.Array, *args: Any) ->
       (1, 3, 8)
     """
     split = any(splits(axis) for axis in ("fsdp", "tensor", "sequence"))
-    if len(layers) <= LAYERS or traced_for() == PLAIN or are_layers_apart() or split or names_layers():
+    if traced_for() == PLAIN or are_layers_apart() or split or names_layers() or not is_scanned(len(layers), 0):
         return _in_turn(layers, remat, x, *args)
     for _, run in itertools.groupby(layers, _likeness):
         alike = list(run)
-        x = (_scanned if len(alike) > LAYERS else _in_turn)(alike, remat, x, *args)
+        parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(alike[0], nnx.Param)))
+        x = (_scanned if is_scanned(len(alike), parameters) else _in_turn)(alike, remat, x, *args)
     return x
 
 

@@ -204,7 +204,7 @@ def _as_named(config: Config, spec: Spec) -> Model | models.LossFunction:
         if isinstance(made, models.LossFunction) or isinstance(config.task.loss, CustomLoss) or levels:
             return made  # whose outputs are what that loss takes
         return models.checked_outputs(made, code)
-    return models.make_model(config.model, spec, config.run.remat)
+    return models.make_model(config.model, spec, config.run.remat, config.run.scanned_beyond)
 
 
 def _loss(config: Config, spec: Spec) -> Loss:

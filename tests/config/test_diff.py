@@ -19,6 +19,7 @@ TABLE = [
     ({"data": {"name": "digits", "eval_batch_size": 9}}, "data.eval_batch_size: (not set) -> 9", False),
     ({"run": {"epochs": 1, "remat": "full"}}, 'run.remat: "none" -> "full"', False),
     ({"run": {"epochs": 1, "vocabulary_chunks": "none"}}, 'run.vocabulary_chunks: "auto" -> "none"', False),
+    ({"run": {"epochs": 1, "scan_layers": 12}}, 'run.scan_layers: "auto" -> 12', False),
     ({"run": {"epochs": 3}}, "run.epochs: 1 -> 3", False),
     ({"run": {"steps": 3}}, "run.epochs: 1 -> (not set)", False),
     ({"health": {"on_alert": ["clip", "stop"]}}, 'health.on_alert: "log" -> ["clip", "stop"]', False),

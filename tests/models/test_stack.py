@@ -1,5 +1,7 @@
 """Layers as a scan against the same layers one by one: values, gradients, batch statistics, dropout, taps."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,15 @@ import optax
 import pytest
 
 import jaxprop
+from jaxprop.config.build import build
 from jaxprop.config.schema import model as schema
 from jaxprop.core.forms import PLAIN, forms_for, layers_apart
 from jaxprop.core.overrides import cast_params, computing
 from jaxprop.core.precision import policy
+from jaxprop.errors import ConfigError
 from jaxprop.losses.softmax import softmax_cross_entropy
 from jaxprop.models import make_model, stack
+from jaxprop.run.compose import compose
 from jaxprop.train.objective import loss_from
 from jaxprop.types import Spec
 
@@ -20,6 +25,11 @@ RNG = np.random.default_rng(0)
 TOKENS = {"inputs": jax.ShapeDtypeStruct((5,), jnp.int32)}
 IMAGES = {"inputs": jax.ShapeDtypeStruct((4, 4, 1), jnp.float32)}
 AUDIO = {"inputs": jax.ShapeDtypeStruct((800,), jnp.float32)}
+SECTIONS = {
+    "task": {"name": "classify"},
+    "data": {"name": "digits", "batch_size": 8},
+    "optimizer": {"name": "sgd", "lr": 0.1},
+}
 SMALL = {"layers": 3, "width": 8, "heads": 2, "dropout": 0.3}
 CASES = {
     "transformer": (
@@ -98,6 +108,34 @@ def test_up_to_24_layers_and_layers_that_are_told_apart_are_no_scan(monkeypatch)
     monkeypatch.setattr(stack, "LAYERS", 1)
     with layers_apart():
         assert applied(*made, "cpu")[1] == 0
+
+
+def test_by_itself_a_scan_is_of_many_small_layers():
+    found = [stack.is_scanned(*size) for size in ((24, 10), (25, stack.NARROW), (25, stack.NARROW + 1))]
+    assert found == [False, True, False]
+    with stack.scanning(4):
+        assert [stack.is_scanned(alike, 10**9) for alike in (4, 5)] == [False, True]
+    with stack.scanning(0):
+        assert not stack.is_scanned(10**6, 1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "value", "scans"), [(3, "auto", 0), (3, 2, 1), (3, 3, 0), (25, "auto", 1), (25, "none", 0)]
+)
+def test_a_run_chooses_how_many_layers_are_a_scan(layers, value, scans):
+    model, run = {"name": "mlp", "hidden": [8] * (layers + 1)}, {"steps": 1, "scan_layers": value}
+    experiment = compose(build({**SECTIONS, "model": model, "run": run}))
+    state, batch = experiment.init(0), experiment.sources["train"].take(np.arange(8))
+    apply = functools.partial(experiment.task.model.apply, key=None, train=False)
+    assert str(jax.make_jaxpr(apply)(state.params, state.extras, batch)).count("scan[") == scans
+
+
+@pytest.mark.parametrize(("model", "name"), [({"name": "cnn"}, "cnn"), ({"class": "a.py:Net"}, "a model of your own")])
+def test_a_number_for_a_model_without_such_layers_is_told_in_a_sentence(model, name):
+    sections = {**SECTIONS, "model": model}
+    with pytest.raises(ConfigError, match=rf"run.scan_layers: {name} has no layers .*; remove this"):
+        build({**sections, "run": {"steps": 1, "scan_layers": 4}})
+    build({**sections, "run": {"steps": 1, "scan_layers": "none"}})
 
 
 def test_layers_that_differ_are_applied_one_by_one_between_those_that_are_alike(scanning):

@@ -225,6 +225,12 @@ class Run(Section):
         "all (full), all but the outputs of matrix products and convolutions (dots), or all but those of products "
         "without a batch axis (dots_no_batch)",
     )
+    scan_layers: Literal["auto", "none"] | Positive = Field(
+        "auto",
+        description="number of layers that are alike up to which they are compiled one by one; more are a scan, whose "
+        "body is compiled once, and which takes more memory; none: never a scan; auto: 24, for layers with at most "
+        "262144 parameters each, and never for larger ones, whose steps would take longer",
+    )
     vocabulary_chunks: Literal["auto", "none"] | Positive = Field(
         "auto",
         description="number of stretches of tokens in which the logits of a language model are made, in the backward "
@@ -247,6 +253,13 @@ class Run(Section):
     def per_call(self) -> int:
         """S, the steps in one call; 1 for `auto` until the run has chosen."""
         return 1 if self.steps_per_call == "auto" else self.steps_per_call
+
+    @property
+    def scanned_beyond(self) -> int | None:
+        """The number of `scan_layers`; 0 for `none` and None for `auto`."""
+        if self.scan_layers == "auto":
+            return None
+        return 0 if self.scan_layers == "none" else self.scan_layers
 
     @property
     def limits(self) -> Timeout | None:
