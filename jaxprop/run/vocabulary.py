@@ -21,13 +21,14 @@ CHUNK = 64  # and otherwise so that those of a stretch take at most this part of
 GIB = 2**30
 
 
-def with_chunks(config: Config, train: Source, mesh: Mesh | None) -> Config:
+def with_chunks(config: Config, train: Source, mesh: Mesh | None, memory: int | None = None) -> Config:
     """Returns the configuration with a number in the place of `run.vocabulary_chunks: auto`.
 
     Args:
       config: the configuration.
       train: the training split.
       mesh: the devices, or None for a single one.
+      memory: bytes that one of them has for a run; default: as the devices of the mesh say.
 
     Raises:
       UsageError: the processes of a run, by the memory of their devices, would choose different numbers.
@@ -35,7 +36,7 @@ def with_chunks(config: Config, train: Source, mesh: Mesh | None) -> Config:
     chosen = config.run.vocabulary_chunks
     if chosen == "auto":
         size = logits_bytes(config, train, mesh) if makes_chunks(config) is None else None
-        chosen = 1 if size is None else chunks_for(size, device_bytes(mesh))
+        chosen = 1 if size is None else chunks_for(size, memory or device_bytes(mesh))
         if process_count() > 1:
             check_alike("run.vocabulary_chunks", chosen)
     return config.model_copy(update={"run": config.run.model_copy(update={"vocabulary_chunks": chosen})})

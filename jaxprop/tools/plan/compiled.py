@@ -16,6 +16,7 @@ from jaxprop.core.trees import size_bytes
 from jaxprop.errors import ConfigError, JaxpropError, OutOfMemoryError
 from jaxprop.parallel.mesh import make_mesh, parts
 from jaxprop.run.compose import compose
+from jaxprop.run.vocabulary import with_chunks
 from jaxprop.tools.plan.account import Account, account
 from jaxprop.tools.plan.hlo import Program, parse
 from jaxprop.tools.plan.live import temporary_parts
@@ -101,6 +102,7 @@ def place(
         config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"mesh": mesh})})
     made = make_mesh(target.devices, **config.parallel.mesh.model_dump())
     _check_batch(config, parts(made), target)
+    config = with_chunks(config, subject.sources["train"], made, capacity_of(target))
     started = time.perf_counter()
     experiment = compose(config, subject.sources, mesh=made)
     state = jax.eval_shape(lambda: experiment.init(config.run.seed))

@@ -6,6 +6,7 @@ import pytest
 from jaxprop.config.build import build
 from jaxprop.config.schema.run import Mesh
 from jaxprop.errors import ConfigError, JaxpropError, OutOfMemoryError, UsageError
+from jaxprop.tools.plan import compiled
 from jaxprop.tools.plan.compiled import place
 from jaxprop.tools.plan.subject import Subject
 from jaxprop.tools.plan.topology import gpu, host
@@ -56,6 +57,17 @@ def test_gpus_have_times_and_a_limit(subject):
     assert (found.fits, found.capacity) == (True, int(0.75 * 80 * 2**30))
     assert found.time.high >= found.time.low > 0
     assert found.per_second[1] == pytest.approx(8 / found.time.low)
+
+
+def test_logits_are_in_stretches_where_the_target_and_not_this_machine_needs_them(subject, monkeypatch):
+    logits = 4 * 2 * 16 * 64  # of the examples of one device
+    for capacity, chunks in ((8 * logits, 1), (8 * logits - 8, 16)):
+        seen = []
+        monkeypatch.setattr(compiled, "capacity_of", lambda target, size=capacity: size)
+        monkeypatch.setattr(compiled, "compose", lambda config, *args, **kw: seen.append(config) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            compiled.place(subject, gpu("h100:4"))
+        assert seen[0].run.vocabulary_chunks == chunks
 
 
 def test_a_batch_or_a_mesh_that_does_not_divide(subject):
