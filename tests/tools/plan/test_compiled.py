@@ -59,15 +59,19 @@ def test_gpus_have_times_and_a_limit(subject):
     assert found.per_second[1] == pytest.approx(8 / found.time.low)
 
 
-def test_logits_are_in_stretches_where_the_target_and_not_this_machine_needs_them(subject, monkeypatch):
-    logits = 4 * 2 * 16 * 64  # of the examples of one device
-    for capacity, chunks in ((8 * logits, 1), (8 * logits - 8, 16)):
-        seen = []
-        monkeypatch.setattr(compiled, "capacity_of", lambda target, size=capacity: size)
-        monkeypatch.setattr(compiled, "compose", lambda config, *args, **kw: seen.append(config) or 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            compiled.place(subject, gpu("h100:4"))
-        assert seen[0].run.vocabulary_chunks == chunks
+LOGITS = 4 * 2 * 16 * 64  # bytes, of the two examples of one device
+
+
+@pytest.mark.parametrize(("capacity", "chunks"), [(8 * LOGITS, 1), (8 * LOGITS - 8, 16)])
+def test_logits_are_in_stretches_where_the_target_and_not_this_machine_needs_them(
+    subject, monkeypatch, capacity, chunks
+):
+    seen = []
+    monkeypatch.setattr(compiled, "capacity_of", lambda _: capacity)
+    monkeypatch.setattr(compiled, "compose", lambda config, *args, **options: seen.append(config) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compiled.place(subject, gpu("h100:4"))
+    assert seen[0].run.vocabulary_chunks == chunks
 
 
 def test_a_batch_or_a_mesh_that_does_not_divide(subject):
