@@ -41,7 +41,7 @@ from jaxprop.train.compiled import TrainStep, make_train_step
 from jaxprop.train.eval_step import make_eval_step
 from jaxprop.train.objective import LossFn, as_objective
 from jaxprop.train.trainable import Trainable
-from jaxprop.types import Average, Model, Objective, PyTree, Schedule, Source, Spec, TrainState
+from jaxprop.types import Model, Objective, PyTree, Schedule, Source, Spec, TrainState
 
 
 class Fitted(NamedTuple):
@@ -54,6 +54,8 @@ class Fitted(NamedTuple):
       state: the best that was evaluated and saved, else the newest; with `ema`, the moving averages.
       metrics: of the evaluation of that state.
       summary: what `summary.json` holds.
+      params: all parameters as that evaluation used them: with `ema_decay` their moving averages, what is not trained
+        as it is.
     """
 
     folder: Path
@@ -62,12 +64,7 @@ class Fitted(NamedTuple):
     state: TrainState
     metrics: Mapping[str, float]
     summary: Mapping[str, Any]
-
-    @property
-    def params(self) -> PyTree:
-        """The state's parameters: their moving averages where such are kept."""
-        ema = self.state.ema
-        return ema.params if isinstance(ema, Average) else self.state.params
+    params: PyTree
 
 
 def fit(
@@ -374,7 +371,7 @@ def _fitted(ran: Conducted, folder: Path) -> Fitted:
         state, step = restored.state, restored.step
     found = best if best is not None and best["step"] == step else summary["metrics"]
     metrics = {name: value for name, value in found.items() if name != "step"}
-    return Fitted(folder, summary["status"], step, state, metrics, summary)
+    return Fitted(folder, summary["status"], step, state, metrics, summary, experiment.step.eval_params(state))
 
 
 def promise(batches: Any) -> str:
