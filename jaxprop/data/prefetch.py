@@ -215,4 +215,11 @@ def _groups(
 
 
 def _stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    shapes = [jax.tree.map(np.shape, batch) for batch in batches]
+    if any(other != shapes[0] for other in shapes):
+        raise DataError(
+            f"a call of {len(batches)} steps stacks their batches, which need the same arrays in the same shapes, got "
+            f"{' and '.join(dict.fromkeys(str(shape) for shape in shapes))}; leave out a last batch that is smaller "
+            "(drop_last=True of a torch DataLoader, drop_remainder=True of Grain), or take steps_per_call=1"
+        )
     return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)

@@ -11,7 +11,7 @@ import pytest
 import jaxprop
 from jaxprop import losses, metrics
 from jaxprop.data.stream import Stream
-from jaxprop.errors import UsageError
+from jaxprop.errors import DataError, UsageError
 from jaxprop.run.fit import fit, promise
 from jaxprop.sinks import Sink
 from jaxprop.tools.replay import replay_run
@@ -266,3 +266,27 @@ def test_a_run_with_some_steps_that_were_not_finite_has_completed(tmp_path):
     fitted = fit(sometimes, optax.sgd(0.01), batches(), run=tmp_path / "run", steps=8, params=start(), quiet=True)
     assert 0 < int(fitted.state.health.skips) < 8
     assert fitted.status == "completed"
+
+
+def test_parameters_that_are_not_trained_are_there_beside_moving_averages(tmp_path):
+    def loss(params, batch, key):
+        return jnp.mean((batch["x"] @ params["body"] @ params["head"] - batch["y"]) ** 2)
+
+    params = {"body": 2 * jnp.eye(4), "head": jnp.zeros(4), "count": jnp.int32(3)}
+    given = {"params": params, "ema_decay": 0.9, "trainable": "head", "evaluate": batches(), "quiet": True}
+    fitted = fit(loss, optax.adam(0.1), batches(), run=tmp_path / "run", steps=20, **given)
+    assert (fitted.params["body"] == params["body"]).all()
+    assert fitted.params["count"] == 3
+    assert (fitted.params["head"] == fitted.state.ema.params["head"]).all()
+    assert fitted.metrics["loss"] == pytest.approx(float(loss(fitted.params, {"x": X, "y": Y}, None)), rel=1e-4)
+
+
+def test_parameters_are_those_that_were_evaluated_where_training_is_schedule_free(tmp_path):
+    tx = optax.contrib.schedule_free_adamw(0.1, warmup_steps=5)
+    fitted = fit(loss_fn, tx, batches(), run=tmp_path / "run", steps=20, params=start(), evaluate=batches(), quiet=True)
+    assert fitted.metrics["loss"] == pytest.approx(float(loss_fn(fitted.params, {"x": X, "y": Y}, None)[0]), rel=1e-4)
+
+
+def test_a_smaller_last_batch_does_not_fit_in_a_call_of_several_steps(tmp_path):
+    with pytest.raises(DataError, match=r"'x': \(24, 4\).* and .*'x': \(16, 4\).*drop_last=True"):
+        run(tmp_path / "run", given=batches(24), steps_per_call=5, steps=10)
