@@ -215,11 +215,14 @@ def _groups(
 
 
 def _stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    shapes = [jax.tree.map(np.shape, batch) for batch in batches]
-    if any(other != shapes[0] for other in shapes):
+    try:
+        return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+    except ValueError as error:
+        shapes = dict.fromkeys(str(jax.tree.map(np.shape, batch)) for batch in batches)
+        if len(shapes) == 1:
+            raise
         raise DataError(
             f"a call of {len(batches)} steps stacks their batches, which need the same arrays in the same shapes, got "
-            f"{' and '.join(dict.fromkeys(str(shape) for shape in shapes))}; leave out a last batch that is smaller "
-            "(drop_last=True of a torch DataLoader, drop_remainder=True of Grain), or take steps_per_call=1"
-        )
-    return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+            f"{' and '.join(shapes)}; leave out a last batch that is smaller (drop_last=True of a torch DataLoader, "
+            "drop_remainder=True of Grain), or take steps_per_call=1"
+        ) from error

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxprop.errors import UsageError
 from jaxprop.run.fit import fit
 from jaxprop.sinks import Sink
 from tests.benches import bits
@@ -118,3 +119,9 @@ def test_a_run_stopped_around_the_response_goes_on_with_the_same_bits(tmp_path, 
         assert bits(parts.state) == bits(whole.state)
         assert [record["loss"] for record in again] == [record["loss"] for record in records]
         assert others == actions
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0**25, 1e39])
+def test_a_first_scale_beyond_the_bounds_is_refused(scale, tmp_path):
+    with pytest.raises(UsageError, match=r"precision.loss_scale: .* equal to (1|16777216); got"):
+        trained(tmp_path, [1.0] * 2, loss_scale=scale)

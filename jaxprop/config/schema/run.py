@@ -38,7 +38,9 @@ class Precision(Section):
     overrides: Annotated[tuple[PrecisionOverride, ...], Strict(False)] = Field(
         (), description="what is computed in another dtype; of several that match, the first counts"
     )
-    loss_scale: PositiveFloat = Field(32768.0, description="first loss scale; with float16 only")
+    loss_scale: Annotated[float, Field(ge=1, le=2**24)] = Field(
+        32768.0, description="first loss scale; with float16 only"
+    )
     growth_interval: Positive = Field(2000, description="good steps in a row before the scale doubles")
     quantize: QuantizeField = Field(
         None, description="products in 8 bits: int8, fp8 or qat_int8, or a section of one of these names; default: none"
