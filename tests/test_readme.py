@@ -29,6 +29,7 @@ LONG = (
     "generate",
     "export",
     "retrain",
+    "sweep",
     "report",
     "replay",
     "lesson",

@@ -36,6 +36,7 @@ from jaxprop.cli.report import report
 from jaxprop.cli.retrain import retrain
 from jaxprop.cli.runs import runs
 from jaxprop.cli.schema import schema
+from jaxprop.cli.sweep import sweep
 from jaxprop.cli.train import train
 from jaxprop.cli.validate import validate
 from jaxprop.version import __version__
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "generate": generate,
     "export": export,
     "retrain": retrain,
+    "sweep": sweep,
     "runs": runs,
     "champions": champions,
     "report": report,

@@ -103,7 +103,8 @@ class Layers(NamedTuple):
     @property
     def update_ratio(self) -> Any:
         """Size of the step relative to the weights, `||dw|| / (||w|| + 1e-12)`, `[L]`."""
-        return self.update_norm / (self.param_norm + np.float32(1e-12))
+        with np.errstate(invalid="ignore"):  # of parameters that are infinite it is NaN, which needs no warning
+            return self.update_norm / (self.param_norm + np.float32(1e-12))
 
     @property
     def grad_rms(self) -> Any:

@@ -46,4 +46,4 @@ def make_loss(section: schema.LossSection) -> Loss:
       >>> loss(jnp.array([[3.0]]), {"labels": jnp.array([1.0])})[0].tolist()
       [2.0]
     """
-    return partial(LOSSES[section.name], **section.model_dump(exclude={"name"}))
+    return partial(LOSSES[section.name], **{name: value for name, value in section if name != "name"})

@@ -53,12 +53,12 @@ def softmax_cross_entropy(
     else:
         labels = jnp.where(known, labels, 0)
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if label_smoothing:
+    if not isinstance(label_smoothing, float) or label_smoothing:  # that of a lane is an array
         # one-hot targets of [B, T, V] would be as large as the logits
         at = labels[..., None]
         label_logits = _weighted(labels, logits) if shares else jnp.take_along_axis(logits, at, -1)[..., 0]
         loss = loss + label_smoothing * (label_logits - logits.mean(-1))
-    if z_loss:
+    if not isinstance(z_loss, float) or z_loss:
         loss = loss + z_loss * jnp.square(jax.nn.logsumexp(logits, -1))
     # a factor, so that the gradient of a label that is no class is NaN too
     return per_example(loss * jnp.where(known, jnp.ones_like(loss), jnp.nan), batch, tokens=loss.ndim > 1)

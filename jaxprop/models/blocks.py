@@ -13,6 +13,7 @@ from jaxprop.core.placing import BATCH, place
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
 from jaxprop.models.attention import Attention, CrossAttention, KeysAndValues
+from jaxprop.models.dropout import Dropout
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, Initializer, LayerNorm, RmsNorm, dense, scaled
 
 NORMS: dict[str, Callable[[int], nnx.Module]] = {"layer": LayerNorm, "rms": RmsNorm}
@@ -77,7 +78,7 @@ class Block(nnx.Module):
         self.attn = Attention(f"{name}/attn", config, out_init, causal=causal, rope=rope, rngs=rngs)
         self.mlp_norm = NORMS[config.norm](config.width)
         self.mlp = FEED_FORWARD[config.feed_forward](f"{name}/mlp", config, out_init, rngs=rngs)
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, T, D]` to `[B, T, D]`; positions where `mask [B, T]` is False are not attended to."""
@@ -117,7 +118,7 @@ class DecoderBlock(nnx.Module):
         self.cross = CrossAttention(f"{name}/cross", config, out_init, rngs=rngs)
         self.mlp_norm = NORMS[config.norm](config.width)
         self.mlp = FEED_FORWARD[config.feed_forward](f"{name}/mlp", config, out_init, rngs=rngs)
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array, source: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, T, D]` to `[B, T, D]`; of the source `[B, S, D]`, what `mask [B, S]` leaves out is not read."""

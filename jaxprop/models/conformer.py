@@ -11,6 +11,7 @@ from jaxprop.core.overrides import computed_dtype
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
 from jaxprop.models.attention import Attention
+from jaxprop.models.dropout import Dropout
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, Initializer, LayerNorm, dense, scaled
 from jaxprop.models.remat import NONE, call
 from jaxprop.models.speech import TimeConv, expect_audio, features, real_frames
@@ -77,7 +78,7 @@ class ConformerBlock(nnx.Module):
         self.conv = ConvModule(f"{name}/conv", config, out_init, rngs=rngs)
         self.second = HalfStep(f"{name}/second", config, out_init, rngs=rngs)
         self.norm = LayerNorm(config.width)
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array, real: jax.Array) -> jax.Array:
         """Maps `x [B, T, D]` to `[B, T, D]`; frames where `real [B, T]` is False are not read by others."""
@@ -138,7 +139,7 @@ class Conformer(nnx.Module):
             )
             for i, (n_in, stride) in enumerate(zip(sizes, config.strides, strict=True))
         ])  # fmt: skip
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
         self.blocks = nnx.List([ConformerBlock(f"blocks/{i}", config, rngs=rngs) for i in range(config.layers)])
         self.head = dense(config.width, outputs, INITS["glorot_uniform"], rngs=rngs)
 

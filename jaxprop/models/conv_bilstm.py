@@ -12,6 +12,7 @@ from jaxprop.config.schema import model as schema
 from jaxprop.core.overrides import computed_dtype
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
+from jaxprop.models.dropout import Dropout
 from jaxprop.models.layers import INITS, dense
 from jaxprop.models.remat import NONE, call
 from jaxprop.models.rnn import BothWays
@@ -68,7 +69,7 @@ class ConvBilstm(nnx.Module):
         self.layers = nnx.List([
             BothWays(f"layers/{i}", n_in, recurrent, rngs=rngs, remat=remat) for i, n_in in enumerate(widths)
         ])  # fmt: skip
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
         self.head = dense(2 * config.width, outputs, INITS["glorot_uniform"], rngs=rngs)
 
     def __call__(

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
+from jaxprop.models.dropout import Dropout
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, BatchNorm, Embed, answers, as_numbers, dense
 from jaxprop.models.remat import NONE
 from jaxprop.models.stack import apply_layers
@@ -28,7 +29,7 @@ class MlpLayer(nnx.Module):
         # batch norm subtracts the mean, so a bias before it would have no effect
         self.dense = dense(n_in, n_out, INITS[config.init], use_bias=not config.batch_norm, rngs=rngs)
         self.norm = BatchNorm(n_out) if config.batch_norm else None
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
         self.activation = ACTIVATIONS[config.activation]
 
     def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:

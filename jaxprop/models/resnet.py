@@ -8,6 +8,7 @@ from flax import nnx
 from jaxprop.config.schema import model as schema
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
+from jaxprop.models.dropout import Dropout
 from jaxprop.models.layers import (
     ACTIVATIONS,
     INITS,
@@ -148,7 +149,7 @@ class ResNet(nnx.Module):
                 channels = expansion * width
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
         self.head = dense(channels, outputs, INITS[config.init], rngs=rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:

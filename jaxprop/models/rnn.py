@@ -18,6 +18,7 @@ from jaxprop.core.placing import divided
 from jaxprop.core.taps import measuring, tap
 from jaxprop.errors import ConfigError, ShapeError
 from jaxprop.models.cudnn_lstm import FEWEST_UNITS, cudnn_lstm, has_cudnn_lstm
+from jaxprop.models.dropout import Dropout
 from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import (
     ACTIVATIONS,
@@ -210,7 +211,7 @@ class Rnn(nnx.Module):
         sizes = [width if self.tokens else math.prod(shape[1:]), *[n_out] * (config.layers - 1)]
         layers = [make(f"layers/{i}", n, config, rngs=rngs, remat=remat) for i, n in enumerate(sizes)]
         self.layers = nnx.List(layers)
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
         self.head = dense(n_out, outputs, INITS[config.init], rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:

@@ -12,6 +12,7 @@ from jaxprop.config.schema import model as schema
 from jaxprop.core.overrides import softmax_dtype
 from jaxprop.core.taps import measuring, tap
 from jaxprop.models.attention import masked_logit, softmax
+from jaxprop.models.dropout import Dropout
 from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import ACTIVATIONS, INITS, Embed, added, dense, expect_pairs, product, vocabulary
 from jaxprop.models.recurrence import CELLS, STRETCHES
@@ -128,7 +129,7 @@ class Seq2SeqRnn(nnx.Module):
         expect_pairs(spec, "seq2seq_rnn")
         tokens, width, init = vocabulary(spec, "seq2seq_rnn"), config.width, INITS[config.init]
         self.embed = Embed(tokens, width, stddev=1.0, rngs=rngs)
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
         sizes = [width, *[2 * width] * (config.layers - 1)]
         readers = [BothWays(f"encoder/{i}", n, config, rngs=rngs, remat=remat) for i, n in enumerate(sizes)]
         self.encoder = nnx.List(readers)

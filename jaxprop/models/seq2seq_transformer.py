@@ -13,6 +13,7 @@ from jaxprop.config.schema import model as schema
 from jaxprop.errors import ShapeError
 from jaxprop.models.attention import KeysAndValues
 from jaxprop.models.blocks import NORMS, Block, DecoderBlock, expect_heads
+from jaxprop.models.dropout import Dropout
 from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import INITS, Embed, added, dense, expect_pairs, tied, vocabulary
 from jaxprop.models.remat import NONE, call
@@ -63,7 +64,7 @@ class Seq2SeqTransformer(nnx.Module):
         self.embed = Embed(tokens, width, stddev=0.02, rngs=rngs)
         learned = None if rope else nnx.List([Embed(n, width, stddev=0.02, rngs=rngs) for n in lengths])
         self.positions = learned
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
         encoding = partial(Block, config=config, causal=False, rope=rope, rngs=rngs)
         decoding = partial(DecoderBlock, config=config, rope=rope, rngs=rngs)
         self.encoder = nnx.List([encoding(f"encoder/{i}") for i in range(config.layers)])

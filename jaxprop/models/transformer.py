@@ -16,6 +16,7 @@ from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.attention import KeysAndValues
 from jaxprop.models.blocks import NORMS, Block, expect_heads
+from jaxprop.models.dropout import Dropout
 from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import (
     INITS,
@@ -73,7 +74,7 @@ class Transformer(nnx.Module):
         self.embed = Embed(tokens, config.width, stddev=0.02, rngs=rngs)
         learned = config.positions == "learned"
         self.positions = Embed(time, config.width, stddev=0.02, rngs=rngs) if learned else None
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
         causal = self.each_token if config.causal is None else config.causal
         block = partial(Block, config=config, causal=causal, rope=config.positions == "rope", rngs=rngs)
         self.blocks = nnx.List([block(f"blocks/{i}") for i in range(config.layers)])

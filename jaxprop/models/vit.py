@@ -13,6 +13,7 @@ from jaxprop.core.precision import wide_dtype
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
 from jaxprop.models.blocks import NORMS, Block, expect_heads
+from jaxprop.models.dropout import Dropout
 from jaxprop.models.layers import INITS, Embed, added, answers, as_numbers, dense, image_shape
 from jaxprop.models.remat import NONE, call
 from jaxprop.models.stack import apply_layers
@@ -85,7 +86,7 @@ class Vit(nnx.Module):
         self.token = Embed(1, config.width, stddev=0.02, rngs=rngs) if config.pool == "token" else None
         count, learned = math.prod(self.grid) + (config.pool == "token"), config.positions == "learned"
         self.positions = Embed(count, config.width, stddev=0.02, rngs=rngs) if learned else None
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.dropout = Dropout(config.dropout, rngs=rngs)
         names = [f"blocks/{i}" for i in range(config.layers)]
         self.blocks = nnx.List([Block(name, config, causal=False, rope=False, rngs=rngs) for name in names])
         self.final_norm = NORMS[config.norm](config.width)

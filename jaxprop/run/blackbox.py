@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,13 +103,13 @@ class Recorder:
         """Remembers the batch of a call: its last step, how many it takes, and what it was given."""
         self._batches.append((step, size, batch))
 
-    def read(self, step: int, m: Any, state: TrainState, now: int) -> str | None:
+    def read(self, step: int, m: Any, newest: Callable[[], TrainState], now: int) -> str | None:
         """Takes in the record of a step; writes a box at the first of a row that failed.
 
         Args:
           step: its number.
           m: its measurements, on the host.
-          state: the newest there is.
+          newest: returns the newest state there is.
           now: that one's step.
 
         Returns:
@@ -131,6 +131,7 @@ class Recorder:
         last, _, batch = held
         if self._config.run.per_call > 1:
             batch = {name: array[step - last - 1] for name, array in batch.items()}
+        state = newest()
         updates = (now - step) - (int(state.health.skips) - int(m.skips))  # steps that are skipped make none
         try:
             self._write(step, state, batch, updates)

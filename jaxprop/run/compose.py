@@ -13,31 +13,24 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxprop import data, tasks
-from jaxprop.code.load import RATES, load_code
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import FileSection, Mixture
-from jaxprop.config.schema.optimizer import CustomOptimizer
-from jaxprop.core.trees import leaf_paths
 from jaxprop.data.batches import Batches
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.guard import init_health
-from jaxprop.health.signals.settings import Signals
 from jaxprop.models.quantized import expect_products
 from jaxprop.parallel.hosts import check_alike, process_count
 from jaxprop.parallel.mesh import make_mesh, parts
 from jaxprop.parallel.placement import local_rows, place_batch
-from jaxprop.parallel.rules import Rule
 from jaxprop.parallel.sharding import replicated
 from jaxprop.run import own_code
-from jaxprop.run.held import held_statistics, hold
-from jaxprop.run.precision import policy_of, scaling_of
+from jaxprop.run.precision import policy_of
+from jaxprop.run.steps import Shapes, rules_of, step_of
 from jaxprop.run.vocabulary import with_chunks
 from jaxprop.train import optimizers
-from jaxprop.train.compiled import TrainStep, make_train_step
+from jaxprop.train.compiled import TrainStep
 from jaxprop.train.eval_step import EvalStep, make_eval_step
-from jaxprop.train.trainable import split, trainable_mask
-from jaxprop.types import Batch, PyTree, Source, TrainState
-from jaxprop.untrusted.patterns import fullmatch
+from jaxprop.types import Batch, Objective, PyTree, Source, TrainState
 
 Change = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]  # of the parameters and extras that were drawn
 
@@ -106,10 +99,8 @@ def compose(
     task = tasks.make_task(with_chunks(config, train, mesh), sources)
     if config.precision.quantize:
         expect_products(config.precision.quantize.name, jax.devices()[:1] if mesh is None else mesh.devices.flat)
-    rules = () if mesh is None else rules_of(config)
     stream = open_stream(config, train, mesh if here else None)
     total_steps = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
-    signals = signals_of(config) if health else False
     model = task.model
     assert model is not None
     init_model, example = jax.jit(model.init), next(data.one_pass(train, 2))
@@ -118,13 +109,8 @@ def compose(
     if precision.overrides:  # one that matches nothing is told before anything is made
         key = jax.eval_shape(partial(jax.random.key, 0))
         jax.eval_shape(lambda *given: task.objective.mean_loss(*given, precision)[0], shapes, beside, example, key)
-    trainable = _trainable(config, shapes)
-    mask = trainable_mask(trainable, shapes)
-    optimizer = optimizers.make_optimizer(
-        config.optimizer, steps=total_steps, params=split(shapes, mask), own=_own_optimizer(config)
-    )
-    scales = iter(optimizer.lr_scales)
-    optimizer = optimizer._replace(lr_scales=tuple(next(scales) if trained else 0.0 for trained in mask))
+    made = step_of(config, task, Shapes(shapes, beside), total_steps=total_steps, mesh=mesh, health=health)
+    step = made.step
 
     def init(seed: int, change: Change = _as_drawn) -> TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
@@ -137,49 +123,30 @@ def compose(
         # One structure whatever health.on_alert says, so that a checkpoint resumes under another setting of it.
         return step.place(state._replace(health=init_health(state.health.direction)))
 
-    objective = hold(task.objective, held_statistics(config, shapes, beside))
-    step = make_train_step(
-        objective, optimizer.tx, precision=precision, accumulate=config.run.accumulate,
-        steps_per_call=config.run.per_call, health=signals, ema_decay=config.run.ema_decay,
-        schedule=optimizer.schedule, clip=optimizer.clip, scaling=scaling_of(config), mesh=mesh, trainable=trainable,
-        rules=rules, deterministic=config.parallel.deterministic, offload_optimizer=config.parallel.offload_optimizer,
-    )  # fmt: skip
-    across = config.parallel.deterministic is not None
     validation, test = sources.get("validation"), sources.get("test")
     return Experiment(
         config=config, task=task, sources=sources, stream=stream, validation=validation or test,
-        test=test if validation else None, optimizer=optimizer, init=init, step=step,
-        evaluate=make_eval_step(task.objective, precision, mesh=mesh, rules=rules, whole=across), mesh=mesh,
+        test=test if validation else None, optimizer=made.optimizer, init=init, step=step,
+        evaluate=evaluate_of(config, task.objective, mesh), mesh=mesh,
         total_steps=total_steps,
     )  # fmt: skip
 
 
-def _own_optimizer(config: Config) -> Callable[[Any], Any] | None:
-    if not isinstance(config.optimizer, CustomOptimizer):
-        return None
-    code = load_code(config.optimizer, ("optimizer",))
-    return lambda rate: code(**({} if rate is None else dict.fromkeys(RATES, rate)))
+def evaluate_of(config: Config, objective: Objective, mesh: Mesh | None) -> EvalStep:
+    """Returns the compiled eval step of a configuration.
+
+    Args:
+      config: the configuration.
+      objective: its loss and metrics.
+      mesh: the devices, or None for a single one.
+    """
+    across = config.parallel.deterministic is not None
+    rules = () if mesh is None else rules_of(config)
+    return make_eval_step(objective, policy_of(config), mesh=mesh, rules=rules, whole=across)
 
 
 def _as_drawn(params: PyTree, extras: PyTree) -> tuple[PyTree, PyTree]:
     return params, extras
-
-
-def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
-    """Which parameters are trained: those that `run.init_from.freeze` does not match; None for all."""
-    patterns = config.run.init_from.freeze if config.run.init_from else ()
-    paths = leaf_paths(params)
-    for pattern in patterns:
-        if not any(fullmatch(pattern, path) for path in paths):
-            near = f"{pattern}/.*"
-            whole = f"; write {near!r} for the whole layer" if any(fullmatch(near, path) for path in paths) else ""
-            raise ConfigError(
-                f"run.init_from.freeze: {pattern!r} matches no parameter{whole}; there are: {', '.join(paths[:8])}"
-                f"{', ...' if len(paths) > 8 else ''}"
-            )
-    if patterns and all(any(fullmatch(pattern, path) for pattern in patterns) for path in paths):
-        raise ConfigError("run.init_from.freeze: every parameter is frozen, so nothing would be trained; free some")
-    return (lambda path: not any(fullmatch(pattern, path) for pattern in patterns)) if patterns else None
 
 
 def open_stream(
@@ -212,31 +179,6 @@ def _phases(section: Mixture, lengths: list[int]) -> list[data.Phase]:
     return [data.Phase(after, weights) for after, weights in phases]
 
 
-def signals_of(config: Config) -> Signals:
-    """Returns what a configuration asks of the step itself; how often it is asked for is the pace's.
-
-    Args:
-      config: the configuration.
-
-    Example:
-      >>> from jaxprop.config.build import build
-      >>> sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
-      >>> sections |= {"optimizer": {"name": "adam", "lr": 0.1}, "run": {"epochs": 1}}
-      >>> made = signals_of(build(sections | {"health": {"on_alert": ["clip", "stop"]}}))
-      >>> made.spikes, made.respond
-      ('clip', True)
-    """
-    health, arguments, usual = config.health, config.optimizer.arguments(), Signals()
-    responses = health.responses
-    return Signals(
-        taps=health.taps,
-        curvature=health.curvature,
-        eps=arguments.get("eps") or usual.eps,
-        spikes=next((name for name in ("skip", "clip") if name in responses), None),
-        respond=bool({"clip", "cut_lr", "rollback"} & set(responses)),
-    )
-
-
 def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
     """Returns the mesh of a configuration, or None for a single device that needs none.
 
@@ -257,11 +199,6 @@ def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh
         )
     needed = config.parallel.deterministic or config.parallel.offload_optimizer
     return mesh if mesh.size > 1 or needed else None
-
-
-def rules_of(config: Config) -> tuple[Rule, ...]:
-    """Returns the rules of `parallel.rules`."""
-    return tuple(Rule(rule.match, rule.spec) for rule in config.parallel.rules)
 
 
 def _check_batch_size(config: Config, train: Source) -> None:

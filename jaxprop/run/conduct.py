@@ -35,11 +35,19 @@ from jaxprop.sinks import Sink, fan_out, open_sinks
 from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
 
+Attend = Callable[[Path], contextlib.AbstractContextManager[tuple[Interrupts, Watchdog]]]
 _NO_TOKENS = set(TASK_TABLE["classify"].models) - set(TASK_TABLE["language"].models)
 
 
 def _drawn(experiment: Experiment) -> tuple[TrainState, list[str]]:
     return experiment.init(experiment.config.run.seed), []
+
+
+@contextlib.contextmanager
+def attended(folder: Path) -> Iterator[tuple[Interrupts, Watchdog]]:
+    """Watches a run in its folder, and hears what asks it to stop."""
+    with Interrupts() as interrupts, Watchdog(folder, interrupts) as watchdog:
+        yield interrupts, watchdog
 
 
 class Outcome(NamedTuple):
@@ -76,6 +84,7 @@ class Undertaking(NamedTuple):
       explained: `(experiment, saved)`, a context that explains running out of memory.
       begin: `experiment -> (state, notes)`, the state before the first step, and what there is to say of it.
       sinks: further destinations of records.
+      attend: `folder -> (interrupts, watchdog)`, a context: who asks the run to stop, and who sees whether it goes on.
       compared: `(experiment, folder) -> figures` of other models on the splits of a completed run, for its summary.
     """
 
@@ -88,6 +97,7 @@ class Undertaking(NamedTuple):
     explained: Callable[..., contextlib.AbstractContextManager[None]]
     begin: Callable[[Experiment], tuple[TrainState, list[str]]] = _drawn
     sinks: Sequence[Sink] = ()
+    attend: Attend = attended
     compared: Callable[[Experiment, Path], dict[str, float]] = lambda _experiment, _folder: {}
 
 
@@ -117,7 +127,7 @@ def conduct(
       JaxpropError: the run cannot be built, or its folder not be written.
     """
     folder, began = expanded(folder), time.perf_counter()
-    with _held(folder, fresh), Interrupts() as interrupts, Watchdog(folder, interrupts) as watchdog, failing_together():
+    with _held(folder, fresh), undertaking.attend(folder) as (interrupts, watchdog), failing_together():
         _tell_if(decided("recovery", lambda: recover(folder)))
         before = None if fresh else decided("the run before", lambda: undertaking.finished(folder))
         experiment = undertaking.compose()

@@ -218,7 +218,7 @@ class _Finder:
         """Remembers the batch of a call: its last step, how many it takes, and what it was given."""
         self._batches = [*self._batches[-3:], (step, size, batch)]
 
-    def read(self, step: int, m: Any, state: TrainState, _now: int) -> str | None:
+    def read(self, step: int, m: Any, newest: Callable[[], TrainState], _now: int) -> str | None:
         """Takes in a record; says where a NaN began at the first step of a row that failed."""
         first, self._failing = m.skipped and not self._failing, bool(m.skipped)
         held = next((held for held in self._batches if held[0] - held[1] < step <= held[0]), None)
@@ -229,7 +229,7 @@ class _Finder:
         if self._per_call > 1:
             batch = jax.tree.map(lambda array: array[step - last - 1], batch)
         # It is found operation by operation, which one process cannot do with arrays that lie on several.
-        finding = self._step.find_nonfinite(state, batch) if process_count() == 1 else None
+        finding = self._step.find_nonfinite(newest(), batch) if process_count() == 1 else None
         told = f"step {step} was not finite" + ("" if finding is None else f": {finding.message}")
         self.began = self.began or f"The first: {told}"
         return told

@@ -43,6 +43,7 @@ from jaxprop.run.stopping import Stopping
 from jaxprop.run.unread import Unread
 from jaxprop.run.watchdog import Watchdog
 from jaxprop.sinks import Sink
+from jaxprop.train.lanes import Elsewhere
 from jaxprop.types import PyTree, TrainState
 
 
@@ -65,7 +66,7 @@ class Loop:
     ):  # fmt: skip
         self._experiment, self._config = experiment, experiment.config
         self.checkpoints, self._stop, self._recorder = checkpoints, stop, recorder
-        self.state = state
+        self._state: TrainState | Elsewhere = state
         self.step = 0
         self.clock = Clock(began)
         self.metrics: dict[str, float] = {}  # of the newest evaluation
@@ -94,6 +95,15 @@ class Loop:
         self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call, shapes, compiling)
         self._responder = _responder(config, total, experiment.step.trained(state.params), checkpoints.folder.parent)
         self._replaces: Callable[[], bool] = bool
+
+    @property
+    def state(self) -> TrainState:
+        """The newest state; that of a lane is taken out of those of all lanes when it is asked for."""
+        return self._state.fetch() if isinstance(self._state, Elsewhere) else self._state
+
+    @state.setter
+    def state(self, state: TrainState) -> None:
+        self._state = state
 
     @property
     def diagnosis(self) -> str | None:
@@ -217,8 +227,8 @@ class Loop:
             self.clock.resume()
             waited = self.clock.waited(self.watchdog.waiting(batches))
             for size, ((batch, examples), stream_state) in zip(sizes, waited, strict=False):
-                self.state, measurements = self._stepper.take(
-                    self.state, batch, first=self.step + 1, size=size, examples=examples, note=sink.note
+                self._state, measurements = self._stepper.take(
+                    self._state, batch, first=self.step + 1, size=size, examples=examples, note=sink.note
                 )
                 self.step += size
                 for line in self._stepper.alerts(self.step):
@@ -321,7 +331,7 @@ class Loop:
             sink.alert(line)
         if self.diagnosis is not None:
             self.status = Status.DIVERGED  # whatever later steps of the same reading say
-        note = self._recorder.read(step, m, self.state, self.step)
+        note = self._recorder.read(step, m, lambda: self.state, self.step)
         if note is not None:
             sink.note(note)
         total, log_every = self._rhythm.total, self._config.run.log_every

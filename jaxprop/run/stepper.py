@@ -51,12 +51,12 @@ class Stepper:
         self._known = len(step.compilations)  # how many have been looked at
 
     def take(
-        self, state: TrainState, batch: Any, *, first: int, size: int, examples: float, note: Callable[[str], None]
-    ) -> tuple[TrainState, Measurements]:
+        self, state: Any, batch: Any, *, first: int, size: int, examples: float, note: Callable[[str], None]
+    ) -> tuple[Any, Measurements]:
         """Takes the steps of one call.
 
         Args:
-          state: before them; donated.
+          state: before them, donated; of a lane, `jaxprop.train.lanes.Elsewhere`.
           batch: on the devices.
           first: number of the first step, from 1.
           size: how many steps.
@@ -104,7 +104,7 @@ class Stepper:
         return self._expected[made.detail] < self._shapes
 
     def _compile(
-        self, state: TrainState, batch: Any, variant: Variant, note: Callable[[str], None]
+        self, state: Any, batch: Any, variant: Variant, note: Callable[[str], None]
     ) -> tuple[TrainState, Measurements]:
         before = self._clock.compile_seconds
         which = " (all signals)" if variant.detail in RARE else ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from jaxprop.errors import UsageError
 from jaxprop.run import calls, linear, own_code, prepared
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.compose import Experiment, compose
-from jaxprop.run.conduct import Outcome, Undertaking, conduct
+from jaxprop.run.conduct import Attend, Outcome, Undertaking, attended, conduct
 from jaxprop.run.folder import expanded, write_text
 from jaxprop.run.initial import begin, resolved
 from jaxprop.run.memory import explained
 from jaxprop.run.precision import policy_of
 from jaxprop.run.resume import check_data, finished
 from jaxprop.run.served import PROMOTION
+from jaxprop.sinks import Sink
 from jaxprop.types import Source, TrainState
+
+Compose = Callable[[Config, Mapping[str, Source] | None], Experiment]
 
 
 def train(
@@ -35,6 +39,9 @@ def train(
     fresh: bool = False,
     quiet: bool = False,
     brief: bool = False,
+    compose: Compose = compose,
+    sinks: Sequence[Sink] = (),
+    attend: Attend = attended,
 ) -> Outcome:
     """Trains a configuration in a folder, or goes on where the folder's newest checkpoint stands.
 
@@ -44,6 +51,9 @@ def train(
       fresh: start over, as `conduct` does.
       quiet: no console.
       brief: a console of warnings alone: alerts to act on, and the responses to them.
+      compose: makes the experiment, where it is not a program of its own.
+      sinks: further destinations of records.
+      attend: who asks the run to stop, as in `Undertaking`.
 
     Returns:
       The summary and the exit code: 0 done, 3 diverged, 75 or 130 interrupted after saving.
@@ -62,7 +72,7 @@ def train(
 
     def composed() -> Experiment:
         before = config if fresh else calls.as_before(config, expanded(folder))
-        experiment, notes = calls.composed(before, _composed)
+        experiment, notes = calls.composed(before, partial(_composed, compose))
         chosen.extend(notes)
         return experiment
 
@@ -80,6 +90,8 @@ def train(
         compared=linear.compared,
         explained=explained,
         begin=begun,
+        sinks=sinks,
+        attend=attend,
     )
     return conduct(undertaking, folder, fresh=fresh, quiet=quiet, brief=brief).outcome
 
@@ -89,7 +101,7 @@ def _finished(config: Config, folder: Path) -> dict[str, Any] | None:
     return finished(config, folder)
 
 
-def _composed(config: Config, sources: Mapping[str, Source] | None) -> Experiment:
+def _composed(compose: Compose, config: Config, sources: Mapping[str, Source] | None) -> Experiment:
     experiment = compose(config, sources)
     check_device(policy_of(config), jax.devices()[0])
     # It is stored, and may be read in another working directory.

@@ -35,6 +35,8 @@ def _is_callable(value: Any) -> bool:
 def _is_clip(value: Any) -> bool:
     if isinstance(value, int | float | np.number) and not isinstance(value, bool):
         return float(value) > 0
+    if isinstance(value, jax.Array):  # of a lane, whose value is not known when the step is made
+        return value.ndim == 0
     return value is None or isinstance(value, optax.GradientTransformation)
 
 

@@ -34,6 +34,7 @@ from jaxprop.train.arguments import check_arguments, check_placement, mistake
 from jaxprop.train.compilations import NOTICED, Compilation, Compilations, listen
 from jaxprop.train.explain import explain
 from jaxprop.train.explanation import Explanation
+from jaxprop.train.lanes import Alone, Lane
 from jaxprop.train.memory import Memory, predict
 from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.train.state import eval_extras, eval_params, init_state
@@ -60,6 +61,7 @@ class TrainStep:
       state_sharding: how the state lies on the mesh, or None for what `rules` say.
       rules: where parameters lie, and what belongs to them.
       compiler_options: of `jax.jit`.
+      lane: where the step shares its programs with those of other runs.
     """
 
     def __init__(
@@ -70,14 +72,14 @@ class TrainStep:
         state_sharding: StateSharding = None,
         rules: Sequence[Rule] = (),
         compiler_options: dict[str, Any] | None = None,
+        lane: Lane | None = None,
     ):
-        self._recipe, self._steps_per_call = recipe, steps_per_call
-        self._mesh, self._sharding, self._rules = mesh, state_sharding, rules
-        self._compiler_options = compiler_options
+        self._recipe = self.recipe = recipe
+        self._steps_per_call, self._mesh, self._sharding, self._rules = steps_per_call, mesh, state_sharding, rules
+        self._compiler_options, self._lane = compiler_options, lane or Alone(recipe)
         self._flushes = needs_scaling(recipe.policy)
-        variant = variants(recipe, steps_per_call)
         self._compiled: dict[str, Any] = {}
-        self._traced = {detail: jax.jit(variant(detail)) for detail in DETAILS}
+        self._traced = Alone(recipe).programs(steps_per_call, {})
         self._calls = 0
         self._taken: set[str] = set()  # the details that calls have had
         self._layers: tuple[str, ...] | None = None
@@ -153,7 +155,7 @@ class TrainStep:
                 raise
             raise UsageError(told) from error
         self._calls += 1
-        if NOTICED.programs != programs and not traced:
+        if NOTICED.programs != programs and not traced and isinstance(state, TrainState):  # not of a lane among others
             self._note_compilation(due, NOTICED.seconds - seconds, state, batch, silent=detail is not None)
         if measurements.layout.layers:
             self._layers = measurements.layout.layers
@@ -329,6 +331,11 @@ class TrainStep:
         untried = {"xla_gpu_autotune_level": 0} if jax.default_backend() == "gpu" else None
         return predict(self.lower(state, batch, detail).compile(compiler_options=untried))
 
+    def with_lane(self, lane: Lane) -> TrainStep:
+        """Returns the step with programs that those of other runs are compiled with; see `jaxprop.train.lanes`."""
+        own = self._recipe, self._steps_per_call, self._mesh, self._sharding, self._rules, self._compiler_options
+        return TrainStep(*own, lane)
+
     def place(self, state: TrainState) -> TrainState:
         """Returns a state of this step where it lies on the step's mesh; without one, as it is.
 
@@ -366,8 +373,7 @@ class TrainStep:
             placed = self.shardings(state)
             options["in_shardings"] = (placed, sharding.batch_sharding(self._mesh, self._steps_per_call))
             options["out_shardings"] = (placed, whole)
-        variant = variants(self._recipe, self._steps_per_call)
-        programs = {detail: jax.jit(variant(detail), **options) for detail in DETAILS}
+        programs = self._lane.programs(self._steps_per_call, options)
         if fits:
             self._compiled = programs
         return programs

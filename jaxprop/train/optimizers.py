@@ -88,14 +88,15 @@ def make_optimizer(
         labels = _like(params, ["frozen" if flag else "trained" for flag in frozen])
         tx = optax.partition({"trained": tx, "frozen": _keep()}, labels)
         clip = clip and optax.partition({"trained": clip, "frozen": optax.set_to_zero()}, labels)
-    if any(scale != 1.0 for scale in scales):
+    if any(not is_fixed(scale) or scale != 1.0 for scale in scales):
         tx = optax.chain(tx, _scale_leaves(_like(params, scales)))
 
     rate = _rate(section, steps)
     lr_scales = tuple(0.0 if flag else scale for flag, scale in zip(frozen, scales, strict=True))
     # A bound on the norm of everything tells the step what it is clipped to without clipping once more.
     bound = section.grad_clip.norm if section.grad_clip and len(clipping) == 1 and not any(frozen) else None
-    return Optimizer(tx, _as_float32(1.0 if rate is None else rate), lr_scales, clip if bound is None else float(bound))
+    bound = float(bound) if bound is not None and is_fixed(bound) else bound
+    return Optimizer(tx, _as_float32(1.0 if rate is None else rate), lr_scales, clip if bound is None else bound)
 
 
 # -- schedules ----------------------------------------------------------------------------------
@@ -106,11 +107,11 @@ def make_schedule(section: sections.Schedule, lr: float, steps: int) -> float | 
 
     Args:
       section: the `schedule` section.
-      lr: the rate that the schedule shapes.
+      lr: the rate that the schedule shapes; a scalar array where a program is compiled for many rates.
       steps: updates the run makes; the length of a schedule that states none.
 
     Returns:
-      A float where the rate is constant, else a function of the number of updates made so far.
+      `lr` where the rate is constant, else a function of the number of updates made so far.
 
     Raises:
       ConfigError: the schedule's phases do not fit its length.
@@ -126,6 +127,16 @@ def make_schedule(section: sections.Schedule, lr: float, steps: int) -> float | 
     return _shape(section, lr, getattr(section, "steps", None) or steps)
 
 
+def is_fixed(value: Any) -> bool:
+    """Whether a value is known when a step is traced; one that differs between the lanes of a program is not.
+
+    Example:
+      >>> is_fixed(0.1), is_fixed(None), is_fixed(jnp.float32(0.1))
+      (True, True, False)
+    """
+    return not isinstance(value, jax.Array)
+
+
 def _shape(section: sections.Schedule, lr: float, length: int) -> float | Schedule:
     match section:
         case sections.Linear(end_scale=end):
@@ -133,7 +144,9 @@ def _shape(section: sections.Schedule, lr: float, length: int) -> float | Schedu
         case sections.Cosine(end_scale=end):
             return optax.cosine_decay_schedule(lr, length, alpha=end)
         case sections.WarmupCosine(start_scale=start, end_scale=end, warmup_steps=warmup):
-            return optax.warmup_cosine_decay_schedule(lr * start, lr, warmup, length, lr * end)
+            # As optax.warmup_cosine_decay_schedule, which asks whether the rate is 0: that of a lane is not known here.
+            rise, fall = optax.linear_schedule(lr * start, lr, warmup), length - warmup
+            return optax.join_schedules([rise, optax.cosine_decay_schedule(lr, fall, alpha=end)], [warmup])
         case sections.WarmupStableDecay():
             return _warmup_stable_decay(section, lr, length)
         case sections.Exponential(decay_rate=rate, staircase=staircase, end_scale=end):
@@ -215,25 +228,31 @@ def _decaying(
 ) -> optax.GradientTransformation:
     """Returns the optimizer with each leaf's weight decay: plain, masked, or one instance a value."""
     names = [name for name in (section.entry["decay"], "adam_weight_decay") if name in section.entry["arguments"]]
-    own = [getattr(section, name) or 0.0 for name in names]
+    own = [getattr(section, name) for name in names]
     decays = _leaf_decays(section, params, groups)
-    if not any(own):
-        decays = [value or None for value in decays]  # to decay by nothing is the optimizer's own way
+    if not any(_decays(value) for value in own):
+        decays = [value if _decays(value) else None for value in decays]  # by nothing is the optimizer's own way
     if not any(value is not None for value in decays):
         return _call(section, steps)
-    if section.entry["mask"] and set(decays) == {None, 0.0} and not any(own[1:]):
+    only_masked = all(value is None or (is_fixed(value) and value == 0) for value in decays)
+    if section.entry["mask"] and only_masked and None in decays and not any(_decays(value) for value in own[1:]):
         return _call(section, steps, **{section.entry["mask"]: _like(params, [value is None for value in decays])})
     if section.name in ONE_STEP_SIZE:
         raise ConfigError(
             f"optimizer: {section.name} measures one step size over all parameters, so their weight decay cannot "
             "differ like this; remove decay_mask and the groups' weight_decay"
         )
-    labels = ["own" if value is None else f"weight_decay={value!r}" for value in decays]
+    labels = ["own" if value is None else f"weight_decay={value if is_fixed(value) else id(value)}" for value in decays]
     instances = {
         label: _call(section, steps, **({} if value is None else dict.fromkeys(names, value)))
         for label, value in zip(labels, decays, strict=True)
     }
     return optax.partition(instances, _like(params, labels))
+
+
+def _decays(value: Any) -> bool:
+    """Whether a weight decay may be other than 0."""
+    return not is_fixed(value) or bool(value)
 
 
 def _leaf_decays(
@@ -266,7 +285,7 @@ def _keep() -> optax.GradientTransformation:
 def _scale_leaves(scales: PyTree) -> optax.GradientTransformation:
     def scale(updates: PyTree, params: PyTree) -> PyTree:
         del params
-        return jax.tree.map(lambda u, s: u if s == 1.0 else u * s, updates, scales)
+        return jax.tree.map(lambda u, s: u if is_fixed(s) and s == 1.0 else u * s, updates, scales)
 
     return optax.stateless(scale)
 

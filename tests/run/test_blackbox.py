@@ -113,7 +113,7 @@ def test_a_step_whose_batch_is_no_longer_held_is_not_kept(bench, tmp_path):
     recorder = Recorder(tmp_path, bench.config)
     loop, _ = bench.loop(tmp_path, None)
     measurements = loop._experiment.step(loop.state, next(Poisoned(bench, {0})), "lean")[1].host()
-    assert recorder.read(1, measurements, loop.state, 1) is None
+    assert recorder.read(1, measurements, lambda: loop.state, 1) is None
 
 
 # -- reading it back ----------------------------------------------------------------------------

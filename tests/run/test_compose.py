@@ -11,7 +11,8 @@ from jaxprop.core.precision import LossScale
 from jaxprop.data import Workers, prefetch
 from jaxprop.errors import ConfigError
 from jaxprop.parallel.sharding import batch_sharding
-from jaxprop.run.compose import compose, place, signals_of
+from jaxprop.run.compose import compose, place
+from jaxprop.run.steps import signals_of
 from jaxprop.types import TrainState
 from tests.benches import BASE, bits, merged
 

@@ -84,7 +84,7 @@ def measure_update(
     adam = moments(lambda g, s: propose(g, s)[1], grads, opt_state, after, counted(params), plan.settings.b2)
     rows |= adam_rows(plan.groups, adam, plan.settings.eps)
     clipped = None
-    if isinstance(plan.clip, int | float):
+    if isinstance(plan.clip, int | float | jax.Array):
         clipped = jnp.minimum(norm, jnp.asarray(plan.clip, norm.dtype))
     elif plan.clip is not None:
         clipped = layers.norm(plan.clip.update(grads, plan.clip.init(params), params)[0])

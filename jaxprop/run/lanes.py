@@ -1,0 +1,177 @@
+"""Runs that differ in numbers and seeds alone share what is compiled: each is a lane of one program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxprop import data, tasks
+from jaxprop.config.dump import to_builtins
+from jaxprop.config.schema.config import Config
+from jaxprop.config.tree import Path
+from jaxprop.errors import JaxpropError
+from jaxprop.models.dropout import keeping
+from jaxprop.run.compose import Experiment, compose, evaluate_of, open_stream
+from jaxprop.run.steps import Made, Shapes, step_of
+from jaxprop.run.vocabulary import with_chunks
+from jaxprop.train.lanes import Lane, Shared
+from jaxprop.train.step import Recipe
+from jaxprop.types import Objective, Source
+
+SEED: Path = ("run", "seed")
+DROPOUT: Path = ("model", "dropout")
+
+
+def differing(configs: Sequence[Config]) -> list[Path]:
+    """Returns the paths of the values in which configurations differ.
+
+    Args:
+      configs: one or more.
+
+    Example:
+      >>> from jaxprop.config.build import build
+      >>> sections = {"task": {"name": "classify"}, "data": {"name": "digits"}, "model": {"name": "mlp"}}
+      >>> made = [build(sections | {"optimizer": {"name": "sgd", "lr": lr}, "run": {"steps": 1}}) for lr in (0.1, 0.2)]
+      >>> differing(made)
+      [('optimizer', 'lr')]
+    """
+    flat = [dict(_leaves(to_builtins(config))) for config in configs]
+    paths = dict.fromkeys(path for one in flat for path in one)
+    missing = object()
+    return [path for path in paths if any(one.get(path, missing) != flat[0].get(path, missing) for one in flat)]
+
+
+def value_at(config: Config, path: Path) -> Any:
+    """Returns the value at a path of a configuration; None where there is none."""
+    found: Any = to_builtins(config)
+    for name in path:
+        try:
+            found = found[name]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return found
+
+
+def with_value(section: Any, path: Path, value: Any) -> Any:
+    """Returns a section with another value at a path, which is not checked.
+
+    Args:
+      section: of a configuration, or the whole, or a tuple in it.
+      path: names of keys, and places in tuples.
+      value: such as a scalar array.
+    """
+    if not path:
+        return value
+    name, rest = path[0], path[1:]
+    if isinstance(name, int):
+        return (*section[:name], with_value(section[name], rest, value), *section[name + 1 :])
+    return section.model_copy(update={name: with_value(getattr(section, name), rest, value)})
+
+
+class Program:
+    """What the runs of a sweep share that differ in numbers and seeds: data, model, and compiled steps.
+
+    Args:
+      config: of one of them.
+      paths: of the numbers.
+      sources: the data's splits, where they are open already.
+    """
+
+    def __init__(self, config: Config, paths: Sequence[Path], sources: Mapping[str, Source] | None = None):
+        self.config, self.paths = config, tuple(path for path in paths if path != SEED)
+        self.experiment = compose(config, sources)
+        self.shared = Shared(self._recipe_of)
+        state = jax.eval_shape(lambda: self.experiment.init(0))
+        self._shapes = Shapes(state.params, state.extras)
+
+    def _made(self, config: Config) -> Made:
+        one = self.experiment
+        return step_of(config, self._task(config), self._shapes, total_steps=one.total_steps, mesh=one.mesh)
+
+    def _task(self, config: Config) -> tasks.Task:
+        """The task of a run: another one where the loss is among what varies."""
+        one = self.experiment
+        if not any(path[0] == "task" for path in self.paths):
+            return one.task
+        return tasks.make_task(with_chunks(config, one.sources["train"], one.mesh), one.sources)
+
+    def _recipe_of(self, values: Sequence[jax.Array]) -> Recipe:
+        config, share = self.config, None
+        for path, value in zip(self.paths, values, strict=True):
+            if path == DROPOUT:
+                share = value
+            else:
+                config = with_value(config, path, value)
+        recipe = self._made(config).step.recipe
+        return recipe if share is None else recipe._replace(objective=_keeping(recipe.objective, share))
+
+    def member(self, config: Config, sources: Mapping[str, Source] | None = None) -> Experiment:
+        """Returns the experiment of one of the runs.
+
+        Args:
+          config: that differs from the program's at its paths and in its seed alone; also in the steps of a call.
+          sources: those of the program, which every run has.
+        """
+        del sources
+        return self.with_lane(config, Lane(self.shared, self.values(config)))
+
+    def values(self, config: Config) -> tuple[float, ...]:
+        """Returns the numbers of one of the runs, in the order of the paths."""
+        found = {path: float(value_at(config, path)) for path in self.paths}
+        return tuple(1 - value if path == DROPOUT else value for path, value in found.items())
+
+    def with_lane(self, config: Config, lane: Any) -> Experiment:
+        """Returns the experiment of one of the runs, whose step has the programs of a lane.
+
+        Args:
+          config: of the run.
+          lane: with a method `programs`, as `jaxprop.train.lanes.Lane`.
+        """
+        made, task, evaluate = self._made(config), self._task(config), self.experiment.evaluate
+        if task is not self.experiment.task:
+            evaluate = evaluate_of(config, task.objective, self.experiment.mesh)
+        return self.experiment._replace(
+            config=config, task=task, step=made.step.with_lane(lane), optimizer=made.optimizer, evaluate=evaluate,
+            stream=open_stream(config, self.experiment.sources["train"], self.experiment.mesh),
+        )  # fmt: skip
+
+    def problem(self, configs: Sequence[Config]) -> str | None:
+        """Returns why these runs cannot share a program, or None where they can.
+
+        Args:
+          configs: of the runs.
+        """
+        state = jax.eval_shape(lambda: self.experiment.init(0))
+        batch = next(data.one_pass(self.experiment.sources["train"], self.config.data.batch_size))
+        trained = self.experiment.step.trained(state.params)
+        held = {jax.tree.structure(jax.eval_shape(self._made(one).optimizer.tx.init, trained)) for one in configs}
+        if len(held) > 1:
+            return "their optimizers hold different states"
+        try:
+            self.member(configs[0]).step.lower(state, batch, "rows")
+        except JaxpropError:
+            raise
+        except Exception as error:  # whatever a number that is not known yet has led to
+            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return None
+
+
+def _keeping(objective: Objective, share: jax.Array) -> Objective:
+    def mean_loss(*given: Any) -> Any:
+        with keeping(share):
+            return objective.mean_loss(*given)
+
+    return objective._replace(mean_loss=mean_loss)
+
+
+def _leaves(tree: Any, path: Path = ()) -> Any:
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield from _leaves(value, (*path, name))
+    elif isinstance(tree, list | tuple):
+        for i, value in enumerate(tree):
+            yield from _leaves(value, (*path, i))
+    else:
+        yield path, tree

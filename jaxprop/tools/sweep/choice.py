@@ -1,0 +1,113 @@
+"""How many runs of a program are trained at a time: one, or several as lanes of one step, whichever is faster."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxprop import data
+from jaxprop.core.trees import size_bytes
+from jaxprop.run.calls import LOOP_SECONDS
+from jaxprop.run.compose import Experiment, place
+from jaxprop.run.together import Together, TogetherLane
+from jaxprop.run.vocabulary import device_bytes
+from jaxprop.tools.sweep.programs import Group
+
+MOST_LANES = 64
+SHARE = 0.5  # of a device's memory, that lanes may take
+WORTH = 10  # times what compiling takes; shorter sweeps are not worth compiling a second program for
+GAIN = 0.9  # of the time by single runs, that lanes have to keep below
+STATES = 4  # arrays like the state that a step has beside each other: old, new, gradients, and what is stacked
+CALLS = 5
+
+
+class Chosen(NamedTuple):
+    """How the runs of a program are trained.
+
+    Args:
+      lanes: where several at a time meet; None for one after another.
+      note: a line for a person.
+    """
+
+    lanes: Together | None
+    note: str
+
+
+def choose(group: Group, wanted: int | None) -> Chosen:
+    """Chooses how many runs are trained at a time.
+
+    Args:
+      group: the runs.
+      wanted: the number; None measures, if the sweep is long enough for that.
+    """
+    count, program = len(group.trials), group.program
+    assert program is not None
+    single = program.experiment.config.run.steps_per_call == "auto" or program.experiment.mesh is not None
+    if wanted is not None:
+        lanes = min(wanted, count)
+        if lanes == 1 or single:
+            return Chosen(None, _said(count, 1))
+        return Chosen(Together(program.shared, lanes), _said(count, lanes))
+    fit = min(count, _that_fit(program.experiment), MOST_LANES)
+    if fit < 2 or single:
+        return Chosen(None, _said(count, 1))
+    one, compiling = _measured(program.member(group.trials[0].config))
+    whole = count * program.experiment.total_steps * (one + LOOP_SECONDS)
+    if whole < WORTH * compiling:
+        return Chosen(None, f"{_said(count, 1)}: {1e3 * one:.3g} ms a step")
+    together = Together(program.shared, fit)
+    each = _measured_together(group, together) / fit
+    if each > GAIN * one:
+        return Chosen(None, f"{_said(count, 1)}: {1e3 * one:.3g} ms a step, {1e3 * each:.3g} ms as {fit} lanes")
+    return Chosen(together, f"{_said(count, fit)}: {1e3 * each:.3g} ms a step, {1e3 * one:.3g} ms one after another")
+
+
+def _said(count: int, lanes: int) -> str:
+    if count == 1:
+        return "1 run"
+    return f"{count} runs by one program, " + ("one after another" if lanes == 1 else f"{lanes} at a time")
+
+
+def _that_fit(experiment: Experiment) -> int:
+    memory = device_bytes(experiment.mesh)
+    if memory is None:
+        return MOST_LANES
+    state = jax.eval_shape(lambda: experiment.init(0))
+    return int(SHARE * memory // (STATES * size_bytes(state)))
+
+
+def _batch(experiment: Experiment) -> Any:
+    return next(data.one_pass(experiment.sources["train"], experiment.config.data.batch_size))
+
+
+def _measured(experiment: Experiment) -> tuple[float, float]:
+    """Seconds of a step, and seconds of compiling it."""
+    state, batch = experiment.init(0), place(experiment, _batch(experiment))[0]
+    began = time.perf_counter()
+    state, _ = jax.block_until_ready(experiment.step(state, batch, "rows"))
+    compiling, took = time.perf_counter() - began, []
+    for _ in range(CALLS):
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(experiment.step(state, batch, "rows"))
+        took.append(time.perf_counter() - began)
+    return min(took), compiling - min(took)
+
+
+def _measured_together(group: Group, together: Together) -> float:
+    """Seconds of a step of all lanes."""
+    program = group.program
+    assert program is not None
+    experiment = program.with_lane(group.trials[0].config, TogetherLane(together, 0))
+    batch = _batch(experiment)
+    together.join(0, program.values(group.trials[0].config))
+    state, took = experiment.init(0), []
+    for _ in range(CALLS + 1):
+        began = time.perf_counter()
+        state, measured = experiment.step(state, batch, "rows")
+        measured.host()
+        took.append(time.perf_counter() - began)
+    together.leave(0)
+    together.clear()
+    return min(took[1:])

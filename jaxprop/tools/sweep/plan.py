@@ -1,0 +1,160 @@
+"""The runs of a sweep: each setting with each seed, its configuration and its folder. Loads no jax."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxprop.config.load import load
+from jaxprop.config.schema.config import Config
+from jaxprop.errors import ConfigError, UsageError
+from jaxprop.tools.sweep.grid import Axis, settings, written
+
+MOST_RUNS = 10_000
+LONGEST = 100  # characters of a folder's name
+
+
+class Trial(NamedTuple):
+    """One run of a sweep.
+
+    Args:
+      setting: key -> value, of the keys that are varied.
+      seed: `run.seed`.
+      config: of the run.
+      folder: its name in the sweep's folder.
+    """
+
+    setting: Mapping[str, Any]
+    seed: int
+    config: Config
+    folder: str
+
+    @property
+    def label(self) -> str:
+        """What tells it apart from the others."""
+        return label(self.setting, self.seed)
+
+
+class Plan(NamedTuple):
+    """What a sweep does.
+
+    Args:
+      config: as it was named.
+      name: of the configuration.
+      axes: what is varied.
+      fixed: overrides that all runs have.
+      seeds: of each setting.
+      trials: the runs.
+    """
+
+    config: str
+    name: str
+    axes: tuple[Axis, ...]
+    fixed: tuple[str, ...]
+    seeds: tuple[int, ...]
+    trials: tuple[Trial, ...]
+
+
+def plan(
+    config: str, axes: Sequence[Axis], fixed: Sequence[str] = (), seeds: int | None = None, code: Sequence[str] = ()
+) -> Plan:
+    """Works out the runs of a sweep, and checks the configuration of each.
+
+    Args:
+      config: a YAML file, the name of a packaged configuration, or a run.
+      axes: what is varied.
+      fixed: overrides that all runs have.
+      seeds: how many seeds each setting has, from that of the configuration on; default: 1.
+      code: files of the user's own that may be run.
+
+    Raises:
+      UsageError: nothing is varied, or too much.
+      ConfigError: a configuration is wrong.
+
+    Example:
+      >>> made = plan("digits_mlp", [Axis("optimizer.lr", (0.1, 0.01))], ["run.epochs=1"], seeds=2)
+      >>> [trial.folder for trial in made.trials]
+      ['lr=0.1,seed=0', 'lr=0.1,seed=1', 'lr=0.01,seed=0', 'lr=0.01,seed=1']
+    """
+    if not axes and seeds is None:
+        raise UsageError(
+            "nothing is varied; give a key two or more values, as in 'optimizer.lr=log(1e-4, 1e-1, 8)' or "
+            "'optimizer.weight_decay=[0, 0.01]', or repeat one setting with --seeds N"
+        )
+    if any(axis.key == "run.seed" for axis in axes):
+        raise UsageError("run.seed is varied by --seeds N, which tells the spread over seeds from the settings")
+    count = 1 if seeds is None else seeds
+    total = count
+    for axis in axes:
+        total *= len(axis.values)
+    if total > MOST_RUNS:
+        raise UsageError(f"{total:,} runs are more than {MOST_RUNS:,}; vary fewer keys or values, or take fewer seeds")
+    first = load(config, fixed, code)
+    numbers = tuple(range(first.config.run.seed, first.config.run.seed + count))
+    trials = [
+        Trial(
+            setting,
+            seed,
+            _config(config, [*fixed, *overrides(setting), f"run.seed={seed}"], code),
+            _folder(setting, seed),
+        )
+        for setting in settings(axes)
+        for seed in numbers
+    ]
+    return Plan(config, first.name, tuple(axes), tuple(fixed), numbers, _apart(trials))
+
+
+def _config(config: str, words: Sequence[str], code: Sequence[str]) -> Config:
+    return load(config, words, code).config
+
+
+def overrides(setting: Mapping[str, Any]) -> list[str]:
+    """Returns the overrides of a setting, as a command line has them.
+
+    Example:
+      >>> overrides({"optimizer.lr": 0.001, "model.hidden": [64]})
+      ['optimizer.lr=0.001', 'model.hidden=[64]']
+    """
+    return [f"{key}={written(value)}" for key, value in setting.items()]
+
+
+def label(setting: Mapping[str, Any], seed: int | None = None) -> str:
+    """Returns a setting in few words: the last part of each key with its value.
+
+    Example:
+      >>> label({"optimizer.lr": 0.001, "model.dropout": 0.5}, 2)
+      'lr=0.001, dropout=0.5, seed=2'
+    """
+    lasts = [key.rpartition(".")[2] for key in setting]
+    names = [last if lasts.count(last) == 1 else key for last, key in zip(lasts, setting, strict=True)]
+    words = [f"{name}={written(value)}" for name, value in zip(names, setting.values(), strict=True)]
+    return ", ".join([*words, *([] if seed is None else [f"seed={seed}"])])
+
+
+def _folder(setting: Mapping[str, Any], seed: int) -> str:
+    name = re.sub(r"[^\w.,=+-]+", "_", label(setting, seed).replace(", ", ","))
+    return name[:LONGEST]
+
+
+def _apart(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Gives a number to what would lie in one folder."""
+    seen: dict[str, int] = {}
+    made = []
+    for trial in trials:
+        count = seen[trial.folder] = seen.get(trial.folder, 0) + 1
+        made.append(trial if count == 1 else trial._replace(folder=f"{trial.folder},{count}"))
+    return tuple(made)
+
+
+def check_like(plan: Plan) -> None:
+    """Refuses a sweep over a key that changes what is compared.
+
+    Raises:
+      ConfigError: tasks differ.
+    """
+    names = {trial.config.task.name for trial in plan.trials}
+    if len(names) > 1:
+        raise ConfigError(
+            f"runs of the tasks {', '.join(sorted(names))} cannot be ranked together; sweep each by itself"
+        )

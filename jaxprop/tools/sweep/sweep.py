@@ -1,0 +1,163 @@
+"""A sweep in its folder: trains what is left of its runs, each in a folder of its own, and ranks them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jaxprop.config.tasks import best_mode, better, main_metric
+from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, EXIT_RUNTIME, RunFolderError, UsageError
+from jaxprop.run.folder import read_summary, write_text
+from jaxprop.run.lock import Words, hold
+from jaxprop.run.status import Status
+from jaxprop.sinks.console import duration
+from jaxprop.tools.sweep.choice import choose
+from jaxprop.tools.sweep.plan import Plan, check_like
+from jaxprop.tools.sweep.programs import groups
+from jaxprop.tools.sweep.ranking import Ended, Ranked, rank
+from jaxprop.tools.sweep.training import Outcome, Terms, ended_as, failed, in_turn, together
+from jaxprop.untrusted.files import read_json
+
+STOPPED = (75, 130)  # exit codes of a run that a signal has ended
+FILE = "sweep.json"
+WORDS = Words(
+    what="the sweep's folder", instead="choose another with --run DIR", unwritable="choose another with --run DIR"
+)
+
+
+class Swept(NamedTuple):
+    """A sweep that has ended.
+
+    Args:
+      metric: by which settings are ranked.
+      better: whether smaller or larger is better.
+      ranked: the settings, the best first.
+      ended: the runs, in their order.
+      left: how many runs have not been begun or not been finished.
+      seconds: that this call took.
+      exit_code: 0 done, 3 or 1 where no run ended well, 75 or 130 stopped by a signal.
+    """
+
+    metric: str
+    better: Literal["min", "max"]
+    ranked: list[Ranked]
+    ended: list[Ended]
+    left: int
+    seconds: float
+    exit_code: int
+
+
+def sweep(
+    plan: Plan, folder: Path, *, metric: str | None = None, fresh: bool = False, lanes: int | None = None,
+    tell: Callable[[str], None] = print,
+) -> Swept:  # fmt: skip
+    """Trains every run of a plan that is not complete yet, and ranks the settings.
+
+    Args:
+      plan: the runs.
+      folder: of the sweep; each run has a folder in it.
+      metric: of the evaluations, by which settings are ranked; default: that of the task.
+      fresh: train all runs from their start.
+      lanes: how many are trained at a time; None measures what is faster.
+      tell: takes a line for a person.
+
+    Raises:
+      UsageError: the folder holds another sweep, or there is no such metric.
+      JaxpropError: the runs cannot be built.
+    """
+    check_like(plan)
+    began = time.perf_counter()
+    with hold(folder, WORDS):
+        _take_over(plan, folder, fresh)
+        ended: dict[str, Ended] = {}
+        code = EXIT_DONE
+        for outcome in _outcomes(plan, Terms(folder, fresh, tell), lanes):
+            ended[outcome.ended.folder] = outcome.ended
+            _tell_of(outcome.ended, len(ended), plan, metric, tell)
+            code = outcome.exit_code if outcome.exit_code in STOPPED else code
+        done = [ended[trial.folder] for trial in plan.trials if trial.folder in ended]
+        chosen, mode = metric_of(plan, done, metric)
+        if code == EXIT_DONE and done and not any(one.metrics for one in done):
+            code = EXIT_DIVERGED if any(one.status == Status.DIVERGED for one in done) else EXIT_RUNTIME
+        left = len(plan.trials) - sum(one.status != Status.INTERRUPTED for one in done)
+        ranked = rank(done, chosen, mode)
+        return Swept(chosen, mode, ranked, done, left, time.perf_counter() - began, code)
+
+
+def metric_of(plan: Plan, ended: Sequence[Ended], metric: str | None) -> tuple[str, Literal["min", "max"]]:
+    """Returns the metric by which a sweep is ranked, and whether smaller or larger is better."""
+    config = plan.trials[0].config
+    measured = next((one.metrics for one in ended if one.metrics), {})
+    name = metric or main_metric(config.task.name, measured, config.checkpoint.best)
+    return name, best_mode(config) if name == config.checkpoint.best else better(name, config.task.name)
+
+
+def _outcomes(plan: Plan, terms: Terms, lanes: int | None) -> Iterator[Outcome]:
+    """Yields the runs as they end; none after one that a signal has ended."""
+    for group in groups(plan.trials):
+        if group.program is None:
+            yield from (failed(trial, group.problem) for trial in group.trials)
+            continue
+        chosen = choose(group, lanes)
+        terms.tell(chosen.note)
+        stopped = False
+        for outcome in in_turn(group, terms) if chosen.lanes is None else together(group, terms, chosen.lanes):
+            stopped = stopped or outcome.exit_code in STOPPED
+            yield outcome
+            if stopped and chosen.lanes is None:
+                return
+        if stopped:
+            return
+
+
+def _tell_of(one: Ended, count: int, plan: Plan, metric: str | None, tell: Callable[[str], None]) -> None:
+    trial = next(trial for trial in plan.trials if trial.folder == one.folder)
+    name, _ = metric_of(plan, [one], metric)
+    figure = f"{name} {one.metrics[name]:.4g}" if name in one.metrics else one.problem or one.status
+    took = "" if one.seconds is None else f" ({duration(one.seconds)})"
+    tell(f"[{count}/{len(plan.trials)}] {trial.label}: {figure}{took}")
+
+
+# -- the folder -------------------------------------------------------------------------------------
+
+
+def _take_over(plan: Plan, folder: Path, fresh: bool) -> None:
+    """Writes what the sweep is; refuses a folder of another one."""
+    runs = [{"folder": one.folder, "setting": dict(one.setting), "seed": one.seed} for one in plan.trials]
+    about: dict[str, Any] = {
+        "config": plan.config,
+        "fixed": list(plan.fixed),
+        "keys": [axis.key for axis in plan.axes],
+        "runs": runs,
+    }
+    before = read_sweep(folder)
+    if before is not None and not fresh:
+        for name in ("config", "fixed", "keys"):
+            if before.get(name) != about[name]:
+                raise RunFolderError(
+                    f"{folder} holds another sweep, whose {name} are {json.dumps(before.get(name))}; choose another "
+                    "folder with --run DIR, or start over with --fresh"
+                )
+        known = {one["folder"] for one in runs}
+        about["runs"] = [*runs, *(one for one in before.get("runs", []) if one["folder"] not in known)]
+    write_text(folder / FILE, json.dumps(about, indent=2) + "\n")
+
+
+def read_sweep(folder: Path) -> dict[str, Any] | None:
+    """Returns what a sweep is, from its folder; None where there is none."""
+    try:
+        found = read_json(folder / FILE)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        raise UsageError(f"{folder / FILE} is damaged; start over with --fresh") from None
+    return found if isinstance(found, dict) else None
+
+
+def ended_in(folder: Path, plan: Plan) -> list[Ended]:
+    """Returns the runs of a plan that have ended, as their folders tell."""
+    found = [(trial, read_summary(folder / trial.folder)) for trial in plan.trials]
+    return [ended_as(trial, summary) for trial, summary in found if summary is not None]

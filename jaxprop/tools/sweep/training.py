@@ -1,0 +1,191 @@
+"""Trains the runs of one program, one after another or several at a time, and says how each has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxprop.config.schema.config import Config
+from jaxprop.errors import EXIT_DONE, JaxpropError
+from jaxprop.run.conduct import Attend, attended
+from jaxprop.run.interrupt import Interrupts
+from jaxprop.run.lanes import Program
+from jaxprop.run.resume import check_data, finished
+from jaxprop.run.status import Status
+from jaxprop.run.together import Together, TogetherLane
+from jaxprop.run.train import Compose, train
+from jaxprop.run.watchdog import Watchdog
+from jaxprop.sinks import Sink
+from jaxprop.tools.sweep.plan import Trial
+from jaxprop.tools.sweep.programs import Group
+from jaxprop.tools.sweep.ranking import Ended
+
+Tell = Callable[[str], None]
+RARE_EVERY = 50  # steps between measurements of everything, as in a step of the library
+LOOK = 0.2  # seconds between two looks at the threads, in which Python hears of signals
+
+
+class Outcome(NamedTuple):
+    """How a run has ended: what is ranked, and the exit code."""
+
+    ended: Ended
+    exit_code: int
+
+
+class Terms(NamedTuple):
+    """What all runs of a sweep have.
+
+    Args:
+      folder: of the sweep.
+      fresh: whether they are trained from their start.
+      tell: takes a line for a person.
+    """
+
+    folder: Path
+    fresh: bool
+    tell: Tell
+
+
+def in_turn(group: Group, terms: Terms) -> Iterator[Outcome]:
+    """Trains the runs of a program one after another.
+
+    Args:
+      group: the runs.
+      terms: what they have in common.
+    """
+    assert group.program is not None
+    for trial in group.trials:
+        yield _run(trial, terms, group.program.experiment.total_steps, group.program.member, attended)
+
+
+def together(group: Group, terms: Terms, lanes: Together) -> Iterator[Outcome]:
+    """Trains the runs of a program several at a time; where one has ended, the next takes its lane.
+
+    Args:
+      group: the runs.
+      terms: what they have in common.
+      lanes: where they meet.
+    """
+    assert group.program is not None
+    waiting, done = queue.SimpleQueue[Trial](), queue.SimpleQueue[Outcome | BaseException]()
+    for trial in group.trials:
+        waiting.put(trial)
+    with Interrupts() as interrupts:
+        workers = [
+            threading.Thread(
+                target=_work, args=(slot, group.program, terms, lanes, waiting, done, interrupts), daemon=True,
+                name=f"jaxprop-lane-{slot}",
+            )
+            for slot in range(min(lanes.count, len(group.trials)))
+        ]  # fmt: skip
+        firsts = group.trials[: len(workers)]
+        for slot, trial in enumerate(firsts):  # before any begins, so that all begin together
+            lanes.join(slot, group.program.values(trial.config))
+        for worker in workers:
+            worker.start()
+        yield from _as_they_end(workers, done)
+
+
+def _as_they_end(workers: Sequence[threading.Thread], done: queue.SimpleQueue[Any]) -> Iterator[Outcome]:
+    while any(worker.is_alive() for worker in workers) or not done.empty():
+        try:
+            found = done.get(timeout=LOOK)
+        except queue.Empty:
+            continue
+        if isinstance(found, BaseException):
+            raise found
+        yield found
+
+
+def _work(
+    slot: int, program: Program, terms: Terms, lanes: Together, waiting: queue.SimpleQueue[Trial],
+    done: queue.SimpleQueue[Any], interrupts: Interrupts,
+) -> None:  # fmt: skip
+    """Trains one run after another in a lane."""
+
+    @contextlib.contextmanager
+    def attend(folder: Path) -> Iterator[tuple[Interrupts, Watchdog]]:
+        yield interrupts, Watchdog(folder)
+
+    lane = TogetherLane(lanes, slot)
+    try:
+        while interrupts.asked is None:
+            try:
+                trial = waiting.get_nowait()
+            except queue.Empty:
+                return
+            trial = trial._replace(config=steady(trial.config))
+            lanes.join(slot, program.values(trial.config))
+            steps = program.experiment.total_steps
+            done.put(_run(trial, terms, steps, lambda config, _: program.with_lane(config, lane), attend))
+    except BaseException as error:  # raised by the thread that waits for all of them
+        done.put(error)
+    finally:
+        lanes.leave(slot)
+
+
+def steady(config: Config) -> Config:
+    """Returns a configuration whose steps measure what they do by their number alone.
+
+    Lanes that chose by the time of their calls would measure at different steps, each of which the others wait for.
+
+    Args:
+      config: with or without `health.every: auto`.
+    """
+    health = config.health
+    if health.every != "auto":
+        return config
+    rare = RARE_EVERY if health.rare_every == "auto" else health.rare_every
+    return config.model_copy(update={"health": health.model_copy(update={"every": 1, "rare_every": rare})})
+
+
+def _run(trial: Trial, terms: Terms, steps: int, compose: Compose, attend: Attend) -> Outcome:
+    """Trains one run; one that cannot be trained is told of, and the others go on."""
+
+    def alert(line: Mapping[str, Any]) -> None:
+        if line.get("severity") == "act":
+            terms.tell(f"{trial.label}: step {line['step']}: {line['message']}")
+
+    folder = terms.folder / trial.folder
+    try:
+        before = None if terms.fresh else finished(trial.config, folder)
+        if before is not None and before["step"] == steps:
+            check_data(compose(trial.config, None).stream, folder / "checkpoints")
+            return Outcome(ended_as(trial, before), EXIT_DONE)
+        outcome = train(
+            trial.config, folder, fresh=terms.fresh, quiet=True, compose=compose,
+            sinks=[Sink(alert=alert)], attend=attend,
+        )  # fmt: skip
+    except JaxpropError as error:
+        return failed(trial, str(error).splitlines()[0])
+    return Outcome(ended_as(trial, outcome.summary), outcome.exit_code)
+
+
+def failed(trial: Trial, problem: str) -> Outcome:
+    """Returns the end of a run that cannot be trained.
+
+    Args:
+      trial: the run.
+      problem: why, one sentence.
+    """
+    return Outcome(Ended(trial.setting, trial.seed, trial.folder, Status.FAILED, {}, problem, None), EXIT_DONE)
+
+
+def ended_as(trial: Trial, summary: Mapping[str, Any]) -> Ended:
+    """Returns what is ranked of a run.
+
+    Args:
+      trial: the run.
+      summary: its `summary.json`.
+    """
+    status = str(summary.get("status"))
+    found = summary.get("best") or summary.get("metrics") or {}
+    metrics = {name: float(value) for name, value in found.items() if isinstance(value, int | float) and name != "step"}
+    lost = status != Status.COMPLETED
+    problem = str(summary.get("error") or status) if lost else ""
+    seconds = summary.get("seconds")
+    return Ended(trial.setting, trial.seed, trial.folder, status, {} if lost else metrics, problem, seconds)

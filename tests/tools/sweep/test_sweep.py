@@ -1,0 +1,166 @@
+"""A sweep in its folder: its runs against single ones, several at a time, stopped, resumed, and refused."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from jaxprop.checkpoint import Checkpoints
+from jaxprop.core import trees
+from jaxprop.errors import ConfigError, RunFolderError, UsageError
+from jaxprop.run.compose import compose
+from jaxprop.run.train import train
+from jaxprop.tools.sweep import Axis, plan, sweep, training
+
+CONFIG = {
+    "task": {"name": "classify"},
+    "data": {"name": "digits", "batch_size": 64},
+    "model": {"name": "mlp", "hidden": [8], "dropout": 0.2},
+    "optimizer": {"name": "adam", "lr": 1e-2},
+    "health": {"every": 1, "rare_every": 10},
+    "parallel": {"devices": 1},
+    "run": {"steps": 20, "log_every": 5, "eval_every": 10},
+}
+RATES = Axis("optimizer.lr", (0.001, 0.01, 0.1))
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return str(path)
+
+
+def records(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "examples_per_second"} for line in lines]
+
+
+def state_of(folder, config):
+    experiment = compose(config)
+    abstract = jax.tree.map(trees.abstract, experiment.init(0))
+    with Checkpoints(folder / "checkpoints", keep=2, best="loss", mode="min") as checkpoints:
+        return checkpoints.restore(abstract, None).state
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_each_run_is_that_of_its_configuration_by_itself(config, tmp_path, lanes):
+    made = plan(config, [RATES], seeds=2)
+    told = []
+    found = sweep(made, tmp_path / "sweep", lanes=lanes, tell=told.append)
+    assert (len(found.ended), found.left, found.exit_code) == (6, 0, 0)
+    assert ("one after another" if lanes == 1 else "3 at a time") in told[0]
+    for trial in made.trials:
+        train(trial.config, tmp_path / "single" / trial.folder, quiet=True)
+        mine, its = (records(place / trial.folder) for place in (tmp_path / "sweep", tmp_path / "single"))
+        assert [sorted(record) for record in mine] == [sorted(record) for record in its]
+        for one, other in zip(mine, its, strict=True):
+            np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-6, atol=1e-6)
+        states = [state_of(place / trial.folder, trial.config) for place in (tmp_path / "sweep", tmp_path / "single")]
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), *(s.params for s in states))
+    best = max(found.ranked, key=lambda one: one.mean)
+    assert (found.metric, found.ranked[0]) == ("accuracy", best)
+    assert best.setting["optimizer.lr"] > 0.001
+
+
+def test_a_lane_does_not_depend_on_what_becomes_of_the_others(config, tmp_path):
+    calm = plan(config, [Axis("optimizer.lr", (0.001, 0.01, 0.02))])
+    wild = plan(config, [Axis("optimizer.lr", (0.001, 0.01, 1e30))], ["health.on_alert=stop", "health.max_skips=3"])
+    sweep(calm, tmp_path / "calm", lanes=3, tell=str)
+    found = sweep(wild, tmp_path / "wild", lanes=3, tell=str)
+    assert [one.status for one in found.ended] == ["completed", "completed", "diverged"]
+    assert found.ranked[-1].lost == 1
+    for trial in calm.trials[:2]:
+        assert records(tmp_path / "calm" / trial.folder) == records(tmp_path / "wild" / trial.folder)
+        one, other = (state_of(tmp_path / place / trial.folder, trial.config) for place in ("calm", "wild"))
+        jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+def test_a_place_that_is_free_is_taken_by_the_next(config, tmp_path):
+    made = plan(config, [RATES], seeds=2)
+    found = sweep(made, tmp_path / "two", lanes=2, tell=str)
+    assert [one.status for one in found.ended] == ["completed"] * 6
+    whole = sweep(made, tmp_path / "six", lanes=6, tell=str)
+    for one, other in zip(found.ended, whole.ended, strict=True):
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-4)
+
+
+def test_what_is_complete_is_not_trained_again_and_what_is_new_is(config, tmp_path, monkeypatch):
+    sweep(plan(config, [RATES], seeds=1), tmp_path, lanes=1, tell=str)
+    before = {path: path.read_bytes() for path in tmp_path.glob("lr=*/metrics.jsonl")}
+    steps = []
+    monkeypatch.setattr(training, "train", lambda *a, **k: steps.append(k) or train(*a, **k))
+    found = sweep(plan(config, [RATES], seeds=2), tmp_path, lanes=1, tell=str)
+    assert len(found.ended) == 6
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["runs"]) == 6
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_sweep_that_is_stopped_goes_on_where_it_was(config, tmp_path, lanes):
+    made = plan(config, [RATES])
+    told = []
+
+    def stop(line):
+        told.append(line)
+        if line.startswith("[1/3]"):
+            signal.raise_signal(signal.SIGINT)
+
+    def stop_in_turn(line):
+        stop(line)
+
+    if lanes == 1:
+        with pytest.raises(KeyboardInterrupt):  # between two runs, Ctrl-C ends at once: nothing is lost
+            sweep(made, tmp_path / "stopped", lanes=1, tell=stop_in_turn)
+    else:
+        found = sweep(made, tmp_path / "stopped", lanes=2, tell=stop)
+        assert (found.exit_code in (0, 130), found.left <= 2) == (True, True)
+    again = sweep(made, tmp_path / "stopped", lanes=lanes, tell=str)
+    whole = sweep(made, tmp_path / "whole", lanes=lanes, tell=str)
+    assert [one.status for one in again.ended] == ["completed"] * 3
+    for one, other in zip(again.ended, whole.ended, strict=True):
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-4)
+
+
+def test_a_run_that_cannot_be_trained_is_told_and_the_others_go_on(config, tmp_path):
+    nothing, wrong = [], [{"match": "nope", "lr_scale": 2.0}]
+    made = plan(config, [Axis("optimizer.groups", (nothing, wrong))])
+    found = sweep(made, tmp_path, tell=str)
+    assert [one.status for one in found.ended] == ["completed", "failed"]
+    assert "'nope' matches no parameter" in found.ended[1].problem
+
+
+def test_runs_of_other_shapes_are_programs_of_their_own(config, tmp_path):
+    told = []
+    made = plan(config, [Axis("model.hidden", ([8], [4])), Axis("optimizer.lr", (0.01, 0.1))])
+    found = sweep(made, tmp_path, lanes=1, tell=told.append)
+    assert sum("2 runs by one program" in line for line in told) == 2
+    assert [one.status for one in found.ended] == ["completed"] * 4
+
+
+def test_a_folder_of_another_sweep_is_refused(config, tmp_path):
+    sweep(plan(config, [RATES], ["run.steps=1"]), tmp_path / "s", lanes=1, tell=str)
+    with pytest.raises(RunFolderError, match=r"holds another sweep, whose fixed are .*--run DIR, or .*--fresh"):
+        sweep(plan(config, [RATES], ["run.steps=2"]), tmp_path / "s", lanes=1, tell=str)
+    (tmp_path / "s" / "sweep.json").write_text("{")
+    with pytest.raises(UsageError, match=r"sweep.json is damaged; start over with --fresh"):
+        sweep(plan(config, [RATES], ["run.steps=1"]), tmp_path / "s", lanes=1, tell=str)
+
+
+@pytest.mark.parametrize(
+    ("axes", "seeds", "error", "message"),
+    [
+        ([], None, UsageError, r"nothing is varied; give a key two or more values"),
+        ([Axis("run.seed", (1, 2))], None, UsageError, r"varied by --seeds N"),
+        ([Axis("optimizer.lr", tuple(range(1, 5001)))], 3, UsageError, r"15,000 runs are more than 10,000"),
+        ([Axis("optimizer.rate", (1, 2))], None, ConfigError, r"optimizer.rate"),
+        ([Axis("optimizer.lr", (0.1, -1))], None, ConfigError, r"optimizer.lr=-1"),
+        ([Axis("model.dropout", (0, 2))], None, ConfigError, r"model.dropout=2"),
+    ],
+)
+def test_plans_that_cannot_be_are_told_before_anything_runs(config, axes, seeds, error, message):
+    with pytest.raises(error, match=message):
+        plan(config, axes, seeds=seeds)
