@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxprop.config.dump import to_builtins
@@ -12,6 +12,7 @@ from jaxprop.config.tree import Path
 from jaxprop.errors import JaxpropError
 from jaxprop.run.lanes import DROPOUT, SEED, Program, differing, value_at, with_value
 from jaxprop.tools.sweep.plan import Trial
+from jaxprop.types import Source
 
 
 class Group(NamedTuple):
@@ -34,10 +35,11 @@ def groups(trials: Sequence[Trial]) -> Iterator[Group]:
     Args:
       trials: the runs.
     """
+    opened: dict[str, Mapping[str, Source]] = {}
     for apart in grouped(trials, _numbers(trials)):
         numbers, configs = _numbers(apart), [trial.config for trial in apart]
         try:
-            program = Program(configs[0], numbers)
+            program = _program(configs[0], numbers, opened)
         except JaxpropError as error:
             yield Group(None, apart, str(error).splitlines()[0])
             continue
@@ -47,7 +49,15 @@ def groups(trials: Sequence[Trial]) -> Iterator[Group]:
         # Some of the numbers decide what is computed, and so cannot be arguments.
         fit = [path for path in numbers if _fits(path, configs)]
         for smaller in grouped(apart, fit):
-            yield Group(Program(smaller[0].config, fit), smaller)
+            yield Group(_program(smaller[0].config, fit, opened), smaller)
+
+
+def _program(config: Config, numbers: Sequence[Path], opened: dict[str, Mapping[str, Source]]) -> Program:
+    """A program, on data that an earlier one has opened where they are the same."""
+    data = json.dumps([to_builtins(config)["data"], config.task.name], default=str)
+    program = Program(config, numbers, opened.get(data))
+    opened[data] = program.experiment.sources
+    return program
 
 
 def _fits(path: Path, configs: Sequence[Config]) -> bool:
