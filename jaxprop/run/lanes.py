@@ -13,6 +13,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Path
 from jaxprop.errors import JaxpropError
 from jaxprop.models.dropout import keeping
+from jaxprop.run import own_code
 from jaxprop.run.compose import Experiment, compose, evaluate_of, open_stream
 from jaxprop.run.steps import Made, Shapes, step_of
 from jaxprop.run.vocabulary import with_chunks
@@ -129,6 +130,7 @@ class Program:
           config: of the run.
           lane: with a method `programs`, as `jaxprop.train.lanes.Lane`.
         """
+        config = own_code.checked(config)
         made, task, evaluate = self._made(config), self._task(config), self.experiment.evaluate
         if task is not self.experiment.task:
             evaluate = evaluate_of(config, task.objective, self.experiment.mesh)

@@ -65,6 +65,7 @@ class Together:
         self._states: TrainState | None = None
         self._programs: dict[str, Any] = {}
         self._stacked: Sequence[jax.Array] | None = None
+        self._closed = False
         self._put = jax.jit(_put, donate_argnums=0)
         self._get = jax.jit(_get)
 
@@ -86,6 +87,14 @@ class Together:
             self._parts.discard(slot)
             self._asked.pop(slot, None)
             self._meet()
+
+    def close(self) -> None:
+        """Ends whoever still asks for a step."""
+        with self._meeting:
+            self._closed = True
+            self._answers.update({slot: RuntimeError("the other lanes have ended") for slot in self._asked})
+            self._asked.clear()
+            self._meeting.notify_all()
 
     def clear(self) -> None:
         """Forgets the states of all lanes, which nobody needs any more."""
@@ -112,6 +121,8 @@ class Together:
         with self._meeting:
             if isinstance(state, TrainState):
                 self._states = self._with(slot, state)
+            if self._closed:
+                raise RuntimeError("the other lanes have ended")
             self._program_for(call)
             self._asked[slot] = Asked(call.detail, batch)
             self._meet()

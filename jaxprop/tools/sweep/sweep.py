@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxprop.config.tasks import best_mode, better, main_metric
-from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, EXIT_RUNTIME, RunFolderError, UsageError
-from jaxprop.run.folder import read_summary, write_text
+from jaxprop.config.tasks import TASK_TABLE, best_mode, better, main_metric
+from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, EXIT_RUNTIME, RunFolderError, UsageError, one_of
+from jaxprop.run.folder import write_text
 from jaxprop.run.lock import Words, hold
 from jaxprop.run.status import Status
 from jaxprop.sinks.console import duration
@@ -18,7 +18,7 @@ from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.plan import Plan, check_like
 from jaxprop.tools.sweep.programs import groups
 from jaxprop.tools.sweep.ranking import Ended, Ranked, rank
-from jaxprop.tools.sweep.training import Outcome, Terms, ended_as, failed, in_turn, together
+from jaxprop.tools.sweep.training import Outcome, Terms, failed, in_turn, together
 from jaxprop.untrusted.files import read_json
 
 STOPPED = (75, 130)  # exit codes of a run that a signal has ended
@@ -69,6 +69,7 @@ def sweep(
       JaxpropError: the runs cannot be built.
     """
     check_like(plan)
+    _check_metric(plan, metric)
     began = time.perf_counter()
     with hold(folder, WORDS):
         _take_over(plan, folder, fresh)
@@ -85,6 +86,14 @@ def sweep(
         left = len(plan.trials) - sum(one.status != Status.INTERRUPTED for one in done)
         ranked = rank(done, chosen, mode)
         return Swept(chosen, mode, ranked, done, left, time.perf_counter() - began, code)
+
+
+def _check_metric(plan: Plan, metric: str | None) -> None:
+    """Refuses a metric that no evaluation will have, before anything is trained."""
+    task = plan.trials[0].config.task
+    known = [*TASK_TABLE[task.name].figures, *(task.metrics or ())]
+    if metric is not None and metric not in known:
+        raise UsageError(f"--metric: {one_of(metric, known, 'metric of this task')}")
 
 
 def metric_of(plan: Plan, ended: Sequence[Ended], metric: str | None) -> tuple[str, Literal["min", "max"]]:
@@ -155,9 +164,3 @@ def read_sweep(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         raise UsageError(f"{folder / FILE} is damaged; start over with --fresh") from None
     return found if isinstance(found, dict) else None
-
-
-def ended_in(folder: Path, plan: Plan) -> list[Ended]:
-    """Returns the runs of a plan that have ended, as their folders tell."""
-    found = [(trial, read_summary(folder / trial.folder)) for trial in plan.trials]
-    return [ended_as(trial, summary) for trial, summary in found if summary is not None]

@@ -87,7 +87,12 @@ def together(group: Group, terms: Terms, lanes: Together) -> Iterator[Outcome]:
             lanes.join(slot, group.program.values(trial.config))
         for worker in workers:
             worker.start()
-        yield from _as_they_end(workers, done)
+        try:
+            yield from _as_they_end(workers, done)
+        finally:  # where one has failed as no run may, the others end, too
+            lanes.close()
+            for worker in workers:
+                worker.join()
 
 
 def _as_they_end(workers: Sequence[threading.Thread], done: queue.SimpleQueue[Any]) -> Iterator[Outcome]:
