@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from jaxprop.config.tasks import TASK_TABLE, best_mode, better, main_metric
 from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, EXIT_RUNTIME, RunFolderError, UsageError, one_of
 from jaxprop.run.folder import write_text
+from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import Words, hold
 from jaxprop.run.status import Status
 from jaxprop.sinks.console import duration
@@ -18,10 +19,9 @@ from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.plan import Plan, check_like
 from jaxprop.tools.sweep.programs import groups
 from jaxprop.tools.sweep.ranking import Ended, Ranked, rank
-from jaxprop.tools.sweep.training import Outcome, Terms, failed, in_turn, together
+from jaxprop.tools.sweep.training import Terms, failed, in_turn, together
 from jaxprop.untrusted.files import read_json
 
-STOPPED = (75, 130)  # exit codes of a run that a signal has ended
 FILE = "sweep.json"
 WORDS = Words(
     what="the sweep's folder", instead="choose another with --run DIR", unwritable="choose another with --run DIR"
@@ -71,21 +71,24 @@ def sweep(
     check_like(plan)
     _check_metric(plan, metric)
     began = time.perf_counter()
-    with hold(folder, WORDS):
+    with hold(folder, WORDS), Interrupts() as interrupts:
         _take_over(plan, folder, fresh)
         ended: dict[str, Ended] = {}
-        code = EXIT_DONE
-        for outcome in _outcomes(plan, Terms(folder, fresh, tell), lanes):
-            ended[outcome.ended.folder] = outcome.ended
-            _tell_of(outcome.ended, len(ended), plan, metric, tell)
-            code = outcome.exit_code if outcome.exit_code in STOPPED else code
+        for one in _ends(plan, Terms(folder, fresh, tell, interrupts), lanes):
+            ended[one.folder] = one
+            _tell_of(one, len(ended), plan, metric, tell)
         done = [ended[trial.folder] for trial in plan.trials if trial.folder in ended]
         chosen, mode = metric_of(plan, done, metric)
-        if code == EXIT_DONE and done and not any(one.metrics for one in done):
-            code = EXIT_DIVERGED if any(one.status == Status.DIVERGED for one in done) else EXIT_RUNTIME
         left = len(plan.trials) - sum(one.status != Status.INTERRUPTED for one in done)
-        ranked = rank(done, chosen, mode)
-        return Swept(chosen, mode, ranked, done, left, time.perf_counter() - began, code)
+        asked = interrupts.asked if left else None
+        code = _exit_code(done) if asked is None else EXIT_CODES[asked]
+        return Swept(chosen, mode, rank(done, chosen, mode), done, left, time.perf_counter() - began, code)
+
+
+def _exit_code(ended: Sequence[Ended]) -> int:
+    if any(one.metrics for one in ended):
+        return EXIT_DONE
+    return EXIT_DIVERGED if any(one.status == Status.DIVERGED for one in ended) else EXIT_RUNTIME
 
 
 def _check_metric(plan: Plan, metric: str | None) -> None:
@@ -104,22 +107,17 @@ def metric_of(plan: Plan, ended: Sequence[Ended], metric: str | None) -> tuple[s
     return name, best_mode(config) if name == config.checkpoint.best else better(name, config.task.name)
 
 
-def _outcomes(plan: Plan, terms: Terms, lanes: int | None) -> Iterator[Outcome]:
-    """Yields the runs as they end; none after one that a signal has ended."""
+def _ends(plan: Plan, terms: Terms, lanes: int | None) -> Iterator[Ended]:
+    """Yields the runs as they end; none begins after a signal."""
     for group in groups(plan.trials):
+        if terms.interrupts.asked is not None:
+            return
         if group.program is None:
             yield from (failed(trial, group.problem) for trial in group.trials)
             continue
         chosen = choose(group, lanes)
         terms.tell(chosen.note)
-        stopped = False
-        for outcome in in_turn(group, terms) if chosen.lanes is None else together(group, terms, chosen.lanes):
-            stopped = stopped or outcome.exit_code in STOPPED
-            yield outcome
-            if stopped and chosen.lanes is None:
-                return
-        if stopped:
-            return
+        yield from in_turn(group, terms) if chosen.lanes is None else together(group, terms, chosen.lanes)
 
 
 def _tell_of(one: Ended, count: int, plan: Plan, metric: str | None, tell: Callable[[str], None]) -> None:

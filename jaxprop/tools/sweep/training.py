@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.config.schema.config import Config
-from jaxprop.errors import EXIT_DONE, JaxpropError
-from jaxprop.run.conduct import Attend, attended
+from jaxprop.errors import JaxpropError
+from jaxprop.run.conduct import Attend
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lanes import Program
 from jaxprop.run.resume import check_data, finished
@@ -29,13 +29,6 @@ RARE_EVERY = 50  # steps between measurements of everything, as in a step of the
 LOOK = 0.2  # seconds between two looks at the threads, in which Python hears of signals
 
 
-class Outcome(NamedTuple):
-    """How a run has ended: what is ranked, and the exit code."""
-
-    ended: Ended
-    exit_code: int
-
-
 class Terms(NamedTuple):
     """What all runs of a sweep have.
 
@@ -43,14 +36,16 @@ class Terms(NamedTuple):
       folder: of the sweep.
       fresh: whether they are trained from their start.
       tell: takes a line for a person.
+      interrupts: asks all of them to stop.
     """
 
     folder: Path
     fresh: bool
     tell: Tell
+    interrupts: Interrupts
 
 
-def in_turn(group: Group, terms: Terms) -> Iterator[Outcome]:
+def in_turn(group: Group, terms: Terms) -> Iterator[Ended]:
     """Trains the runs of a program one after another.
 
     Args:
@@ -58,11 +53,19 @@ def in_turn(group: Group, terms: Terms) -> Iterator[Outcome]:
       terms: what they have in common.
     """
     assert group.program is not None
+    program, interrupts = group.program, terms.interrupts
+
+    @contextlib.contextmanager
+    def attend(folder: Path) -> Iterator[tuple[Interrupts, Watchdog]]:
+        with Watchdog(folder, interrupts) as watchdog:
+            yield interrupts, watchdog
+
     for trial in group.trials:
-        yield _run(trial, terms, group.program.experiment.total_steps, group.program.member, attended)
+        if interrupts.asked is None:
+            yield _run(trial, terms, program.experiment.total_steps, program.member, attend)
 
 
-def together(group: Group, terms: Terms, lanes: Together) -> Iterator[Outcome]:
+def together(group: Group, terms: Terms, lanes: Together) -> Iterator[Ended]:
     """Trains the runs of a program several at a time; where one has ended, the next takes its lane.
 
     Args:
@@ -71,31 +74,30 @@ def together(group: Group, terms: Terms, lanes: Together) -> Iterator[Outcome]:
       lanes: where they meet.
     """
     assert group.program is not None
-    waiting, done = queue.SimpleQueue[Trial](), queue.SimpleQueue[Outcome | BaseException]()
+    waiting, done = queue.SimpleQueue[Trial](), queue.SimpleQueue[Ended | BaseException]()
     for trial in group.trials:
         waiting.put(trial)
-    with Interrupts() as interrupts:
-        workers = [
-            threading.Thread(
-                target=_work, args=(slot, group.program, terms, lanes, waiting, done, interrupts), daemon=True,
-                name=f"jaxprop-lane-{slot}",
-            )
-            for slot in range(min(lanes.count, len(group.trials)))
-        ]  # fmt: skip
-        firsts = group.trials[: len(workers)]
-        for slot, trial in enumerate(firsts):  # before any begins, so that all begin together
-            lanes.join(slot, group.program.values(trial.config))
+    workers = [
+        threading.Thread(
+            target=_work, args=(slot, group.program, terms, lanes, waiting, done), daemon=True,
+            name=f"jaxprop-lane-{slot}",
+        )
+        for slot in range(min(lanes.count, len(group.trials)))
+    ]  # fmt: skip
+    firsts = group.trials[: len(workers)]
+    for slot, trial in enumerate(firsts):  # before any begins, so that all begin together
+        lanes.join(slot, group.program.values(trial.config))
+    for worker in workers:
+        worker.start()
+    try:
+        yield from _as_they_end(workers, done)
+    finally:  # where one has failed as no run may, the others end, too
+        lanes.close()
         for worker in workers:
-            worker.start()
-        try:
-            yield from _as_they_end(workers, done)
-        finally:  # where one has failed as no run may, the others end, too
-            lanes.close()
-            for worker in workers:
-                worker.join()
+            worker.join()
 
 
-def _as_they_end(workers: Sequence[threading.Thread], done: queue.SimpleQueue[Any]) -> Iterator[Outcome]:
+def _as_they_end(workers: Sequence[threading.Thread], done: queue.SimpleQueue[Any]) -> Iterator[Ended]:
     while any(worker.is_alive() for worker in workers) or not done.empty():
         try:
             found = done.get(timeout=LOOK)
@@ -108,17 +110,17 @@ def _as_they_end(workers: Sequence[threading.Thread], done: queue.SimpleQueue[An
 
 def _work(
     slot: int, program: Program, terms: Terms, lanes: Together, waiting: queue.SimpleQueue[Trial],
-    done: queue.SimpleQueue[Any], interrupts: Interrupts,
+    done: queue.SimpleQueue[Any],
 ) -> None:  # fmt: skip
     """Trains one run after another in a lane."""
 
     @contextlib.contextmanager
     def attend(folder: Path) -> Iterator[tuple[Interrupts, Watchdog]]:
-        yield interrupts, Watchdog(folder)
+        yield terms.interrupts, Watchdog(folder)
 
     lane = TogetherLane(lanes, slot)
     try:
-        while interrupts.asked is None:
+        while terms.interrupts.asked is None:
             try:
                 trial = waiting.get_nowait()
             except queue.Empty:
@@ -148,7 +150,7 @@ def steady(config: Config) -> Config:
     return config.model_copy(update={"health": health.model_copy(update={"every": 1, "rare_every": rare})})
 
 
-def _run(trial: Trial, terms: Terms, steps: int, compose: Compose, attend: Attend) -> Outcome:
+def _run(trial: Trial, terms: Terms, steps: int, compose: Compose, attend: Attend) -> Ended:
     """Trains one run; one that cannot be trained is told of, and the others go on."""
 
     def alert(line: Mapping[str, Any]) -> None:
@@ -160,24 +162,24 @@ def _run(trial: Trial, terms: Terms, steps: int, compose: Compose, attend: Atten
         before = None if terms.fresh else finished(trial.config, folder)
         if before is not None and before["step"] == steps:
             check_data(compose(trial.config, None).stream, folder / "checkpoints")
-            return Outcome(ended_as(trial, before), EXIT_DONE)
+            return ended_as(trial, before)
         outcome = train(
             trial.config, folder, fresh=terms.fresh, quiet=True, compose=compose,
             sinks=[Sink(alert=alert)], attend=attend,
         )  # fmt: skip
     except JaxpropError as error:
         return failed(trial, str(error).splitlines()[0])
-    return Outcome(ended_as(trial, outcome.summary), outcome.exit_code)
+    return ended_as(trial, outcome.summary)
 
 
-def failed(trial: Trial, problem: str) -> Outcome:
+def failed(trial: Trial, problem: str) -> Ended:
     """Returns the end of a run that cannot be trained.
 
     Args:
       trial: the run.
       problem: why, one sentence.
     """
-    return Outcome(Ended(trial.setting, trial.seed, trial.folder, Status.FAILED, {}, problem, None), EXIT_DONE)
+    return Ended(trial.setting, trial.seed, trial.folder, Status.FAILED, {}, problem, None)
 
 
 def ended_as(trial: Trial, summary: Mapping[str, Any]) -> Ended:
