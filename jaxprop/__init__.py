@@ -27,7 +27,7 @@ from jaxprop.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from jaxprop.core.measurements import Measurements
-    from jaxprop.core.precision import Override, Policy, policy
+    from jaxprop.core.precision import Override, Policy, Scaling, policy
     from jaxprop.core.taps import tap
     from jaxprop.models.adapters.equinox import from_equinox
     from jaxprop.models.adapters.functions import from_functions
@@ -54,6 +54,7 @@ _HOME = {
     "Model": "types",
     "Override": "core.precision",
     "Policy": "core.precision",
+    "Scaling": "core.precision",
     "Rule": "parallel.rules",
     "TrainState": "types",
     "fit": "run.fit",
@@ -86,6 +87,7 @@ __all__ = [
     "Override",
     "Policy",
     "Rule",
+    "Scaling",
     "TrainState",
     "fit",
     "from_equinox",

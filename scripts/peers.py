@@ -213,7 +213,9 @@ def _chosen(only: list[str], device: str) -> list[Workload]:
     table = GPU if device == "gpu" else CPU
     chosen = [one for one in table if not only or any(text.lower() in one.name.lower() for text in only)]
     if not chosen:
-        sys.exit(f"no workload has {' or '.join(only)} in its name; there are: {'; '.join(one.name for one in table)}")
+        told = "; ".join(one.name for one in table)
+        print(f"no workload has {' or '.join(only)} in its name; there are: {told}", file=sys.stderr)
+        raise SystemExit(2)
     return chosen
 
 

@@ -23,7 +23,7 @@ from jaxprop.checkpoint.digests import digest
 from jaxprop.checkpoint.environment import environment
 from jaxprop.checkpoint.failures import DamagedError, no_such_step, reporting
 from jaxprop.checkpoint.verify import read_verified
-from jaxprop.errors import CheckpointError
+from jaxprop.errors import CheckpointError, UsageError, one_of
 from jaxprop.types import TrainState
 from jaxprop.untrusted.writes import sync
 
@@ -308,7 +308,9 @@ class Checkpoints:
 
     # -- restoring --------------------------------------------------------------------------------
 
-    def restore(self, abstract_state: TrainState, step: int | Literal["best"] | None = None) -> Restored | None:
+    def restore(
+        self, abstract_state: TrainState, step: int | Literal["best", "newest"] | None = None
+    ) -> Restored | None:
         """Restores a checkpoint bit for bit into the structure and onto the devices of `abstract_state`.
 
         Every leaf is compared with its digest. Where the newest checkpoint is asked for and is damaged, the newest
@@ -318,7 +320,7 @@ class Checkpoints:
         Args:
           abstract_state: a state of this run's structure, shapes and dtypes; arrays or `jax.ShapeDtypeStruct`s.
             A leaf is put on the devices that its abstract leaf is committed to, or else on the default device.
-          step: the step to restore, `"best"`, or None for the newest.
+          step: the step to restore, `"best"`, or `"newest"`, as None.
 
         Returns:
           The checkpoint, or None where there is none.
@@ -327,8 +329,10 @@ class Checkpoints:
           CheckpointError: no such step, a state that does not fit, or no checkpoint that is what was saved.
         """
         self._finish()
-        if step is None:
+        if step is None or step == "newest":
             return self._restore_newest(abstract_state)
+        if isinstance(step, str) and step != "best":
+            raise UsageError(one_of(step, ("best", "newest"), "checkpoint"))
         chosen = peers.of_first(-1 if (found := self.best() if step == "best" else step) is None else found)
         if chosen < 0:
             return None

@@ -148,7 +148,9 @@ def _rhythm(config: Config) -> Iterator[Problem]:
     }
     for path, count in counts.items():
         if count is not None and count % per_call:
-            yield Problem(path, f"expected a multiple of run.steps_per_call ({per_call}), got {count}")
+            near = -(-count // per_call) * per_call
+            what = f"expected a multiple of run.steps_per_call ({per_call}), such as {near}; got {count}"
+            yield Problem(path, what)
 
 
 def _batches(config: Config) -> Iterator[Problem]:

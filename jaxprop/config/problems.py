@@ -242,6 +242,9 @@ def shown(value: Any) -> str:
     return cut(repr(value))
 
 
+SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "half": "float16", "single": "float32"}
+
+
 def _hint(value: Any, error: ErrorDetails) -> str:
     kind = error["type"]
     if kind in ("int_type", "int_from_float") and isinstance(value, float) and value.is_integer():
@@ -252,7 +255,7 @@ def _hint(value: Any, error: ErrorDetails) -> str:
         return f"; write {'true' if str(value).lower() in ('yes', 'on') else 'false'}"
     if kind == "literal_error" and isinstance(value, str):
         known = [name.strip("' ") for name in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return did_you_mean(value, known)
+        return f"; write {SHORT[value]}" if SHORT.get(value) in known else did_you_mean(value, known)
     return ""
 
 

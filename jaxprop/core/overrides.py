@@ -101,7 +101,7 @@ def softmax_dtype(dtype: DTypeLike) -> jnp.dtype:
       'float32'
     """
     policy = _policy.get()
-    _note(SOFTMAX)
+    note(SOFTMAX)
     found = None if policy is None else _named(policy.overrides, [SOFTMAX])
     return wide_dtype(dtype) if found is None else jnp.dtype(found.dtype)
 
@@ -121,12 +121,17 @@ def head_dtype(usual: DTypeLike) -> jnp.dtype:
       'float32'
     """
     policy = _policy.get()
-    _note(HEAD)
+    note(HEAD)
     found = None if policy is None else _named(policy.overrides, [HEAD])
     return jnp.dtype(usual if found is None else found.dtype)
 
 
-def _note(path: str) -> None:
+def note(path: str) -> None:
+    """Notes that there is a module of a path, which an override may name.
+
+    Args:
+      path: of the module.
+    """
     seen = _seen.get()
     if seen is not None:
         seen.add(path)
@@ -192,7 +197,7 @@ def dtypes_of(params: PyTree) -> Dtypes | None:
 
 def called(module: str) -> None:
     """Notes that a module is there, by its path, for `check_overrides`."""
-    _note(module)
+    note(module)
 
 
 def crossing(

@@ -165,9 +165,10 @@ def check_device(dtypes: Policy, device: Any) -> None:
     number = re.fullmatch(r"(\d+)\.\d+", capability)
     unfit = capability and (number is None or int(number[1]) < AMPERE)
     if device.platform not in ("gpu", "cuda") or unfit:
+        instead = "float32" if device.platform == "cpu" else "float32, or bfloat16 for speed"
         raise UsageError(
             "precision tf32 needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer, and this device is "
-            f"{getattr(device, 'device_kind', None) or device.platform}; use float32, or bfloat16 for speed"
+            f"{getattr(device, 'device_kind', None) or device.platform}; use {instead}"
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxprop.core.overrides import HEAD, note
 from jaxprop.core.placing import splits
 from jaxprop.core.precision import wide
 from jaxprop.core.taps import tap
@@ -80,7 +81,10 @@ def logits_of(hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None = Non
       True
     """
     chunks = min(_chunks.get(), hidden.shape[1])
-    return None if chunks < 2 else ChunkedLogits(hidden, kernel, bias, chunks)
+    if chunks < 2:
+        return None
+    note(HEAD)
+    return ChunkedLogits(hidden, kernel, bias, chunks)
 
 
 def over_chunks(

@@ -25,6 +25,7 @@ from jaxprop.parallel.placement import local_rows, place_batch
 from jaxprop.parallel.sharding import replicated
 from jaxprop.run import own_code
 from jaxprop.run.precision import policy_of
+from jaxprop.run.room import expect_room, is_traced
 from jaxprop.run.steps import Shapes, rules_of, step_of
 from jaxprop.run.vocabulary import with_chunks
 from jaxprop.train import optimizers
@@ -115,6 +116,8 @@ def compose(
     def init(seed: int, change: Change = _as_drawn) -> TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
         draw = init_model
+        if not is_traced():
+            expect_room(jax.eval_shape(partial(step.init, key=run_key, extras=beside), shapes), mesh)
         if mesh is not None:  # drawn where they lie: a device may have no room for all of them
             where = step.shardings(jax.eval_shape(partial(step.init, key=run_key), shapes)).params
             draw = jax.jit(model.init, out_shardings=(where, replicated(mesh)))

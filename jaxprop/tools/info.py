@@ -14,10 +14,10 @@ import numpy as np
 from jaxprop.config.schema.config import Config
 from jaxprop.core import trees
 from jaxprop.core.jaxprs.products import products
-from jaxprop.core.precision import policy
 from jaxprop.data import one_pass
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run import compose
+from jaxprop.run.precision import policy_of
 from jaxprop.types import PyTree, TrainState
 
 
@@ -193,7 +193,7 @@ def _products(config: Config, experiment: compose.Experiment, state: TrainState)
     if config.precision.quantize is None:
         return {}
     # Of the loss alone: full records of health have products of their own, and are taken in few steps.
-    mean_loss, computes = experiment.task.objective.mean_loss, policy(config.precision.policy)
+    mean_loss, computes = experiment.task.objective.mean_loss, policy_of(config)
     batch = next(one_pass(experiment.sources["train"], config.data.batch_size))
 
     def loss(params: PyTree) -> Any:

@@ -19,7 +19,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxprop.checkpoint import Checkpoints, digests
-from jaxprop.errors import CheckpointError
+from jaxprop.errors import CheckpointError, UsageError
 from jaxprop.types import TrainState
 from tests.processes import started
 
@@ -66,7 +66,9 @@ def test_round_trip_is_bitwise_and_keeps_the_structure(tmp_path):
         assert checkpoints.save(3, state, stream=stream, config=config, metrics={"loss": 0.1 + 0.2}) is True
     with Checkpoints(tmp_path) as checkpoints:
         abstract = jax.eval_shape(lambda: make_state())
-        for restored in (checkpoints.restore(make_state()), checkpoints.restore(abstract, step=3)):
+        with pytest.raises(UsageError, match=r"unknown checkpoint 'newst'; did you mean 'newest'"):
+            checkpoints.restore(abstract, "newst")
+        for restored in (checkpoints.restore(make_state()), *(checkpoints.restore(abstract, i) for i in (3, "newest"))):
             assert_same_bits(restored.state, state)
             assert restored[0] == 3
             assert restored[2:5] == (stream, config, {"loss": 0.1 + 0.2})

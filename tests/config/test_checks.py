@@ -126,8 +126,14 @@ BAD = [
     ({"run": {"epochs": 1, "accumulate": 3}}, "data.batch_size: expected a multiple of run.accumulate (3), got 64"),
     ({"parallel": {"devices": 3}}, "parallel.devices: a microbatch (data.batch_size = 64) cannot be divided over 3"),
     ({"run": {"steps": 9, "accumulate": 16}, "parallel": {"devices": 8}}, "(data.batch_size / run.accumulate = 4)"),
-    ({"run": {"steps": 55, "steps_per_call": 10}}, "run.steps: expected a multiple of run.steps_per_call (10), got 55"),
-    ({"run": {"epochs": 5, "steps_per_call": 20}}, "run.log_every: expected a multiple of run.steps_per_call (20)"),
+    (
+        {"run": {"steps": 55, "steps_per_call": 10}},
+        "run.steps: expected a multiple of run.steps_per_call (10), such as 60; got 55",
+    ),
+    (
+        {"run": {"epochs": 5, "steps_per_call": 20}},
+        "run.log_every: expected a multiple of run.steps_per_call (20), such as 60; got 50",
+    ),
     ({"run": {"epochs": 5, "steps_per_call": 10, "eval_every": 5}}, "run.eval_every: expected a multiple"),
     (
         {"run": {"epochs": 5, "steps_per_call": 10}, "checkpoint": {"every_steps": 5}},

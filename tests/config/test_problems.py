@@ -27,6 +27,8 @@ TABLE = [
     ("task.loss={}", "task.loss.name: required key is missing (one of softmax_cross_entropy,"),
     ("task.name=clasify", "task.name: expected 'classify', 'multilabel', 'regress', 'language', 'translate', "
      "'detect' or 'transcribe', got 'clasify'; did you mean 'classify'?"),
+    ("precision.policy=fp16", "got 'fp16'; write float16"),
+    ("precision.policy=bf16", "got 'bf16'; write bfloat16"),
     ("run.seed=true", "run.seed: expected a whole number, got true"),
     ("run.seed='7'", "run.seed: expected a whole number, got '7'; remove the quotes"),
     ("run.seed=1.5", "run.seed: expected a whole number, got 1.5"),

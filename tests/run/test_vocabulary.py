@@ -103,6 +103,15 @@ def test_a_step_of_a_configuration_with_stretches_needs_less_memory_and_is_the_s
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), found[1][1:], found[0][1:])
 
 
+def test_an_override_of_the_head_is_not_missed_where_logits_are_made_in_stretches():
+    precision = {"policy": "bfloat16", "overrides": [{"match": "head", "dtype": "float32"}]}
+    for chunks in ("none", 8):
+        experiment = compose(config_with(precision=precision, run={"vocabulary_chunks": chunks}))
+        state, batch = experiment.init(0), next(data.one_pass(experiment.sources["train"], 8))
+        text = experiment.step.lower(state, batch, "lean").as_text()
+        assert "tensor<8x512xf32>" in text  # the table as the head's kernel, which has not been narrowed
+
+
 def test_they_are_among_the_changes_that_lower_memory():
     lines = [change.line for change in changes(config_with())]
     assert "run.vocabulary_chunks=8" in lines

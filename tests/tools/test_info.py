@@ -69,6 +69,9 @@ def test_products_in_8_bits_are_counted(plain):
     found = describe(build({**CONFIG, "precision": {"quantize": {"name": "int8", "skip": ["head"]}}}))
     # of each layer one for the outputs, and two for the gradients of kernel and inputs, whether they are used or not
     assert found.products == {"int8": 3, "float32": 3}
+    wide = {"policy": "bfloat16", "overrides": [{"match": "head", "dtype": "float32"}]}
+    found = describe(build({**CONFIG, "precision": {"quantize": {"name": "int8", "skip": ["head"]}, **wide}}))
+    assert found.products == {"int8": 3, "float32": 3}
 
 
 def test_a_layer_that_is_trained_costs_its_gradient_and_that_of_what_is_above():
