@@ -39,7 +39,7 @@ def train(
     fresh: bool = False,
     quiet: bool = False,
     brief: bool = False,
-    compose: Compose = compose,
+    composing: Compose | None = None,
     sinks: Sequence[Sink] = (),
     attend: Attend = attended,
 ) -> Outcome:
@@ -51,7 +51,7 @@ def train(
       fresh: start over, as `conduct` does.
       quiet: no console.
       brief: a console of warnings alone: alerts to act on, and the responses to them.
-      compose: makes the experiment, where it is not a program of its own.
+      composing: makes the experiment, where it shares its program with other runs.
       sinks: further destinations of records.
       attend: who asks the run to stop, as in `Undertaking`.
 
@@ -72,7 +72,7 @@ def train(
 
     def composed() -> Experiment:
         before = config if fresh else calls.as_before(config, expanded(folder))
-        experiment, notes = calls.composed(before, partial(_composed, compose))
+        experiment, notes = calls.composed(before, partial(_composed, composing or compose))
         chosen.extend(notes)
         return experiment
 
@@ -101,8 +101,8 @@ def _finished(config: Config, folder: Path) -> dict[str, Any] | None:
     return finished(config, folder)
 
 
-def _composed(compose: Compose, config: Config, sources: Mapping[str, Source] | None) -> Experiment:
-    experiment = compose(config, sources)
+def _composed(composing: Compose, config: Config, sources: Mapping[str, Source] | None) -> Experiment:
+    experiment = composing(config, sources)
     check_device(policy_of(config), jax.devices()[0])
     # It is stored, and may be read in another working directory.
     return experiment._replace(config=with_absolute_paths(experiment.config))

@@ -164,7 +164,7 @@ def _run(trial: Trial, terms: Terms, steps: int, compose: Compose, attend: Atten
             check_data(compose(trial.config, None).stream, folder / "checkpoints")
             return ended_as(trial, before)
         outcome = train(
-            trial.config, folder, fresh=terms.fresh, quiet=True, compose=compose,
+            trial.config, folder, fresh=terms.fresh, quiet=True, composing=compose,
             sinks=[Sink(alert=alert)], attend=attend,
         )  # fmt: skip
     except JaxpropError as error:
