@@ -19,7 +19,7 @@ from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.plan import Plan, check_like
 from jaxprop.tools.sweep.programs import groups
 from jaxprop.tools.sweep.ranking import Ended, Ranked, rank
-from jaxprop.tools.sweep.training import Terms, failed, in_turn, together
+from jaxprop.tools.sweep.training import Terms, complete, failed, in_turn, together
 from jaxprop.untrusted.files import read_json
 
 FILE = "sweep.json"
@@ -115,9 +115,14 @@ def _ends(plan: Plan, terms: Terms, lanes: int | None) -> Iterator[Ended]:
         if group.program is None:
             yield from (failed(trial, group.problem) for trial in group.trials)
             continue
-        chosen = choose(group, lanes)
-        terms.tell(chosen.note)
-        yield from in_turn(group, terms) if chosen.lanes is None else together(group, terms, chosen.lanes)
+        before = complete(group, terms)
+        yield from before
+        known = {one.folder for one in before}
+        left = group._replace(trials=[trial for trial in group.trials if trial.folder not in known])
+        if left.trials:
+            chosen = choose(left, lanes)
+            terms.tell(chosen.note)
+            yield from in_turn(left, terms) if chosen.lanes is None else together(left, terms, chosen.lanes)
 
 
 def _tell_of(one: Ended, count: int, plan: Plan, metric: str | None, tell: Callable[[str], None]) -> None:

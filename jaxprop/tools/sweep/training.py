@@ -45,6 +45,27 @@ class Terms(NamedTuple):
     interrupts: Interrupts
 
 
+def complete(group: Group, terms: Terms) -> list[Ended]:
+    """Returns the runs of a program that are complete already, or whose folder holds another run.
+
+    Args:
+      group: the runs.
+      terms: what they have in common.
+    """
+    assert group.program is not None
+    found = []
+    for trial in group.trials if not terms.fresh else ():
+        folder = terms.folder / trial.folder
+        try:
+            before = finished(trial.config, folder)
+            if before is not None and before["step"] == group.program.experiment.total_steps:
+                check_data(group.program.member(trial.config).stream, folder / "checkpoints")
+                found.append(ended_as(trial, before))
+        except JaxpropError as error:
+            found.append(failed(trial, str(error).splitlines()[0]))
+    return found
+
+
 def in_turn(group: Group, terms: Terms) -> Iterator[Ended]:
     """Trains the runs of a program one after another.
 
@@ -62,7 +83,7 @@ def in_turn(group: Group, terms: Terms) -> Iterator[Ended]:
 
     for trial in group.trials:
         if interrupts.asked is None:
-            yield _run(trial, terms, program.experiment.total_steps, program.member, attend)
+            yield _run(trial, terms, program.member, attend)
 
 
 def together(group: Group, terms: Terms, lanes: Together) -> Iterator[Ended]:
@@ -127,8 +148,7 @@ def _work(
                 return
             trial = trial._replace(config=steady(trial.config))
             lanes.join(slot, program.values(trial.config))
-            steps = program.experiment.total_steps
-            done.put(_run(trial, terms, steps, lambda config, _: program.with_lane(config, lane), attend))
+            done.put(_run(trial, terms, lambda config, _: program.with_lane(config, lane), attend))
     except BaseException as error:  # raised by the thread that waits for all of them
         done.put(error)
     finally:
@@ -150,7 +170,7 @@ def steady(config: Config) -> Config:
     return config.model_copy(update={"health": health.model_copy(update={"every": 1, "rare_every": rare})})
 
 
-def _run(trial: Trial, terms: Terms, steps: int, compose: Compose, attend: Attend) -> Ended:
+def _run(trial: Trial, terms: Terms, compose: Compose, attend: Attend) -> Ended:
     """Trains one run; one that cannot be trained is told of, and the others go on."""
 
     def alert(line: Mapping[str, Any]) -> None:
@@ -159,10 +179,6 @@ def _run(trial: Trial, terms: Terms, steps: int, compose: Compose, attend: Atten
 
     folder = terms.folder / trial.folder
     try:
-        before = None if terms.fresh else finished(trial.config, folder)
-        if before is not None and before["step"] == steps:
-            check_data(compose(trial.config, None).stream, folder / "checkpoints")
-            return ended_as(trial, before)
         outcome = train(
             trial.config, folder, fresh=terms.fresh, quiet=True, composing=compose,
             sinks=[Sink(alert=alert)], attend=attend,
