@@ -44,9 +44,9 @@ def differing(configs: Sequence[Config]) -> list[Path]:
     return [path for path in paths if any(one.get(path, missing) != flat[0].get(path, missing) for one in flat)]
 
 
-def value_at(config: Config, path: Path) -> Any:
-    """Returns the value at a path of a configuration; None where there is none."""
-    found: Any = to_builtins(config)
+def value_at(config: Config | Mapping[str, Any], path: Path) -> Any:
+    """Returns the value at a path of a configuration, or of what it is as plain values; None where there is none."""
+    found: Any = config if isinstance(config, Mapping) else to_builtins(config)
     for name in path:
         try:
             found = found[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
@@ -90,15 +90,6 @@ def grouped(trials: Sequence[Trial], numbers: Sequence[Path]) -> list[list[Trial
     found: dict[str, list[Trial]] = {}
     for trial in trials:
         tree = to_builtins(trial.config)
-        values = [_at(tree, path) for path in apart], [_at(tree, path) == 0 for path in numbers]
+        values = [value_at(tree, path) for path in apart], [value_at(tree, path) == 0 for path in numbers]
         found.setdefault(json.dumps(values, default=str), []).append(trial)
     return list(found.values())
-
-
-def _at(tree: Any, path: Path) -> Any:
-    for name in path:
-        try:
-            tree = tree[name]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return tree
