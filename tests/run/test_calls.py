@@ -2,6 +2,7 @@
 
 import json
 import signal
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from jaxprop.config.build import build
 from jaxprop.run import calls
 from jaxprop.run import train as runner
+from jaxprop.run.compose import compose
 from jaxprop.run.train import train
 from tests.benches import BASE, merged
 
@@ -140,7 +142,7 @@ def test_a_number_is_taken_as_it_is(measured):
 def test_the_step_itself_is_timed(tmp_path):
     """Without a stand-in for the clock; what is chosen is the machine's affair."""
     config = configured(steps=4)
-    made = calls.composed(config, runner._composed)
+    made = calls.composed(config, partial(runner._composed, compose))
     size = made.experiment.config.run.steps_per_call
     assert size in (1, 2, 4)
     assert f"auto has chosen {'one step' if size == 1 else f'{size} steps'} a call" in made.notes[0]
