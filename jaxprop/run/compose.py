@@ -117,7 +117,7 @@ def compose(
         params_key, run_key = jax.random.split(jax.random.key(seed))
         draw = init_model
         if not is_traced():
-            expect_room(jax.eval_shape(partial(step.init, key=run_key, extras=beside), shapes), mesh)
+            expect_room(jax.eval_shape(lambda p, x: step.init(p, key=run_key, extras=x), shapes, beside), mesh)
         if mesh is not None:  # drawn where they lie: a device may have no room for all of them
             where = step.shardings(jax.eval_shape(partial(step.init, key=run_key), shapes)).params
             draw = jax.jit(model.init, out_shardings=(where, replicated(mesh)))

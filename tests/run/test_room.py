@@ -25,6 +25,12 @@ def test_a_model_that_is_much_too_large_is_refused_before_it_is_drawn():
     assert jax.eval_shape(lambda: experiment.init(0)).params["head"]["bias"].shape == (10,)  # a plan may still be made
 
 
+def test_extras_are_shapes_too():
+    model = {"name": "cnn", "channels": [4], "batch_norm": True}
+    state = compose(build(SECTIONS | {"model": model})).init(0)
+    assert jax.tree.leaves(state.extras)
+
+
 def test_the_state_counts_with_one_gradient(monkeypatch):
     experiment = compose(build(SECTIONS | {"model": {"name": "mlp", "hidden": [64]}}))
     state = experiment.init(0)
