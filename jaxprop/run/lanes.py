@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxprop import data, tasks
 from jaxprop.config.dump import to_builtins
@@ -19,7 +20,7 @@ from jaxprop.run.steps import Made, Shapes, step_of
 from jaxprop.run.vocabulary import with_chunks
 from jaxprop.train.lanes import Lane, Shared
 from jaxprop.train.step import Recipe
-from jaxprop.types import Objective, Source
+from jaxprop.types import Batch, Objective, Source
 
 SEED: Path = ("run", "seed")
 DROPOUT: Path = ("model", "dropout")
@@ -139,6 +140,12 @@ class Program:
             stream=open_stream(config, self.experiment.sources["train"], self.experiment.mesh),
         )  # fmt: skip
 
+    def batch(self) -> Batch:
+        """Returns a batch as one call of the step takes it."""
+        batch = next(data.one_pass(self.experiment.sources["train"], self.config.data.batch_size))
+        per_call = self.config.run.per_call
+        return batch if per_call == 1 else jax.tree.map(lambda leaf: np.stack([leaf] * per_call), batch)
+
     def problem(self, configs: Sequence[Config]) -> str | None:
         """Returns why these runs cannot share a program, or None where they can.
 
@@ -146,13 +153,12 @@ class Program:
           configs: of the runs.
         """
         state = jax.eval_shape(lambda: self.experiment.init(0))
-        batch = next(data.one_pass(self.experiment.sources["train"], self.config.data.batch_size))
         trained = self.experiment.step.trained(state.params)
         held = {jax.tree.structure(jax.eval_shape(self._made(one).optimizer.tx.init, trained)) for one in configs}
         if len(held) > 1:
             return "their optimizers hold different states"
         try:
-            self.member(configs[0]).step.lower(state, batch, "rows")
+            self.member(configs[0]).step.lower(state, self.batch(), "rows")
         except JaxpropError:
             raise
         except Exception as error:  # whatever a number that is not known yet has led to

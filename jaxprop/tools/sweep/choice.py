@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from jaxprop import data
+from jaxprop.config.schema.config import Config
 from jaxprop.core.trees import size_bytes
 from jaxprop.run.calls import LOOP_SECONDS
 from jaxprop.run.compose import Experiment, place
+from jaxprop.run.lanes import Program
 from jaxprop.run.together import Together, TogetherLane
 from jaxprop.run.vocabulary import device_bytes
 from jaxprop.tools.sweep.programs import Group
@@ -44,7 +45,7 @@ def choose(group: Group, wanted: int | None) -> Chosen:
     """
     count, program = len(group.trials), group.program
     assert program is not None
-    single = program.experiment.config.run.steps_per_call == "auto" or program.experiment.mesh is not None
+    single = not _meets(program.experiment)
     if wanted is not None:
         lanes = min(wanted, count)
         if lanes == 1 or single:
@@ -53,7 +54,7 @@ def choose(group: Group, wanted: int | None) -> Chosen:
     fit = min(count, _that_fit(program.experiment), MOST_LANES)
     if fit < 2 or single:
         return Chosen(None, _said(count, 1))
-    one, compiling = _measured(program.member(group.trials[0].config))
+    one, compiling = _measured(program, group.trials[0].config)
     whole = count * program.experiment.total_steps * (one + LOOP_SECONDS)
     if whole < WORTH * compiling:
         return Chosen(None, f"{_said(count, 1)}: {1e3 * one:.3g} ms a step")
@@ -62,6 +63,12 @@ def choose(group: Group, wanted: int | None) -> Chosen:
     if each > GAIN * one:
         return Chosen(None, f"{_said(count, 1)}: {1e3 * one:.3g} ms a step, {1e3 * each:.3g} ms as {fit} lanes")
     return Chosen(together, f"{_said(count, fit)}: {1e3 * each:.3g} ms a step, {1e3 * one:.3g} ms one after another")
+
+
+def _meets(experiment: Experiment) -> bool:
+    """Whether lanes can meet: their batches are of one shape at every step, and lie on one device."""
+    run, train = experiment.config.run, experiment.sources["train"]
+    return run.steps_per_call == 1 and train.buckets is None and experiment.mesh is None
 
 
 def _said(count: int, lanes: int) -> str:
@@ -78,13 +85,10 @@ def _that_fit(experiment: Experiment) -> int:
     return int(SHARE * memory // (STATES * size_bytes(state)))
 
 
-def _batch(experiment: Experiment) -> Any:
-    return next(data.one_pass(experiment.sources["train"], experiment.config.data.batch_size))
-
-
-def _measured(experiment: Experiment) -> tuple[float, float]:
-    """Seconds of a step, and seconds of compiling it."""
-    state, batch = experiment.init(0), place(experiment, _batch(experiment))[0]
+def _measured(program: Program, config: Config) -> tuple[float, float]:
+    """Seconds of a step of one run, and seconds of compiling it."""
+    experiment = program.member(config)
+    state, batch = experiment.init(0), place(experiment, program.batch())[0]
     began = time.perf_counter()
     state, _ = jax.block_until_ready(experiment.step(state, batch, "rows"))
     compiling, took = time.perf_counter() - began, []
@@ -92,7 +96,7 @@ def _measured(experiment: Experiment) -> tuple[float, float]:
         began = time.perf_counter()
         state, _ = jax.block_until_ready(experiment.step(state, batch, "rows"))
         took.append(time.perf_counter() - began)
-    return min(took), compiling - min(took)
+    return min(took) / config.run.per_call, compiling - min(took)
 
 
 def _measured_together(group: Group, together: Together) -> float:
@@ -100,7 +104,7 @@ def _measured_together(group: Group, together: Together) -> float:
     program = group.program
     assert program is not None
     experiment = program.with_lane(group.trials[0].config, TogetherLane(together, 0))
-    batch = _batch(experiment)
+    batch = program.batch()
     together.join(0, program.values(group.trials[0].config))
     state, took = experiment.init(0), []
     for _ in range(CALLS + 1):

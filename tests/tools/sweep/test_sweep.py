@@ -14,6 +14,8 @@ from jaxprop.errors import ConfigError, RunFolderError, UsageError
 from jaxprop.run.compose import compose
 from jaxprop.run.train import train
 from jaxprop.tools.sweep import Axis, plan, sweep, training
+from jaxprop.tools.sweep.choice import choose
+from jaxprop.tools.sweep.programs import groups
 
 CONFIG = {
     "task": {"name": "classify"},
@@ -95,6 +97,7 @@ def test_what_is_complete_is_not_trained_again_and_what_is_new_is(config, tmp_pa
     monkeypatch.setattr(training, "train", lambda *a, **k: steps.append(k) or train(*a, **k))
     found = sweep(plan(config, [RATES], seeds=2), tmp_path, lanes=1, tell=str)
     assert len(found.ended) == 6
+    assert len(steps) == 3  # of the new seed
     assert {path: path.read_bytes() for path in before} == before
     assert len(json.loads((tmp_path / "sweep.json").read_text())["runs"]) == 6
 
@@ -133,6 +136,18 @@ def test_runs_of_other_shapes_are_programs_of_their_own(config, tmp_path):
     found = sweep(made, tmp_path, lanes=1, tell=told.append)
     assert sum("2 runs by one program" in line for line in told) == 2
     assert [one.status for one in found.ended] == ["completed"] * 4
+
+
+def test_runs_whose_batches_may_differ_in_shape_are_trained_one_after_another(config, tmp_path, monkeypatch):
+    told = []
+    several = plan(config, [RATES], ["run.steps_per_call=5"])
+    assert len(sweep(several, tmp_path / "several", lanes=3, tell=told.append).ended) == 3
+    assert "one after another" in told[0]
+    (group,) = groups(plan(config, [RATES]).trials)
+    assert choose(group, 3).lanes is not None
+    train = group.program.experiment.sources["train"]._replace(buckets=np.zeros(1))
+    monkeypatch.setattr(group.program, "experiment", group.program.experiment._replace(sources={"train": train}))
+    assert choose(group, 3).lanes is None
 
 
 def test_a_folder_of_another_sweep_is_refused(config, tmp_path):
