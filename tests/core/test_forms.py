@@ -6,6 +6,7 @@ import optax
 
 import jaxprop
 from jaxprop.core.forms import forms_for, traced_for
+from jaxprop.train.compiled import TrainStep
 
 
 def test_it_is_that_of_the_default_device_unless_said():
@@ -24,8 +25,8 @@ def test_a_step_is_traced_for_the_devices_of_its_mesh():
         seen.append(traced_for())
         return jnp.mean((batch["x"] * params["w"]) ** 2)
 
-    step = jaxprop.make_train_step(loss_fn, optax.sgd(0.1))
-    step._recipe = step._recipe._replace(platform="tpu")
+    recipe = jaxprop.make_train_step(loss_fn, optax.sgd(0.1)).recipe
+    step = TrainStep(recipe._replace(platform="tpu"), 1)
     state = step.init({"w": jnp.ones(3)}, key=jax.random.key(0))
     step.lower(state, {"x": jnp.ones(3)})
     assert set(seen) == {"tpu"}

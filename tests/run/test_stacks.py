@@ -20,13 +20,13 @@ NUMPY = Frame(np.__file__, 9, "load", "numpy")
 
 def test_every_thread_is_read_by_its_name():
     hold = threading.Event()
-    threads = [threading.Thread(target=hold.wait, name=name, daemon=True) for name in ("a", "a", "b")]
+    threads = [threading.Thread(target=hold.wait, name=name, daemon=True) for name in ("twin", "twin", "b")]
     for thread in threads:
         thread.start()
     time.sleep(0.05)
     found = stacks.of_threads()
     hold.set()
-    assert len([name for name in found if name.startswith("a")]) == 2
+    assert len([name for name in found if name.startswith("twin")]) == 2
     assert found["b"][-1].function == "wait"
     assert found["b"][0].module == "threading"
     assert found[stacks.main_thread()][-1] == Frame(

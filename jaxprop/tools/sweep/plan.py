@@ -73,7 +73,7 @@ def plan(
       ConfigError: a configuration is wrong.
 
     Example:
-      >>> made = plan("digits_mlp", [Axis("optimizer.lr", (0.1, 0.01))], ["run.epochs=1"], seeds=2)
+      >>> made = plan("digits_mlp", [Axis("optimizer.lr", (0.1, 0.01))], ["run.epochs=8"], seeds=2)
       >>> [trial.folder for trial in made.trials]
       ['lr=0.1,seed=0', 'lr=0.1,seed=1', 'lr=0.01,seed=0', 'lr=0.01,seed=1']
     """
