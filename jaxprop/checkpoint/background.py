@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 (its pools are to end after saves)
 import contextlib
 import os
 import sys
@@ -125,9 +126,8 @@ def _give_way() -> None:
 _unreported: set[Background] = set()
 
 
-@atexit.register
 def _report_unclosed() -> None:
-    """Ends a process that never asked how its save ended with an error, if the save has failed."""
+    """Waits for the saves of a process that never asked how they ended; one that failed ends it with an error."""
     for save in list(_unreported):
         try:
             save.result()
@@ -147,3 +147,8 @@ def _end_with_main() -> None:
     threading.main_thread().join()
     time.sleep(_GRACE)
     os._exit(1)
+
+
+# `atexit` comes too late: pools, by which files are written, take no work from then on. What is registered last with
+# the threads is called first, thus before theirs.
+getattr(threading, "_register_atexit", atexit.register)(_report_unclosed)

@@ -178,15 +178,25 @@ def child(act, folder):
     )
 
 
-def test_a_process_that_leaves_without_closing_has_saved_or_says_so(tmp_path):
-    ended = child("print(save(1))", tmp_path)
-    assert ended.stdout == "True\n"
-    if ended.returncode == 0:
-        assert Checkpoints(tmp_path).steps() == [1]
-    else:
-        assert ended.returncode == 1
-        assert re.search(r"^error: the checkpoint of step 1 was not written: ", ended.stderr, re.MULTILINE)
-        assert Checkpoints(tmp_path).steps() == []
+LATE = """
+    write = checkpoints._write
+    def late(*arguments):
+        while not sys._is_closing:
+            time.sleep(0.05)
+        write(*arguments)
+    sys._is_closing = False
+    checkpoints._write = late
+    import atexit, threading
+    print(save(1))
+    threading._register_atexit(lambda: setattr(sys, "_is_closing", True))
+"""
+
+
+def test_a_process_that_leaves_without_closing_has_saved(tmp_path):
+    """Pools take no work from the end of the main thread on, which a save that has not begun to write would need."""
+    ended = child(LATE, tmp_path)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("True\n", "", 0)
+    assert Checkpoints(tmp_path).steps() == [1]
 
 
 def test_a_failed_save_that_nobody_asked_about_is_an_error(tmp_path):
@@ -349,7 +359,7 @@ def test_no_inode_left_is_an_error_and_never_a_hang(small_disk, inodes, monkeypa
 
 
 def test_a_process_on_a_disk_without_inodes_ends_with_the_error(small_disk):
-    place = small_disk("8m", 24)
+    place = small_disk("8m", 12)
     ended = child("from jaxprop.checkpoint import space; space.FILES = 0; print(save(1))", place / "ck")
     assert ended.returncode == 1
     assert "error: the checkpoint of step 1 was not written: " in ended.stderr or "CheckpointError" in ended.stderr
