@@ -30,6 +30,21 @@ class Buckets(NamedTuple):
     cut: Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]
 
 
+class Stored(NamedTuple):
+    """Records as they are kept, in fewer bytes than the model computes with, such as the pixels of images.
+
+    Args:
+      take: maps indices `[B]` in `0..N-1` to a batch, some of whose arrays are as they are kept.
+      widen: `batch -> batch` makes of it what `Source.take` returns, to the bit; any other batch it leaves as it is. It
+        is traced within the train step, so that only the bytes go to a device.
+      of: the `Source.take` that it stands for; a source whose `take` was replaced is taken by that.
+    """
+
+    take: Callable[[np.ndarray], dict[str, np.ndarray]]
+    widen: Callable[[Any], Any]
+    of: Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
 class Source(NamedTuple):
     """Records of one split of a data set, by index.
 
@@ -45,6 +60,7 @@ class Source(NamedTuple):
       buckets: where records have several lengths; training batches are then of records of similar length.
       names: `indices -> ` what a person calls each record, such as `wine.csv:3` or `photos/cat/1.png`; None where
         records have no place of their own.
+      stored: where the records are kept in fewer bytes: how these are taken, for training; None elsewhere.
     """
 
     length: int
@@ -55,6 +71,7 @@ class Source(NamedTuple):
     labels: Callable[[], np.ndarray] | None = None
     buckets: Buckets | None = None
     names: Callable[[np.ndarray], list[str]] | None = None
+    stored: Stored | None = None
 
 
 class Reader(NamedTuple):

@@ -8,8 +8,8 @@ Four parts, each a Markdown table:
     host         a call of the step with 218 leaves: the library's, the same program on a flat tuple of arrays, and a
                  flat step of SGD by hand
     calls        steps a second of a tiny model by `run.steps_per_call`
-    reader       examples a second of images in memory: the library's stream against a DataLoader of torch, which runs
-                 in a process of its own with the interpreter that `--torch-python` names
+    reader       examples a second of images in memory, as bytes on both sides: the library's stream against a
+                 DataLoader of torch, which runs in a process of its own with the interpreter of `--torch-python`
 
 What is compared is taken in turns, there and back, in one process but for torch. Figures are the median over the rounds
 with the least and the most, since the machine's load changes from one round to the next. A step's time is that between
@@ -267,20 +267,24 @@ import sys, time, numpy as np, torch
 folder, batch = sys.argv[1], int(sys.argv[2])
 images = torch.from_numpy(np.load(folder + "/images.npy"))
 labels = torch.from_numpy(np.load(folder + "/labels.npy"))
-data = torch.utils.data.TensorDataset(images, labels)
-for workers in (0, 2):
-    loader = torch.utils.data.DataLoader(
-        data, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
-    )
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+data = TensorDataset(images, labels)
+whole = BatchSampler(RandomSampler(data), batch, False)
+loaders = {
+    "num_workers=0": DataLoader(data, batch, shuffle=True),
+    "num_workers=2": DataLoader(data, batch, shuffle=True, num_workers=2, persistent_workers=True),
+    "sampler=BatchSampler(...), batch_size=None": DataLoader(data, sampler=whole, batch_size=None),
+}
+for name, loader in loaders.items():
     rates = []
     for epoch in range(3):
         began, count = time.perf_counter(), 0
         for x, y in loader:
-            x = x.float()
             count += len(x)
         rates.append(count / (time.perf_counter() - began))
-    print(workers, max(rates[1:]))
+    print(max(rates[1:]), name)
 """
+USUAL = 2  # of these ways, as the documentation writes them; the third takes a batch at once
 
 
 def write_images(folder: Path) -> None:
@@ -321,30 +325,34 @@ def ours(folder: Path, kind: str) -> Callable[[], float]:
 
 
 def reader(options: argparse.Namespace) -> None:
-    """Examples a second of both sides in turns, and their ratio."""
+    """Examples a second of both sides in turns, and their ratios."""
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
         folder = Path(place)
         write_images(folder)
         sides = {kind: ours(folder, kind) for kind in ("arrays", "images")}
         rates: dict[str, list[float]] = {kind: [] for kind in sides}
-        peers: dict[str, list[float]] = {"0": [], "2": []}
+        peers: dict[str, list[float]] = {}
         for _ in range(options.rounds):
             for kind, epoch in sides.items():
                 rates[kind].append(max(epoch() for _ in range(2)))
             if options.torch_python:
                 command = [options.torch_python, "-c", TORCH, str(folder), str(BATCH)]
                 said = subprocess.run(command, capture_output=True, text=True, check=True, env=_bare()).stdout
-                for workers, rate in map(str.split, said.splitlines()):
-                    peers[workers].append(float(rate))
-    print(f"| {IMAGES:,} images, {SIDE} x {SIDE} x 3, batch {BATCH}, shuffled | examples a second | to torch's best |")
-    print("|---|---:|---:|")
-    best = [max(pair) for pair in zip(*peers.values(), strict=True)]
+                for line in said.splitlines():
+                    rate, name = line.split(maxsplit=1)
+                    peers.setdefault(name, []).append(float(rate))
+    title = f"{IMAGES:,} images, {SIDE} x {SIDE} x 3, batch {BATCH}, shuffled"
+    print(f"| {title} | examples a second | to the DataLoader as usual | to it with whole batches |")
+    print("|---|---:|---:|---:|")
+    usual, whole = list(peers.values())[:USUAL], list(peers.values())[USUAL:]
     for kind, found in rates.items():
-        ratio = spread([one / other for one, other in zip(found, best, strict=True)]) if best else ""
-        print(f"| data.name: {kind}, prefetched | {spread(found, ',.0f')} | {ratio} |")
-    for workers, found in peers.items():
-        if found:
-            print(f"| torch DataLoader, num_workers={workers} | {spread(found, ',.0f')} | |", flush=True)
+        ratios = [
+            spread([one / max(others) for one, *others in zip(found, *forms, strict=True)]) if forms else ""
+            for forms in (usual, whole)
+        ]
+        print(f"| data.name: {kind}, prefetched | {spread(found, ',.0f')} | {' | '.join(ratios)} |")
+    for name, found in peers.items():
+        print(f"| torch DataLoader, {name} | {spread(found, ',.0f')} | | |", flush=True)
 
 
 def _bare() -> dict[str, str]:

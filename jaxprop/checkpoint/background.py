@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread  # noqa: F401 (its pools are to end after saves)
+import concurrent.futures
 import contextlib
 import os
 import sys
@@ -150,5 +150,6 @@ def _end_with_main() -> None:
 
 
 # `atexit` comes too late: pools, by which files are written, take no work from then on. What is registered last with
-# the threads is called first, thus before theirs.
+# the threads is called first, so the module of the pools has to be there by now, which naming it sees to.
+_POOL = concurrent.futures.ThreadPoolExecutor
 getattr(threading, "_register_atexit", atexit.register)(_report_unclosed)

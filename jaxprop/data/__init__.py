@@ -29,6 +29,7 @@ from jaxprop.data.readers.stdlib_text import STDLIB_TEXT
 from jaxprop.data.readers.table import TABLE
 from jaxprop.data.readers.text import TEXT
 from jaxprop.data.splits import hold_out
+from jaxprop.data.stored import as_kept
 from jaxprop.data.stream import Stream, one_pass
 from jaxprop.data.workers import Workers
 from jaxprop.errors import ConfigError, one_of
@@ -44,6 +45,7 @@ __all__ = [
     "Source",
     "Stream",
     "Workers",
+    "as_kept",
     "augment",
     "one_pass",
     "open_sources",

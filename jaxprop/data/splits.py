@@ -87,14 +87,19 @@ def subset(source: Source, indices: np.ndarray) -> Source:
       >>> subset(source, np.array([2, 0])).take(np.array([0]))["inputs"].tolist()
       [20]
     """
-    labels, buckets, names = source.labels, source.buckets, source.names
+    labels, buckets, names, kept = source.labels, source.buckets, source.names, source.stored
+
+    def take(chosen: np.ndarray) -> dict[str, np.ndarray]:
+        return source.take(indices[chosen])
+
     return source._replace(
         length=len(indices),
-        take=lambda chosen: source.take(indices[chosen]),
+        take=take,
         fingerprint=fingerprint("subset", source.fingerprint, indices),
         labels=None if labels is None else lambda: labels()[indices],
         buckets=None if buckets is None else buckets._replace(of=lambda: buckets.of()[indices]),
         names=None if names is None else lambda chosen: names(indices[chosen]),
+        stored=None if kept is None else kept._replace(take=lambda chosen: kept.take(indices[chosen]), of=take),
     )
 
 

@@ -160,6 +160,7 @@ def open_stream(
     rows = None if mesh is None else local_rows(mesh, section.batch_size)
     if config.run.per_call > 1:
         train = train._replace(buckets=None)  # the batches of one call are stacked
+    train = data.as_kept(train)
     stream: data.Stream | data.MixtureStream
     if isinstance(section, Mixture):
         lengths = train.info[data.LENGTHS]

@@ -15,6 +15,7 @@ from jaxprop.tasks.regress import regress
 from jaxprop.tasks.task import Task
 from jaxprop.tasks.transcribe import transcribe
 from jaxprop.tasks.translate import translate
+from jaxprop.tasks.widened import widened
 from jaxprop.types import Source
 
 __all__ = ["TASKS", "Task", "check_outputs", "make_task"]
@@ -40,6 +41,8 @@ def make_task(config: Config, sources: Mapping[str, Source]) -> Task:
     Returns:
       The task.
     """
-    task = TASKS[config.task.name](config, sources)
+    task, kept = TASKS[config.task.name](config, sources), sources["train"].stored
+    if kept is not None:
+        task = task._replace(objective=widened(task.objective, kept.widen))
     has_outputs = task.model is None or task.model.apply is not no_outputs
     return task if has_outputs else task._replace(panels=())

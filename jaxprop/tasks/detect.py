@@ -103,11 +103,11 @@ def raw_images(prepared: Mapping[str, Any]) -> Raw | None:
         return None
     height, width = prepared["size"]
     channels = prepared["channels"]
-    scale, shift = standardization(prepared["mean"], prepared["std"])
+    centre, factor = standardization(prepared["mean"], prepared["std"])
     colours, by = {1: "grey", 3: "red, green and blue"}[channels], prepared.get("resample")
 
     def prepare(raw: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return {"inputs": raw["images"].astype(jnp.float32) * scale + shift}
+        return {"inputs": (raw["images"].astype(jnp.float32) - centre) * factor}
 
     resized = f", resized to this size whatever their own shape, with the filter {by}" if by else " of this size"
     return Raw(

@@ -18,6 +18,7 @@ from jaxprop.data.readers.array_checks import NUMBERS, OPTIONAL, REQUIRED, Split
 from jaxprop.data.readers.numpy_files import Named, kind_of, load_npy, load_npz
 from jaxprop.data.scale import Scale, as_json, far_from_unit, from_json, scale_of, standardize
 from jaxprop.data.splits import held_out
+from jaxprop.data.stored import as_bytes
 from jaxprop.errors import ConfigError, DataError, did_you_mean
 from jaxprop.types import Reader, Source
 
@@ -265,18 +266,22 @@ def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], sa
     label_dtype = np.int32 if task == "classify" else np.float32
     if task == "regress" and labels.ndim == 1:
         labels = labels[:, None]  # outputs are [B, 1]; against [B] a difference would broadcast to [B, B]
-    cast = _caster(learned)
+    cast, as_floats = _caster(learned), "scale" not in learned and "vocabulary" not in learned
 
-    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
+    def kept(indices: np.ndarray) -> dict[str, np.ndarray]:
         at = chosen[indices]
         check()
         taken = {
-            "inputs": cast(inputs[at]),
+            "inputs": inputs[at],
             "labels": labels[at].astype(label_dtype, copy=False),
             **{name: values[at].astype(np.float32, copy=False) for name, values in extra.items()},
         }
         check()
         return taken
+
+    def take(indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = kept(indices)
+        return batch | {"inputs": cast(batch["inputs"])}
 
     told = ("classes", "class_names", "targets", "target_names", "vocabulary")
     info = {name: learned[name] for name in told if name in learned}
@@ -288,6 +293,7 @@ def _source(split: Split, task: str, rows: _Rows, learned: Mapping[str, Any], sa
         prepared=learned,
         labels=lambda: labels[rows].astype(label_dtype, copy=False),
         names=lambda indices: [f"{split.inputs.name.removesuffix(':inputs')}[{row}]" for row in chosen[indices]],
+        stored=as_bytes(kept, take) if as_floats and inputs.dtype == np.uint8 else None,
     )
 
 

@@ -24,12 +24,13 @@ from jaxprop.data.readers.images.open import (
     first_look,
     learn,
     learned_of,
-    standardizer,
+    standardization,
     stored,
     weigher,
 )
 from jaxprop.data.readers.images.pixels import sample_of, statistics
 from jaxprop.data.readers.images.records import Records
+from jaxprop.data.stored import as_bytes, standardized
 from jaxprop.errors import DataError, printable
 from jaxprop.types import Reader, Source
 
@@ -209,11 +210,15 @@ def _objects(found: Annotated, images: Sequence[Image], form: Form) -> _Objects:
 def _source(images: Split, objects: _Objects, rows: np.ndarray, learned: Learned, notes: Sequence[str]) -> Source:
     """The source of some of a split's images."""
     chosen, prepared = images.labels.rows[rows], stored(learned)
-    standardized, weigh = standardizer(learned), weigher(images)
+    weigh, (centre, factor) = weigher(images), standardization(learned.mean, learned.std)
+
+    def kept(indices: np.ndarray) -> dict[str, np.ndarray]:
+        records = chosen[indices]
+        return {"inputs": images.pixels.take(records), **_padded(objects, records), **weigh(records)}
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
-        records = chosen[indices]
-        return {"inputs": standardized(images.pixels.take(records)), **_padded(objects, records), **weigh(records)}
+        batch = kept(indices)
+        return batch | {"inputs": standardized(batch["inputs"], centre, factor)}
 
     names = list(learned.class_names)
     return Source(
@@ -226,6 +231,7 @@ def _source(images: Split, objects: _Objects, rows: np.ndarray, learned: Learned
         ),
         prepared=prepared,
         names=lambda indices: [images.records.name(row) for row in chosen[indices].tolist()],
+        stored=as_bytes(kept, take, centre, factor),
     )  # fmt: skip
 
 

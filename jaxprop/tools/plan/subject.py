@@ -36,7 +36,7 @@ class Subject:
         self.batch_size = config.data.batch_size
         # A plan reads two examples; their number limits no batch.
         self.sources: Mapping[str, Source] = {name: _endless(source) for name, source in sources.items()}
-        self._example = next(data.one_pass(sources["train"], min(2, sources["train"].length)))
+        self._example = next(data.one_pass(data.as_kept(sources["train"]), min(2, sources["train"].length)))
         self._counted = lru_cache(self._count)
 
     def batch(self, size: int) -> PyTree:

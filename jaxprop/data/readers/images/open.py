@@ -21,6 +21,7 @@ from jaxprop.data.readers.images.pixels import Pixels, common_form, sample_of, s
 from jaxprop.data.readers.images.records import Columns, Records
 from jaxprop.data.splits import held_out
 from jaxprop.data.standard_input import STDIN
+from jaxprop.data.stored import as_bytes, standardized
 from jaxprop.errors import DataError
 from jaxprop.types import Reader, Source
 
@@ -316,12 +317,15 @@ def _source(task: str, split: Split, rows: np.ndarray, learned: Learned, notes: 
     """The source of some of a split's usable records."""
     chosen, values = split.labels.rows[rows], split.labels.values[rows]
     prepared = stored(learned)
-    standardized, weigh = standardizer(learned), weigher(split)
+    weigh, (centre, factor) = weigher(split), standardization(learned.mean, learned.std)
+
+    def kept(indices: np.ndarray) -> dict[str, np.ndarray]:
+        records = chosen[indices]
+        return {"inputs": split.pixels.take(records), "labels": values[indices]} | weigh(records)
 
     def take(indices: np.ndarray) -> dict[str, np.ndarray]:
-        records = chosen[indices]
-        batch = {"inputs": standardized(split.pixels.take(records)), "labels": values[indices]}
-        return batch | weigh(records)
+        batch = kept(indices)
+        return batch | {"inputs": standardized(batch["inputs"], centre, factor)}
 
     names = list(learned.class_names)
     info: dict[str, Any] = (
@@ -337,36 +341,28 @@ def _source(task: str, split: Split, rows: np.ndarray, learned: Learned, notes: 
         prepared=prepared,
         labels=lambda: values,
         names=lambda indices: [split.records.name(row) for row in chosen[indices].tolist()],
+        stored=as_bytes(kept, take, centre, factor),
     )
 
 
 def standardization(mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns factor and summand, float32 `[C]`, that standardize pixels of 0 to 255.
+    """Returns centre and factor, float32 `[C]`: pixels of 0 to 255 are standardized as `(x - centre) * factor`.
 
     Args:
       mean, std: of each channel, of values in 0..1.
 
     Example:
       >>> [x.tolist() for x in standardization([0.5], [0.0])]
-      [[0.003921568859368563], [-0.5]]
+      [[127.5], [0.003921568859368563]]
     """
     divisor = np.array([s if s > 0 else 1.0 for s in std])
-    return (1 / (255 * divisor)).astype(np.float32), (-np.array(mean) / divisor).astype(np.float32)
+    return (255 * np.array(mean)).astype(np.float32), (1 / (255 * divisor)).astype(np.float32)
 
 
 def standardizer(learned: Learned) -> Callable[[np.ndarray], np.ndarray]:
     """A function of pixels uint8 `[B, H, W, C]` that standardizes them by the training images."""
-    scale, shift = standardization(learned.mean, learned.std)
-
-    def standardized(pixels: np.ndarray) -> np.ndarray:
-        values, width = pixels.astype(np.float32, order="C"), pixels.shape[-2]
-        # Row by row: NumPy's loop over the channels alone, which are few, takes ten times as long.
-        rows = values.reshape(-1, width * scale.size)
-        rows *= np.tile(scale, width)
-        rows += np.tile(shift, width)
-        return values
-
-    return standardized
+    centre, factor = standardization(learned.mean, learned.std)
+    return lambda pixels: standardized(pixels, centre, factor)
 
 
 def weigher(split: Split) -> Callable[[np.ndarray], dict[str, np.ndarray]]:

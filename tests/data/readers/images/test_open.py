@@ -589,7 +589,7 @@ def test_what_a_run_does_not_take_says_what_it_takes():
 def test_pixels_are_standardized_channel_by_channel(channels, order):
     pixels = np.asarray(np.random.default_rng(0).integers(0, 256, (3, 5, 7, channels), np.uint8), order=order)
     scales = {"mean": [0.2, 0.4, 0.6][:channels], "std": [0.5, 0.25, 0.0][:channels]}
-    scale, shift = standardization(**scales)
+    centre, factor = standardization(**scales)
     found = standardizer(SimpleNamespace(**scales))(pixels)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, pixels.astype(np.float32) * scale + shift)
+    np.testing.assert_array_equal(found, (pixels.astype(np.float32) - centre) * factor)
