@@ -12,7 +12,7 @@ from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import target_of
 from jaxprop.config.schema.data import NO_PATHS, PATHS
-from jaxprop.config.schema.optimizer import Schedule
+from jaxprop.config.schema.schedules import Schedule
 from jaxprop.config.tree import Path, dotted
 
 # A run may be continued with these changed. Every other key is assumed to change what it computes.

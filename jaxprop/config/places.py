@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from jaxprop.config.schema.base import Section
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import Custom, names_of
-from jaxprop.config.schema.optimizer import ByName
+from jaxprop.config.schema.named import ByName
 from jaxprop.config.tree import Path
 
 

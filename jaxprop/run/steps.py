@@ -19,7 +19,7 @@ from jaxprop.run.held import held_statistics, hold
 from jaxprop.run.precision import policy_of, scaling_of
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
-from jaxprop.train.optimizers import is_fixed
+from jaxprop.train.schedules import is_fixed
 from jaxprop.train.trainable import split, trainable_mask
 from jaxprop.types import PyTree
 from jaxprop.untrusted.patterns import fullmatch

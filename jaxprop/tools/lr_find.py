@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxprop.config.dump import dump, with_absolute_paths
-from jaxprop.config.schema import optimizer as sections
+from jaxprop.config.schema import schedules
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import RunFolderError, UsageError
 from jaxprop.run import compose
@@ -122,7 +122,7 @@ def _sweeping(config: Config, lowest: float, highest: float, steps: int) -> Conf
     """The configuration with the schedule of a sweep, and without what a sweep does not need."""
     section, growth = config.optimizer, highest / lowest
     # The checks of a config refuse an exponential schedule that grows, so they are bypassed here.
-    schedule = sections.Exponential.model_construct(
+    schedule = schedules.Exponential.model_construct(
         name="exponential", decay_rate=growth, decay_steps=steps - 1, staircase=False, end_scale=growth
     )
     changes = {"lr": lowest, "schedule": schedule}

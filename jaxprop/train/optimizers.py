@@ -13,6 +13,7 @@ import optax
 from jaxprop.config.schema import optimizer as sections
 from jaxprop.core import trees
 from jaxprop.errors import ConfigError, did_you_mean
+from jaxprop.train.schedules import as_float32, is_fixed, make_schedule
 from jaxprop.types import PyTree, Schedule
 from jaxprop.untrusted.patterns import fullmatch
 
@@ -96,90 +97,11 @@ def make_optimizer(
     # A bound on the norm of everything tells the step what it is clipped to without clipping once more.
     bound = section.grad_clip.norm if section.grad_clip and len(clipping) == 1 and not any(frozen) else None
     bound = float(bound) if bound is not None and is_fixed(bound) else bound
-    return Optimizer(tx, _as_float32(1.0 if rate is None else rate), lr_scales, clip if bound is None else bound)
-
-
-# -- schedules ----------------------------------------------------------------------------------
-
-
-def make_schedule(section: sections.Schedule, lr: float, steps: int) -> float | Schedule:
-    """Makes the learning rate over the updates of a run, with optax's schedules.
-
-    Args:
-      section: the `schedule` section.
-      lr: the rate that the schedule shapes; a scalar array where a program is compiled for many rates.
-      steps: updates the run makes; the length of a schedule that states none.
-
-    Returns:
-      `lr` where the rate is constant, else a function of the number of updates made so far.
-
-    Raises:
-      ConfigError: the schedule's phases do not fit its length.
-
-    Example:
-      >>> rate = make_schedule(sections.Linear(name="linear", end_scale=0.5), 0.1, steps=100)
-      >>> round(float(rate(50)), 6)
-      0.075
-    """
-    problem = section.problem(steps)
-    if problem:
-        raise ConfigError(f"optimizer.schedule: {problem}")
-    return _shape(section, lr, getattr(section, "steps", None) or steps)
-
-
-def is_fixed(value: Any) -> bool:
-    """Whether a value is known when a step is traced; one that differs between the lanes of a program is not.
-
-    Example:
-      >>> is_fixed(0.1), is_fixed(None), is_fixed(jnp.float32(0.1))
-      (True, True, False)
-    """
-    return not isinstance(value, jax.Array)
-
-
-def _shape(section: sections.Schedule, lr: float, length: int) -> float | Schedule:
-    match section:
-        case sections.Linear(end_scale=end):
-            return optax.linear_schedule(lr, lr * end, length)
-        case sections.Cosine(end_scale=end):
-            return optax.cosine_decay_schedule(lr, length, alpha=end)
-        case sections.WarmupCosine(start_scale=start, end_scale=end, warmup_steps=warmup):
-            # As optax.warmup_cosine_decay_schedule, which asks whether the rate is 0: that of a lane is not known here.
-            rise, fall = optax.linear_schedule(lr * start, lr, warmup), length - warmup
-            return optax.join_schedules([rise, optax.cosine_decay_schedule(lr, fall, alpha=end)], [warmup])
-        case sections.WarmupStableDecay():
-            return _warmup_stable_decay(section, lr, length)
-        case sections.Exponential(decay_rate=rate, staircase=staircase, end_scale=end):
-            steps = section.decay_steps or length
-            return optax.exponential_decay(lr, steps, rate, staircase=staircase, end_value=lr * end)
-        case sections.Piecewise(boundaries=boundaries, scales=scales):
-            return optax.piecewise_constant_schedule(lr, dict(zip(boundaries, scales, strict=True)))
-        case sections.OneCycle(peak_fraction=peak, div_factor=div, final_div_factor=final_div):
-            return optax.cosine_onecycle_schedule(length, lr, peak, div, final_div)
-    assert isinstance(section, sections.Constant), section
-    return lr
-
-
-def _warmup_stable_decay(section: sections.WarmupStableDecay, lr: float, length: int) -> Schedule:
-    warmup, decay_steps, end = section.warmup_steps, section.decay_steps, section.end_scale
-    rise = optax.linear_schedule(lr * section.start_scale, lr, warmup)
-    if section.shape == "linear":
-        fall = optax.linear_schedule(lr, lr * end, decay_steps)
-    else:
-        fall = optax.cosine_decay_schedule(lr, decay_steps, alpha=end)
-    return optax.join_schedules([rise, optax.constant_schedule(lr), fall], [warmup, length - decay_steps])
+    return Optimizer(tx, as_float32(1.0 if rate is None else rate), lr_scales, clip if bound is None else bound)
 
 
 def _rate(section: sections.Optimizer | sections.CustomOptimizer, steps: int) -> float | Schedule | None:
     return None if section.lr is None else make_schedule(section.schedule, section.lr, steps)
-
-
-def _as_float32(rate: float | Schedule) -> Schedule:
-    def schedule(step: Any) -> jax.Array:
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counts with floats
-            return jnp.asarray(rate(step) if callable(rate) else rate, jnp.float32)
-
-    return schedule
 
 
 # -- the chain ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from jaxprop.config.schema import optimizer as sections
+from jaxprop.config.schema import schedules
 from jaxprop.config.schema.optax_table import OPTIMIZERS
 from jaxprop.errors import ConfigError
 from jaxprop.train import optimizers
@@ -269,7 +270,7 @@ def test_the_reported_rate_is_the_one_used():
 
 
 def test_every_schedule_is_tested():
-    assert {text["name"] for text, _ in SCHEDULES} == set(sections.SCHEDULES)
+    assert {text["name"] for text, _ in SCHEDULES} == set(schedules.SCHEDULES)
 
 
 # -- groups -------------------------------------------------------------------------------------

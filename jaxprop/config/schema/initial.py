@@ -8,7 +8,7 @@ from pydantic import Field, Strict, create_model
 from pydantic_core import core_schema
 
 from jaxprop.config.schema.base import Section, Text
-from jaxprop.config.schema.optimizer import Pattern
+from jaxprop.config.schema.named import Pattern
 
 Patterns = Annotated[tuple[Pattern, ...], Strict(False)]
 

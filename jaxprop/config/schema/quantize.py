@@ -8,7 +8,7 @@ from pydantic import Field, Strict
 from pydantic_core import core_schema
 
 from jaxprop.config.schema.base import Section
-from jaxprop.config.schema.optimizer import Pattern
+from jaxprop.config.schema.named import Pattern
 
 RecipeName = Literal["int8", "fp8", "qat_int8"]
 

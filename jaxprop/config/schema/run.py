@@ -8,7 +8,7 @@ from pydantic import Field, Strict
 
 from jaxprop.config.schema.base import MAX_INT, NonNegative, Positive, PositiveFloat, Section, Text, defaults
 from jaxprop.config.schema.initial import InitFromField
-from jaxprop.config.schema.optimizer import Pattern
+from jaxprop.config.schema.named import Pattern
 from jaxprop.config.schema.quantize import QuantizeField
 
 

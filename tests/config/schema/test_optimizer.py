@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jaxprop.config.schema import optimizer as sections
+from jaxprop.config.schema import schedules
 from jaxprop.config.schema.optax_table import OPTIMIZERS
 
 
@@ -37,7 +38,7 @@ FULL = adamw(
 def test_a_full_section():
     section = parse(**FULL)
     assert (section.name, section.lr, section.weight_decay, section.b1) == ("adamw", 1e-3, 0.01, 0.9)
-    assert section.schedule == sections.WarmupCosine(name="warmup_cosine", warmup_steps=100)
+    assert section.schedule == schedules.WarmupCosine(name="warmup_cosine", warmup_steps=100)
     assert section.grad_clip.norm == 1.0
     assert section.decay_mask == (".*/kernel",)
     assert [group.lr_scale for group in section.groups] == [10.0, 1.0]
