@@ -27,7 +27,8 @@ from jaxprop.config.schema.data import (
 from jaxprop.config.schema.model import Blocks, Conformer, Mlp, ResNet, Rnn, Transformer
 from jaxprop.config.tasks import TASK_TABLE, untold_mode
 from jaxprop.config.tree import Path
-from jaxprop.errors import one_of
+from jaxprop.config.widths import base_of
+from jaxprop.errors import ConfigError, one_of
 
 # Data that always have a test split.
 _WITH_TEST = (CustomData, Digits, DigitScenes, Espeak, NumberWords, Reviews, StdlibText, Tones)
@@ -135,6 +136,15 @@ def _schedule(config: Config) -> Iterator[Problem]:
         key = what.split()[0]
         path = ("optimizer", "schedule", key) if key in type(schedule).model_fields else ("optimizer", "schedule")
         yield Problem(path, what)
+
+
+def _base_model(config: Config) -> Iterator[Problem]:
+    try:
+        base_of(config)
+    except ConfigError as error:
+        what = str(error)
+        key = next((key for key in ("base_width", "base") if what.startswith(f"optimizer.{key}: ")), "base_width")
+        yield Problem(("optimizer", key), what.removeprefix(f"optimizer.{key}: "))
 
 
 def _rhythm(config: Config) -> Iterator[Problem]:
@@ -412,6 +422,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _order,
     _mesh,
     _schedule,
+    _base_model,
     _batches,
     _length,
     _rhythm,

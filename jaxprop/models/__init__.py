@@ -18,6 +18,7 @@ from jaxprop.models.conformer import Conformer
 from jaxprop.models.conv_bilstm import ConvBilstm
 from jaxprop.models.detector import Detector
 from jaxprop.models.mlp import Mlp
+from jaxprop.models.multipliers import built_with, multipliers
 from jaxprop.models.own import LossFunction, checked_outputs, no_outputs, own_model
 from jaxprop.models.remat import NONE
 from jaxprop.models.resnet import ResNet
@@ -57,7 +58,10 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
 }
 
 
-def make_model(section: schema.ModelSection, spec: Spec, remat: str = NONE, scan_layers: int | None = None) -> Model:
+def make_model(
+    section: schema.ModelSection, spec: Spec, remat: str = NONE, scan_layers: int | None = None, *,
+    base: schema.ModelSection | None = None,
+) -> Model:  # fmt: skip
     """Builds the model a configuration names.
 
     The module is called with the batch's `inputs` and with those of `jaxprop.models.arguments.ARGUMENTS` that its call
@@ -69,6 +73,7 @@ def make_model(section: schema.ModelSection, spec: Spec, remat: str = NONE, scan
       remat: which activations the backward pass computes again, `run.remat`.
       scan_layers: how many layers that are alike are still compiled one by one, and no scan; 0 for all, None for what
         measured best, see `jaxprop.models.stack.scanning`.
+      base: the same model of the width at which it is as usual, for rates that hold at every width; default: this one.
 
     Returns:
       A `Model`.
@@ -91,7 +96,13 @@ def make_model(section: schema.ModelSection, spec: Spec, remat: str = NONE, scan
     # Weights keep padded examples out of batch statistics; a model without any has no use for them.
     if not (getattr(section, "batch_norm", False) or getattr(section, "norm", "") == "batch"):
         names = tuple(name for name in names if name != "weight")
-    model = from_nnx(lambda rngs: make(section, spec, rngs=rngs, remat=remat), caller(names), taps=False)
+    factors = multipliers(section, base)
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        with built_with(factors):
+            return make(section, spec, rngs=rngs, remat=remat)
+
+    model = from_nnx(build, caller(names), taps=False)
 
     def apply(*args: Any, **options: Any) -> Any:
         with scanning(scan_layers):

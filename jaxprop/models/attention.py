@@ -17,6 +17,7 @@ from jaxprop.core.placing import BATCH, place, splits
 from jaxprop.core.precision import wide_dtype
 from jaxprop.core.taps import tap_attention
 from jaxprop.models.layers import INITS, Initializer, added, dense, product
+from jaxprop.models.multipliers import current, times
 
 SHORT, STRETCHES = 128, 4  # queries from which on a causal sequence is taken in stretches, and how many of these
 MASKED = -1e30  # a logit that is finite: a query that may attend to nothing gets an average instead of NaN
@@ -224,6 +225,7 @@ class Attention(nnx.Module):
         self.name, self.causal, self.rope = name, causal, rope
         self.heads = config.heads
         self.kv_width = config.width // config.heads * (config.kv_heads or config.heads)
+        self.factor = current().attention
         self.qkv = dense(config.width, config.width + 2 * self.kv_width, INITS[config.init], rngs=rngs)
         self.out = dense(config.width, config.width, out_init, rngs=rngs)
 
@@ -237,6 +239,7 @@ class Attention(nnx.Module):
         k, v = (place(y, BATCH, None, "tensor", None) for y in (k, v))
         if self.rope:
             q, k = rotate(q), rotate(k)
+        q = times(q, self.factor)
         mixed = attention(q, k, v, causal=self.causal, mask=mask)
         mixed = tap_attention(mixed, q, k, self.name, causal=self.causal, mask=mask)
         return self.out(mixed.reshape(b, t, d))
@@ -260,6 +263,7 @@ class Attention(nnx.Module):
         q, k, v = (y.reshape(b, t, -1, d // self.heads) for y in parts)
         if self.rope:
             q, k = rotate(q, start=start), rotate(k, start=start)
+        q = times(q, self.factor)
         held = KeysAndValues(*(_written(old, new, start) for old, new in zip(held, (k, v), strict=True)))
         dtype, shared = softmax_dtype(q.dtype), q.shape[2] // k.shape[2]
         keys, values = _repeated(held.keys.astype(dtype), shared), _repeated(held.values, shared)
@@ -284,7 +288,7 @@ class CrossAttention(nnx.Module):
     """
 
     def __init__(self, name: str, config: schema.Blocks, out_init: Initializer, *, rngs: nnx.Rngs):
-        self.name, self.heads = name, config.heads
+        self.name, self.heads, self.factor = name, config.heads, current().attention
         self.kv_width = config.width // config.heads * (config.kv_heads or config.heads)
         self.query = dense(config.width, config.width, INITS[config.init], rngs=rngs)
         self.kv = dense(config.width, 2 * self.kv_width, INITS[config.init], rngs=rngs)
@@ -315,7 +319,7 @@ class CrossAttention(nnx.Module):
 
     def _queries(self, x: jax.Array) -> jax.Array:
         b, t, d = x.shape
-        return self.query(x).reshape(b, t, self.heads, d // self.heads)
+        return times(self.query(x), self.factor).reshape(b, t, self.heads, d // self.heads)
 
 
 def split_outputs(layer: nnx.Linear, x: jax.Array, at: list[int]) -> list[jax.Array]:

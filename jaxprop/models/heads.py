@@ -10,6 +10,7 @@ from flax import nnx
 from jaxprop.core.taps import tap
 from jaxprop.core.vocabulary import logits_of
 from jaxprop.models.layers import Embed, tied
+from jaxprop.models.multipliers import times
 
 
 def head_logits(x: jax.Array, head: nnx.Linear | Embed) -> Any:
@@ -28,7 +29,7 @@ def head_logits(x: jax.Array, head: nnx.Linear | Embed) -> Any:
       (1, 2, 256)
     """
     if isinstance(head, Embed):
-        later = logits_of(x, head.embedding[...].T)
+        later = logits_of(times(x, head.factor), head.embedding[...].T)
         return tap(tied(x, head), "head", "output") if later is None else later
     later = logits_of(x, head.kernel[...], None if head.bias is None else head.bias[...])
     return tap(head(x), "head", "output") if later is None else later

@@ -18,6 +18,7 @@ from jaxprop.core.overrides import computed_dtype, head_dtype
 from jaxprop.core.placing import splits
 from jaxprop.core.precision import wide_dtype
 from jaxprop.errors import ShapeError
+from jaxprop.models.multipliers import current, times
 from jaxprop.types import Spec
 
 Initializer = Callable[..., jax.Array]
@@ -134,6 +135,7 @@ class Embed(nnx.Module):
     def __init__(self, vocabulary: int, features: int, *, stddev: float, rngs: nnx.Rngs):
         init = initializers.normal(stddev)
         self.embedding = nnx.Param(init(rngs.params(), (vocabulary, features), jnp.float32))
+        self.factor = current().logits  # where it is the output layer, too
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Maps tokens `[...]` to `[..., D]`; a token outside the vocabulary gives NaN."""
@@ -151,7 +153,7 @@ def tied(x: jax.Array, embed: Embed) -> jax.Array:
     """
     table = embed.embedding[...]
     dtype = head_dtype(table.dtype)
-    return product(x.astype(dtype), table.astype(dtype).T)
+    return product(times(x, embed.factor).astype(dtype), table.astype(dtype).T)
 
 
 class BatchNorm(nnx.Module):

@@ -24,6 +24,7 @@ from jaxprop.parallel.mesh import make_mesh, parts
 from jaxprop.parallel.placement import local_rows, place_batch
 from jaxprop.parallel.sharding import replicated
 from jaxprop.run import own_code
+from jaxprop.run.parametrized import parametrization_of
 from jaxprop.run.precision import policy_of
 from jaxprop.run.room import expect_room, is_traced
 from jaxprop.run.steps import Shapes, rules_of, step_of
@@ -56,6 +57,7 @@ class Experiment(NamedTuple):
       evaluate: the compiled eval step, `(params, extras, batch) -> {name: total}`, and how its totals are finished.
       mesh: the devices, or None for a single one.
       total_steps: steps the run takes from start to end.
+      rates: what multiplies the learning rate of each parameter by the model's width; None with standard ones.
     """
 
     config: Any
@@ -70,6 +72,7 @@ class Experiment(NamedTuple):
     evaluate: EvalStep
     mesh: Mesh | None
     total_steps: int
+    rates: tuple[float, ...] | None = None
 
 
 def compose(
@@ -110,7 +113,9 @@ def compose(
     if precision.overrides:  # one that matches nothing is told before anything is made
         key = jax.eval_shape(partial(jax.random.key, 0))
         jax.eval_shape(lambda *given: task.objective.mean_loss(*given, precision)[0], shapes, beside, example, key)
-    made = step_of(config, task, Shapes(shapes, beside), total_steps=total_steps, mesh=mesh, health=health)
+    scaling = parametrization_of(config, task, train, (shapes, beside), example)
+    rates = None if scaling is None else scaling.rates
+    made = step_of(config, task, Shapes(shapes, beside, rates), total_steps=total_steps, mesh=mesh, health=health)
     step = made.step
 
     def init(seed: int, change: Change = _as_drawn) -> TrainState:
@@ -121,7 +126,8 @@ def compose(
         if mesh is not None:  # drawn where they lie: a device may have no room for all of them
             where = step.shardings(jax.eval_shape(partial(step.init, key=run_key), shapes)).params
             draw = jax.jit(model.init, out_shardings=(where, replicated(mesh)))
-        params, extras = change(*draw(params_key, example))
+        drawn, extras = draw(params_key, example)
+        params, extras = change(drawn if scaling is None else jax.jit(scaling.scaled)(drawn), extras)
         state = step.init(params, key=run_key, extras=extras)
         # One structure whatever health.on_alert says, so that a checkpoint resumes under another setting of it.
         return step.place(state._replace(health=init_health(state.health.direction)))
@@ -131,7 +137,7 @@ def compose(
         config=config, task=task, sources=sources, stream=stream, validation=validation or test,
         test=test if validation else None, optimizer=made.optimizer, init=init, step=step,
         evaluate=evaluate_of(config, task.objective, mesh), mesh=mesh,
-        total_steps=total_steps,
+        total_steps=total_steps, rates=rates,
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ class Program:
         self.experiment = compose(config, sources)
         self.shared = Shared(self._recipe_of)
         state = jax.eval_shape(lambda: self.experiment.init(0))
-        self._shapes = Shapes(state.params, state.extras)
+        self._shapes = Shapes(state.params, state.extras, self.experiment.rates)
 
     def _made(self, config: Config) -> Made:
         one = self.experiment
@@ -142,7 +142,7 @@ class Program:
 
     def batch(self) -> Batch:
         """Returns a batch as one call of the step takes it."""
-        batch = next(data.one_pass(self.experiment.sources["train"], self.config.data.batch_size))
+        batch = next(data.one_pass(data.as_kept(self.experiment.sources["train"]), self.config.data.batch_size))
         per_call = self.config.run.per_call
         return batch if per_call == 1 else jax.tree.map(lambda leaf: np.stack([leaf] * per_call), batch)
 

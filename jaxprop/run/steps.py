@@ -26,10 +26,11 @@ from jaxprop.untrusted.patterns import fullmatch
 
 
 class Shapes(NamedTuple):
-    """Shapes of a model's parameters, and of what it carries besides."""
+    """Shapes of a model's parameters, and of what it carries besides; what multiplies the rate of each parameter."""
 
     params: PyTree
     extras: PyTree
+    rates: tuple[float, ...] | None = None
 
 
 class Made(NamedTuple):
@@ -57,13 +58,15 @@ def step_of(
     """
     trainable = _trainable(config, shapes.params)
     mask = trainable_mask(trainable, shapes.params)
+    rates = shapes.rates and tuple(rate for rate, trained in zip(shapes.rates, mask, strict=True) if trained)
     optimizer = optimizers.make_optimizer(
-        config.optimizer, steps=total_steps, params=split(shapes.params, mask), own=_own_optimizer(config)
+        config.optimizer, steps=total_steps, params=split(shapes.params, mask), own=_own_optimizer(config), rates=rates
     )
     scales = iter(optimizer.lr_scales)
     optimizer = optimizer._replace(lr_scales=tuple(next(scales) if trained else 0.0 for trained in mask))
+    objective = hold(task.objective, held_statistics(config, shapes.params, shapes.extras))
     step = make_train_step(
-        hold(task.objective, held_statistics(config, *shapes)), optimizer.tx, precision=policy_of(config),
+        objective, optimizer.tx, precision=policy_of(config),
         accumulate=config.run.accumulate, steps_per_call=config.run.per_call,
         health=signals_of(config) if health else False, ema_decay=config.run.ema_decay, schedule=optimizer.schedule,
         clip=optimizer.clip, scaling=scaling_of(config), mesh=mesh, trainable=trainable,

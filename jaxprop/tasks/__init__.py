@@ -12,13 +12,13 @@ from jaxprop.tasks.language import language
 from jaxprop.tasks.multilabel import multilabel
 from jaxprop.tasks.outputs import check_outputs
 from jaxprop.tasks.regress import regress
-from jaxprop.tasks.task import Task
+from jaxprop.tasks.task import Task, bind
 from jaxprop.tasks.transcribe import transcribe
 from jaxprop.tasks.translate import translate
 from jaxprop.tasks.widened import widened
-from jaxprop.types import Source
+from jaxprop.types import Model, Source
 
-__all__ = ["TASKS", "Task", "check_outputs", "make_task"]
+__all__ = ["TASKS", "Task", "check_outputs", "make_task", "model_of"]
 
 TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
     "classify": classify,
@@ -29,6 +29,16 @@ TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
     "translate": translate,
     "transcribe": transcribe,
 }
+
+
+def model_of(config: Config, train: Source) -> Model:
+    """Returns the model of a configuration, built for the training data.
+
+    Args:
+      config: the configuration.
+      train: the training split.
+    """
+    return bind(config, train)[0]
 
 
 def make_task(config: Config, sources: Mapping[str, Source]) -> Task:

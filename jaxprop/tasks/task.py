@@ -16,6 +16,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.model import CustomModel
 from jaxprop.config.schema.task import CustomLoss, usual_loss
 from jaxprop.config.tasks import TASK_TABLE
+from jaxprop.config.widths import base_of
 from jaxprop.core.overrides import cast_params, computing
 from jaxprop.core.precision import Policy, cast_floating, cast_keys
 from jaxprop.data.augment import make_augmentation
@@ -204,7 +205,7 @@ def _as_named(config: Config, spec: Spec) -> Model | models.LossFunction:
         if isinstance(made, models.LossFunction) or isinstance(config.task.loss, CustomLoss) or levels:
             return made  # whose outputs are what that loss takes
         return models.checked_outputs(made, code)
-    return models.make_model(config.model, spec, config.run.remat, config.run.scanned_beyond)
+    return models.make_model(config.model, spec, config.run.remat, config.run.scanned_beyond, base=base_of(config))
 
 
 def _loss(config: Config, spec: Spec) -> Loss:

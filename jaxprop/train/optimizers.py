@@ -44,6 +44,7 @@ def make_optimizer(
     steps: int,
     params: PyTree,
     own: Callable[[float | Schedule | None], Any] | None = None,
+    rates: Sequence[float] | None = None,
 ) -> Optimizer:
     """Builds the optimizer that a configuration describes.
 
@@ -56,6 +57,8 @@ def make_optimizer(
       steps: updates the run makes; the length of a schedule that states none.
       params: parameters, or their shapes; only paths and shapes are read.
       own: learning rate -> optax transformation, for a section with code of the user's own.
+      rates: what multiplies the learning rate of each leaf, besides its group's `lr_scale`; rate times weight decay
+        stays the same.
 
     Returns:
       The transformation, its base learning rate and each leaf's multiple of it.
@@ -74,7 +77,8 @@ def make_optimizer(
     paths = trees.leaf_paths(params)
     groups = _assign(section.groups, paths)
     frozen = [group is not None and group.freeze for group in groups]
-    scales = [1.0 if group is None else group.lr_scale for group in groups]
+    factors = [1.0] * len(paths) if rates is None else list(rates)
+    scales = [f if group is None else f * group.lr_scale for f, group in zip(factors, groups, strict=True)]
     if all(frozen):
         raise ConfigError("optimizer.groups: every parameter is frozen, so nothing would be trained; free some")
 
@@ -82,7 +86,7 @@ def make_optimizer(
     if isinstance(section, sections.CustomOptimizer):
         inner = _own(section, steps, own)
     else:
-        inner = _decaying(section, steps, params, groups)
+        inner = _decaying(section, steps, params, groups, factors)
     tx = _chain([*clipping, inner])
     clip = _chain(clipping) if clipping else None
     if any(frozen):
@@ -146,14 +150,16 @@ def _own(
 
 
 def _decaying(
-    section: sections.Optimizer, steps: int, params: PyTree, groups: Sequence[sections.Group | None]
-) -> optax.GradientTransformation:
+    section: sections.Optimizer, steps: int, params: PyTree, groups: Sequence[sections.Group | None],
+    factors: Sequence[float],
+) -> optax.GradientTransformation:  # fmt: skip
     """Returns the optimizer with each leaf's weight decay: plain, masked, or one instance a value."""
     names = [name for name in (section.entry["decay"], "adam_weight_decay") if name in section.entry["arguments"]]
     own = [getattr(section, name) for name in names]
     decays = _leaf_decays(section, params, groups)
     if not any(_decays(value) for value in own):
         decays = [value if _decays(value) else None for value in decays]  # by nothing is the optimizer's own way
+    decays = _undone(decays, own, factors)
     if not any(value is not None for value in decays):
         return _call(section, steps)
     only_masked = all(value is None or (is_fixed(value) and value == 0) for value in decays)
@@ -170,6 +176,20 @@ def _decaying(
         for label, value in zip(labels, decays, strict=True)
     }
     return optax.partition(instances, _like(params, labels))
+
+
+def _undone(decays: Sequence[Any], own: Sequence[Any], factors: Sequence[float]) -> list[Any]:
+    """Weight decays by which a leaf whose rate is multiplied loses as much as if it were not."""
+    if not own:
+        return list(decays)
+    known: dict[tuple[int, float], Any] = {}  # one value that is not known when traced makes one instance
+    made = []
+    for decay, factor in zip(decays, factors, strict=True):
+        value = own[0] if decay is None else decay
+        if factor != 1.0 and _decays(value):
+            decay = known.setdefault((id(value), factor), value / factor)
+        made.append(decay)
+    return made
 
 
 def _decays(value: Any) -> bool:

@@ -18,6 +18,13 @@ from jaxprop.config.schema.schedules import Constant, ScheduleSection
 # optax's name of a key -> its name in this section, for "did you mean" in messages.
 RENAMED = {"learning_rate": "lr", "mask": "decay_mask", "weight_decay_mask": "decay_mask"}
 
+# Whose updates keep their size where gradients are scaled, entry by entry, so that mup scales their rates in one way.
+ADAM_LIKE = frozenset({
+    "adabelief", "adam", "adamax", "adamaxw", "adamw", "adan", "amsgrad", "lion", "nadam", "nadamw", "radam", "rmsprop",
+    "sign_sgd",
+})  # fmt: skip
+WITH_MUP = ADAM_LIKE | {"sgd"}
+
 # A group's lr_scale multiplies the update, which equals scaling the learning rate except for these optimizers.
 NOT_PROPORTIONAL = frozenset({"cocob", "fromage", "madgrad"})
 
@@ -36,6 +43,17 @@ class Optimizer(Section):
     )
     groups: Annotated[tuple[Group, ...], Strict(False)] = Field(
         (), description="settings for the parameters whose path matches"
+    )
+    parametrization: Literal["standard", "mup"] = Field(
+        "standard",
+        description="how initial values and learning rates depend on the model's width: standard, or mup, with which a "
+        "rate that was found at a small width holds at a large one",
+    )
+    base_width: Positive | None = Field(
+        None, description="for mup: the width at which the model is as with standard; all its widths are in proportion"
+    )
+    base: dict[str, Any] | None = Field(
+        None, description="for mup, in place of base_width: keys of model and their values at which it is as usual"
     )
 
     def arguments(self) -> dict[str, Any]:
@@ -84,9 +102,23 @@ class Optimizer(Section):
             raise problem(f"the schedule {self.schedule.name} shapes a learning rate, but there is none; give lr")
         if not self.entry["scheduled"] and not isinstance(self.schedule, Constant):
             raise problem(f"optax's {self.name} takes one learning rate and no schedule; remove schedule")
+        self._check_base()
         if arguments.get("nesterov") and arguments.get("momentum", 0.0) is None:
             raise problem("nesterov: true does nothing without momentum; give momentum, such as 0.9")
         return self
+
+    def _check_base(self) -> None:
+        given = [key for key in ("base_width", "base") if getattr(self, key) is not None]
+        if self.parametrization == "standard":
+            if given:
+                raise problem(f"{given[0]} is for parametrization: mup; add that, or remove {given[0]}")
+            return
+        if self.name not in WITH_MUP:
+            known = ", ".join(sorted(WITH_MUP))
+            raise problem(f"how rates of {self.name} depend on the width is not known; with mup, use one of {known}")
+        if len(given) != 1:
+            got = "both" if given else "neither"
+            raise problem(f"mup needs the width that rates were found at: base_width: 64, or base; got {got}")
 
 
 class CustomOptimizer(Custom):
