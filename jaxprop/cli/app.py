@@ -19,6 +19,7 @@ from jaxprop.cli.bench_history import bench_history
 from jaxprop.cli.bench_train import bench_train
 from jaxprop.cli.champions import champions
 from jaxprop.cli.configs import configs
+from jaxprop.cli.coord_check import coord_check
 from jaxprop.cli.doctor import doctor
 from jaxprop.cli.eval import evaluate
 from jaxprop.cli.explain import explain
@@ -63,6 +64,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "gradcheck": gradcheck,
     "explain": explain,
     "lr-find": lr_find,
+    "coord-check": coord_check,
     "doctor": doctor,
 }
 # `jaxprop bench` is a group of commands.

@@ -21,6 +21,7 @@ from jaxprop.core.forms import layers_apart
 from jaxprop.core.jaxprs import evaluate, walk
 from jaxprop.core.measurements import Measurements
 from jaxprop.errors import UsageError
+from jaxprop.train.activations import outside_loops
 from jaxprop.train.explanation import Check, Clip, Example, Explanation, Followed, Layer, Parameter
 from jaxprop.train.gradients import Forward, microbatches, multiply
 from jaxprop.train.step import Problem, Recipe, propose
@@ -195,7 +196,7 @@ def _activations(problem: Problem) -> tuple[tuple[taps.Tap, ...], tuple[Activati
         return (), ()
     with layers_apart():  # in a scan, no activation of a layer is outside
         tapped, traced = taps.find(problem.loss, problem.trained)
-    places = [] if problem.recipe.accumulate > 1 else _outside(traced)
+    places = [] if problem.recipe.accumulate > 1 else outside_loops(traced)
     zeros = [jnp.zeros(place.outvars[0].aval.shape, place.outvars[0].aval.dtype) for place in places]
     followed = {id(place) for place in places}
 
@@ -219,20 +220,6 @@ def _activations(problem: Problem) -> tuple[tuple[taps.Tap, ...], tuple[Activati
     for place, value, grad in zip(places, values, grads, strict=True):
         used.setdefault(taps.name_of(place), []).append((value, grad))
     return tapped, tuple(Activation(*zip(*used.get(tap.name, ()), strict=True)) for tap in tapped)
-
-
-def _outside(traced: Any) -> list[Any]:
-    """The places of taps that no loop or branch has any use of, so that each stands for one array, in their order."""
-    inside, places = set(), []
-    for equation, callers in walk.equations_and_callers(traced.jaxpr):
-        name = taps.name_of(equation)
-        if name is None:
-            continue
-        if any(caller.primitive.name in ("scan", "while", "cond") for caller in callers):
-            inside.add(name)
-        else:
-            places.append(equation)
-    return [place for place in places if taps.name_of(place) not in inside]
 
 
 # -- what is shown ----------------------------------------------------------------------------------
