@@ -52,7 +52,7 @@ SUBJECTS = {
             "model.dropout=0", "optimizer.schedule={name: constant}", "optimizer.weight_decay=0", "run.epochs=5",
             "run.eval_every=115", "optimizer.grad_clip=null",
         ),
-        {"mup": -11, "standard": -13},
+        {"mup": -11, "standard": -12},
     ),
     "transformer": Subject(
         "stdlib_lm",
@@ -93,11 +93,9 @@ def table(name: str, found: dict[tuple[str, int], Swept], widths: list[int], see
             good = [one for one in settings if len(one.values) == seeds]
             top = min(good, key=lambda one: one.mean)
             best[width] = top.setting["optimizer.lr"]
-            edge = " (end of the grid)" if top in (settings[0], settings[-1]) else ""
+            rate = f"2^{math.log2(best[width]):.0f}" + " (end of the grid)" * (top in (settings[0], settings[-1]))
             curve = " ".join("lost" if len(one.values) < seeds else f"{one.mean:.3f}" for one in settings)
-            lines.append(
-                f"| {kind} | {width} | 2^{math.log2(best[width]):.0f}{edge} | {top.mean:.3f} ± {top.margin:.2g} | {curve} |"
-            )
+            lines.append(f"| {kind} | {width} | {rate} | {top.mean:.3f} ± {top.margin:.2g} | {curve} |")
         moved = best[widths[0]] / best[widths[-1]]
         lines.append(f"| {kind} | {widths[0]} over {widths[-1]} | **{moved:g}** | | |")
     return lines
