@@ -13,7 +13,7 @@ from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
-    from jaxprop.tools.coord_check import Checked
+    from jaxprop.tools.coord_layers import Checked
 
 
 def coord_check(
@@ -47,11 +47,12 @@ def coord_check(
     folder = run if run is not None else Path("runs") / f"{loaded.name}-coord-check"
     # Imported late, so that a mistake in the file is reported before jax has loaded.
     from jaxprop.tools import coord_check as tool
+    from jaxprop.tools.coord_layers import as_json
 
     found = tool.coord_check(loaded.config, chosen, steps=steps or tool.STEPS, seeds=seeds or tool.SEEDS)
     tool.write(found, folder)
     if json:
-        print_result("coord-check", folder, {"checks": [tool.as_json(one) for one in found]})
+        print_result("coord-check", folder, {"checks": [as_json(one) for one in found]})
         return EXIT_DONE
     for one in found:
         _print(one)

@@ -39,6 +39,7 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "make_model",
+    "module_of",
     "no_outputs",
     "own_model",
 ]  # fmt: skip
@@ -56,6 +57,22 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "conv_bilstm": ConvBilstm,
     "conformer": Conformer,
 }
+
+
+def module_of(
+    section: schema.ModelSection, spec: Spec, rngs: nnx.Rngs, base: schema.ModelSection | None = None, **options: Any
+) -> nnx.Module:
+    """Returns the module of a built-in model.
+
+    Args:
+      section: the section `model`.
+      spec: what the data look like.
+      rngs: random streams.
+      base: as of `make_model`.
+      **options: of the module, such as `remat`.
+    """
+    with built_with(multipliers(section, base)):
+        return MODELS[section.name](section, spec, rngs=rngs, **options)
 
 
 def make_model(
@@ -96,13 +113,7 @@ def make_model(
     # Weights keep padded examples out of batch statistics; a model without any has no use for them.
     if not (getattr(section, "batch_norm", False) or getattr(section, "norm", "") == "batch"):
         names = tuple(name for name in names if name != "weight")
-    factors = multipliers(section, base)
-
-    def build(rngs: nnx.Rngs) -> nnx.Module:
-        with built_with(factors):
-            return make(section, spec, rngs=rngs, remat=remat)
-
-    model = from_nnx(build, caller(names), taps=False)
+    model = from_nnx(lambda rngs: module_of(section, spec, rngs, base, remat=remat), caller(names), taps=False)
 
     def apply(*args: Any, **options: Any) -> Any:
         with scanning(scan_layers):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxprop.config.schema import model as schema
 from jaxprop.config.schema.quantize import Quantize
 from jaxprop.errors import UsageError
-from jaxprop.models import MODELS
+from jaxprop.models import module_of
 from jaxprop.models.adapters.nnx import from_nnx
 from jaxprop.models.arguments import token_mask
 from jaxprop.models.quantized import with_products
@@ -33,13 +33,16 @@ class Decoder(NamedTuple):
     extend: Callable[[PyTree, PyTree, jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
 
 
-def make_decoder(section: schema.ModelSection, spec: Spec, quantize: Quantize | None = None) -> Decoder:
+def make_decoder(
+    section: schema.ModelSection, spec: Spec, quantize: Quantize | None = None, base: schema.ModelSection | None = None
+) -> Decoder:
     """Builds the decoder of a built-in language model; its parameters are those of `make_model`.
 
     Args:
       section: the section `model`.
       spec: tokens `[T]` as `inputs`, and their `vocabulary`.
       quantize: the section `precision.quantize`.
+      base: as of `jaxprop.models.make_model`.
 
     Raises:
       UsageError: the model is none that reads token by token.
@@ -63,7 +66,7 @@ def make_decoder(section: schema.ModelSection, spec: Spec, quantize: Quantize | 
         )
 
     def module(rngs: Any) -> Any:
-        return MODELS[name](section, spec, rngs=rngs)
+        return module_of(section, spec, rngs, base)
 
     extending = _quantized(from_nnx(module, lambda module, batch: module.extend(*batch), taps=False), quantize)
 
@@ -95,7 +98,10 @@ class Writer(NamedTuple):
     attend: Callable[[PyTree, PyTree, Batch], jax.Array] | None
 
 
-def make_writer(section: schema.ModelSection, spec: Spec, model: Model, quantize: Quantize | None = None) -> Writer:
+def make_writer(
+    section: schema.ModelSection, spec: Spec, model: Model, quantize: Quantize | None = None,
+    base: schema.ModelSection | None = None,
+) -> Writer:  # fmt: skip
     """Builds the writer of a model of pairs; its parameters are those of `make_model`.
 
     A model of the user's own is applied to the whole target for each of its tokens.
@@ -105,6 +111,7 @@ def make_writer(section: schema.ModelSection, spec: Spec, model: Model, quantize
       spec: tokens `[S]` as `inputs` and `[T]` as `targets`, and their `vocabulary`.
       model: of the section.
       quantize: the section `precision.quantize`.
+      base: as of `jaxprop.models.make_model`.
 
     Example:
       >>> from jaxprop.models import make_model
@@ -122,7 +129,7 @@ def make_writer(section: schema.ModelSection, spec: Spec, model: Model, quantize
         return _reading_again(model)
 
     def module(rngs: Any) -> Any:
-        return MODELS[name](section, spec, rngs=rngs)
+        return module_of(section, spec, rngs, base)
 
     def applied(call: Callable[..., Any], params: PyTree, extras: PyTree, given: Any) -> Any:
         applying = _quantized(from_nnx(module, call, taps=False), quantize)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprop.config.schema.config import Config
+from jaxprop.config.widths import base_of
 from jaxprop.core.examples import row_weights
 from jaxprop.core.overrides import cast_params, computing
 from jaxprop.core.precision import Policy
@@ -65,7 +66,7 @@ def translate(config: Config, sources: Mapping[str, Source]) -> Task:
     if set(sources) - {"train"}:
         need_sacrebleu()
     begin, end = int(train.info["begin"]), int(train.info["end"])
-    writer = make_writer(config.model, spec, model, config.precision.quantize)
+    writer = make_writer(config.model, spec, model, config.precision.quantize, base_of(config))
     length = spec.batch["labels"].shape[0]
     answer = partial(write, writer, length=length, begin=begin, end=end)
     tokenizer = restore(train.prepared.get("tokenizer"))

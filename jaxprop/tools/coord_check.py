@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,51 +22,12 @@ from jaxprop.run.folder import write_text
 from jaxprop.run.initial import begin
 from jaxprop.run.precision import policy_of
 from jaxprop.sinks.jsonl import encode
+from jaxprop.tools.coord_layers import LIMIT, Checked, Layer, as_json
+from jaxprop.tools.coord_picture import picture
 from jaxprop.train.activations import tapped_arrays
 
 FACTORS = (1, 2, 4, 8)  # of the smallest width, by default
 STEPS, SEEDS = 20, 3
-# A change that grows by less than this power of the width counts as one that does not; it is 0 in the limit of large
-# widths, and with standard parametrization 0.5 to 1 for Adam.
-LIMIT = 0.25
-
-
-class Layer(NamedTuple):
-    """How much a layer's activations change in some steps, at each width.
-
-    Args:
-      name: of its tap.
-      changes: root mean square of the change since the start, the mean over seeds; one for each width.
-      power: slope of log change over log width: the change is proportional to width^power.
-      sizes: root mean square of the activation itself after the steps.
-    """
-
-    name: str
-    changes: tuple[float, ...]
-    power: float
-    sizes: tuple[float, ...]
-
-
-class Checked(NamedTuple):
-    """What a coordinate check has found.
-
-    Args:
-      parametrization: `standard` or `mup`.
-      widths: of the models that were trained.
-      steps: that each took.
-      seeds: how many models of each width.
-      layers: in the order of the forward pass.
-      holds: whether no layer's change depends on the width by more than `LIMIT`.
-      verdict: that in a sentence.
-    """
-
-    parametrization: str
-    widths: tuple[int, ...]
-    steps: int
-    seeds: int
-    layers: tuple[Layer, ...]
-    holds: bool
-    verdict: str
 
 
 def coord_check(
@@ -220,13 +181,6 @@ def write(found: Sequence[Checked], folder: Path) -> None:
       found: by `coord_check`.
       folder: where; it is made if it is not there.
     """
-    from jaxprop.tools.coord_picture import picture
-
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "coord_check.json", encode({"checks": [as_json(one) for one in found]}) + "\n")
     write_text(folder / "coord_check.svg", picture(found))
-
-
-def as_json(one: Checked) -> dict[str, Any]:
-    """Returns a check as JSON values."""
-    return {**one._asdict(), "layers": [layer._asdict() for layer in one.layers]}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from jaxprop.tools.coord_check import Checked, Layer
+from jaxprop.tools.coord_layers import Checked, Layer
 
 _PANEL, _HEIGHT, _LEFT, _TOP, _BOTTOM = 330, 300, 64, 56, 44  # in pixels
 _LEGEND, _LINE, _SHOWN = 250, 16, 16  # width, height of a line, and how many layers have one

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprop.config.widths import base_of
 from jaxprop.core.overrides import cast_params, computing
 from jaxprop.errors import UsageError
 from jaxprop.models.decoding import Decoder, make_decoder
@@ -88,7 +89,8 @@ class Writer:
         spec = opened.experiment.task.spec
         self.context = int(spec.batch["inputs"].shape[0])
         self.vocabulary = int(spec.sizes["vocabulary"])
-        self._decoder = make_decoder(opened.config.model, spec, opened.config.precision.quantize)
+        config = opened.config
+        self._decoder = make_decoder(config.model, spec, config.precision.quantize, base_of(config))
         computes = policy_of(opened.config)
         self._params = cast_params(run.params, computes)
         self._extras, self._sampling = run.extras, sampling

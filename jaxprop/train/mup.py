@@ -77,7 +77,7 @@ def growths(
 
 
 def _product(ratios: Sequence[float], axes: Iterable[int]) -> float:
-    return math.prod(ratios[axis] for axis in axes)
+    return math.prod((ratios[axis] for axis in axes), start=1.0)
 
 
 def rate_factor(growth: Growth, *, adam: bool) -> float:
