@@ -19,6 +19,10 @@ from jaxprop.sinks.jsonl import encode
 from jaxprop.untrusted.files import read_json
 
 FILE, RESULTS = "sweep.json", "results.json"
+# What runs of a sweep have otherwise than their configuration: seeds, and in lanes steps that are measured by their
+# number alone. `sweep.json` says what the configuration has.
+OWN = ("run.seed", "health.every", "health.rare_every")
+NAME = r"[\w.+=,@-]*[\w+=,@-][\w.+=,@-]*"  # no path, and not only dots
 LEVEL = 0.05  # of p, below which a difference is more than the spread of the seeds
 AGAIN = "the same 'jaxprop sweep' command writes it anew"
 
@@ -151,6 +155,52 @@ def sure(found: Results) -> str | None:
         f"best against next ({label(found.good[1].setting)}): {said.difference:+.3g}, p = {said.p:.2g} over "
         f"{said.pairs} seeds, which is {spread} the spread of the seeds"
     )
+
+
+# -- the best setting ---------------------------------------------------------------------------------
+
+
+class Best(NamedTuple):
+    """The best setting of a sweep, to be trained or shown.
+
+    Args:
+      run: the folder of its run with the first seed that ended well.
+      name: that its own run has: the one of the sweep's configuration.
+      overrides: what the run's `config.yaml` has otherwise than the sweep's configuration, besides the setting.
+    """
+
+    run: Path
+    name: str
+    overrides: tuple[str, ...]
+
+
+def best_of(folder: Path) -> Best:
+    """Returns the best setting of a sweep.
+
+    The run's own resolved configuration is what was ranked, also where the file that the sweep was made of has changed.
+
+    Args:
+      folder: of the sweep; anyone may have written what is in it, so that no override is taken from it but numbers.
+
+    Raises:
+      RunFolderError: no run has ended well, or a file is damaged.
+    """
+    found = read_results(folder)
+    if not found.good:
+        problem = next((one.problem for one in found.runs if one.problem), AGAIN)
+        raise RunFolderError(f"{folder}: no run of the sweep has ended well: {problem}")
+    setting, seed = found.good[0].setting, found.good[0].seeds[0]
+    run = next((one for one in found.runs if one.setting == setting and one.seed == seed), None)
+    about = read_sweep(folder) or {}
+    name, own = about.get("name"), about.get("own")
+    if run is None or not isinstance(name, str) or not re.fullmatch(NAME, name) or not isinstance(own, dict):
+        raise RunFolderError(f"{folder} does not say what its best run is; {AGAIN}")
+    values = {key: setting.get(key, own.get(key)) for key in OWN}
+    return Best(folder / run.folder, name, tuple(f"{key}={value}" for key, value in values.items() if _is_plain(value)))
+
+
+def _is_plain(value: Any) -> bool:
+    return value == "auto" or (isinstance(value, int) and not isinstance(value, bool))
 
 
 # -- the files ----------------------------------------------------------------------------------------

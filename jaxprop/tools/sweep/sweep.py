@@ -15,7 +15,7 @@ from jaxprop.run.folder import write_text
 from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import Words, hold
 from jaxprop.run.status import Status
-from jaxprop.run.swept import FILE, RESULTS, Ended, Ranked, Results, read_sweep, write_results
+from jaxprop.run.swept import FILE, OWN, RESULTS, Ended, Ranked, Results, read_sweep, write_results
 from jaxprop.sinks.console import duration
 from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.plan import Plan, check_like
@@ -166,10 +166,14 @@ def _tell_of(one: Ended, count: int, plan: Plan, metric: str | None, tell: Calla
 def _take_over(plan: Plan, folder: Path, fresh: bool) -> None:
     """Writes what the sweep is; refuses a folder of another one."""
     runs = [{"folder": one.folder, "setting": dict(one.setting), "seed": one.seed} for one in plan.trials]
+    config = plan.trials[0].config
+    own = (plan.seeds[0], config.health.every, config.health.rare_every)
     about: dict[str, Any] = {
+        "name": plan.name,
         "config": plan.config,
         "fixed": list(plan.fixed),
         "keys": [axis.key for axis in plan.axes],
+        "own": dict(zip(OWN, own, strict=True)),
         "runs": runs,
     }
     if fresh:
