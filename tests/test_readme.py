@@ -13,7 +13,9 @@ import pytest
 from jaxprop.cli import app, main
 from jaxprop.cli.arguments import split
 from jaxprop.config.load import load
+from jaxprop.config.locate import packaged
 from jaxprop.run import train as runner
+from tests.run.sweeps import make_sweep
 
 ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -153,6 +155,9 @@ def test_command_lines_are_understood(page, block, tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("base: digits_mlp\n")
     (tmp_path / "wine.csv").write_text("alcohol,quality\n" + "9.4,5\n9.8,6\n" * 30)
+    swept = make_sweep(tmp_path / "runs" / "digits_mlp-sweep", [({"optimizer.lr": 0.1}, 0, 0.9)]) / "lr=0.1,seed=0"
+    swept.mkdir()
+    (swept / "config.yaml").write_text(packaged()["digits_mlp"].read_text(encoding="utf-8"))
     monkeypatch.setattr(runner, "train", lambda *_, **__: runner.Outcome({"status": "completed"}, 0))
     groups = [group.typer_instance.registered_commands for group in app.app.registered_groups]
     for registered in [*app.app.registered_commands, *itertools.chain(*groups)]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,12 @@ OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 ConfigArgument = Annotated[
     str,
+    typer.Argument(
+        metavar="CONFIG", help="a YAML file, the name of a packaged config, or a run", autocompletion=completion.configs
+    ),
+]
+OptionalConfigArgument = Annotated[
+    str | None,
     typer.Argument(
         metavar="CONFIG", help="a YAML file, the name of a packaged config, or a run", autocompletion=completion.configs
     ),
@@ -89,6 +96,26 @@ DistOption = Annotated[
         autocompletion=lambda: ["auto", "none", *LAUNCHERS],
     ),
 ]
+
+
+def overrides_only(words: Sequence[str], instead: str) -> tuple[str, ...]:
+    """Returns words that are overrides, all of them.
+
+    Args:
+      words: of the command line.
+      instead: the option that stands in the place of a config.
+
+    Raises:
+      UsageError: one names a config.
+
+    Example:
+      >>> overrides_only(["run.seed=2"], "--from")
+      ('run.seed=2',)
+    """
+    named = next((word for word in words if not OVERRIDE.match(word)), None)
+    if named is not None:
+        raise UsageError(f"{instead} takes its own config, and {named!r} names another; leave one of the two out")
+    return tuple(words)
 
 
 def split(config: str, overrides: list[str] | None) -> tuple[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ the names of files by itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -38,11 +38,28 @@ def runs(incomplete: str) -> list[str]:
     Args:
       incomplete: the beginning of the word, such as `wi` or `runs/wi`.
     """
+    return _folders(incomplete, _run_files())
+
+
+def sweeps(incomplete: str) -> list[str]:
+    """Returns the sweeps that begin with a text, by the names that `runs` has for runs."""
+    from jaxprop.run.swept import FILE
+
+    return _folders(incomplete, (FILE,))
+
+
+def runs_and_sweeps(incomplete: str) -> list[str]:
+    """Returns the runs and sweeps that begin with a text."""
+    return sorted({*runs(incomplete), *sweeps(incomplete)})
+
+
+def _folders(incomplete: str, files: Sequence[str]) -> list[str]:
+    """The folders that begin with a text and hold one of some files."""
     from jaxprop.config.locate import RUNS
 
     typed, _ = os.path.split(incomplete)
     folder = Path(typed).expanduser() if typed else Path(RUNS)
-    names = (path.name for path in _entries(folder) if any((path / name).is_file() for name in _run_files()))
+    names = (path.name for path in _entries(folder) if any((path / name).is_file() for name in files))
     return [word for name in names if (word := os.path.join(typed, name)).startswith(incomplete)]
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,13 +18,13 @@ from jaxprop.cli.arguments import (
     split_config,
 )
 from jaxprop.cli.output import print_result, say
-from jaxprop.cli.tables import show
+from jaxprop.cli.ranking import last_lines, print_table
 from jaxprop.errors import UsageError, printable
+from jaxprop.run.swept import as_json
 
 if TYPE_CHECKING:
-    from jaxprop.tools.sweep import Plan, Swept
-
-SHOWN = 30  # settings in the table
+    from jaxprop.run.swept import Results
+    from jaxprop.tools.sweep import Plan
 
 
 def sweep(
@@ -65,11 +64,13 @@ def sweep(
     told = _nothing if quiet else _tell
     found = swept(made, folder, metric=metric, fresh=fresh, lanes=at_a_time, tell=told)
     if json:
-        print_result("sweep", folder, _values(found), indent=2)
-    elif quiet:
-        say(last_lines(found, made)[-1])
+        print_result("sweep", folder, as_json(found.results), indent=2)
     else:
-        _print(found, made, folder)
+        if not quiet:
+            print_table(found.results)
+        lines = list(last_lines(found.results, _use(found.results, made)))
+        for line in lines[-1:] if quiet else [*lines, f"folder: {folder}"]:
+            say(line)
     return found.exit_code
 
 
@@ -89,70 +90,10 @@ def _tell(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def _values(found: Swept) -> dict[str, Any]:
-    return {
-        "metric": found.metric,
-        "better": found.better,
-        "settings": [one._asdict() for one in found.ranked],
-        "runs": [one._asdict() for one in found.ended],
-        "left": found.left,
-        "seconds": found.seconds,
-    }
+def _use(found: Results, plan: Plan) -> str:
+    """The command that trains the best setting."""
+    from jaxprop.tools.sweep.plan import overrides
 
-
-def _print(found: Swept, plan: Plan, folder: Path) -> None:
-    keys = [axis.key for axis in plan.axes]
-    rows = [
-        [str(place), *(_value(one.setting, key) for key in keys), *_figures(one.mean, one.margin), str(len(one.values)),
-         str(one.lost) if one.lost else ""]
-        for place, one in enumerate(found.ranked[:SHOWN], 1)
-    ]  # fmt: skip
-    show(["", *keys, found.metric, "95 %", "seeds", "lost"], rows, right=[0, *range(len(keys) + 1, len(keys) + 5)])
-    for line in last_lines(found, plan):
-        say(line)
-    say(f"folder: {folder}")
-
-
-def _value(setting: Mapping[str, Any], key: str) -> str:
-    from jaxprop.tools.sweep.grid import written
-
-    return written(setting[key])
-
-
-def _figures(mean: float, margin: float) -> tuple[str, str]:
-    return "" if mean != mean else f"{mean:.4g}", "" if margin != margin else f"± {margin:.2g}"
-
-
-def last_lines(found: Swept, plan: Plan) -> list[str]:
-    """Returns what a person is told below the table: how sure the first place is, and how to use it.
-
-    Args:
-      found: the sweep.
-      plan: its runs.
-    """
-    from jaxprop.tools.sweep.plan import label, overrides
-    from jaxprop.tools.sweep.ranking import verdict
-
-    good = [one for one in found.ranked if one.values]
-    lines = []
-    if len(found.ranked) > SHOWN:
-        lines.append(f"and {len(found.ranked) - SHOWN} more settings; --json has all of them")
-    if found.left:
-        lines.append(f"{found.left} runs are left; the same command goes on with them")
-    if not good:
-        problem = next((one.problem for one in found.ended if one.problem), "no run has ended")
-        return [*lines, f"no setting can be recommended: {problem}"]
-    if len(good) > 1:
-        said = verdict(good[0], good[1])
-        if said.p == said.p:
-            sure = "more than" if said.p < 0.05 else "no more than"
-            lines.append(
-                f"best against next ({label(good[1].setting)}): {said.difference:+.3g}, p = {said.p:.2g} over "
-                f"{said.pairs} seeds, which is {sure} the spread of the seeds"
-            )
-        else:
-            lines.append("with one seed nobody can tell the best from the next; --seeds 3 repeats each setting")
-    if plan.axes:
-        words = [*plan.fixed, *overrides(good[0].setting)]
-        lines.append(" ".join(["use it with: jaxprop train", plan.config, *words]))
-    return lines
+    if not plan.axes or not found.good:
+        return ""
+    return " ".join(["jaxprop train", plan.config, *plan.fixed, *overrides(found.good[0].setting)])

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaxprop.cli import completion
 from jaxprop.cli.arguments import (
     CodeOption,
-    ConfigArgument,
     DistOption,
     JsonOption,
+    OptionalConfigArgument,
     OverridesArgument,
     QuietOption,
     RunOption,
+    home,
+    overrides_only,
     split_config,
 )
 from jaxprop.cli.output import own_stdout, print_result, say
-from jaxprop.errors import ConfigError
+from jaxprop.errors import ConfigError, RunFolderError, UsageError
 from jaxprop.sinks.streams import Lasting
 
 if TYPE_CHECKING:
@@ -28,9 +32,19 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: ConfigArgument,
+    config: OptionalConfigArgument = None,
     overrides: OverridesArgument = None,
     run: RunOption = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="SWEEP",
+            parser=home,
+            help="train the best setting of a sweep, by its folder or its name in runs/, in the place of CONFIG",
+            autocompletion=completion.sweeps,
+        ),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming the run in DIR")] = False,
     quiet: QuietOption = False,
     code: CodeOption = None,
@@ -38,12 +52,10 @@ def train(
     json: JsonOption = False,
 ) -> int:
     """Train the run that a config describes, or resume it."""
-    config, changes = split_config(config, overrides)
-    from jaxprop.config.load import load
     from jaxprop.run.interrupt import leaving_at_once
 
-    loaded = load(config, changes, code or ())
-    folder = run if run is not None else _folder(config, loaded)
+    loaded, default = _named(config, overrides, sweep, code or ())
+    folder = run if run is not None else default
     with leaving_at_once():
         # Imported late, so that a mistake in the file is reported before jax has loaded.
         from jaxprop.run import train as runs
@@ -65,6 +77,35 @@ def train(
             say(f"run folder: {folder}")
         sys.stdout.flush()
     return outcome.exit_code
+
+
+def _named(
+    config: str | None, overrides: Sequence[str] | None, sweep: Path | None, code: Sequence[str]
+) -> tuple[Loaded, Path]:
+    """The configuration that the command line names, and the folder that its run has by default."""
+    from jaxprop.config.load import load
+
+    if sweep is not None:
+        words = [*([] if config is None else [config]), *(overrides or [])]
+        return _best(sweep, overrides_only(words, "--from"), code)
+    if config is None:
+        raise UsageError("Missing argument 'CONFIG': name a YAML file, a packaged config or a run, or --from SWEEP")
+    name, changes = split_config(config, list(overrides or []))
+    loaded = load(name, changes, code)
+    return loaded, _folder(name, loaded)
+
+
+def _best(sweep: Path, changes: Sequence[str], code: Sequence[str]) -> tuple[Loaded, Path]:
+    """The configuration of a sweep with its best setting, and the folder of the run of that configuration."""
+    from jaxprop.config.load import load
+    from jaxprop.config.locate import RUNS, config_of_run
+    from jaxprop.run.swept import best_of, find_sweep
+
+    best = best_of(find_sweep(sweep))
+    stored = config_of_run(str(best.run))
+    if stored is None:
+        raise RunFolderError(f"{best.run} has no config.yaml; the same 'jaxprop sweep' command trains the run anew")
+    return load(stored, [*best.overrides, *changes], code, stored=True), Path(RUNS) / best.name
 
 
 def _folder(config: str, loaded: Loaded) -> Path:

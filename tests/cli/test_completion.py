@@ -19,6 +19,8 @@ def project(package):
         Path("runs", name).mkdir(parents=True)
         Path("runs", name, "config.yaml").touch()
     Path("runs/other").mkdir()
+    Path("runs/wine-sweep").mkdir()
+    Path("runs/wine-sweep/sweep.json").touch()
     Path("runs/readme.txt").touch()
     Path("wide.yaml").touch()
     Path("wine.csv").touch()
@@ -76,7 +78,8 @@ def completed(words, **variables):
         (["jaxprop", "train", "wi"], ["wide.yaml", "wine", "wine-2"]),
         (["jaxprop", "report", "wine", "d"], ["digits"]),
         (["jaxprop", "train", "digits_m"], ["digits_mlp"]),
-        (["jaxprop", "train", "--fr"], ["--fresh"]),
+        (["jaxprop", "train", "--fr"], ["--from", "--fresh"]),
+        (["jaxprop", "train", "--from", "w"], ["wine-sweep"]),
     ],
 )
 def test_the_command_answers_the_shell_without_loading_anything_heavy(project, words, offered):

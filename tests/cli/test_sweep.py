@@ -25,6 +25,9 @@ def test_json_has_all_settings_and_runs(jaxprop, package):
     assert [one["status"] for one in found["runs"]] == ["completed"] * 2
     assert (package.parent / "work" / "here" / "lr=0.1,seed=0" / "summary.json").is_file()
     assert found["settings"][0]["margin"] is None  # of one seed
+    assert (found["verdict"]["pairs"], found["verdict"]["p"]) == (1, None)
+    stored = json.loads((package.parent / "work" / "here" / "results.json").read_text())
+    assert {"command": "sweep", "run": found["run"], **stored} == found
 
 
 def test_one_seed_is_no_proof(jaxprop):

@@ -11,6 +11,8 @@ import pytest
 from jaxprop.errors import MissingExtraError
 from jaxprop.run import train as runner
 from jaxprop.run.lock import hold
+from tests.report.runs import make_run
+from tests.run.sweeps import make_sweep
 
 CONFIG = """\
 task: {name: classify}
@@ -334,3 +336,69 @@ def test_a_name_of_both_a_run_and_a_file_is_asked_about(jaxprop, small):
         "error: small is both the run in runs/small and the file small.yaml; write the one that is meant: "
         "jaxprop train runs/small, or jaxprop train small.yaml\n"
     )
+
+
+# -- the best setting of a sweep --------------------------------------------------------------------
+
+
+def swept(jaxprop, *words):
+    ran = jaxprop("sweep", "small.yaml", "optimizer.lr=[1e-6, 0.05]", *words)
+    assert ran.code == 0, ran.err
+    return json.loads(Path("runs/small-sweep/results.json").read_text())
+
+
+def test_the_best_setting_of_a_sweep_is_trained_as_its_configuration(jaxprop, small):
+    found = swept(jaxprop, "--seeds", "2", "--lanes", "2", "model.activation=tanh", "--metric", "loss")
+    best = found["settings"][0]["setting"]["optimizer.lr"]
+    assert "every: 1," in next(small.glob("runs/small-sweep/*,seed=0/config.yaml")).read_text()  # lanes need it
+    (small / "small.yaml").unlink()  # what was ranked is what is trained, whatever has become of the file
+    ran = jaxprop("train", "--from", "small-sweep", "run.epochs=3", "--quiet")
+    assert (ran.code, ran.out.count("runs/small")) == (0, 1), ran.err
+    stored = (small / "runs" / "small" / "config.yaml").read_text()
+    for part in (f"lr: {best}", "activation: tanh", "epochs: 3", "seed: 0", "every: auto, rare_every: auto"):
+        assert part in stored
+    (small / "small.yaml").write_text(CONFIG)
+    words = (f"optimizer.lr={best}", "model.activation=tanh", "run.epochs=3")
+    assert jaxprop("train", "small.yaml", *words, "--run", "same").code == 0
+    assert (small / "same" / "config.yaml").read_text() == stored
+    other = jaxprop("train", "run.seed=7", "--from", "runs/small-sweep", "optimizer.lr=0.3", "--run", "other")
+    assert other.code == 0
+    assert "seed: 7" in (small / "other" / "config.yaml").read_text()
+    assert "lr: 0.3" in (small / "other" / "config.yaml").read_text()
+
+
+def test_sweeps_that_have_no_best_setting(jaxprop, small):
+    make_run("runs/wine")
+    lost = make_sweep("runs/lost", [({"optimizer.lr": 1}, 0, "the loss was not finite")])
+    make_sweep("runs/moved", [({"optimizer.lr": 1}, 0, 0.5)])
+    make_sweep("runs/evil", [({"optimizer.lr": 1}, 0, 0.5)], name="../../evil")
+    make_sweep("runs/begun", [({"optimizer.lr": 1}, 0, 0.5)])
+    (small / "runs" / "begun" / "results.json").unlink()
+    for words, code, sentence in [
+        (("--from", "nowhere"), 2, "nowhere: there is no such folder of a sweep"),
+        (("--from", "runs"), 2, "runs: is not a sweep's folder: it has no sweep.json"),
+        (("--from", "runs/wine"), 2, "runs/wine: is a run, not a sweep"),
+        (("--from", "lost"), 1, "runs/lost: no run of the sweep has ended well: the loss was not finite"),
+        (("--from", "begun"), 1, "runs/begun has no results.json: none of its runs has ended"),
+        (("--from", "moved"), 1, "runs/moved/lr=1,seed=0 has no config.yaml; the same 'jaxprop sweep' command trains"),
+        (("--from", "evil"), 1, "runs/evil does not say what its best run is"),
+        (("small.yaml", "--from", "lost"), 2, "--from takes its own config, and 'small.yaml' names another"),
+        (("--from", "lost", "run.steps=1", "small.yaml"), 2, "'small.yaml' names another; leave one of the two out"),
+        (("run.steps=1",), 2, "no config is named, only overrides"),
+    ]:
+        ran = jaxprop("train", *words)
+        assert (ran.code, ran.out, len(ran.err.splitlines())) == (code, "", 1), words
+        assert sentence in ran.err
+    assert lost.is_dir()
+
+
+def test_code_that_a_sweep_has_stored_needs_permission_as_that_of_a_run(jaxprop, small):
+    sweep = make_sweep("runs/s", [({"optimizer.lr": 1}, 0, 0.5)])
+    run = sweep / "lr=1,seed=0"
+    run.mkdir()
+    (small / "net.py").write_text("raise SystemExit('it has run')\n")
+    (run / "config.yaml").write_text(CONFIG.replace("{name: mlp, hidden: [4]}", "{class: 'net.py:Net'}"))
+    ran = jaxprop("train", "--from", "s")
+    assert ran.code == 2
+    assert "--code" in ran.err
+    assert "it has run" not in ran.err

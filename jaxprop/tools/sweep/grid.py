@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxprop.config.merge import overrides_tree
 from jaxprop.errors import UsageError
+from jaxprop.run.swept import written
 
 SPACED = re.compile(r"(log|lin)\((.*)\)")
 DIGITS = 6  # of a value between two ends, which a person has to be able to write
@@ -126,15 +126,3 @@ def settings(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
     """
     for values in itertools.product(*(axis.values for axis in axes)):
         yield dict(zip((axis.key for axis in axes), values, strict=True))
-
-
-def written(value: Any) -> str:
-    """Returns a value as an override writes it.
-
-    Example:
-      >>> written(0.001), written([64, 64]), written(None), written("adam"), written(True)
-      ('0.001', '[64, 64]', 'null', 'adam', 'true')
-    """
-    if isinstance(value, str):
-        return value if re.fullmatch(r"[A-Za-z_][\w/.-]*", value) else json.dumps(value)
-    return json.dumps(value)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from jaxprop.config.load import load
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import ConfigError, UsageError
-from jaxprop.tools.sweep.grid import Axis, settings, written
+from jaxprop.run.swept import label, written
+from jaxprop.tools.sweep.grid import Axis, settings
 
 MOST_RUNS = 10_000
 LONGEST = 100  # characters of a folder's name
@@ -117,19 +118,6 @@ def overrides(setting: Mapping[str, Any]) -> list[str]:
       ['optimizer.lr=0.001', 'model.hidden=[64]']
     """
     return [f"{key}={written(value)}" for key, value in setting.items()]
-
-
-def label(setting: Mapping[str, Any], seed: int | None = None) -> str:
-    """Returns a setting in few words: the last part of each key with its value.
-
-    Example:
-      >>> label({"optimizer.lr": 0.001, "model.dropout": 0.5}, 2)
-      'lr=0.001, dropout=0.5, seed=2'
-    """
-    lasts = [key.rpartition(".")[2] for key in setting]
-    names = [last if lasts.count(last) == 1 else key for last, key in zip(lasts, setting, strict=True)]
-    words = [f"{name}={written(value)}" for name, value in zip(names, setting.values(), strict=True)]
-    return ", ".join([*words, *([] if seed is None else [f"seed={seed}"])])
 
 
 def _folder(setting: Mapping[str, Any], seed: int) -> str:

@@ -4,68 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 from jaxprop.errors import UsageError, one_of
+from jaxprop.run.swept import Ended, Ranked, Verdict
 
-
-class Ended(NamedTuple):
-    """What has become of one run of a sweep.
-
-    Args:
-      setting: key -> value.
-      seed: of the run.
-      folder: its name.
-      status: as in `summary.json`, or `failed`.
-      metrics: of its best evaluation, which chooses its best checkpoint.
-      problem: why it has no metrics, one sentence; empty for a run that has.
-      seconds: that it took.
-    """
-
-    setting: Mapping[str, Any]
-    seed: int
-    folder: str
-    status: str
-    metrics: Mapping[str, float]
-    problem: str
-    seconds: float | None
-
-
-class Ranked(NamedTuple):
-    """A setting among the others.
-
-    Args:
-      setting: key -> value.
-      values: of the metric, one for each seed that has ended well, in the order of the seeds.
-      seeds: these.
-      mean: of the values; NaN where none has ended well.
-      spread: their standard deviation; NaN for fewer than two.
-      margin: half the width of the interval of 95 % for the mean, by Student's t; NaN for fewer than two.
-      lost: how many of its runs have diverged or failed.
-    """
-
-    setting: Mapping[str, Any]
-    values: tuple[float, ...]
-    seeds: tuple[int, ...]
-    mean: float
-    spread: float
-    margin: float
-    lost: int
-
-
-class Verdict(NamedTuple):
-    """How the best setting compares with the next.
-
-    Args:
-      difference: of the means, best less next.
-      pairs: seeds that both have.
-      p: of the paired t-test, two-sided; NaN for fewer than two pairs.
-    """
-
-    difference: float
-    pairs: int
-    p: float
+__all__ = ["Ended", "Ranked", "Verdict", "rank", "verdict"]
 
 
 def rank(ended: Sequence[Ended], metric: str, better: Literal["min", "max"]) -> list[Ranked]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,15 +15,15 @@ from jaxprop.run.folder import write_text
 from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import Words, hold
 from jaxprop.run.status import Status
+from jaxprop.run.swept import FILE, OWN, RESULTS, Ended, Ranked, Results, read_sweep, write_results
 from jaxprop.sinks.console import duration
 from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.plan import Plan, check_like
 from jaxprop.tools.sweep.programs import groups
-from jaxprop.tools.sweep.ranking import Ended, Ranked, rank
+from jaxprop.tools.sweep.ranking import rank, verdict
 from jaxprop.tools.sweep.training import Terms, complete, failed, in_turn, together
-from jaxprop.untrusted.files import read_json
 
-FILE = "sweep.json"
+EVERY = 10.0  # seconds between two writings of the results while runs end
 WORDS = Words(
     what="the sweep's folder", instead="choose another with --run DIR", unwritable="choose another with --run DIR"
 )
@@ -32,22 +33,32 @@ class Swept(NamedTuple):
     """A sweep that has ended.
 
     Args:
-      metric: by which settings are ranked.
-      better: whether smaller or larger is better.
-      ranked: the settings, the best first.
-      ended: the runs, in their order.
-      left: how many runs have not been begun or not been finished.
-      seconds: that this call took.
+      results: what has come of it, as `results.json` has it.
       exit_code: 0 done, 3 or 1 where no run ended well, 75 or 130 stopped by a signal.
     """
 
-    metric: str
-    better: Literal["min", "max"]
-    ranked: list[Ranked]
-    ended: list[Ended]
-    left: int
-    seconds: float
+    results: Results
     exit_code: int
+
+    @property
+    def metric(self) -> str:
+        """By which settings are ranked."""
+        return self.results.metric
+
+    @property
+    def ranked(self) -> list[Ranked]:
+        """The settings, the best first."""
+        return self.results.settings
+
+    @property
+    def ended(self) -> list[Ended]:
+        """The runs, in their order."""
+        return self.results.runs
+
+    @property
+    def left(self) -> int:
+        """How many runs have not been begun or not been finished."""
+        return self.results.left
 
 
 def sweep(
@@ -74,15 +85,31 @@ def sweep(
     with hold(folder, WORDS), Interrupts() as interrupts:
         _take_over(plan, folder, fresh)
         ended: dict[str, Ended] = {}
+        told = began
         for one in _ends(plan, Terms(folder, fresh, tell, interrupts), lanes):
             ended[one.folder] = one
             _tell_of(one, len(ended), plan, metric, tell)
-        done = [ended[trial.folder] for trial in plan.trials if trial.folder in ended]
-        chosen, mode = metric_of(plan, done, metric)
-        left = len(plan.trials) - sum(one.status != Status.INTERRUPTED for one in done)
-        asked = interrupts.asked if left else None
-        code = _exit_code(done) if asked is None else EXIT_CODES[asked]
-        return Swept(chosen, mode, rank(done, chosen, mode), done, left, time.perf_counter() - began, code)
+            # A process that is killed writes nothing at its end, and a report may be wanted before it.
+            if (now := time.perf_counter()) > told + EVERY:
+                told = now
+                with contextlib.suppress(RunFolderError):  # the runs go on where the disk is full for a while
+                    write_results(folder, _results(plan, ended, metric, now - began))
+        found = _results(plan, ended, metric, time.perf_counter() - began)
+        write_results(folder, found)
+        asked = interrupts.asked if found.left else None
+        return Swept(found, _exit_code(found.runs) if asked is None else EXIT_CODES[asked])
+
+
+def _results(plan: Plan, ended: Mapping[str, Ended], metric: str | None, seconds: float) -> Results:
+    done = [ended[trial.folder] for trial in plan.trials if trial.folder in ended]
+    chosen, mode = metric_of(plan, done, metric)
+    ranked = rank([one for one in done if one.status != Status.INTERRUPTED], chosen, mode)  # which are not lost
+    good = [one for one in ranked if one.values]
+    return Results(
+        metric=chosen, better=mode, keys=tuple(axis.key for axis in plan.axes), settings=ranked, runs=done,
+        verdict=verdict(good[0], good[1]) if len(good) > 1 else None,
+        left=len(plan.trials) - sum(one.status != Status.INTERRUPTED for one in done), seconds=seconds,
+    )  # fmt: skip
 
 
 def _exit_code(ended: Sequence[Ended]) -> int:
@@ -139,14 +166,20 @@ def _tell_of(one: Ended, count: int, plan: Plan, metric: str | None, tell: Calla
 def _take_over(plan: Plan, folder: Path, fresh: bool) -> None:
     """Writes what the sweep is; refuses a folder of another one."""
     runs = [{"folder": one.folder, "setting": dict(one.setting), "seed": one.seed} for one in plan.trials]
+    config = plan.trials[0].config
+    own = (plan.seeds[0], config.health.every, config.health.rare_every)
     about: dict[str, Any] = {
+        "name": plan.name,
         "config": plan.config,
         "fixed": list(plan.fixed),
         "keys": [axis.key for axis in plan.axes],
+        "own": dict(zip(OWN, own, strict=True)),
         "runs": runs,
     }
-    before = read_sweep(folder)
-    if before is not None and not fresh:
+    if fresh:
+        (folder / RESULTS).unlink(missing_ok=True)
+    before = None if fresh else read_sweep(folder)
+    if before is not None:
         for name in ("config", "fixed", "keys"):
             if before.get(name) != about[name]:
                 raise RunFolderError(
@@ -156,14 +189,3 @@ def _take_over(plan: Plan, folder: Path, fresh: bool) -> None:
         known = {one["folder"] for one in runs}
         about["runs"] = [*runs, *(one for one in before.get("runs", []) if one["folder"] not in known)]
     write_text(folder / FILE, json.dumps(about, indent=2) + "\n")
-
-
-def read_sweep(folder: Path) -> dict[str, Any] | None:
-    """Returns what a sweep is, from its folder; None where there is none."""
-    try:
-        found = read_json(folder / FILE)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        raise UsageError(f"{folder / FILE} is damaged; start over with --fresh") from None
-    return found if isinstance(found, dict) else None

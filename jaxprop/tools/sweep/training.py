@@ -16,13 +16,13 @@ from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lanes import Program
 from jaxprop.run.resume import check_data, finished
 from jaxprop.run.status import Status
+from jaxprop.run.swept import Ended
 from jaxprop.run.together import Together, TogetherLane
 from jaxprop.run.train import Compose, train
 from jaxprop.run.watchdog import Watchdog
 from jaxprop.sinks import Sink
 from jaxprop.tools.sweep.plan import Trial
 from jaxprop.tools.sweep.programs import Group
-from jaxprop.tools.sweep.ranking import Ended
 
 Tell = Callable[[str], None]
 RARE_EVERY = 50  # steps between measurements of everything, as in a step of the library

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from jaxprop.checkpoint import Checkpoints
 from jaxprop.core import trees
 from jaxprop.errors import ConfigError, RunFolderError, UsageError
 from jaxprop.run.compose import compose
+from jaxprop.run.swept import as_json, read_results
 from jaxprop.run.train import train
 from jaxprop.tools.sweep import Axis, plan, sweep, training
 from jaxprop.tools.sweep.choice import choose
@@ -115,7 +117,11 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(config, tmp_path, lanes):
     found = sweep(made, tmp_path / "stopped", lanes=lanes, tell=stop)
     assert (found.exit_code, found.left) == (130, 3 - sum(one.status == "completed" for one in found.ended))
     assert found.left >= 1
+    results = read_results(tmp_path / "stopped")
+    assert (results.left, len(results.settings)) == (found.left, 3 - found.left)
+    assert [one.lost for one in results.settings] == [0] * len(results.settings)  # a run to be gone on with is not lost
     again = sweep(made, tmp_path / "stopped", lanes=lanes, tell=str)
+    assert read_results(tmp_path / "stopped").left == 0
     whole = sweep(made, tmp_path / "whole", lanes=lanes, tell=str)
     assert [one.status for one in again.ended] == ["completed"] * 3
     for one, other in zip(again.ended, whole.ended, strict=True):
@@ -157,6 +163,24 @@ def test_a_folder_of_another_sweep_is_refused(config, tmp_path):
     (tmp_path / "s" / "sweep.json").write_text("{")
     with pytest.raises(UsageError, match=r"sweep.json is damaged; start over with --fresh"):
         sweep(plan(config, [RATES], ["run.steps=1"]), tmp_path / "s", lanes=1, tell=str)
+    assert sweep(plan(config, [RATES], ["run.steps=1"]), tmp_path / "s", lanes=1, fresh=True, tell=str).left == 0
+
+
+def test_results_are_on_the_disk_while_runs_end_and_gone_where_one_starts_over(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["jaxprop.tools.sweep.sweep"], "EVERY", 0.0)  # the function has the module's name
+    seen = []
+
+    def tell(line):
+        path = tmp_path / "results.json"
+        seen.append(len(json.loads(path.read_text())["runs"]) if path.exists() else 0)
+
+    made = plan(config, [RATES], ["run.steps=1", "run.eval_every=1"])
+    found = sweep(made, tmp_path, lanes=1, tell=tell)
+    assert seen == [0, 0, 1, 2]  # one line for how they are trained, and one for each run, before it is written
+    assert as_json(read_results(tmp_path))["runs"] == as_json(found.results)["runs"]
+    seen.clear()
+    sweep(made, tmp_path, lanes=1, fresh=True, tell=tell)
+    assert seen == [0, 0, 1, 2]
 
 
 @pytest.mark.parametrize(
