@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxprop import tasks
 from jaxprop.code.load import RATES, load_code
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.optimizer import CustomOptimizer
+from jaxprop.config.schema.custom import Custom
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.settings import Signals
@@ -58,7 +58,7 @@ def step_of(
     trainable = _trainable(config, shapes.params)
     mask = trainable_mask(trainable, shapes.params)
     optimizer = optimizers.make_optimizer(
-        config.optimizer, steps=total_steps, params=split(shapes.params, mask), own=_own_optimizer(config)
+        config.optimizer, steps=total_steps, params=split(shapes.params, mask), own=_own_optimizer
     )
     scales = iter(optimizer.lr_scales)
     optimizer = optimizer._replace(lr_scales=tuple(next(scales) if trained else 0.0 for trained in mask))
@@ -73,11 +73,10 @@ def step_of(
     return Made(step, optimizer)
 
 
-def _own_optimizer(config: Config) -> Callable[[Any], Any] | None:
-    if not isinstance(config.optimizer, CustomOptimizer):
-        return None
-    code = load_code(config.optimizer, ("optimizer",))
-    return lambda rate: code(**({} if rate is None else dict.fromkeys(RATES, rate)))
+def _own_optimizer(where: str, section: Custom, rate: Any) -> Any:
+    """What an optimizer of the user's own makes of a rate; the run has one, or a group."""
+    path = tuple(int(key) if key.isdigit() else key for key in where.split("."))
+    return load_code(section, path)(**({} if rate is None else dict.fromkeys(RATES, rate)))
 
 
 def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
