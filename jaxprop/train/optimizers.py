@@ -15,6 +15,7 @@ from jaxprop.config.schema import schedules
 from jaxprop.config.schema.custom import Custom
 from jaxprop.core import trees
 from jaxprop.errors import ConfigError, did_you_mean
+from jaxprop.health.watch.reading import RATES
 from jaxprop.train.schedules import as_float32, is_fixed, make_schedule
 from jaxprop.types import PyTree, Schedule
 from jaxprop.untrusted.patterns import fullmatch
@@ -147,7 +148,7 @@ def _rates(
     for group in section.groups:
         rate = known.get(None if group.optimizer is None else group.match)
         if rate is not None and not group.freeze and (group.optimizer is not None or group.lr_scale != 1.0):
-            rates.append((f"lr/{group.match}", _times(as_float32(rate), group.lr_scale)))
+            rates.append((f"{RATES}{group.match}", _times(as_float32(rate), group.lr_scale)))
     return 1.0 if base is None else base, tuple(rates)
 
 
