@@ -43,6 +43,9 @@ OPTIMIZERS_INTRODUCTION = """\
 `name` is the name of an optimizer in optax. Each optimizer takes the arguments of the optax function by their names
 there, with the defaults below. `lr` is the learning rate. The keys that all optimizers have are listed first.
 """
+OPTIMIZER_OF_A_GROUP = """\
+A section like `optimizer`, without `groups`: `name` or `class`, `lr`, the arguments of the optimizer, and these keys.
+"""
 LEFT_OUT_INTRODUCTION = "These optimizers of optax cannot be named in a configuration:"
 
 
@@ -132,6 +135,10 @@ def optimizers(section: Mapping[str, Any], definitions: Mapping[str, Any]) -> It
         yield described(schedule, "optimizer.schedule.name", definitions)
     for title, name in (("optimizer.grad_clip", "GradClip"), ("optimizer.groups", "Group")):
         yield f"### `{title}`\n\n{definitions[name]['description']}\n\n{table(definitions[name], definitions)}"
+    yield f"### `optimizer.groups.optimizer`\n\n{OPTIMIZER_OF_A_GROUP}"
+    of_group = next(iter(definitions["Group"]["properties"]["optimizer"]["oneOf"]))
+    others = {key: value for key, value in of_group["properties"].items() if key not in own}
+    yield table({"properties": others}, definitions)
     yield "### Optimizers\n"
     yield "| name | lr | other arguments |\n|---|---|---|"
     yield "\n".join(optimizer_row(name, row) for name, row in OPTIMIZERS.items()) + "\n"

@@ -64,6 +64,7 @@ UNMIRRORED = {
     "run/test_quantized.py": "of `models/quantized.py`: what is done with a run whose products are in 8 bits",
     "run/test_train_meshes.py": "of `run/train.py`: the alerts of a run on meshes, against one device",
     "run/test_train_processes.py": "of `run/train.py`: the same run in one, two and four processes",
+    "train/test_optimizer_groups.py": "of `train/optimizers.py`: optimizers of groups against optax by hand",
     "train/test_step_meshes.py": "of `train/step.py`: meshes of every kind against one device",
     "train/test_step_optimizers.py": "of `train/step.py`: any optimizer and any gradient against loops written by hand",
     "train/test_step_precision.py": "of `train/step.py`: training in every precision",

@@ -11,6 +11,7 @@ from jaxprop.config.custom import custom_sections, refusal
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import Custom
 from jaxprop.config.schema.data import CustomData, DataSection
+from jaxprop.config.schema.groups import CustomGroupOptimizer
 from jaxprop.config.schema.model import CustomModel
 from jaxprop.config.schema.optimizer import CustomOptimizer
 from jaxprop.config.schema.task import CustomLoss, CustomMetric
@@ -27,6 +28,7 @@ SUPPLIED: dict[type[Custom], tuple[str, ...]] = {
     CustomMetric: SIZES,
     CustomData: ("task", "prepared", *DataSection.model_fields),
     CustomOptimizer: RATES,
+    CustomGroupOptimizer: RATES,
 }
 
 
@@ -152,7 +154,7 @@ def load_code(section: Custom, path: Path) -> Code:
         named = dict(list(signature.parameters.items())[2:])
         signature = signature._replace(parameters=named)
     arguments, wrong = check_arguments(signature, section.arguments(), supplied, other=_keys(section))
-    if isinstance(section, CustomOptimizer):
+    if isinstance(section, CustomOptimizer | CustomGroupOptimizer):
         wrong += _rate_problems(section, signature)
     if wrong:
         raise ConfigError([_problem(path, section, one.key, one.what) for one in wrong])
@@ -164,7 +166,7 @@ def _keys(section: Custom) -> list[str]:
     return [key for key in type(section).model_fields if key != "class_sha256"]
 
 
-def _rate_problems(section: CustomOptimizer, signature: Signature) -> list[Wrong]:
+def _rate_problems(section: CustomOptimizer | CustomGroupOptimizer, signature: Signature) -> list[Wrong]:
     """The learning rate is jaxprop's key, whatever the function calls it."""
     named = [name for name in RATES if name in signature.parameters]
     if "learning_rate" in section.arguments():

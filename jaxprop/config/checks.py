@@ -25,6 +25,7 @@ from jaxprop.config.schema.data import (
     Tones,
 )
 from jaxprop.config.schema.model import Blocks, Conformer, Mlp, ResNet, Rnn, Transformer
+from jaxprop.config.schema.optimizer import schedules_of
 from jaxprop.config.tasks import TASK_TABLE, untold_mode
 from jaxprop.config.tree import Path
 from jaxprop.config.widths import base_of
@@ -130,12 +131,11 @@ def _length(config: Config) -> Iterator[Problem]:
 
 def _schedule(config: Config) -> Iterator[Problem]:
     steps = known_steps(config)
-    schedule = config.optimizer.schedule
-    what = schedule.problem(steps) if steps is not None else None
-    if what is not None:
-        key = what.split()[0]
-        path = ("optimizer", "schedule", key) if key in type(schedule).model_fields else ("optimizer", "schedule")
-        yield Problem(path, what)
+    for path, schedule in schedules_of(config.optimizer).items():
+        what = schedule.problem(steps) if steps is not None else None
+        if what is not None:
+            key = what.split()[0]
+            yield Problem((*path, key) if key in type(schedule).model_fields else path, what)
 
 
 def _base_model(config: Config) -> Iterator[Problem]:

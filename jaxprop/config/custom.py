@@ -19,6 +19,7 @@ from jaxprop.errors import ConfigError, did_you_mean
 
 PLACES: tuple[Path, ...] = (("model",), ("data",), ("optimizer",), ("task", "loss"))
 METRICS: Path = ("task", "metrics")
+GROUPS: Path = ("optimizer", "groups")
 # What lies beside the config.yaml of a run or of a black box.
 MARKS = (
     "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "prepared.json", "panels.json", "code.json",
@@ -32,8 +33,11 @@ def is_place(path: Path) -> bool:
     Example:
       >>> is_place(("model",)), is_place(("task", "metrics", "f1")), is_place(("run",))
       (True, True, False)
+      >>> is_place(("optimizer", "groups", 0, "optimizer"))
+      True
     """
-    return path in PLACES or (len(path) == 3 and path[:2] == METRICS)
+    of_group = len(path) == 4 and path[:2] == GROUPS and path[3] == "optimizer"
+    return path in PLACES or (len(path) == 3 and path[:2] == METRICS) or of_group
 
 
 def custom_sections(config: Config) -> dict[Path, Custom]:
@@ -42,6 +46,7 @@ def custom_sections(config: Config) -> dict[Path, Custom]:
         ("model",): config.model,
         ("data",): config.data,
         ("optimizer",): config.optimizer,
+        **{(*GROUPS, i, "optimizer"): group.optimizer for i, group in enumerate(config.optimizer.groups)},
         ("task", "loss"): config.task.loss,
         **{(*METRICS, name): section for name, section in (config.task.metrics or {}).items()},
     }
@@ -58,6 +63,8 @@ def replace_sections(config: Config, sections: Mapping[Path, Custom]) -> Config:
 def _with(value: Any, path: Path, new: Any) -> Any:
     if not path:
         return new
+    if isinstance(value, tuple):
+        return tuple(_with(item, path[1:], new) if i == path[0] else item for i, item in enumerate(value))
     key = str(path[0])
     if isinstance(value, BaseModel):
         return value.model_copy(update={key: _with(getattr(value, key), path[1:], new)})

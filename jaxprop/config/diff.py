@@ -12,6 +12,7 @@ from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import target_of
 from jaxprop.config.schema.data import NO_PATHS, PATHS
+from jaxprop.config.schema.optimizer import schedules_of
 from jaxprop.config.schema.schedules import Schedule
 from jaxprop.config.tree import Path, dotted
 
@@ -48,7 +49,6 @@ OWN: tuple[Path, ...] = (
     *(("data", key) for key in (*PATHS, "prefetch", "engine", "workers", "cache_mib")),
 )
 LENGTH: tuple[Path, ...] = (("run", "steps"), ("run", "epochs"))
-SCHEDULE: Path = ("optimizer", "schedule")
 
 
 class Change(NamedTuple):
@@ -107,7 +107,8 @@ def mathematical(old: Config, new: Config, steps: int | None = None) -> list[Cha
     Returns:
       A part of `diff(old, new)`; empty if the run can be continued.
     """
-    harmless = HARMLESS + LENGTH + (SCHEDULE,) if _same_schedule(old, new, steps) else HARMLESS
+    same = _same_schedules(old, new, steps)
+    harmless = HARMLESS + LENGTH + tuple(schedules_of(new.optimizer)) if same else HARMLESS
     found = diff(old, new)
     changes = [change for change in found if _is_another_tokenizer(change) or not _is_harmless(change, harmless)]
     return [change for change in changes if not _same_code(change)]
@@ -151,17 +152,19 @@ def _is_another_tokenizer(change: Change) -> bool:
     return change.path[:2] == ("data", "tokenizer") and not paths
 
 
-def _same_schedule(old: Config, new: Config, steps: int | None) -> bool:
-    """Whether the rate of each step is the same, whatever the lengths of the runs."""
-    first, second = _with_length(old, steps or known_steps(old)), _with_length(new, known_steps(new))
-    return first == second and first.length_key is None
+def _same_schedules(old: Config, new: Config, steps: int | None) -> bool:
+    """Whether the rates of each step are the same, whatever the lengths of the runs."""
+    first, second = _with_lengths(old, steps or known_steps(old)), _with_lengths(new, known_steps(new))
+    return first == second and all(schedule.length_key is None for schedule in first.values())
 
 
-def _with_length(config: Config, steps: int | None) -> Schedule:
-    """The schedule with its length written out, where that is the length of the run and known."""
-    schedule = config.optimizer.schedule
-    key = schedule.length_key
-    return schedule if key is None or steps is None else schedule.model_copy(update={key: steps})
+def _with_lengths(config: Config, steps: int | None) -> dict[Path, Schedule]:
+    """The schedules with their lengths written out, where these are the length of the run and known."""
+    lengths = {path: (schedule, schedule.length_key) for path, schedule in schedules_of(config.optimizer).items()}
+    return {
+        path: schedule if key is None or steps is None else schedule.model_copy(update={key: steps})
+        for path, (schedule, key) in lengths.items()
+    }
 
 
 def _is_harmless(change: Change, harmless: tuple[Path, ...]) -> bool:

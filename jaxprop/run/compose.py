@@ -32,6 +32,7 @@ from jaxprop.run.vocabulary import with_chunks
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep
 from jaxprop.train.eval_step import EvalStep, make_eval_step
+from jaxprop.train.mup import Growth
 from jaxprop.types import Batch, Objective, PyTree, Source, TrainState
 
 Change = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]  # of the parameters and extras that were drawn
@@ -57,7 +58,7 @@ class Experiment(NamedTuple):
       evaluate: the compiled eval step, `(params, extras, batch) -> {name: total}`, and how its totals are finished.
       mesh: the devices, or None for a single one.
       total_steps: steps the run takes from start to end.
-      rates: what multiplies the learning rate of each parameter by the model's width; None with standard ones.
+      growths: how each parameter grows with the model's width, where its rate does; None with standard rates.
     """
 
     config: Any
@@ -72,7 +73,7 @@ class Experiment(NamedTuple):
     evaluate: EvalStep
     mesh: Mesh | None
     total_steps: int
-    rates: tuple[float, ...] | None = None
+    growths: tuple[Growth, ...] | None = None
 
 
 def compose(
@@ -114,8 +115,8 @@ def compose(
         key = jax.eval_shape(partial(jax.random.key, 0))
         jax.eval_shape(lambda *given: task.objective.mean_loss(*given, precision)[0], shapes, beside, example, key)
     scaling = parametrization_of(config, task, train, (shapes, beside), example)
-    rates = None if scaling is None else scaling.rates
-    made = step_of(config, task, Shapes(shapes, beside, rates), total_steps=total_steps, mesh=mesh, health=health)
+    growths = None if scaling is None else scaling.growths
+    made = step_of(config, task, Shapes(shapes, beside, growths), total_steps=total_steps, mesh=mesh, health=health)
     step = made.step
 
     def init(seed: int, change: Change = _as_drawn) -> TrainState:
@@ -137,7 +138,7 @@ def compose(
         config=config, task=task, sources=sources, stream=stream, validation=validation or test,
         test=test if validation else None, optimizer=made.optimizer, init=init, step=step,
         evaluate=evaluate_of(config, task.objective, mesh), mesh=mesh,
-        total_steps=total_steps, rates=rates,
+        total_steps=total_steps, growths=growths,
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ class Program:
         self.experiment = compose(config, sources)
         self.shared = Shared(self._recipe_of)
         state = jax.eval_shape(lambda: self.experiment.init(0))
-        self._shapes = Shapes(state.params, state.extras, self.experiment.rates)
+        self._shapes = Shapes(state.params, state.extras, self.experiment.growths)
 
     def _made(self, config: Config) -> Made:
         one = self.experiment

@@ -12,28 +12,27 @@ import numpy as np
 from jaxprop import tasks
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.model import Blocks
-from jaxprop.config.schema.optimizer import ADAM_LIKE
 from jaxprop.config.widths import base_of
 from jaxprop.core.forms import PLAIN, forms_for
 from jaxprop.core.jaxprs.roles import roles
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ConfigError
 from jaxprop.run.precision import policy_of
-from jaxprop.train.mup import growths, init_factor, rate_factor
+from jaxprop.train.mup import Growth, growths, init_factor
 from jaxprop.types import Batch, Model, PyTree, Source
 
 DRAWS = 8  # of initial values, whose standard deviations are compared; of 64 x 64 entries these differ by 0.4 %
 
 
 class Parametrization(NamedTuple):
-    """What multiplies the rates and the initial values of a model's parameters.
+    """What scales the rates and the initial values of a model's parameters.
 
     Args:
-      rates: one for each parameter.
+      growths: how each parameter grows from the base model, by which its rate is multiplied.
       scaled: `params -> params`, initial values as they are drawn to those that training begins with.
     """
 
-    rates: tuple[float, ...]
+    growths: tuple[Growth, ...]
     scaled: Callable[[PyTree], PyTree]
 
 
@@ -63,7 +62,6 @@ def parametrization_of(
     sizes, before = ([leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (shapes[0], small))
     tied = isinstance(config.model, Blocks) and getattr(config.model, "tie_embeddings", False)
     grown = growths(paths, sizes, before, _axes(config, task, shapes, example, len(paths)), tied=tied)
-    adam = config.optimizer.name in ADAM_LIKE
     laws = _laws(task.model, base, example)
     same = [size == old for size, old in zip(sizes, before, strict=True)]
     factors = [1.0 if one else init_factor(g) / law for one, g, law in zip(same, grown, laws, strict=True)]
@@ -72,7 +70,7 @@ def parametrization_of(
     def scaled(params: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf, f: leaf if f == 1 else leaf * np.asarray(f, leaf.dtype), params, multiples)
 
-    return Parametrization(tuple(rate_factor(g, adam=adam) for g in grown), scaled)
+    return Parametrization(tuple(grown), scaled)
 
 
 def _axes(config: Config, task: tasks.Task, shapes: tuple[PyTree, PyTree], example: Batch, count: int) -> list[Any]:

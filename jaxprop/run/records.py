@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxprop.core.measurements import COLUMNS, RARE_COLUMNS, RARE_SCALARS, TAP_COLUMNS, Layers, Measurements, Rare
+from jaxprop.health.watch.reading import RATES
 
 # What every record with rows says of a layer, and what only a full one says. A gradient norm of NaN is news; elsewhere
 # NaN means that a signal is not in this record, or does not apply to this optimizer or model, and is left out.
@@ -117,10 +118,12 @@ def train_record(step: int, m: Measurements, rate: float | None, peaks: dict[str
        'examples_per_second': 100.0}
     """
     record: dict[str, Any] = {"step": step, "split": "train", "loss": float(m.loss)}
-    record |= {name: float(total / count) for name, (total, count) in m.metrics.items() if count}
+    metrics = {name: float(total / count) for name, (total, count) in m.metrics.items() if count}
+    record |= {name: value for name, value in metrics.items() if not name.startswith(RATES)}
     record["grad_norm"] = float(m.grad_norm)
     if not math.isnan(m.learning_rate):  # an optimizer of one's own need not say its rate
         record["lr"] = float(m.learning_rate)
+    record |= {name: rate for name, rate in metrics.items() if name.startswith(RATES)}
     if m.loss_scale != 1:
         record["loss_scale"] = float(m.loss_scale)
     if m.skips:

@@ -15,6 +15,9 @@ from jaxprop.config.dump import to_builtins, with_absolute_paths
 from jaxprop.config.load import load
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import PATHS
+from jaxprop.config.schema.optimizer import schedules_of
+from jaxprop.config.tree import Path as KeyPath
+from jaxprop.config.tree import dotted
 from jaxprop.data import Stream
 from jaxprop.errors import CheckpointError, JaxpropError, UsageError
 from jaxprop.run.blackbox import boxes
@@ -99,15 +102,22 @@ def refuse_another(changes: list[Change], folder: Path, longer: str = "") -> Non
 
 def _how_longer(changes: list[Change], before: Config, steps: int | None) -> str:
     """How a run can be made longer whose schedule is as long as itself; empty where something else has changed."""
-    schedule, known = before.optimizer.schedule, steps or known_steps(before)
-    key = schedule.length_key
-    if key is None or any(change.path not in LENGTH for change in changes):
+    known, keys = steps or known_steps(before), length_keys(before)
+    if not keys or any(change.path not in LENGTH for change in changes):
         return ""
+    schedule = schedules_of(before.optimizer)[keys[0][:-1]]
     why = f"\nthe schedule {schedule.name} is as long as the run, so another length changes the rates of all steps"
     if known is None:
-        return f"{why}; a run with optimizer.schedule.{key} of its own can be made longer"
-    end = ", where the rate is 0" if getattr(schedule, "end_scale", None) == 0 and key == "steps" else ""
-    return f"{why}; add optimizer.schedule.{key}={known} to keep them and go on from where the schedule ends{end}, or"
+        return f"{why}; a run with {' and '.join(map(dotted, keys))} of its own can be made longer"
+    end = ", where the rate is 0" if getattr(schedule, "end_scale", None) == 0 and keys[0][-1] == "steps" else ""
+    lengths = " ".join(f"{dotted(key)}={known}" for key in keys)
+    return f"{why}; add {lengths} to keep them and go on from where the schedule ends{end}, or"
+
+
+def length_keys(config: Config) -> list[KeyPath]:
+    """Returns the keys that would fix the lengths of schedules which are as long as the run, of the run's first."""
+    found = {path: schedule.length_key for path, schedule in schedules_of(config.optimizer).items()}
+    return [(*path, key) for path, key in found.items() if key is not None]
 
 
 def check_data(stream: Stream, checkpoints: Path) -> None:
@@ -163,10 +173,8 @@ def resume_note(step: int, total: int, config: Any) -> str:
         return f"resumed from step {step}"
     if not isinstance(config, Config):  # the settings of `jaxprop.fit`, which has no schedule of its own
         return f"all {total} steps are done already; give fit more steps, or fresh=True to start over"
-    key = config.optimizer.schedule.length_key
-    also = (
-        "" if key is None else f" together with optimizer.schedule.{key}={total}, since the schedule ends with the run"
-    )
+    lengths = " ".join(f"{dotted(key)}={total}" for key in length_keys(config))
+    also = f" together with {lengths}, since the schedule ends with the run" if lengths else ""
     return (
         f"all {total} steps are done already; raise run.steps or run.epochs for more{also}, or start over with --fresh"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
@@ -10,15 +10,17 @@ from jax.sharding import Mesh
 from jaxprop import tasks
 from jaxprop.code.load import RATES, load_code
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.optimizer import CustomOptimizer
+from jaxprop.config.schema.custom import Custom
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ConfigError
+from jaxprop.health.signals.rate import Rates
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.rules import Rule
 from jaxprop.run.held import held_statistics, hold
 from jaxprop.run.precision import policy_of, scaling_of
 from jaxprop.train import optimizers
 from jaxprop.train.compiled import TrainStep, make_train_step
+from jaxprop.train.mup import Growth
 from jaxprop.train.schedules import is_fixed
 from jaxprop.train.trainable import split, trainable_mask
 from jaxprop.types import PyTree
@@ -26,11 +28,11 @@ from jaxprop.untrusted.patterns import fullmatch
 
 
 class Shapes(NamedTuple):
-    """Shapes of a model's parameters, and of what it carries besides; what multiplies the rate of each parameter."""
+    """Shapes of a model's parameters, and of what it carries besides; how each parameter grows with the width."""
 
     params: PyTree
     extras: PyTree
-    rates: tuple[float, ...] | None = None
+    growths: tuple[Growth, ...] | None = None
 
 
 class Made(NamedTuple):
@@ -58,29 +60,31 @@ def step_of(
     """
     trainable = _trainable(config, shapes.params)
     mask = trainable_mask(trainable, shapes.params)
-    rates = shapes.rates and tuple(rate for rate, trained in zip(shapes.rates, mask, strict=True) if trained)
+    trained = split(shapes.params, mask)
+    grown = shapes.growths and [growth for growth, kept in zip(shapes.growths, mask, strict=True) if kept]
     optimizer = optimizers.make_optimizer(
-        config.optimizer, steps=total_steps, params=split(shapes.params, mask), own=_own_optimizer(config), rates=rates
+        config.optimizer, steps=total_steps, params=trained, own=_own_optimizer, growths=grown
     )
     scales = iter(optimizer.lr_scales)
     optimizer = optimizer._replace(lr_scales=tuple(next(scales) if trained else 0.0 for trained in mask))
+    signals = signals_of(config)._replace(eps=_eps(optimizer.eps, leaf_paths(trained)))
+    rates = Rates(optimizer.schedule, optimizer.rates)
     objective = hold(task.objective, held_statistics(config, shapes.params, shapes.extras))
     step = make_train_step(
         objective, optimizer.tx, precision=policy_of(config),
         accumulate=config.run.accumulate, steps_per_call=config.run.per_call,
-        health=signals_of(config) if health else False, ema_decay=config.run.ema_decay, schedule=optimizer.schedule,
-        clip=optimizer.clip, scaling=scaling_of(config), mesh=mesh, trainable=trainable,
+        health=signals if health else False, ema_decay=config.run.ema_decay, schedule=rates, clip=optimizer.clip,
+        scaling=scaling_of(config), mesh=mesh, trainable=trainable,
         rules=() if mesh is None else rules_of(config), deterministic=config.parallel.deterministic,
         offload_optimizer=config.parallel.offload_optimizer,
     )  # fmt: skip
     return Made(step, optimizer)
 
 
-def _own_optimizer(config: Config) -> Callable[[Any], Any] | None:
-    if not isinstance(config.optimizer, CustomOptimizer):
-        return None
-    code = load_code(config.optimizer, ("optimizer",))
-    return lambda rate: code(**({} if rate is None else dict.fromkeys(RATES, rate)))
+def _own_optimizer(where: str, section: Custom, rate: Any) -> Any:
+    """What an optimizer of the user's own makes of a rate; the run has one, or a group."""
+    path = tuple(int(key) if key.isdigit() else key for key in where.split("."))
+    return load_code(section, path)(**({} if rate is None else dict.fromkeys(RATES, rate)))
 
 
 def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
@@ -98,6 +102,14 @@ def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
     if patterns and all(any(fullmatch(pattern, path) for pattern in patterns) for path in paths):
         raise ConfigError("run.init_from.freeze: every parameter is frozen, so nothing would be trained; free some")
     return (lambda path: not any(fullmatch(pattern, path) for pattern in patterns)) if patterns else None
+
+
+def _eps(found: Sequence[Any], paths: Sequence[str]) -> Any:
+    """Adam's epsilon: one, or that of each parameter by its path where groups have optimizers with another one."""
+    usual: Any = Signals().eps
+    known = [usual if eps is None or (is_fixed(eps) and not eps) else eps for eps in found]
+    one = all(eps is known[0] or (is_fixed(eps) and is_fixed(known[0]) and eps == known[0]) for eps in known)
+    return known[0] if one else dict(zip(paths, known, strict=True))
 
 
 def signals_of(config: Config) -> Signals:

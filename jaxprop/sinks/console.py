@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # rich is imported where it is used, since the command line i
 
 _REDRAW_SECONDS = 0.1
 _LABELS = {"grad_norm": "grad", "examples_per_second": "examples/s"}
-# Not shown on the console.
+# Not shown on the console, where the learning rates of groups, `lr/...`, are not either.
 _FOR_FILES = (
     "output_max", "noise_trace", "noise_signal", "curvature", "sharpness",
     "loss_min", "loss_max", "grad_norm_min", "grad_norm_max", "loss_max_step", "grad_norm_max_step",
@@ -235,7 +235,7 @@ def _printer(console: Console) -> Callable[[str], None]:
 
 
 def _values(record: Record) -> str:
-    shown = (name for name in record if name not in ("step", "split", *_FOR_FILES))
+    shown = (name for name in record if name not in ("step", "split", *_FOR_FILES) and name[:3] != "lr/")
     return "  ".join(f"{_LABELS.get(name, name)} {_number(record[name])}" for name in shown)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.schema import schedules
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.groups import Group
 from jaxprop.errors import RunFolderError, UsageError
 from jaxprop.run import compose
 from jaxprop.run.compose import place
@@ -118,6 +119,12 @@ def find_rate(config: Config, *, lowest: float = LOWEST, highest: float = HIGHES
     return conclude(sweeps)
 
 
+def _steady(group: Group, schedule: schedules.Schedule) -> Group:
+    if group.optimizer is None or group.optimizer.schedule is not None or group.optimizer.lr is None:
+        return group
+    return group.model_copy(update={"optimizer": group.optimizer.model_copy(update={"schedule": schedule})})
+
+
 def _sweeping(config: Config, lowest: float, highest: float, steps: int) -> Config:
     """The configuration with the schedule of a sweep, and without what a sweep does not need."""
     section, growth = config.optimizer, highest / lowest
@@ -125,10 +132,12 @@ def _sweeping(config: Config, lowest: float, highest: float, steps: int) -> Conf
     schedule = schedules.Exponential.model_construct(
         name="exponential", decay_rate=growth, decay_steps=steps - 1, staircase=False, end_scale=growth
     )
-    changes = {"lr": lowest, "schedule": schedule}
+    changes: dict[str, Any] = {"lr": lowest, "schedule": schedule}
     second = getattr(section, "adam_learning_rate", None)
     if second is not None and section.lr:  # muon's rate for other parameters than matrices
         changes["adam_learning_rate"] = second * lowest / section.lr
+    # A group's optimizer keeps its rate, and would follow the schedule of the sweep if it stated none.
+    changes["groups"] = tuple(_steady(group, section.schedule) for group in section.groups)
     run = {"steps": steps, "epochs": None, "ema_decay": None, "steps_per_call": 1}
     return config.model_copy(
         update={

@@ -11,8 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxprop.config.schema import optimizer as sections
+from jaxprop.config.schema import schedules
+from jaxprop.config.schema.custom import Custom
 from jaxprop.core import trees
 from jaxprop.errors import ConfigError, did_you_mean
+from jaxprop.health.watch.reading import RATES
+from jaxprop.train.mup import Growth, rate_factor
 from jaxprop.train.schedules import as_float32, is_fixed, make_schedule
 from jaxprop.types import PyTree, Schedule
 from jaxprop.untrusted.patterns import fullmatch
@@ -20,6 +24,10 @@ from jaxprop.untrusted.patterns import fullmatch
 # These measure one step size over all parameters; parts with optimizers of their own would measure several.
 ONE_STEP_SIZE = frozenset({"dadapt_adamw", "dog", "dowg", "prodigy"})
 LISTED_PATHS = 60
+
+# A section with an optimizer: `sections.Optimizer`, or one of a group or of the user's own.
+Section = Any
+Own = Callable[[str, Section, float | Schedule | None], Any]
 
 
 class Optimizer(NamedTuple):
@@ -30,12 +38,32 @@ class Optimizer(NamedTuple):
       schedule: number of updates made so far -> the base learning rate of the next one, float32.
       lr_scales: what multiplies that rate for each leaf, in `trees.leaf_paths` order; 0 where frozen.
       clip: the clipping that `tx` begins with, or None; a number where it is the bound of the global norm of all.
+      rates: name in a record, such as `lr/head/.*`, and rate of each group that has another one.
+      eps: of the optimizer of each leaf, or None where it has none.
     """
 
     tx: optax.GradientTransformationExtraArgs
     schedule: Schedule
     lr_scales: tuple[float, ...]
     clip: float | optax.GradientTransformation | None
+    rates: tuple[tuple[str, Schedule], ...] = ()
+    eps: tuple[Any, ...] = ()
+
+
+class Part(NamedTuple):
+    """An optimizer and the leaves that it moves: that of the run, or that of a group.
+
+    Args:
+      where: the section, for messages.
+      section: what it says; a group's schedule is filled in.
+      mine: whether it moves a leaf, for each.
+      group: that has it, or None.
+    """
+
+    where: str
+    section: Section
+    mine: list[bool]
+    group: sections.Group | None = None
 
 
 def make_optimizer(
@@ -43,8 +71,8 @@ def make_optimizer(
     *,
     steps: int,
     params: PyTree,
-    own: Callable[[float | Schedule | None], Any] | None = None,
-    rates: Sequence[float] | None = None,
+    own: Own | None = None,
+    growths: Sequence[Growth] | None = None,
 ) -> Optimizer:
     """Builds the optimizer that a configuration describes.
 
@@ -56,9 +84,8 @@ def make_optimizer(
       section: the `optimizer` section.
       steps: updates the run makes; the length of a schedule that states none.
       params: parameters, or their shapes; only paths and shapes are read.
-      own: learning rate -> optax transformation, for a section with code of the user's own.
-      rates: what multiplies the learning rate of each leaf, besides its group's `lr_scale`; rate times weight decay
-        stays the same.
+      own: place of a section with code of the user's own, section, learning rate -> optax transformation.
+      growths: how each leaf grows from the base model, where its rate depends on the width; see `jaxprop.train.mup`.
 
     Returns:
       The transformation, its base learning rate and each leaf's multiple of it.
@@ -77,17 +104,17 @@ def make_optimizer(
     paths = trees.leaf_paths(params)
     groups = _assign(section.groups, paths)
     frozen = [group is not None and group.freeze for group in groups]
-    factors = [1.0] * len(paths) if rates is None else list(rates)
-    scales = [f if group is None else f * group.lr_scale for f, group in zip(factors, groups, strict=True)]
     if all(frozen):
         raise ConfigError("optimizer.groups: every parameter is frozen, so nothing would be trained; free some")
 
+    parts = _parts(section, groups, frozen)
+    factors = [1.0] * len(paths) if growths is None else _factors(parts, growths)
+    scales = [f if group is None else f * group.lr_scale for f, group in zip(factors, groups, strict=True)]
     clipping = _clipping(section.grad_clip)
-    if isinstance(section, sections.CustomOptimizer):
-        inner = _own(section, steps, own)
-    else:
-        inner = _decaying(section, steps, params, groups, factors)
+    members = [_member(part, steps, params, groups, own, factors) for part in parts]
+    inner = members[0] if parts[0].group is None and len(parts) == 1 else _partition(parts, members, params)
     tx = _chain([*clipping, inner])
+    clipping += _clipping_of_groups(parts, params)
     clip = _chain(clipping) if clipping else None
     if any(frozen):
         labels = _like(params, ["frozen" if flag else "trained" for flag in frozen])
@@ -96,16 +123,59 @@ def make_optimizer(
     if any(not is_fixed(scale) or scale != 1.0 for scale in scales):
         tx = optax.chain(tx, _scale_leaves(_like(params, scales)))
 
-    rate = _rate(section, steps)
     lr_scales = tuple(0.0 if flag else scale for flag, scale in zip(frozen, scales, strict=True))
     # A bound on the norm of everything tells the step what it is clipped to without clipping once more.
     bound = section.grad_clip.norm if section.grad_clip and len(clipping) == 1 and not any(frozen) else None
     bound = float(bound) if bound is not None and is_fixed(bound) else bound
-    return Optimizer(tx, as_float32(1.0 if rate is None else rate), lr_scales, clip if bound is None else bound)
+    rate, rates = _rates(section, parts, steps)
+    return Optimizer(tx, as_float32(rate), lr_scales, clip if bound is None else bound, rates, _eps(parts, len(paths)))
 
 
-def _rate(section: sections.Optimizer | sections.CustomOptimizer, steps: int) -> float | Schedule | None:
-    return None if section.lr is None else make_schedule(section.schedule, section.lr, steps)
+# -- learning rates -----------------------------------------------------------------------------
+
+
+def _rate(part: Part, steps: int) -> float | Schedule | None:
+    section = part.section
+    if section.lr is None:
+        return None
+    assert section.schedule is not None
+    return make_schedule(section.schedule, section.lr, steps, part.where)
+
+
+def _rates(
+    section: sections.Optimizer | sections.CustomOptimizer, parts: Sequence[Part], steps: int
+) -> tuple[float | Schedule, tuple[tuple[str, Schedule], ...]]:
+    """Returns the rate of the run, or of a group where the run's optimizer moves nothing, and those of groups."""
+    known = {None if part.group is None else part.group.match: _rate(part, steps) for part in parts}
+    base = next(iter(known.values()))
+    rates = []
+    for group in section.groups:
+        rate = known.get(None if group.optimizer is None else group.match)
+        if rate is not None and not group.freeze and (group.optimizer is not None or group.lr_scale != 1.0):
+            rates.append((f"{RATES}{group.match}", _times(as_float32(rate), group.lr_scale)))
+    return 1.0 if base is None else base, tuple(rates)
+
+
+def _times(schedule: Schedule, scale: float) -> Schedule:
+    return lambda step: schedule(step) * jnp.asarray(scale, jnp.float32)
+
+
+def _factors(parts: Sequence[Part], growths: Sequence[Growth]) -> list[float]:
+    """What multiplies the rate of each leaf by its growth, as its own optimizer takes gradients."""
+    factors = [1.0] * len(growths)
+    for part in parts:
+        adam = part.section.name in sections.ADAM_LIKE
+        for i, mine in enumerate(part.mine):
+            factors[i] = rate_factor(growths[i], adam=adam) if mine else factors[i]
+    return factors
+
+
+def _eps(parts: Sequence[Part], leaves: int) -> tuple[Any, ...]:
+    found: list[Any] = [None] * leaves
+    for part in parts:
+        eps = part.section.arguments().get("eps")
+        found = [eps if mine else other for mine, other in zip(part.mine, found, strict=True)]
+    return tuple(found)
 
 
 # -- the chain ----------------------------------------------------------------------------------
@@ -127,52 +197,62 @@ def _clipping(clip: sections.GradClip | None) -> list[optax.GradientTransformati
     return [make(limit) for make, limit in makers if limit is not None]
 
 
-def _call(section: sections.Optimizer, steps: int, **changed: Any) -> optax.GradientTransformation:
+def _member(
+    part: Part, steps: int, params: PyTree, groups: Sequence[sections.Group | None], own: Own | None,
+    factors: Sequence[float],
+) -> optax.GradientTransformation:  # fmt: skip
+    """Returns the optimizer of a part, which a group's clipping of its own precedes."""
+    custom = isinstance(part.section, Custom)
+    inner = _own(part, steps, own) if custom else _decaying(part, steps, params, groups, factors)
+    return _chain([*(_clipping(part.section.grad_clip) if part.group is not None else ()), inner])
+
+
+def _call(part: Part, steps: int, **changed: Any) -> optax.GradientTransformation:
     """Calls the section's optax function with the section's arguments."""
+    section = part.section
     arguments = {**section.arguments(), **changed}
     if arguments.get("adam_learning_rate") is not None:  # muon's second rate follows the schedule too
-        arguments["adam_learning_rate"] = make_schedule(section.schedule, arguments["adam_learning_rate"], steps)
+        rate = make_schedule(section.schedule, arguments["adam_learning_rate"], steps, part.where)
+        arguments["adam_learning_rate"] = rate
     function = reduce(getattr, section.entry["function"].split(".")[1:], optax)
-    return function(learning_rate=_rate(section, steps), **arguments)
+    return function(learning_rate=_rate(part, steps), **arguments)
 
 
-def _own(
-    section: sections.CustomOptimizer, steps: int, own: Callable[[float | Schedule | None], Any] | None
-) -> optax.GradientTransformation:
+def _own(part: Part, steps: int, own: Own | None) -> optax.GradientTransformation:
     assert own is not None
-    tx = own(_rate(section, steps))
+    tx = own(part.where, part.section, _rate(part, steps))
     if not isinstance(tx, optax.GradientTransformation):
         raise ConfigError(
-            f"optimizer.class: expected {section.name} to return an optax.GradientTransformation, such as "
+            f"{part.where}.class: expected {part.section.name} to return an optax.GradientTransformation, such as "
             f"optax.chain(...), got {type(tx).__name__}"
         )
     return tx
 
 
 def _decaying(
-    section: sections.Optimizer, steps: int, params: PyTree, groups: Sequence[sections.Group | None],
-    factors: Sequence[float],
-) -> optax.GradientTransformation:  # fmt: skip
+    part: Part, steps: int, params: PyTree, groups: Sequence[sections.Group | None], factors: Sequence[float]
+) -> optax.GradientTransformation:
     """Returns the optimizer with each leaf's weight decay: plain, masked, or one instance a value."""
+    section = part.section
     names = [name for name in (section.entry["decay"], "adam_weight_decay") if name in section.entry["arguments"]]
     own = [getattr(section, name) for name in names]
-    decays = _leaf_decays(section, params, groups)
+    decays = _leaf_decays(part, params, groups)
     if not any(_decays(value) for value in own):
         decays = [value if _decays(value) else None for value in decays]  # by nothing is the optimizer's own way
-    decays = _undone(decays, own, factors)
+    decays = _undone(decays, own, _filled(factors, part.mine))
     if not any(value is not None for value in decays):
-        return _call(section, steps)
+        return _call(part, steps)
     only_masked = all(value is None or (is_fixed(value) and value == 0) for value in decays)
     if section.entry["mask"] and only_masked and None in decays and not any(_decays(value) for value in own[1:]):
-        return _call(section, steps, **{section.entry["mask"]: _like(params, [value is None for value in decays])})
+        return _call(part, steps, **{section.entry["mask"]: _like(params, [value is None for value in decays])})
     if section.name in ONE_STEP_SIZE:
         raise ConfigError(
-            f"optimizer: {section.name} measures one step size over all parameters, so their weight decay cannot "
+            f"{part.where}: {section.name} measures one step size over all parameters, so their weight decay cannot "
             "differ like this; remove decay_mask and the groups' weight_decay"
         )
     labels = ["own" if value is None else f"weight_decay={value if is_fixed(value) else id(value)}" for value in decays]
     instances = {
-        label: _call(section, steps, **({} if value is None else dict.fromkeys(names, value)))
+        label: _call(part, steps, **({} if value is None else dict.fromkeys(names, value)))
         for label, value in zip(labels, decays, strict=True)
     }
     return optax.partition(instances, _like(params, labels))
@@ -197,26 +277,39 @@ def _decays(value: Any) -> bool:
     return not is_fixed(value) or bool(value)
 
 
-def _leaf_decays(
-    section: sections.Optimizer, params: PyTree, groups: Sequence[sections.Group | None]
-) -> list[float | None]:
+def _leaf_decays(part: Part, params: PyTree, groups: Sequence[sections.Group | None]) -> list[float | None]:
     """Returns each leaf's weight decay where it is not the optimizer's own, else None."""
-    masked_in = _decay_mask(section.decay_mask, params)
+    masked_in = _decay_mask(part, params)
     overrides = [None if group is None else group.weight_decay for group in groups]
-    return [
+    decays = [
         override if override is not None else (None if decays else 0.0)
         for override, decays in zip(overrides, masked_in, strict=True)
     ]
+    return _filled(decays, part.mine)
 
 
-def _decay_mask(mask: str | tuple[str, ...], params: PyTree) -> list[bool]:
-    leaves, paths = jax.tree.leaves(params), trees.leaf_paths(params)
+def _filled(values: Sequence[Any], mine: Sequence[bool]) -> list[Any]:
+    """The values of a part's leaves; of others that of the first, since they need no instance of its optimizer."""
+    other = values[mine.index(True)]
+    return [value if own else other for value, own in zip(values, mine, strict=True)]
+
+
+def _decay_mask(part: Part, params: PyTree) -> list[bool]:
+    mask, leaves, paths = part.section.decay_mask, jax.tree.leaves(params), trees.leaf_paths(params)
     if mask == "all":
         return [True] * len(leaves)
     if mask == "matrices":
         return [jnp.ndim(leaf) >= 2 for leaf in leaves]
-    hits = [_matches(pattern, paths, "optimizer.decay_mask") for pattern in mask]
+    if part.group is not None:
+        _of_group(part, mask, paths)
+    hits = [_matches(pattern, paths, f"{part.where}.decay_mask") for pattern in mask]
     return [any(column) for column in zip(*hits, strict=True)]
+
+
+def _of_group(part: Part, mask: Sequence[str], paths: list[str]) -> None:
+    own = [path for path, mine in zip(paths, part.mine, strict=True) if mine]
+    for pattern in mask:
+        _matches(pattern, own, f"{part.where}.decay_mask")
 
 
 def _keep() -> optax.GradientTransformation:
@@ -233,6 +326,54 @@ def _scale_leaves(scales: PyTree) -> optax.GradientTransformation:
 
 
 # -- groups -------------------------------------------------------------------------------------
+
+
+def _parts(
+    section: sections.Optimizer | sections.CustomOptimizer,
+    groups: Sequence[sections.Group | None],
+    frozen: Sequence[bool],
+) -> list[Part]:
+    """Returns the optimizers that move something: that of the run first, then those of groups."""
+    rest = [group is None or group.optimizer is None for group in groups]
+    # Frozen leaves count as the run's, so that they change nothing for a run without optimizers of groups.
+    used = any(mine and not still for mine, still in zip(rest, frozen, strict=True))
+    parts = [Part("optimizer", section, rest)] if used else []
+    for i, group in enumerate(section.groups):
+        if group.optimizer is not None:
+            where = f"optimizer.groups.{i}.optimizer"
+            mine = [other is group for other in groups]
+            parts.append(Part(where, _scheduled(group.optimizer, section.schedule, where), mine, group))
+    return parts
+
+
+def _scheduled(own: Any, usual: schedules.Schedule, where: str) -> Any:
+    """A group's section with a schedule: its own, or the shape of that of the run."""
+    if own.schedule is not None:
+        return own
+    if own.lr is None or isinstance(usual, schedules.Constant):
+        return own.model_copy(update={"schedule": schedules.Constant()})
+    if not isinstance(own, Custom) and not own.entry["scheduled"]:
+        raise ConfigError(
+            f"{where}: optax's {own.name} takes one learning rate, and the schedule {usual.name} of the run is for all "
+            "that state none; give it schedule: {name: constant}"
+        )
+    return own.model_copy(update={"schedule": usual})
+
+
+def _partition(parts: Sequence[Part], members: Sequence[Any], params: PyTree) -> optax.GradientTransformation:
+    """One transformation for each part; labels are told by the place of the group in the list."""
+    names = ["run" if part.group is None else f"group{part.where.split('.')[2]}" for part in parts]
+    labels = [names[0]] * len(parts[0].mine)
+    for name, part in zip(names, parts, strict=True):
+        labels = [name if mine else label for label, mine in zip(labels, part.mine, strict=True)]
+    return optax.partition(dict(zip(names, members, strict=True)), _like(params, labels))
+
+
+def _clipping_of_groups(parts: Sequence[Part], params: PyTree) -> list[optax.GradientTransformation]:
+    own = [_clipping(part.section.grad_clip) if part.group is not None else [] for part in parts]
+    if not any(own):
+        return []
+    return [_partition(parts, [_chain(clips) if clips else optax.identity() for clips in own], params)]
 
 
 def _assign(groups: Sequence[sections.Group], paths: list[str]) -> list[sections.Group | None]:

@@ -13,13 +13,14 @@ from jaxprop.errors import ConfigError
 from jaxprop.types import Schedule
 
 
-def make_schedule(section: sections.Schedule, lr: float, steps: int) -> float | Schedule:
+def make_schedule(section: sections.Schedule, lr: float, steps: int, where: str = "optimizer") -> float | Schedule:
     """Makes the learning rate over the updates of a run, with optax's schedules.
 
     Args:
       section: the `schedule` section.
       lr: the rate that the schedule shapes; a scalar array where a program is compiled for many rates.
       steps: updates the run makes; the length of a schedule that states none.
+      where: the section that has the schedule, for messages.
 
     Returns:
       `lr` where the rate is constant, else a function of the number of updates made so far.
@@ -34,7 +35,7 @@ def make_schedule(section: sections.Schedule, lr: float, steps: int) -> float | 
     """
     problem = section.problem(steps)
     if problem:
-        raise ConfigError(f"optimizer.schedule: {problem}")
+        raise ConfigError(f"{where}.schedule: {problem}")
     return _shape(section, lr, getattr(section, "steps", None) or steps)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import compress
 from typing import Any
 
 import jax
@@ -108,7 +109,27 @@ def eval_params(state: TrainState, trainable: Trainable) -> PyTree:
     if not found:
         return state.params
     trained = split(state.params, mask)
-    return merge(optax.contrib.schedule_free_eval_params(found[0], trained), state.params, mask)
+    for one in found:
+        trained = _free(one, trained)
+    return merge(trained, state.params, mask)
+
+
+def _free(state: optax.contrib.ScheduleFreeState, trained: PyTree) -> PyTree:
+    """The trained parameters with those that a schedule-free optimizer moves, of a group or all, as it evaluates them.
+
+    An optimizer in `optax.partition` holds nothing of the parameters of others.
+    """
+    held = jax.tree.leaves(state.z, is_leaf=_is_masked)
+    mine = [not _is_masked(z) for z in held]
+    leaves, structure = jax.tree.flatten(trained)
+    assert len(held) == len(leaves), "the average has the structure of the parameters"
+    own = state._replace(z=list(compress(held, mine)))
+    new = iter(optax.contrib.schedule_free_eval_params(own, list(compress(leaves, mine))))
+    return jax.tree.unflatten(structure, [next(new) if keep else leaf for keep, leaf in zip(mine, leaves, strict=True)])
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def eval_extras(state: TrainState) -> PyTree:

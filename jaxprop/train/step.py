@@ -42,7 +42,7 @@ from jaxprop.health.signals.measure import (
     rare_scalars,
     tap_rows,
 )
-from jaxprop.health.signals.rate import follow_rate, learning_rate, lr_scale
+from jaxprop.health.signals.rate import follow_rate, group_rates, learning_rate, lr_scale
 from jaxprop.health.signals.rate import updates as updates_of
 from jaxprop.health.signals.settings import RARE, Signals
 from jaxprop.parallel.offload import fetched
@@ -408,11 +408,12 @@ def report(
     }
     if rate is not None:
         scalars["learning_rate"] = rate if factor is None else rate * factor
+    sums = {**forward.sums, **group_rates(recipe.schedule, problem.state, factor)}
     if not plan.rows:
-        return after, measurements.pack(forward.sums, scalars)
+        return after, measurements.pack(sums, scalars)
     rows = {"grad_norm": norms.layers}
     if seen is None:
-        return after, measurements.pack(forward.sums, scalars, rows, layout=plan.layout)
+        return after, measurements.pack(sums, scalars, rows, layout=plan.layout)
     direction, found, found_rows = extra_signals(
         plan,
         lambda trained, precision=None: problem.gradient(trained, precision=precision)[1].params,
@@ -428,7 +429,7 @@ def report(
     scalars |= rare_scalars(seen, norms.total, back.micro_square, problem.batch, parts)
     rows |= seen.layers | found_rows
     after = after._replace(health=after.health._replace(direction=direction))
-    return after, measurements.pack(forward.sums, scalars, rows, tap_rows(plan, back.collectors), plan.layout)
+    return after, measurements.pack(sums, scalars, rows, tap_rows(plan, back.collectors), plan.layout)
 
 
 def loss_scale(state: TrainState) -> jax.Array | None:

@@ -4,7 +4,8 @@ import yaml
 from jaxprop.config.build import build
 from jaxprop.config.dump import dump, with_absolute_paths
 from jaxprop.config.load import load
-from jaxprop.config.schema.optimizer import OPTIMIZERS, optimizer_model
+from jaxprop.config.schema.optax_table import OPTIMIZERS
+from jaxprop.config.schema.optimizer import optimizer_model
 
 CHANGES = [
     {},

@@ -21,7 +21,8 @@ def record(layout=LEAN, **values):
 
     What a record of this layout does not hold is left out, as the step leaves it out.
     """
-    first, metrics, rest = [], [np.zeros(2 * len(layout.metrics))], []
+    first, rest = [], []
+    metrics = [np.asarray(values.pop(name, (0.0, 0.0)), np.float64) for name in layout.metrics]
     for signal in SIGNALS:
         name, prefix = signal.name, {"step": "", "layer": "rows_", "tap": "tap_"}[signal.per]
         if name in RARE:

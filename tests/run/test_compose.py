@@ -12,6 +12,7 @@ from jaxprop.data import Workers, prefetch
 from jaxprop.errors import ConfigError
 from jaxprop.parallel.sharding import batch_sharding
 from jaxprop.run.compose import compose, place
+from jaxprop.run.records import train_record
 from jaxprop.run.steps import signals_of
 from jaxprop.types import TrainState
 from tests.benches import BASE, bits, merged
@@ -30,6 +31,27 @@ def test_only_a_mean_of_squares_is_taken_for_adams_second_moment(optimizer, lags
 def test_epsilon_is_taken_from_the_configuration():
     assert signals_of(build(merged(BASE, {"optimizer": {"eps": 1e-5}}))).eps == 1e-5
     assert signals_of(build(BASE)).eps == 1e-8
+
+
+GROUPS = [
+    {"match": "head/.*", "optimizer": {"name": "adam", "lr": 0.25, "eps": 1e3, "schedule": {"name": "linear"}}},
+    {"match": "layers/0/.*/bias", "lr_scale": 0.5},
+]
+
+
+def test_each_group_has_its_rate_and_its_epsilon():
+    over = {"optimizer": {"name": "adam", "lr": 0.1, "groups": GROUPS}, "run": {"steps": 4, "epochs": None}}
+    experiment = compose(build(merged(BASE, over)))
+    state, found = experiment.init(0), []
+    for detail in ("lean", "rows", "full"):
+        state, m = experiment.step(state, next(experiment.stream), detail)
+        record = train_record(3, m.host(), None)
+        found.append((record["lr"], record["lr/head/.*"], record["lr/layers/0/.*/bias"]))
+    np.testing.assert_allclose(found, [(0.1, 0.25 * left, 0.05) for left in (1, 0.75, 0.5)], rtol=1e-6)
+    tiny = dict(zip(m.layout.layers, np.asarray(m.rare.tiny_second_moment), strict=True))
+    assert tiny["head"] == 1  # its epsilon is far above any second moment
+    assert all(share < 1 for name, share in tiny.items() if name != "head")
+    assert experiment.step.recipe.signals.eps["head/kernel"] == 1e3
 
 
 def test_an_experiment_makes_states_by_seed_and_holds_none():

@@ -203,3 +203,12 @@ class Tied(nnx.Module):
 def test_a_base_that_has_other_parameters_is_told():
     with pytest.raises(ConfigError, match="the model has a parameter layers/1/dense/bias, and the base model has none"):
         mup({"name": "mlp", "hidden": [64, 64]}, None, base={"hidden": [8]})
+
+
+def test_a_group_has_the_rates_of_its_own_optimizer():
+    groups = [{"match": "layers/1/.*", "optimizer": {"name": "sgd", "lr": 0.5}}]
+    found = table(mup({"name": "mlp", "hidden": [64, 64]}, groups=groups))
+    assert (found["layers/1/dense/kernel"][1], found["layers/1/dense/bias"][1]) == (1, 8)
+    assert (found["layers/0/dense/bias"][1], found["head/kernel"][1]) == (1, 1 / 8)
+    with pytest.raises(ConfigError, match="how rates of novograd depend on the width is not known"):
+        mup({"name": "mlp"}, groups=[groups[0] | {"optimizer": {"name": "novograd", "lr": 0.5}}])

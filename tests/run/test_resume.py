@@ -1,5 +1,7 @@
 """Which configuration may go on with a run: how it is made longer, and what is told where that is refused."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,15 +12,16 @@ from jaxprop.run.resume import resume_note
 from jaxprop.run.train import train
 
 COSINE = {"name": "cosine"}
+ADAMW = {"name": "adamw", "lr": 3e-2}
 
 
-def config(folder, run, schedule):
+def config(folder, run, schedule, groups=()):
     return build(
         {
             "task": {"name": "classify"},
             "data": {"name": "arrays", "train": str(folder / "train.npz"), "batch_size": 8, "prefetch": 0},
             "model": {"name": "mlp", "hidden": [4]},
-            "optimizer": {"name": "sgd", "lr": 0.1, "schedule": schedule},
+            "optimizer": {"name": "sgd", "lr": 0.1, "schedule": schedule, "groups": list(groups)},
             "parallel": {"devices": 1},
             "health": {"layers": False, "watch": False},
             "run": {**run, "log_every": 1},
@@ -79,6 +82,43 @@ def test_the_refusal_says_how(data, tmp_path, first, longer, how):
     (tmp_path / "run" / "summary.json").unlink()  # as of a run that was interrupted
     with pytest.raises(UsageError, match="another length changes the rates of all steps"):
         train(config(data, longer, first[1]), tmp_path / "run", quiet=True)
+
+
+GROUPS = [
+    {
+        "match": "layers/.*/kernel",
+        "optimizer": {"name": "muon", "lr": 0.02, "schedule": {**COSINE, "steps": 8}},
+    },
+    {"match": "head/.*", "optimizer": {"name": "adamw", "lr": 3e-2, "grad_clip": {"norm": 0.5}}},
+]
+
+
+def test_a_run_whose_groups_have_optimizers_goes_on_with_the_same_bits(data, tmp_path):
+    constant = {"name": "constant"}
+    train(config(data, {"steps": 3}, constant, GROUPS), tmp_path / "run", quiet=True)
+    train(config(data, {"steps": 6}, constant, GROUPS), tmp_path / "run", quiet=True)
+    train(config(data, {"steps": 6}, constant, GROUPS), tmp_path / "whole", quiet=True)
+    files = [tmp_path / name / "checkpoints" / "6" / "manifest.json" for name in ("run", "whole")]
+    first, whole = (json.loads(file.read_text()) for file in files)
+    assert len(whole["digests"]) == len(whole["leaves"])
+    assert first["digests"] == whole["digests"]
+    assert any(path.startswith("opt_state/inner_states/group0/") for path, _ in whole["leaves"])
+
+
+def test_the_schedule_of_a_group_may_be_as_long_as_the_run_too(data, tmp_path):
+    groups = [{"match": "head/.*", "optimizer": {"name": "adamw", "lr": 3e-2, "schedule": COSINE}}]
+    constant = {"name": "constant"}
+    train(config(data, {"steps": 4}, constant, groups), tmp_path / "run", quiet=True)
+    with pytest.raises(UsageError) as caught:
+        train(config(data, {"steps": 6}, constant, groups), tmp_path / "run", quiet=True)
+    key = "optimizer.groups.0.optimizer.schedule.steps=4"
+    assert f"another length changes the rates of all steps; add {key} to keep them" in str(caught.value)
+    groups[0]["optimizer"]["schedule"] = {"name": "cosine", "steps": 4}
+    outcome = train(config(data, {"steps": 6}, constant, groups), tmp_path / "run", quiet=True)
+    assert outcome.summary["step"] == 6
+    assert f"together with {key}, since" in resume_note(
+        4, 4, config(data, {"steps": 4}, constant, [{**groups[0], "optimizer": {**ADAMW, "schedule": COSINE}}])
+    )
 
 
 def test_what_a_finished_run_needs_for_more(data):

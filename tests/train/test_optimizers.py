@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from jaxprop.config.schema import optimizer as sections
 from jaxprop.config.schema import schedules
+from jaxprop.config.schema.groups import NOT_PROPORTIONAL
 from jaxprop.config.schema.optax_table import OPTIMIZERS
 from jaxprop.errors import ConfigError
 from jaxprop.train import optimizers
@@ -111,7 +112,7 @@ def test_scaling_the_update_is_scaling_the_rate_except_where_refused(name):
     same = all(
         np.allclose(2 * a, b, rtol=1e-4, atol=1e-9) for a, b in zip(*map(jax.tree.leaves, (half, full)), strict=True)
     )
-    assert same == (name not in sections.NOT_PROPORTIONAL)
+    assert same == (name not in NOT_PROPORTIONAL)
 
 
 # -- the chain ----------------------------------------------------------------------------------
@@ -168,7 +169,8 @@ def test_the_second_rate_of_muon_follows_the_schedule():
 def test_clipping_by_norm_leaves_frozen_gradients_out(freeze):
     grads = jax.tree.map(lambda p: jnp.full_like(p, 3.0), PARAMS)
     groups = [{"match": "head/.*", "freeze": True}] if freeze else []
-    tx, *_, clip = build(lr=1.0, grad_clip={"norm": 1.0}, groups=groups)
+    built = build(lr=1.0, grad_clip={"norm": 1.0}, groups=groups)
+    tx, clip = built.tx, built.clip
     updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
     count = 6 if freeze else 12
     clip = optax.clip_by_global_norm(clip) if isinstance(clip, float) else clip
@@ -389,9 +391,8 @@ def test_a_long_list_of_paths_is_cut():
 
 def own(section, make, steps=10, params=None):
     chosen = sections.CustomOptimizer.model_validate({"class": "mine.py:make"} | section)
-    return optimizers.make_optimizer(
-        chosen, steps=steps, params=params or {"head": jnp.ones(2), "body": jnp.ones(2)}, own=make
-    )
+    params = params or {"head": jnp.ones(2), "body": jnp.ones(2)}
+    return optimizers.make_optimizer(chosen, steps=steps, params=params, own=lambda where, section, rate: make(rate))
 
 
 def test_an_optimizer_of_ones_own_is_clipped_scheduled_and_grouped():

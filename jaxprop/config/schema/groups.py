@@ -1,27 +1,68 @@
-"""Gradient clipping, masks of weight decay, and groups of parameters. Imports no jax."""
+"""Groups of parameters: factors on their rate, their weight decay, or an optimizer of their own. Imports no jax."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from functools import cache
+from typing import Annotated
 
-from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import Field, model_validator
 
 from jaxprop.config.schema.base import NonNegativeFloat, PositiveFloat, Section
-from jaxprop.config.schema.named import Pattern, problem, regex
+from jaxprop.config.schema.clipping import GradClip
+from jaxprop.config.schema.custom import Custom
+from jaxprop.config.schema.named import ByName, Pattern, problem
+from jaxprop.config.schema.optax_models import OneOptimizer, OptimizerByName, check_rate, model_of
+from jaxprop.config.schema.schedules import SCHEDULES, Schedule
+
+# A group's lr_scale multiplies the update, which equals scaling the learning rate except for these optimizers.
+NOT_PROPORTIONAL = frozenset({"cocob", "fromage", "madgrad"})
+
+# These call the loss themselves, as a function of all parameters that are trained.
+WHOLE: dict[str, str] = {}
+
+GroupSchedule = Annotated[
+    Schedule | None,
+    ByName(tuple(SCHEDULES), SCHEDULES.__getitem__, {}, optional=True),
+    Field(description="learning rate as a function of the step; default: the schedule of optimizer, with this lr"),
+]
 
 
-class GradClip(Section):
-    """Gradient clipping; where several are given: by value, then adaptive, then by global norm."""
+class GroupOptimizer(OneOptimizer):
+    """An optimizer for the parameters of a group alone."""
 
-    norm: PositiveFloat | None = Field(None, description="largest global norm; frozen parameters do not count")
-    value: PositiveFloat | None = Field(None, description="largest absolute value of an entry")
-    adaptive: PositiveFloat | None = Field(None, description="largest ratio of a unit's gradient norm to its own norm")
+    schedule: GroupSchedule = None
+    grad_clip: GradClip | None = Field(
+        None, description="clipping of the group's gradient, after that of optimizer.grad_clip; none by default"
+    )
+
+
+class CustomGroupOptimizer(Custom):
+    """An optimizer of your own for the parameters of a group alone, as `optimizer.class`."""
+
+    lr: NonNegativeFloat | None = Field(None, description="learning rate, for functions that take learning_rate")
+    schedule: GroupSchedule = None
+    grad_clip: GradClip | None = Field(
+        None, description="clipping of the group's gradient, after that of optimizer.grad_clip; none by default"
+    )
 
     @model_validator(mode="after")
-    def _one_at_least(self) -> GradClip:
-        if self.norm is self.value is self.adaptive is None:
-            raise problem("expected at least one of norm, value, adaptive, as in {norm: 1.0}; got none")
+    def _has_rate(self) -> CustomGroupOptimizer:
+        check_rate(self)
         return self
+
+
+@cache
+def group_optimizer_model(name: str) -> type[GroupOptimizer]:
+    """Returns the pydantic model of one optax optimizer as a group has it.
+
+    Args:
+      name: a key of `OPTIMIZERS`.
+
+    Example:
+      >>> group_optimizer_model("muon")(name="muon", lr=0.02).schedule is None
+      True
+    """
+    return model_of(name, GroupOptimizer)
 
 
 class Group(Section):
@@ -34,30 +75,30 @@ class Group(Section):
     weight_decay: NonNegativeFloat | None = Field(
         None, description="weight decay of the group; default: that of the optimizer"
     )
+    optimizer: Annotated[
+        GroupOptimizer | CustomGroupOptimizer | None,
+        OptimizerByName(GroupOptimizer, group_optimizer_model, CustomGroupOptimizer, optional=True),
+    ] = Field(None, description="optimizer of the group's own; default: that of all parameters")
     freeze: bool = Field(False, description="do not train these parameters; they have no optimizer state")
 
     @model_validator(mode="after")
     def _says_something(self) -> Group:
         others = ["lr_scale"] * (self.lr_scale != 1.0) + ["weight_decay"] * (self.weight_decay is not None)
+        if self.optimizer is not None:
+            if self.weight_decay is not None:
+                raise problem(f"the group {self.match!r} has an optimizer of its own; put weight_decay into that")
+            if self.optimizer.name in NOT_PROPORTIONAL and self.lr_scale != 1.0:
+                raise problem(not_proportional(self.optimizer.name, self.match))
+            others.append("optimizer")
         if self.freeze and others:
             raise problem(f"a frozen group is not updated, so {' and '.join(others)} would do nothing; remove it")
         if not self.freeze and not others:
-            raise problem(f"group {self.match!r} changes nothing; give it lr_scale, weight_decay or freeze: true")
+            raise problem(
+                f"group {self.match!r} changes nothing; give it optimizer, lr_scale, weight_decay or freeze: true"
+            )
         return self
 
 
-def _decay_mask(value: Any) -> str | tuple[str, ...]:
-    if isinstance(value, str) and value in ("all", "matrices"):
-        return value
-    if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
-        return tuple(regex(item) for item in value)
-    raise problem(f"expected all, matrices or a list of path patterns such as ['.*/kernel'], got {value!r}")
-
-
-DecayMask = Annotated[
-    Any,  # str | tuple[str, ...]; pydantic cannot serialize that union behind a plain validator
-    PlainValidator(_decay_mask),
-    WithJsonSchema(
-        {"anyOf": [{"enum": ["all", "matrices"]}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-    ),
-]
+def not_proportional(name: str, match: str) -> str:
+    """Returns the sentence for a factor on the rate of an optimizer whose update is not proportional to it."""
+    return f"the update of {name} is not proportional to its learning rate; remove lr_scale from the group {match!r}"

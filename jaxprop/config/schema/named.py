@@ -42,6 +42,7 @@ class ByName:
       model: name -> pydantic model; called only for the chosen name, so that the others are not built.
       refused: known names that cannot be used -> the reason.
       custom: the model for code of the user's own, which `class` chooses; None where there is no such choice.
+      optional: whether null is allowed.
     """
 
     def __init__(
@@ -50,18 +51,23 @@ class ByName:
         model: Callable[[str], type[Section]],
         refused: Mapping[str, str],
         custom: type[Custom] | None = None,
+        optional: bool = False,
     ):
         self.names, self.model, self.refused, self.custom = names, model, refused, custom
+        self.optional = optional
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.validate)
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
         # With a ref, each model occurs only once under $defs, even if several places use it.
-        return handler(core_schema.union_schema([with_ref(self.model(name)) for name in self.names]))
+        union = handler(core_schema.union_schema([with_ref(self.model(name)) for name in self.names]))
+        return {"anyOf": [union, {"type": "null"}]} if self.optional else union
 
-    def validate(self, value: Any) -> Section:
+    def validate(self, value: Any) -> Section | None:
         """Validates with the model that `value["name"]` chooses; raises the same errors as a tagged union."""
+        if value is None and self.optional:
+            return None
         if isinstance(value, Section) and (isinstance(value, Custom) or getattr(value, "name", None) in self.names):
             return value
         if not isinstance(value, Mapping):

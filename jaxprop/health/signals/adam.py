@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -160,7 +160,27 @@ def _number(value: Any) -> float | None:
     return float(value) if jnp.ndim(value) == 0 and not isinstance(value, Tracer) else None
 
 
-def adam_rows(groups: Groups, found: Sequence[Moments], eps: float) -> dict[str, jax.Array]:
+def eps_of(found: Sequence[Moments], params: PyTree, eps: float | Mapping[str, float]) -> list[Any]:
+    """Returns the epsilon of each Adam: that of the first parameter of which it keeps a second moment.
+
+    Args:
+      found: second moments of each Adam.
+      params: the parameters.
+      eps: of all, or by the paths of parameters.
+
+    Example:
+      >>> found = [Moments([None, jnp.zeros(2)], [None, jnp.zeros(2)], 0.999, jnp.int32(1))]
+      >>> eps_of(found, {"a": 1, "b": 2}, {"a": 1e-8, "b": 1e-6})
+      [1e-06]
+    """
+    if not isinstance(eps, Mapping):
+        return [eps] * len(found)
+    paths = trees.leaf_paths(params)
+    first = (next(i for i, leaf in enumerate(one.after) if leaf is not None) for one in found)
+    return [eps[paths[i]] for i in first]
+
+
+def adam_rows(groups: Groups, found: Sequence[Moments], eps: Sequence[Any]) -> dict[str, jax.Array]:
     """Lag of Adam's second moment behind the gradient, and share of entries where its epsilon takes over.
 
         adam_lag = sqrt(mean(g^2 / max(v, eps^2))),   tiny_second_moment = mean(sqrt(v) < 10 eps),   v = nu / (1 - b2^t)
@@ -170,7 +190,7 @@ def adam_rows(groups: Groups, found: Sequence[Moments], eps: float) -> dict[str,
     Args:
       groups: the layers.
       found: second moments around an update, of each Adam.
-      eps: Adam's.
+      eps: of each Adam.
 
     Returns:
       `{name: [L]}`, float32; -1 for a layer none of whose leaves has a second moment. Nothing without any Adam.
@@ -178,7 +198,7 @@ def adam_rows(groups: Groups, found: Sequence[Moments], eps: float) -> dict[str,
     Example:
       >>> from jaxprop.core.layers import group_layers
       >>> now = Moments([jnp.zeros(2)], [jnp.array([0.001, 0.0])], 0.999, jnp.int32(1))
-      >>> rows = adam_rows(group_layers({"w": jnp.ones(2)}), [now], 1e-8)
+      >>> rows = adam_rows(group_layers({"w": jnp.ones(2)}), [now], [1e-8])
       >>> round(rows["adam_lag"].item(), 3), rows["tiny_second_moment"].item()
       (0.707, 0.5)
 
@@ -188,7 +208,9 @@ def adam_rows(groups: Groups, found: Sequence[Moments], eps: float) -> dict[str,
     """
     if not found:
         return {}
-    lags, ample, entries = (sum(parts) for parts in zip(*(_sums(groups, one, eps) for one in found), strict=True))
+    lags, ample, entries = (
+        sum(parts) for parts in zip(*(_sums(groups, *one) for one in zip(found, eps, strict=True)), strict=True)
+    )
     known, entries = entries > 0, np.maximum(entries, 1)
     rows = {"adam_lag": jnp.sqrt(lags / entries), "tiny_second_moment": jnp.maximum(entries - ample, 0) / entries}
     return {name: jnp.where(known, row, jnp.float32(NOT_APPLICABLE)) for name, row in rows.items()}

@@ -15,7 +15,7 @@ from jaxprop.core.layers import Groups
 from jaxprop.core.measurements import Layout
 from jaxprop.core.taps import Tap
 from jaxprop.health.signals import curvature
-from jaxprop.health.signals.adam import adam_rows, moments
+from jaxprop.health.signals.adam import adam_rows, eps_of, moments
 from jaxprop.health.signals.noise import noise
 from jaxprop.health.signals.rounding import flushed_rows, update_rows
 from jaxprop.health.signals.settings import RARE, Signals
@@ -82,7 +82,7 @@ def measure_update(
     updates, after = propose(grads, opt_state)
     rows = update_rows(plan.groups, counted(params), counted(updates), counted(grads))
     adam = moments(lambda g, s: propose(g, s)[1], grads, opt_state, after, counted(params), plan.settings.b2)
-    rows |= adam_rows(plan.groups, adam, plan.settings.eps)
+    rows |= adam_rows(plan.groups, adam, eps_of(adam, counted(params), plan.settings.eps))
     clipped = None
     if isinstance(plan.clip, int | float | jax.Array):
         clipped = jnp.minimum(norm, jnp.asarray(plan.clip, norm.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,7 +11,51 @@ import optax
 
 from jaxprop.core.precision import promoting
 from jaxprop.health.signals.settings import Signals
-from jaxprop.types import HealthState, PyTree, Schedule, TrainState
+from jaxprop.types import HealthState, PyTree, Schedule, Sums, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """The learning rate of a run as a function of the count of updates, and those of groups of parameters beside it.
+
+    Args:
+      base: count of updates -> rate.
+      groups: names in a record, which begin with `lr/`, and rates.
+
+    Example:
+      >>> rates = Rates(lambda count: 0.5 * count, (("lr/head/.*", lambda count: 0.25 * count),))
+      >>> rates(2), [name for name, _ in rates.groups]
+      (1.0, ['lr/head/.*'])
+    """
+
+    base: Schedule
+    groups: tuple[tuple[str, Schedule], ...] = ()
+
+    def __call__(self, count: Any) -> Any:
+        """The rate of the run."""
+        return self.base(count)
+
+
+def group_rates(schedule: Schedule | None, state: TrainState, scale: jax.Array | None) -> Sums:
+    """The rates of groups in a step as numbers of its record, those that responses leave.
+
+    Args:
+      schedule: of the step; only `Rates` tell any.
+      state: before the step.
+      scale: from `lr_scale`.
+
+    Example:
+      >>> from jaxprop.health.signals.guard import init_health
+      >>> rates = Rates(lambda count: 0.5 * count, (("lr/head/.*", lambda count: 0.25 * count),))
+      >>> state = TrainState(3, {}, {}, (), None, (), init_health(), ())
+      >>> {name: float(rate) for name, (rate, _) in group_rates(rates, state, None).items()}
+      {'lr/head/.*': 0.75}
+    """
+    if not isinstance(schedule, Rates):
+        return {}
+    found = {name: learning_rate(rate, state, ()) for name, rate in schedule.groups}
+    factor = jnp.float32(1) if scale is None else scale
+    return {name: (rate * factor, jnp.float32(1)) for name, rate in found.items() if rate is not None}
 
 
 def learning_rate(schedule: Schedule | None, state: TrainState, opt_state: PyTree) -> jax.Array | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxprop.errors import UsageError
@@ -22,7 +23,8 @@ class Signals(NamedTuple):
       taps: measure tapped activations.
       curvature: measure the curvature along the gradient and the largest eigenvalue of the Hessian: two
         Hessian-vector products in every full record, and a copy of the parameters in the state.
-      b2, eps: of Adam, for `adam_lag` and `tiny_second_moment`; without one, b2 is read off the optimizer.
+      b2, eps: of Adam, for `adam_lag` and `tiny_second_moment`; without one, b2 is read off the optimizer. Where parts
+        of the parameters have optimizers of their own, `eps` may be a mapping from the paths of parameters.
       spikes: None, or what to do with a gradient norm far above its own history: `"clip"` it there, or `"skip"` it.
       respond: take updates at `min(lr_scale, rate_limit / rate_peak)` of the rate and clip gradients to `grad_limit`,
         all of `state.health`.
@@ -34,7 +36,7 @@ class Signals(NamedTuple):
     taps: bool = True
     curvature: bool = False
     b2: float | None = None
-    eps: float = 1e-8
+    eps: float | Mapping[str, float] = 1e-8
     spikes: str | None = None
     respond: bool = False
 

@@ -231,6 +231,8 @@ def _smaller_epsilon(p: Plea) -> str:
     smaller = 1e-8 if not isinstance(now, int | float) or now > 1e-8 else now / 1e4
     if not p.setup.known("optimizer"):
         return "pass the optimizer a smaller eps"
+    if any(isinstance(group, Mapping) and group.get("optimizer") for group in p.setup.get("optimizer.groups") or ()):
+        return "give the optimizer that trains the layer, that of the run or of its group, a smaller eps"
     return f"optimizer.eps={smaller:.0e}".replace("e-0", "e-")
 
 

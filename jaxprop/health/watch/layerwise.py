@@ -150,18 +150,21 @@ class Updates:
         return Symptom("update_ratio", r.layer(i), severity, self.ratio, limit, self.high or r.step)
 
     def _damped(self, r: Reading, trail: Trail, config: WatchConfig) -> Symptom | None:
-        """In Adam's first step every |dw| equals the learning rate, unless epsilon dominates."""
+        """In Adam's first step every |dw| equals the learning rate, unless epsilon dominates.
+
+        Which group a layer belongs to is not known here, so the lowest rate of all groups counts.
+        """
         rows = r.rows
         assert rows is not None
-        if self.count > 3 or r.step - trail.start > 9 or not r.rate > 0:
+        if self.count > 3 or r.step - trail.start > 9 or not r.lowest > 0:
             return None
         usable = np.isfinite(rows.adam_lag) & (rows.sizes >= SMALL) & (rows.zero_fraction < 0.9)
         # This does not hold for optimizers with ||dw|| = rate ||w||, such as LAMB.
-        usable &= np.abs(rows.ratio / r.rate - 1) > 0.05
+        usable &= np.abs(rows.ratio / r.lowest - 1) > 0.05
         if not usable.any():
             return None
         size = rows.update_norm[usable] / np.sqrt(rows.sizes[usable] * (1 - rows.zero_fraction[usable]))
-        share = median(size) / r.rate
+        share = median(size) / r.lowest
         limit = config.damped if r.step == 1 else config.damped_later
         self.damped = self.damped + 1 if share < limit else 0
         if not self.damped or (r.step > 1 and self.damped < 2):

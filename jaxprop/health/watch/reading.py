@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxprop.core.measurements import Measurements
 
 NAN = math.nan
+RATES = "lr/"  # what the names of learning rates of groups of parameters begin with, which are told among the metrics
 EMBEDDING = re.compile(r"embed|(^|[/_.])w[tp]e($|[/_.\[])", re.IGNORECASE)
 RECURRENT = re.compile(r"recur|rnn|lstm|gru|elman|(^|[/_.])(cell|u|h2h|hh)($|[/_.\[])", re.IGNORECASE)
 
@@ -49,6 +50,7 @@ class Reading(NamedTuple):
       taps: signal -> `[T]`; None if the record has no rows of taps.
       names, fans: of the layers, as in `Layout`.
       tapped: (name, kind) of the taps.
+      lowest: the lowest of the rate and those of groups of parameters; NaN if unknown.
       clipped: gradient norm after the optimizer's clipping; NaN if it does not clip, as far as is known.
     """
 
@@ -73,6 +75,7 @@ class Reading(NamedTuple):
     tapped: Sequence[tuple[str, str]]
     fans: Sequence[tuple[int, int]]
     clipped: float = NAN
+    lowest: float = NAN
 
     def layer(self, index: int) -> str | None:
         return self.names[index] if index < len(self.names) else None
@@ -124,8 +127,13 @@ def read(step: int, m: Measurements, layer_names: Sequence[str]) -> Reading:
         None if taps is None or not m.layout.taps else {
             name: np.asarray(value, np.float64) for name, value in zip(taps._fields, taps, strict=True)
         },
-        names, m.layout.taps, m.layout.fans, float(m.clipped_norm),
+        names, m.layout.taps, m.layout.fans, float(m.clipped_norm), _lowest(m),
     )  # fmt: skip
+
+
+def _lowest(m: Measurements) -> float:
+    groups = [float(rate) for name, (rate, _) in m.metrics.items() if name.startswith(RATES)]
+    return min([float(m.learning_rate), *groups])
 
 
 def _rows(m: Measurements) -> Rows:

@@ -148,7 +148,7 @@ def test_a_second_moment_of_another_shape_is_none():
     [found] = adam.moments(moving, params, state, moving(params, state), params)
     assert (round(found.decay, 5), int(found.count)) == (0.9, 1)
     assert [x is None for x in found.after] == [False, True]  # b, w
-    rows = adam.adam_rows(group_layers(params), [found], EPS)
+    rows = adam.adam_rows(group_layers(params), [found], [EPS])
     np.testing.assert_allclose(rows["adam_lag"], [1, NOT_APPLICABLE], rtol=1e-6)
     np.testing.assert_allclose(rows["tiny_second_moment"], [0, NOT_APPLICABLE])
     none = state._replace(nu={"w": jnp.ones(()), "b": jnp.ones(())})

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 
 import jaxprop
+from jaxprop.health.signals.rate import Rates
 from jaxprop.health.signals.settings import Signals
 from tests.steps import make_batch, make_params, mean_loss, one_step
 
@@ -16,6 +17,17 @@ def test_the_learning_rate_is_the_schedules_or_the_injected_one():
     two = optax.chain(injected, optax.inject_hyperparams(optax.sgd)(learning_rate=0.5))
     assert np.isnan(one_step(tx=two, detail="lean", health=health).learning_rate)
     assert one_step(schedule=lambda n: 0.75 + n, detail="lean", health=health).learning_rate == 0.75
+
+
+def test_the_rates_of_groups_are_told_beside_it_as_responses_leave_them():
+    schedule = Rates(lambda count: 0.5 + 0 * count, (("lr/dense_1/.*", lambda count: 0.25 * (count + 1)),))
+    step = jaxprop.make_train_step(mean_loss, optax.sgd(0.5), schedule=schedule, health=Signals(respond=True))
+    state, found = step.init(make_params(), key=jax.random.key(0)), []
+    for factor in (1.0, 0.5, 0.5):
+        state = state._replace(health=state.health._replace(lr_scale=np.float32(factor)))
+        state, m = step(state, make_batch(), "lean")
+        found.append((float(m.learning_rate), float(m.metrics["lr/dense_1/.*"][0])))
+    assert found == [(0.5, 0.25), (0.25, 0.25), (0.25, 0.375)]
 
 
 def rates(tx, schedule, spoiled, **options):

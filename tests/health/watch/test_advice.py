@@ -103,3 +103,6 @@ def test_a_gradient_that_is_clipped_is_not_told_to_be():
 def test_an_epsilon_is_made_smaller_than_it_is():
     assert ADVICE["adam_eps"](plea(Setup("yaml", {"optimizer": {"eps": 0.1}}))) == "optimizer.eps=1e-8"
     assert ADVICE["adam_eps"](plea(Setup("yaml", {"optimizer": {"eps": 1e-8}}))) == "optimizer.eps=1e-12"
+    groups = [{"match": "head/.*", "optimizer": {"name": "adam", "eps": 1e-3}}]
+    advice = ADVICE["adam_eps"](plea(Setup("yaml", {"optimizer": {"eps": 0.1, "groups": groups}})))
+    assert advice == "give the optimizer that trains the layer, that of the run or of its group, a smaller eps"

@@ -298,6 +298,17 @@ def test_an_adam_step_below_the_rate_is_an_epsilon():
     assert alerts(0.1, adam=False) == []
 
 
+def test_updates_are_compared_with_the_lowest_rate_of_all_groups():
+    full = FULL._replace(metrics=("lr/head/.*",))
+
+    def change(step, values):
+        values["rows_update_norm"] = 0.1 * values["learning_rate"] * np.sqrt(4096 * 0.9)
+        values["lr/head/.*"] = (0.1 * values["learning_rate"], 1.0)
+
+    run = [(step, values, full) for step, values, _ in healthy(5, adam=True)]
+    assert alerts_of(Watch(LAYERS), run, change) == []
+
+
 def test_a_gradient_tilted_to_the_head_of_an_attention_stack_is_a_post_norm():
     full = FULL._replace(taps=(*((f"layers/{i}", "") for i in range(6)), ("attn", "attention")))
 
