@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +26,7 @@ from jaxprop.run.swept import as_json
 if TYPE_CHECKING:
     from jaxprop.run.swept import Results
     from jaxprop.tools.sweep import Plan
+    from jaxprop.tools.sweep.grid import Words
 
 
 def sweep(
@@ -39,6 +41,23 @@ def sweep(
     metric: Annotated[
         str | None, typer.Option("--metric", metavar="NAME", help="rank by this metric; default: that of the task")
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option("--search", metavar="HOW", help="draw settings by tpe, cmaes or random in place of trying all"),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", metavar="N", min=1, help="settings that --search tries in all")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", metavar="M", help="begin no run after so many minutes")
+    ] = None,
+    halving: Annotated[
+        bool, typer.Option("--halving", help="with --search, end runs that are behind others after an evaluation")
+    ] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", metavar="FILE", help="of --search: SQLite file or URL that several machines share"),
+    ] = None,
     run: Annotated[
         Path | None,
         typer.Option("--run", metavar="DIR", parser=home, help="folder of the sweep; default: runs/NAME-sweep"),
@@ -52,17 +71,29 @@ def sweep(
     config, words = split_config(config, values)
     from jaxprop.run.interrupt import leaving_at_once
     from jaxprop.tools.sweep.grid import axes_of
-    from jaxprop.tools.sweep.plan import plan
+    from jaxprop.tools.sweep.plan import drawn, plan
 
     varied, at_a_time = axes_of(words), _lanes(lanes)
-    made = plan(config, varied.axes, varied.fixed, seeds, code or ())
+    if search is None:
+        _check_grid(varied, {"--trials": trials, "--halving": halving, "--storage": storage})
+        made = plan(config, varied.axes, varied.fixed, seeds, code or ())
+    else:
+        made = drawn(config, varied.spans, varied.axes, varied.fixed, seeds, code or ())
+    if minutes is not None and not minutes > 0:
+        raise UsageError(f"--minutes: expected a number above 0, got {minutes:g}")
     folder = run if run is not None else Path("runs") / f"{made.name}-sweep"
     with leaving_at_once():
         # Imported late, so that a mistake in the command is reported before jax has loaded.
+        from jaxprop.tools.sweep.search import Search
+        from jaxprop.tools.sweep.search import search as searched
         from jaxprop.tools.sweep.sweep import sweep as swept
 
-    told = _nothing if quiet else _tell
-    found = swept(made, folder, metric=metric, fresh=fresh, lanes=at_a_time, tell=told)
+    terms: dict[str, Any] = {"metric": metric, "fresh": fresh, "lanes": at_a_time, "tell": _nothing if quiet else _tell}
+    if search is None:
+        found = swept(made, folder, minutes=minutes, **terms)
+    else:
+        wanted = Search(varied.spans, varied.axes, search, trials, minutes, halving, storage)
+        found = searched(made, wanted, folder, code=code or (), **terms)
     if json:
         print_result("sweep", folder, as_json(found.results), indent=2)
     else:
@@ -72,6 +103,19 @@ def sweep(
         for line in lines[-1:] if quiet else [*lines, f"folder: {folder}"]:
             say(line)
     return found.exit_code
+
+
+def _check_grid(words: Words, options: Mapping[str, Any]) -> None:
+    """Refuses what only a search knows."""
+    if words.spans:
+        one = words.spans[0]
+        ends = f"{one.form}({one.low:g}, {one.high:g}"
+        raise UsageError(
+            f"{one.key}={ends}) names no values; say how many, as in {ends}, 8), or draw them with --search tpe"
+        )
+    given = next((name for name, value in options.items() if value), None)
+    if given is not None:
+        raise UsageError(f"{given} is for --search; add --search tpe, or remove it")
 
 
 def _lanes(text: str) -> int | None:

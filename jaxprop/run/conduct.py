@@ -173,7 +173,7 @@ def conduct(
             if completed:
                 replaced.drop()
     _tell_if(None if quiet or back else headline_of(figures))
-    if not completed:
+    if not completed and not interrupts.is_known:
         saved = experiment.config.checkpoint.enabled
         _tell_if(last_words(status, loop, saved=saved, back=back, aside=replaced.pending))
     return Conducted(Outcome(figures, exit_code(status, interrupts.received)), experiment, loop.state)

@@ -76,6 +76,11 @@ class Interrupts:
         self._repeated = False  # SIGTERM, and a person was told
 
     @property
+    def is_known(self) -> bool:
+        """Whether whoever asked the run to leave says so, and a person need not be told twice."""
+        return False
+
+    @property
     def received(self) -> signal.Signals | None:
         """The signal that asks the run to leave, once all processes know of it."""
         name = self._signal.poll()

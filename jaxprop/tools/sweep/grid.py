@@ -12,7 +12,7 @@ from jaxprop.config.merge import overrides_tree
 from jaxprop.errors import UsageError
 from jaxprop.run.swept import written
 
-SPACED = re.compile(r"(log|lin)\((.*)\)")
+SPACED = re.compile(r"(log|lin|int)\((.*)\)")
 DIGITS = 6  # of a value between two ends, which a person has to be able to write
 MOST_VALUES = 10_000
 
@@ -29,16 +29,37 @@ class Axis(NamedTuple):
     values: tuple[Any, ...]
 
 
+class Span(NamedTuple):
+    """A key and a range that a search draws its values from.
+
+    Args:
+      key: dotted.
+      low, high: both ends, which may be drawn.
+      form: `log`, by its logarithm; `lin`; or `int`, whole numbers.
+    """
+
+    key: str
+    low: float
+    high: float
+    form: str
+
+    def drawn(self, value: float) -> float | int:
+        """Returns a value as a configuration has it, with as many digits as a person writes."""
+        return int(value) if self.form == "int" else float(f"{value:.{DIGITS}g}")
+
+
 class Words(NamedTuple):
     """The words of a sweep's command line, apart.
 
     Args:
       axes: what is varied.
       fixed: overrides that all runs have.
+      spans: what a search varies, besides the axes.
     """
 
     axes: tuple[Axis, ...]
     fixed: tuple[str, ...]
+    spans: tuple[Span, ...] = ()
 
 
 def axes_of(words: Sequence[str]) -> Words:
@@ -55,24 +76,34 @@ def axes_of(words: Sequence[str]) -> Words:
 
     Example:
       >>> axes_of(["optimizer.lr=log(1e-3, 1e-1, 3)", "model.dropout=[0, 0.5]", "run.steps=10"])  # doctest: +ELLIPSIS
-      Words(axes=(Axis(key='optimizer.lr', values=(0.001, 0.01, 0.1)), Axis(...(0, 0.5))), fixed=('run.steps=10',))
+      Words(axes=(Axis(key='optimizer.lr', values=(0.001, 0.01, 0.1)), Axis(...(0, 0.5))), fixed=('run.steps=10',), ...)
     """
     axes: list[Axis] = []
+    spans: list[Span] = []
     fixed: list[str] = []
     for word in words:
         key, _, text = word.partition("=")
-        values = _values(word, text)
-        if values is None:
+        span = _span(word, key, text)
+        values = None if span else _values(word, text)
+        if values is None and span is None:
             fixed.append(word)
             continue
-        _check(word, key, values)
-        if any(axis.key == key for axis in axes):
+        if values is not None:
+            _check(word, key, values)
+        if key in _keys(axes, spans):
             raise UsageError(f"{word!r}: {key} is varied twice; write all of its values in one list")
-        axes.append(Axis(key, tuple(values)))
-    twice = [word for word in fixed if any(axis.key == word.partition("=")[0] for axis in axes)]
+        if span is not None:
+            spans.append(span)
+        elif values is not None:
+            axes.append(Axis(key, tuple(values)))
+    twice = [word for word in fixed if word.partition("=")[0] in _keys(axes, spans)]
     if twice:
         raise UsageError(f"{twice[0]!r}: the key is varied as well; leave one of the two out")
-    return Words(tuple(axes), tuple(fixed))
+    return Words(tuple(axes), tuple(fixed), tuple(spans))
+
+
+def _keys(axes: Sequence[Axis], spans: Sequence[Span]) -> list[str]:
+    return [*(axis.key for axis in axes), *(span.key for span in spans)]
 
 
 def _check(word: str, key: str, values: Sequence[Any]) -> None:
@@ -98,6 +129,25 @@ def _values(word: str, text: str) -> list[Any] | None:
     while isinstance(value, dict) and len(value) == 1:
         value = next(iter(value.values()))
     return value if isinstance(value, list) else None
+
+
+def _span(word: str, key: str, text: str) -> Span | None:
+    """The range that a word names; None where it names none, or one with a count."""
+    found = SPACED.fullmatch(text.strip())
+    parts = [part.strip() for part in found[2].split(",")] if found else []
+    if found is None or (len(parts) != 2 and found[1] != "int"):
+        return None
+    form = found[1]
+    try:
+        low, high = (int(part) if form == "int" else float(part) for part in parts)
+    except ValueError:
+        example = "int(1, 8)" if form == "int" else f"{form}(1e-4, 1e-1)"
+        raise UsageError(f"{word!r}: expected {form}(low, high), such as {example}") from None
+    if not (math.isfinite(low) and math.isfinite(high)) or low >= high:
+        raise UsageError(f"{word!r}: expected {form}(low, high) with low < high")
+    if form == "log" and low <= 0:
+        raise UsageError(f"{word!r}: a logarithm needs low above 0; use lin(low, high)")
+    return Span(key, low, high, form)
 
 
 def _spaced(word: str, form: str, arguments: str) -> list[float]:

@@ -10,7 +10,7 @@ from jaxprop.config.load import load
 from jaxprop.config.schema.config import Config
 from jaxprop.errors import ConfigError, UsageError
 from jaxprop.run.swept import label, written
-from jaxprop.tools.sweep.grid import Axis, settings
+from jaxprop.tools.sweep.grid import Axis, Span, settings
 
 MOST_RUNS = 10_000
 LONGEST = 100  # characters of a folder's name
@@ -47,6 +47,7 @@ class Plan(NamedTuple):
       fixed: overrides that all runs have.
       seeds: of each setting.
       trials: the runs.
+      base: the configuration with the fixed overrides alone.
     """
 
     config: str
@@ -55,6 +56,7 @@ class Plan(NamedTuple):
     fixed: tuple[str, ...]
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
+    base: Config
 
 
 def plan(
@@ -93,21 +95,55 @@ def plan(
         raise UsageError(f"{total:,} runs are more than {MOST_RUNS:,}; vary fewer keys or values, or take fewer seeds")
     first = load(config, fixed, code)
     numbers = tuple(range(first.config.run.seed, first.config.run.seed + count))
-    trials = [
-        Trial(
-            setting,
-            seed,
-            _config(config, [*fixed, *overrides(setting), f"run.seed={seed}"], code),
-            _folder(setting, seed),
-        )
-        for setting in settings(axes)
-        for seed in numbers
+    made = Plan(config, first.name, tuple(axes), tuple(fixed), numbers, (), first.config)
+    return made._replace(trials=_apart([trial for one in settings(axes) for trial in trials_of(made, one, code)]))
+
+
+def drawn(
+    config: str, spans: Sequence[Span], axes: Sequence[Axis], fixed: Sequence[str] = (), seeds: int | None = None,
+    code: Sequence[str] = (),
+) -> Plan:  # fmt: skip
+    """Returns what a search has in common, without runs; both ends of each range and each value are checked.
+
+    Args:
+      config, fixed, seeds, code: as of `plan`.
+      spans: ranges.
+      axes: lists.
+
+    Raises:
+      UsageError: nothing is varied.
+      ConfigError: a configuration is wrong.
+
+    Example:
+      >>> [axis.key for axis in drawn("digits_mlp", [Span("optimizer.lr", 1e-4, 1e-1, "log")], []).axes]
+      ['optimizer.lr']
+    """
+    if not spans and not axes:
+        raise UsageError("a search needs a range to draw from, as in 'optimizer.lr=log(1e-4, 1e-1)', or a list")
+    corners = [Axis(span.key, (span.drawn(span.low), span.drawn(span.high))) for span in spans]
+    for axis in (*corners, *axes):  # each by itself: with all of them together, there may be too many
+        others = [one for one in (*corners, *axes) if one is not axis]
+        plan(config, [axis], [*fixed, *overrides({one.key: one.values[0] for one in others})], None, code)
+    made = plan(config, (), fixed, seeds or 1, code)
+    return made._replace(axes=(*corners, *axes), trials=())
+
+
+def trials_of(plan: Plan, setting: Mapping[str, Any], code: Sequence[str] = ()) -> list[Trial]:
+    """Returns the runs of one setting, one for each seed.
+
+    Args:
+      plan: what they belong to.
+      setting: key -> value.
+      code: files of the user's own that may be run.
+
+    Raises:
+      ConfigError: the configuration is wrong.
+    """
+    words = [*plan.fixed, *overrides(setting)]
+    return [
+        Trial(setting, seed, load(plan.config, [*words, f"run.seed={seed}"], code).config, _folder(setting, seed))
+        for seed in plan.seeds
     ]
-    return Plan(config, first.name, tuple(axes), tuple(fixed), numbers, _apart(trials))
-
-
-def _config(config: str, words: Sequence[str], code: Sequence[str]) -> Config:
-    return load(config, words, code).config
 
 
 def overrides(setting: Mapping[str, Any]) -> list[str]:
@@ -141,7 +177,7 @@ def check_like(plan: Plan) -> None:
     Raises:
       ConfigError: tasks differ.
     """
-    names = {trial.config.task.name for trial in plan.trials}
+    names = {plan.base.task.name, *(trial.config.task.name for trial in plan.trials)}
     if len(names) > 1:
         raise ConfigError(
             f"runs of the tasks {', '.join(sorted(names))} cannot be ranked together; sweep each by itself"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
@@ -52,6 +52,46 @@ def groups(trials: Sequence[Trial]) -> Iterator[Group]:
             yield Group(_program(smaller[0].config, fit, opened), smaller)
 
 
+class Programs:
+    """Programs of runs that become known one after another, as in a search; each is made once.
+
+    Args:
+      keys: dotted, of what differs between the runs.
+    """
+
+    def __init__(self, keys: Sequence[str]):
+        self._keys = [tuple(int(part) if part.isdigit() else part for part in key.split(".")) for key in keys]
+        self._made: dict[str, Program | None] = {}  # None where a number cannot be an argument
+        self._opened: dict[str, Mapping[str, Source]] = {}
+
+    def groups(self, trials: Sequence[Trial]) -> Iterator[Group]:
+        """Yields runs by their programs."""
+        numbers = [path for path in self._keys if all(_is_number(path, trial.config) for trial in trials)]
+        apart: dict[str, list[Trial]] = {}
+        for trial in trials:
+            tree: Any = trial.config
+            for path in (*numbers, SEED):
+                tree = with_value(tree, path, float(value_at(trial.config, path) != 0) if path != SEED else 0)
+            apart.setdefault(json.dumps(to_builtins(tree), default=str), []).append(trial)
+        for what, some in apart.items():
+            try:
+                yield from self._groups(what, some, numbers)
+            except JaxpropError as error:
+                yield Group(None, some, str(error).splitlines()[0])
+
+    def _groups(self, what: str, trials: list[Trial], numbers: list[Path]) -> Iterator[Group]:
+        if what not in self._made:
+            program = _program(trials[0].config, numbers, self._opened)
+            fits = not numbers or program.problem([trial.config for trial in trials]) is None
+            self._made[what] = program if fits else None
+        known = self._made[what]
+        if known is not None:
+            yield Group(known, trials)
+            return
+        for trial in trials:
+            yield Group(_program(trial.config, [], self._opened), [trial])
+
+
 def _program(config: Config, numbers: Sequence[Path], opened: dict[str, Mapping[str, Source]]) -> Program:
     """A program, on data that an earlier one has opened where they are the same."""
     data = json.dumps([to_builtins(config)["data"], config.task.name], default=str)
@@ -69,12 +109,13 @@ def _fits(path: Path, configs: Sequence[Config]) -> bool:
 
 def _numbers(trials: Sequence[Trial]) -> list[Path]:
     configs = [trial.config for trial in trials]
-    return [
-        path
-        for path in differing(configs)
-        if (path[0] == "optimizer" or path[:2] == ("task", "loss") or path == DROPOUT)
-        and all(isinstance(value_at(config, path), float) for config in configs)
-    ]
+    return [path for path in differing(configs) if all(_is_number(path, config) for config in configs)]
+
+
+def _is_number(path: Path, config: Config) -> bool:
+    """Whether a compiled step may take the value at a path as an argument."""
+    allowed = path[0] == "optimizer" or path[:2] == ("task", "loss") or path == DROPOUT
+    return allowed and isinstance(value_at(config, path), float)
 
 
 def grouped(trials: Sequence[Trial], numbers: Sequence[Path]) -> list[list[Trial]]:

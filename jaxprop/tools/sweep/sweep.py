@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from jaxprop.config.schema.model import CustomModel
 from jaxprop.config.tasks import TASK_TABLE, best_mode, better, main_metric
 from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, EXIT_RUNTIME, RunFolderError, UsageError, one_of
 from jaxprop.run.folder import write_text
@@ -21,12 +22,15 @@ from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.plan import Plan, check_like
 from jaxprop.tools.sweep.programs import groups
 from jaxprop.tools.sweep.ranking import rank, verdict
-from jaxprop.tools.sweep.training import Terms, complete, failed, in_turn, together
+from jaxprop.tools.sweep.training import HALVED, Terms, complete, failed, in_turn, together
 
 EVERY = 10.0  # seconds between two writings of the results while runs end
 WORDS = Words(
     what="the sweep's folder", instead="choose another with --run DIR", unwritable="choose another with --run DIR"
 )
+
+
+UNRANKED = (Status.INTERRUPTED, HALVED)  # runs that are neither done nor lost
 
 
 class Swept(NamedTuple):
@@ -63,7 +67,7 @@ class Swept(NamedTuple):
 
 def sweep(
     plan: Plan, folder: Path, *, metric: str | None = None, fresh: bool = False, lanes: int | None = None,
-    tell: Callable[[str], None] = print,
+    minutes: float | None = None, tell: Callable[[str], None] = print,
 ) -> Swept:  # fmt: skip
     """Trains every run of a plan that is not complete yet, and ranks the settings.
 
@@ -73,6 +77,7 @@ def sweep(
       metric: of the evaluations, by which settings are ranked; default: that of the task.
       fresh: train all runs from their start.
       lanes: how many are trained at a time; None measures what is faster.
+      minutes: after which no run begins; None for no limit.
       tell: takes a line for a person.
 
     Raises:
@@ -80,30 +85,32 @@ def sweep(
       JaxpropError: the runs cannot be built.
     """
     check_like(plan)
-    _check_metric(plan, metric)
+    check_metric(plan, metric)
     began = time.perf_counter()
     with hold(folder, WORDS), Interrupts() as interrupts:
-        _take_over(plan, folder, fresh)
+        take_over(plan, folder, fresh)
         ended: dict[str, Ended] = {}
         told = began
-        for one in _ends(plan, Terms(folder, fresh, tell, interrupts), lanes):
+        until = None if minutes is None else time.monotonic() + 60 * minutes
+        for one in _ends(plan, Terms(folder, fresh, tell, interrupts, until), lanes):
             ended[one.folder] = one
-            _tell_of(one, len(ended), plan, metric, tell)
+            tell_of(one, len(ended), plan, metric, tell, of=len(plan.trials))
             # A process that is killed writes nothing at its end, and a report may be wanted before it.
             if (now := time.perf_counter()) > told + EVERY:
                 told = now
                 with contextlib.suppress(RunFolderError):  # the runs go on where the disk is full for a while
-                    write_results(folder, _results(plan, ended, metric, now - began))
-        found = _results(plan, ended, metric, time.perf_counter() - began)
+                    write_results(folder, results_of(plan, ended, metric, now - began))
+        found = results_of(plan, ended, metric, time.perf_counter() - began)
         write_results(folder, found)
         asked = interrupts.asked if found.left else None
-        return Swept(found, _exit_code(found.runs) if asked is None else EXIT_CODES[asked])
+        return Swept(found, exit_code_of(found.runs) if asked is None else EXIT_CODES[asked])
 
 
-def _results(plan: Plan, ended: Mapping[str, Ended], metric: str | None, seconds: float) -> Results:
+def results_of(plan: Plan, ended: Mapping[str, Ended], metric: str | None, seconds: float) -> Results:
+    """Returns what has come of the runs of a plan so far."""
     done = [ended[trial.folder] for trial in plan.trials if trial.folder in ended]
     chosen, mode = metric_of(plan, done, metric)
-    ranked = rank([one for one in done if one.status != Status.INTERRUPTED], chosen, mode)  # which are not lost
+    ranked = rank([one for one in done if one.status not in UNRANKED], chosen, mode)
     good = [one for one in ranked if one.values]
     return Results(
         metric=chosen, better=mode, keys=tuple(axis.key for axis in plan.axes), settings=ranked, runs=done,
@@ -112,15 +119,16 @@ def _results(plan: Plan, ended: Mapping[str, Ended], metric: str | None, seconds
     )  # fmt: skip
 
 
-def _exit_code(ended: Sequence[Ended]) -> int:
+def exit_code_of(ended: Sequence[Ended]) -> int:
+    """Returns 0 where a run ended well, 3 where one diverged, else 1."""
     if any(one.metrics for one in ended):
         return EXIT_DONE
     return EXIT_DIVERGED if any(one.status == Status.DIVERGED for one in ended) else EXIT_RUNTIME
 
 
-def _check_metric(plan: Plan, metric: str | None) -> None:
+def check_metric(plan: Plan, metric: str | None) -> None:
     """Refuses a metric that no evaluation will have, before anything is trained."""
-    task = plan.trials[0].config.task
+    task = plan.base.task
     known = [*TASK_TABLE[task.name].figures, *(task.metrics or ())]
     if metric is not None and metric not in known:
         raise UsageError(f"--metric: {one_of(metric, known, 'metric of this task')}")
@@ -128,8 +136,9 @@ def _check_metric(plan: Plan, metric: str | None) -> None:
 
 def metric_of(plan: Plan, ended: Sequence[Ended], metric: str | None) -> tuple[str, Literal["min", "max"]]:
     """Returns the metric by which a sweep is ranked, and whether smaller or larger is better."""
-    config = plan.trials[0].config
-    measured = next((one.metrics for one in ended if one.metrics), {})
+    config = plan.base
+    usual = () if isinstance(config.model, CustomModel) else TASK_TABLE[config.task.name].figures
+    measured = next((one.metrics for one in ended if one.metrics), usual)
     name = metric or main_metric(config.task.name, measured, config.checkpoint.best)
     return name, best_mode(config) if name == config.checkpoint.best else better(name, config.task.name)
 
@@ -137,7 +146,7 @@ def metric_of(plan: Plan, ended: Sequence[Ended], metric: str | None) -> tuple[s
 def _ends(plan: Plan, terms: Terms, lanes: int | None) -> Iterator[Ended]:
     """Yields the runs as they end; none begins after a signal."""
     for group in groups(plan.trials):
-        if terms.interrupts.asked is not None:
+        if not terms.go_on:
             return
         if group.program is None:
             yield from (failed(trial, group.problem) for trial in group.trials)
@@ -152,21 +161,24 @@ def _ends(plan: Plan, terms: Terms, lanes: int | None) -> Iterator[Ended]:
             yield from in_turn(left, terms) if chosen.lanes is None else together(left, terms, chosen.lanes)
 
 
-def _tell_of(one: Ended, count: int, plan: Plan, metric: str | None, tell: Callable[[str], None]) -> None:
+def tell_of(
+    one: Ended, count: int, plan: Plan, metric: str | None, tell: Callable[[str], None], of: int | None = None
+) -> None:
+    """Tells how a run has ended, and how many there are."""
     trial = next(trial for trial in plan.trials if trial.folder == one.folder)
     name, _ = metric_of(plan, [one], metric)
     figure = f"{name} {one.metrics[name]:.4g}" if name in one.metrics else one.problem or one.status
     took = "" if one.seconds is None else f" ({duration(one.seconds)})"
-    tell(f"[{count}/{len(plan.trials)}] {trial.label}: {figure}{took}")
+    tell(f"[{count}/{of}] {trial.label}: {figure}{took}" if of else f"[{count}] {trial.label}: {figure}{took}")
 
 
 # -- the folder -------------------------------------------------------------------------------------
 
 
-def _take_over(plan: Plan, folder: Path, fresh: bool) -> None:
+def take_over(plan: Plan, folder: Path, fresh: bool) -> None:
     """Writes what the sweep is; refuses a folder of another one."""
     runs = [{"folder": one.folder, "setting": dict(one.setting), "seed": one.seed} for one in plan.trials]
-    config = plan.trials[0].config
+    config = plan.base
     own = (plan.seeds[0], config.health.every, config.health.rare_every)
     about: dict[str, Any] = {
         "name": plan.name,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +27,8 @@ from jaxprop.tools.sweep.plan import Trial
 from jaxprop.tools.sweep.programs import Group
 
 Tell = Callable[[str], None]
+Judge = Callable[[Trial, Mapping[str, Any]], bool]
+HALVED = "halved"  # the status of a run that was ended since others are better
 RARE_EVERY = 50  # steps between measurements of everything, as in a step of the library
 LOOK = 0.2  # seconds between two looks at the threads, in which Python hears of signals
 
@@ -37,12 +41,37 @@ class Terms(NamedTuple):
       fresh: whether they are trained from their start.
       tell: takes a line for a person.
       interrupts: asks all of them to stop.
+      until: `time.monotonic` from which on no run begins; None for no end.
+      judge: is told of each evaluation of a run, and says whether the run is to end; None where none is.
     """
 
     folder: Path
     fresh: bool
     tell: Tell
     interrupts: Interrupts
+    until: float | None = None
+    judge: Judge | None = None
+
+    @property
+    def go_on(self) -> bool:
+        """Whether another run may begin."""
+        return self.interrupts.asked is None and (self.until is None or time.monotonic() < self.until)
+
+
+class _Alone(Interrupts):
+    """What asks one run to stop: whatever asks all of them, or itself."""
+
+    def __init__(self, others: Interrupts):
+        super().__init__()
+        self._others, self.is_over = others, False
+
+    @property
+    def is_known(self) -> bool:
+        return self.is_over
+
+    @property
+    def received(self) -> signal.Signals | None:
+        return signal.SIGTERM if self.is_over else self._others.received
 
 
 def complete(group: Group, terms: Terms) -> list[Ended]:
@@ -82,7 +111,7 @@ def in_turn(group: Group, terms: Terms) -> Iterator[Ended]:
             yield interrupts, watchdog
 
     for trial in group.trials:
-        if interrupts.asked is None:
+        if terms.go_on:
             yield _run(trial, terms, program.member, attend)
 
 
@@ -141,7 +170,7 @@ def _work(
 
     lane = TogetherLane(lanes, slot)
     try:
-        while terms.interrupts.asked is None:
+        while terms.go_on:
             try:
                 trial = waiting.get_nowait()
             except queue.Empty:
@@ -177,15 +206,28 @@ def _run(trial: Trial, terms: Terms, compose: Compose, attend: Attend) -> Ended:
         if line.get("severity") == "act":
             terms.tell(f"{trial.label}: step {line['step']}: {line['message']}")
 
-    folder = terms.folder / trial.folder
+    alone = _Alone(terms.interrupts)
+
+    def judge(record: Mapping[str, Any]) -> None:
+        if terms.judge is not None and record.get("split") == "eval":
+            alone.is_over = terms.judge(trial, record) or alone.is_over
+
+    @contextlib.contextmanager
+    def attended(folder: Path) -> Iterator[tuple[Interrupts, Watchdog]]:
+        with attend(folder) as (_, watchdog):
+            yield alone, watchdog
+
     try:
         outcome = train(
-            trial.config, folder, fresh=terms.fresh, quiet=True, composing=compose,
-            sinks=[Sink(alert=alert)], attend=attend,
+            trial.config, terms.folder / trial.folder, fresh=terms.fresh, quiet=True, composing=compose,
+            sinks=[Sink(alert=alert, write=judge)], attend=attended,
         )  # fmt: skip
     except JaxpropError as error:
         return failed(trial, str(error).splitlines()[0])
-    return ended_as(trial, outcome.summary)
+    ended = ended_as(trial, outcome.summary)
+    if alone.is_over and ended.status == Status.INTERRUPTED:
+        return ended._replace(status=HALVED, problem="ended early, since other settings are better by now")
+    return ended
 
 
 def failed(trial: Trial, problem: str) -> Ended:

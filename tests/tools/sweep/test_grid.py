@@ -8,7 +8,7 @@ from jaxprop.tools.sweep.grid import axes_of, settings, written
 
 
 def values(word):
-    axes, fixed = axes_of([word])
+    axes, fixed, _ = axes_of([word])
     assert not fixed
     return axes[0].values
 
@@ -31,13 +31,13 @@ def test_lists_are_varied_and_other_values_are_not():
 
 
 def test_every_combination_is_tried_once():
-    axes, _ = axes_of(["a=[1, 2]", "b=[x, y]"])
+    axes, _, _ = axes_of(["a=[1, 2]", "b=[x, y]"])
     assert list(settings(axes)) == [{"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}]
 
 
 @pytest.mark.parametrize("value", [0.001, 1e-7, 3, True, None, "adam", "a b", "no", "1e-3", [64, "x"], {"name": "sgd"}])
 def test_what_is_written_is_read_again(value):
-    axes, fixed = axes_of([f"a=[{written(value)}, 77]"])
+    axes, fixed, _ = axes_of([f"a=[{written(value)}, 77]"])
     assert not fixed
     assert axes[0].values == (value, 77)
 
@@ -46,7 +46,11 @@ def test_what_is_written_is_read_again(value):
     ("words", "message"),
     [
         (["a=[]"], r"an empty list has no run; write values, as in a=\[1, 2\]"),
-        (["a=log(1, 2)"], r"expected log\(low, high, count\), such as"),
+        (["a=log(1, 2, x)"], r"expected log\(low, high, count\), such as"),
+        (["a=log(x, 2)"], r"expected log\(low, high\), such as log\(1e-4, 1e-1\)"),
+        (["a=int(1.5, 2)"], r"expected int\(low, high\), such as int\(1, 8\)"),
+        (["a=lin(2, 1)"], r"expected lin\(low, high\) with low < high"),
+        (["a=log(0, 1)"], r"a logarithm needs low above 0; use lin\(low, high\)"),
         (["a=log(0, 1, 3)"], r"a logarithm needs low above 0; use lin"),
         (["a=lin(2, 1, 3)"], r"with low < high and a count of 2 or more"),
         (["a=lin(1, 2, 1)"], r"with low < high and a count of 2 or more"),

@@ -1,0 +1,201 @@
+"""Searches: settings that are drawn one after another by what the earlier ones gave, each a run like any other."""
+
+from __future__ import annotations
+
+import math
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxprop.errors import RunFolderError, UsageError
+from jaxprop.run.interrupt import EXIT_CODES, Interrupts
+from jaxprop.run.lock import hold
+from jaxprop.run.status import Status
+from jaxprop.run.swept import Ended, read_results, write_results
+from jaxprop.tools.sweep.choice import choose
+from jaxprop.tools.sweep.grid import Axis, Span
+from jaxprop.tools.sweep.plan import Plan, Trial, check_like, trials_of
+from jaxprop.tools.sweep.programs import Programs
+from jaxprop.tools.sweep.study import FILE, Asked, Study
+from jaxprop.tools.sweep.sweep import (
+    WORDS,
+    Swept,
+    check_metric,
+    exit_code_of,
+    metric_of,
+    results_of,
+    take_over,
+    tell_of,
+)
+from jaxprop.tools.sweep.training import Terms, complete, failed, in_turn, together
+
+
+class Search(NamedTuple):
+    """What a search draws, and how long it goes on.
+
+    Args:
+      spans: ranges.
+      axes: lists.
+      sampler: `tpe`, `cmaes` or `random`.
+      trials: settings to be tried in all, also before and on other machines; None for no limit.
+      minutes: after which no run begins; None for no limit.
+      halving: whether runs that are behind are ended.
+      storage: URL or SQLite file that several machines may share; None for a file in the folder.
+    """
+
+    spans: tuple[Span, ...]
+    axes: tuple[Axis, ...]
+    sampler: str = "tpe"
+    trials: int | None = None
+    minutes: float | None = None
+    halving: bool = False
+    storage: str | None = None
+
+
+def search(
+    plan: Plan, wanted: Search, folder: Path, *, metric: str | None = None, fresh: bool = False,
+    lanes: int | None = None, tell: Callable[[str], None] = print, code: Sequence[str] = (),
+) -> Swept:  # fmt: skip
+    """Draws settings and trains them, until there are enough of them or the time is over.
+
+    Args:
+      plan: configuration, fixed overrides and seeds, from `jaxprop.tools.sweep.plan.drawn`.
+      wanted: what is drawn.
+      folder: of the sweep; each run has a folder in it.
+      metric: of the evaluations, that is searched for; default: that of the task.
+      fresh: start over.
+      lanes: how many settings are drawn and trained at a time; None for one.
+      tell: takes a line for a person.
+      code: files of the user's own that may be run.
+
+    Raises:
+      UsageError: there is no limit, no such metric, or the storage cannot be used.
+      JaxpropError: the runs cannot be built.
+    """
+    _check(plan, wanted)
+    check_like(plan)
+    check_metric(plan, metric)
+    began = time.perf_counter()
+    with hold(folder, WORDS), Interrupts() as interrupts:
+        if fresh and wanted.storage is None:
+            (folder / FILE).unlink(missing_ok=True)
+        kept = _kept(folder) if not fresh else []
+        take_over(plan, folder, fresh)
+        name, better = metric_of(plan, kept, metric)
+        study = _study(plan, wanted, folder, name, better)
+        until = None if wanted.minutes is None else time.monotonic() + 60 * wanted.minutes
+        drawn = _Drawn(plan, study, name, kept, code)
+        terms = Terms(folder, fresh, tell, interrupts, until, drawn.is_behind if wanted.halving else None)
+        programs = Programs([axis.key for axis in plan.axes])
+        while terms.go_on and (wanted.trials is None or study.ended < wanted.trials):
+            count = lanes or 1
+            trials = drawn.ask(count if wanted.trials is None else min(count, wanted.trials - study.ended))
+            take_over(plan._replace(trials=tuple(trials)), folder, fresh=False)
+            for one in _ends(programs, trials, terms, lanes or 1):
+                drawn.note(one)
+                tell_of(one, len(drawn.ended), drawn.plan(), metric, tell, of=wanted.trials)
+            drawn.tell()
+            write_results(folder, results_of(drawn.plan(), drawn.ended, metric, time.perf_counter() - began))
+        found = results_of(drawn.plan(), drawn.ended, metric, time.perf_counter() - began)
+        write_results(folder, found)
+        asked = interrupts.asked
+        return Swept(found, exit_code_of(found.runs) if asked is None else EXIT_CODES[asked])
+
+
+def _check(plan: Plan, wanted: Search) -> None:
+    if wanted.trials is None and wanted.minutes is None:
+        raise UsageError("a search has no end by itself; say how long it goes on, with --trials 40 or --minutes 30")
+    if wanted.halving and len(plan.seeds) > 1:
+        raise UsageError("--halving compares settings by one run each; leave out --seeds, and repeat the best ones")
+
+
+def _study(plan: Plan, wanted: Search, folder: Path, metric: str, better: Any) -> Study:
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "config": plan.config, "fixed": list(plan.fixed), "metric": metric,
+        "keys": [axis.key for axis in plan.axes],
+    }  # fmt: skip
+    return Study(
+        wanted.spans, wanted.axes, sampler=wanted.sampler, better=better, seed=plan.seeds[0],
+        storage=wanted.storage or str(folder / FILE), name=plan.name, about=about,
+        here=f"{socket.gethostname()}:{folder.resolve()}", halving=wanted.halving,
+    )  # fmt: skip
+
+
+def _kept(folder: Path) -> list[Ended]:
+    """The runs of earlier calls."""
+    try:
+        return read_results(folder).runs
+    except RunFolderError:
+        return []
+
+
+class _Drawn:
+    """The settings that were drawn, and what has become of their runs."""
+
+    def __init__(self, plan: Plan, study: Study, metric: str, kept: Sequence[Ended], code: Sequence[str]):
+        self._plan, self._study, self._metric, self._code = plan, study, metric, code
+        self.ended = {one.folder: one for one in kept if one.status != Status.INTERRUPTED}
+        self._trials: dict[str, Trial] = {}
+        self._asked: dict[int, tuple[Asked, list[Trial]]] = {}
+
+    def ask(self, count: int) -> list[Trial]:
+        """Draws settings, and returns those of their runs that have not ended yet."""
+        found: dict[str, Trial] = {}
+        for _ in range(count):
+            asked = self._study.ask()
+            trials = trials_of(self._plan, asked.setting, self._code)
+            self._asked[asked.number] = asked, trials
+            found |= {trial.folder: trial for trial in trials}
+        self._trials |= found
+        return [trial for folder, trial in found.items() if folder not in self.ended]
+
+    def note(self, one: Ended) -> None:
+        """Keeps how a run has ended; one that was interrupted is asked for again."""
+        if one.status != Status.INTERRUPTED:
+            self.ended[one.folder] = one
+
+    def is_behind(self, trial: Trial, record: Mapping[str, Any]) -> bool:
+        """Whether a run is to end, as far as its evaluations tell."""
+        number = next((n for n, (_, trials) in self._asked.items() if trial in trials), None)
+        value = record.get(self._metric)
+        return number is not None and value is not None and self._study.is_behind(number, float(value))
+
+    def tell(self) -> None:
+        """Tells the study of the settings all of whose runs have ended."""
+        for number, (_, trials) in list(self._asked.items()):
+            runs = [self.ended[trial.folder] for trial in trials if trial.folder in self.ended]
+            if len(runs) < len(trials):
+                continue
+            values = [run.metrics.get(self._metric, math.nan) for run in runs]
+            lost = any(not math.isfinite(value) for value in values)
+            self._study.tell(number, None if lost else statistics.fmean(values))
+            del self._asked[number]
+
+    def plan(self) -> Plan:
+        """The plan with all runs that are known, in the order in which they ended."""
+        known = []
+        for one in self.ended.values():
+            trial = self._trials.get(one.folder)
+            known.append(trial or Trial(one.setting, one.seed, self._plan.base, one.folder))
+        left = [trial for _, trials in self._asked.values() for trial in trials if trial.folder not in self.ended]
+        return self._plan._replace(trials=(*known, *left))
+
+
+def _ends(programs: Programs, trials: Sequence[Trial], terms: Terms, lanes: int) -> Iterator[Ended]:
+    for group in programs.groups(trials):
+        if not terms.go_on:
+            return
+        if group.program is None:
+            yield from (failed(trial, group.problem) for trial in group.trials)
+            continue
+        before = complete(group, terms)
+        yield from before
+        known = {one.folder for one in before}
+        left = group._replace(trials=[trial for trial in group.trials if trial.folder not in known])
+        if left.trials:
+            chosen = choose(left, lanes)
+            yield from in_turn(left, terms) if chosen.lanes is None else together(left, terms, chosen.lanes)
