@@ -186,6 +186,15 @@ def test_a_sweep_that_has_nothing_to_show(jaxprop):
     assert jaxprop("report", "runs/s", "--out", "a.txt").code == 2
 
 
+def test_names_in_a_sweep_cannot_steer_the_terminal(jaxprop):
+    evil = "a.\x1b[2J"
+    make_sweep("runs/s", [({evil: evil}, 0, 0.5), ({evil: 1}, 0, evil)], metric="[/x]")
+    ran = jaxprop("report", "s")
+    assert (ran.code, ran.err) == (0, "")
+    assert "\x1b" not in ran.out
+    assert "[/x]" in ran.out
+
+
 def test_a_sweep_is_served(jaxprop, monkeypatch):
     seen = []
 

@@ -392,6 +392,7 @@ ODD_SWEEPS = {
     "seeds alone": [({}, 0, 0.5), ({}, 1, 0.6)],
     "all lost": [({"a": 1}, 0, "diverged"), ({"a": 2}, 0, "diverged")],
     "enormous figures": [({"a": 10.0**i}, 0, 10.0 ** (20 * i)) for i in range(9)],
+    "the largest floats": [({"a": -1e308}, 0, 1e308), ({"a": 0}, 0, 0.0), ({"a": 1e308}, 0, -1e308)],
     "equal figures": [({"a": i}, 0, 0.0) for i in range(3)],
     "keys that some have": [({"a": 1, "b": 2}, 0, 0.5), ({"a": 2}, 0, 0.6), ({"c": [1, {"d": None}]}, 0, 0.7)],
     "many keys": [({f"key_{k}": i for k in range(20)}, 0, i / 9) for i in range(9)],

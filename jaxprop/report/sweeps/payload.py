@@ -72,6 +72,10 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def _figure(one: Ranked) -> str:
     margin = f" ± {one.margin:.2g}" if math.isfinite(one.margin) else ""
     return f"{one.mean:.4g}{margin}"
@@ -88,10 +92,10 @@ def _verdict(sweep: SweepData, use: str) -> dict[str, Any]:
     over = f"over {len(best.values)} seeds" if len(best.values) > 1 else "with one seed"
     named = label(best.setting) or "the only setting"
     facts = [("how sure", sure(results) or ""), ("use it with", use)]
-    runs = f"{len(results.runs)} runs of {len(results.settings)} settings"
+    runs = f"{_counted(len(results.runs), 'run')} of {_counted(len(results.settings), 'setting')}"
     facts.append(("runs", f"{runs}, of which {lost} lost" if lost else runs))
     if results.left:
-        facts.append(("left", f"{results.left} runs, with which the same command goes on"))
+        facts.append(("left", f"{_counted(results.left, 'run')}, with which the same command goes on"))
     certain = said is not None and said.p < LEVEL
     return {
         "tone": "open" if results.left else "good" if certain else "watch",

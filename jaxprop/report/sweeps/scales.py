@@ -51,6 +51,8 @@ class Level(NamedTuple):
         if not math.isfinite(value):
             return None
         best, worst, value = (math.log(x) for x in (self.best, self.worst, value)) if self.log else (*self[:2], value)
+        if not math.isfinite(best - worst):
+            return 0.5  # the ends of all floats
         return 1.0 if best == worst else min(max((value - worst) / (best - worst), 0.0), 1.0)
 
 
@@ -74,7 +76,7 @@ def axis(values: Sequence[Any], order: Sequence[str] = ()) -> Axis:
     known = [value for value in values if not isinstance(value, Absent)]
     found = [number(value) for value in known]
     numbers = sorted({value for value in found if value is not None})
-    if not known or None in found:
+    if not known or None in found or not math.isfinite(numbers[-1] - numbers[0]):
         return _categories(values, order)
     log = numbers[0] > 0 and math.log10(numbers[-1] / numbers[0]) >= DECADES
     low, high = (math.log(end) if log else end for end in (numbers[0], numbers[-1]))
@@ -152,7 +154,7 @@ def level(means: Sequence[float], better: Literal["min", "max"]) -> Level | None
         return None
     best, worst, middle = known[0], known[-1], statistics.median(known)
     end = best + FAR * (middle - best)
-    clipped = middle != best and abs(worst - best) > abs(end - best)
+    clipped = middle != best and math.isfinite(end) and abs(worst - best) > abs(end - best)
     worst = end if clipped else worst
     low, high = sorted((best, worst))
     return Level(best, worst, clipped, low > 0 and high / low > 100)
