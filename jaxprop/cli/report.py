@@ -11,6 +11,7 @@ import typer
 from jaxprop.cli import completion
 from jaxprop.cli.arguments import JsonOption, QuietOption, home
 from jaxprop.cli.output import can_print, print_result, say
+from jaxprop.cli.report_sweep import draw_sweep, serve_page, serve_sweep
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE, UsageError, printable
 
@@ -25,8 +26,9 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="runs, by their folders, their names in runs/ or champion:NAME; several are drawn over each other",
-            autocompletion=completion.runs,
+            help="runs, by their folders, their names in runs/ or champion:NAME; several are drawn over each other; or "
+            "a sweep, of which the best run is drawn where it is one of several",
+            autocompletion=completion.runs_and_sweeps,
         ),
     ],
     out: Annotated[
@@ -51,7 +53,7 @@ def report(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> int:
-    """Draw runs as one HTML page: verdict, curves, and maps of every layer."""
+    """Draw runs as one HTML page: verdict, curves, and maps of every layer; or all settings of a sweep."""
     if port is not None and not serve:
         raise UsageError(f"--port {port} needs --serve; add it")
     if serve and (out is not None or no_html):
@@ -62,13 +64,18 @@ def report(
         )
     if out is not None and no_html:
         raise UsageError(f"--no-html writes no page, so --out {out} has no effect; give one of them")
-    from jaxprop.report.compare import labels
     from jaxprop.report.page import target
+    from jaxprop.run.swept import sweep_named
 
-    readers = _readers(runs)
+    if len(runs) == 1 and (sweep := sweep_named(runs[0])) is not None:
+        if serve:
+            serve_sweep(sweep, port)
+        else:
+            draw_sweep(sweep, None if no_html else target(out, sweep), quiet=quiet, json=json)
+        return EXIT_DONE
+    readers = _readers([_best(run, told=not (quiet or json)) for run in runs])
     path = target(out, readers[0].folder)
-    folders = [reader.folder.resolve() for reader in readers]
-    names = labels([(folder.name, folder.parent.name) for folder in folders])
+    names = _names(readers)
     if serve:
         _serve(readers, names, port)
     else:
@@ -107,18 +114,42 @@ def _draw(readers: Sequence[Reader], names: Sequence[str], page: Path | None, *,
 
 def _serve(readers: Sequence[Reader], names: Sequence[str], port: int | None) -> None:
     from jaxprop.report.payload import payload
-    from jaxprop.report.serve import LivePage, open_server
 
-    page = LivePage(
+    serve_page(
         lambda: tuple(reader.signature() for reader in readers),
         lambda: payload([reader.read() for reader in readers], names),
+        port,
     )
-    with open_server(page, port) as server:
-        say(f"report: {page.url(server.server_port)}  (Ctrl-C stops)", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("stopped")
+
+
+def _best(run: Path, *, told: bool) -> Path:
+    """The best run of a sweep where that stands among runs; otherwise the run itself."""
+    from jaxprop.run.swept import best_of, sweep_named
+
+    sweep = sweep_named(run)
+    if sweep is None:
+        return run
+    best = best_of(sweep).run
+    if told:
+        say(f"{sweep}: the run of its best setting with the first seed, {best.name}")
+    return best
+
+
+def _names(readers: Sequence[Reader]) -> list[str]:
+    """A name for each run; where there are several, that of one in a sweep says of which."""
+    from jaxprop.report.compare import labels
+    from jaxprop.run.swept import is_sweep
+
+    folders = [reader.folder.resolve() for reader in readers]
+    if len(folders) == 1:
+        return [folders[0].name]
+    named = [folder.parent if is_sweep(folder.parent) else folder for folder in folders]  # what lies in its parent
+    return labels(
+        [
+            (folder.relative_to(place.parent).as_posix(), place.parent.name)
+            for folder, place in zip(folders, named, strict=True)
+        ]
+    )
 
 
 def _as_json(

@@ -33,7 +33,7 @@ def show(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
 
     table = Table(box=box.HORIZONTALS)
     for i, header in enumerate(headers):
-        table.add_column(header, justify="right" if i in right else "left", overflow="fold")
+        table.add_column(Text(printable(header)), justify="right" if i in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell, lines=True)) for cell in row))
     if table.row_count:

@@ -13,7 +13,7 @@ from typing import Any
 from jaxprop.errors import UsageError
 from jaxprop.untrusted.writes import write_whole
 
-SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "curves.js", "maps.js", "panels.js", "page.js")
+SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "curves.js", "maps.js", "panels.js", "sweep.js", "page.js")
 STYLES = ("uplot/uPlot.min.css", "page.css")
 SUFFIXES = (".html", ".htm")
 # Characters that may begin a tag or a character reference. `json.dumps` already escapes all that are not ASCII.

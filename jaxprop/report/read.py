@@ -152,7 +152,7 @@ class Reader:
         status = status_of(self.folder, summary)
         for tail in (self._metrics, self._layers, self._alerts):
             notes += _damage(tail, status, self._misfits if tail is self._layers else 0)
-        train, evaluation = _columns(self._records, "train"), _columns(self._records, "eval")
+        train, evaluation = columns(self._records, "train"), columns(self._records, "eval")
         lr_find = _lr_find(self.folder / "lr_find.json", notes)
         if not train and not evaluation and lr_find is None:
             raise self._nothing()
@@ -207,7 +207,19 @@ class Reader:
         return RunFolderError(f"{self.folder} {why}")
 
 
-def _columns(records: list[dict[str, Any]], split: str) -> dict[str, Series]:
+def columns(records: list[dict[str, Any]], split: str) -> dict[str, Series]:
+    """Returns the values in the records of a split, each as a series over the steps.
+
+    Args:
+      records: lines of `metrics.jsonl`, whose `step` is a whole number.
+      split: `train` or `eval`.
+
+    Example:
+      >>> records = [{"step": 2, "split": "eval", "loss": 1.0}, {"step": 1, "split": "eval", "loss": None}]
+      >>> found = columns(records, "eval")
+      >>> found["loss"].step.tolist(), found["loss"].value.tolist()
+      ([1, 2], [nan, 1.0])
+    """
     newest = {record["step"]: record for record in records if record.get("split") == split}
     steps = sorted(newest)
     columns: dict[str, tuple[list[int], list[float]]] = {}

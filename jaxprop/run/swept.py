@@ -211,6 +211,14 @@ def is_sweep(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
+def sweep_named(folder: Path) -> Path | None:
+    """Returns the sweep's folder that a path or a name in `runs/` means; None where it is none."""
+    folder = expanded(folder)
+    if is_sweep(folder):
+        return folder
+    return Path(RUNS) / folder if len(folder.parts) == 1 and is_sweep(Path(RUNS) / folder) else None
+
+
 def find_sweep(folder: Path) -> Path:
     """Returns the sweep's folder that is meant: the path, or the sweep of that name in `runs/`.
 
@@ -220,11 +228,10 @@ def find_sweep(folder: Path) -> Path:
     Raises:
       UsageError: there is none; names those that are near.
     """
+    found = sweep_named(folder)
+    if found is not None:
+        return found
     folder = expanded(folder)
-    if len(folder.parts) == 1 and not is_sweep(folder) and is_sweep(Path(RUNS) / folder):
-        return Path(RUNS) / folder
-    if is_sweep(folder):
-        return folder
     if not folder.is_dir():
         what = "is a file, not a sweep's folder" if folder.exists() else "there is no such folder of a sweep"
     else:

@@ -1,4 +1,4 @@
-"""Lists the runs in a folder: how each stands, and what has come of it. Imports no jax."""
+"""Lists the runs and sweeps in a folder: how each stands, and what has come of it. Imports no jax."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 from jaxprop.config.tasks import better, main_metric
 from jaxprop.config.yaml_loader import parse
-from jaxprop.errors import JaxpropError, UsageError
+from jaxprop.errors import JaxpropError, RunFolderError, UsageError
 from jaxprop.run.folder import RUN_FILES, is_run, status_of
 from jaxprop.run.status import Status
+from jaxprop.run.swept import FILE, RESULTS, is_sweep, read_results
 from jaxprop.sinks.lines import Tail
 from jaxprop.untrusted.files import read_bytes, read_json
 
@@ -25,19 +26,21 @@ RECORDS = (
 
 
 class Listed(NamedTuple):
-    """A run in a list.
+    """A run in a list, or a sweep, whose best figure is the mean of its best setting.
 
     Args:
       name: of its folder.
       run: its folder.
-      status: as in `summary.json`; `running` or `unfinished` without one; `lr-find` for a search of the learning rate.
+      status: as in `summary.json`; `running` or `unfinished` without one; `lr-find` for a search of the learning rate;
+        `sweep`, and `sweep running` while a process holds its folder.
       step: the last one taken.
       metric: the metric by which the run is ranked.
       best: its best value, that of the checkpoint which is kept as the best.
       last: its last value.
       seconds: that the run has taken; None until it has ended.
       when: time of its last record, in seconds since 1970.
-      problem: what of it cannot be read, one sentence; empty for a run that is whole.
+      problem: what of it cannot be read, one sentence; empty for a run that is whole. Of a sweep also what is left
+        or lost.
     """
 
     name: str
@@ -58,7 +61,9 @@ class Listed(NamedTuple):
 
 
 def list_runs(folder: Path, sort: str = "when") -> list[Listed]:
-    """Lists the runs in a folder, or the run that a folder is; whatever else lies there is passed over.
+    """Lists the runs and sweeps in a folder, or the run that a folder is; whatever else lies there is passed over.
+
+    Of a folder that is itself a sweep, its runs are listed.
 
     Args:
       folder: such as `runs`.
@@ -85,7 +90,9 @@ def list_runs(folder: Path, sort: str = "when") -> list[Listed]:
         folders = [folder] if is_run(folder) else sorted(path for path in folder.iterdir() if path.is_dir())
     except OSError as error:
         raise UsageError(f"{folder} cannot be read ({error.strerror}); name a folder of runs") from None
-    found = [_listed(path) for path in folders if _was_run(path)]
+    found = [
+        _swept(path) if _is_sweep(path) else _listed(path) for path in folders if _is_sweep(path) or _was_run(path)
+    ]
     return sorted(found, key=KEYS[sort])
 
 
@@ -94,6 +101,32 @@ def _was_run(folder: Path) -> bool:
         return any((folder / name).is_file() for name in OF_RUNS) or (folder / "checkpoints").is_dir()
     except OSError:  # a folder that may not be entered
         return False
+
+
+def _is_sweep(folder: Path) -> bool:
+    try:
+        return is_sweep(folder) and not is_run(folder)
+    except OSError:
+        return False
+
+
+def _swept(folder: Path) -> Listed:
+    """A sweep, in one line."""
+    path = next((folder / name for name in (RESULTS, FILE) if (folder / name).is_file()), folder)
+    status = "sweep running" if status_of(folder, None) == Status.RUNNING else "sweep"
+    empty = Listed(folder.name, folder, status, None, "", None, None, None, path.stat().st_mtime, "")
+    try:
+        found = read_results(folder)
+    except RunFolderError as error:
+        return empty._replace(
+            problem=str(error).removeprefix(f"{folder} ").removeprefix(f"{folder}/").partition(";")[0]
+        )
+    lost = sum(one.lost for one in found.settings)
+    notes = [f"runs left: {found.left:,}"] * (found.left > 0) + [f"runs lost: {lost:,}"] * (lost > 0)
+    best = _number(found.good[0].mean) if found.good else None
+    return empty._replace(
+        metric=found.metric, best=best, seconds=_number(found.seconds), problem=", ".join(notes)
+    )  # fmt: skip
 
 
 def _by_metric(run: Listed) -> tuple[Any, ...]:

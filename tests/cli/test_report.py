@@ -13,6 +13,7 @@ from jaxprop.errors import UsageError
 from jaxprop.report import serve
 from tests.processes import started
 from tests.report.runs import ALERT, CONFIG, make_run, rows
+from tests.run.sweeps import make_sweep
 
 
 def test_a_run(jaxprop):
@@ -122,3 +123,86 @@ def test_several_runs_end_with_a_table_of_them(jaxprop):
     assert header[:5] == ["run", "optimizer.lr", "best", "eval", "accuracy"]
     assert header[-1] == "status"
     assert (first[:2], second[:2]) == (["a", "0.1"], ["b", "0.2"])
+
+
+# -- sweeps -----------------------------------------------------------------------------------------
+
+
+def swept(name="runs/s", *, lost="the loss was not finite for 25 steps in a row"):
+    runs = [({"optimizer.lr": lr}, seed, value) for lr, value in ((0.1, 0.8), (0.2, 0.9)) for seed in (0, 1)]
+    folder = make_sweep(name, [*runs, ({"optimizer.lr": 9}, 0, lost)])
+    for one in ("lr=0.1,seed=0", "lr=0.2,seed=0", "lr=0.2,seed=1"):
+        make_run(folder / one, alerts=[ALERT] if one == "lr=0.1,seed=0" else [])
+    return folder
+
+
+def test_a_sweep(jaxprop):
+    swept()
+    ran = jaxprop("report", "s")
+    assert (ran.code, ran.err) == (0, "")
+    rows = [line.split() for line in ran.out.splitlines() if line.strip()[:2] in ("1 ", "2 ", "3 ")]
+    assert rows == [["1", "0.2", "0.9", "±", "0", "2"], ["2", "0.1", "0.8", "±", "0", "2"], ["3", "9", "0", "1"]]
+    for line in (
+        "lost: lr=9, seed=0: the loss was not finite for 25 steps in a row",
+        "alerts: lr=0.1: gradient spike",
+        "best against next (lr=0.1): +0.1, p = 0 over 2 seeds, which is more than the spread of the seeds",
+        "use it with: jaxprop train --from runs/s",
+    ):
+        assert line in ran.out.splitlines()
+    assert ran.out.endswith("report: runs/s/report.html\n")
+    assert "lr%3D0.2%2Cseed%3D1/" in Path("runs/s/report.html").read_text()
+
+
+def test_a_sweep_in_json_and_in_one_line(jaxprop):
+    swept()
+    found = json.loads(jaxprop("report", "runs/s", "--json", "--no-html").out)
+    assert (found["command"], found["report"], found["runs"]) == ("report", None, [])
+    assert found["run"] == str(Path("runs/s").absolute())
+    assert [one["mean"] for one in found["sweep"]["settings"]] == [0.9, 0.8, None]
+    assert found["sweep"]["alerts"][0]["kinds"] == [["gradient spike", 1]]
+    assert not Path("runs/s/report.html").exists()
+    assert jaxprop("report", "runs/s", "-q", "--no-html").out == "use it with: jaxprop train --from runs/s\n"
+    assert jaxprop("report", "runs/s", "-q", "--out", "x.html").out == "report: x.html\n"
+
+
+def test_sweeps_among_runs_stand_for_their_best_run(jaxprop):
+    swept()
+    swept("runs/t")
+    make_run("runs/a")
+    ran = jaxprop("report", "s", "runs/a", "t", "--out", "x.html")
+    assert (ran.code, ran.err) == (0, "")
+    assert "runs/s: the run of its best setting with the first seed, lr=0.2,seed=0" in ran.out
+    names = [run["name"] for run in json.loads(jaxprop("report", "s", "a", "t", "--json", "--no-html").out)["runs"]]
+    assert names == ["s/lr=0.2,seed=0", "a", "t/lr=0.2,seed=0"]
+
+
+def test_a_sweep_that_has_nothing_to_show(jaxprop):
+    folder = swept()
+    (folder / "results.json").unlink()
+    for words in (("runs/s",), ("runs/s", "--serve"), ("runs/s", "runs/s/lr=0.1,seed=0")):
+        ran = jaxprop("report", *words)
+        assert (ran.code, ran.out) == (1, "")
+        assert ran.err.startswith("error: runs/s has no results.json: none of its runs has ended")
+    assert jaxprop("report", "runs/s", "--out", "a.txt").code == 2
+
+
+def test_names_in_a_sweep_cannot_steer_the_terminal(jaxprop):
+    evil = "a.\x1b[2J"
+    make_sweep("runs/s", [({evil: evil}, 0, 0.5), ({evil: 1}, 0, evil)], metric="[/x]")
+    ran = jaxprop("report", "s")
+    assert (ran.code, ran.err) == (0, "")
+    assert "\x1b" not in ran.out
+    assert "[/x]" in ran.out
+
+
+def test_a_sweep_is_served(jaxprop, monkeypatch):
+    seen = []
+
+    def open_server(page, port):
+        seen.append(json.loads(page.newest()[0])["sweep"]["settings"][0])
+        raise UsageError(f"asked for {port}")
+
+    monkeypatch.setattr(serve, "open_server", open_server)
+    swept()
+    assert jaxprop("report", "s", "--serve", "--port", "0").err == "error: asked for 0\n"
+    assert seen[0]["runs"] == [[0, None, "completed"], [1, None, "completed"]]  # a server leads to no folders

@@ -1,5 +1,6 @@
 """The page in headless Chromium: drawn, quiet, inert, and alive while its run is being written."""
 
+import json
 import re
 import shutil
 import threading
@@ -11,6 +12,8 @@ from jaxprop.report.page import render
 from jaxprop.report.payload import payload
 from jaxprop.report.read import Reader
 from jaxprop.report.serve import LivePage, open_server
+from jaxprop.report.sweeps.payload import payload as sweep_payload
+from jaxprop.report.sweeps.read import SweepReader
 from tests.report.runs import (
     ACTION,
     ALERT,
@@ -23,6 +26,7 @@ from tests.report.runs import (
     rows,
     train_records,
 )
+from tests.run.sweeps import make_sweep
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -308,3 +312,97 @@ def test_a_live_page_follows_its_run_and_keeps_its_zoom(tmp_path, visit):
             thread.join()
     until(page, "document.getElementById('pulse').innerText === 'connection lost'")
     assert [text for text in seen.said if "ERR_CONNECTION_REFUSED" not in text] == []
+
+
+# -- sweeps -----------------------------------------------------------------------------------------
+
+
+def sweep_page(path, folder):
+    path.write_text(render(sweep_payload(SweepReader(folder).read(), path.parent, f"jaxprop train --from {folder}")))
+    return path.as_uri()
+
+
+def full_sweep(folder, name="optimizer.lr", value="{}"):
+    """60 settings of two keys with two seeds, some of them lost, and records of the best and the last."""
+    grid = [(10 ** (i / 5 - 4), kind) for i in range(15) for kind in ("relu", "gelu", "tanh", EVIL)]
+    runs = [
+        ({name: value.format(lr) if value != "{}" else lr, "model.activation": kind}, seed, EVIL if lr > 0.05 else lr)
+        for lr, kind in grid
+        for seed in (0, 1)
+    ]
+    make_sweep(folder, runs)
+    results = json.loads((folder / "results.json").read_text())
+    for i, run in enumerate(results["runs"]):
+        run["folder"] = f"run-{i}"
+        make_run(folder / run["folder"], alerts=[ALERT | {"kind": EVIL}], layers=[])
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_sweep_is_drawn_and_asks_for_nothing(tmp_path, visit, scheme, width):
+    seen = visit(color_scheme=scheme, viewport={"width": width, "height": 900})
+    url = sweep_page(tmp_path / "x.html", full_sweep(tmp_path / "s"))
+    page = seen.open(url)
+    sections = [heading.inner_text() for heading in page.query_selector_all("section > h2")]
+    assert sections == ["Settings", "Over the steps", "Every key", "Accuracy", "Lost runs", "Alerts by setting"]
+    titles = [title.inner_text() for title in page.query_selector_all(".chart figcaption b")]
+    assert titles == ["Evaluation accuracy", "Evaluation loss", "Training loss"]
+    legend = page.locator(".chart").nth(0).locator(".legend .u-series:visible").all_inner_texts()
+    assert len([text for text in legend if text.strip()]) == 8  # the best settings, and neither seeds nor the others
+    assert page.locator(".keys td.cell").count() == 60
+    assert page.locator(".keys td.best").count() == 1
+    assert page.locator(".coordinates path.line").count() == 60
+    assert min(page.evaluate(COLOURS)) > 3
+    assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
+    for summary in page.query_selector_all("summary"):
+        summary.click()
+    assert page.locator(".ranking tbody tr").count() == 60
+    assert page.locator(".ranking a").nth(0).get_attribute("href").startswith("s/run-")
+    for node in page.query_selector_all(".u-over, .hit")[:8]:
+        node.hover(force=True)
+    assert EVIL in page.inner_text("#report")
+    assert page.query_selector("img") is None
+    assert (seen.said, seen.asked, seen.dialogs) == ([], [url], [])
+
+
+OVERLAPS = """
+() => {
+  const boxes = [...document.querySelectorAll(".coordinates text")].map((node) => node.getBoundingClientRect());
+  const cross = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3;
+  return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => cross(a, b))).length;
+}
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_labels_of_many_long_values_do_not_overlap(tmp_path, visit, width):
+    long = "a_value_of_a_name_that_goes_on_and_on_for_a_very_long_time_{}"
+    folder = full_sweep(tmp_path / "s", name="model.a_key_with_a_long_name", value=long)
+    page = visit(viewport={"width": width, "height": 900}).open(sweep_page(tmp_path / "x.html", folder))
+    assert page.evaluate(OVERLAPS) == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    cut = page.locator(".ranking td span[title]", has_text="…").nth(0)
+    assert cut.get_attribute("title").startswith("a_value_of_a_name_that_goes_on_and_on_for_a_very_long_time_")
+
+
+ODD_SWEEPS = {
+    "one run": [({"a": 1}, 0, 0.5)],
+    "seeds alone": [({}, 0, 0.5), ({}, 1, 0.6)],
+    "all lost": [({"a": 1}, 0, "diverged"), ({"a": 2}, 0, "diverged")],
+    "enormous figures": [({"a": 10.0**i}, 0, 10.0 ** (20 * i)) for i in range(9)],
+    "the largest floats": [({"a": -1e308}, 0, 1e308), ({"a": 0}, 0, 0.0), ({"a": 1e308}, 0, -1e308)],
+    "equal figures": [({"a": i}, 0, 0.0) for i in range(3)],
+    "keys that some have": [({"a": 1, "b": 2}, 0, 0.5), ({"a": 2}, 0, 0.6), ({"c": [1, {"d": None}]}, 0, 0.7)],
+    "many keys": [({f"key_{k}": i for k in range(20)}, 0, i / 9) for i in range(9)],
+}
+
+
+@pytest.mark.parametrize("name", ODD_SWEEPS)
+def test_odd_sweeps_are_drawn_without_a_complaint(tmp_path, visit, name):
+    seen = visit(viewport={"width": 900, "height": 700})
+    page = seen.open(sweep_page(tmp_path / "x.html", make_sweep(tmp_path / "s", ODD_SWEEPS[name])))
+    assert page.inner_text(".verdict h2")
+    assert page.evaluate("document.documentElement.scrollWidth") == 900
+    assert seen.said == []

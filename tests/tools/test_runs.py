@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from jaxprop.errors import UsageError
+from jaxprop.run.lock import hold
 from jaxprop.tools.runs import list_runs
+from tests.run.sweeps import make_sweep
 
 CONFIG = "task: {name: classify}\n"
 
@@ -168,3 +170,32 @@ def test_no_folder(tmp_path, named, sentence):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=sentence):
         list_runs(tmp_path / named)
+
+
+# -- sweeps -----------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_one_line_with_its_best(tmp_path):
+    runs = [({"lr": 1}, 0, 0.5), ({"lr": 1}, 1, 0.7), ({"lr": 2}, 0, 0.55), ({"lr": 3}, 0, "diverged")]
+    make_sweep(tmp_path / "a-sweep", runs, left=2)
+    (tmp_path / "a-sweep" / "lr=1,seed=0").mkdir()
+    (tmp_path / "a-sweep" / "lr=1,seed=0" / "config.yaml").write_text("task: {name: classify}")
+    make_sweep(tmp_path / "begun", runs)
+    (tmp_path / "begun" / "results.json").unlink()
+    make_sweep(tmp_path / "damaged", runs)
+    (tmp_path / "damaged" / "results.json").write_text("{")
+    one, begun, damaged = list_runs(tmp_path, "name")
+    assert (one.name, one.status, one.metric, one.best, one.last) == (
+        "a-sweep", "sweep", "accuracy", pytest.approx(0.6), None,
+    )  # fmt: skip
+    assert (one.step, one.seconds, one.problem) == (None, 1.0, "runs left: 2, runs lost: 1")
+    assert (begun.status, begun.problem) == ("sweep", "has no results.json: none of its runs has ended")
+    assert damaged.problem == "results.json is damaged"
+    assert [run.name for run in list_runs(tmp_path / "a-sweep")] == ["lr=1,seed=0"]
+    assert next(run.name for run in list_runs(tmp_path, "metric")) == "a-sweep"
+
+
+def test_a_sweep_that_is_trained_is_running(tmp_path):
+    folder = make_sweep(tmp_path / "s", [({"lr": 1}, 0, 0.5)])
+    with hold(folder):
+        assert list_runs(tmp_path)[0].status == "sweep running"

@@ -115,7 +115,7 @@ function plotOptions(options, box, legend) {
     ],
     cursor: {
       sync: options.own ? { key: options.own } : { key: "steps", scales: ["x", null], filters: { pub: moves, sub: moves } },
-      dataIdx: nearest, drag: { x: !options.own, y: false, setScale: false }, points: { size: 7 },
+      dataIdx: nearest, drag: { x: !options.own, y: false, setScale: false }, points: { size: (u, i) => (options.series[i - 1]?.quiet ? 0 : 7) },
       bind: { dblclick: () => () => (options.own ? null : stage.zoom(null)) },
     },
     legend: { live: true, mount: (u, node) => legend.append(node) },
@@ -174,7 +174,7 @@ function roomy(low, high) {
 function lineOptions(line) {
   const dots = line.dots ?? line.value.length <= 40;
   return {
-    label: line.label, stroke: line.stroke, dash: line.dash, width: line.width || 1.4, alpha: line.alpha,
+    label: line.label, class: line.quiet ? "quiet" : undefined, stroke: line.stroke, dash: line.dash, width: line.width || 1.4, alpha: line.alpha,
     points: { show: dots, size: 5, fill: line.stroke }, value: (u, v) => (v === null || v === undefined ? "" : fmt(v)),
   };
 }

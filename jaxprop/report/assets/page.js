@@ -3,6 +3,7 @@
 
 const LEGEND = "Shaded: an alert, from its first sign to its step. Dashed: an action. A bar at the top: not finite. Tinted: lowest to highest between records.";
 const ICONS = { good: "✓", watch: "△", bad: "✕", open: "…" };
+const COMMANDS = ["fix", "use it with"]; // facts that are typed into a shell or a file
 let shownRun = 0; // whose maps are shown, of several runs
 let opened = new Set(); // folded parts that were opened
 
@@ -18,14 +19,15 @@ function folded(key, summary, ...parts) {
   return node;
 }
 
+function factList(facts) {
+  return el("dl", {}, facts.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, COMMANDS.includes(name) ? el("code", {}, text) : text)]));
+}
+
 // -- the verdict ------------------------------------------------------------------------------------------------------
 
 function verdict(run, several, folds) {
   const { tone, headline, facts, worst } = run.verdict;
-  const list = el("dl", {});
-  for (const [name, text] of facts) {
-    list.append(el("dt", {}, name), el("dd", {}, name === "fix" ? el("code", {}, text) : text));
-  }
+  const list = factList(facts);
   const layers = worst.length
     ? folded(`worst ${run.name}`, tone === "good" || tone === "open" ? "Layers that differ most" : "Layers to look at first",
         table(["layer", "reason"], worst))
@@ -297,16 +299,19 @@ function comparison(data) {
 function report(data) {
   const { runs } = data;
   const several = runs.length > 1;
-  const steps = runs.flatMap((run) => Object.values(run.curves).flatMap((curve) => [curve.step[0], curve.step[curve.step.length - 1]])).filter((x) => x !== undefined);
+  const drawnCurves = data.sweep ? data.sweep.charts.flatMap((one) => one.lines) : runs.flatMap((run) => Object.values(run.curves));
+  const steps = drawnCurves.flatMap((curve) => [curve.step[0], curve.step[curve.step.length - 1]]).filter((x) => x !== undefined);
   stage.full = steps.length ? [Math.min(...steps), Math.max(...steps)] : [0, 1];
   const live = document.documentElement.dataset.mode === "live";
   const each = (draw) => runs.flatMap((run) => {
     const drawn = [draw(run)].flat().filter(Boolean);
     return drawn.length && several ? [el("h3", { class: "run" }, run.name), ...drawn] : drawn;
   });
-  const more = (run) => (run.spikes_more ? [el("p", { class: "hint" }, `and ${whole(run.spikes_more)} more spikes`)] : []);
+  const header = el("header", {}, el("h1", {}, data.title), el("span", { class: "by" }, "jaxprop report"), live ? el("span", { id: "pulse" }, "live") : null);
+  if (data.sweep) return [header, ...sweepReport(data)].filter(Boolean);
+  const moreSpikes = (run) => (run.spikes_more ? [el("p", { class: "hint" }, `and ${whole(run.spikes_more)} more spikes`)] : []);
   const drawn = [
-    el("header", {}, el("h1", {}, data.title), el("span", { class: "by" }, "jaxprop report"), live ? el("span", { id: "pulse" }, "live") : null),
+    header,
     comparison(data),
     el("div", { class: "verdicts" }, (several ? data.compare.order : [0]).map((i) => verdict(runs[i], several, runs.length > 3))),
     several ? null : card(runs[0]),
@@ -314,7 +319,7 @@ function report(data) {
     section("Predictions", "", each(panels)),
     section("Every layer at every step", "Layers from the input down to the output. Each column shows the largest value of its steps.", maps(runs)),
     section("Against depth", "From the input, left, to the output.", runs.some((run) => run.profiles.length) ? depth(data) : []),
-    section("Spikes", "Fifty steps before and after.", each((run) => [...run.spikes.map((found) => spike(run, found)), ...more(run)])),
+    section("Spikes", "Fifty steps before and after.", each((run) => [...run.spikes.map((found) => spike(run, found)), ...moreSpikes(run)])),
     section("Where it stopped being finite", "From the first operation with a value that is not finite to what it reached.", each((run) => run.findings.map(finding))),
     section("Learning rate search", "", each(rates)),
   ];

@@ -1,0 +1,1 @@
+"""A sweep as one page: its settings beside each other, by their seeds."""
