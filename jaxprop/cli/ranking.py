@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from jaxprop.cli.tables import show
-from jaxprop.run.swept import Ranked, Results, sure, written
+
+if TYPE_CHECKING:
+    from jaxprop.run.swept import Ranked, Results
 
 SHOWN = 30  # settings in the table
 
@@ -16,6 +19,8 @@ def print_table(found: Results) -> None:
     Args:
       found: what has come of a sweep.
     """
+    from jaxprop.run.swept import written
+
     keys = found.keys
     rows = [
         [str(place), *(written(one.setting[key]) if key in one.setting else "" for key in keys), *_figures(one),
@@ -36,6 +41,8 @@ def last_lines(found: Results, use: str) -> Iterator[str]:
       found: what has come of a sweep.
       use: the command that trains the best setting; empty where nothing is varied.
     """
+    from jaxprop.run.swept import sure
+
     if len(found.settings) > SHOWN:
         yield f"and {len(found.settings) - SHOWN} more settings; --json has all of them"
     if found.left:

@@ -21,7 +21,6 @@ from jaxprop.cli.arguments import (
 from jaxprop.cli.output import print_result, say
 from jaxprop.cli.ranking import last_lines, print_table
 from jaxprop.errors import UsageError, printable
-from jaxprop.run.swept import as_json
 
 if TYPE_CHECKING:
     from jaxprop.run.swept import Results
@@ -95,6 +94,8 @@ def sweep(
         wanted = Search(varied.spans, varied.axes, search, trials, minutes, halving, storage)
         found = searched(made, wanted, folder, code=code or (), **terms)
     if json:
+        from jaxprop.run.swept import as_json
+
         print_result("sweep", folder, as_json(found.results), indent=2)
     else:
         if not quiet:

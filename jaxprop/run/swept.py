@@ -23,6 +23,7 @@ FILE, RESULTS = "sweep.json", "results.json"
 # number alone. `sweep.json` says what the configuration has.
 OWN = ("run.seed", "health.every", "health.rare_every")
 NAME = r"[\w.+=,@-]*[\w+=,@-][\w.+=,@-]*"  # no path, and not only dots
+HALVED = "halved"  # the status of a run that was ended since others are better
 LEVEL = 0.05  # of p, below which a difference is more than the spread of the seeds
 AGAIN = "the same 'jaxprop sweep' command writes it anew"
 

@@ -12,7 +12,10 @@ from typer.main import get_command
 from jaxprop.cli import app
 
 FOLDER = Path(app.__file__).parent
-HELPERS = {"__init__", "app", "arguments", "bench_output", "completion", "modules", "output", "plan_output", "tables"}
+HELPERS = {
+    "__init__", "app", "arguments", "bench_output", "completion", "modules", "output", "plan_output", "ranking",
+    "report_sweep", "tables",
+}  # fmt: skip
 GROUPS = {"bench": app.BENCH}
 ALL = app.COMMANDS | {f"{group} {name}": f for group, commands in GROUPS.items() for name, f in commands.items()}
 HEAVY = ("jax", "flax", "optax", "numpy", "pydantic", "yaml", "rich", "sklearn")

@@ -19,7 +19,7 @@ from jaxprop.report.sweeps.read import SweepData, SweptRun
 from jaxprop.report.sweeps.scales import Absent, Level, axis, distinct, level
 from jaxprop.report.verdict import short
 from jaxprop.run.status import Status
-from jaxprop.run.swept import LEVEL, Ranked, label, sure, written
+from jaxprop.run.swept import HALVED, LEVEL, Ranked, label, sure, written
 
 BEST = 8  # settings with a colour, and with their seeds
 OTHERS = 100  # whose means are drawn in grey
@@ -92,8 +92,13 @@ def _verdict(sweep: SweepData, use: str) -> dict[str, Any]:
     over = f"over {len(best.values)} seeds" if len(best.values) > 1 else "with one seed"
     named = label(best.setting) or "the only setting"
     facts = [("how sure", sure(results) or ""), ("use it with", use)]
-    runs = f"{_counted(len(results.runs), 'run')} of {_counted(len(results.settings), 'setting')}"
-    facts.append(("runs", f"{runs}, of which {lost} lost" if lost else runs))
+    tried = {label(run.setting) for run in results.runs}
+    runs = f"{_counted(len(results.runs), 'run')} of {_counted(len(tried), 'setting')}"
+    halved = sum(run.status == HALVED for run in results.runs)
+    counts = [f"{lost:,} lost"] * (lost > 0) + [f"{halved:,} ended early, since other settings were better"] * (
+        halved > 0
+    )
+    facts.append(("runs", f"{runs}; {', '.join(counts)}" if counts else runs))
     if results.left:
         facts.append(("left", f"{_counted(results.left, 'run')}, with which the same command goes on"))
     certain = said is not None and said.p < LEVEL
@@ -238,7 +243,8 @@ def _map(sweep: SweepData, colours: Level | None) -> dict[str, Any] | None:
 
 def lost_runs(sweep: SweepData) -> list[SweptRun]:
     """Returns the runs that diverged or failed, by the order of their settings."""
-    return [run for runs in sweep.runs for run in runs if run.ended.problem and run.ended.status != Status.INTERRUPTED]
+    other = (Status.INTERRUPTED, HALVED)  # which have a problem, but can be gone on with or were given up for others
+    return [run for runs in sweep.runs for run in runs if run.ended.problem and run.ended.status not in other]
 
 
 def _lost(run: SweptRun, page: Path | None, sweep: SweepData) -> list[Any]:

@@ -16,13 +16,13 @@ from jaxprop.run.folder import write_text
 from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import Words, hold
 from jaxprop.run.status import Status
-from jaxprop.run.swept import FILE, OWN, RESULTS, Ended, Ranked, Results, read_sweep, write_results
+from jaxprop.run.swept import FILE, HALVED, OWN, RESULTS, Ended, Ranked, Results, read_sweep, write_results
 from jaxprop.sinks.console import duration
 from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.plan import Plan, check_like
 from jaxprop.tools.sweep.programs import groups
 from jaxprop.tools.sweep.ranking import rank, verdict
-from jaxprop.tools.sweep.training import HALVED, Terms, complete, failed, in_turn, together
+from jaxprop.tools.sweep.training import Terms, complete, failed, in_turn, together
 
 EVERY = 10.0  # seconds between two writings of the results while runs end
 WORDS = Words(

@@ -18,7 +18,7 @@ from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lanes import Program
 from jaxprop.run.resume import check_data, finished
 from jaxprop.run.status import Status
-from jaxprop.run.swept import Ended
+from jaxprop.run.swept import HALVED, Ended
 from jaxprop.run.together import Together, TogetherLane
 from jaxprop.run.train import Compose, train
 from jaxprop.run.watchdog import Watchdog
@@ -28,7 +28,6 @@ from jaxprop.tools.sweep.programs import Group
 
 Tell = Callable[[str], None]
 Judge = Callable[[Trial, Mapping[str, Any]], bool]
-HALVED = "halved"  # the status of a run that was ended since others are better
 RARE_EVERY = 50  # steps between measurements of everything, as in a step of the library
 LOOK = 0.2  # seconds between two looks at the threads, in which Python hears of signals
 

@@ -124,3 +124,19 @@ def test_of_very_many_settings_the_rest_is_counted(tmp_path):
     assert (len(found["settings"]), found["settings_more"]) == (200, 499)
     assert (len(found["coordinates"]["lines"]), found["coordinates"]["more"]) == (500, 199)
     assert (len(found["lost"]), found["lost_more"]) == (200, 33)
+
+
+def test_runs_that_were_given_up_for_others_or_interrupted_are_not_lost(tmp_path):
+    folder = make_sweep(
+        tmp_path, [({"lr": 1}, 0, 0.5), ({"lr": 1}, 1, 0.6), ({"lr": 2}, 0, 0.4), ({"lr": 3}, 0, "lost")]
+    )
+    found = json.loads((folder / "results.json").read_text())
+    gone = {"metrics": {}, "problem": "ended early"}
+    found["runs"][1] |= gone | {"status": "interrupted"}
+    found["runs"][2] |= gone | {"status": "halved"}
+    del found["settings"][1]  # as of a setting whose only run was given up
+    (folder / "results.json").write_text(json.dumps(found))
+    shown = given(folder)
+    assert [row[0] for row in shown["lost"]] == ["lr=3"]
+    said = "4 runs of 3 settings; 1 lost, 1 ended early, since other settings were better"
+    assert ["runs", said] in shown["verdict"]["facts"]
