@@ -13,17 +13,19 @@ import optax
 from jaxprop.config.schema import optimizer as sections
 from jaxprop.config.schema import schedules
 from jaxprop.config.schema.custom import Custom
+from jaxprop.config.schema.groups import WHOLE
 from jaxprop.core import trees
 from jaxprop.errors import ConfigError, did_you_mean
 from jaxprop.health.watch.reading import RATES
 from jaxprop.models.edges import edges
 from jaxprop.train.muon import kinds_of, muon
+from jaxprop.train.named import NAMED
 from jaxprop.train.schedules import as_float32, is_fixed, make_schedule
 from jaxprop.types import PyTree, Schedule
 from jaxprop.untrusted.patterns import fullmatch
 
 # These measure one step size over all parameters; parts with optimizers of their own would measure several.
-ONE_STEP_SIZE = frozenset({"dadapt_adamw", "dog", "dowg", "prodigy"})
+ONE_STEP_SIZE = frozenset({"dadapt_adamw", "dog", "dowg", "momo", "momo_adam", "prodigy"})
 LISTED_PATHS = 60
 
 # A section with an optimizer: `sections.Optimizer`, or one of a group or of the user's own.
@@ -219,7 +221,7 @@ def _call(part: Part, steps: int, params: PyTree, **changed: Any) -> optax.Gradi
         own = _rate(part, steps)
         assert own is not None, "muon has a rate"
         return muon(own, params=params, at_edge=part.at_edge, **arguments)
-    function = reduce(getattr, section.entry["function"].split(".")[1:], optax)
+    function = NAMED.get(section.name) or reduce(getattr, section.entry["function"].split(".")[1:], optax)
     return function(learning_rate=_rate(part, steps), **arguments)
 
 
@@ -264,6 +266,11 @@ def _decaying(
         raise ConfigError(
             f"{part.where}: {section.name} measures one step size over all parameters, so their weight decay cannot "
             "differ like this; remove decay_mask and the groups' weight_decay"
+        )
+    if section.name in WHOLE:
+        raise ConfigError(
+            f"{part.where}: the weight decay of {section.name} cannot differ between parameters but by decay_mask, "
+            f"since {WHOLE[section.name]}; remove weight_decay from the groups"
         )
     labels = ["own" if value is None else f"weight_decay={value if is_fixed(value) else id(value)}" for value in decays]
     instances = {

@@ -146,7 +146,8 @@ HIDDEN = {  # models, and which of their arrays with two axes or more Muon leave
     "cnn": ({"channels": [4, 6]}, {"head/kernel", "blocks/0/0/conv/kernel"}),
     "resnet": ({"depths": [1, 1], "widths": [8, 16]}, {"head/kernel", "stem/conv/kernel"}),
     "vit": (
-        {"width": 16, "heads": 2, "layers": 1, "patch": 4}, {"head/kernel", "embed/kernel", "positions/embedding", "token/embedding"}
+        {"width": 16, "heads": 2, "layers": 1, "patch": 4},
+        {"head/kernel", "embed/kernel", "positions/embedding", "token/embedding"},
     ),
 }  # fmt: skip
 
