@@ -30,18 +30,37 @@ CHANGED = {
 LR_REQUIRED = {"adadelta"}  # optax's default of no learning rate leaves out the minus sign, too: it climbs
 
 LEFT_OUT = {
-    "lbfgs": "its line search calls the loss again inside the update",
-    "polyak_sgd": "its update needs the value of the loss",
-    "momo": "its update needs the value of the loss",
-    "momo_adam": "its update needs the value of the loss",
-    "sophia": "its update needs the loss function, to estimate the Hessian's diagonal",
-    "dpsgd": "it needs the gradient of every example",
+    "dpsgd": "it needs the gradient of every example, and a step computes that of their mean",
     "optimistic_adam": "it takes no schedule; use optimistic_adam_v2",
-    "schedule_free": "it wraps another optimizer, and is evaluated at other parameters than it trains",
-    "schedule_free_adamw": "it is evaluated at other parameters than it trains",
-    "schedule_free_sgd": "it is evaluated at other parameters than it trains",
-    "mechanize": "it wraps another optimizer",
-    "sam": "it wraps two other optimizers",
+    "schedule_free": "it wraps another optimizer; use schedule_free_adamw or schedule_free_sgd",
+    "mechanize": "it wraps another optimizer; return it from a function of your own, which optimizer.class names",
+}
+
+# What takes no learning_rate in optax, or other optimizers: jaxprop/train/named.py calls it.
+WRITTEN: dict[str, dict[str, Any]] = {
+    "polyak_sgd": {
+        "function": "optax.polyak_sgd",
+        "about": "SGD with the Polyak step size, (loss - f_min) / ||gradient||^2, of at most lr.",
+        "lr": ("positive", 1.0),
+        "scheduled": False,
+        "decay": None,
+        "mask": None,
+        "arguments": {
+            "scaling": ("positive", 1.0),
+            "f_min": ("nonnegative", 0.0),
+            "eps": ("nonnegative", 0.0),
+            "variant": (("sps", "sps+"), "sps"),
+        },
+    },
+    "sam": {
+        "function": "optax.contrib.sam",
+        "about": "SGD with the gradient at the worst point within rho, which is a second gradient in every step.",
+        "lr": ("positive", ...),
+        "scheduled": True,
+        "decay": None,
+        "mask": None,
+        "arguments": {"rho": ("positive", 0.05), "momentum": ("fraction?", 0.9), "nesterov": ("bool", False)},
+    },
 }
 
 ARGUMENTS_LEFT_OUT = {
@@ -54,6 +73,10 @@ ARGUMENTS_LEFT_OUT = {
     "clip_value_fn": "a function",
     "init_step": "a number or a pair of a name and a number",
     "seed": "deprecated in optax; use key",
+    "linesearch": "a gradient transformation",
+    "hessian_diagonal_fn": "a gradient transformation",
+    "verbose": "for the console",
+    "print_win_rate_every_n_steps": "for the console",
 }
 
 FRACTIONS = {"b1", "b2", "b3", "beta", "beta3", "adam_b1", "adam_b2", "decay", "rho", "momentum"}
@@ -119,7 +142,7 @@ def rows() -> dict[str, dict[str, Any]]:
     """Returns the table's row of every optimizer that a configuration may name."""
     functions = {name: path for name, path in exported().items() if name not in LEFT_OUT}
     named: dict[str, tuple[str, dict[str, Any]]] = {name: (path, {}) for name, path in functions.items()} | CHANGED
-    return {name: row(path, changed) for name, (path, changed) in named.items()}
+    return {name: row(path, changed) for name, (path, changed) in named.items()} | WRITTEN
 
 
 def exported() -> dict[str, str]:
@@ -178,6 +201,8 @@ def _takes_none(parameter: inspect.Parameter) -> bool:
 
 def number_kind(name: str, default: Any) -> str:
     """Returns the bounds that a number's name and default imply."""
+    if name == "warmup_steps":
+        return "positive_int"
     if isinstance(default, int):
         return "positive_int" if default > 0 else "nonnegative_int"
     if name in FRACTIONS and (default is None or 0 <= default < 1):

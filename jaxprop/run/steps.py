@@ -15,6 +15,7 @@ from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.rate import Rates
 from jaxprop.health.signals.settings import Signals
+from jaxprop.models.edges import edges
 from jaxprop.parallel.rules import Rule
 from jaxprop.run.held import held_statistics, hold
 from jaxprop.run.precision import policy_of, scaling_of
@@ -62,8 +63,14 @@ def step_of(
     mask = trainable_mask(trainable, shapes.params)
     trained = split(shapes.params, mask)
     grown = shapes.growths and [growth for growth, kept in zip(shapes.growths, mask, strict=True) if kept]
+    at_edge = edges(None if isinstance(config.model, Custom) else config.model.name)
     optimizer = optimizers.make_optimizer(
-        config.optimizer, steps=total_steps, params=trained, own=_own_optimizer, growths=grown
+        config.optimizer,
+        steps=total_steps,
+        params=trained,
+        own=_own_optimizer,
+        growths=grown,
+        at_edge=at_edge,
     )
     scales = iter(optimizer.lr_scales)
     optimizer = optimizer._replace(lr_scales=tuple(next(scales) if trained else 0.0 for trained in mask))

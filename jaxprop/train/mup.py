@@ -19,8 +19,8 @@ Reference:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from jaxprop.core.jaxprs.roles import Axes
 from jaxprop.errors import ConfigError
@@ -93,6 +93,29 @@ def rate_factor(growth: Growth, *, adam: bool) -> float:
       (0.125, 1.0)
     """
     return (1.0 if adam else growth.spread) / growth.summed
+
+
+def muon_factor(growth: Growth, scale: Callable[[float, float], Any], fans: tuple[float, float]) -> float:
+    """Returns what multiplies the rate of a matrix whose update is orthogonalized, so that its norm is as large as any.
+
+    The norm of an update, as that of a matrix that maps vectors of size 1 an entry to others, is to grow with
+    sqrt(fan_out / fan_in), of which an optimizer's own scale has a part.
+
+    Args:
+      growth: of the parameter.
+      scale: `(fan_in, fan_out) ->` what the optimizer multiplies orthogonal updates by.
+      fans: numbers of inputs and of outputs.
+
+    Example:
+      >>> muon_factor(Growth(4.0, 4.0), lambda fan_in, fan_out: max(1, fan_out / fan_in) ** 0.5, (256, 256))
+      1.0
+
+    Reference:
+      Yang, Simon and Bernstein, A spectral condition for feature learning, 2023. https://arxiv.org/abs/2310.17813
+    """
+    fan_in, fan_out = fans
+    before = scale(fan_in / growth.summed, fan_out / growth.spread)
+    return float((growth.spread / growth.summed) ** 0.5 * before / scale(fan_in, fan_out))
 
 
 def init_factor(growth: Growth) -> float:

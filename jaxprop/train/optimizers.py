@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -13,16 +13,20 @@ import optax
 from jaxprop.config.schema import optimizer as sections
 from jaxprop.config.schema import schedules
 from jaxprop.config.schema.custom import Custom
+from jaxprop.config.schema.groups import WHOLE
 from jaxprop.core import trees
 from jaxprop.errors import ConfigError, did_you_mean
 from jaxprop.health.watch.reading import RATES
-from jaxprop.train.mup import Growth, rate_factor
+from jaxprop.models.edges import edges
+from jaxprop.train.muon import kinds_of, muon
+from jaxprop.train.mup import Growth, muon_factor, rate_factor
+from jaxprop.train.named import NAMED
 from jaxprop.train.schedules import as_float32, is_fixed, make_schedule
 from jaxprop.types import PyTree, Schedule
 from jaxprop.untrusted.patterns import fullmatch
 
 # These measure one step size over all parameters; parts with optimizers of their own would measure several.
-ONE_STEP_SIZE = frozenset({"dadapt_adamw", "dog", "dowg", "prodigy"})
+ONE_STEP_SIZE = frozenset({"dadapt_adamw", "dog", "dowg", "momo", "momo_adam", "prodigy"})
 LISTED_PATHS = 60
 
 # A section with an optimizer: `sections.Optimizer`, or one of a group or of the user's own.
@@ -50,6 +54,14 @@ class Optimizer(NamedTuple):
     eps: tuple[Any, ...] = ()
 
 
+BY_NAME = edges()  # of a model of which nothing else is known
+
+
+def _nowhere(path: str) -> bool:
+    del path
+    return False
+
+
 class Part(NamedTuple):
     """An optimizer and the leaves that it moves: that of the run, or that of a group.
 
@@ -58,12 +70,14 @@ class Part(NamedTuple):
       section: what it says; a group's schedule is filled in.
       mine: whether it moves a leaf, for each.
       group: that has it, or None.
+      at_edge: which parameters `muon` leaves to AdamW, by their paths.
     """
 
     where: str
     section: Section
     mine: list[bool]
     group: sections.Group | None = None
+    at_edge: Callable[[str], bool] = _nowhere
 
 
 def make_optimizer(
@@ -73,6 +87,7 @@ def make_optimizer(
     params: PyTree,
     own: Own | None = None,
     growths: Sequence[Growth] | None = None,
+    at_edge: Callable[[str], bool] = BY_NAME,
 ) -> Optimizer:
     """Builds the optimizer that a configuration describes.
 
@@ -86,6 +101,8 @@ def make_optimizer(
       params: parameters, or their shapes; only paths and shapes are read.
       own: place of a section with code of the user's own, section, learning rate -> optax transformation.
       growths: how each leaf grows from the base model, where its rate depends on the width; see `jaxprop.train.mup`.
+      at_edge: whether a parameter is in an embedding, the first layer or the last one, by its path. `muon` leaves these
+        to AdamW; in a group that names it, none.
 
     Returns:
       The transformation, its base learning rate and each leaf's multiple of it.
@@ -107,8 +124,8 @@ def make_optimizer(
     if all(frozen):
         raise ConfigError("optimizer.groups: every parameter is frozen, so nothing would be trained; free some")
 
-    parts = _parts(section, groups, frozen)
-    factors = [1.0] * len(paths) if growths is None else _factors(parts, growths)
+    parts = _parts(section, groups, frozen, at_edge)
+    factors = [1.0] * len(paths) if growths is None else _factors(parts, growths, params)
     scales = [f if group is None else f * group.lr_scale for f, group in zip(factors, groups, strict=True)]
     clipping = _clipping(section.grad_clip)
     members = [_member(part, steps, params, groups, own, factors) for part in parts]
@@ -160,13 +177,19 @@ def _times(schedule: Schedule, scale: float) -> Schedule:
     return lambda step: schedule(step) * jnp.asarray(scale, jnp.float32)
 
 
-def _factors(parts: Sequence[Part], growths: Sequence[Growth]) -> list[float]:
+def _factors(parts: Sequence[Part], growths: Sequence[Growth], params: PyTree) -> list[float]:
     """What multiplies the rate of each leaf by its growth, as its own optimizer takes gradients."""
-    factors = [1.0] * len(growths)
+    factors, leaves = [1.0] * len(growths), jax.tree.leaves(params)
     for part in parts:
-        adam = part.section.name in sections.ADAM_LIKE
-        for i, mine in enumerate(part.mine):
-            factors[i] = rate_factor(growths[i], adam=adam) if mine else factors[i]
+        section, kinds = part.section, [None] * len(growths)
+        if section.name == "muon":
+            kinds = [kind.matrices for kind in jax.tree.leaves(kinds_of(params, part.at_edge))]
+        for i, (mine, matrices) in enumerate(zip(part.mine, kinds, strict=True)):
+            if mine and matrices is not None:
+                scale = partial(matrices.factor, consistent_rms=section.consistent_rms)
+                factors[i] = muon_factor(growths[i], scale, matrices.fans(leaves[i].shape))
+            elif mine:
+                factors[i] = rate_factor(growths[i], adam=section.name != "sgd")
     return factors
 
 
@@ -207,15 +230,31 @@ def _member(
     return _chain([*(_clipping(part.section.grad_clip) if part.group is not None else ()), inner])
 
 
-def _call(part: Part, steps: int, **changed: Any) -> optax.GradientTransformation:
+def _call(part: Part, steps: int, params: PyTree, **changed: Any) -> optax.GradientTransformation:
     """Calls the section's optax function with the section's arguments."""
     section = part.section
     arguments = {**section.arguments(), **changed}
     if arguments.get("adam_learning_rate") is not None:  # muon's second rate follows the schedule too
         rate = make_schedule(section.schedule, arguments["adam_learning_rate"], steps, part.where)
         arguments["adam_learning_rate"] = rate
-    function = reduce(getattr, section.entry["function"].split(".")[1:], optax)
+    if section.name == "muon":
+        _check_matrices(part, params)
+        own = _rate(part, steps)
+        assert own is not None, "muon has a rate"
+        return muon(own, params=params, at_edge=part.at_edge, **arguments)
+    function = NAMED.get(section.name) or reduce(getattr, section.entry["function"].split(".")[1:], optax)
     return function(learning_rate=_rate(part, steps), **arguments)
+
+
+def _check_matrices(part: Part, params: PyTree) -> None:
+    kinds = jax.tree.leaves(kinds_of(params, part.at_edge))
+    if any(kind.matrices and mine for kind, mine in zip(kinds, part.mine, strict=True)):
+        return
+    which = "none in this group" if part.group is not None else "none between the first layer and the last"
+    raise ConfigError(
+        f"{part.where}: muon is for matrices, and there is {which}; use adamw, or name muon in a group of "
+        "optimizer.groups that matches some"
+    )
 
 
 def _own(part: Part, steps: int, own: Own | None) -> optax.GradientTransformation:
@@ -241,18 +280,23 @@ def _decaying(
         decays = [value if _decays(value) else None for value in decays]  # by nothing is the optimizer's own way
     decays = _undone(decays, own, _filled(factors, part.mine))
     if not any(value is not None for value in decays):
-        return _call(part, steps)
+        return _call(part, steps, params)
     only_masked = all(value is None or (is_fixed(value) and value == 0) for value in decays)
     if section.entry["mask"] and only_masked and None in decays and not any(_decays(value) for value in own[1:]):
-        return _call(part, steps, **{section.entry["mask"]: _like(params, [value is None for value in decays])})
+        return _call(part, steps, params, **{section.entry["mask"]: _like(params, [value is None for value in decays])})
     if section.name in ONE_STEP_SIZE:
         raise ConfigError(
             f"{part.where}: {section.name} measures one step size over all parameters, so their weight decay cannot "
             "differ like this; remove decay_mask and the groups' weight_decay"
         )
+    if section.name in WHOLE:
+        raise ConfigError(
+            f"{part.where}: the weight decay of {section.name} cannot differ between parameters but by decay_mask, "
+            f"since {WHOLE[section.name]}; remove weight_decay from the groups"
+        )
     labels = ["own" if value is None else f"weight_decay={value if is_fixed(value) else id(value)}" for value in decays]
     instances = {
-        label: _call(part, steps, **({} if value is None else dict.fromkeys(names, value)))
+        label: _call(part, steps, params, **({} if value is None else dict.fromkeys(names, value)))
         for label, value in zip(labels, decays, strict=True)
     }
     return optax.partition(instances, _like(params, labels))
@@ -332,12 +376,13 @@ def _parts(
     section: sections.Optimizer | sections.CustomOptimizer,
     groups: Sequence[sections.Group | None],
     frozen: Sequence[bool],
+    at_edge: Callable[[str], bool],
 ) -> list[Part]:
     """Returns the optimizers that move something: that of the run first, then those of groups."""
     rest = [group is None or group.optimizer is None for group in groups]
     # Frozen leaves count as the run's, so that they change nothing for a run without optimizers of groups.
     used = any(mine and not still for mine, still in zip(rest, frozen, strict=True))
-    parts = [Part("optimizer", section, rest)] if used else []
+    parts = [Part("optimizer", section, rest, at_edge=at_edge)] if used else []
     for i, group in enumerate(section.groups):
         if group.optimizer is not None:
             where = f"optimizer.groups.{i}.optimizer"

@@ -91,6 +91,28 @@ def test_what_an_optimizer_holds_keeps_runs_apart():
     assert Program(configs[0], differing(configs)).problem(configs) == "their optimizers hold different states"
 
 
+def test_the_numbers_of_a_groups_own_optimizer_are_arguments():
+    def grouped(lr, clip):
+        own = {"name": "adamw", "lr": lr, "weight_decay": 10 * lr, "grad_clip": {"norm": clip}}
+        groups = [{"match": "head/.*", "optimizer": own}]
+        return build(SECTIONS | {"optimizer": {"name": "sgd", "lr": 0.1, "groups": groups}})
+
+    configs = [grouped(0.01, 1.0), grouped(0.02, 0.5)]
+    paths = differing(configs)
+    assert paths[0] == ("optimizer", "groups", 0, "optimizer", "lr")
+    assert len(paths) == 3
+    program = Program(configs[0], paths)
+    assert program.problem(configs) is None
+    for one in configs:
+        lane, single = program.member(one), compose(one)
+        mine, its = (made.init(one.run.seed) for made in (lane, single))
+        for _, batch in zip(range(3), lane.stream, strict=False):
+            mine, m = lane.step(mine, batch, "rows")
+            its, n = single.step(its, batch, "rows")
+            np.testing.assert_allclose(m.metrics["lr/head/.*"][0], one.optimizer.groups[0].optimizer.lr, rtol=1e-6)
+            np.testing.assert_allclose(m.loss, n.loss, rtol=1e-6)
+
+
 def test_differences_are_found_in_lists_and_where_a_key_is_missing():
     one, other = (build(SECTIONS | {"run": {"steps": 20, **more}}) for more in ({}, {"eval_every": 1}))
     assert differing([one, other]) == [("run", "eval_every")]
@@ -112,7 +134,8 @@ def trained(section):
     state = tx.init(params)
     for _ in range(4):
         value, grads = jax.value_and_grad(loss)(params)
-        extra = {"value": value, "grad": grads, "value_fn": loss, "obj_fn": loss, "grad_fn": jax.grad(loss)}
+        extra = {"value": value, "grad": grads, "value_fn": loss, "obj_fn": loss}
+        extra["grad_fn"] = lambda p, *_: jax.grad(loss)(p)
         updates, state = call_with_taken(promoting(tx.update), (grads, state, params), extra)
         params = jax.tree.map(jnp.add, params, updates)
     return params

@@ -212,3 +212,11 @@ def test_a_group_has_the_rates_of_its_own_optimizer():
     assert (found["layers/0/dense/bias"][1], found["head/kernel"][1]) == (1, 1 / 8)
     with pytest.raises(ConfigError, match="how rates of novograd depend on the width is not known"):
         mup({"name": "mlp"}, groups=[groups[0] | {"optimizer": {"name": "novograd", "lr": 0.5}}])
+
+
+def test_muon_keeps_its_rates_for_hidden_matrices():
+    """Its updates have norm 1 whatever the width; what it leaves to AdamW has the rates of Adam."""
+    found = table(mup({"name": "mlp", "hidden": [64, 64, 64]}, name="muon"))
+    rates = {path: rate for path, (_, rate) in found.items()}
+    assert (rates["layers/1/dense/kernel"], rates["layers/2/dense/kernel"]) == (1, 1)
+    assert (rates["layers/0/dense/kernel"], rates["layers/1/dense/bias"], rates["head/kernel"]) == (1, 1, 1 / 8)

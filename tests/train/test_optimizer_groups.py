@@ -8,6 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from jaxprop.config.schema import optimizer as sections
+from jaxprop.config.schema.groups import WHOLE
 from jaxprop.errors import ConfigError
 from jaxprop.train import optimizers
 
@@ -264,6 +265,8 @@ def test_errors_say_what_to_do(groups, text, fragments):
         ({"optimizer": ADAMW, "weight_decay": 0.1}, "put weight_decay into that"),
         ({"optimizer": {"name": "fromage", "lr": 0.1}, "lr_scale": 2.0}, "fromage is not proportional"),
         ({"optimizer": {"name": "sgd"}}, "required"),
+        ({"optimizer": {"name": "lbfgs"}}, "lbfgs cannot train a part of the parameters: its line search"),
+        ({"optimizer": {"name": "momo"}, "lr_scale": 2.0}, "momo is not proportional"),
         ({"optimizer": {**ADAMW, "groups": []}}, "Extra"),
         ({"optimizer": {"name": "adafactor", "schedule": COSINE}}, "there is none; give lr"),
     ],
@@ -271,6 +274,20 @@ def test_errors_say_what_to_do(groups, text, fragments):
 def test_what_a_group_may_not_say(group, fragment):
     with pytest.raises(ValidationError, match=fragment):
         build([{"match": "head/.*", **group}])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("group", [{"freeze": True}, {"optimizer": LION}])
+def test_an_optimizer_of_all_parameters_has_no_others_beside_it(name, group):
+    with pytest.raises(ValidationError, match=f"{name} cannot train a part of the parameters"):
+        build([{"match": "head/.*", **group}], name=name)
+
+
+def test_the_decay_of_an_optimizer_of_all_parameters_is_masked_or_the_same():
+    mask = {"name": "sophia", "weight_decay": 0.1, "decay_mask": "matrices"}
+    build([], **mask)
+    with pytest.raises(ConfigError, match="the weight decay of sophia cannot differ"):
+        build([{"match": "head/.*", "weight_decay": 0.5}], **mask)
 
 
 def test_a_group_of_an_optimizer_with_a_rate_that_cannot_be_scaled():

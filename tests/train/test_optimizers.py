@@ -11,10 +11,11 @@ from pydantic import TypeAdapter
 
 from jaxprop.config.schema import optimizer as sections
 from jaxprop.config.schema import schedules
-from jaxprop.config.schema.groups import NOT_PROPORTIONAL
+from jaxprop.config.schema.groups import FOLLOWING, NOT_PROPORTIONAL
 from jaxprop.config.schema.optax_table import OPTIMIZERS
 from jaxprop.errors import ConfigError
 from jaxprop.train import optimizers
+from jaxprop.train.step import call_with_taken
 
 SECTION = TypeAdapter(sections.OptimizerSection)
 PARAMS = {  # two shapes only: every new one is compiled for
@@ -22,6 +23,7 @@ PARAMS = {  # two shapes only: every new one is compiled for
     "head": {"bias": jnp.array([-0.25, 2.0]), "kernel": jnp.array([[2.0, -1.0], [1.5, 0.75]])},
 }
 PATHS = ["body/bias", "body/kernel", "head/bias", "head/kernel"]
+HIDDEN = {"body": {"bias": None, "kernel": optax.contrib.MuonDimensionNumbers()}, "head": None}
 GRADS = jax.tree.map(lambda p: 0.3 * p + 0.1, PARAMS)
 ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
 
@@ -39,11 +41,28 @@ def build(steps=100, params=PARAMS, **text):
     )
 
 
+def half_squared(params, *_):
+    return sum(jnp.sum(x**2) for x in jax.tree.leaves(params)) / 2
+
+
+def updating(tx):
+    """The update of half the squared parameters, told what it takes of this loss."""
+
+    def update(grads, state, params):
+        extra = {
+            "value": half_squared(params), "grad": grads, "value_fn": half_squared, "obj_fn": half_squared,
+            "grad_fn": lambda p, _: p,
+        }  # fmt: skip
+        return call_with_taken(tx.update, (grads, state, params), extra)
+
+    return update
+
+
 def run(tx, params=PARAMS, grads=None, steps=2):
     """Minimizes half the squared parameters, or follows fixed gradients."""
     state = tx.init(params)
     for _ in range(steps):
-        updates, state = tx.update(params if grads is None else grads, state, params)
+        updates, state = updating(tx)(params if grads is None else grads, state, params)
         params = optax.apply_updates(params, updates)
     return params, state
 
@@ -67,6 +86,14 @@ def by_hand(name):
         "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
         "nesterov": lambda lr: optax.sgd(lr, momentum=0.9, nesterov=True),
         "noisy_sgd": lambda lr: optax.noisy_sgd(lr, key=0),
+        "polyak_sgd": lambda lr: optax.polyak_sgd(max_learning_rate=lr),
+        "sam": lambda lr: optax.contrib.sam(
+            optax.sgd(lr, momentum=0.9),
+            optax.chain(optax.contrib.normalize(), optax.sgd(0.05)),
+            sync_period=2,
+            opaque_mode=True,
+        ),
+        "muon": lambda lr: optax.contrib.muon(lr, muon_weight_dimension_numbers=HIDDEN),
     }
     return own.get(name) or getattr(optax, name, None) or getattr(optax.contrib, name)
 
@@ -76,7 +103,8 @@ def test_two_steps_are_optax_bit_for_bit(name):
     params, state = run(build(name=name).tx)
     expected, expected_state = run(by_hand(name)(0.1))
     assert_same_bits(params, expected)
-    assert_same_bits(state, expected_state)
+    if name != "muon":  # which scales by shapes where it orthogonalizes, and so has one state less
+        assert_same_bits(state, expected_state)
     for before, after in zip(jax.tree.leaves(PARAMS), jax.tree.leaves(params), strict=True):
         assert bool(jnp.isfinite(after).all())
         assert bool((before != after).any())
@@ -88,7 +116,7 @@ def test_an_optimizer_with_a_rate_of_its_own_goes_downhill_without_lr(name):
     opt = optimizers.make_optimizer(section, steps=10, params=PARAMS)
     params, _ = run(opt.tx, steps=3)
     assert optax.tree.norm(params) < optax.tree.norm(PARAMS)
-    assert float(opt.schedule(0)) == 1.0
+    assert float(opt.schedule(0)) == pytest.approx(OPTIMIZERS[name]["lr"][1] or 1.0)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -96,17 +124,17 @@ def test_a_schedule_is_taken_except_where_refused(name):
     schedule = optax.linear_schedule(0.1, 0.0, 2)
     if OPTIMIZERS[name]["scheduled"]:
         text = {"name": name, "schedule": {"name": "linear", "steps": 2}}
-        assert_same_bits(run(build(**text).tx, steps=1), run(by_hand(name)(schedule), steps=1))
-    else:
+        assert_same_bits(run(build(**text).tx, steps=1)[0], run(by_hand(name)(schedule), steps=1)[0])
+    elif not name.startswith("schedule_free"):  # whose warmup_steps are in place of one
         with pytest.raises(TypeError):
             run(by_hand(name)(schedule))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in FOLLOWING])
 def test_scaling_the_update_is_scaling_the_rate_except_where_refused(name):
     def updates(tx):
-        _, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
-        return tx.update(GRADS, state, PARAMS)[0]
+        _, state = updating(tx)(GRADS, tx.init(PARAMS), PARAMS)
+        return updating(tx)(GRADS, state, PARAMS)[0]
 
     half, full = updates(by_hand(name)(0.05)), updates(by_hand(name)(0.1))
     same = all(
@@ -159,7 +187,9 @@ def test_the_second_rate_of_muon_follows_the_schedule():
         run(build(**text).tx)[0],
         run(
             optax.contrib.muon(
-                optax.linear_schedule(0.1, 0.0, 100), adam_learning_rate=optax.linear_schedule(0.01, 0.0, 100)
+                optax.linear_schedule(0.1, 0.0, 100),
+                adam_learning_rate=optax.linear_schedule(0.01, 0.0, 100),
+                muon_weight_dimension_numbers=HIDDEN,
             )
         )[0],
     )
@@ -341,8 +371,8 @@ DECAYS = [  # (section, decay of body/bias, body/kernel, head/bias, head/kernel)
         (1.0, OWN, 0, 0),
     ),
     ({"name": "novograd", "decay_mask": "matrices"}, (0, OWN, 0, OWN)),
-    ({"name": "muon", "ns_steps": 1, "adam_weight_decay": 0.2}, (0.2, OWN, 0.2, OWN)),
-    ({"name": "muon", "ns_steps": 1, "adam_weight_decay": 0.2, "decay_mask": "matrices"}, (0, OWN, 0, OWN)),
+    ({"name": "muon", "ns_steps": 1, "adam_weight_decay": 0.2}, (0.2, OWN, 0.2, 0.2)),
+    ({"name": "muon", "ns_steps": 1, "adam_weight_decay": 0.2, "decay_mask": "matrices"}, (0, OWN, 0, 0.2)),
     ({"name": "muon", "ns_steps": 1, "decay_mask": ["body/.*"]}, (0, OWN, 0, 0)),
     ({"name": "muon", "ns_steps": 1, "groups": [{"match": "head/.*", "weight_decay": 0.5}]}, (0, OWN, 0.5, 0.5)),
 ]

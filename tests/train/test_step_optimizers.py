@@ -1,13 +1,19 @@
 """Any optax transformation, and a gradient of the user's own: the step against the loop written by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from optax import contrib
+from pydantic import TypeAdapter
 
 import jaxprop
+from jaxprop.config.schema import optimizer as sections
+from jaxprop.config.schema.optax_table import OPTIMIZERS as OPTAX
+from jaxprop.train.optimizers import make_optimizer
 from tests.steps import assert_close, assert_same_bits, make_batch, make_params, mean_loss
 
 BATCHES = [make_batch(i) for i in range(5)]
@@ -82,6 +88,67 @@ def test_five_steps_are_those_of_plain_optax(case):
     assert not np.allclose(params["dense_0"]["kernel"], make_params()["dense_0"]["kernel"], rtol=1e-4)
     assert_close(state.params, params, rtol=1e-4, atol=1e-6)
     assert jax.tree.structure(state.opt_state) == jax.tree.structure(opt_state)
+
+
+IN_YAML = {  # what is not the function of that name, with a rate of 0.1
+    "momentum": lambda: optax.sgd(0.1, momentum=0.9),
+    "nesterov": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "noisy_sgd": lambda: optax.noisy_sgd(0.1, key=0),
+    "polyak_sgd": lambda: optax.polyak_sgd(max_learning_rate=0.1),
+    "sam": lambda: contrib.sam(
+        optax.sgd(0.1, 0.9), optax.chain(contrib.normalize(), optax.sgd(0.05)), sync_period=2, opaque_mode=True
+    ),
+}  # fmt: skip
+TAKES = {
+    "lbfgs": SEARCH, "sam": ("grad_fn",), "sophia": ("obj_fn",), "momo": ("value",), "momo_adam": ("value",),
+    "polyak_sgd": ("value",),
+}  # fmt: skip
+
+
+def from_yaml(name, params, **text):
+    section = TypeAdapter(sections.OptimizerSection).validate_python({"name": name, "lr": 0.1, **text})
+    return make_optimizer(section, steps=10, params=params).tx
+
+
+@pytest.mark.parametrize("name", OPTAX)
+def test_two_steps_with_every_optimizer_that_a_configuration_may_name(name):
+    make = IN_YAML.get(name) or partial(getattr(optax, name, None) or getattr(contrib, name), 0.1)
+    params, _ = by_hand(make(), TAKES.get(name, ()), BATCHES[:2])
+    step = jaxprop.make_train_step(mean_loss, from_yaml(name, make_params()), health=False)
+    state = step.init(make_params(), key=jax.random.key(0))
+    for batch in BATCHES[:2]:
+        state, _ = step(state, batch)
+    assert_close(state.params, params, rtol=1e-4, atol=1e-6)
+    assert not np.array_equal(params["dense_0"]["kernel"], make_params()["dense_0"]["kernel"])
+
+
+GROUPED = {  # optimizers of a group of dense_1, beside SGD
+    "adam": (lambda: optax.adam(0.05), ()),
+    "momo": (lambda: contrib.momo(0.05), ("value",)),
+    "polyak_sgd": (lambda: optax.polyak_sgd(max_learning_rate=0.05), ("value",)),
+    "schedule_free_adamw": (lambda: contrib.schedule_free_adamw(0.05), ()),
+    "prodigy": (lambda: contrib.prodigy(0.05), ()),
+}
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_steps_with_an_optimizer_of_a_group(name):
+    make, extra = GROUPED[name]
+    hand = optax.partition({"a": optax.sgd(0.1), "b": make()}, {"dense_0": "a", "dense_1": "b"})
+    params, opt_state = by_hand(hand, extra, BATCHES[:3])
+    groups = [{"match": "dense_1/.*", "optimizer": {"name": name, "lr": 0.05}}]
+    step = jaxprop.make_train_step(mean_loss, from_yaml("sgd", make_params(), groups=groups))
+    state = step.init(make_params(), key=jax.random.key(0))
+    for batch in BATCHES[:3]:
+        state, _ = step(state, batch)
+    assert_close(state.params, params, rtol=1e-4, atol=1e-6)
+    if name.startswith("schedule_free"):
+        free = opt_state.inner_states["b"].inner_state
+        with jax.numpy_dtype_promotion("standard"):
+            mine = contrib.schedule_free_eval_params(free._replace(z=free.z["dense_1"]), params["dense_1"])
+        params = {**params, "dense_1": mine}
+        assert not np.allclose(mine["kernel"], state.params["dense_1"]["kernel"], rtol=1e-3)
+    assert_close(step.eval_params(state), params, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("detail", ["lean", "full"])

@@ -14,11 +14,17 @@ from jaxprop.config.schema.named import ByName, Pattern, problem
 from jaxprop.config.schema.optax_models import OneOptimizer, OptimizerByName, check_rate, model_of
 from jaxprop.config.schema.schedules import SCHEDULES, Schedule
 
+# Their rate bounds the step that they find, or they go on from where the whole update would have led.
+FOLLOWING = ("lbfgs", "momo", "momo_adam", "polyak_sgd", "schedule_free_adamw", "schedule_free_sgd")
 # A group's lr_scale multiplies the update, which equals scaling the learning rate except for these optimizers.
-NOT_PROPORTIONAL = frozenset({"cocob", "fromage", "madgrad"})
+NOT_PROPORTIONAL = frozenset({"cocob", "fromage", "madgrad", *FOLLOWING})
 
-# These call the loss themselves, as a function of all parameters that are trained.
-WHOLE: dict[str, str] = {}
+# These call the loss or its gradient themselves, as functions of all parameters that are trained.
+WHOLE = {
+    "lbfgs": "its line search moves all parameters at once",
+    "sam": "its second gradient is at a point to which all parameters are moved",
+    "sophia": "it differentiates the loss twice with respect to all parameters",
+}
 
 GroupSchedule = Annotated[
     Schedule | None,
@@ -87,6 +93,8 @@ class Group(Section):
         if self.optimizer is not None:
             if self.weight_decay is not None:
                 raise problem(f"the group {self.match!r} has an optimizer of its own; put weight_decay into that")
+            if self.optimizer.name in WHOLE:
+                raise problem(whole(self.optimizer.name))
             if self.optimizer.name in NOT_PROPORTIONAL and self.lr_scale != 1.0:
                 raise problem(not_proportional(self.optimizer.name, self.match))
             others.append("optimizer")
@@ -97,6 +105,14 @@ class Group(Section):
                 f"group {self.match!r} changes nothing; give it optimizer, lr_scale, weight_decay or freeze: true"
             )
         return self
+
+
+def whole(name: str) -> str:
+    """Returns the sentence for an optimizer that cannot share the parameters with another one."""
+    return (
+        f"{name} cannot train a part of the parameters: {WHOLE[name]}; let it train all of them, without groups that "
+        "are frozen or have an optimizer of their own, or use another optimizer"
+    )
 
 
 def not_proportional(name: str, match: str) -> str:

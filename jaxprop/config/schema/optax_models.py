@@ -126,7 +126,7 @@ def model_of(name: str, base: type[Kind]) -> type[Kind]:
 
 
 class OptimizerByName(ByName):
-    """Writes the JSON Schema of all optimizers from the table: building 42 models for it takes a third of a second.
+    """Writes the JSON Schema of all optimizers from the table: building a model for each takes a third of a second.
 
     Args:
       base: with the keys that all of them have at this place.

@@ -180,6 +180,13 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
             "eps": ("nonnegative", 0.0), "momentum": ("fraction", 0.9), "nesterov": ("bool", False),
         },
     },
+    "lbfgs": {
+        "function": "optax.lbfgs", "about": "L-BFGS optimizer.", "lr": ("positive?", None), "scheduled": True,
+        "decay": None, "mask": None,
+        "arguments": {
+            "memory_size": ("positive_int", 10), "scale_init_precond": ("bool", True),
+        },
+    },
     "lion": {
         "function": "optax.lion", "about": "The Lion optimizer.", "lr": ("positive", ...), "scheduled": True,
         "decay": "weight_decay", "mask": "mask",
@@ -200,6 +207,23 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "lr": ("positive", ...), "scheduled": True, "decay": None, "mask": None,
         "arguments": {
             "momentum": ("fraction", 0.9), "nesterov": ("bool", False), "accumulator_dtype": ("dtype?", None),
+        },
+    },
+    "momo": {
+        "function": "optax.contrib.momo", "about": "Adaptive Learning Rates for SGD with momentum.",
+        "lr": ("positive", 1.0), "scheduled": True, "decay": "weight_decay", "mask": None,
+        "arguments": {
+            "beta": ("fraction", 0.9), "lower_bound": ("nonnegative", 0.0), "weight_decay": ("nonnegative", 0.0),
+            "adapt_lower_bound": ("bool", False),
+        },
+    },
+    "momo_adam": {
+        "function": "optax.contrib.momo_adam", "about": "Adaptive Learning Rates for Adam(W).",
+        "lr": ("positive", 0.01), "scheduled": True, "decay": "weight_decay", "mask": None,
+        "arguments": {
+            "b1": ("fraction", 0.9), "b2": ("fraction", 0.999), "eps": ("positive", 1e-08),
+            "lower_bound": ("nonnegative", 0.0), "weight_decay": ("nonnegative", 0.0),
+            "adapt_lower_bound": ("bool", False),
         },
     },
     "muon": {
@@ -270,6 +294,15 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
             "alpha": ("nonnegative", 1.0), "beta": ("nonnegative", 1.0),
         },
     },
+    "polyak_sgd": {
+        "function": "optax.polyak_sgd",
+        "about": "SGD with the Polyak step size, (loss - f_min) / ||gradient||^2, of at most lr.",
+        "lr": ("positive", 1.0), "scheduled": False, "decay": None, "mask": None,
+        "arguments": {
+            "scaling": ("positive", 1.0), "f_min": ("nonnegative", 0.0), "eps": ("nonnegative", 0.0),
+            "variant": (("sps", "sps+"), "sps"),
+        },
+    },
     "prodigy": {
         "function": "optax.contrib.prodigy", "about": "Learning rate free AdamW with Prodigy.",
         "lr": ("positive", 1.0), "scheduled": True, "decay": "weight_decay", "mask": None,
@@ -302,6 +335,31 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "arguments": {
             "eta_minus": ("nonnegative", 0.5), "eta_plus": ("nonnegative", 1.2),
             "min_step_size": ("nonnegative", 1e-06), "max_step_size": ("nonnegative", 50.0),
+        },
+    },
+    "sam": {
+        "function": "optax.contrib.sam",
+        "about": "SGD with the gradient at the worst point within rho, which is a second gradient in every step.",
+        "lr": ("positive", ...), "scheduled": True, "decay": None, "mask": None,
+        "arguments": {
+            "rho": ("positive", 0.05), "momentum": ("fraction?", 0.9), "nesterov": ("bool", False),
+        },
+    },
+    "schedule_free_adamw": {
+        "function": "optax.contrib.schedule_free_adamw", "about": "Schedule-Free wrapper for AdamW.",
+        "lr": ("positive", 0.0025), "scheduled": False, "decay": "weight_decay", "mask": None,
+        "arguments": {
+            "warmup_steps": ("positive_int?", None), "b1": ("fraction", 0.9), "b2": ("fraction", 0.999),
+            "eps": ("positive", 1e-08), "weight_decay": ("nonnegative", 0.0), "weight_lr_power": ("nonnegative", 2.0),
+            "state_dtype": ("dtype?", None),
+        },
+    },
+    "schedule_free_sgd": {
+        "function": "optax.contrib.schedule_free_sgd", "about": "Schedule-Free wrapper for SGD.",
+        "lr": ("positive", 1.0), "scheduled": False, "decay": "weight_decay", "mask": None,
+        "arguments": {
+            "warmup_steps": ("positive_int?", None), "b1": ("fraction", 0.9), "weight_decay": ("nonnegative?", None),
+            "weight_lr_power": ("nonnegative", 2.0), "state_dtype": ("dtype?", None),
         },
     },
     "sgd": {
@@ -340,6 +398,16 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
             "momentum": ("fraction", 0.9),
         },
     },
+    "sophia": {
+        "function": "optax.contrib.sophia", "about": "Sophia optimizer.", "lr": ("positive", ...), "scheduled": True,
+        "decay": "weight_decay", "mask": "weight_decay_mask",
+        "arguments": {
+            "b1": ("fraction", 0.965), "b2": ("fraction", 0.99), "eps": ("positive", 1e-08),
+            "weight_decay": ("nonnegative", 0.0001), "gamma": ("nonnegative", 0.01),
+            "clip_threshold": ("nonnegative?", 1.0), "update_interval": ("positive_int", 10),
+            "mu_dtype": ("dtype?", None),
+        },
+    },
     "yogi": {
         "function": "optax.yogi", "about": "The Yogi optimizer.", "lr": ("positive", ...), "scheduled": True,
         "decay": None, "mask": None,
@@ -350,28 +418,24 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 LEFT_OUT = {
-    "dpsgd": "it needs the gradient of every example",
-    "lbfgs": "its line search calls the loss again inside the update",
-    "mechanize": "it wraps another optimizer",
-    "momo": "its update needs the value of the loss",
-    "momo_adam": "its update needs the value of the loss",
+    "dpsgd": "it needs the gradient of every example, and a step computes that of their mean",
+    "mechanize": "it wraps another optimizer; return it from a function of your own, which optimizer.class names",
     "optimistic_adam": "it takes no schedule; use optimistic_adam_v2",
-    "polyak_sgd": "its update needs the value of the loss",
-    "sam": "it wraps two other optimizers",
-    "schedule_free": "it wraps another optimizer, and is evaluated at other parameters than it trains",
-    "schedule_free_adamw": "it is evaluated at other parameters than it trains",
-    "schedule_free_sgd": "it is evaluated at other parameters than it trains",
-    "sophia": "its update needs the loss function, to estimate the Hessian's diagonal",
+    "schedule_free": "it wraps another optimizer; use schedule_free_adamw or schedule_free_sgd",
 }
 
 ARGUMENTS_LEFT_OUT = {
     "base_optimizer": "a gradient transformation",
     "clip_value_fn": "a function",
+    "hessian_diagonal_fn": "a gradient transformation",
     "init_step": "a number or a pair of a name and a number",
+    "linesearch": "a gradient transformation",
     "mask": "a tree or a function; use decay_mask",
     "muon_weight_dimension_numbers": "a tree or a function",
+    "print_win_rate_every_n_steps": "for the console",
     "seed": "deprecated in optax; use key",
     "trust_ratio_mask": "a tree or a function",
+    "verbose": "for the console",
     "weight_decay_mask": "a tree or a function; use decay_mask",
     "weight_dimension_numbers": "a tree or a function",
 }

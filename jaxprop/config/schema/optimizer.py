@@ -10,7 +10,7 @@ from pydantic import Field, Strict, field_validator, model_validator
 from jaxprop.config.schema.base import NonNegativeFloat, Positive
 from jaxprop.config.schema.clipping import GradClip
 from jaxprop.config.schema.custom import Custom
-from jaxprop.config.schema.groups import NOT_PROPORTIONAL, Group, not_proportional
+from jaxprop.config.schema.groups import NOT_PROPORTIONAL, WHOLE, Group, not_proportional, whole
 from jaxprop.config.schema.named import problem
 from jaxprop.config.schema.optax_models import OneOptimizer, OptimizerByName, check_rate, model_of
 from jaxprop.config.schema.schedules import Constant, Schedule, ScheduleSection
@@ -24,7 +24,7 @@ ADAM_LIKE = frozenset({
     "adabelief", "adam", "adamax", "adamaxw", "adamw", "adan", "amsgrad", "lion", "nadam", "nadamw", "radam", "rmsprop",
     "sign_sgd",
 })  # fmt: skip
-WITH_MUP = ADAM_LIKE | {"sgd"}
+WITH_MUP = ADAM_LIKE | {"muon", "sgd"}
 
 
 class Optimizer(OneOptimizer):
@@ -50,6 +50,8 @@ class Optimizer(OneOptimizer):
     @classmethod
     def _groups_apply(cls, groups: tuple[Group, ...]) -> tuple[Group, ...]:
         for group in groups:
+            if cls.__name__ in WHOLE and (group.freeze or group.optimizer is not None):
+                raise problem(whole(cls.__name__))
             if cls.entry["decay"] is None and group.weight_decay is not None:
                 raise problem(f"{cls.__name__} has no weight decay; remove weight_decay from the group {group.match!r}")
             if group.optimizer is None and cls.__name__ in NOT_PROPORTIONAL and group.lr_scale != 1.0:
