@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,8 +24,13 @@ from jaxprop.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from jaxprop.run.swept import Results
-    from jaxprop.tools.sweep import Plan
+    from jaxprop.tools.sweep import Plan, Swept
     from jaxprop.tools.sweep.grid import Words
+
+
+MinutesOption = Annotated[
+    float | None, typer.Option("--minutes", metavar="M", help="begin no run after so many minutes")
+]
 
 
 def sweep(
@@ -47,9 +52,7 @@ def sweep(
     trials: Annotated[
         int | None, typer.Option("--trials", metavar="N", min=1, help="settings that --search tries in all")
     ] = None,
-    minutes: Annotated[
-        float | None, typer.Option("--minutes", metavar="M", help="begin no run after so many minutes")
-    ] = None,
+    minutes: MinutesOption = None,
     halving: Annotated[
         bool, typer.Option("--halving", help="with --search, end runs that are behind others after an evaluation")
     ] = False,
@@ -70,16 +73,11 @@ def sweep(
     config, words = split_config(config, values)
     from jaxprop.run.interrupt import leaving_at_once
     from jaxprop.tools.sweep.grid import axes_of
-    from jaxprop.tools.sweep.plan import drawn, plan
 
     varied, at_a_time = axes_of(words), _lanes(lanes)
-    if search is None:
-        _check_grid(varied, {"--trials": trials, "--halving": halving, "--storage": storage})
-        made = plan(config, varied.axes, varied.fixed, seeds, code or ())
-    else:
-        made = drawn(config, varied.spans, varied.axes, varied.fixed, seeds, code or ())
-    if minutes is not None and not minutes > 0:
-        raise UsageError(f"--minutes: expected a number above 0, got {minutes:g}")
+    of_search = {"--trials": trials, "--halving": halving, "--storage": storage}
+    made = _planned(config, varied, seeds, code or (), of_search if search is None else None)
+    _check_minutes(minutes)
     folder = run if run is not None else Path("runs") / f"{made.name}-sweep"
     with leaving_at_once():
         # Imported late, so that a mistake in the command is reported before jax has loaded.
@@ -93,17 +91,39 @@ def sweep(
     else:
         wanted = Search(varied.spans, varied.axes, search, trials, minutes, halving, storage)
         found = searched(made, wanted, folder, code=code or (), **terms)
+    _show(found, made, folder, quiet=quiet, json=json)
+    return found.exit_code
+
+
+def _check_minutes(minutes: float | None) -> None:
+    if minutes is not None and not minutes > 0:
+        raise UsageError(f"--minutes: expected a number above 0, got {minutes:g}")
+
+
+def _planned(
+    config: str, varied: Words, seeds: int | None, code: Sequence[str], refused: Mapping[str, Any] | None
+) -> Plan:
+    """The plan of a grid, which refuses some options, or of a search, for which `refused` is None."""
+    from jaxprop.tools.sweep.plan import drawn, plan
+
+    if refused is None:
+        return drawn(config, varied.spans, varied.axes, varied.fixed, seeds, code)
+    _check_grid(varied, refused)
+    return plan(config, varied.axes, varied.fixed, seeds, code)
+
+
+def _show(found: Swept, made: Plan, folder: Path, *, quiet: bool, json: bool) -> None:
+    """Prints what has come of the sweep."""
     if json:
         from jaxprop.run.swept import as_json
 
         print_result("sweep", folder, as_json(found.results), indent=2)
-    else:
-        if not quiet:
-            print_table(found.results)
-        lines = list(last_lines(found.results, _use(found.results, made)))
-        for line in lines[-1:] if quiet else [*lines, f"folder: {folder}"]:
-            say(line)
-    return found.exit_code
+        return
+    if not quiet:
+        print_table(found.results)
+    lines = list(last_lines(found.results, _use(found.results, made)))
+    for line in lines[-1:] if quiet else [*lines, f"folder: {folder}"]:
+        say(line)
 
 
 def _check_grid(words: Words, options: Mapping[str, Any]) -> None:

@@ -104,7 +104,7 @@ def _verdict(sweep: SweepData, use: str) -> dict[str, Any]:
     certain = said is not None and said.p < LEVEL
     return {
         "tone": "open" if results.left else "good" if certain else "watch",
-        "headline": f"Best of {len(results.settings)}: {named}, with {results.metric} {_figure(best)} {over}.",
+        "headline": f"Best of {len(tried)}: {named}, with {results.metric} {_figure(best)} {over}.",
         "facts": [[name, fact] for name, fact in facts if fact],
     }
 
