@@ -58,9 +58,9 @@ SUBJECTS = {
         "stdlib_lm",
         lambda width: [f"model.width={width}"],
         (
-            "model.layers=2", "model.heads=4", "data.batch_size=8", "data.sequence_length=64", "model.dropout=0",
+            "model.layers=2", "model.heads=4", "data.batch_size=8", "data.sequence_length=32", "model.dropout=0",
             "optimizer.schedule={name: constant}", "optimizer.weight_decay=0", "optimizer.grad_clip=null",
-            "run.epochs=null", "run.steps=150", "run.eval_every=150", "run.eval_batches=20", "run.log_every=50",
+            "run.epochs=null", "run.steps=100", "run.eval_every=100", "run.eval_batches=20", "run.log_every=50",
         ),
         {"mup": -11, "standard": -14},
     ),
