@@ -21,11 +21,7 @@ TABLE = [
     ("model.name=3", "model.name: expected text, got 3"),
     ("model.name=null", "model.name: expected text, got nothing"),
     ("optimizer.name=adm", "optimizer.name: unknown optimizer 'adm'; did you mean 'adam'?"),
-<<<<<<< HEAD
     ("optimizer.name=dpsgd", "optimizer.name: dpsgd cannot be used"),
-=======
-    ("optimizer.name=mechanize", "optimizer.name: mechanize cannot be used"),
->>>>>>> 92834d41e958830aae3a17c431f0aab0bca03d6e
     ("optimizer.schedule.name=cosin", "optimizer.schedule.name: unknown schedule 'cosin'; did you mean 'cosine'?"),
     ("task.loss.name=hubr", "task.loss.name: unknown loss 'hubr'; did you mean 'huber'?"),
     ("task.loss={}", "task.loss.name: required key is missing (one of softmax_cross_entropy,"),
