@@ -69,6 +69,19 @@ def test_what_a_run_has_stored_is_the_same_and_runs_nothing(folder):
     assert permitted(load(folder / "stored.yaml", stored=True).config) == [False] * 5
 
 
+def test_the_optimizer_of_a_group_is_such_a_section_too(folder):
+    group = "groups: [{match: a, freeze: true}, {match: b, optimizer: {class: own.py:make, lr: 0.2}}]"
+    (folder / "mine.yaml").write_text(YAML.replace("lr: 0.1}", f"lr: 0.1, {group}}}"))
+    config = load(folder / "mine.yaml").config
+    path = ("optimizer", "groups", 1, "optimizer")
+    section = custom_sections(config)[path]
+    assert (section.target.where, section.permitted) == (str(folder / "own.py"), True)
+    (folder / "stored.yaml").write_text(dump(config))
+    assert not custom_sections(load(folder / "stored.yaml", stored=True).config)[path].permitted
+    other = section.model_copy(update={"lr": 0.3})
+    assert replace_sections(config, {path: other}).optimizer.groups[1].optimizer.lr == 0.3
+
+
 @pytest.mark.parametrize("mark", MARKS)
 def test_the_config_of_a_run_s_folder_runs_nothing(folder, mark):
     run = folder / "runs" / "x"

@@ -8,6 +8,7 @@ import pytest
 from jaxprop.config.build import build
 from jaxprop.errors import RunFolderError, UsageError
 from jaxprop.run.compose import compose
+from jaxprop.tools import lr_find
 from jaxprop.tools.lr_find import Sweep, check_folder, conclude, find_rate, is_over, smooth, suggest, sweep, write
 from tests.benches import merged
 
@@ -128,8 +129,17 @@ def test_frozen_parameters_make_a_flat_curve():
 
 def test_the_second_rate_of_muon_keeps_its_proportion():
     optimizer = {"name": "muon", "lr": 0.02, "adam_learning_rate": 0.002}
-    found = find_rate(build(merged(BASE, {"optimizer": optimizer})), steps=60)
+    found = find_rate(build(merged(BASE, {"optimizer": optimizer, "model": {"hidden": [8, 8]}})), steps=60)
     assert found.suggested is not None
+
+
+def test_groups_with_an_optimizer_keep_the_rates_that_they_have():
+    groups = [{"match": "head/.*", "optimizer": {"name": "adam", "lr": 0.01}}, {"match": ".*/bias", "lr_scale": 2.0}]
+    optimizer = {"name": "sgd", "lr": 0.1, "schedule": {"name": "linear"}, "groups": groups}
+    swept = lr_find._sweeping(build(merged(BASE, {"optimizer": optimizer})), 1e-6, 10.0, 60).optimizer
+    assert (swept.lr, swept.schedule.name) == (1e-6, "exponential")
+    assert (swept.groups[0].optimizer.lr, swept.groups[0].optimizer.schedule.name) == (0.01, "linear")
+    assert swept.groups[1].lr_scale == 2.0
 
 
 def test_an_optimizer_that_chooses_its_rate_has_none_to_find():
