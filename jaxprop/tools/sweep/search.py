@@ -6,7 +6,7 @@ import math
 import socket
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.status import Status
 from jaxprop.run.swept import Ended, read_results, write_results
-from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.grid import Axis, Span
 from jaxprop.tools.sweep.plan import Plan, Trial, check_like, trials_of
 from jaxprop.tools.sweep.programs import Programs
@@ -24,13 +23,14 @@ from jaxprop.tools.sweep.sweep import (
     WORDS,
     Swept,
     check_metric,
+    ends_of,
     exit_code_of,
     metric_of,
     results_of,
     take_over,
     tell_of,
 )
-from jaxprop.tools.sweep.training import Terms, complete, failed, in_turn, together
+from jaxprop.tools.sweep.training import Terms
 
 
 class Search(NamedTuple):
@@ -94,7 +94,8 @@ def search(
             count = lanes or 1
             trials = drawn.ask(count if wanted.trials is None else min(count, wanted.trials - study.ended))
             take_over(plan._replace(trials=tuple(trials)), folder, fresh=False)
-            for one in _ends(programs, trials, terms, lanes or 1):
+            groups = programs.groups(trials)
+            for one in (one for group in groups for one in ends_of(group, terms, lanes or 1, _nothing)):
                 drawn.note(one)
                 tell_of(one, len(drawn.ended), drawn.plan(), metric, tell, of=wanted.trials)
             drawn.tell()
@@ -131,6 +132,10 @@ def _kept(folder: Path) -> list[Ended]:
         return read_results(folder).runs
     except RunFolderError:
         return []
+
+
+def _nothing(_line: str) -> None:
+    """What is trained how is not told again for each setting."""
 
 
 class _Drawn:
@@ -183,19 +188,3 @@ class _Drawn:
             known.append(trial or Trial(one.setting, one.seed, self._plan.base, one.folder))
         left = [trial for _, trials in self._asked.values() for trial in trials if trial.folder not in self.ended]
         return self._plan._replace(trials=(*known, *left))
-
-
-def _ends(programs: Programs, trials: Sequence[Trial], terms: Terms, lanes: int) -> Iterator[Ended]:
-    for group in programs.groups(trials):
-        if not terms.go_on:
-            return
-        if group.program is None:
-            yield from (failed(trial, group.problem) for trial in group.trials)
-            continue
-        before = complete(group, terms)
-        yield from before
-        known = {one.folder for one in before}
-        left = group._replace(trials=[trial for trial in group.trials if trial.folder not in known])
-        if left.trials:
-            chosen = choose(left, lanes)
-            yield from in_turn(left, terms) if chosen.lanes is None else together(left, terms, chosen.lanes)

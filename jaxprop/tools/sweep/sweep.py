@@ -20,7 +20,7 @@ from jaxprop.run.swept import FILE, HALVED, OWN, RESULTS, Ended, Ranked, Results
 from jaxprop.sinks.console import duration
 from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.plan import Plan, check_like
-from jaxprop.tools.sweep.programs import groups
+from jaxprop.tools.sweep.programs import Group, groups
 from jaxprop.tools.sweep.ranking import rank, verdict
 from jaxprop.tools.sweep.training import Terms, complete, failed, in_turn, together
 
@@ -146,19 +146,31 @@ def metric_of(plan: Plan, ended: Sequence[Ended], metric: str | None) -> tuple[s
 def _ends(plan: Plan, terms: Terms, lanes: int | None) -> Iterator[Ended]:
     """Yields the runs as they end; none begins after a signal."""
     for group in groups(plan.trials):
-        if not terms.go_on:
-            return
-        if group.program is None:
-            yield from (failed(trial, group.problem) for trial in group.trials)
-            continue
-        before = complete(group, terms)
-        yield from before
-        known = {one.folder for one in before}
-        left = group._replace(trials=[trial for trial in group.trials if trial.folder not in known])
-        if left.trials:
-            chosen = choose(left, lanes)
-            terms.tell(chosen.note)
-            yield from in_turn(left, terms) if chosen.lanes is None else together(left, terms, chosen.lanes)
+        yield from ends_of(group, terms, lanes, terms.tell)
+
+
+def ends_of(group: Group, terms: Terms, lanes: int | None, tell: Callable[[str], None]) -> Iterator[Ended]:
+    """Yields the runs of a program as they end: first those that are complete already.
+
+    Args:
+      group: the runs.
+      terms: what they have in common.
+      lanes: how many are trained at a time; None measures what is faster.
+      tell: takes how they are trained.
+    """
+    if not terms.go_on:
+        return
+    if group.program is None:
+        yield from (failed(trial, group.problem) for trial in group.trials)
+        return
+    before = complete(group, terms)
+    yield from before
+    known = {one.folder for one in before}
+    left = group._replace(trials=[trial for trial in group.trials if trial.folder not in known])
+    if left.trials:
+        chosen = choose(left, lanes)
+        tell(chosen.note)
+        yield from in_turn(left, terms) if chosen.lanes is None else together(left, terms, chosen.lanes)
 
 
 def tell_of(
