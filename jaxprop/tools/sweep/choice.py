@@ -59,7 +59,11 @@ def choose(group: Group, wanted: int | None) -> Chosen:
     if whole < WORTH * compiling:
         return Chosen(None, f"{_said(count, 1)}: {1e3 * one:.3g} ms a step")
     together = Together(program.shared, fit)
-    each = _measured_together(group, together) / fit
+    try:
+        each = _measured_together(group, together) / fit
+    except Exception as error:  # whatever it is, runs by themselves may do without it
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        return Chosen(None, f"{_said(count, 1)}, since lanes failed: {why[0]}")
     if each > GAIN * one:
         return Chosen(None, f"{_said(count, 1)}: {1e3 * one:.3g} ms a step, {1e3 * each:.3g} ms as {fit} lanes")
     return Chosen(together, f"{_said(count, fit)}: {1e3 * each:.3g} ms a step, {1e3 * one:.3g} ms one after another")

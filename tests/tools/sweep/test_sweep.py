@@ -15,7 +15,7 @@ from jaxprop.errors import ConfigError, RunFolderError, UsageError
 from jaxprop.run.compose import compose
 from jaxprop.run.swept import as_json, read_results
 from jaxprop.run.train import train
-from jaxprop.tools.sweep import Axis, plan, sweep, training
+from jaxprop.tools.sweep import Axis, choice, plan, sweep, training
 from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.programs import groups
 
@@ -154,6 +154,19 @@ def test_runs_whose_batches_may_differ_in_shape_are_trained_one_after_another(co
     train = group.program.experiment.sources["train"]._replace(buckets=np.zeros(1))
     monkeypatch.setattr(group.program, "experiment", group.program.experiment._replace(sources={"train": train}))
     assert choose(group, 3).lanes is None
+
+
+def test_lanes_that_fail_while_they_are_timed_cost_no_run(config, monkeypatch):
+    (group,) = groups(plan(config, [RATES], ["run.steps=100000"]).trials)
+    monkeypatch.setattr(choice, "WORTH", 0)
+
+    def fails(*_):
+        raise MemoryError("out of memory\nmore")
+
+    monkeypatch.setattr(choice, "_measured_together", fails)
+    chosen = choose(group, None)
+    assert chosen.lanes is None
+    assert chosen.note.endswith("one after another, since lanes failed: out of memory")
 
 
 def test_a_folder_of_another_sweep_is_refused(config, tmp_path):
