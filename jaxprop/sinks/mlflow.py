@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jaxprop.sinks.sink import Record
@@ -18,6 +20,7 @@ _ENDS = {"completed": "FINISHED", "interrupted": "KILLED"}
 _UNKNOWN = re.compile(r"[^\w\-. :/]")  # characters that MLflow refuses in names
 _MOST_NAME, _MOST_VALUE, _MOST_ALERTS = 250, 500, 100
 _MOST_PARAMS, _MOST_METRICS = 100, 1000  # in one request
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _SECONDS = 1.0  # between requests, each of which takes some 20 ms
 
 
@@ -110,10 +113,23 @@ def _client(section: Mlflow) -> tuple[Any, str]:
         uri = section.tracking_uri or mlflow.get_tracking_uri()
         try:
             client = mlflow.MlflowClient(tracking_uri=uri)
-            client.search_experiments(max_results=1)
+            with _hasty():
+                client.search_experiments(max_results=1)
         except ModuleNotFoundError as error:  # mlflow-skinny knows servers alone
             raise missing(KEY, str(error.name), f"with {uri}", "mlflow") from None
     return client, uri
+
+
+@contextlib.contextmanager
+def _hasty() -> Iterator[None]:
+    """Asks a server once or twice, not for the minutes that MLflow takes to give up one that does not answer."""
+    given = os.environ.get(_RETRIES)
+    os.environ[_RETRIES] = given or "1"
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[_RETRIES]
 
 
 def _name(key: str) -> str:

@@ -213,8 +213,13 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def starting(key: str, package: str) -> Iterator[None]:
+def starting(key: str, package: str, instead: str = "") -> Iterator[None]:
     """Around what imports a tracker and opens its run: warnings of its own end nothing, and errors are one sentence.
+
+    Args:
+      key: of the configuration.
+      package: what is imported.
+      instead: another way than to leave it out.
 
     Raises:
       UsageError: the package is not installed, or does not begin.
@@ -227,7 +232,8 @@ def starting(key: str, package: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UsageError(
-            f"{key}: {package} has not begun a run ({sentence(error)}); see to that, or leave it out with {key}=false"
+            f"{key}: {package} has not begun a run ({sentence(error)}); see to that{instead}, "
+            f"or leave it out with {key}=false"
         ) from error
 
 

@@ -50,7 +50,7 @@ def begin_wandb(section: Wandb, began: Began) -> Tracker:
     known = began.known.get("id", "")  # from a file that may be anyone's
     # Nothing is asked or printed, and the streams stay as they are: others have replaced them.
     settings: dict[str, Any] = {"silent": True, "console": "off", "finish_timeout": _FINISH_SECONDS}
-    with starting(KEY, "wandb"):
+    with starting(KEY, "wandb", f", write to the run's folder with {KEY}.mode=offline" * (mode == "online")):
         fields = wandb.Settings.model_fields
         run = wandb.init(
             project=section.project, entity=section.entity, name=section.name or began.name, mode=mode,

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import math
+import os
 import sys
 
 import pytest
@@ -88,6 +89,23 @@ def test_a_store_that_is_not_installed(fake, monkeypatch):
     monkeypatch.setattr(sys.modules["mlflow"], "MlflowClient", client)
     with pytest.raises(UsageError, match=r"with sqlite:.* needs the package 'sqlalchemy'.*pip install mlflow$"):
         check_mlflow(Mlflow())
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(fake, monkeypatch):
+    fake([])
+    name, tries = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", []
+
+    def ask(self, max_results):
+        tries.append(os.environ[name])
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(sys.modules["mlflow"].MlflowClient, "search_experiments", ask)
+    for given in (None, "5"):
+        monkeypatch.setenv(name, given) if given else monkeypatch.delenv(name, raising=False)
+        with pytest.raises(UsageError, match=r"connection refused.*sinks.mlflow=false"):
+            check_mlflow(Mlflow(tracking_uri="http://host"))
+        assert os.environ.get(name) == given
+    assert tries == ["1", "5"]
 
 
 @installed

@@ -96,6 +96,17 @@ def test_only_an_online_run_needs_a_login(fake, monkeypatch, variable, mode, ask
         assert seen == []
 
 
+def test_a_server_that_does_not_answer_is_refused_with_the_way_out(fake, tmp_path, monkeypatch):
+    fake([])
+
+    def init(**given):
+        raise TimeoutError("deadline exceeded")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", init)
+    with pytest.raises(UsageError, match=r"deadline exceeded.*, write to the run's folder with sinks.wandb.mode=off"):
+        opened(tmp_path)
+
+
 def stored(folder):
     """What the offline runs in a folder hold: blocks of 32 KiB, of chunks with a checksum, a length and a type."""
     from wandb.proto.wandb_internal_pb2 import Record
