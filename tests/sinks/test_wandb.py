@@ -137,7 +137,10 @@ def test_the_library_writes_to_the_runs_folder(tmp_path, monkeypatch, capfd):
     time.sleep(1.1)  # it names a folder by the second
     write(opened(tmp_path / "run", 4, mode="offline", project=odd))
     assert capfd.readouterr() == ("", "")
-    records = list(stored(tmp_path / "run"))
+    records, until = [], time.monotonic() + 60
+    # Its own process writes, and is still at it when a run is finished.
+    while sum(record.HasField("exit") for record in records) < 2 and time.monotonic() < until:
+        records = list(stored(tmp_path / "run"))
     history = [
         {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
         for record in records
