@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.checkpoint.arrays import import_ahead
 from jaxprop.checkpoint.folder import steps_in
+from jaxprop.config.dump import to_builtins
 from jaxprop.config.tasks import TASK_TABLE, best_mode
 from jaxprop.data.readers.arrays import IF_NUMBERS
 from jaxprop.errors import EXIT_DONE, HungError
@@ -31,7 +32,7 @@ from jaxprop.run.resume import resume_note, start_over, still_stopped, stopped_n
 from jaxprop.run.status import Status
 from jaxprop.run.summary import exit_code, headline_of, last_words, sum_up_failure, summary
 from jaxprop.run.watchdog import IDLE, Watchdog
-from jaxprop.sinks import Sink, fan_out, open_sinks
+from jaxprop.sinks import Sink, check_trackers, fan_out, open_sinks
 from jaxprop.sinks.streams import tell
 from jaxprop.types import TrainState
 
@@ -134,6 +135,7 @@ def conduct(
         check_together(experiment, folder)
         if before is not None and decided("its end", lambda: _has_ended(before, experiment, folder)):
             return _nothing_left(undertaking, experiment, before, folder, quiet)
+        decided("trackers", lambda: check_trackers(experiment.config.sinks))
         checkpoints, replaced = open_checkpoints(experiment, folder), Replaced(folder)
         checkpoints.when_whole = replaced.drop_if_saved
         # Nobody but the loop holds the state: its first step donates it.
@@ -152,8 +154,7 @@ def conduct(
                 _begun(started, fresh, quiet, brief) as sink,
             ):
                 status = loop.run(sink, lambda: decided("an earlier run aside", lambda: replaced.pending))
-                if status == Status.COMPLETED:
-                    evaluate_test(loop, experiment, checkpoints, sink, interrupts)
+                _come_to_its_end(status, loop, experiment, sink, interrupts)
         except BaseException as error:
             if replaced.bring_back():
                 error.add_note(BACK)
@@ -177,6 +178,14 @@ def conduct(
         saved = experiment.config.checkpoint.enabled
         _tell_if(last_words(status, loop, saved=saved, back=back, aside=replaced.pending))
     return Conducted(Outcome(figures, exit_code(status, interrupts.received)), experiment, loop.state)
+
+
+def _come_to_its_end(status: Status, loop: Loop, experiment: Experiment, sink: Sink, stop: Interrupts) -> None:
+    """Evaluates a completed run on the test split, and tells the sinks how the run has ended."""
+    if status == Status.COMPLETED:
+        evaluate_test(loop, experiment, loop.checkpoints, sink, stop)
+    loop.checkpoints.wait()  # a run whose last save fails has not come to its end
+    sink.summary(summary(status, loop, experiment.task.reference))
 
 
 def _nothing_left(
@@ -238,6 +247,7 @@ def _begun(run: _Started, fresh: bool, quiet: bool, brief: bool) -> Iterator[Sin
     own = open_sinks(
         experiment.config.sinks, folder, total_steps=experiment.total_steps, start_step=resumed_from,
         alerts=loop.alert_lines, log_every=experiment.config.run.log_every, quiet=quiet, brief=brief,
+        config=to_builtins(experiment.config),
     )  # fmt: skip
     with contextlib.closing(fan_out([own, *undertaking.sinks])) as sink:
         for name in ("summary.json", panels.NAME):  # of an earlier end that this run goes beyond

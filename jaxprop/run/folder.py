@@ -18,7 +18,8 @@ from jaxprop.untrusted.writes import write_whole
 RUN_FILES = ("config.yaml", "metrics.jsonl", "lr_find.json")  # one of which a run's folder has
 OWNED = (
     "config.yaml", "code.json", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "prepared.json",
-    "panels.json", "linear.json", "lr_find.json", "promotion.json", "checkpoints", "blackbox", "tensorboard",
+    "panels.json", "linear.json", "lr_find.json", "promotion.json", "tracker.json", "checkpoints", "blackbox",
+    "tensorboard",
 )  # fmt: skip
 ABOUT_FIT = "# The settings of a run of jaxprop.fit: a record, and no configuration that 'jaxprop train' could run.\n"
 

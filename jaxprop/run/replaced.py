@@ -25,7 +25,7 @@ from jaxprop.run.status import Status
 ASIDE, MOVING, DROPPED = ".before-fresh", ".before-fresh.moving", ".before-fresh.dropped"
 FILES = (
     "config.yaml", "code.json", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summary.json", "panels.json",
-    "prepared.json",
+    "prepared.json", "tracker.json",
 )  # fmt: skip
 FOLDERS = ("checkpoints", "blackbox", "tensorboard")
 BACK = "the run from before --fresh is back in its place"

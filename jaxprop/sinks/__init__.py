@@ -1,18 +1,20 @@
-"""Destinations of a run's records and rows: the console, JSONL files and TensorBoard.
+"""Destinations of a run's records and rows: the console, JSONL files, TensorBoard and trackers.
 
 Imports only the standard library, since every command does: other packages wait until a sink is opened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxprop.sinks.console import open_console, open_warnings, print_summary, summary_line, summary_table
 from jaxprop.sinks.jsonl import open_jsonl, truncate_after
 from jaxprop.sinks.sink import Record, Sink, fan_out
+from jaxprop.sinks.streams import tell
 from jaxprop.sinks.tensorboard import open_tensorboard
+from jaxprop.sinks.trackers import check_trackers, open_trackers
 
 if TYPE_CHECKING:
     from jaxprop.config.schema.run import Sinks
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Record",
     "Sink",
+    "check_trackers",
     "fan_out",
     "open_sinks",
     "print_summary",
@@ -39,6 +42,7 @@ def open_sinks(
     log_every: int = 1,
     quiet: bool = False,
     brief: bool = False,
+    config: Mapping[str, Any] | None = None,
 ) -> Sink:
     """Opens the sinks that a config asks for, and combines them into one.
 
@@ -53,12 +57,14 @@ def open_sinks(
       log_every: steps between the train records that the console shows.
       quiet: whether to leave the console out.
       brief: whether the console shows nothing but alerts to act on and the responses to them.
+      config: the resolved configuration, which trackers are given.
 
     Returns:
       One sink, which the caller must close.
 
     Raises:
       RunFolderError: a file in `folder` cannot be written.
+      UsageError: a tracker refuses the run.
 
     Example:
       >>> import tempfile
@@ -72,22 +78,39 @@ def open_sinks(
       <BLANKLINE>
     """
     folder = Path(folder)
+    shown = section.console and not quiet
+    opened: list[Sink] = []
+    where: list[str] = []  # each tracker has the run
+    wanted = 1  # how many sinks there are once the console, the last one, is open
+
+    def warn(sentence: str) -> None:
+        # That a tracker has failed is told even where nothing else is.
+        told_by_console = shown and not brief and len(opened) == wanted
+        (opened[-1].note if told_by_console else tell)(sentence)
+
     openers: list[tuple[bool, Callable[[], Sink]]] = [
         (section.jsonl, lambda: open_jsonl(folder, start_step=start_step, alerts=alerts)),
         (section.tensorboard, lambda: open_tensorboard(folder / "tensorboard", start_step=start_step)),
         (
-            section.console and not quiet,
+            shown,
             open_warnings
             if brief
             else lambda: open_console(total_steps, start_step=start_step or 0, log_every=log_every),
         ),
     ]
-    opened: list[Sink] = []
     try:
-        for wanted, open_one in openers:
-            if wanted:
+        # First, since the others begin their files anew, and a tracker may refuse the run.
+        opened += open_trackers(
+            section, folder, config or {}, resumed=start_step is not None, say=where.append, warn=warn
+        )
+        wanted = len(opened) + sum(one for one, _ in openers)
+        for one, open_one in openers:
+            if one:
                 opened.append(open_one())
     except BaseException:
         fan_out(opened).close()
         raise
-    return fan_out(opened)
+    sink = fan_out(opened)
+    for line in where:
+        sink.note(line)
+    return sink

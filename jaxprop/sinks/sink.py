@@ -25,6 +25,7 @@ class Sink(NamedTuple):
       rewind: takes the step that the run has gone back to; later records and rows are dropped, alerts are kept.
       progress: takes the number of steps done; it is called at every step.
       note: takes a line of text for the user, such as the compile time.
+      summary: takes what `summary.json` will hold, right before `close`; not called where the run fails.
       close: writes everything that is pending; the sink is not used afterwards.
 
     Example:
@@ -42,6 +43,7 @@ class Sink(NamedTuple):
     rewind: Callable[[int], None] = _nothing
     progress: Callable[[int], None] = _nothing
     note: Callable[[str], None] = _nothing
+    summary: Callable[[Record], None] = _nothing
     close: Callable[[], None] = _nothing
 
 
@@ -84,5 +86,6 @@ def fan_out(sinks: Sequence[Sink]) -> Sink:
         rewind=to_each("rewind"),
         progress=to_each("progress"),
         note=to_each("note"),
+        summary=to_each("summary"),
         close=close,
     )

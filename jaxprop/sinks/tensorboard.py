@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import numbers
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from jaxprop.sinks.sink import Record, Sink
 from jaxprop.untrusted.writes import make_folder
 
 _FLUSH_SECONDS = 10
+_BIN = 0.25  # of a power of ten, in histograms of norms
 
 
 def open_tensorboard(folder: str | Path, *, start_step: int | None = None) -> Sink:
     """Opens a folder of TensorBoard events: `train/loss`, `eval/accuracy`, `layers/<layer>/grad_norm`, ...
+
+    The histograms `layers/log10_grad_norm` are over the layers: each counts how many have a gradient norm of a size.
 
     Args:
       folder: the folder of the event files; a resumed run adds a file.
@@ -41,6 +46,11 @@ def open_tensorboard(folder: str | Path, *, start_step: int | None = None) -> Si
     events = _Events(Path(folder), 0 if start_step is None else start_step + 1)
 
     def layers(rows: Sequence[Record]) -> None:
+        norms = [row["grad_norm"] for row in rows if "layer" in row and "grad_norm" in row]
+        # What is zero or not finite has no place on the axis.
+        exponents = [math.log10(norm) for norm in norms if math.isfinite(norm) and norm > 0]
+        if len(exponents) > 1:
+            events.add_histogram("layers/log10_grad_norm", rows[0]["step"], exponents)
         for row in rows:
             events.add(f"taps/{row['tap']}" if "tap" in row else f"layers/{row['layer']}", row)
 
@@ -89,6 +99,21 @@ class _Events:
         ]
         if values:
             self._write(step=record["step"], summary=Summary(value=values))
+
+    def add_histogram(self, tag: str, step: int, values: Sequence[float]) -> None:
+        """Writes how many of the values lie between two multiples of a quarter."""
+        from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
+
+        counts = Counter(math.floor(value / _BIN) for value in values)
+        bins = range(min(counts), max(counts) + 1)
+        histogram = HistogramProto(
+            min=min(values), max=max(values), num=len(values), sum=math.fsum(values),
+            sum_squares=math.fsum(value**2 for value in values),
+            # The first bucket is empty: TensorBoard needs a limit below the values.
+            bucket_limit=[bins[0] * _BIN, *((one + 1) * _BIN for one in bins)],
+            bucket=[0, *(counts[one] for one in bins)],
+        )  # fmt: skip
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, histo=histogram)]))
 
     def close(self) -> None:
         """Closes the file."""

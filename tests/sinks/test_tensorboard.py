@@ -25,7 +25,8 @@ def scalars(folder):
     for event in events(folder):
         if event.session_log.status == SessionLog.START:
             shown = [one for one in shown if one[1] < event.step]
-        shown += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+        values = [value for value in event.summary.value if value.HasField("simple_value")]
+        shown += [(value.tag, event.step, value.simple_value) for value in values]
     return shown
 
 
@@ -94,3 +95,21 @@ def test_names_are_shown_as_they_are(tmp_path):
     sink.layers([{"step": 1, "layer": name, "grad_norm": 1.0} for name in ("a b", "a_b")])
     sink.close()
     assert {tag for tag, _, _ in scalars(tmp_path)} == {"layers/a b/grad_norm", "layers/a_b/grad_norm"}
+
+
+def test_the_gradient_norms_of_the_layers_are_a_histogram(tmp_path):
+    sink = open_tensorboard(tmp_path)
+    norms = {"a": 1e-3, "b": 2.0, "c": 2.5, "dead": 0.0, "broken": float("nan")}
+    sink.layers([{"step": 5, "layer": name, "grad_norm": norm} for name, norm in norms.items()])
+    sink.layers([{"step": 6, "layer": "a", "grad_norm": 1.0}, {"step": 6, "tap": "a", "grad_rms": 1.0}])
+    sink.layers([{"step": 7, "layer": name, "update_ratio": 1.0} for name in "ab"])
+    sink.close()
+    values = [(e.step, value) for e in events(tmp_path) for value in e.summary.value if value.HasField("histo")]
+    ((step, value),) = values
+    assert (step, value.tag) == (5, "layers/log10_grad_norm")
+    found = value.histo
+    filled = [(limit, count) for limit, count in zip(found.bucket_limit, found.bucket, strict=True) if count]
+    assert filled == [(-2.75, 1), (0.5, 2)]  # 10^-3 lies below 10^-2.75, 2 and 2.5 between 10^0.25 and 10^0.5
+    assert (found.num, sum(found.bucket)) == (3, 3)
+    assert (found.min, found.max) == pytest.approx((-3, 0.39794), abs=1e-5)
+    assert all(count == 0 or limit > found.min for limit, count in zip(found.bucket_limit, found.bucket, strict=True))

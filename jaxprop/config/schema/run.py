@@ -10,6 +10,7 @@ from jaxprop.config.schema.base import MAX_INT, NonNegative, Positive, PositiveF
 from jaxprop.config.schema.initial import InitFromField
 from jaxprop.config.schema.named import Pattern
 from jaxprop.config.schema.quantize import QuantizeField
+from jaxprop.config.schema.trackers import Mlflow, Trackio, Wandb
 
 
 class PrecisionOverride(Section):
@@ -159,6 +160,9 @@ class Sinks(Section):
     console: bool = Field(True, description="progress on the terminal")
     jsonl: bool = Field(True, description="metrics.jsonl, layers.jsonl and alerts.jsonl in the run's folder")
     tensorboard: bool = Field(False, description="event files in the run's folder")
+    wandb: bool | Wandb = Field(False, description="a run of Weights & Biases; true: with the defaults below")
+    trackio: bool | Trackio = Field(False, description="a run of Trackio; true: with the defaults below")
+    mlflow: bool | Mlflow = Field(False, description="a run of MLflow; true: with the defaults below")
 
 
 class Stop(Section):
