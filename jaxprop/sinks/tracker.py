@@ -16,6 +16,7 @@ from jaxprop.sinks.sink import Record, Sink
 
 MOST_WAITING = 10_000  # records; a tracker that is so far behind hangs
 CLOSE_SECONDS = 60.0  # for what is pending at the end of a run
+_MOST_SAID = 300  # characters of an error
 _silence = threading.Lock()  # `sys.stdout` is the process's, and two that replaced it at once would lose it
 
 
@@ -200,9 +201,15 @@ def level(alert: Record) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """Returns the first line of an error, without the package's address of the traceback."""
+    """Returns the kind of an error and its first line, which some make as long as a page.
+
+    Example:
+      >>> sentence(OSError("no route to host.\\nmore"))
+      'OSError: no route to host'
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return printable(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__).rstrip(".")
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return printable(said if len(said) <= _MOST_SAID else f"{said[:_MOST_SAID]} ...").rstrip(".")
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def check_wandb(section: Wandb) -> None:
     with starting(KEY, "wandb"):
         try:
             logged_in = wandb.login(prompt=False, verify=False)
-        except TypeError:  # before 0.24 it could not be kept from asking
+        except TypeError:  # older versions cannot be kept from asking
             logged_in = bool(wandb.api.api_key)
     if not logged_in:
         raise UsageError(

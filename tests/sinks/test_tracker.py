@@ -129,3 +129,4 @@ def test_names():
     assert title({"action": "rollback", "kind": "spike", "message": ""}) == "rollback"
     assert len(title({"kind": "spike", "layer": "l" * 100})) < 64  # W&B takes no longer one
     assert [level(one) for one in ({"action": "clip"}, {"severity": "act"}, {})] == ["INFO", "ERROR", "WARN"]
+    assert len(sentence(OSError("x" * 9000))) < 400
