@@ -42,7 +42,7 @@ def test_the_spec_is_of_one_record(bound):
 def test_a_loss_of_the_config_goes_before_the_usual_one(bound, monkeypatch, loss, expected):
     """A model that always answers 3 where 0 is right."""
     three = Model(init=None, apply=lambda params, extras, batch, *, key, train: (batch["labels"] + 3.0, extras))
-    monkeypatch.setattr(models, "make_model", lambda *_: three)
+    monkeypatch.setattr(models, "make_model", lambda *_, **__: three)
     zeros = np.zeros((4, 1), np.float32)
     _, sources, task = bound("regress", (zeros, zeros), task={"name": "regress", "loss": loss})
     batch = sources["train"].take(np.arange(4))
