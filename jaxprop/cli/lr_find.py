@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +62,8 @@ def _print(found: Found, config: str, overrides: Sequence[str], folder: Path) ->
     else:
         say(f"suggested: {found.suggested:.2g}, because {found.why}")
         others = [word for word in overrides if not word.startswith("optimizer.lr=")]
-        say(" ".join(["use it with: jaxprop train", config, *others, f"optimizer.lr={found.suggested:.2g}"]))
+        words = ["jaxprop", "train", config, *others, f"optimizer.lr={found.suggested:.2g}"]
+        say(f"use it with: {shlex.join(words)}")
     say(f"curve: {folder / 'lr_find.json'}")
 
 

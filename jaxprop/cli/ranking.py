@@ -46,7 +46,8 @@ def last_lines(found: Results, use: str) -> Iterator[str]:
     if len(found.settings) > SHOWN:
         yield f"and {len(found.settings) - SHOWN} more settings; --json has all of them"
     if found.left:
-        yield f"{found.left} runs are left; the same command goes on with them"
+        runs = "1 run is" if found.left == 1 else f"{found.left} runs are"
+        yield f"{runs} left; the same command goes on with {'it' if found.left == 1 else 'them'}"
     if not found.good:
         problem = next((one.problem for one in found.runs if one.problem), "no run has ended")
         yield f"no setting can be recommended: {problem}"

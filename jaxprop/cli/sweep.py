@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -161,4 +162,5 @@ def _use(found: Results, plan: Plan) -> str:
 
     if not plan.axes or not found.good:
         return ""
-    return " ".join(["jaxprop train", plan.config, *plan.fixed, *overrides(found.good[0].setting)])
+    words = ["jaxprop", "train", plan.config, *plan.fixed, *overrides(found.good[0].setting)]
+    return shlex.join(words)

@@ -23,6 +23,7 @@ from jaxprop.health.respond.levers import SCALE_FACTORS, scaled, tighten
 from jaxprop.health.respond.points import point_interval
 from jaxprop.health.respond.responder import Responder
 from jaxprop.health.watch.advice import Setup
+from jaxprop.health.watch.alerts import WatchConfig
 from jaxprop.health.watch.watch import Watch
 from jaxprop.parallel.flags import SharedFlag
 from jaxprop.parallel.hosts import is_first, process_count
@@ -445,7 +446,11 @@ def _responder(config: Config, total_steps: int, trained: PyTree, folder: Path) 
     names = trees.layer_names(trained)[0]
     source = "fit" if isinstance(config, Settings) else "yaml"
     about = Setup(source, to_builtins(config), shown(folder), () if source == "fit" else code_of(config))
-    watch = Watch(names, source=source, run=about.config, folder=about.folder, code=about.code)
+    # Initial values by the width are smaller than 1 / sqrt(inputs), and a layer's gradient is another part of them.
+    by_width = getattr(getattr(config, "optimizer", None), "parametrization", "standard") == "mup"
+    usual = WatchConfig()
+    limits = usual._replace(init=math.inf, init_large=math.inf, init_small=math.inf) if by_width else usual
+    watch = Watch(names, limits, source=source, run=about.config, folder=about.folder, code=about.code)
     return Responder(
         health.responses, watch if health.watch else None, setup=about, tries=health.tries,
         max_skips=health.max_skips, per_call=per_call, total_steps=total_steps,

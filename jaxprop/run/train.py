@@ -26,6 +26,7 @@ from jaxprop.run.memory import explained
 from jaxprop.run.precision import policy_of
 from jaxprop.run.resume import check_data, finished
 from jaxprop.run.served import PROMOTION
+from jaxprop.run.swept import is_sweep
 from jaxprop.sinks import Sink
 from jaxprop.types import Source, TrainState
 
@@ -66,6 +67,10 @@ def train(
         raise UsageError(
             f"{folder} is a version of a champion, which is never trained further; 'jaxprop retrain' challenges it, "
             "and --run DIR names the folder of a new run"
+        )
+    if is_sweep(Path(folder)):
+        raise UsageError(
+            f"{folder} is the folder of a sweep, whose runs have folders in it; choose another with --run DIR"
         )
     config = resolved(config)
     chosen: list[str] = []  # what a person is told of the steps a call

@@ -29,6 +29,9 @@ from jaxprop.train.activations import tapped_arrays
 FACTORS = (1, 2, 4, 8)  # of the smallest width, by default
 STEPS, SEEDS = 20, 3
 
+FEWEST_STEPS, FEWEST_TIMES = 5, 4  # fewer steps, or widths that are nearer, show little beside chance
+_WEAK = "; with one seed, fewer than 5 steps or widths within a factor of 4, this may be chance"
+
 
 def coord_check(
     config: Config, widths: Sequence[int] | None = None, *, steps: int = STEPS, seeds: int = SEEDS
@@ -90,7 +93,9 @@ def _checked(config: Config, widths: tuple[int, ...], steps: int, seeds: int) ->
         for name, c, s in zip(names, np.transpose(changes).tolist(), np.transpose(sizes).tolist(), strict=True)
     )
     parametrization = getattr(config.optimizer, "parametrization", "standard")
-    return Checked(parametrization, widths, steps, seeds, layers, *_verdict(parametrization, layers))
+    holds, verdict = _verdict(parametrization, layers)
+    few = seeds < 2 or steps < FEWEST_STEPS or widths[-1] < FEWEST_TIMES * widths[0]
+    return Checked(parametrization, widths, steps, seeds, layers, holds, verdict + (_WEAK if few else ""))
 
 
 def _of_width(config: Config, width: int, steps: int) -> Config:

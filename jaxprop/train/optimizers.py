@@ -145,6 +145,8 @@ def make_optimizer(
     bound = section.grad_clip.norm if section.grad_clip and len(clipping) == 1 and not any(frozen) else None
     bound = float(bound) if bound is not None and is_fixed(bound) else bound
     rate, rates = _rates(section, parts, steps)
+    if growths is not None:  # what the slowest parameter moves by, as of groups
+        rates = (*rates, (f"{RATES}lowest_by_width", _times(as_float32(rate), min(factors))))
     return Optimizer(tx, as_float32(rate), lr_scales, clip if bound is None else bound, rates, _eps(parts, len(paths)))
 
 

@@ -220,3 +220,22 @@ def test_muon_keeps_its_rates_for_hidden_matrices():
     rates = {path: rate for path, (_, rate) in found.items()}
     assert (rates["layers/1/dense/kernel"], rates["layers/2/dense/kernel"]) == (1, 1)
     assert (rates["layers/0/dense/kernel"], rates["layers/1/dense/bias"], rates["head/kernel"]) == (1, 1, 1 / 8)
+
+
+def test_a_healthy_wide_model_has_no_advice_on_its_initial_values_or_epsilon(tmp_path, monkeypatch):
+    """Rates and initial values that are smaller by the width are no sign of a small second moment or a bad start."""
+    from jaxprop.run.train import train
+
+    (tmp_path / "nets.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    keys = {"name": "adam", "lr": 0.002, "parametrization": "mup", "base_width": 16}
+    config = build(
+        {**DIGITS, "model": {"class": "nets.py:OfNnx", "width": 256}, "optimizer": keys, "run": {"steps": 30}},
+        code=["nets.py"],
+    )
+    train(config, tmp_path / "run", quiet=True)
+    alerts = (tmp_path / "run" / "alerts.jsonl").read_text() if (tmp_path / "run" / "alerts.jsonl").exists() else ""
+    assert "bad_init" not in alerts
+    assert "adam_eps" not in alerts
+    records = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"lr/lowest_by_width": 0.000125' in records

@@ -14,7 +14,7 @@ from jaxprop.errors import RunFolderError, UsageError
 from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.status import Status
-from jaxprop.run.swept import Ended, read_results, write_results
+from jaxprop.run.swept import Ended, label, read_results, write_results
 from jaxprop.tools.sweep.grid import Axis, Span
 from jaxprop.tools.sweep.plan import Plan, Trial, check_like, trials_of
 from jaxprop.tools.sweep.programs import Programs
@@ -93,6 +93,8 @@ def search(
         while terms.go_on and (wanted.trials is None or study.ended < wanted.trials):
             count = lanes or 1
             trials = drawn.ask(count if wanted.trials is None else min(count, wanted.trials - study.ended))
+            for again in drawn.again:
+                tell(f"{again} was tried before, and counts once more")
             take_over(plan._replace(trials=tuple(trials)), folder, fresh=False)
             groups = programs.groups(trials)
             for one in (one for group in groups for one in ends_of(group, terms, lanes or 1, _nothing)):
@@ -101,6 +103,8 @@ def search(
             drawn.tell()
             write_results(folder, results_of(drawn.plan(), drawn.ended, metric, time.perf_counter() - began))
         found = results_of(drawn.plan(), drawn.ended, metric, time.perf_counter() - began)
+        if wanted.trials is not None:
+            found = found._replace(left=max(wanted.trials - study.ended, 0) * len(plan.seeds))
         write_results(folder, found)
         asked = interrupts.asked
         return Swept(found, exit_code_of(found.runs) if asked is None else EXIT_CODES[asked])
@@ -145,15 +149,19 @@ class _Drawn:
         self._plan, self._study, self._metric, self._code = plan, study, metric, code
         self.ended = {one.folder: one for one in kept if one.status != Status.INTERRUPTED}
         self._trials: dict[str, Trial] = {}
+        self.again: list[str] = []  # of the settings that were drawn last, those that had been before
         self._asked: dict[int, tuple[Asked, list[Trial]]] = {}
 
     def ask(self, count: int) -> list[Trial]:
         """Draws settings, and returns those of their runs that have not ended yet."""
         found: dict[str, Trial] = {}
+        self.again = []
         for _ in range(count):
             asked = self._study.ask()
             trials = trials_of(self._plan, asked.setting, self._code)
             self._asked[asked.number] = asked, trials
+            if all(trial.folder in self.ended for trial in trials):
+                self.again.append(label(asked.setting))
             found |= {trial.folder: trial for trial in trials}
         self._trials |= found
         return [trial for folder, trial in found.items() if folder not in self.ended]

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from jaxprop.config.schema.model import CustomModel
 from jaxprop.config.tasks import TASK_TABLE, best_mode, better, main_metric
 from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, EXIT_RUNTIME, RunFolderError, UsageError, one_of
-from jaxprop.run.folder import write_text
+from jaxprop.run.folder import is_run, write_text
 from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import Words, hold
 from jaxprop.run.status import Status
@@ -187,6 +187,9 @@ def tell_of(
 # -- the folder -------------------------------------------------------------------------------------
 
 
+_WHOSE = {"config": "of", "fixed": "with the overrides", "keys": "over the keys"}
+
+
 def take_over(plan: Plan, folder: Path, fresh: bool) -> None:
     """Writes what the sweep is; refuses a folder of another one."""
     runs = [{"folder": one.folder, "setting": dict(one.setting), "seed": one.seed} for one in plan.trials]
@@ -200,15 +203,17 @@ def take_over(plan: Plan, folder: Path, fresh: bool) -> None:
         "own": dict(zip(OWN, own, strict=True)),
         "runs": runs,
     }
+    if is_run(folder):
+        raise UsageError(f"{folder} is the folder of a run, not of a sweep; choose another with --run DIR")
     if fresh:
         (folder / RESULTS).unlink(missing_ok=True)
     before = None if fresh else read_sweep(folder)
     if before is not None:
         for name in ("config", "fixed", "keys"):
             if before.get(name) != about[name]:
-                raise RunFolderError(
-                    f"{folder} holds another sweep, whose {name} are {json.dumps(before.get(name))}; choose another "
-                    "folder with --run DIR, or start over with --fresh"
+                raise UsageError(
+                    f"{folder} holds another sweep, {_WHOSE[name]} {json.dumps(before.get(name))} and not "
+                    f"{json.dumps(about[name])}; choose another folder with --run DIR, or start over with --fresh"
                 )
         known = {one["folder"] for one in runs}
         about["runs"] = [*runs, *(one for one in before.get("runs", []) if one["folder"] not in known)]

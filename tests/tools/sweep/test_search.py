@@ -6,7 +6,7 @@ import signal
 import pytest
 import yaml
 
-from jaxprop.errors import RunFolderError, UsageError
+from jaxprop.errors import UsageError
 from jaxprop.run.swept import best_of, read_results
 from jaxprop.tools.sweep import Axis, training
 from jaxprop.tools.sweep.grid import Span
@@ -75,7 +75,7 @@ def test_a_search_goes_on_where_it_was(config, tmp_path):
     assert len(read_results(tmp_path / "s").runs) == 4
     same = searched(config, tmp_path / "s", trials=4, tell=told.append)
     assert same.ranked == more.ranked
-    with pytest.raises(RunFolderError, match="holds another sweep"):
+    with pytest.raises(UsageError, match="holds another sweep, over the keys"):
         searched(config, tmp_path / "s", (DROPOUT,), trials=4)
     assert len(searched(config, tmp_path / "s", (DROPOUT,), trials=1, fresh=True).ended) == 1
 
@@ -91,7 +91,7 @@ def test_what_was_interrupted_is_asked_for_again(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "train", interrupted)
     first = searched(config, tmp_path / "s", trials=4)
-    assert (first.exit_code, len(first.ended), first.left) == (75, 1, 1)
+    assert (first.exit_code, len(first.ended), first.left) == (75, 1, 3)
     again = searched(config, tmp_path / "s", trials=4)
     assert (again.exit_code, len(again.ended)) == (0, 4)
     assert ran[1] == ran[2]  # from its checkpoint, or its start
@@ -109,6 +109,14 @@ def test_runs_that_are_behind_end_early(config, tmp_path):
     assert max(steps) < 60
     assert all(one.lost == 0 for one in found.ranked)  # one that ended early is not lost, but not ranked either
     assert len(found.ranked) == 8 - len(halved)
+
+
+def test_what_is_drawn_again_is_told(config, tmp_path):
+    told = []
+    lists = (Axis("optimizer.lr", (0.001, 0.01)),)
+    found = searched(config, tmp_path / "s", (), lists, trials=4, sampler="random", tell=told.append)
+    assert (len(found.ended), found.left) == (2, 0)
+    assert sum("was tried before, and counts once more" in line for line in told) == 2
 
 
 def test_two_folders_share_a_storage(config, tmp_path):

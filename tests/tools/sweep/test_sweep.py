@@ -11,7 +11,7 @@ import yaml
 
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.core import trees
-from jaxprop.errors import ConfigError, RunFolderError, UsageError
+from jaxprop.errors import ConfigError, UsageError
 from jaxprop.run.compose import compose
 from jaxprop.run.swept import as_json, read_results
 from jaxprop.run.train import train
@@ -169,9 +169,19 @@ def test_lanes_that_fail_while_they_are_timed_cost_no_run(config, monkeypatch):
     assert chosen.note.endswith("one after another, since lanes failed: out of memory")
 
 
+def test_runs_and_sweeps_have_folders_of_their_own(config, tmp_path):
+    made = plan(config, [RATES], ["run.steps=1"])
+    train(made.base, tmp_path / "run", quiet=True)
+    with pytest.raises(UsageError, match="run is the folder of a run, not of a sweep; choose another with --run DIR"):
+        sweep(made, tmp_path / "run", lanes=1, tell=str)
+    sweep(made, tmp_path / "s", lanes=1, tell=str)
+    with pytest.raises(UsageError, match="s is the folder of a sweep, whose runs have folders in it; choose another"):
+        train(made.base, tmp_path / "s", quiet=True)
+
+
 def test_a_folder_of_another_sweep_is_refused(config, tmp_path):
     sweep(plan(config, [RATES], ["run.steps=1"]), tmp_path / "s", lanes=1, tell=str)
-    with pytest.raises(RunFolderError, match=r"holds another sweep, whose fixed are .*--run DIR, or .*--fresh"):
+    with pytest.raises(UsageError, match=r"holds another sweep, with the overrides .*--run DIR, or .*--fresh"):
         sweep(plan(config, [RATES], ["run.steps=2"]), tmp_path / "s", lanes=1, tell=str)
     (tmp_path / "s" / "sweep.json").write_text("{")
     with pytest.raises(UsageError, match=r"sweep.json is damaged; start over with --fresh"):
