@@ -35,7 +35,7 @@ def test_a_suggestion(jaxprop, found):
     assert (curve[0], curve[-1]) == ("█", "▁")
     assert 0.4 < mark.index("^") / len(curve) < 0.7
     assert "suggested: 0.012, because it lies there" in rest
-    assert "use it with: jaxprop train digits model.hidden=[4] optimizer.lr=0.012" in rest
+    assert "use it with: jaxprop train digits 'model.hidden=[4]' optimizer.lr=0.012" in rest
     assert json.loads(Path("runs/digits-lr-find/lr_find.json").read_text())["suggested"] == 0.0123
     assert Path("runs/digits-lr-find/config.yaml").is_file()
 
