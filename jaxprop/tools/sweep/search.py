@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import statistics
@@ -79,13 +80,13 @@ def search(
     check_like(plan)
     check_metric(plan, metric)
     began = time.perf_counter()
-    with hold(folder, WORDS), Interrupts() as interrupts:
+    with hold(folder, WORDS), Interrupts() as interrupts, contextlib.ExitStack() as held:
         if fresh and wanted.storage is None:
             (folder / FILE).unlink(missing_ok=True)
         kept = _kept(folder) if not fresh else []
         take_over(plan, folder, fresh)
         name, better = metric_of(plan, kept, metric)
-        study = _study(plan, wanted, folder, name, better)
+        study = held.enter_context(contextlib.closing(_study(plan, wanted, folder, name, better)))
         until = None if wanted.minutes is None else time.monotonic() + 60 * wanted.minutes
         drawn = _Drawn(plan, study, name, kept, code)
         terms = Terms(folder, fresh, tell, interrupts, until, drawn.is_behind if wanted.halving else None)

@@ -67,16 +67,22 @@ class Study:
         pruner: Any = self._optuna.pruners.NopPruner()
         if halving:
             pruner = self._optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=KEPT)
+        self._held: Any = None
         with self._asking():
+            self._held = self._optuna.storages.RDBStorage(_url(storage))
             made = self._optuna.create_study(
-                storage=_url(storage), study_name=name, direction=direction, pruner=pruner, load_if_exists=True
+                storage=self._held, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
             )
             made.sampler = self._sampler(sampler, seed + len(made.trials))
             known = made.user_attrs.get("about")
             if known is None:
                 made.set_user_attr("about", dict(about))
         if known is not None:
-            self._check_same(known, about)
+            try:
+                self._check_same(known, about)
+            except UsageError:
+                self.close()
+                raise
         self._study, self._here = made, here
         self._trials: dict[int, Any] = {}
         self._ask_again()
@@ -100,6 +106,12 @@ class Study:
         if name == "tpe":
             return samplers.TPESampler(seed=seed)
         return samplers.CmaEsSampler(seed=seed) if name == "cmaes" else samplers.RandomSampler(seed=seed)
+
+    def close(self) -> None:
+        """Lets go of the storage; nothing is asked afterwards."""
+        if self._held is not None:
+            self._held.remove_session()
+            self._held.engine.dispose()
 
     def _ask_again(self) -> None:
         """Settings whose runs were not finished come first; their runs go on from their checkpoints."""
@@ -172,6 +184,7 @@ class Study:
         except JaxpropError:
             raise
         except Exception as error:
+            self.close()
             told = str(error).strip().splitlines()
             raise UsageError(
                 f"{self._storage}: Optuna cannot use this storage ({told[0] if told else type(error).__name__}); "

@@ -1,5 +1,6 @@
 """Searches: what is drawn, trained, ended early, gone on with, and shared by two folders."""
 
+import contextlib
 import json
 import signal
 
@@ -50,10 +51,13 @@ def test_settings_are_drawn_and_ranked(config, tmp_path, sampler):
 def test_the_sampler_is_told_what_is_ranked(config, tmp_path, metric, direction):
     optuna = pytest.importorskip("optuna")
     found = searched(config, tmp_path / "s", trials=3, metric=metric)
-    study = optuna.load_study(study_name="small", storage=f"sqlite:///{tmp_path}/s/search.db")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s/search.db")
+    study = optuna.load_study(study_name="small", storage=storage)
     assert study.direction.name == direction
     assert [trial.value for trial in study.trials] == [one.metrics[metric] for one in found.ended]
     assert study.best_params["optimizer.lr"] == pytest.approx(found.ranked[0].setting["optimizer.lr"], rel=1e-5)
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def test_lists_whole_numbers_and_seeds(config, tmp_path):
@@ -159,7 +163,7 @@ def test_a_storage_of_another_version_is_one_sentence(config, tmp_path):
 
     storage = tmp_path / "old.db"
     searched(config, tmp_path / "s", trials=1, storage=str(storage))
-    with sqlite3.connect(storage) as held:
+    with contextlib.closing(sqlite3.connect(storage)) as held, held:
         held.execute("UPDATE version_info SET schema_version = 3")
         held.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
     with pytest.raises(UsageError, match=r"old\.db: Optuna cannot use this storage .*; choose another file"):
