@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,23 @@ FILES = ("config.yaml", "metrics.jsonl", "layers.jsonl", "alerts.jsonl", "summar
 NO_COLUMN = ("step", "split")
 FIGURES = frozenset(name for entry in TASK_TABLE.values() for name in entry.figures)
 MOST_METRICS = 12  # of a run that are shown
+
+
+def stamps(paths: Iterable[Path], root: Path) -> list[tuple[str, int, int]]:
+    """Returns names below a folder, times and sizes of those files that are there, to detect changes.
+
+    Args:
+      paths: files.
+      root: the folder.
+    """
+    found = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        found.append((str(path.relative_to(root)), stat.st_mtime_ns, stat.st_size))
+    return found
 
 
 class Series(NamedTuple):
@@ -122,13 +139,7 @@ class Reader:
         """Returns names, times and sizes of the files, and whether a process holds the folder, to detect changes."""
         paths = [self.folder / name for name in (*FILES, ".lock")]
         paths += sorted(self.folder.glob("blackbox/*/finding.json"))
-        found = []
-        for path in paths:
-            try:
-                stat = path.stat()
-            except OSError:
-                continue
-            found.append((path.name, stat.st_mtime_ns, stat.st_size))
+        found = stamps(paths, self.folder)
         # A process that is killed changes no file.
         held = not (self.folder / "summary.json").exists() and status_of(self.folder, None) == Status.RUNNING
         return (*found, ("held", int(held), 0))

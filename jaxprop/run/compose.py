@@ -128,7 +128,9 @@ def compose(
             where = step.shardings(jax.eval_shape(partial(step.init, key=run_key), shapes)).params
             draw = jax.jit(model.init, out_shardings=(where, replicated(mesh)))
         drawn, extras = draw(params_key, example)
-        params, extras = change(drawn if scaling is None else jax.jit(scaling.scaled)(drawn), extras)
+        if scaling is not None and not is_traced():  # which changes no shape
+            drawn = scaling.scaled(drawn)
+        params, extras = change(drawn, extras)
         state = step.init(params, key=run_key, extras=extras)
         # One structure whatever health.on_alert says, so that a checkpoint resumes under another setting of it.
         return step.place(state._replace(health=init_health(state.health.direction)))

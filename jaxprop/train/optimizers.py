@@ -145,8 +145,8 @@ def make_optimizer(
     bound = section.grad_clip.norm if section.grad_clip and len(clipping) == 1 and not any(frozen) else None
     bound = float(bound) if bound is not None and is_fixed(bound) else bound
     rate, rates = _rates(section, parts, steps)
-    if growths is not None:  # what the slowest parameter moves by, as of groups
-        rates = (*rates, (f"{RATES}lowest_by_width", _times(as_float32(rate), min(factors))))
+    if growths is not None:
+        rates = (*rates, (f"{RATES}lowest_by_width", _lowest(parts, scales, frozen, steps)))
     return Optimizer(tx, as_float32(rate), lr_scales, clip if bound is None else bound, rates, _eps(parts, len(paths)))
 
 
@@ -173,6 +173,19 @@ def _rates(
         if rate is not None and not group.freeze and (group.optimizer is not None or group.lr_scale != 1.0):
             rates.append((f"{RATES}{group.match}", _times(as_float32(rate), group.lr_scale)))
     return 1.0 if base is None else base, tuple(rates)
+
+
+def _lowest(parts: Sequence[Part], scales: Sequence[Any], frozen: Sequence[bool], steps: int) -> Schedule:
+    """The rate of the parameter which it is lowest for, of those that are trained."""
+    found = []
+    for part in parts:
+        rate = _rate(part, steps)
+        own = [scale for scale, mine, still in zip(scales, part.mine, frozen, strict=True) if mine and not still]
+        if rate is not None and own:
+            known = [scale for scale in own if is_fixed(scale)]  # one number in the step, however many leaves there are
+            own = [*([min(known)] if known else []), *(scale for scale in own if not is_fixed(scale))]
+            found += [(as_float32(rate), scale) for scale in own]
+    return lambda step: reduce(jnp.minimum, [rate(step) * jnp.asarray(scale, jnp.float32) for rate, scale in found])
 
 
 def _times(schedule: Schedule, scale: float) -> Schedule:

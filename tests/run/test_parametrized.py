@@ -239,3 +239,19 @@ def test_a_healthy_wide_model_has_no_advice_on_its_initial_values_or_epsilon(tmp
     assert "adam_eps" not in alerts
     records = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert '"lr/lowest_by_width": 0.000125' in records
+
+
+def test_the_lowest_rate_is_that_of_a_parameter_with_its_own_optimizer_and_scale():
+    groups = [
+        {"match": "layers/1/.*", "optimizer": {"name": "sgd", "lr": 0.5}},
+        {"match": "head/.*", "lr_scale": 0.5},
+    ]
+    experiment = mup({"name": "mlp", "hidden": [64, 64]}, groups=groups)
+    found = dict(experiment.optimizer.rates)["lr/lowest_by_width"](0)
+    assert float(found) == pytest.approx(0.01 * 0.5 / 8)  # the head's kernel; not 0.5 of SGD, nor 0.01
+
+
+def test_a_plan_draws_nothing_to_compare_initial_values(monkeypatch):
+    monkeypatch.setattr("jaxprop.run.parametrized._laws", lambda *_: pytest.fail("drawn"))
+    experiment = mup({"name": "mlp", "hidden": [64, 64]})
+    assert jax.eval_shape(lambda: experiment.init(0)).params["head"]["kernel"].shape == (64, 10)

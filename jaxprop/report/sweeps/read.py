@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jaxprop.errors import RunFolderError
 from jaxprop.report.fields import text, whole
-from jaxprop.report.read import Series, columns
+from jaxprop.report.read import Series, columns, stamps
 from jaxprop.run.swept import FILE, RESULTS, Ended, Results, read_results, read_sweep
 from jaxprop.sinks.lines import Tail
 
@@ -65,14 +65,7 @@ class SweepReader:
     def signature(self) -> tuple[tuple[str, int, int], ...]:
         """Returns names, times and sizes of the files that change while runs are trained."""
         paths = [self.folder / FILE, self.folder / RESULTS, *sorted(self.folder.glob("*/metrics.jsonl"))]
-        found = []
-        for path in paths:
-            try:
-                stat = path.stat()
-            except OSError:
-                continue
-            found.append((str(path.relative_to(self.folder)), stat.st_mtime_ns, stat.st_size))
-        return tuple(found)
+        return tuple(stamps(paths, self.folder))
 
     def read(self) -> SweepData:
         """Returns the current contents of the folder.
