@@ -28,7 +28,7 @@ class LossWatch:
 
     exploded = False
 
-    def __init__(self, layer_names=(), **_):
+    def __init__(self, layer_names=(), limits=None, **_):
         self._lasting, self._seen = False, 0
 
     def update(self, step, m):
