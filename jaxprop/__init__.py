@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from jaxprop.run.loaded import load
     from jaxprop.run.processes import start_processes
     from jaxprop.tools.gradcheck.check import gradcheck
-    from jaxprop.train.compiled import make_train_step
+    from jaxprop.train.averages import Swa
     from jaxprop.train.eval_step import make_eval_step
+    from jaxprop.train.make import make_train_step
     from jaxprop.train.objective import loss_from
     from jaxprop.train.state import init_state
     from jaxprop.types import Model, TrainState
@@ -56,6 +57,7 @@ _HOME = {
     "Policy": "core.precision",
     "Scaling": "core.precision",
     "Rule": "parallel.rules",
+    "Swa": "train.averages",
     "TrainState": "types",
     "fit": "run.fit",
     "from_equinox": "models.adapters.equinox",
@@ -68,7 +70,7 @@ _HOME = {
     "loss_from": "train.objective",
     "make_eval_step": "train.eval_step",
     "make_mesh": "parallel.mesh",
-    "make_train_step": "train.compiled",
+    "make_train_step": "train.make",
     "place_batch": "parallel.placement",
     "policy": "core.precision",
     "quantized": "models.quantized",
@@ -88,6 +90,7 @@ __all__ = [
     "Policy",
     "Rule",
     "Scaling",
+    "Swa",
     "TrainState",
     "fit",
     "from_equinox",

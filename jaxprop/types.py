@@ -209,7 +209,7 @@ class HealthState(NamedTuple):
 
 
 class Average(NamedTuple):
-    """Exponential moving averages, in float32 or wider: of the trained parameters, and of the floats in extras."""
+    """Averages over the updates, in float32 or wider: of the trained parameters, and of the floats in extras."""
 
     params: PyTree
     extras: PyTree
@@ -226,7 +226,7 @@ class TrainState(NamedTuple):
       key: the run's base PRNG key; a step uses `fold_in(key, step)`.
       loss_scale: dynamic loss scale (`jaxprop.core.precision.LossScale`) or `()` where none is used.
       health: what the step's own guards remember.
-      ema: moving averages of the trained parameters and of extras, or `()` where none is kept.
+      ema: averages of the trained parameters and of extras, a tuple of several, or `()` where none is kept.
     """
 
     step: Any
@@ -236,4 +236,4 @@ class TrainState(NamedTuple):
     key: Any
     loss_scale: PyTree
     health: HealthState
-    ema: Average | tuple[()]
+    ema: Average | tuple[Average, ...]

@@ -32,6 +32,9 @@ def export(
     raw: Annotated[
         bool, typer.Option("--raw", help="export the trained parameters instead of their moving average")
     ] = False,
+    average: Annotated[
+        str | None, typer.Option("--average", metavar="NAME", help="which of several averages; default: the best")
+    ] = None,
     code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
@@ -39,7 +42,7 @@ def export(
     from jaxprop.run.loaded import load
     from jaxprop.tools.export import export_run
 
-    loaded = load(run, which="newest" if newest else None, ema=not raw, code=code or ())
+    loaded = load(run, which="newest" if newest else None, ema=not raw, code=code or (), average=average)
     made = export_run(loaded, format, out, batch_size=batch_size)
     if json:
         print_result("export", loaded.folder, made, indent=2)

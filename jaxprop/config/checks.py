@@ -259,6 +259,15 @@ def _evaluation(config: Config) -> Iterator[Problem]:
         yield Problem(("checkpoint", "mode"), what)
 
 
+def _averages(config: Config) -> Iterator[Problem]:
+    names, named = config.run.averages, config.run.average
+    if len(set(names)) < len(names):
+        yield Problem(("run", "ema_decay"), f"expected different decays, got {', '.join(names)}")
+    if named is not None and named not in names:
+        known = one_of(named, names, "average") if names else "no average is kept; add run.ema_decay or run.swa"
+        yield Problem(("run", "average"), known)
+
+
 def _stop(config: Config) -> Iterator[Problem]:
     stop, path = config.run.stop, ("run", "stop")
     if stop is None:
@@ -427,6 +436,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _length,
     _rhythm,
     _evaluation,
+    _averages,
     _stop,
     _responses,
     _quantize,

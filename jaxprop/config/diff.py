@@ -24,6 +24,7 @@ HARMLESS: tuple[Path, ...] = (
     ("run", "eval_every"),
     ("run", "eval_batches"),
     ("run", "remat"),
+    ("run", "average"),  # which of those that are kept
     ("run", "stop"),  # how far a run goes, and nothing of what its steps are
     ("run", "timeout"),
     ("data", "prefetch"),
@@ -154,6 +155,8 @@ def _is_another_tokenizer(change: Change) -> bool:
 
 def _same_schedules(old: Config, new: Config, steps: int | None) -> bool:
     """Whether the rates of each step are the same, whatever the lengths of the runs."""
+    if old.run.swa or new.run.swa:
+        return False  # the mean is over the last part of the run
     first, second = _with_lengths(old, steps or known_steps(old)), _with_lengths(new, known_steps(new))
     return first == second and all(schedule.length_key is None for schedule in first.values())
 

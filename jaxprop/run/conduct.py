@@ -20,6 +20,7 @@ from jaxprop.errors import EXIT_DONE, HungError
 from jaxprop.parallel.hosts import decided, is_first
 from jaxprop.run import panels
 from jaxprop.run.alike import check_fresh, check_together
+from jaxprop.run.averages import for_evaluation
 from jaxprop.run.compose import Experiment
 from jaxprop.run.final import evaluate_test
 from jaxprop.run.folder import expanded, read_summary, write_summary
@@ -166,7 +167,7 @@ def conduct(
         compared = decided("figures", lambda: undertaking.compared(experiment, folder)) if completed else {}
         figures = summary(status, loop, {**experiment.task.reference, **compared})
         back = status == Status.INTERRUPTED and decided("the earlier run", replaced.bring_back)
-        drawn = panels.draw(experiment, loop.state) if completed else None
+        drawn = panels.draw(experiment, for_evaluation(experiment, loop.state, loop.metrics)) if completed else None
         if is_first():
             panels.write(folder, drawn)
             if not back:

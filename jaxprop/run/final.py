@@ -6,6 +6,7 @@ import jax
 
 from jaxprop.checkpoint import Checkpoints
 from jaxprop.core import trees
+from jaxprop.run.averages import for_evaluation
 from jaxprop.run.compose import Experiment
 from jaxprop.run.evaluate import evaluate
 from jaxprop.run.interrupt import Interrupts
@@ -26,7 +27,7 @@ def evaluate_test(loop: Loop, experiment: Experiment, checkpoints: Checkpoints, 
     """
     if experiment.test is None:
         return
-    step, state = best_state(loop, checkpoints)
+    step, state = best_state(loop, experiment, checkpoints)
     with loop.watchdog.doing("evaluation"):
         figures = evaluate(experiment, state, stop=stop, source=experiment.test, goes_on=loop.watchdog.goes_on)
     if figures is not None:
@@ -34,17 +35,18 @@ def evaluate_test(loop: Loop, experiment: Experiment, checkpoints: Checkpoints, 
         sink.write({"step": step, "split": "test", **figures})
 
 
-def best_state(loop: Loop, checkpoints: Checkpoints) -> tuple[int, TrainState]:
+def best_state(loop: Loop, experiment: Experiment, checkpoints: Checkpoints) -> tuple[int, TrainState]:
     """Returns the step and the state of the best checkpoint; the newest where none was saved with an evaluation.
 
     Args:
       loop: the run.
+      experiment: what was trained.
       checkpoints: of the run.
     """
     checkpoints.wait()
     best = checkpoints.best()
     if best is None or best == loop.step:
-        return loop.step, loop.state
+        return loop.step, for_evaluation(experiment, loop.state, loop.metrics)
     restored = checkpoints.restore(jax.tree.map(trees.abstract, loop.state), best)
     assert restored is not None
-    return restored.step, restored.state
+    return restored.step, for_evaluation(experiment, restored.state, restored.stream["metrics"])

@@ -29,16 +29,19 @@ from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.hosts import process_count
 from jaxprop.parallel.rules import Rule
+from jaxprop.run.averages import for_evaluation
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.conduct import Conducted, Undertaking, conduct, open_checkpoints
 from jaxprop.run.folder import ABOUT_FIT, read_summary, write_text
 from jaxprop.run.precision import policy_of, scaling_of
 from jaxprop.run.resume import has_records, refuse_another
 from jaxprop.run.status import Status
+from jaxprop.run.steps import averages_of
 from jaxprop.sinks import Sink
 from jaxprop.tasks.task import Task, no_predictions
-from jaxprop.train.compiled import TrainStep, make_train_step
+from jaxprop.train.compiled import TrainStep
 from jaxprop.train.eval_step import make_eval_step
+from jaxprop.train.make import make_train_step
 from jaxprop.train.objective import LossFn, as_objective
 from jaxprop.train.trainable import Trainable
 from jaxprop.types import Model, Objective, PyTree, Schedule, Source, Spec, TrainState
@@ -87,7 +90,8 @@ def fit(
     precision: str | Mapping[str, Any] = "float32",
     accumulate: int = 1,
     steps_per_call: int = 1,
-    ema_decay: float | None = None,
+    ema_decay: float | Sequence[float] | None = None,
+    swa: Mapping[str, Any] | None = None,
     schedule: Schedule | None = None,
     clip: float | None = None,
     trainable: Trainable = None,
@@ -129,6 +133,7 @@ def fit(
         as `{"policy": "bfloat16", "overrides": [{"match": "head", "dtype": "float32"}]}`.
       accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, rules, stateful:
         as in `jaxprop.make_train_step`.
+      swa: the keys of `run.swa` in a configuration, such as `{"start": 0.75}`.
       log_every: steps between logged records.
       batch_size: of the source that is evaluated.
       prefetch: number of batches prepared ahead in the background.
@@ -163,13 +168,14 @@ def fit(
         checkpoint=checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
         sinks=sinks if isinstance(sinks, Mapping) else {},
         run={"steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate, "stop": stop,
-            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "eval_every": evaluates, "timeout": timeout},
+            "steps_per_call": steps_per_call, "ema_decay": ema_decay, "swa": swa,
+            "eval_every": evaluates, "timeout": timeout},
     )  # fmt: skip
 
     def make() -> Experiment:
         objective, computes = as_objective(loss_fn, stateful=stateful), policy_of(settings)
         step = make_train_step(
-            objective, tx, computes, accumulate, steps_per_call, _signals(settings), ema_decay=ema_decay,
+            objective, tx, computes, accumulate, steps_per_call, _signals(settings), **averages_of(settings, steps),
             schedule=schedule, clip=clip, scaling=scaling_of(settings), trainable=trainable, mesh=mesh, rules=rules,
         )  # fmt: skip
         return Experiment(
@@ -371,7 +377,8 @@ def _fitted(ran: Conducted, folder: Path) -> Fitted:
         state, step = restored.state, restored.step
     found = best if best is not None and best["step"] == step else summary["metrics"]
     metrics = {name: value for name, value in found.items() if name != "step"}
-    return Fitted(folder, summary["status"], step, state, metrics, summary, experiment.step.eval_params(state))
+    params = experiment.step.eval_params(for_evaluation(experiment, state, metrics))
+    return Fitted(folder, summary["status"], step, state, metrics, summary, params)
 
 
 def promise(batches: Any) -> str:

@@ -35,11 +35,14 @@ class LoadedRun:
       which: the checkpoint, `"best"` or `"newest"`; None for the best where there is one, else the newest.
       ema: whether `params`, `extras` and `predict` use what the run's evaluations use.
       code: of the user's own that the run names and that may be run.
+      average: which of several averages is used; None for that of the evaluation.
     """
 
-    def __init__(self, folder: Path, which: Which | None, ema: bool, code: Sequence[str] = ()):
+    def __init__(
+        self, folder: Path, which: Which | None, ema: bool, code: Sequence[str] = (), average: str | None = None
+    ):
         self.folder = folder
-        self._which, self._ema, self._code = which, ema, code
+        self._which, self._ema, self._code, self._average = which, ema, code, average
 
     # -- the model --------------------------------------------------------------------------------
 
@@ -51,7 +54,8 @@ class LoadedRun:
                 f"{self.folder.name} is a run of jaxprop.fit, whose model is Python code; the same call of jaxprop.fit "
                 "returns its parameters, and jaxprop.load(...) has its records"
             )
-        return open_run(self.folder, which=self._which, code=self._code)
+        overrides = [] if self._average is None else [f"run.average={self._average}"]
+        return open_run(self.folder, overrides, which=self._which, code=self._code)
 
     @functools.cached_property
     def predictor(self) -> Predictor:
@@ -181,7 +185,12 @@ def _what(config: Config | Settings) -> str:
 
 
 def load(
-    run: str | os.PathLike[str], *, which: Which | None = None, ema: bool = True, code: Sequence[str] = ()
+    run: str | os.PathLike[str],
+    *,
+    which: Which | None = None,
+    ema: bool = True,
+    code: Sequence[str] = (),
+    average: str | None = None,
 ) -> LoadedRun:
     """Opens a run for predictions and analysis, in any working directory and without its training data.
 
@@ -194,6 +203,7 @@ def load(
       ema: use the parameters that the run's evaluations use, which are their moving average where one is kept. With
         False they are those that were trained.
       code: files or modules with code of the user's own that the run names and that may be run, such as `my_model.py`.
+      average: which of several averages is used, `"swa"` or `"ema_0.99"`; by default the one that was best.
 
     Returns:
       The run, with `model`, `params`, `extras`, `predict(batch)`, `config`, `info`, `summary`, `alerts`, and the
@@ -210,4 +220,4 @@ def load(
     """
     if which is not None and which not in WHICH:
         raise UsageError(one_of(which, WHICH, "checkpoint"))
-    return LoadedRun(find_run(Path(run)).absolute(), which, ema, tuple(code))
+    return LoadedRun(find_run(Path(run)).absolute(), which, ema, tuple(code), average)

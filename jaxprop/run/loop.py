@@ -27,11 +27,11 @@ from jaxprop.health.watch.alerts import WatchConfig
 from jaxprop.health.watch.watch import Watch
 from jaxprop.parallel.flags import SharedFlag
 from jaxprop.parallel.hosts import is_first, process_count
+from jaxprop.run.averages import evaluate_averages
 from jaxprop.run.blackbox import Recorder
 from jaxprop.run.cadence import rhythm_of
 from jaxprop.run.clock import Clock
 from jaxprop.run.compose import Experiment, place
-from jaxprop.run.evaluate import evaluate
 from jaxprop.run.folder import shown
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.own_code import code_of
@@ -383,7 +383,9 @@ class Loop:
         clock = None if self._has_evaluated else self.clock
         self._has_evaluated = True
         with self.watchdog.doing("evaluation"):
-            metrics = evaluate(self._experiment, self.state, clock, self._stop, goes_on=self.watchdog.goes_on)
+            metrics = evaluate_averages(
+                self._experiment, self.state, clock=clock, stop=self._stop, goes_on=self.watchdog.goes_on
+            )
         self._owes_evaluation = metrics is None
         if metrics is not None:
             self._check_names(metrics)

@@ -21,6 +21,7 @@ from jaxprop.config.tasks import best_mode
 from jaxprop.config.tree import Path as Keys
 from jaxprop.config.tree import Tree
 from jaxprop.errors import CheckpointError, UsageError
+from jaxprop.run.averages import for_evaluation
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.folder import find_run, read_summary, refuse_links
 from jaxprop.run.prepared import Prepared, prepared_of, read, stand_in
@@ -46,7 +47,7 @@ class Opened(NamedTuple):
       config: the configuration it was trained with.
       experiment: what that stands for; its training source is a stand-in of zeros.
       prepared: what the run has kept of its training data.
-      state: the checkpoint's.
+      state: the checkpoint's, of several averages with the one alone that evaluations use.
       step: of the checkpoint.
       which: whether that is the best one or the newest.
     """
@@ -87,7 +88,8 @@ def open_run(
     prepared = read(folder) or prepared_of(data.open_sources(config.data, config.task.name)["train"])
     experiment = compose(config, {"train": stand_in(prepared)})
     restored, chosen = _restore(path, config, experiment.init(config.run.seed), which)
-    return Opened(folder, config, experiment, prepared, restored.state, restored.step, chosen)
+    state = for_evaluation(experiment, restored.state, restored.stream["metrics"])
+    return Opened(folder, config, experiment, prepared, state, restored.step, chosen)
 
 
 def _checkpoints_of(folder: Path) -> Path:

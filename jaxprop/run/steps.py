@@ -11,6 +11,7 @@ from jaxprop import tasks
 from jaxprop.code.load import RATES, load_code
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import Custom
+from jaxprop.config.schema.fit import Settings
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.rate import Rates
@@ -20,7 +21,9 @@ from jaxprop.parallel.rules import Rule
 from jaxprop.run.held import held_statistics, hold
 from jaxprop.run.precision import policy_of, scaling_of
 from jaxprop.train import optimizers
-from jaxprop.train.compiled import TrainStep, make_train_step
+from jaxprop.train.averages import Swa
+from jaxprop.train.compiled import TrainStep
+from jaxprop.train.make import make_train_step
 from jaxprop.train.mup import Growth
 from jaxprop.train.schedules import is_fixed
 from jaxprop.train.trainable import split, trainable_mask
@@ -80,12 +83,24 @@ def step_of(
     step = make_train_step(
         objective, optimizer.tx, precision=policy_of(config),
         accumulate=config.run.accumulate, steps_per_call=config.run.per_call,
-        health=signals if health else False, ema_decay=config.run.ema_decay, schedule=rates, clip=optimizer.clip,
+        health=signals if health else False, **averages_of(config, total_steps), schedule=rates, clip=optimizer.clip,
         scaling=scaling_of(config), mesh=mesh, trainable=trainable,
         rules=() if mesh is None else rules_of(config), deterministic=config.parallel.deterministic,
         offload_optimizer=config.parallel.offload_optimizer,
     )  # fmt: skip
     return Made(step, optimizer)
+
+
+def averages_of(config: Config | Settings, total_steps: int) -> dict[str, Any]:
+    """Returns the arguments `ema_decay` and `swa` of the step.
+
+    Args:
+      config: the configuration.
+      total_steps: of the run, whose last part the mean is over.
+    """
+    mean = config.run.swa
+    swa = None if mean is None else Swa(int(mean.start * total_steps) + 1, mean.every_steps)
+    return {"ema_decay": config.run.ema_decay, "swa": swa}
 
 
 def _own_optimizer(where: str, section: Custom, rate: Any) -> Any:

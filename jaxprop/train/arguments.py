@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from jaxprop.errors import ShapeError, UsageError
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.mesh import refuse_local
 from jaxprop.parallel.sharding import misplaced
+from jaxprop.train.averages import Swa
 from jaxprop.types import Batch, PyTree, TrainState
 
 
@@ -25,7 +26,16 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_share(value: Any) -> bool:
-    return value is None or (isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < 1)
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < 1
+
+
+def _is_decay(value: Any) -> bool:
+    several = isinstance(value, Sequence) and all(map(_is_share, value)) and len(set(value)) == len(value)
+    return value is None or _is_share(value) or several
+
+
+def _is_swa(value: Any) -> bool:
+    return value is None or (isinstance(value, Swa) and _is_count(value.start + 1) and _is_count(value.every))
 
 
 def _is_callable(value: Any) -> bool:
@@ -49,7 +59,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "accumulate": (_is_count, "a whole number of microbatches, at least 1"),
     "steps_per_call": (_is_count, "a whole number of steps, at least 1"),
     "health": (lambda x: isinstance(x, bool | Signals), "True, False or jaxprop.health.Signals(...)"),
-    "ema_decay": (_is_share, "a number above 0 and below 1, or None"),
+    "ema_decay": (_is_decay, "a number above 0 and below 1, a list of different ones, or None"),
+    "swa": (_is_swa, "jaxprop.Swa(start, every), numbers of updates, or None"),
     "schedule": (_is_callable, "a function of the number of updates, or None; tx applies a constant rate itself"),
     "gradient": (_is_callable, "a function such as jax.value_and_grad, or None"),
     "clip": (_is_clip, "the bound of clip_by_global_norm, a transformation, or None"),

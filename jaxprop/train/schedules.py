@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxprop.config.schema import schedules as sections
@@ -66,6 +67,8 @@ def _shape(section: sections.Schedule, lr: float, length: int) -> float | Schedu
             return optax.exponential_decay(lr, steps, rate, staircase=staircase, end_value=lr * end)
         case sections.Piecewise(boundaries=boundaries, scales=scales):
             return optax.piecewise_constant_schedule(lr, dict(zip(boundaries, scales, strict=True)))
+        case sections.CosineRestarts():
+            return _cosine_restarts(section, lr, length)
         case sections.OneCycle(peak_fraction=peak, div_factor=div, final_div_factor=final_div):
             return optax.cosine_onecycle_schedule(length, lr, peak, div, final_div)
     assert isinstance(section, sections.Constant), section
@@ -80,6 +83,26 @@ def _warmup_stable_decay(section: sections.WarmupStableDecay, lr: float, length:
     else:
         fall = optax.cosine_decay_schedule(lr, decay_steps, alpha=end)
     return optax.join_schedules([rise, optax.constant_schedule(lr), fall], [warmup, length - decay_steps])
+
+
+def _cosine_restarts(section: sections.CosineRestarts, lr: float, length: int) -> Schedule:
+    """The cycles of a run of `length` steps; the last of them goes on where a run is longer."""
+    starts, cycle = [0], float(section.period)
+    while starts[-1] + round(cycle) < length - section.warmup_steps:
+        starts.append(starts[-1] + round(cycle))
+        cycle *= section.factor
+    ends = np.array([*starts[1:], starts[-1] + round(cycle)])
+
+    def cycles(step: Any) -> jax.Array:
+        which = jnp.searchsorted(jnp.asarray(starts), step, side="right") - 1
+        first, last = jnp.asarray(starts)[which], jnp.asarray(ends)[which]
+        done = jnp.clip((step - first) / (last - first), 0, 1)
+        cosine = section.end_scale + (1 - section.end_scale) * (1 + jnp.cos(jnp.pi * done)) / 2
+        return lr * section.decay**which * cosine
+
+    if not section.warmup_steps:
+        return cycles
+    return optax.join_schedules([optax.linear_schedule(0.0, lr, section.warmup_steps), cycles], [section.warmup_steps])
 
 
 def as_float32(rate: float | Schedule) -> Schedule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -21,7 +21,6 @@ from jaxprop.core.precision import (
     masters,
     needs_scaling,
     promoting,
-    wide,
 )
 from jaxprop.core.precision import policy as policy_of
 from jaxprop.errors import UsageError
@@ -30,6 +29,7 @@ from jaxprop.health.signals.guard import init_health
 from jaxprop.health.signals.settings import Signals
 from jaxprop.parallel.placement import replicate
 from jaxprop.train.arguments import check_arguments
+from jaxprop.train.averages import Swa, averaged, averagings, held, kept
 from jaxprop.train.trainable import Trainable, merge, split, trainable_mask
 from jaxprop.types import Average, HealthState, PyTree, TrainState
 
@@ -41,7 +41,8 @@ def init_state(
     key: jax.Array,
     extras: PyTree = None,
     precision: str | Policy = "float32",
-    ema_decay: float | None = None,
+    ema_decay: float | Sequence[float] | None = None,
+    swa: Swa | None = None,
     scaling: Scaling | None = None,
     mesh: Mesh | None = None,
     health: bool | Signals = True,
@@ -57,7 +58,7 @@ def init_state(
       tx: the optax transformation given to `make_train_step`.
       key: PRNG key of the run, `jax.random.key(seed)`.
       extras: what the model carries besides parameters; none by default.
-      precision, ema_decay, scaling, mesh, health, trainable: as given to `make_train_step`.
+      precision, ema_decay, swa, scaling, mesh, health, trainable: as given to `make_train_step`.
 
     Returns:
       The train state.
@@ -71,7 +72,7 @@ def init_state(
       >>> jaxprop.init_state({"w": jnp.zeros(2)}, optax.sgd(0.1), key=jax.random.key(0)).step.item()
       0
     """
-    check_arguments(tx=tx, health=health, ema_decay=ema_decay, scaling=scaling, mesh=mesh)
+    check_arguments(tx=tx, health=health, ema_decay=ema_decay, swa=swa, scaling=scaling, mesh=mesh)
     policy = policy_of(precision)
     _check_arrays(params)
     _check_kinds(params, trainable)
@@ -92,7 +93,7 @@ def init_state(
         key=jax.random.clone(key),
         loss_scale=init_loss_scale(scaling or Scaling()) if needs_scaling(policy) else (),
         health=init_health(direction) if guarded else HealthState(jnp.int32(0), direction=direction),
-        ema=Average(_fresh(averaged(trained)), _fresh(averaged(extras))) if ema_decay is not None else (),
+        ema=held([_fresh(Average(averaged(trained), averaged(extras))) for _ in averagings(ema_decay, swa)]),
     )
     return state if mesh is None else replicate(state, mesh)
 
@@ -100,10 +101,10 @@ def init_state(
 def eval_params(state: TrainState, trainable: Trainable) -> PyTree:
     """Returns the parameters to evaluate with; see `TrainStep.eval_params`."""
     mask = trainable_mask(trainable, state.params)
-    if isinstance(state.ema, Average):
+    if kept(state.ema):
         leaves = jax.tree.leaves(state.params)
         mask = [keep and jnp.issubdtype(x.dtype, jnp.floating) for keep, x in zip(mask, leaves, strict=True)]
-        return _merge_average(state.ema.params, state.params, mask)
+        return _merge_average(kept(state.ema)[0].params, state.params, mask)
     free = optax.contrib.ScheduleFreeState
     found = [x for x in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, free)) if isinstance(x, free)]
     if not found:
@@ -134,35 +135,15 @@ def _is_masked(node: Any) -> bool:
 
 def eval_extras(state: TrainState) -> PyTree:
     """Returns the extras to evaluate with; see `TrainStep.eval_extras`."""
-    if not isinstance(state.ema, Average):
+    if not kept(state.ema):
         return state.extras
     floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(state.extras)]
-    return _merge_average(state.ema.extras, state.extras, floats)
+    return _merge_average(kept(state.ema)[0].extras, state.extras, floats)
 
 
 def _merge_average(average: PyTree, tree: PyTree, mask: list[bool]) -> PyTree:
     kept = split(tree, mask)
     return merge(jax.tree.map(lambda new, old: new.astype(old.dtype), average, kept), tree, mask)
-
-
-def averaged(tree: PyTree) -> PyTree:
-    """Returns the floats of a tree in the dtype that they are averaged in, float32 or wider; None for other leaves.
-
-    In bfloat16 `d ema + (1 - d) w` would round back to `ema`.
-
-    Example:
-      >>> averaged({"mean": jnp.ones(1, jnp.bfloat16), "count": jnp.int32(3)})["mean"].dtype.name
-      'float32'
-    """
-
-    def floats(x: jax.Array) -> jax.Array | None:
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return None
-        info = jnp.finfo(x.dtype)
-        # Else XLA may average what an update of 16-bit parameters was before it was rounded.
-        return wide(jax.lax.reduce_precision(x, info.nexp, info.nmant) if info.bits < 32 else x)
-
-    return jax.tree.map(floats, tree)
 
 
 def _check_arrays(params: PyTree) -> None:

@@ -46,10 +46,10 @@ from jaxprop.health.signals.rate import follow_rate, group_rates, learning_rate,
 from jaxprop.health.signals.rate import updates as updates_of
 from jaxprop.health.signals.settings import RARE, Signals
 from jaxprop.parallel.offload import fetched
-from jaxprop.train import gradients
+from jaxprop.train import averages, gradients
 from jaxprop.train.arguments import check_batch_stack
+from jaxprop.train.averages import Averaging, kept
 from jaxprop.train.gradients import Backward, Forward
-from jaxprop.train.state import averaged
 from jaxprop.train.trainable import Trainable, influence, merge, split, trainable_mask
 from jaxprop.types import Average, Batch, Objective, PyTree, Schedule, TrainState
 
@@ -65,7 +65,7 @@ class Recipe(NamedTuple):
     policy: Policy
     accumulate: int = 1
     signals: Signals | None = None
-    ema_decay: float | None = None
+    averagings: tuple[Averaging, ...] = ()
     schedule: Schedule | None = None
     scaling: Scaling = Scaling()
     clip: float | optax.GradientTransformation | None = None
@@ -89,7 +89,7 @@ class Held(NamedTuple):
     params: PyTree
     extras: PyTree
     opt_state: PyTree
-    ema: Average | tuple[()]
+    ema: Average | tuple[Average, ...]
     rate_peak: jax.Array
 
 
@@ -137,11 +137,11 @@ class Problem:
             raise UsageError(
                 "the state was made for another precision than the step's; make it with step.init(params, key=key)"
             )
-        if (recipe.ema_decay is None) == isinstance(state.ema, Average):
-            made, has = ("with", "none") if recipe.ema_decay is None else ("without", "one")
+        if len(kept(state.ema)) != len(recipe.averagings):
             raise UsageError(
-                f"the state was made {made} a moving average, and the step has {has}; make it with step.init(params, "
-                "key=key), or give both the same ema_decay"
+                f"the state was made with {len(kept(state.ema))} averages of the parameters, and the step has "
+                f"{len(recipe.averagings)}; make it with step.init(params, key=key), or give both the same ema_decay "
+                "and swa"
             )
         if recipe.guarded and isinstance(state.health.lr_scale, tuple):
             raise UsageError(
@@ -272,7 +272,7 @@ def update(problem: Problem, forward: Forward, grads: PyTree, held: Held) -> Hel
     params = rounded(params, recipe.policy, jax.random.fold_in(problem.key, ROUNDING))
     health = follow_rate(recipe.signals, learning_rate(recipe.schedule, state, opt_state), state.health)
     count, updated = updates_of(state, opt_state)
-    ema = moving_average(recipe.ema_decay, held.ema, params, forward.extras, count, updated)
+    ema = averages.follow(recipe.averagings, held.ema, params, forward.extras, count, updated)
     return Held(params, forward.extras, opt_state, ema, health.rate_peak)
 
 
@@ -353,32 +353,6 @@ def count_step(
         ema=held.ema,
         loss_scale=next_loss_scale(scale, finite, scaling) if isinstance(scale, LossScale) else scale,
         health=health,
-    )
-
-
-def moving_average(
-    decay: float | None,
-    ema: Average | tuple[()],
-    params: PyTree,
-    extras: PyTree,
-    count: jax.Array,
-    updated: jax.Array,
-) -> Average | tuple[()]:
-    """Exponential moving averages, `d ema + (1 - d) x`, d = min(decay, (1 + t) / (10 + t)) after t updates.
-
-    The warm-up lets the average follow while the parameters still move fast: otherwise it would stay near the first
-    weights for `1 / (1 - decay)` updates.
-    """
-    if decay is None or not isinstance(ema, Average):
-        return ema
-    t = count.astype(jnp.float32)
-    share = jnp.where(updated, 1 - jnp.minimum(jnp.float32(decay), (1 + t) / (10 + t)), jnp.float32(0))
-
-    def average(new: jax.Array, old: jax.Array) -> jax.Array:
-        return old + share.astype(old.dtype) * (new.astype(old.dtype) - old)
-
-    return Average(
-        jax.tree.map(average, averaged(params), ema.params), jax.tree.map(average, averaged(extras), ema.extras)
     )
 
 

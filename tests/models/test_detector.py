@@ -15,7 +15,7 @@ from jaxprop.losses.detection import focal_iou
 from jaxprop.models import make_model
 from jaxprop.models.layers import ACTIVATIONS
 from jaxprop.models.remat import NONE, POLICIES
-from jaxprop.train.compiled import make_train_step
+from jaxprop.train.make import make_train_step
 from jaxprop.train.objective import loss_from
 from jaxprop.types import Spec
 from tests.gradients import check

@@ -16,7 +16,7 @@ from jaxprop.core.forms import PLAIN, forms_for
 from jaxprop.core.precision import policy
 from jaxprop.models import make_model
 from jaxprop.models.remat import NONE, POLICIES, call, checkpointed
-from jaxprop.train.compiled import make_train_step
+from jaxprop.train.make import make_train_step
 from jaxprop.train.objective import loss_from
 from tests.models.test_init import FLOAT, KEY, TEXTS, TOKENS, batch_of, loss_for
 

@@ -275,6 +275,21 @@ SCHEDULES = [
     ),
     ({"name": "piecewise", "boundaries": [10, 20], "scales": [0.5, 0.1]}, {9: 1.0, 10: 0.5, 19: 0.5, 20: 0.05}),
     (
+        {"name": "cosine_restarts", "period": 20, "factor": 2.0, "decay": 0.5, "end_scale": 0.1},
+        {
+            0: 1.0,
+            10: half_cosine(0.5, 1, 0.1),
+            19: half_cosine(0.95, 1, 0.1),
+            20: 0.5,
+            40: 0.5 * half_cosine(0.5, 1, 0.1),
+        }
+        | {59: 0.5 * half_cosine(39 / 40, 1, 0.1), 60: 0.25, 100: 0.25 * half_cosine(0.5, 1, 0.1), 150: 0.025},
+    ),
+    (
+        {"name": "cosine_restarts", "period": 30, "warmup_steps": 10},
+        {0: 0.0, 5: 0.5, 10: 1.0, 25: 0.5, 39: half_cosine(29 / 30, 1, 0), 40: 1.0, 70: 1.0, 85: 0.5},
+    ),
+    (
         {"name": "one_cycle", "peak_fraction": 0.4, "div_factor": 10.0, "final_div_factor": 100.0},
         {0: 0.1, 20: 0.55, 40: 1.0, 70: half_cosine(0.5, 1.0, 0.001), 100: 0.001},
     ),

@@ -56,7 +56,9 @@ def test_a_guarded_step_refuses_the_state_of_one_without(health):
 def test_a_step_refuses_a_state_whose_average_it_would_not_move(made, used):
     state = jaxprop.init_state(make_params(), optax.sgd(0.1), key=jax.random.key(0), ema_decay=made)
     step = jaxprop.make_train_step(lambda p, b, key: jnp.sum(p["dense_0"]["bias"]), optax.sgd(0.1), ema_decay=used)
-    with pytest.raises(UsageError, match=r"a moving average, and the step has .*step\.init\(params, key=key\)"):
+    with pytest.raises(
+        UsageError, match=r"averages of the parameters, and the step has .*step\.init\(params, key=key\)"
+    ):
         step(state, {})
 
 

@@ -184,6 +184,14 @@ class Stop(Section):
     )
 
 
+class Swa(Section):
+    """Stochastic weight averaging: the mean of parameters over the last part of a run."""
+
+    start: Annotated[float, Field(ge=0, lt=1)] = Field(0.75, description="fraction of the run's steps before the first")
+    every_steps: Positive = Field(1, description="steps between two of the mean; with restarts, those of a cycle")
+
+
+Decay = Annotated[float, Field(gt=0, lt=1)]
 Seconds = Literal["auto"] | PositiveFloat | None
 
 
@@ -243,9 +251,20 @@ class Run(Section):
         "pass again, which saves their memory; auto: none where the logits in float32 take at most 1/8 of the device's "
         "memory, otherwise as many as make those of one stretch take at most 1/64",
     )
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    ema_decay: Decay | Annotated[tuple[Decay, ...], Strict(False), Field(min_length=1, max_length=8)] | None = Field(
         None,
-        description="decay of an exponential moving average of the parameters, which evaluations then use",
+        description="decay of an exponential moving average of the parameters, which evaluations then use; a list "
+        "keeps one average for each, and every evaluation takes the best of them",
+    )
+    swa: Swa | None = Field(
+        None,
+        description="stochastic weight averaging: the mean of the parameters over the last part of the run, as a "
+        "further average",
+    )
+    average: Text | None = Field(
+        None,
+        description="which of several averages evaluations use: swa, or ema_ and its decay; default: the best by "
+        "checkpoint.best at each evaluation",
     )
     init_from: InitFromField = Field(
         None, description="weights that the run starts from: a run, a .safetensors file, or a mapping; default: drawn"
@@ -254,6 +273,12 @@ class Run(Section):
     timeout: Timeout | Literal[False] | None = Field(
         None, description="when a run that hangs is ended; default: all automatic; false: never"
     )
+
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """Names of the averages of the parameters that the run keeps."""
+        decays = self.ema_decay if isinstance(self.ema_decay, tuple) else (self.ema_decay,) if self.ema_decay else ()
+        return (*(f"ema_{decay:g}" for decay in decays), *(("swa",) if self.swa else ()))
 
     @property
     def per_call(self) -> int:

@@ -134,6 +134,22 @@ class Piecewise(Schedule):
         return self
 
 
+class CosineRestarts(Schedule):
+    """Half a cosine from `lr` to `end_scale * lr`, again and again: each cycle is `factor` times as long (SGDR)."""
+
+    name: Literal["cosine_restarts"]
+    period: Positive = Field(description="number of steps of the first cycle")
+    factor: Annotated[float, Field(ge=1)] = Field(1.0, description="length of a cycle over that of the one before")
+    decay: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="factor on the highest rate at each restart")
+    warmup_steps: NonNegative = Field(0, description="number of steps from 0 up to lr before the first cycle")
+    end_scale: EndScale = 0.0
+
+    def problem(self, steps: int) -> str | None:
+        if self.warmup_steps < steps:
+            return None
+        return f"warmup_steps is {self.warmup_steps}, but the run has {steps} steps; use fewer"
+
+
 class OneCycle(Schedule):
     """Half a cosine from `lr / div_factor` up to `lr`, then one down to `lr / (div_factor * final_div_factor)`."""
 
@@ -158,6 +174,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "warmup_stable_decay": WarmupStableDecay,
     "exponential": Exponential,
     "piecewise": Piecewise,
+    "cosine_restarts": CosineRestarts,
     "one_cycle": OneCycle,
 }
 ScheduleSection = Annotated[Schedule, ByName(tuple(SCHEDULES), SCHEDULES.__getitem__, {})]

@@ -146,6 +146,8 @@ def test_all_errors_come_at_once():
         ({"name": "warmup_stable_decay", "warmup_steps": 4, "decay_steps": 6}, 9, "is 10"),
         ({"name": "one_cycle"}, 4, None),
         ({"name": "one_cycle"}, 3, "less than one step"),
+        ({"name": "cosine_restarts", "period": 3, "warmup_steps": 2}, 3, None),
+        ({"name": "cosine_restarts", "period": 3, "warmup_steps": 3}, 3, "warmup_steps is 3"),
         ({"name": "constant"}, 1, None),
     ],
 )

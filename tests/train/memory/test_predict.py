@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxprop
-from jaxprop.train.compiled import make_train_step
+from jaxprop.train.make import make_train_step
 from jaxprop.train.memory.predict import Buffer, Memory, named, part_of, place_of, predict, text
 from jaxprop.train.memory.program import Frame, Program
 
