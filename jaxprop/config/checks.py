@@ -24,6 +24,7 @@ from jaxprop.config.schema.data import (
     Table,
     Tones,
 )
+from jaxprop.config.schema.growth import GrowByNoise
 from jaxprop.config.schema.model import Blocks, Conformer, Mlp, ResNet, Rnn, Transformer
 from jaxprop.config.schema.optimizer import schedules_of
 from jaxprop.config.tasks import TASK_TABLE, untold_mode
@@ -268,6 +269,22 @@ def _averages(config: Config) -> Iterator[Problem]:
         yield Problem(("run", "average"), known)
 
 
+def _growth(config: Config) -> Iterator[Problem]:
+    grown, run, path = config.run.grow_batch, config.run, ("run", "grow_batch")
+    if grown is None:
+        return
+    if run.steps_per_call != 1:
+        yield Problem(path, "a step that takes several batches is a call of its own; set run.steps_per_call: 1")
+    if isinstance(grown, GrowByNoise):
+        if run.accumulate < 2:
+            yield Problem(path, "the noise scale is measured between microbatches; set run.accumulate to 2 or more")
+        if config.health.rare_every == "auto" and config.health.every == "auto":
+            what = "records of all signals, which the noise scale is in, would come at steps that time decides; set "
+            yield Problem(path, f"{what}health.rare_every to a number, such as 20")
+        if run.epochs is not None:
+            yield Problem(path, "how many steps an epoch takes is not known beforehand; give run.steps, not run.epochs")
+
+
 def _stop(config: Config) -> Iterator[Problem]:
     stop, path = config.run.stop, ("run", "stop")
     if stop is None:
@@ -437,6 +454,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _rhythm,
     _evaluation,
     _averages,
+    _growth,
     _stop,
     _responses,
     _quantize,

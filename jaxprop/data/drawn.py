@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,3 +32,14 @@ class Drawn(NamedTuple):
         """
         examples = self.examples[rows]
         return [f"example {i}" for i in examples.tolist()] if self.names is None else self.names(examples)
+
+
+def together(batches: Sequence[Drawn]) -> Drawn:
+    """Returns the examples of several batches that one step took, named by the first of them.
+
+    Example:
+      >>> together([Drawn(0, 3, np.array([7, 2])), Drawn(0, 4, np.array([5, 1]))]).examples.tolist()
+      [7, 2, 5, 1]
+    """
+    first = batches[0]
+    return first._replace(examples=np.concatenate([batch.examples for batch in batches]))

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxprop import data, tasks
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import FileSection, Mixture
+from jaxprop.config.schema.growth import GrowBySteps
 from jaxprop.data.batches import Batches
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.guard import init_health
@@ -105,7 +106,7 @@ def compose(
     if config.precision.quantize:
         expect_products(config.precision.quantize.name, jax.devices()[:1] if mesh is None else mesh.devices.flat)
     stream = open_stream(config, train, mesh if here else None)
-    total_steps = config.run.steps or (config.run.epochs or 0) * stream.batches_per_epoch
+    total_steps = config.run.steps or _steps_of_epochs(config, stream.batches_per_epoch)
     model = task.model
     assert model is not None
     init_model, example = jax.jit(model.init), next(data.one_pass(train, 2))
@@ -144,6 +145,11 @@ def compose(
     )  # fmt: skip
 
 
+def _steps_of_epochs(config: Config, batches_per_epoch: int) -> int:
+    batches, grown = (config.run.epochs or 0) * batches_per_epoch, config.run.grow_batch
+    return grown.steps(batches) if isinstance(grown, GrowBySteps) else batches
+
+
 def evaluate_of(config: Config, objective: Objective, mesh: Mesh | None) -> EvalStep:
     """Returns the compiled eval step of a configuration.
 
@@ -167,7 +173,7 @@ def open_stream(
     """Returns the stream of training batches, at its start: of their rows, those that this process has devices for."""
     section = config.data
     rows = None if mesh is None else local_rows(mesh, section.batch_size)
-    if config.run.per_call > 1:
+    if config.run.per_call > 1 or config.run.grow_batch is not None:
         train = train._replace(buckets=None)  # the batches of one call are stacked
     train = data.as_kept(train)
     stream: data.Stream | data.MixtureStream

@@ -33,6 +33,7 @@ from jaxprop.run.cadence import rhythm_of
 from jaxprop.run.clock import Clock
 from jaxprop.run.compose import Experiment, place
 from jaxprop.run.folder import shown
+from jaxprop.run.growth import Growth, joined
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.own_code import code_of
 from jaxprop.run.pace import Pace
@@ -94,6 +95,7 @@ class Loop:
         self.watchdog = watchdog or Watchdog(checkpoints.folder.parent)
         compiling = partial(self.watchdog.doing, "compile")
         self._stepper = Stepper(experiment.step, self._pace, self.clock, per_call, shapes, compiling)
+        self._growth = Growth(config.run, config.data.batch_size)
         self._responder = _responder(config, total, experiment.step.trained(state.params), checkpoints.folder.parent)
         self._replaces: Callable[[], bool] = bool
 
@@ -163,6 +165,7 @@ class Loop:
         self.best = restored.stream.get("best")
         self._stopping.restore(restored.stream.get("stop"))
         self._interval.restore(restored.stream.get("interval"))
+        self._growth.restore(restored.stream.get("growth"))
         return restored
 
     def run(self, sink: Sink, replaces: Callable[[], bool] = bool) -> Status:
@@ -217,7 +220,9 @@ class Loop:
         """Takes calls up to the run's end, or to a stop; returns early, and True, where the run has gone back."""
         sizes = self._rhythm.call_sizes(self.step)
         group: int | Iterable[int] = 1 if self._rhythm.per_call == 1 else self._rhythm.call_sizes(self.step)
-        placing = partial(place, self._experiment)
+        placing: Callable = partial(place, self._experiment)
+        if self._growth.grows:
+            group, placing = self._growth.sizes(self.step, self._rhythm.total), joined(placing)
         with data.prefetch(
             self._experiment.stream,
             self._config.data.prefetch,
@@ -228,8 +233,9 @@ class Loop:
             self.clock.resume()
             waited = self.clock.waited(self.watchdog.waiting(batches))
             for size, ((batch, examples), stream_state) in zip(sizes, waited, strict=False):
+                parts = self._growth.factor(self.step)
                 self._state, measurements = self._stepper.take(
-                    self._state, batch, first=self.step + 1, size=size, examples=examples, note=sink.note
+                    self._state, batch, first=self.step + 1, size=size, examples=examples, note=sink.note, parts=parts
                 )
                 self.step += size
                 for line in self._stepper.alerts(self.step):
@@ -237,7 +243,7 @@ class Loop:
                     sink.alert(line)
                 self._stream_state = stream_state
                 self._recorder.take(self.step, size, batch)
-                self._quarantine.take(self.step, size, batch, stream_state)
+                self._quarantine.take(self.step, size, batch, stream_state, parts)
                 self._unread.add(self.step, measurements)
                 sink.progress(self.step)
                 if self._after_call(sink):
@@ -291,11 +297,15 @@ class Loop:
         self.checkpoints.check()
         # One call stays unread, so that the device never waits for the host. Before anything that waits anyway,
         # or leaves, all are read: a record of this step must be out before the step is saved.
-        self._read(sink, keep=0 if evaluating or saving or leaving or last else 1)
+        grown = self._growth.is_due(self.step)
+        self._read(sink, keep=0 if evaluating or saving or leaving or last or grown else 1)
         if self._respond(sink):
             return True
         if self.status == Status.DIVERGED:
             return False
+        grown = (said := self._growth.decide(self.step)) is not None
+        if said is not None:
+            sink.note(said)
         metrics = self._evaluate(sink) if evaluating else None
         cut_short = evaluating and metrics is None
         if saving and (last or not self._gives_way()):
@@ -305,7 +315,8 @@ class Loop:
             self.status = Status.INTERRUPTED
         elif evaluating:
             self._end_early(self._stopping.why)
-        return False
+        # Batches that were prepared for the steps to come are of the old size.
+        return grown and self.status == Status.COMPLETED and self.step < self._rhythm.total
 
     def _end_early(self, why: str | None) -> None:
         """Makes this step the run's last one, if there is a reason and it is not the last one anyway."""
@@ -337,6 +348,7 @@ class Loop:
             sink.note(note)
         total, log_every = self._rhythm.total, self._config.run.log_every
         self._interval.add(step, m)
+        self._growth.read(m)
         if is_recorded(step, log_every, total):
             sink.write(train_record(step, m, self.clock.rate(), self._interval.take()))
         # What has led to an alert is written whole, so that the report can show it.
@@ -433,6 +445,7 @@ class Loop:
             "interval": self._interval.state(),
             "health": self._responder.state(),
             "pace": self._pace.state(),
+            "growth": self._growth.state(),
             "evaluated": evaluated,
         }
         with self.watchdog.doing("save"):

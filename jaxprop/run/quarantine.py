@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxprop.core import trees
-from jaxprop.data.drawn import Drawn
+from jaxprop.data.drawn import Drawn, together
 from jaxprop.health.watch.alerts import QUARANTINE
 
 CALLS = 4  # whose batches are held: the newest two may not have been read yet
@@ -42,11 +42,19 @@ class Quarantine:
 
     def __init__(self, stream: Any, per_call: int, *, scaled: bool = False):
         self._stream, self._per_call, self._scaled = stream, per_call, scaled
-        self._calls: deque[tuple[int, int, Any, Mapping[str, Any]]] = deque(maxlen=CALLS)
+        self._calls: deque[tuple[int, int, Any, Mapping[str, Any], int]] = deque(maxlen=CALLS)
 
-    def take(self, step: int, size: int, batch: Any, state: Mapping[str, Any]) -> None:
-        """Remembers a call: its last step, how many it takes, what it was given, and the stream's state behind that."""
-        self._calls.append((step, size, batch, state))
+    def take(self, step: int, size: int, batch: Any, state: Mapping[str, Any], parts: int = 1) -> None:
+        """Remembers a call.
+
+        Args:
+          step: its last step.
+          size: how many it takes.
+          batch: what it was given.
+          state: of the stream, behind that.
+          parts: how many of the stream's batches each step takes.
+        """
+        self._calls.append((step, size, batch, state, parts))
 
     def read(self, step: int, m: Any) -> dict[str, Any] | None:
         """Takes in the record of a step; returns the line of `alerts.jsonl` on a batch that was left out, or None.
@@ -60,14 +68,16 @@ class Quarantine:
         call = next((call for call in self._calls if call[0] - call[1] < step <= call[0]), None)
         if call is None:
             return None
-        last, size, batch, state = call
+        last, size, batch, state, parts = call
         if self._per_call > 1:
             batch = jax.tree.map(lambda array: array[step - (last - size) - 1], batch)
         found = nonfinite(batch)
         if not found.rows.size and self._scaled and math.isfinite(float(m.loss)):
             return None  # a step by which the loss scale is found, and no fault of the batch
-        drawn = self._stream.drawn(state, last - step + 1) if hasattr(self._stream, "drawn") else None
-        return _line(step, found, drawn)
+        if not hasattr(self._stream, "drawn"):
+            return _line(step, found, None)
+        behind = parts * (last - step)
+        return _line(step, found, together([self._stream.drawn(state, behind + k) for k in range(parts, 0, -1)]))
 
 
 def nonfinite(batch: Any) -> Found:

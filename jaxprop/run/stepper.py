@@ -22,10 +22,11 @@ EVIDENCE = 20  # changed arguments that one holds
 
 
 class Variant(NamedTuple):
-    """What `jit` compiles a program of its own for: the steps in a call, and what they measure."""
+    """What `jit` compiles a program of its own for: steps in a call, what they measure, and batches that each takes."""
 
     size: int
     detail: str
+    parts: int = 1
 
 
 class Stepper:
@@ -45,13 +46,22 @@ class Stepper:
         compiling: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ):  # fmt: skip
         self._step, self._pace, self._clock, self._per_call = step, pace, clock, per_call
+        self._steps = {1: step}  # by how many of the stream's batches they take
         self._called: set[Variant] = set()
         self._shapes, self._expected = shapes, Counter[str]()
         self._compiling = compiling
-        self._known = len(step.compilations)  # how many have been looked at
+        self._known = {1: len(step.compilations)}  # how many have been looked at
 
     def take(
-        self, state: Any, batch: Any, *, first: int, size: int, examples: float, note: Callable[[str], None]
+        self,
+        state: Any,
+        batch: Any,
+        *,
+        first: int,
+        size: int,
+        examples: float,
+        note: Callable[[str], None],
+        parts: int = 1,
     ) -> tuple[Any, Measurements]:
         """Takes the steps of one call.
 
@@ -62,18 +72,20 @@ class Stepper:
           size: how many steps.
           examples: in the batch.
           note: takes a line for a person.
+          parts: how many of the stream's batches the batch is made of.
 
         Returns:
           The state after them, and their measurements, which may still be under way.
         """
-        variant = Variant(size, self._pace.detail(first, first + size - 1))
+        variant = Variant(size, self._pace.detail(first, first + size - 1), parts)
+        step = self._taking(parts)
         if variant not in self._called:
             self._called.add(variant)
             return self._compile(state, batch, variant, note)
         self._clock.examples += examples
         if not (self._pace.measuring and size == self._per_call):
-            return self._step(state, batch, variant.detail)
-        (state, measurements), seconds = timed(self._step, state, batch, variant.detail)
+            return step(state, batch, variant.detail)
+        (state, measurements), seconds = timed(step, state, batch, variant.detail)
         if self._pace.book(variant.detail, seconds):
             self._clock.pause()
             note(self._pace.choose())
@@ -86,15 +98,21 @@ class Stepper:
         Args:
           step: the last step that was taken.
         """
-        made = self._step.compilations[self._known :]
+        made = [one for parts, step in self._steps.items() for one in step.compilations[self._known[parts] :]]
         if not made:
             return []
-        self._known += len(made)
+        self._known = {parts: len(step.compilations) for parts, step in self._steps.items()}
         again = [one for one in made if one.changes]
         for one in again:
             self._clock.recompiled(one.seconds)
         news = [one for one in again if not self._is_expected(one)]
         return [_alert(step, one) for one in news if one.message]
+
+    def _taking(self, parts: int) -> TrainStep:
+        if parts not in self._steps:
+            self._steps[parts] = self._step.for_batches(parts)
+            self._known[parts] = 0
+        return self._steps[parts]
 
     def _is_expected(self, made: Compilation) -> bool:
         """Whether it is of another of the shapes that the data are known to have."""
@@ -110,7 +128,7 @@ class Stepper:
         which = " (all signals)" if variant.detail in RARE else ""
         line = f"still compiling after {PATIENCE:g} s{which}; each program is compiled once"
         with _told_late(note, line), self._compiling():
-            out = self._clock.compiled(self._step, state, batch, variant.detail)
+            out = self._clock.compiled(self._taking(variant.parts), state, batch, variant.detail)
         note(f"compiled in {self._clock.compile_seconds - before:.1f} s{which}")
         return out
 

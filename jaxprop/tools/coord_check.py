@@ -103,6 +103,7 @@ def _of_width(config: Config, width: int, steps: int) -> Config:
         "steps": steps,
         "epochs": None,
         "steps_per_call": 1,
+        "grow_batch": None,
         "ema_decay": None,
         "init_from": None,
     }

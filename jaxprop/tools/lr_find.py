@@ -138,7 +138,7 @@ def _sweeping(config: Config, lowest: float, highest: float, steps: int) -> Conf
         changes["adam_learning_rate"] = second * lowest / section.lr
     # A group's optimizer keeps its rate, and would follow the schedule of the sweep if it stated none.
     changes["groups"] = tuple(_steady(group, section.schedule) for group in section.groups)
-    run = {"steps": steps, "epochs": None, "ema_decay": None, "steps_per_call": 1}
+    run = {"steps": steps, "epochs": None, "ema_decay": None, "steps_per_call": 1, "grow_batch": None}
     return config.model_copy(
         update={
             "optimizer": section.model_copy(update=changes),

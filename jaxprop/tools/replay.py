@@ -185,7 +185,7 @@ class Part(NamedTuple):
 def parts(experiment: compose.Experiment, state: TrainState, box: Box) -> Iterator[Part]:
     """Yields what a step differentiates, microbatch by microbatch."""
     config, objective, state = experiment.config, experiment.task.objective, _as_differentiated(experiment, state)
-    count, batch = config.run.accumulate, jax.tree.map(jnp.asarray, box.batch)
+    count, batch = _microbatches(config, box), jax.tree.map(jnp.asarray, box.batch)
     key, scale, computes = _key(state, box), loss_scale(state), policy_of(config)
     if count == 1:
         yield Part(scaled(objective, state.extras, computes, scale), state.params, batch, key, 0, 1)
@@ -203,7 +203,7 @@ def _in_all(experiment: compose.Experiment, state: TrainState, box: Box) -> Find
 
     def step(params: Any, batch: Any) -> tuple[Any, Any]:
         forward, back = value_and_grad(
-            experiment.task.objective, policy_of(config), config.run.accumulate, loss_scale(state),
+            experiment.task.objective, policy_of(config), _microbatches(config, box), loss_scale(state),
             params, state.extras, batch, _key(state, box),
         )  # fmt: skip
         return forward.loss, back.params
@@ -216,6 +216,13 @@ def _in_all(experiment: compose.Experiment, state: TrainState, box: Box) -> Find
     largest = [float(jnp.max(jnp.abs(grad))) if grad.size else 0.0 for grad in jax.tree.leaves(grads)]
     worst = max(range(len(largest)), key=lambda i: largest[i])
     return Finding("backward", None, names[rows[worst]], None, None, operands=(f"{largest[worst]:.4g}",), suspect="sum")
+
+
+def _microbatches(config: Config, box: Box) -> int:
+    """Of a batch that has grown there are more of them."""
+    rows = jax.tree.leaves(box.batch)[0].shape[0]
+    grown = 1 if config.run.grow_batch is None else rows // config.data.batch_size
+    return config.run.accumulate * grown
 
 
 def _as_differentiated(experiment: compose.Experiment, state: TrainState) -> TrainState:

@@ -353,6 +353,11 @@ class TrainStep:
         own = self._recipe, self._steps_per_call, self._mesh, self._sharding, self._rules, self._compiler_options
         return TrainStep(*own, lane)
 
+    def for_batches(self, count: int) -> TrainStep:
+        """Returns the step for batches `count` times as large, in that many times more microbatches."""
+        recipe = self._recipe._replace(accumulate=count * self._recipe.accumulate)
+        return TrainStep(recipe, self._steps_per_call, self._mesh, self._sharding, self._rules, self._compiler_options)
+
     def place(self, state: TrainState) -> TrainState:
         """Returns a state of this step where it lies on the step's mesh; without one, as it is.
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict
 
 from jaxprop.config.schema.base import MAX_INT, NonNegative, Positive, PositiveFloat, Section, Text, defaults
+from jaxprop.config.schema.growth import GrowBatchSection
 from jaxprop.config.schema.initial import InitFromField
 from jaxprop.config.schema.named import Pattern
 from jaxprop.config.schema.quantize import QuantizeField
@@ -228,6 +229,11 @@ class Run(Section):
     )
     eval_batches: Positive | None = Field(None, description="largest number of batches in an evaluation; default: all")
     accumulate: Positive = Field(1, description="number of microbatches over which a gradient is accumulated")
+    grow_batch: GrowBatchSection = Field(
+        None,
+        description="how the batch becomes larger in the course of the run: by steps or by the measured noise scale; "
+        "default: it does not",
+    )
     steps_per_call: Literal["auto"] | Positive = Field(
         1,
         description="number of steps in one call of the compiled step; auto: as many as keep the cost of a call small, "

@@ -72,7 +72,7 @@ def choose(group: Group, wanted: int | None) -> Chosen:
 def _meets(experiment: Experiment) -> bool:
     """Whether lanes can meet: their batches are of one shape at every step, and lie on one device."""
     run, train = experiment.config.run, experiment.sources["train"]
-    return run.steps_per_call == 1 and train.buckets is None and experiment.mesh is None
+    return run.steps_per_call == 1 and run.grow_batch is None and train.buckets is None and experiment.mesh is None
 
 
 def _said(count: int, lanes: int) -> str:
