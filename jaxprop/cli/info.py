@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,11 +16,13 @@ from jaxprop.errors import EXIT_DONE
 if TYPE_CHECKING:
     from jaxprop.config.schema.config import Config
     from jaxprop.run.memory import Tried
-    from jaxprop.tools.info import Cost, Description, Layer
+    from jaxprop.tools.info import Cost, Description, Layer, Moved
     from jaxprop.train.memory import Buffer
 
 UNKNOWN = "not reported by this backend"
 BUFFERS = 12  # rows of temporaries
+LISTED = 2  # parameters that a row of optimizers names
+NUMBERS = {"highest learning rate", "by width", "weight decay", "parameters"}
 
 
 def info(
@@ -68,11 +70,32 @@ def _print(found: Description) -> None:
     data = [(_words(name), f"{count:,}") for name, count in found.data.items()]
     reference = [(_words(name), f"{value:.4g}") for name, value in found.reference.items()]
     show(["layer", "shapes", "dtype", "parameters"], [*map(_layer, found.layers), total], right=[3])
+    _optimizers(found.optimizers)
     show(["state", "size"], _state(found), right=[1])
     show(["one train step", ""], [*_cost(found.cost), *_products(found)], right=[1])
     show(["platform", "devices", "count", "memory of each"], devices, right=[2, 3])
     show(["data", ""], data, right=[1])
     show(["reference", ""], reference, right=[1])
+
+
+def _optimizers(found: Sequence[Moved]) -> None:
+    """Which parameters are moved by what; columns in which nothing differs from the usual are left out."""
+    columns = {
+        "optimizer": [one.optimizer for one in found],
+        "group": [one.group or "" for one in found],
+        "highest learning rate": ["" if one.lr is None else f"{one.lr:.4g}" for one in found],
+        "by width": ["" if one.by_width == 1 else f"{one.by_width:.4g}" for one in found],
+        "weight decay": ["" if not one.weight_decay else f"{one.weight_decay:.4g}" for one in found],
+        "parameters": [f"{one.parameters:,}" for one in found],
+        "which": [_listed(one.paths) if len(found) > 1 else "all" for one in found],
+    }
+    said = {name: cells for name, cells in columns.items() if any(cells)}
+    show(list(said), zip(*said.values(), strict=True), right=[i for i, name in enumerate(said) if name in NUMBERS])
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - LISTED} more" if len(paths) > LISTED else ""
+    return ", ".join(paths[:LISTED]) + more
 
 
 def _memory(config: Config, run: Path | None, json: bool) -> int:

@@ -163,10 +163,7 @@ def fit(
     evaluates = _check_evaluation(evaluate, batch_size) and _rhythm(eval_every, steps, steps_per_call, stream)
     settings = _settings(
         data={"batch_size": batch_size, "prefetch": prefetch},
-        precision=precision if isinstance(precision, Mapping) else {"policy": precision},
-        health=health if isinstance(health, Mapping) else {"layers": health, "watch": health},
-        checkpoint=checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
-        sinks=sinks if isinstance(sinks, Mapping) else {},
+        **_sections(precision, health, checkpoint, sinks),
         run={"steps": steps, "seed": seed, "log_every": log_every, "accumulate": accumulate, "stop": stop,
             "steps_per_call": steps_per_call, "ema_decay": ema_decay, "swa": swa,
             "eval_every": evaluates, "timeout": timeout},
@@ -187,6 +184,16 @@ def fit(
 
     task = _undertaking(settings, make, () if isinstance(sinks, Mapping) else tuple(sinks))
     return _fitted(conduct(task, run, fresh=fresh, quiet=quiet), Path(run).expanduser())
+
+
+def _sections(precision: Any, health: Any, checkpoint: Any, sinks: Any) -> dict[str, Any]:
+    """The sections of those arguments that may be the keys of one."""
+    return {
+        "precision": precision if isinstance(precision, Mapping) else {"policy": precision},
+        "health": health if isinstance(health, Mapping) else {"layers": health, "watch": health},
+        "checkpoint": checkpoint if isinstance(checkpoint, Mapping) else {"enabled": checkpoint},
+        "sinks": sinks if isinstance(sinks, Mapping) else {},
+    }
 
 
 def _undertaking(settings: Settings, make: Callable[[], Experiment], sinks: tuple[Sink, ...]) -> Undertaking:

@@ -25,6 +25,7 @@ from jaxprop.train.averages import Swa
 from jaxprop.train.compiled import TrainStep
 from jaxprop.train.make import make_train_step
 from jaxprop.train.mup import Growth
+from jaxprop.train.parts import FROZEN
 from jaxprop.train.schedules import is_fixed
 from jaxprop.train.trainable import split, trainable_mask
 from jaxprop.types import PyTree
@@ -75,8 +76,11 @@ def step_of(
         growths=grown,
         at_edge=at_edge,
     )
-    scales = iter(optimizer.lr_scales)
-    optimizer = optimizer._replace(lr_scales=tuple(next(scales) if trained else 0.0 for trained in mask))
+    scales, leaves = iter(optimizer.lr_scales), iter(optimizer.leaves)
+    optimizer = optimizer._replace(
+        lr_scales=tuple(next(scales) if trained else 0.0 for trained in mask),
+        leaves=tuple(next(leaves) if trained else FROZEN for trained in mask),
+    )
     signals = signals_of(config)._replace(eps=_eps(optimizer.eps, leaf_paths(trained)))
     rates = Rates(optimizer.schedule, optimizer.rates)
     objective = hold(task.objective, held_statistics(config, shapes.params, shapes.extras))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from jaxprop.data import one_pass
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run import compose
 from jaxprop.run.precision import policy_of
+from jaxprop.train.parts import Leaf
 from jaxprop.types import PyTree, TrainState
 
 
@@ -35,6 +36,24 @@ class Layer(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
     dtypes: tuple[str, ...]
     parameters: int
+
+
+class Moved(NamedTuple):
+    """Parameters that one optimizer moves at one rate and one weight decay.
+
+    Args:
+      optimizer, group, lr, by_width, weight_decay: as `jaxprop.train.parts.Leaf` has them.
+      parameters: number of scalars.
+      paths: of the parameters, in order.
+    """
+
+    optimizer: str
+    group: str | None
+    lr: float | None
+    by_width: float
+    weight_decay: float | None
+    parameters: int
+    paths: tuple[str, ...]
 
 
 class Cost(NamedTuple):
@@ -78,6 +97,7 @@ class Description(NamedTuple):
       reference: metrics of a trivial predictor on the test split.
       products: where `precision.quantize` is set, how many products and convolutions the gradient has of each dtype of
         operands, such as `{"int8": 9, "float32": 2}`.
+      optimizers: which parameters are moved by what.
     """
 
     layers: tuple[Layer, ...]
@@ -89,6 +109,7 @@ class Description(NamedTuple):
     data: dict[str, int]
     reference: Mapping[str, float]
     products: Mapping[str, int] = {}
+    optimizers: tuple[Moved, ...] = ()
 
 
 def describe(config: Config) -> Description:
@@ -120,7 +141,32 @@ def describe(config: Config) -> Description:
         data=_data(config, experiment),
         reference=experiment.task.reference,
         products=_products(config, experiment, state),
+        optimizers=tuple(describe_optimizers(state.params, experiment.optimizer.leaves)),
     )
+
+
+def describe_optimizers(params: PyTree, leaves: Sequence[Leaf]) -> list[Moved]:
+    """Groups parameters by what moves them.
+
+    Args:
+      params: any pytree of arrays.
+      leaves: what moves each of them.
+
+    Returns:
+      One entry for each optimizer, rate and weight decay, in the order of their first parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
+      >>> [(one.optimizer, one.parameters, one.paths) for one in describe_optimizers(params, [Leaf("sgd")] * 2)]
+      [('sgd', 7, ('a', 'b'))]
+    """
+    members: dict[Leaf, list[tuple[str, int]]] = {}
+    for path, leaf, moved in zip(trees.leaf_paths(params), jax.tree.leaves(params), leaves, strict=True):
+        members.setdefault(moved, []).append((path, int(np.size(leaf))))
+    return [
+        Moved(*moved, sum(count for _, count in of), tuple(path for path, _ in of)) for moved, of in members.items()
+    ]
 
 
 def describe_layers(params: PyTree) -> list[Layer]:

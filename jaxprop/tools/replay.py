@@ -13,6 +13,7 @@ from jaxprop import data
 from jaxprop.checkpoint import leaves
 from jaxprop.config.diff import mathematical
 from jaxprop.config.load import load
+from jaxprop.config.schema.config import Config
 from jaxprop.core.precision import masters
 from jaxprop.core.trees import layer_names
 from jaxprop.errors import CheckpointError, ConfigError, RunFolderError, UsageError, printable

@@ -11,26 +11,22 @@ import jax.numpy as jnp
 import optax
 
 from jaxprop.config.schema import optimizer as sections
-from jaxprop.config.schema import schedules
 from jaxprop.config.schema.custom import Custom
 from jaxprop.config.schema.groups import WHOLE
 from jaxprop.core import trees
-from jaxprop.errors import ConfigError, did_you_mean
+from jaxprop.errors import ConfigError
 from jaxprop.health.watch.reading import RATES
 from jaxprop.models.edges import edges
 from jaxprop.train.muon import kinds_of, muon
 from jaxprop.train.mup import Growth, muon_factor, rate_factor
 from jaxprop.train.named import NAMED
+from jaxprop.train.parts import Leaf, Part, Section, assign, filled, leaf_decays, leaves_of, parts_of
 from jaxprop.train.schedules import as_float32, is_fixed, make_schedule
 from jaxprop.types import PyTree, Schedule
-from jaxprop.untrusted.patterns import fullmatch
 
 # These measure one step size over all parameters; parts with optimizers of their own would measure several.
 ONE_STEP_SIZE = frozenset({"dadapt_adamw", "dog", "dowg", "momo", "momo_adam", "prodigy"})
-LISTED_PATHS = 60
 
-# A section with an optimizer: `sections.Optimizer`, or one of a group or of the user's own.
-Section = Any
 Own = Callable[[str, Section, float | Schedule | None], Any]
 
 
@@ -44,6 +40,7 @@ class Optimizer(NamedTuple):
       clip: the clipping that `tx` begins with, or None; a number where it is the bound of the global norm of all.
       rates: name in a record, such as `lr/head/.*`, and rate of each group that has another one.
       eps: of the optimizer of each leaf, or None where it has none.
+      leaves: what moves each leaf, in the same order.
     """
 
     tx: optax.GradientTransformationExtraArgs
@@ -52,32 +49,10 @@ class Optimizer(NamedTuple):
     clip: float | optax.GradientTransformation | None
     rates: tuple[tuple[str, Schedule], ...] = ()
     eps: tuple[Any, ...] = ()
+    leaves: tuple[Leaf, ...] = ()
 
 
 BY_NAME = edges()  # of a model of which nothing else is known
-
-
-def _nowhere(path: str) -> bool:
-    del path
-    return False
-
-
-class Part(NamedTuple):
-    """An optimizer and the leaves that it moves: that of the run, or that of a group.
-
-    Args:
-      where: the section, for messages.
-      section: what it says; a group's schedule is filled in.
-      mine: whether it moves a leaf, for each.
-      group: that has it, or None.
-      at_edge: which parameters `muon` leaves to AdamW, by their paths.
-    """
-
-    where: str
-    section: Section
-    mine: list[bool]
-    group: sections.Group | None = None
-    at_edge: Callable[[str], bool] = _nowhere
 
 
 def make_optimizer(
@@ -119,12 +94,12 @@ def make_optimizer(
       ([-0.5, -0.5], 0.5)
     """
     paths = trees.leaf_paths(params)
-    groups = _assign(section.groups, paths)
+    groups = assign(section.groups, paths)
     frozen = [group is not None and group.freeze for group in groups]
     if all(frozen):
         raise ConfigError("optimizer.groups: every parameter is frozen, so nothing would be trained; free some")
 
-    parts = _parts(section, groups, frozen, at_edge)
+    parts = parts_of(section, groups, frozen, at_edge)
     factors = [1.0] * len(paths) if growths is None else _factors(parts, growths, params)
     scales = [f if group is None else f * group.lr_scale for f, group in zip(factors, groups, strict=True)]
     clipping = _clipping(section.grad_clip)
@@ -138,7 +113,7 @@ def make_optimizer(
         tx = optax.partition({"trained": tx, "frozen": _keep()}, labels)
         clip = clip and optax.partition({"trained": clip, "frozen": optax.set_to_zero()}, labels)
     if any(not is_fixed(scale) or scale != 1.0 for scale in scales):
-        tx = optax.chain(tx, _scale_leaves(_like(params, scales)))
+        tx = optax.chain(tx, _scaleleaves_of(_like(params, scales)))
 
     lr_scales = tuple(0.0 if flag else scale for flag, scale in zip(frozen, scales, strict=True))
     # A bound on the norm of everything tells the step what it is clipped to without clipping once more.
@@ -147,7 +122,9 @@ def make_optimizer(
     rate, rates = _rates(section, parts, steps)
     if growths is not None:
         rates = (*rates, (f"{RATES}lowest_by_width", _lowest(parts, scales, frozen, steps)))
-    return Optimizer(tx, as_float32(rate), lr_scales, clip if bound is None else bound, rates, _eps(parts, len(paths)))
+    leaves = leaves_of(parts, groups, params, lr_scales, factors)
+    eps = _eps(parts, len(paths))
+    return Optimizer(tx, as_float32(rate), lr_scales, clip if bound is None else bound, rates, eps, leaves)
 
 
 # -- learning rates -----------------------------------------------------------------------------
@@ -172,6 +149,11 @@ def _rates(
         rate = known.get(None if group.optimizer is None else group.match)
         if rate is not None and not group.freeze and (group.optimizer is not None or group.lr_scale != 1.0):
             rates.append((f"{RATES}{group.match}", _times(as_float32(rate), group.lr_scale)))
+    for part in parts:
+        if part.section.name == "muon" and part.section.adam_learning_rate is not None:
+            second = make_schedule(part.section.schedule, part.section.adam_learning_rate, steps, part.where)
+            of = "" if part.group is None else f"{part.group.match}/"
+            rates.append((f"{RATES}{of}adamw", as_float32(second)))
     return 1.0 if base is None else base, tuple(rates)
 
 
@@ -290,10 +272,10 @@ def _decaying(
     section = part.section
     names = [name for name in (section.entry["decay"], "adam_weight_decay") if name in section.entry["arguments"]]
     own = [getattr(section, name) for name in names]
-    decays = _leaf_decays(part, params, groups)
+    decays = leaf_decays(part, params, groups)
     if not any(_decays(value) for value in own):
         decays = [value if _decays(value) else None for value in decays]  # by nothing is the optimizer's own way
-    decays = _undone(decays, own, _filled(factors, part.mine))
+    decays = _undone(decays, own, filled(factors, part.mine))
     if not any(value is not None for value in decays):
         return _call(part, steps, params)
     only_masked = all(value is None or (is_fixed(value) and value == 0) for value in decays)
@@ -336,47 +318,12 @@ def _decays(value: Any) -> bool:
     return not is_fixed(value) or bool(value)
 
 
-def _leaf_decays(part: Part, params: PyTree, groups: Sequence[sections.Group | None]) -> list[float | None]:
-    """Returns each leaf's weight decay where it is not the optimizer's own, else None."""
-    masked_in = _decay_mask(part, params)
-    overrides = [None if group is None else group.weight_decay for group in groups]
-    decays = [
-        override if override is not None else (None if decays else 0.0)
-        for override, decays in zip(overrides, masked_in, strict=True)
-    ]
-    return _filled(decays, part.mine)
-
-
-def _filled(values: Sequence[Any], mine: Sequence[bool]) -> list[Any]:
-    """The values of a part's leaves; of others that of the first, since they need no instance of its optimizer."""
-    other = values[mine.index(True)]
-    return [value if own else other for value, own in zip(values, mine, strict=True)]
-
-
-def _decay_mask(part: Part, params: PyTree) -> list[bool]:
-    mask, leaves, paths = part.section.decay_mask, jax.tree.leaves(params), trees.leaf_paths(params)
-    if mask == "all":
-        return [True] * len(leaves)
-    if mask == "matrices":
-        return [jnp.ndim(leaf) >= 2 for leaf in leaves]
-    if part.group is not None:
-        _of_group(part, mask, paths)
-    hits = [_matches(pattern, paths, f"{part.where}.decay_mask") for pattern in mask]
-    return [any(column) for column in zip(*hits, strict=True)]
-
-
-def _of_group(part: Part, mask: Sequence[str], paths: list[str]) -> None:
-    own = [path for path, mine in zip(paths, part.mine, strict=True) if mine]
-    for pattern in mask:
-        _matches(pattern, own, f"{part.where}.decay_mask")
-
-
 def _keep() -> optax.GradientTransformation:
     """Returns updates of negative zero: x + (-0) has the bits of x, where x + 0 turns -0 into +0."""
     return optax.stateless_with_tree_map(lambda grad, _: -jnp.zeros_like(grad))
 
 
-def _scale_leaves(scales: PyTree) -> optax.GradientTransformation:
+def _scaleleaves_of(scales: PyTree) -> optax.GradientTransformation:
     def scale(updates: PyTree, params: PyTree) -> PyTree:
         del params
         return jax.tree.map(lambda u, s: u if is_fixed(s) and s == 1.0 else u * s, updates, scales)
@@ -385,39 +332,6 @@ def _scale_leaves(scales: PyTree) -> optax.GradientTransformation:
 
 
 # -- groups -------------------------------------------------------------------------------------
-
-
-def _parts(
-    section: sections.Optimizer | sections.CustomOptimizer,
-    groups: Sequence[sections.Group | None],
-    frozen: Sequence[bool],
-    at_edge: Callable[[str], bool],
-) -> list[Part]:
-    """Returns the optimizers that move something: that of the run first, then those of groups."""
-    rest = [group is None or group.optimizer is None for group in groups]
-    # Frozen leaves count as the run's, so that they change nothing for a run without optimizers of groups.
-    used = any(mine and not still for mine, still in zip(rest, frozen, strict=True))
-    parts = [Part("optimizer", section, rest, at_edge=at_edge)] if used else []
-    for i, group in enumerate(section.groups):
-        if group.optimizer is not None:
-            where = f"optimizer.groups.{i}.optimizer"
-            mine = [other is group for other in groups]
-            parts.append(Part(where, _scheduled(group.optimizer, section.schedule, where), mine, group))
-    return parts
-
-
-def _scheduled(own: Any, usual: schedules.Schedule, where: str) -> Any:
-    """A group's section with a schedule: its own, or the shape of that of the run."""
-    if own.schedule is not None:
-        return own
-    if own.lr is None or isinstance(usual, schedules.Constant):
-        return own.model_copy(update={"schedule": schedules.Constant()})
-    if not isinstance(own, Custom) and not own.entry["scheduled"]:
-        raise ConfigError(
-            f"{where}: optax's {own.name} takes one learning rate, and the schedule {usual.name} of the run is for all "
-            "that state none; give it schedule: {name: constant}"
-        )
-    return own.model_copy(update={"schedule": usual})
 
 
 def _partition(parts: Sequence[Part], members: Sequence[Any], params: PyTree) -> optax.GradientTransformation:
@@ -434,29 +348,6 @@ def _clipping_of_groups(parts: Sequence[Part], params: PyTree) -> list[optax.Gra
     if not any(own):
         return []
     return [_partition(parts, [_chain(clips) if clips else optax.identity() for clips in own], params)]
-
-
-def _assign(groups: Sequence[sections.Group], paths: list[str]) -> list[sections.Group | None]:
-    """Returns the first group that matches each path."""
-    hits = [_matches(group.match, paths, "optimizer.groups") for group in groups]
-    first = [next((i for i in range(len(groups)) if hits[i][leaf]), None) for leaf in range(len(paths))]
-    for i, group in enumerate(groups):
-        if i not in first:
-            raise ConfigError(
-                f"optimizer.groups: every parameter that {group.match!r} matches belongs to an earlier group; "
-                "put the narrower pattern first"
-            )
-    return [None if i is None else groups[i] for i in first]
-
-
-def _matches(pattern: str, paths: list[str], where: str) -> list[bool]:
-    hits = [fullmatch(pattern, path) is not None for path in paths]
-    if not any(hits):
-        more = f", and {len(paths) - LISTED_PATHS} more" if len(paths) > LISTED_PATHS else ""
-        listed = ", ".join(paths[:LISTED_PATHS]) + more
-        near = did_you_mean(pattern, paths)
-        raise ConfigError(f"{where}: {pattern!r} matches no parameter's whole path{near} (paths: {listed})")
-    return hits
 
 
 def _like(params: PyTree, leaves: Sequence[Any]) -> PyTree:

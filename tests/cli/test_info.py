@@ -8,7 +8,7 @@ import pytest
 
 from jaxprop.run import memory
 from jaxprop.tools import info as module
-from jaxprop.tools.info import Cost, Description, Device, Layer
+from jaxprop.tools.info import Cost, Description, Device, Layer, Moved
 from jaxprop.train.memory import Buffer, Memory
 
 SOME = Description(
@@ -23,6 +23,10 @@ SOME = Description(
     devices=(Device("gpu", "NVIDIA H200", 8, 139 << 30),),
     data={"train_examples": 1437, "total_steps": 46},
     reference={"unigram_loss": 3.04159},
+    optimizers=(
+        Moved("frozen", "blocks/.*", None, 1.0, None, 49152, ("blocks/0/a", "blocks/0/b", "blocks/0/c")),
+        Moved("adamw", None, 3e-4, 1.0, 0.01, 1290, ("head/bias", "head/kernel")),
+    ),
 )
 UNTOLD = SOME._replace(cost=Cost(None, False, None, None, None), devices=(Device("cpu", "cpu", 1, None),), reference={})
 
@@ -40,6 +44,9 @@ def test_tables(jaxprop, monkeypatch):
         f"blocks/0/{'attention/' * 12}qkv kernel [128, 3, 4, 32] bfloat16, float32 49,152",
         "head bias [10], kernel [128, 10] float32 1,290",
         "total 50,442",
+        "optimizer group highest learning rate weight decay parameters which",
+        "frozen blocks/.* 49,152 blocks/0/a, blocks/0/b and 1 more",
+        "adamw 0.0003 0.01 1,290 head/bias, head/kernel",
         "state size",
         "parameters 197.0 KiB",
         "optimizer state 394.1 KiB",

@@ -141,3 +141,27 @@ def test_augmentation_is_a_part_of_the_step(plain):
     assert found.layers == plain.layers
     assert found.cost.flops > plain.cost.flops + 64 * 64 * 8  # four corners of each pixel, weighed and added up
     assert not found.cost.loops
+
+
+def test_what_moves_which_parameters():
+    groups = [{"match": ".*/bias", "lr_scale": 2.0}, {"match": "layers/0/.*", "freeze": True}]
+    section = {"name": "muon", "lr": 0.02, "adam_learning_rate": 3e-4, "weight_decay": 0.1, "groups": groups}
+    model = {"name": "mlp", "hidden": [16, 16]}
+    config = build({**CONFIG, "model": model, "optimizer": section, "run": {"steps": 2}})
+    found = {one.paths: one[:5] for one in describe(config).optimizers}
+    assert found == {
+        ("head/bias", "layers/0/dense/bias", "layers/1/dense/bias"): ("adamw (muon)", ".*/bias", 6e-4, 1.0, 0.0),
+        ("head/kernel",): ("adamw (muon)", None, 3e-4, 1.0, 0.0),
+        ("layers/0/dense/kernel",): ("frozen", "layers/0/.*", None, 1.0, None),
+        ("layers/1/dense/kernel",): ("muon", None, 0.02, 1.0, 0.1),
+    }
+
+
+def test_rates_by_the_width_are_told_with_the_decay_that_they_leave():
+    section = {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "parametrization": "mup", "base_width": 8}
+    model = {"name": "mlp", "hidden": [32, 32]}
+    config = build({**CONFIG, "model": model, "optimizer": section, "run": {"steps": 2}})
+    found = {path: one for one in describe(config).optimizers for path in one.paths}
+    hidden = found["layers/1/dense/kernel"]
+    assert (hidden.lr, hidden.by_width, hidden.weight_decay) == pytest.approx((0.0025, 0.25, 0.4))
+    assert found["head/bias"][:5] == ("adamw", None, 0.01, 1.0, 0.1)
