@@ -61,8 +61,11 @@ def train(
         from jaxprop.run import train as runs
         from jaxprop.run.processes import start_processes
         from jaxprop.sinks import print_summary, summary_line
+        from jaxprop.sinks.streams import tell
 
     with start_processes(dist) as hosts, own_stdout(hosts):
+        for line in () if quiet or hosts.process_index else loaded.left_out:
+            tell(line)
         outcome = runs.train(loaded.config, folder, fresh=fresh, brief=quiet)
     if hosts.process_index:
         return outcome.exit_code  # process 0 prints

@@ -27,5 +27,7 @@ def validate(config: ConfigArgument, overrides: OverridesArgument = None, json: 
         return EXIT_DONE
     length = f"{found.run.epochs} epochs" if found.run.epochs else f"{found.run.steps} steps"
     what = f"{found.task.name} {found.data.name} with {found.model.name}, {found.optimizer.name}, {length}"
+    for line in loaded.left_out:
+        say(f"note: {line}")
     say(f"OK {loaded.path}: {what}")
     return EXIT_DONE

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jaxprop.config.build import build_tree
 from jaxprop.config.custom import admit, check_repeated
 from jaxprop.config.locate import locate, locate_base, read
-from jaxprop.config.merge import merge, overrides_tree
+from jaxprop.config.merge import left_out, merge, overrides_tree
 from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Tree
 from jaxprop.config.yaml_loader import parse
@@ -26,11 +26,13 @@ class Loaded(NamedTuple):
       config: the checked configuration.
       name: the run's default name: the file's stem, or its folder's name for a run's `config.yaml`.
       path: the file.
+      left_out: a line for each key of the file that an override of a `name` has dropped.
     """
 
     config: Config
     name: str
     path: Path
+    left_out: tuple[str, ...] = ()
 
 
 def load(
@@ -74,10 +76,11 @@ def load(
     """
     path = locate(path_or_name)
     patch, problems = overrides_tree(overrides)
-    tree = merge(_inherited(path, ()), patch)
+    file = _inherited(path, ())
+    tree = merge(file, patch)
     config = build_tree(tree, problems)
     check_repeated(config, code, str(path))
-    return Loaded(admit(config, tree, code, stored=stored), _name(path), path)
+    return Loaded(admit(config, tree, code, stored=stored), _name(path), path, tuple(left_out(file, tree)))
 
 
 def _inherited(path: Path, above: tuple[Path, ...]) -> Tree:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxprop.config.places import ROOT, Place
-from jaxprop.config.tree import Path, Tree
+from jaxprop.config.problems import shown
+from jaxprop.config.tree import Path, Tree, dotted
 from jaxprop.config.yaml_loader import MAX_DEPTH, parse_value
 from jaxprop.errors import ConfigError
 
@@ -41,6 +42,34 @@ def merge(old: Tree, new: Tree) -> Tree:
     value = _merge(old.value, new.value, ROOT, (), new)
     kept = {path: origin for path, origin in old.origins.items() if _holds(value, path)}
     return Tree(value, kept | new.origins)
+
+
+def left_out(old: Tree, merged: Tree) -> list[str]:
+    """Returns, a line each, the keys of sections that another `name` has dropped, which might be missed.
+
+    Args:
+      old: the inherited tree.
+      merged: that tree with another over it.
+
+    Example:
+      >>> from jaxprop.config.yaml_loader import parse
+      >>> old = parse("optimizer: {name: adamw, lr: 1e-3, b2: 0.95}", "a.yaml")
+      >>> left_out(old, merge(old, overrides_tree(["optimizer.name=sgd"])[0]))
+      ['optimizer.name: sgd has no b2, so that of a.yaml:1 (0.95) is left out']
+    """
+    return list(_left_out(old, old.value, merged.value, ()))
+
+
+def _left_out(tree: Tree, old: Any, new: Any, path: Path) -> Iterator[str]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return
+    name = new.get("name")
+    if "name" in old and isinstance(name, str) and name != old["name"]:
+        for key in [key for key in old if key not in new and old[key] is not None]:
+            of = f"that of {tree.origin((*path, key))} ({shown(old[key])})"
+            yield f"{dotted((*path, 'name'))}: {name} has no {key}, so {of} is left out"
+    for key, value in old.items():
+        yield from _left_out(tree, value, new.get(key), (*path, key))
 
 
 def _holds(value: Any, path: str) -> bool:

@@ -72,3 +72,15 @@ def test_code_of_ones_own_is_looked_at_as_in_training(jaxprop, tmp_path, monkeyp
     assert ran.code == 2
     assert "widht" in ran.err
     assert "did you mean 'width'" in ran.err
+
+
+def test_what_another_name_leaves_out_is_told(jaxprop):
+    with open("own.yaml", "w", encoding="utf-8") as file:
+        file.write("base: ../package/digits.yaml\noptimizer: {name: sgd, lr: 0.1, momentum: 0.9}\n")
+    ran = jaxprop("validate", "own.yaml", "optimizer.lr=1e-3")
+    assert (ran.code, ran.out.count("note:")) == (0, 0)
+    ran = jaxprop("validate", "own.yaml", "optimizer.name=adam")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith(
+        "note: optimizer.name: adam has no momentum, so that of own.yaml:2 (0.9) is left out\nOK "
+    )

@@ -106,3 +106,18 @@ def test_config_never_imports_jax():
     code = f"import sys, jaxprop.config.load, jaxprop.config.diff; print({heavy})"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "[]\n"
+
+
+def test_keys_that_another_name_leaves_out_are_told(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "base: digits_mlp\n"
+        "optimizer: {name: adamw, lr: 0.1, b2: 0.9, schedule: {name: warmup_cosine, warmup_steps: 5}}\n"
+    )
+    assert load(file, ["optimizer.lr=0.2"]).left_out == ()
+    assert load(file, ["optimizer.name=muon", "optimizer.schedule.name=constant"]).left_out == (
+        f"optimizer.name: muon has no b2, so that of {file}:2 (0.9) is left out",
+        f"optimizer.schedule.name: constant has no warmup_steps, so that of {file}:2 (5) is left out",
+    )
+    # Another length of the run is no loss, and null stands for nothing.
+    assert load(file, ["run.steps=90"]).left_out == ()
