@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Path
 from jaxprop.errors import JaxpropError
 from jaxprop.models.dropout import keeping
+from jaxprop.parallel.hosts import process_count
+from jaxprop.parallel.mesh import DATA_AXIS
 from jaxprop.run import own_code
 from jaxprop.run.compose import Experiment, compose, evaluate_of, open_stream
 from jaxprop.run.steps import Made, Shapes, step_of
@@ -24,6 +27,7 @@ from jaxprop.types import Batch, Objective, Source
 
 SEED: Path = ("run", "seed")
 DROPOUT: Path = ("model", "dropout")
+DEVICES: Path = ("parallel", "devices")
 
 
 def differing(configs: Sequence[Config]) -> list[Path]:
@@ -87,6 +91,15 @@ class Program:
         self.shared = Shared(self._recipe_of)
         state = jax.eval_shape(lambda: self.experiment.init(0))
         self._shapes = Shapes(state.params, state.extras, self.experiment.growths)
+
+    @functools.cached_property
+    def alone(self) -> Program | None:
+        """The program of the same runs on one device each; None where a run has one anyway, or needs all of its own."""
+        parallel, mesh = self.config.parallel, self.experiment.mesh
+        copies = mesh is not None and mesh.axis_names == (DATA_AXIS,) and process_count() == 1
+        if not copies or parallel.deterministic is not None or parallel.offload_optimizer:
+            return None
+        return Program(with_value(self.config, DEVICES, 1), self.paths, self.experiment.sources)
 
     def _made(self, config: Config) -> Made:
         one = self.experiment

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxprop.core.measurements import Measurements
 from jaxprop.health.signals.settings import DETAILS
+from jaxprop.run.spread import Spread
 from jaxprop.train.lanes import Elsewhere, Shared
 from jaxprop.types import Batch, TrainState
 
@@ -53,10 +54,13 @@ class Together:
     Args:
       shared: the programs.
       count: lanes, some of which may be empty.
+      devices: that the lanes lie on, equally many on each; by default the first one alone.
     """
 
-    def __init__(self, shared: Shared, count: int):
+    def __init__(self, shared: Shared, count: int, devices: Sequence[jax.Device] = ()):
         self._shared, self.count = shared, count
+        self._spread = Spread(devices, count) if len(devices) > 1 else None
+        split: dict[str, Any] = {} if self._spread is None else {"out_shardings": self._spread.sharding}
         self._meeting = threading.Condition()
         self._parts: set[int] = set()
         self._asked: dict[int, Asked] = {}
@@ -66,7 +70,7 @@ class Together:
         self._programs: dict[str, Any] = {}
         self._stacked: Sequence[jax.Array] | None = None
         self._closed = False
-        self._put = jax.jit(_put, donate_argnums=0)
+        self._put = jax.jit(_put, donate_argnums=0, **split)
         self._get = jax.jit(_get)
 
     def join(self, slot: int, values: tuple[float, ...]) -> None:
@@ -133,18 +137,23 @@ class Together:
         return Elsewhere(partial(self._fetch, slot)), answer
 
     def _with(self, slot: int, state: TrainState) -> TrainState:
-        if self._states is None:
-            return jax.tree.map(lambda leaf: jnp.stack([leaf] * self.count), state)
-        return self._put(self._states, slot, state)
+        if self._spread is not None:  # a state that was fetched lies on its lane's device alone
+            state = jax.device_put(state, self._spread.everywhere)
+        if self._states is not None:
+            return self._put(self._states, slot, state)
+        states = jax.tree.map(lambda leaf: jnp.stack([leaf] * self.count), state)
+        return states if self._spread is None else jax.device_put(states, self._spread.sharding)
 
     def _fetch(self, slot: int) -> TrainState:
         with self._meeting:
-            return self._get(self._states, slot)
+            state = self._get(self._states, slot)
+        return state if self._spread is None else jax.device_put(state, self._spread.device(slot))
 
     def _program_for(self, call: Call) -> None:
         if call.detail not in self._programs:
             kept = {name: value for name, value in call.options.items() if name == "compiler_options"}
-            self._programs[call.detail] = self._shared.together(call.steps_per_call, call.detail, kept)
+            split = None if self._spread is None else self._spread.sharding
+            self._programs[call.detail] = self._shared.together(call.steps_per_call, call.detail, kept, split)
 
     def _meet(self) -> None:
         """Takes a step if all are there; called by whoever may be the last."""
@@ -161,7 +170,8 @@ class Together:
 
     def _step(self, detail: str, slots: Sequence[int], asked: dict[int, Asked]) -> None:
         some = asked[slots[0]].batch
-        batches = [asked[slot].batch if slot in slots else some for slot in range(self.count)]
+        batches: Any = [asked[slot].batch if slot in slots else some for slot in range(self.count)]
+        batches = batches if self._spread is None else self._spread.stacked(batches)
         mask = np.isin(np.arange(self.count), slots)
         if self._stacked is None:
             some_values = next(iter(self._values.values()))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 
 from jaxprop.health.signals.settings import DETAILS
 from jaxprop.train.step import Recipe, variants
@@ -47,13 +48,14 @@ class Shared:
             }
         return self._jitted[steps_per_call]
 
-    def together(self, steps_per_call: int, detail: str, options: dict[str, Any]) -> Any:
+    def together(self, steps_per_call: int, detail: str, options: dict[str, Any], split: Sharding | None = None) -> Any:
         """Returns `(values, mask, states, batches) -> (states, Measurements)`, one step of several runs at a time.
 
         Args:
           steps_per_call: steps that one call takes.
           detail: what they measure.
           options: of `jax.jit`.
+          split: of all arrays along the runs, over devices; then `batches` is stacked, and otherwise a list.
         """
         step = self._step(steps_per_call, detail)
 
@@ -62,11 +64,12 @@ class Shared:
             # A lane that takes no step now keeps its state to the bit, whatever the others do.
             return jax.tree.map(lambda new, old: jnp.where(mask, new, old), after, state), measurements
 
-        def several(values: Any, mask: jax.Array, states: TrainState, batches: Sequence[Batch]) -> Any:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+        def several(values: Any, mask: jax.Array, states: TrainState, batches: Any) -> Any:
+            stacked = batches if split else jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
             return jax.vmap(lanes_step)(values, mask, states, stacked)
 
-        return jax.jit(several, donate_argnums=2, **options)
+        where: dict[str, Any] = {} if split is None else {"in_shardings": split, "out_shardings": split}
+        return jax.jit(several, donate_argnums=2, **where, **options)
 
     def _step(self, steps_per_call: int, detail: str) -> Callable:
         def lane_step(values: Sequence[jax.Array], state: TrainState, batch: Batch) -> Any:

@@ -201,10 +201,15 @@ def leaves_of(
         told = _told(part, params, groups)
         for i, (one, scale) in enumerate(zip(told, scales, strict=True)):
             if part.mine[i] and not (is_fixed(scale) and scale == 0):
-                lr = one.lr * scale if is_fixed(one.lr) and is_fixed(scale) and one.lr is not None else None
-                decay = one.weight_decay and one.weight_decay / factors[i]  # so that rate times decay stays
-                found[i] = Leaf(one.optimizer, found[i].group, lr, factors[i], decay)
+                # So that rate times decay stays.
+                decay = _product(one.weight_decay, 1 / factors[i])
+                found[i] = Leaf(one.optimizer, found[i].group, _product(one.lr, scale), factors[i], decay)
     return tuple(found)
+
+
+def _product(value: Any, factor: Any) -> float | None:
+    """None where a number is not known before a program runs."""
+    return value * factor if value is not None and is_fixed(value) and is_fixed(factor) else None
 
 
 def _told(part: Part, params: PyTree, groups: Sequence[sections.Group | None]) -> list[Leaf]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.core.trees import size_bytes
 from jaxprop.run.calls import LOOP_SECONDS
 from jaxprop.run.compose import Experiment, place
-from jaxprop.run.lanes import Program
+from jaxprop.run.lanes import DEVICES, Program, with_value
 from jaxprop.run.together import Together, TogetherLane
 from jaxprop.run.vocabulary import device_bytes
 from jaxprop.tools.sweep.programs import Group
@@ -28,10 +29,12 @@ class Chosen(NamedTuple):
     """How the runs of a program are trained.
 
     Args:
+      group: the runs; as lanes, each is on one device.
       lanes: where several at a time meet; None for one after another.
       note: a line for a person.
     """
 
+    group: Group
     lanes: Together | None
     note: str
 
@@ -45,28 +48,51 @@ def choose(group: Group, wanted: int | None) -> Chosen:
     """
     count, program = len(group.trials), group.program
     assert program is not None
-    single = not _meets(program.experiment)
+    one_by_one = Chosen(group, None, _said(count, 1))
+    apart, devices = _apart(group)
+    if apart is None or apart.program is None or not _meets(apart.program.experiment):
+        return one_by_one
     if wanted is not None:
         lanes = min(wanted, count)
-        if lanes == 1 or single:
-            return Chosen(None, _said(count, 1))
-        return Chosen(Together(program.shared, lanes), _said(count, lanes))
-    fit = min(count, _that_fit(program.experiment), MOST_LANES)
-    if fit < 2 or single:
-        return Chosen(None, _said(count, 1))
+        return one_by_one if lanes == 1 else Chosen(apart, _lanes(apart, lanes, devices), _said(count, lanes, devices))
+    fit = min(count, len(devices) * min(_that_fit(apart.program.experiment), MOST_LANES))
+    if fit < 2:
+        return one_by_one
     one, compiling = _measured(program, group.trials[0].config)
     whole = count * program.experiment.total_steps * (one + LOOP_SECONDS)
     if whole < WORTH * compiling:
-        return Chosen(None, f"{_said(count, 1)}: {1e3 * one:.3g} ms a step")
-    together = Together(program.shared, fit)
+        return one_by_one._replace(note=f"{one_by_one.note}: {1e3 * one:.3g} ms a step")
+    together = _lanes(apart, fit, devices)
     try:
-        each = _measured_together(group, together) / fit
+        each = _measured_together(apart, together) / fit
     except Exception as error:  # whatever it is, runs by themselves may do without it
         why = str(error).strip().splitlines() or [type(error).__name__]
-        return Chosen(None, f"{_said(count, 1)}, since lanes failed: {why[0]}")
+        return one_by_one._replace(note=f"{one_by_one.note}, since lanes failed: {why[0]}")
     if each > GAIN * one:
-        return Chosen(None, f"{_said(count, 1)}: {1e3 * one:.3g} ms a step, {1e3 * each:.3g} ms as {fit} lanes")
-    return Chosen(together, f"{_said(count, fit)}: {1e3 * each:.3g} ms a step, {1e3 * one:.3g} ms one after another")
+        took = f"{1e3 * one:.3g} ms a step, {1e3 * each:.3g} ms as {fit} lanes"
+        return one_by_one._replace(note=f"{one_by_one.note}: {took}")
+    took = f"{1e3 * each:.3g} ms a step, {1e3 * one:.3g} ms one after another"
+    return Chosen(apart, together, f"{_said(count, fit, devices)}: {took}")
+
+
+def _apart(group: Group) -> tuple[Group | None, Sequence[jax.Device]]:
+    """The runs on one device each, and the devices; None where that is not possible."""
+    assert group.program is not None
+    mesh = group.program.experiment.mesh
+    if mesh is None:
+        return group, jax.devices()[:1]
+    program = group.program.alone
+    if program is None:
+        return None, ()
+    trials = [trial._replace(config=with_value(trial.config, DEVICES, 1)) for trial in group.trials]
+    return group._replace(program=program, trials=trials), list(mesh.devices.flat)
+
+
+def _lanes(group: Group, lanes: int, devices: Sequence[jax.Device]) -> Together:
+    """At least so many lanes, equally many on each device."""
+    assert group.program is not None
+    used = devices[: min(len(devices), lanes)]
+    return Together(group.program.shared, -(-lanes // len(used)) * len(used), used)
 
 
 def _meets(experiment: Experiment) -> bool:
@@ -75,10 +101,11 @@ def _meets(experiment: Experiment) -> bool:
     return run.steps_per_call == 1 and run.grow_batch is None and train.buckets is None and experiment.mesh is None
 
 
-def _said(count: int, lanes: int) -> str:
+def _said(count: int, lanes: int, devices: Sequence[jax.Device] = ()) -> str:
     if count == 1:
         return "1 run"
-    return f"{count} runs by one program, " + ("one after another" if lanes == 1 else f"{lanes} at a time")
+    on = f" on {min(len(devices), lanes)} devices" if len(devices) > 1 else ""
+    return f"{count} runs by one program, " + ("one after another" if lanes == 1 else f"{lanes} at a time{on}")
 
 
 def _that_fit(experiment: Experiment) -> int:

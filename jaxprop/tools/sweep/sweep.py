@@ -170,7 +170,7 @@ def ends_of(group: Group, terms: Terms, lanes: int | None, tell: Callable[[str],
     if left.trials:
         chosen = choose(left, lanes)
         tell(chosen.note)
-        yield from in_turn(left, terms) if chosen.lanes is None else together(left, terms, chosen.lanes)
+        yield from in_turn(left, terms) if chosen.lanes is None else together(chosen.group, terms, chosen.lanes)
 
 
 def tell_of(

@@ -104,9 +104,9 @@ def test_what_is_complete_is_not_trained_again_and_what_is_new_is(config, tmp_pa
     assert len(json.loads((tmp_path / "sweep.json").read_text())["runs"]) == 6
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_a_sweep_that_is_stopped_goes_on_where_it_was(config, tmp_path, lanes):
-    made = plan(config, [RATES])
+@pytest.mark.parametrize(("lanes", "devices"), [(1, 1), (2, 1), (2, 2)])
+def test_a_sweep_that_is_stopped_goes_on_where_it_was(config, tmp_path, lanes, devices):
+    made = plan(config, [RATES], [f"parallel.devices={devices}"])
     told = []
 
     def stop(line):
@@ -154,6 +154,33 @@ def test_runs_whose_batches_may_differ_in_shape_are_trained_one_after_another(co
     train = group.program.experiment.sources["train"]._replace(buckets=np.zeros(1))
     monkeypatch.setattr(group.program, "experiment", group.program.experiment._replace(sources={"train": train}))
     assert choose(group, 3).lanes is None
+
+
+@pytest.mark.parametrize(("lanes", "used"), [(3, 2), (2, 2), (1, 0)])
+def test_lanes_on_several_devices_are_the_runs_by_themselves(config, tmp_path, lanes, used):
+    made, told = plan(config, [RATES], ["parallel.devices=2"], seeds=2), []
+    found = sweep(made, tmp_path / "sweep", lanes=lanes, tell=told.append)
+    assert [one.status for one in found.ended] == ["completed"] * 6
+    assert (f"{lanes} at a time on 2 devices" if used else "one after another") in told[0]
+    alone = plan(config, [RATES], seeds=2)
+    for trial in alone.trials:
+        train(trial.config, tmp_path / "single" / trial.folder, quiet=True)
+        mine, its = (records(place / trial.folder) for place in (tmp_path / "sweep", tmp_path / "single"))
+        for one, other in zip(mine, its, strict=True):
+            np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5 if used else 1e-4, atol=1e-6)
+    # What was written is a run like any other, on however many devices.
+    again = train(made.trials[0].config, tmp_path / "sweep" / made.trials[0].folder, quiet=True)
+    assert again.summary["step"] == 20
+
+
+def test_runs_that_need_their_devices_are_no_lanes(config):
+    (group,) = groups(plan(config, [RATES], ["parallel.devices=8", "parallel.mesh.fsdp=2"]).trials)
+    assert choose(group, 3).lanes is None
+    (group,) = groups(plan(config, [RATES], ["parallel.devices=8", "parallel.deterministic=across_devices"]).trials)
+    assert choose(group, 3).lanes is None
+    (group,) = groups(plan(config, [RATES], ["parallel.devices=8"]).trials)
+    chosen = choose(group, 3)
+    assert (chosen.lanes.count, chosen.note) == (3, "3 runs by one program, 3 at a time on 3 devices")
 
 
 def test_lanes_that_fail_while_they_are_timed_cost_no_run(config, monkeypatch):
