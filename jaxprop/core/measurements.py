@@ -303,7 +303,7 @@ class Measurements:
 
     @property
     def guard(self) -> Any:
-        """Factor the spike guard put on the gradient: 1 if it did nothing, 0 if it skipped the step."""
+        """Factor the spike guard put on the gradient, 1 if it did nothing, 0 if it skipped the step."""
         return self._read("step", "guard")
 
     @property

@@ -64,7 +64,7 @@ class LoadedRun:
 
     @property
     def model(self) -> Model:
-        """The model: `run.model.apply(run.params, run.extras, batch, key=None, train=False)`."""
+        """The model, as in `run.model.apply(run.params, run.extras, batch, key=None, train=False)`."""
         model = self.opened.experiment.task.model
         assert model is not None  # only a plain loss function has none
         return model
@@ -86,7 +86,7 @@ class LoadedRun:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Sizes and names of the training data: `classes`, `class_names`, `target_names`, and the like."""
+        """Sizes and names of the training data, such as `classes`, `class_names` and `target_names`."""
         return dict(self.opened.prepared.info)
 
     def predict(self, batch: Any, **options: Any) -> dict[str, Any]:
