@@ -52,7 +52,7 @@ def test_every_page_is_in_the_navigation_and_in_it_once():
 
 def test_the_examples_in_the_script_run():
     ran = doctest.testmod(site)
-    assert ran.attempted > 5
+    assert ran.attempted >= 5
     assert ran.failed == 0
 
 
