@@ -15,7 +15,9 @@ html_title = "jaxprop"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False  # they are assembled, and the checkout has the originals
+html_show_search_summary = False  # it would fetch pages, which a browser refuses for files
 html_theme_options = {"top_of_page_buttons": []}
+highlight_language = "text"  # equations; examples are known by their prompts
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 
