@@ -81,6 +81,12 @@ class Growth:
             return None
         return self._trace / self._signal if self._signal > 0 else math.inf
 
+    def told(self, step: int) -> dict[str, int]:
+        """Returns what a step's record says of its batch: nothing where that does not grow."""
+        if not self.grows or self._batch_size is None:
+            return {}
+        return {"batch_size": self._batch_size * self.factor(step - 1)}
+
     def state(self) -> dict[str, Any] | None:
         """Returns what a resumed run has to know, as JSON values; None where all of it follows from the step."""
         if not isinstance(self._section, GrowByNoise):

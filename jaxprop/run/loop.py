@@ -350,7 +350,8 @@ class Loop:
         self._interval.add(step, m)
         self._growth.read(m)
         if is_recorded(step, log_every, total):
-            sink.write(train_record(step, m, self.clock.rate(), self._interval.take()))
+            record = train_record(step, m, self.clock.rate(), self._interval.take())
+            sink.write(record | self._growth.told(step))
         # What has led to an alert is written whole, so that the report can show it.
         logged = (True, True) if alerts else self._pace.logged(step, log_every, total)
         rows = list(layer_rows(step, m, *logged))

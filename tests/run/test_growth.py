@@ -63,6 +63,8 @@ def by_hand(bench, factors):
 
 def test_the_batch_grows_at_its_steps(by_steps, tmp_path):
     trained = by_steps.train(tmp_path)
+    sizes = [record["batch_size"] for record in trained.metrics if record["split"] == "train"]
+    assert sizes == [60] * 4 + [120] * 5 + [180] * 5
     wanted = by_hand(by_steps, [1] * 4 + [2] * 5 + [3] * 5)
     assert bits(trained.loop.state.params) == bits(wanted.params)
 
@@ -91,6 +93,8 @@ def test_the_batch_grows_by_the_noise_scale_and_a_stop_changes_nothing_of_it(by_
     assert [line.split(":")[0] for line in grown] == ["step 6", "step 12"]
     assert "from 60 to 120 examples; the noise scale is " in grown[0]
     assert "from 120 to 240" in grown[1]
+    sizes = [record["batch_size"] for record in whole.metrics if record["split"] == "train"]
+    assert sizes == [60] * 6 + [120] * 6 + [240] * 8
     wanted = by_hand(by_noise, [1] * 6 + [2] * 6 + [4] * 8)
     assert bits(whole.loop.state.params) == bits(wanted.params)
     for stop_at in (5, 6, 7, 12, 15):
