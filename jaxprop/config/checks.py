@@ -29,6 +29,7 @@ from jaxprop.config.schema.model import Blocks, Conformer, Mlp, ResNet, Rnn, Tra
 from jaxprop.config.schema.optimizer import schedules_of
 from jaxprop.config.tasks import TASK_TABLE, untold_mode
 from jaxprop.config.tree import Path
+from jaxprop.config.weight_maps import unknown
 from jaxprop.config.widths import base_of
 from jaxprop.errors import ConfigError, one_of
 
@@ -382,6 +383,18 @@ def _order(config: Config) -> Iterator[Problem]:
         yield Problem(("model", "bidirectional"), what)
 
 
+def _weights(config: Config) -> Iterator[Problem]:
+    """The map of initial weights is a known one, and rules say what is transposed."""
+    section = config.run.init_from
+    if section is None or isinstance(section.map, dict):
+        return
+    if isinstance(section.map, str) and (what := unknown(section.map)):
+        yield Problem(("run", "init_from", "map"), what)
+    if section.transpose:
+        what = "is for a map of patterns and names; rules have a transpose of their own, so remove it"
+        yield Problem(("run", "init_from", "transpose"), what)
+
+
 def _mesh(config: Config) -> Iterator[Problem]:
     """Devices along an axis that the model does not split would do each other's work."""
     sequence = config.parallel.mesh.sequence
@@ -446,6 +459,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _attention,
     _stages,
     _order,
+    _weights,
     _mesh,
     _schedule,
     _base_model,

@@ -95,6 +95,7 @@ ARGUMENTS: dict[str, Callable[[Batch], jax.Array | None]] = {
     "weight": row_weights,
     "mask": token_mask,
     "categories": categories,
+    "token_types": _held("token_types"),
     "input_lengths": _held("input_lengths"),  # of audio, in samples
     "masked_bands": _held("masked_bands"),  # of `jaxprop.data.augment.spec_augment`
     "masked_times": _held("masked_times"),

@@ -1,4 +1,4 @@
-"""Transformer blocks: attention and feed-forward layers on a residual stream, pre-LN."""
+"""Transformer blocks: attention and feed-forward layers on a residual stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from jaxprop.models.attention import Attention, CrossAttention, KeysAndValues
 from jaxprop.models.dropout import Dropout
 from jaxprop.models.layers import ACTIVATIONS, INITS, TAP_KINDS, Initializer, LayerNorm, RmsNorm, dense, scaled
 
-NORMS: dict[str, Callable[[int], nnx.Module]] = {"layer": LayerNorm, "rms": RmsNorm}
+NORMS: dict[str, Callable[..., nnx.Module]] = {"layer": LayerNorm, "rms": RmsNorm}
+
+
+def normalization(config: schema.Blocks) -> nnx.Module:
+    """Returns a new normalization layer of the model's width, as the section `model` has it.
+
+    Example:
+      >>> normalization(schema.Blocks(name="vit", width=8, norm="rms", norm_epsilon=1e-5)).epsilon
+      1e-05
+    """
+    return NORMS[config.norm](config.width, epsilon=config.norm_epsilon)
 
 
 class FeedForward(nnx.Module):
@@ -59,40 +69,52 @@ FEED_FORWARD: dict[str, Callable[..., nnx.Module]] = {"mlp": FeedForward, "swigl
 class Block(nnx.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x)), each with dropout on its branch.
 
+    With `post`, norm(x + attention(x)), then norm(x + feed-forward(x)).
+
     Args:
       name: of its tap.
       config: sizes and kinds of the layers. The kernels that end a residual branch start 1/sqrt(2 L) as large as
         `init` says, as in GPT-2.
       causal: whether a token attends only to itself and to earlier ones.
       rope: whether attention has rotary positions.
+      post: whether normalization follows the sums, rather than going before the layers.
       rngs: random streams.
 
     Reference:
       Xiong et al., On Layer Normalization in the Transformer Architecture, 2020. https://arxiv.org/abs/2002.04745
     """
 
-    def __init__(self, name: str, config: schema.Blocks, *, causal: bool, rope: bool, rngs: nnx.Rngs):
-        self.name = name
+    def __init__(
+        self, name: str, config: schema.Blocks, *, causal: bool, rope: bool, post: bool = False, rngs: nnx.Rngs
+    ):
+        self.name, self.post = name, post
         out_init = scaled(INITS[config.init], (2 * config.layers) ** -0.5)
-        self.attn_norm = NORMS[config.norm](config.width)
+        self.attn_norm = normalization(config)
         self.attn = Attention(f"{name}/attn", config, out_init, causal=causal, rope=rope, rngs=rngs)
-        self.mlp_norm = NORMS[config.norm](config.width)
+        self.mlp_norm = normalization(config)
         self.mlp = FEED_FORWARD[config.feed_forward](f"{name}/mlp", config, out_init, rngs=rngs)
         self.dropout = Dropout(config.dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps `x [B, T, D]` to `[B, T, D]`; positions where `mask [B, T]` is False are not attended to."""
         with jax.named_scope("attn"):
-            x = place(x + self.dropout(self.attn(self.attn_norm(x), mask)), BATCH, "sequence", None)
+            x = x + self.dropout(self.attn(self._before(self.attn_norm, x), mask))
+            x = place(self._after(self.attn_norm, x), BATCH, "sequence", None)
         with jax.named_scope("mlp"):
-            x = place(x + self.dropout(self.mlp(self.mlp_norm(x))), BATCH, "sequence", None)
-            return tap(x, self.name)
+            x = x + self.dropout(self.mlp(self._before(self.mlp_norm, x)))
+            return tap(place(self._after(self.mlp_norm, x), BATCH, "sequence", None), self.name)
+
+    def _before(self, norm: nnx.Module, x: jax.Array) -> jax.Array:
+        return x if self.post else norm(x)
+
+    def _after(self, norm: nnx.Module, x: jax.Array) -> jax.Array:
+        return norm(x) if self.post else x
 
     def extend(self, x: jax.Array, held: KeysAndValues, start: jax.Array) -> tuple[jax.Array, KeysAndValues]:
         """Maps further tokens `x [B, t, D]`, of which `start` were read before; see `Attention.extend`."""
-        mixed, held = self.attn.extend(self.attn_norm(x), held, start)
-        x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), held
+        mixed, held = self.attn.extend(self._before(self.attn_norm, x), held, start)
+        x = self._after(self.attn_norm, x + mixed)
+        return self._after(self.mlp_norm, x + self.mlp(self._before(self.mlp_norm, x))), held
 
 
 class DecoderBlock(nnx.Module):
@@ -112,11 +134,11 @@ class DecoderBlock(nnx.Module):
     def __init__(self, name: str, config: schema.Blocks, *, rope: bool, rngs: nnx.Rngs):
         self.name = name
         out_init = scaled(INITS[config.init], (3 * config.layers) ** -0.5)
-        self.attn_norm = NORMS[config.norm](config.width)
+        self.attn_norm = normalization(config)
         self.attn = Attention(f"{name}/attn", config, out_init, causal=True, rope=rope, rngs=rngs)
-        self.cross_norm = NORMS[config.norm](config.width)
+        self.cross_norm = normalization(config)
         self.cross = CrossAttention(f"{name}/cross", config, out_init, rngs=rngs)
-        self.mlp_norm = NORMS[config.norm](config.width)
+        self.mlp_norm = normalization(config)
         self.mlp = FEED_FORWARD[config.feed_forward](f"{name}/mlp", config, out_init, rngs=rngs)
         self.dropout = Dropout(config.dropout, rngs=rngs)
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxprop.config.schema import model as schema
 from jaxprop.errors import ShapeError
 from jaxprop.models.attention import KeysAndValues
-from jaxprop.models.blocks import NORMS, Block, DecoderBlock, expect_heads
+from jaxprop.models.blocks import Block, DecoderBlock, expect_heads, normalization
 from jaxprop.models.dropout import Dropout
 from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import INITS, Embed, added, dense, expect_pairs, tied, vocabulary
@@ -68,9 +68,9 @@ class Seq2SeqTransformer(nnx.Module):
         encoding = partial(Block, config=config, causal=False, rope=rope, rngs=rngs)
         decoding = partial(DecoderBlock, config=config, rope=rope, rngs=rngs)
         self.encoder = nnx.List([encoding(f"encoder/{i}") for i in range(config.layers)])
-        self.encoder_norm = NORMS[config.norm](width)
+        self.encoder_norm = normalization(config)
         self.decoder = nnx.List([decoding(f"decoder/{i}") for i in range(config.layers)])
-        self.final_norm = NORMS[config.norm](width)
+        self.final_norm = normalization(config)
         head = partial(dense, width, tokens, INITS[config.init], use_bias=False, rngs=rngs)
         self.head = None if config.tie_embeddings else head()
 

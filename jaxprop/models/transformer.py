@@ -15,7 +15,7 @@ from jaxprop.core.placing import BATCH, place
 from jaxprop.core.taps import tap
 from jaxprop.errors import ShapeError
 from jaxprop.models.attention import KeysAndValues
-from jaxprop.models.blocks import NORMS, Block, expect_heads
+from jaxprop.models.blocks import Block, expect_heads, normalization
 from jaxprop.models.dropout import Dropout
 from jaxprop.models.heads import head_logits
 from jaxprop.models.layers import (
@@ -36,12 +36,12 @@ from jaxprop.types import Spec
 
 
 class Transformer(nnx.Module):
-    """Transformer over tokens: pre-LN, rotary or learned positions.
+    """Transformer over tokens: pre-LN or post-LN, rotary or learned positions.
 
     With a `vocabulary` alone in the spec's sizes it is a decoder: causal, and with logits of the next token at each
-    position. With `classes` or `targets` it is an encoder: each token attends to all, and the mean over the tokens
-    gives one output a sequence. Padding, where the batch has a `mask` or `lengths`, is not attended to and not part of
-    that mean, so that a sequence has the same output whatever its batch is padded to.
+    position. With `classes` or `targets` it is an encoder: each token attends to all, and the mean over the tokens, or
+    the first of them, gives one output a sequence. Padding, where the batch has a `mask` or `lengths`, is not attended
+    to and not part of that mean, so that a sequence has the same output whatever its batch is padded to.
 
     Args:
       config: the section `model` of the configuration. `init` is of the dense kernels; those that end a
@@ -74,17 +74,30 @@ class Transformer(nnx.Module):
         self.embed = Embed(tokens, config.width, stddev=0.02, rngs=rngs)
         learned = config.positions == "learned"
         self.positions = Embed(time, config.width, stddev=0.02, rngs=rngs) if learned else None
+        kinds, post = config.token_types, config.norm_order == "post"
+        self.types = Embed(kinds, config.width, stddev=0.02, rngs=rngs) if kinds else None
+        self.embed_norm = normalization(config) if post else None
         self.dropout = Dropout(config.dropout, rngs=rngs)
         causal = self.each_token if config.causal is None else config.causal
-        block = partial(Block, config=config, causal=causal, rope=config.positions == "rope", rngs=rngs)
+        block = partial(Block, config=config, causal=causal, rope=config.positions == "rope", post=post, rngs=rngs)
         self.blocks = nnx.List([block(f"blocks/{i}") for i in range(config.layers)])
-        self.final_norm = NORMS[config.norm](config.width)
+        self.final_norm = None if post else normalization(config)
+        first = not self.each_token and config.pool == "first"
+        self.pooler = dense(config.width, config.width, INITS[config.init], rngs=rngs) if first else None
         outputs, tied = tokens if self.each_token else answers(spec, "transformer"), config.tie_embeddings
         head = partial(dense, config.width, outputs, INITS[config.init], use_bias=not self.each_token, rngs=rngs)
         self.head = None if self.each_token and tied else head()
 
-    def __call__(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Maps tokens `[B, T]` to logits `[B, T, V]`, or to `[B, K]` without what `mask [B, T]` leaves out."""
+    def __call__(
+        self, tokens: jax.Array, mask: jax.Array | None = None, token_types: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps tokens `[B, T]` to logits `[B, T, V]`, or to `[B, K]` without what `mask [B, T]` leaves out.
+
+        Args:
+          tokens: the tokens.
+          mask: which of them are read, where a sequence has one output.
+          token_types: the type of each, `[B, T]`; None for 0.
+        """
         if self.each_token:
             mask = None  # it is of the labels: a prompt without them is read all the same
         if mask is not None:
@@ -92,14 +105,28 @@ class Transformer(nnx.Module):
         x = call(self.embed, NONE, "embed", tokens)  # [B, T, D]
         if self.positions is not None:
             x = added(x, _first_rows(self.positions.embedding[...], tokens.shape[1]))
+        x = self._normalized(x, token_types)
         x = place(self.dropout(x), BATCH, "sequence", None)
         x = apply_layers(self.blocks, self.remat, x, mask)
-        x = call(self.final_norm, NONE, "final_norm", x)
+        if self.final_norm is not None:
+            x = call(self.final_norm, NONE, "final_norm", x)
         with jax.named_scope("head"):
             if self.each_token:
                 return head_logits(x, self.embed if self.head is None else self.head)
             assert self.head is not None
-            return tap(self.head(mean_over(x, mask)), "head", "output")
+            return tap(self.head(self._pooled(x, mask)), "head", "output")
+
+    def _normalized(self, x: jax.Array, types: jax.Array | None) -> jax.Array:
+        """Embedded tokens with those of their types, and normalized where normalization comes after the sums."""
+        if self.types is not None:
+            x = added(x, self.types.embedding[...][0] if types is None else self.types(types))
+        return x if self.embed_norm is None else call(self.embed_norm, NONE, "embed_norm", x)
+
+    def _pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """What the output of a sequence is computed from, `[B, D]`."""
+        if self.pooler is None:
+            return mean_over(x, mask)
+        return self.dropout(jnp.tanh(self.pooler(x[:, 0])))
 
     def room(self, size: int, length: int) -> tuple[KeysAndValues, ...]:
         """Returns room for what each block keeps of `length` tokens of `size` sequences."""
@@ -120,11 +147,12 @@ class Transformer(nnx.Module):
         x = self.embed(tokens)
         if self.positions is not None:
             x = added(x, jax.lax.dynamic_slice_in_dim(self.positions.embedding[...], start, tokens.shape[1]))
+        x = self._normalized(x, None)
         kept = []
         for block, before in zip(self.blocks, held, strict=True):
             x, after = block.extend(x, before, start)
             kept.append(after)
-        x = self.final_norm(x)
+        x = x if self.final_norm is None else self.final_norm(x)
         return tied(x, self.embed) if self.head is None else self.head(x), tuple(kept)
 
 

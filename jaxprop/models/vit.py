@@ -12,7 +12,7 @@ from jaxprop.config.schema import model as schema
 from jaxprop.core.precision import wide_dtype
 from jaxprop.core.taps import tap
 from jaxprop.errors import ConfigError
-from jaxprop.models.blocks import NORMS, Block, expect_heads
+from jaxprop.models.blocks import Block, expect_heads, normalization
 from jaxprop.models.dropout import Dropout
 from jaxprop.models.layers import INITS, Embed, added, answers, as_numbers, dense, image_shape
 from jaxprop.models.remat import NONE, call
@@ -89,7 +89,7 @@ class Vit(nnx.Module):
         self.dropout = Dropout(config.dropout, rngs=rngs)
         names = [f"blocks/{i}" for i in range(config.layers)]
         self.blocks = nnx.List([Block(name, config, causal=False, rope=False, rngs=rngs) for name in names])
-        self.final_norm = NORMS[config.norm](config.width)
+        self.final_norm = normalization(config)
         self.head = dense(config.width, outputs, INITS[config.init], rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,33 +13,21 @@ import numpy as np
 
 from jaxprop.config.custom import custom_sections
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.initial import InitialWeights
+from jaxprop.config.schema.initial import InitialWeights, WeightMap
+from jaxprop.config.weight_maps import SUFFIXES, weight_map
 from jaxprop.core.trees import leaf_paths
-from jaxprop.errors import UsageError
+from jaxprop.errors import JaxpropError, UsageError
 from jaxprop.run.compose import Experiment
 from jaxprop.run.folder import expanded, find_run, is_run
 from jaxprop.run.held import of_frozen_layers
-from jaxprop.run.loaded import load
+from jaxprop.run.pretrained import expect_name, fitting_map, fix, model_of, told
 from jaxprop.run.served import PREFIX
+from jaxprop.run.weight_files import Weights, list_weights, read_weights
+from jaxprop.run.weight_rules import apply_rules
 from jaxprop.types import PyTree, TrainState
-from jaxprop.untrusted.files import check_safetensors
 from jaxprop.untrusted.patterns import expand, fullmatch
 
-SUFFIX = ".safetensors"
 NAMED = 6  # layers that a note names
-
-
-class Weights(NamedTuple):
-    """Arrays by the paths of their leaves.
-
-    Args:
-      params, extras: of a model.
-      where: what they come from, for messages.
-    """
-
-    params: dict[str, Any]
-    extras: dict[str, Any]
-    where: str
 
 
 class Filled(NamedTuple):
@@ -48,6 +37,7 @@ class Filled(NamedTuple):
       tree: the tree.
       loaded, skipped, drawn: paths of its leaves.
       extended: of those loaded, the ones that are larger than what was given.
+      cut: of those loaded, the ones of which only the first rows were taken.
     """
 
     tree: PyTree
@@ -55,6 +45,21 @@ class Filled(NamedTuple):
     skipped: list[str]
     drawn: list[str]
     extended: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+
+
+class Given(NamedTuple):
+    """Weights by the names that they have in this model.
+
+    Args:
+      weights: the arrays.
+      notes: what is to be said of them besides what is taken.
+      fix: `(path, shape there, shape here) -> ` what makes them fit, or an empty text; None where nothing is known.
+    """
+
+    weights: Weights
+    notes: list[str]
+    fix: Callable[[str, tuple[int, ...], tuple[int, ...]], str] | None = None
 
 
 def begin(experiment: Experiment, seed: int | None = None) -> tuple[TrainState, list[str]]:
@@ -76,20 +81,35 @@ def begin(experiment: Experiment, seed: int | None = None) -> tuple[TrainState, 
         return experiment.init(seed), []
     own = custom_sections(experiment.config).values()
     permitted = tuple(one.target.where for one in own if one.permitted)  # what this run may do, its source may as well
-    read, turned = transposed(read_weights(section.source, permitted), section.transpose)
-    given = renamed(read, section.map)
-    square = square_weights(read, section)
+    rules = weight_map(section.map)
+    found = _by_names(section, permitted) if rules is None else _by_rules(experiment.config, section, rules, permitted)
+    given = found.weights
     notes: list[str] = []
 
     def change(params: PyTree, extras: PyTree) -> tuple[PyTree, PyTree]:
         _check_skipped(section, [*leaf_paths(params), *leaf_paths(extras)])
-        filled = fill(params, given.params, section, given.where)
-        beside = fill(extras, given.extras, section, given.where)
+        filled = fill(params, given.params, section, given.where, found)
+        beside = fill(extras, given.extras, section, given.where, found)
         _check_used(section, filled, given)
-        notes[:] = [*_notes(section, filled, beside, given), *_of_torch(turned, square)]
+        notes[:] = [*_notes(section, filled, beside, given), *found.notes]
         return filled.tree, beside.tree
 
     return experiment.init(seed, change), notes
+
+
+def _by_names(section: InitialWeights, permitted: Sequence[str]) -> Given:
+    read, turned = transposed(read_weights(section.source, permitted), section.transpose)
+    return Given(renamed(read, section.names), list(_of_torch(turned, square_weights(read, section))))
+
+
+def _by_rules(config: Config, section: InitialWeights, made: WeightMap, permitted: Sequence[str]) -> Given:
+    listed = list_weights(section.source, permitted)
+    given = apply_rules(listed, made.rules)
+    if not made.model:
+        return Given(given, [])
+    wanted = model_of(made, given, listed.config)
+    expect_name(config, wanted, given)
+    return Given(given, told(config, made, wanted), partial(fix, config, wanted))
 
 
 def resolved(config: Config) -> Config:
@@ -102,50 +122,11 @@ def resolved(config: Config) -> Config:
     # A folder of that name may lie here too, such as the data that the run was trained on.
     if len(path.parts) == 1 and (not path.exists() or (not is_run(path) and is_run(Path("runs") / path))):
         path = Path("runs") / path
-    section = section.model_copy(update={"from": str(path.absolute())})
+    update: dict[str, Any] = {"from": str(path.absolute())}
+    if isinstance(section.map, str) and Path(section.map).suffix in SUFFIXES:
+        update["map"] = str(expanded(section.map).absolute())
+    section = section.model_copy(update=update)
     return config.model_copy(update={"run": config.run.model_copy(update={"init_from": section})})
-
-
-def read_weights(source: str, code: Sequence[str] = ()) -> Weights:
-    """Reads the weights of a run, of its best checkpoint and as its evaluations use them, or of a safetensors file.
-
-    Args:
-      source: folder of a run, or path of a file.
-      code: of the user's own that a run may name.
-
-    Raises:
-      UsageError: there is no such run or file, or it cannot be read.
-      CheckpointError: the run has no checkpoint.
-    """
-    path = expanded(source)
-    if path.suffix == SUFFIX:
-        return _read_file(path)
-    run = load(path, code=code)
-    where = f"{source} ({run.opened.which} checkpoint, step {run.step})"
-    params, extras = (
-        dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)) for tree in (run.params, run.extras)
-    )
-    return Weights(params, extras, where)
-
-
-def _read_file(path: Path) -> Weights:
-    from safetensors import SafetensorError
-    from safetensors.flax import load_file
-
-    try:
-        check_safetensors(path)
-        arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"run.init_from: {path} cannot be read as a safetensors file: {error}") from error
-    named = {name.replace(".", "/"): array for name, array in arrays.items()}
-    if len(named) < len(arrays):
-        twice = next(name for name in arrays if "." in name and name.replace(".", "/") in arrays)
-        raise UsageError(f"run.init_from: {path} has {twice} also with '/' in place of '.'; rename one of them")
-    parts = {part: {n.removeprefix(f"{part}/"): a for n, a in named.items() if n.startswith(f"{part}/")}
-             for part in ("params", "extras")}  # fmt: skip
-    if sum(map(len, parts.values())) == len(named):  # as `jaxprop export` names them
-        return Weights(parts["params"], parts["extras"], str(path))
-    return Weights(named, named, str(path))
 
 
 def renamed(given: Weights, patterns: Mapping[str, str]) -> Weights:
@@ -240,7 +221,7 @@ def square_weights(given: Weights, section: InitialWeights) -> dict[str, str]:
         shape = np.shape(array)
         if not name.endswith("weight") or len(shape) != 2 or shape[0] != shape[1] or _matches(section.transpose, name):
             continue
-        (here,) = renamed(Weights({name: array}, {}, given.where), _mapping(section.map, name)).params
+        (here,) = renamed(Weights({name: array}, {}, given.where), _mapping(section.names, name)).params
         if here.endswith("kernel"):
             found[name] = here
     return found
@@ -269,7 +250,9 @@ def _some_of(names: Iterable[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def fill(tree: PyTree, given: Mapping[str, Any], section: InitialWeights, where: str) -> Filled:
+def fill(
+    tree: PyTree, given: Mapping[str, Any], section: InitialWeights, where: str, found: Given | None = None
+) -> Filled:
     """Puts arrays into a tree, by path.
 
     Args:
@@ -277,12 +260,14 @@ def fill(tree: PyTree, given: Mapping[str, Any], section: InitialWeights, where:
       given: arrays by path.
       section: says what is skipped.
       where: what the arrays come from.
+      found: what is known of arrays that rules have named.
 
     Raises:
       UsageError: an array has another shape or kind of numbers.
     """
     flat, structure = jax.tree.flatten(tree)
-    leaves, loaded, skipped, drawn, larger = [], [], [], [], []
+    found = Given(Weights({}, {}, where), []) if found is None else found
+    leaves, loaded, skipped, drawn, larger, cut = [], [], [], [], [], []
     for path, leaf in zip(leaf_paths(tree), flat, strict=True):
         if any(fullmatch(pattern, path) for pattern in section.skip):
             skipped.append(path)
@@ -293,10 +278,14 @@ def fill(tree: PyTree, given: Mapping[str, Any], section: InitialWeights, where:
             loaded.append(path)
             larger.append(path)
         else:
-            leaf = _fitting(path, given[path], leaf, where)
+            array = given[path]
+            if path in found.weights.cut and array.shape[1:] == leaf.shape[1:] and len(array) > len(leaf):
+                array = array[: len(leaf)]
+                cut.append(f"{path.rpartition('/')[0]} ({len(leaf)} of {len(given[path])} rows)")
+            leaf = _fitting(path, array, leaf, found)
             loaded.append(path)
         leaves.append(leaf)
-    return Filled(jax.tree.unflatten(structure, leaves), loaded, skipped, drawn, tuple(larger))
+    return Filled(jax.tree.unflatten(structure, leaves), loaded, skipped, drawn, tuple(larger), tuple(cut))
 
 
 def is_larger(leaf: Any, array: Any) -> bool:
@@ -321,16 +310,22 @@ def extended(leaf: Any, array: Any) -> Any:
     return jnp.asarray(leaf).at[first].set(jnp.asarray(array, leaf.dtype))
 
 
-def _fitting(path: str, array: Any, leaf: Any, where: str) -> Any:
+def _fitting(path: str, array: Any, leaf: Any, found: Given) -> Any:
+    name = found.weights.names.get(path)
+    where = found.weights.where + (f" ({name})" if name else "")
     there, here = (f"{np.dtype(x.dtype).name}{list(x.shape)}" for x in (array, leaf))
     same = array.dtype == leaf.dtype or all(jnp.issubdtype(x.dtype, jnp.floating) for x in (array, leaf))
     if array.shape != leaf.shape or not same:
         layer = path.rpartition("/")[0]
         pattern = f"{layer}/.*" if layer else path
+        known = found.fix(path, array.shape, leaf.shape) if found.fix is not None and same else ""
+        if known:
+            raise UsageError(f"run.init_from: {path} is {there} in {where} and {here} in this model; {known}")
         if array.ndim > 1 and same and _turned(array).shape == leaf.shape:
             raise UsageError(
                 f"run.init_from: {path} is {there} in {where} and {here} in this model, which is the same with the "
-                "axes in PyTorch's order, [out, in, ...]; add transpose: [PATTERN], with its name there"
+                "axes in PyTorch's order, [out, in, ...]; add transpose: [PATTERN], with its name there, or "
+                "transpose: [1, 0] to its rule"
             )
         raise UsageError(
             f"run.init_from: {path} is {there} in {where} and {here} in this model; draw it anew with "
@@ -350,7 +345,7 @@ def _check_used(section: InitialWeights, params: Filled, given: Weights) -> None
     if not params.loaded:
         raise UsageError(
             f"run.init_from: no parameter of this model is in {given.where}, which has {_listed(given.params)}; this "
-            f"model has {_listed(paths)}; give the names there that are meant with map"
+            f"model has {_listed(paths)}; {_advised(section)}"
         )
     stuck = [path for path in (*params.drawn, *params.skipped) if _matches(section.freeze, path)]
     if stuck:
@@ -360,19 +355,33 @@ def _check_used(section: InitialWeights, params: Filled, given: Weights) -> None
         )
 
 
+def _advised(section: InitialWeights) -> str:
+    name = None if section.map else _known(section.source)
+    return "give the names there that are meant with map" if name is None else f"write map: {name}"
+
+
+def _known(source: str) -> str | None:
+    try:
+        return fitting_map(list_weights(source))
+    except JaxpropError:
+        return None
+
+
 def _notes(section: InitialWeights, params: Filled, extras: Filled, given: Weights) -> list[str]:
     size = sum(int(np.size(given.params[path])) for path in params.loaded)
     beside = f", and {len(extras.loaded)} beside the parameters" if extras.loaded else ""
     notes = [f"initial weights of {given.where}: {size:,} values of {_listed(params.loaded)}{beside}"]
     if params.extended or extras.extended:
         notes.append(f"extended, and the rest drawn: {_listed([*params.extended, *extras.extended])}")
+    if params.cut:
+        notes.append(f"cut to the length of this model's: {', '.join(params.cut)}")
     if params.skipped:
         notes.append(f"skipped and drawn: {_listed(params.skipped)}")
     if params.drawn:
         notes.append(f"not in there and drawn: {_listed(params.drawn)}")
     unused = [path for path in given.params if path not in {*params.loaded, *extras.loaded, *params.skipped}]
-    if unused:
-        notes.append(f"not used of them: {_listed(unused)}")
+    if unused or given.left:
+        notes.append(f"not used of them: {_listed([*unused, *given.left])}")
     frozen = [path for path in params.loaded if _matches(section.freeze, path)]
     if frozen:
         every = [*params.loaded, *params.skipped, *params.drawn]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from jaxprop.config.schema.base import Fraction, Part, Positive, PositiveFloat, Section, Sizes
+from jaxprop.config.schema.base import Fraction, NonNegative, Part, Positive, PositiveFloat, Section, Sizes
 from jaxprop.config.schema.custom import Chosen, Custom
 
 
@@ -18,7 +18,7 @@ def _odd(value: int) -> int:
 
 
 Odd = Annotated[int, Field(gt=0, le=2**15), AfterValidator(_odd)]
-Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu"]
+Activation = Literal["relu", "gelu", "gelu_exact", "silu", "tanh", "sigmoid", "elu", "leaky_relu"]  # gelu is by tanh
 Init = Literal[
     "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal",
     "orthogonal", "normal", "truncated_normal", "zeros",
@@ -98,7 +98,7 @@ class Rnn(Section):
 
 
 class Blocks(Section):
-    """The keys of every model that is a stack of transformer blocks, pre-LN."""
+    """The keys of every model that is a stack of transformer blocks."""
 
     name: str
     layers: Positive = Field(4, description="number of blocks of attention and feed-forward layers")
@@ -108,23 +108,45 @@ class Blocks(Section):
         None, description="number of heads of keys and values (grouped-query attention), a divisor of heads; "
         "default: heads"
     )  # fmt: skip
-    norm: Literal["layer", "rms"] = Field("layer", description="normalization before each layer: LayerNorm or RMSNorm")
+    norm: Literal["layer", "rms"] = Field("layer", description="normalization of each layer: LayerNorm or RMSNorm")
+    norm_epsilon: PositiveFloat = Field(
+        1e-6, description="number that the normalization adds to the variance or the mean square"
+    )
     feed_forward: Literal["mlp", "swiglu"] = Field(
         "mlp", description="feed-forward layer: two dense layers, or the gated unit SwiGLU, which has three"
     )
     ff_multiple: Positive = Field(4, description="width of the feed-forward layer in units of D")
-    activation: Activation = Field("gelu", description="activation function of feed_forward: mlp; SwiGLU uses SiLU")
+    activation: Activation = Field(
+        "gelu",
+        description="activation function of feed_forward: mlp; SwiGLU uses SiLU. gelu is the approximation by tanh, "
+        "gelu_exact the function itself",
+    )
     init: Init = Field("truncated_normal", description="initializer of the kernels; biases start at zero")
     dropout: Fraction = Field(0.0, description="fraction of activations dropped in training")
 
 
 class Transformer(Blocks):
-    """Transformer over tokens, pre-LN: a decoder for language, otherwise an encoder with one output per sequence."""
+    """Transformer over tokens: a decoder for language, otherwise an encoder with one output per sequence."""
 
     name: Literal["transformer"]
     positions: Literal["rope", "learned"] = Field("rope", description="encoding of a token's position")
     tie_embeddings: bool = Field(
         True, description="also use the token embedding as the output layer, where every token has an output"
+    )
+    norm_order: Literal["pre", "post"] = Field(
+        "pre",
+        description="where normalization is: pre, before each layer and after the last; or post, after each residual "
+        "sum and after the embeddings, as in BERT",
+    )
+    pool: Literal["mean", "first"] = Field(
+        "mean",
+        description="what one output per sequence is computed from: the mean over the tokens; or the first token, "
+        "after a dense layer and tanh, as in BERT",
+    )
+    token_types: NonNegative = Field(
+        0,
+        description="number of types of tokens with an embedding each, such as the two texts of a pair in BERT; they "
+        "are the batch's `token_types`, and all 0 without it",
     )
     causal: bool | None = Field(
         None, description="let each token attend only to itself and to earlier tokens; default: true for language, "
