@@ -122,6 +122,16 @@ def nested(name: str, section: Mapping[str, Any], definitions: Mapping[str, Any]
             # where the name is one of several variants, each has a part of its own
             if "properties" in inner and "const" not in inner["properties"].get("name", {}):
                 yield f"### `{name}.{key}`\n\n{inner['description']}\n\n{table(inner, definitions)}"
+                yield from items_of(f"{name}.{key}", inner, definitions)
+
+
+def items_of(name: str, section: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the part of every key of a section that is a list of mappings; arguments are those of `nested`."""
+    for key, value in section["properties"].items():
+        for inner in variants_of(value, definitions):
+            for item in variants_of(inner.get("items", {}), definitions):
+                if "properties" in item:
+                    yield f"### An item of `{name}.{key}`\n\n{item['description']}\n\n{table(item, definitions)}"
 
 
 def optimizers(section: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:

@@ -60,11 +60,15 @@ def encode(texts: Iterable[str], tokenizer: Tokenizer, limit: int) -> Encoded:
       Encoded(tokens=array([ 97,  98, 100], dtype=uint8), starts=array([0, 2, 3]), full=array([3, 1]))
     """
     store, full = Store(dtype_for(tokenizer.vocabulary)), []
+    end = tokenizer.encode([""])[0][-1:] if tokenizer.stored.get("special_tokens") else ()
     for group in _groups(texts):
         for tokens in tokenizer.encode(group):
             tokens = tokens if tokens.size else np.array([tokenizer.end])
             full.append(tokens.size)
-            store.append(tokens[:limit])
+            cut = tokens[:limit]
+            if tokens.size > limit and tokens[-1] in end:  # such as [SEP], which stays the last token
+                cut = np.concatenate([cut[:-1], tokens[-1:]])
+            store.append(cut)
     sizes = np.array(full, np.int64)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.minimum(sizes, limit))])
     return Encoded(store.array(), starts, sizes)

@@ -210,7 +210,7 @@ def _open_labelled(
             raise DataError(f"data.validation: {section.validation:g} of {len(answers['train'])} texts leaves none")
     scale = _scale(task, answers, stays, prepared)
     if prepared is None:
-        tokenizer = make_tokenizer(section.tokenizer, lambda: _some(texts["train"], stays))
+        tokenizer = make_tokenizer(section.tokenizer, lambda: _some(texts["train"], stays), section.special_tokens)
     else:
         tokenizer = restore(prepared.get("tokenizer"))
     encoded = {split: encode(texts[split], tokenizer, section.max_length) for split in texts}

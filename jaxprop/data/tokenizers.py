@@ -47,12 +47,15 @@ class Tokenizer(NamedTuple):
     stored: Mapping[str, Any]
 
 
-def make_tokenizer(wanted: str | TrainedTokenizer, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+def make_tokenizer(
+    wanted: str | TrainedTokenizer, texts: Callable[[], Iterable[str]], special_tokens: bool = False
+) -> Tokenizer:
     """Makes the tokenizer that a configuration names.
 
     Args:
       wanted: `bytes`, the path of a file, or how to train one.
       texts: gives the training texts, for one that is trained.
+      special_tokens: whether its own tokens are put around a text, such as [CLS] and [SEP].
 
     Returns:
       The tokenizer.
@@ -67,8 +70,26 @@ def make_tokenizer(wanted: str | TrainedTokenizer, texts: Callable[[], Iterable[
       ([104, 105], 'hi')
     """
     if isinstance(wanted, TrainedTokenizer):
-        return train_bpe(texts(), wanted.vocabulary)
-    return of_bytes() if wanted == BYTES else load(wanted)
+        made = train_bpe(texts(), wanted.vocabulary)
+    else:
+        made = of_bytes() if wanted == BYTES else load(wanted)
+    return with_special_tokens(made) if special_tokens else made
+
+
+def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Returns a tokenizer that puts the tokens around a text that its file has for that, such as [CLS] and [SEP].
+
+    Raises:
+      DataError: it has none.
+    """
+    if tokenizer.kind == "tokenizers":
+        framed = _of_tokenizers(tokenizer.stored["json"], "the tokenizer", special_tokens=True)
+        if framed.encode([""])[0].size:
+            return framed
+    raise DataError(
+        "data.special_tokens: the tokenizer puts no tokens around a text; name a tokenizer.json that does, as that of "
+        "BERT, or write special_tokens: false"
+    )
 
 
 def restore(stored: Mapping[str, Any] | None) -> Tokenizer:
@@ -87,7 +108,7 @@ def restore(stored: Mapping[str, Any] | None) -> Tokenizer:
         return of_bytes()
     try:
         if stored is not None and kind == "tokenizers":
-            return _of_tokenizers(stored["json"], "the stored tokenizer")
+            return _of_tokenizers(stored["json"], "the stored tokenizer", bool(stored.get("special_tokens")))
         if stored is not None and kind == "sentencepiece":
             return _of_sentencepiece(base64.b64decode(stored["model"]), "the stored tokenizer")
     except (KeyError, TypeError, ValueError) as error:
@@ -193,7 +214,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 # -- libraries ------------------------------------------------------------------------------------
 
 
-def _of_tokenizers(text: str, name: str) -> Tokenizer:
+def _of_tokenizers(text: str, name: str, special_tokens: bool = False) -> Tokenizer:
     _need("tokenizers", name)
     import tokenizers
 
@@ -216,7 +237,7 @@ def _of_tokenizers(text: str, name: str) -> Tokenizer:
     )
 
     def encode(texts: Sequence[str]) -> list[np.ndarray]:
-        found = inner.encode_batch_fast(list(texts), add_special_tokens=False)  # without offsets
+        found = inner.encode_batch_fast(list(texts), add_special_tokens=special_tokens)  # without offsets
         return [np.asarray(one.ids, np.int64) for one in found]
 
     def measured(texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -233,7 +254,7 @@ def _of_tokenizers(text: str, name: str) -> Tokenizer:
         encode=encode,
         measured=measured,
         decode=lambda tokens: inner.decode([t for t in map(int, tokens) if t < size], skip_special_tokens=True),
-        stored={"kind": "tokenizers", "json": text},
+        stored={"kind": "tokenizers", "json": text} | ({"special_tokens": True} if special_tokens else {}),
     )
 
 

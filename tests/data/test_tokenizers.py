@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxprop.config.schema.data import TrainedTokenizer
+from jaxprop.data import padding
 from jaxprop.data.tokenizers import load, make_tokenizer, of_bytes, restore, train_bpe
 from jaxprop.errors import DataError, MissingExtraError
 
@@ -176,3 +177,30 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch):
 def test_tokens_are_integers(bpe):
     assert np.issubdtype(bpe.encode(["the cat"])[0].dtype, np.integer)
     assert bpe.encode([""])[0].size == 0
+
+
+def framing(tmp_path):
+    """A tokenizer of words that puts [CLS] and [SEP] around a text, as that of BERT does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    inner = Tokenizer(models.WordLevel({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "good": 3, "film": 4}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    inner.save(str(tmp_path / "tokenizer.json"))
+    return str(tmp_path / "tokenizer.json")
+
+
+def test_special_tokens_are_around_a_text_and_stay_where_it_is_cut(tmp_path):
+    path = framing(tmp_path)
+    assert make_tokenizer(path, list).encode(["good film"])[0].tolist() == [3, 4]
+    framed = make_tokenizer(path, list, special_tokens=True)
+    for tokenizer in (framed, restore(json.loads(json.dumps(framed.stored)))):
+        assert tokenizer.encode(["good film"])[0].tolist() == [1, 3, 4, 2]
+        assert padding.encode(["good film good", "film"], tokenizer, 4).tokens.tolist() == [1, 3, 4, 2, 1, 4, 2]
+        assert tokenizer.decode([1, 3, 4, 2]) == "good film"
+
+
+@pytest.mark.parametrize("wanted", ["bytes", TrainedTokenizer(train="bpe", vocabulary=300)], ids=["bytes", "trained"])
+def test_a_tokenizer_without_special_tokens_is_told(wanted):
+    with pytest.raises(DataError, match=r"data\.special_tokens: the tokenizer puts no tokens around a text"):
+        make_tokenizer(wanted, lambda: TEXTS, special_tokens=True)

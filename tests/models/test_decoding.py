@@ -21,6 +21,7 @@ SECTIONS = {
     "rms_swiglu": schema.Transformer(
         name="transformer", layers=1, width=16, heads=2, norm="rms", feed_forward="swiglu", dropout=0.5
     ),
+    "post": schema.Transformer(name="transformer", layers=2, width=16, heads=2, norm_order="post", token_types=2),
     "lstm": schema.Rnn(name="rnn", width=8, layers=2, dropout=0.5),
     "gru": schema.Rnn(name="rnn", cell="gru", width=8),
     "elman": schema.Rnn(name="rnn", cell="elman", width=8),

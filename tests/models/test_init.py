@@ -52,6 +52,21 @@ SMALL = {
         {"layers": 1, "width": 8, "heads": 2, "kv_heads": 1, "norm": "rms", "ff_multiple": 2},
         TEXTS,
     ),
+    "post": (
+        schema.Transformer,
+        {
+            "layers": 1,
+            "width": 8,
+            "heads": 2,
+            "ff_multiple": 2,
+            "norm_order": "post",
+            "pool": "first",
+            "token_types": 2,
+            "positions": "learned",
+            "activation": "gelu_exact",
+        },
+        TEXTS,
+    ),
     "seq2seq_transformer": (
         schema.Seq2SeqTransformer,
         {"layers": 1, "width": 8, "heads": 2, "kv_heads": 1, "ff_multiple": 2},
@@ -224,7 +239,7 @@ def test_shapes_and_readable_paths(case):
     expected = {
         "mlp": "head/kernel", "mlp, table": "categories/tables/0/embedding", "cnn": "blocks/0/0/conv/kernel",
         "resnet": "stages/1/0/shortcut/conv/kernel", "bottlenecks": "stages/0/0/layers/2/norm/scale",
-        "vit": block, "transformer": block, "encoder": block, "bilstm": "layers/0/backward/recurrent/kernel",
+        "vit": block, "transformer": block, "encoder": block, "post": block, "bilstm": "layers/0/backward/recurrent/kernel",
         "seq2seq_transformer": "decoder/0/cross/kv/kernel", "seq2seq_rnn": "decoder/query/kernel",
     }  # fmt: skip
     paths = leaf_paths(params)

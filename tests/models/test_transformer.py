@@ -17,6 +17,7 @@ SPEC = Spec(TOKENS, {"vocabulary": 11})
 ANSWERED = Spec(TOKENS, {"vocabulary": 11, "classes": 3})
 MODERN = {"norm": "rms", "feed_forward": "swiglu", "kv_heads": 1}
 LENGTHS = np.array([6, 1, 4], np.int32)
+POST = {"norm_order": "post", "pool": "first", "token_types": 2}
 
 
 def section(**options):
@@ -88,7 +89,7 @@ def applied(options, **batch):
     return np.asarray(jax.jit(lambda batch: model.apply(params, extras, batch, key=None, train=False)[0])(batch))
 
 
-@pytest.mark.parametrize("options", [{}, {"positions": "learned"}, {"causal": True}, MODERN], ids=str)
+@pytest.mark.parametrize("options", [{}, {"positions": "learned"}, {"causal": True}, MODERN, POST], ids=str)
 def test_padding_changes_no_result(options):
     tokens, mask = padded(np.random.default_rng(0))
     together = applied(options, inputs=tokens, mask=mask)
@@ -120,3 +121,11 @@ def test_a_mask_of_labels_changes_nothing_that_is_read():
     expected = model.apply(params, extras, batch, key=None, train=False)[0]
     masked = {**batch, "mask": np.array([[0, 0, 0, 1, 1, 0]], np.float32)}
     np.testing.assert_array_equal(model.apply(params, extras, masked, key=None, train=False)[0], expected)
+
+
+def test_the_types_of_tokens_are_0_where_the_batch_has_none():
+    tokens, mask = padded(np.random.default_rng(0))
+    plain = applied(POST, inputs=tokens, mask=mask)
+    np.testing.assert_array_equal(applied(POST, inputs=tokens, mask=mask, token_types=np.zeros_like(tokens)), plain)
+    other = applied(POST, inputs=tokens, mask=mask, token_types=np.ones_like(tokens))
+    assert np.abs(other - plain).max() > 1e-3

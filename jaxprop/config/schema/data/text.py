@@ -57,6 +57,11 @@ class TokenSection(DataSection):
     """The keys of texts that become tokens."""
 
     tokenizer: Text | TrainedTokenizer = Field("bytes", description=TOKENIZER + "; of text")
+    special_tokens: bool = Field(
+        False,
+        description="put the tokens around a labelled text that its tokenizer.json has for that, such as [CLS] and "
+        "[SEP]",
+    )
     sequence_length: Positive = Field(128, description="number of tokens that an example predicts; for language")
     max_length: Positive = Field(512, description="largest number of tokens of a labelled text; longer ones are cut")
     buckets: Positive = Field(
