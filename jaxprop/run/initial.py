@@ -22,7 +22,7 @@ from jaxprop.run.folder import expanded, find_run, is_run
 from jaxprop.run.held import of_frozen_layers
 from jaxprop.run.pretrained import expect_name, fitting_map, fix, model_of, told
 from jaxprop.run.served import PREFIX
-from jaxprop.run.weight_files import Weights, list_weights, read_weights
+from jaxprop.run.weight_files import OTHERS, SUFFIX, Weights, list_weights, read_weights
 from jaxprop.run.weight_rules import apply_rules
 from jaxprop.types import PyTree, TrainState
 from jaxprop.untrusted.patterns import expand, fullmatch
@@ -104,7 +104,15 @@ def _by_names(section: InitialWeights, permitted: Sequence[str]) -> Given:
 
 def _by_rules(config: Config, section: InitialWeights, made: WeightMap, permitted: Sequence[str]) -> Given:
     listed = list_weights(section.source, permitted)
-    given = apply_rules(listed, made.rules)
+    try:
+        given = apply_rules(listed, made.rules)
+    except UsageError:
+        other = fitting_map(listed) if isinstance(section.map, str) else None
+        if other is None:
+            raise
+        raise UsageError(
+            f"run.init_from.map: {section.map} does not fit the arrays of {listed.where}; write map: {other}"
+        ) from None
     if not made.model:
         return Given(given, [])
     wanted = model_of(made, given, listed.config)
@@ -120,7 +128,11 @@ def resolved(config: Config) -> Config:
     champion = section.source.startswith(PREFIX)
     path = find_run(Path(section.source)) if champion else expanded(section.source)
     # A folder of that name may lie here too, such as the data that the run was trained on.
-    if len(path.parts) == 1 and (not path.exists() or (not is_run(path) and is_run(Path("runs") / path))):
+    if (
+        len(path.parts) == 1
+        and path.suffix not in (SUFFIX, *OTHERS)
+        and (not path.exists() or (not is_run(path) and is_run(Path("runs") / path)))
+    ):
         path = Path("runs") / path
     update: dict[str, Any] = {"from": str(path.absolute())}
     if isinstance(section.map, str) and Path(section.map).suffix in SUFFIXES:

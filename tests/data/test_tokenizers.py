@@ -185,6 +185,7 @@ def framing(tmp_path):
 
     inner = Tokenizer(models.WordLevel({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "good": 3, "film": 4}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.add_special_tokens(["[CLS]", "[SEP]"])
     inner.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     inner.save(str(tmp_path / "tokenizer.json"))
     return str(tmp_path / "tokenizer.json")

@@ -239,7 +239,8 @@ def test_shapes_and_readable_paths(case):
     expected = {
         "mlp": "head/kernel", "mlp, table": "categories/tables/0/embedding", "cnn": "blocks/0/0/conv/kernel",
         "resnet": "stages/1/0/shortcut/conv/kernel", "bottlenecks": "stages/0/0/layers/2/norm/scale",
-        "vit": block, "transformer": block, "encoder": block, "post": block, "bilstm": "layers/0/backward/recurrent/kernel",
+        **dict.fromkeys(("vit", "transformer", "encoder", "post"), block),
+            "bilstm": "layers/0/backward/recurrent/kernel",
         "seq2seq_transformer": "decoder/0/cross/kv/kernel", "seq2seq_rnn": "decoder/query/kernel",
     }  # fmt: skip
     paths = leaf_paths(params)

@@ -299,7 +299,13 @@ def test_other_weights_are_another_run():
 def test_its_path_is_the_same_in_every_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    for given, path in (("runs/a", "runs/a"), ("a", "runs/a"), ("here", "here"), (str(tmp_path / "b"), "b")):
+    for given, path in (
+        ("runs/a", "runs/a"),
+        ("a", "runs/a"),
+        ("here", "here"),
+        ("a.safetensors", "a.safetensors"),
+        (str(tmp_path / "b"), "b"),
+    ):
         assert resolved(build(sections_of(given))).run.init_from.source == str(tmp_path / path)
     (tmp_path / "runs" / "here").mkdir(parents=True)
     (tmp_path / "runs" / "here" / "config.yaml").write_text("")

@@ -308,6 +308,11 @@ def test_without_a_map_the_one_that_fits_is_advised():
         begin(experiment_of("gpt2", map={})[0])
 
 
+def test_another_map_than_the_one_that_fits():
+    with pytest.raises(UsageError, match=r"map: resnet does not fit the arrays of .*gpt2; write map: gpt2"):
+        begin(experiment_of("gpt2", map="resnet")[0])
+
+
 # -- rules ----------------------------------------------------------------------------------------
 
 
