@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxprop.config.custom import custom_sections
 from jaxprop.config.schema.config import Config
-from jaxprop.config.schema.initial import InitialWeights, WeightMap
+from jaxprop.config.schema.initial import MAPS, InitialWeights, WeightMap
 from jaxprop.config.weight_maps import SUFFIXES, weight_map
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import JaxpropError, UsageError
@@ -107,8 +107,8 @@ def _by_rules(config: Config, section: InitialWeights, made: WeightMap, permitte
     try:
         given = apply_rules(listed, made.rules)
     except UsageError:
-        other = fitting_map(listed) if isinstance(section.map, str) else None
-        if other is None:
+        other = fitting_map(listed) if section.map in MAPS else section.map
+        if other in (None, section.map):
             raise
         raise UsageError(
             f"run.init_from.map: {section.map} does not fit the arrays of {listed.where}; write map: {other}"
@@ -291,7 +291,12 @@ def fill(
             larger.append(path)
         else:
             array = given[path]
-            if path in found.weights.cut and array.shape[1:] == leaf.shape[1:] and len(array) > len(leaf):
+            if (
+                path in found.weights.cut
+                and array.ndim
+                and array.shape[1:] == leaf.shape[1:]
+                and len(array) > len(leaf)
+            ):
                 array = array[: len(leaf)]
                 cut.append(f"{path.rpartition('/')[0]} ({len(leaf)} of {len(given[path])} rows)")
             leaf = _fitting(path, array, leaf, found)

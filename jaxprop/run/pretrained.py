@@ -35,9 +35,10 @@ def model_of(made: WeightMap, given: Weights, config: Mapping[str, Any]) -> dict
       >>> [found[key] for key in ("name", "layers", "width", "heads", "ff_multiple", "norm_epsilon")]
       ['transformer', 2, 8, 2, 4, 1e-05]
     """
-    told = {here: config[there] for there, here in made.config.items() if config.get(there) is not None}
+    plain = {key: value for key, value in config.items() if isinstance(value, int | float | str)}
+    told = {here: plain[there] for there, here in made.config.items() if there in plain}
     if "activation" in told:
-        told["activation"] = ACTIVATIONS.get(told["activation"], told["activation"])
+        told["activation"] = ACTIVATIONS.get(str(told["activation"]), told["activation"])
     measure = MEASURED.get(str(made.model.get("name")))
     return {**made.model, **told, **({} if measure is None else measure(given.params))}
 
@@ -50,7 +51,7 @@ def _transformer(arrays: Mapping[str, Any]) -> dict[str, Any]:
         found["layers"] = max(numbers) + 1
     if table is not None and table.ndim == 2:
         found["width"] = table.shape[1]
-    if up is not None and up.ndim == 2 and up.shape[1] % up.shape[0] == 0:
+    if up is not None and up.ndim == 2 and up.shape[0] and up.shape[1] % up.shape[0] == 0:
         found["ff_multiple"] = up.shape[1] // up.shape[0]
     return found
 
@@ -58,6 +59,7 @@ def _transformer(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def _resnet(arrays: Mapping[str, Any]) -> dict[str, Any]:
     first = re.compile(r"stages/(\d+)/(\d+)/layers/(\d+)/conv/kernel")
     at = {tuple(map(int, match.groups())): arrays[path] for path in arrays if (match := first.fullmatch(path))}
+    at = {place: kernel for place, kernel in at.items() if kernel.ndim == 4}
     if not at:
         return {}
     stages = range(max(place[0] for place in at) + 1)

@@ -279,6 +279,20 @@ def test_a_model_with_other_outputs_is_told(tmp_path, name, changes, config, sen
     assert sentence in warning
 
 
+def test_a_config_that_holds_anything_else_is_not_taken(tmp_path):
+    config = {"activation_function": ["gelu"], "n_head": {"a": 1}, "n_embd": None, "layer_norm_epsilon": 1e-5}
+    notes = begin(experiment_of("gpt2", copied("gpt2", tmp_path / "there", config=config))[0])[1]
+    assert not any(note.startswith("warning") for note in notes)
+
+
+def test_kernels_of_another_number_of_axes_are_told(tmp_path):
+    def change(arrays):
+        return {key: a.sum((2, 3)) if key == "layer1.0.conv1.weight" else a for key, a in arrays.items()}
+
+    with pytest.raises(UsageError, match=r"transpose: \[2, 3, 1, 0\] is for 4 axes, and layer1/0/conv1/weight has 2"):
+        begin(experiment_of("resnet", copied("resnet", tmp_path / "there", change))[0])
+
+
 def test_heads_are_told_where_nothing_says_them(tmp_path):
     shutil.copy(MADE / "gpt2" / "model.safetensors", tmp_path / "weights.safetensors")
     notes = begin(experiment_of("gpt2", tmp_path / "weights.safetensors")[0])[1]
