@@ -24,7 +24,7 @@ def test_every_model_says_by_its_call_what_it_reads():
         "conv_bilstm": ("input_lengths", "masked_bands", "masked_times"),
         "conformer": ("input_lengths", "masked_bands", "masked_times"),
         "rnn": ("mask",),
-        "transformer": ("mask",),
+        "transformer": ("mask", "token_types"),
         "seq2seq_transformer": ("targets", "mask"),
         "seq2seq_rnn": ("targets", "mask"),
     }
