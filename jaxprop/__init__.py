@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from jaxprop.run.processes import start_processes
     from jaxprop.tools.gradcheck.check import gradcheck
     from jaxprop.train.averages import Swa
+    from jaxprop.train.estimators import estimator
     from jaxprop.train.eval_step import make_eval_step
     from jaxprop.train.make import make_train_step
     from jaxprop.train.objective import loss_from
@@ -59,6 +60,7 @@ _HOME = {
     "Rule": "parallel.rules",
     "Swa": "train.averages",
     "TrainState": "types",
+    "estimator": "train.estimators",
     "fit": "run.fit",
     "from_equinox": "models.adapters.equinox",
     "from_functions": "models.adapters.functions",
@@ -92,6 +94,7 @@ __all__ = [
     "Scaling",
     "Swa",
     "TrainState",
+    "estimator",
     "fit",
     "from_equinox",
     "from_functions",

@@ -72,7 +72,7 @@ def _print(found: Description) -> None:
     show(["layer", "shapes", "dtype", "parameters"], [*map(_layer, found.layers), total], right=[3])
     _optimizers(found.optimizers)
     show(["state", "size"], _state(found), right=[1])
-    show(["one train step", ""], [*_cost(found.cost), *_products(found)], right=[1])
+    show(["one train step", ""], [*_gradient(found), *_cost(found.cost), *_products(found)], right=[1])
     show(["platform", "devices", "count", "memory of each"], devices, right=[2, 3])
     show(["data", ""], data, right=[1])
     show(["reference", ""], reference, right=[1])
@@ -174,6 +174,11 @@ def _cost(cost: Cost) -> Iterator[tuple[str, str]]:
     yield "state and batch, each device", size(cost.argument_bytes, UNKNOWN)
     yield "temporaries, each device", size(cost.temporary_bytes, UNKNOWN)
     yield "all memory, each device", size(cost.peak_bytes, UNKNOWN)
+
+
+def _gradient(found: Description) -> Iterator[tuple[str, str]]:
+    if found.gradient is not None:
+        yield "gradient", found.gradient
 
 
 def _products(found: Description) -> Iterator[tuple[str, str]]:

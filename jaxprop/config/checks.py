@@ -35,6 +35,7 @@ from jaxprop.errors import ConfigError, one_of
 
 # Data that always have a test split.
 _WITH_TEST = (CustomData, Digits, DigitScenes, Espeak, NumberWords, Reviews, StdlibText, Tones)
+DIFFERENTIATING = ("lbfgs", "sophia")  # optimizers that call jax.grad of the loss
 DIGITS_TRAIN = 1437  # 80 % of the 1,797 digits, by class
 
 
@@ -448,6 +449,29 @@ def _quantize(config: Config) -> Iterator[Problem]:
         yield Problem(("health", "curvature"), what)
 
 
+def _gradient(config: Config) -> Iterator[Problem]:
+    """An estimate of the gradient takes the place of the backward pass, and with it of what only that can give."""
+    found = config.gradient
+    for key, what in found.problems():
+        yield Problem(("gradient", key), what)
+    if found.estimator == "backprop":
+        return
+    where, name = ("gradient", "estimator"), found.estimator
+    if config.precision.scaled:
+        what = f"{name} takes no backward pass, which float16 scales the loss for; use bfloat16"
+        yield Problem(("precision", "policy" if config.precision.policy == "float16" else "overrides"), what)
+    if config.health.curvature:
+        what = f"an estimate by {name} changes with its directions alone, so it shows no curvature; remove this"
+        yield Problem(("health", "curvature"), what)
+    optimizer = "" if isinstance(config.optimizer, Custom) else config.optimizer.name
+    if optimizer in DIFFERENTIATING:
+        what = f"{optimizer} differentiates the loss itself; use another optimizer, such as adam, or backprop"
+        yield Problem(where, what)
+    if name == "forward" and config.precision.quantize is not None:
+        what = "a product in 8 bits has a rule for the backward pass alone; use spsa, or remove precision.quantize"
+        yield Problem(where, what)
+
+
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
     _pairs,
@@ -473,4 +497,5 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _responses,
     _quantize,
     _vocabulary,
+    _gradient,
 )

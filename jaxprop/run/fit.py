@@ -95,6 +95,7 @@ def fit(
     schedule: Schedule | None = None,
     clip: float | None = None,
     trainable: Trainable = None,
+    gradient: str | Callable[..., Any] | None = None,
     mesh: Mesh | None = None,
     rules: Sequence[Rule] = (),
     stateful: bool = False,
@@ -131,7 +132,7 @@ def fit(
       seed: of the initial parameters and of the keys that the loss is given.
       precision: a name as in `jaxprop.make_train_step`, or the keys of the section `precision` of a configuration, such
         as `{"policy": "bfloat16", "overrides": [{"match": "head", "dtype": "float32"}]}`.
-      accumulate, steps_per_call, ema_decay, schedule, clip, trainable, mesh, rules, stateful:
+      accumulate, steps_per_call, ema_decay, schedule, clip, trainable, gradient, mesh, rules, stateful:
         as in `jaxprop.make_train_step`.
       swa: the keys of `run.swa` in a configuration, such as `{"start": 0.75}`.
       log_every: steps between logged records.
@@ -173,7 +174,8 @@ def fit(
         objective, computes = as_objective(loss_fn, stateful=stateful), policy_of(settings)
         step = make_train_step(
             objective, tx, computes, accumulate, steps_per_call, _signals(settings), **averages_of(settings, steps),
-            schedule=schedule, clip=clip, scaling=scaling_of(settings), trainable=trainable, mesh=mesh, rules=rules,
+            schedule=schedule, clip=clip, scaling=scaling_of(settings), trainable=trainable,
+            gradient=gradient, mesh=mesh, rules=rules,
         )  # fmt: skip
         return Experiment(
             config=settings, task=Task(objective.model, objective, Spec({}, {}), no_predictions), sources={},

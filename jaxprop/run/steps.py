@@ -23,6 +23,7 @@ from jaxprop.run.precision import policy_of, scaling_of
 from jaxprop.train import optimizers
 from jaxprop.train.averages import Swa
 from jaxprop.train.compiled import TrainStep
+from jaxprop.train.estimators import estimator
 from jaxprop.train.make import make_train_step
 from jaxprop.train.mup import Growth
 from jaxprop.train.parts import FROZEN
@@ -91,6 +92,7 @@ def step_of(
         scaling=scaling_of(config), mesh=mesh, trainable=trainable,
         rules=() if mesh is None else rules_of(config), deterministic=config.parallel.deterministic,
         offload_optimizer=config.parallel.offload_optimizer,
+        gradient=estimator(config.gradient.estimator, **config.gradient.settings()),
     )  # fmt: skip
     return Made(step, optimizer)
 

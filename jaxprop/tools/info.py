@@ -18,6 +18,7 @@ from jaxprop.data import one_pass
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run import compose
 from jaxprop.run.precision import policy_of
+from jaxprop.train.estimators import described
 from jaxprop.train.parts import Leaf
 from jaxprop.types import PyTree, TrainState
 
@@ -95,8 +96,9 @@ class Description(NamedTuple):
       devices: the devices that the run uses.
       data: numbers of train and test examples, batch size, batches per epoch, and steps of the run.
       reference: metrics of a trivial predictor on the test split.
-      products: where `precision.quantize` is set, how many products and convolutions the gradient has of each dtype of
-        operands, such as `{"int8": 9, "float32": 2}`.
+      gradient: where it is an estimate, by which estimator, and what that costs; None for the backward pass.
+      products: where `precision.quantize` is set, how many products and convolutions the gradient, or a forward pass
+        where the gradient is an estimate, has of each dtype of operands, such as `{"int8": 9, "float32": 2}`.
       optimizers: which parameters are moved by what.
     """
 
@@ -108,6 +110,7 @@ class Description(NamedTuple):
     devices: tuple[Device, ...]
     data: dict[str, int]
     reference: Mapping[str, float]
+    gradient: str | None = None
     products: Mapping[str, int] = {}
     optimizers: tuple[Moved, ...] = ()
 
@@ -140,6 +143,7 @@ def describe(config: Config) -> Description:
         devices=describe_devices(list(mesh.devices.flat) if mesh else jax.local_devices()[:1]),
         data=_data(config, experiment),
         reference=experiment.task.reference,
+        gradient=described(experiment.step.recipe.gradient),
         products=_products(config, experiment, state),
         optimizers=tuple(describe_optimizers(state.params, experiment.optimizer.leaves)),
     )
@@ -246,7 +250,8 @@ def _products(config: Config, experiment: compose.Experiment, state: TrainState)
         return mean_loss(params, state.extras, batch, state.key, computes)[0]
 
     found: Counter[str] = Counter()
-    for one in products(jax.make_jaxpr(jax.grad(loss))(state.params)):
+    differentiated = jax.grad(loss) if experiment.step.recipe.gradient is None else loss
+    for one in products(jax.make_jaxpr(differentiated)(state.params)):
         found[one.operands] += one.times
     return dict(found)
 

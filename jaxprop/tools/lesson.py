@@ -139,9 +139,33 @@ def settled_loss(run: Run) -> float:
     return statistics.fmean(losses[-max(1, len(losses) // 5) :]) if losses else math.nan
 
 
+def first_loss(run: Run) -> float:
+    """Training loss of the first step."""
+    return _number(_training(run)[0]["loss"])
+
+
+def first_gradient(run: Run) -> float:
+    """Gradient norm of the first step."""
+    return _number(_training(run)[0]["grad_norm"])
+
+
+def early_gradient(run: Run) -> float:
+    """Root mean square of the gradient norms of the first ten steps."""
+    return math.sqrt(statistics.fmean(_number(record["grad_norm"]) ** 2 for record in _training(run)[:10]))
+
+
+def speed(run: Run) -> float:
+    """Examples that a second trains on, without compiling."""
+    return _number(run.summary["examples_per_second"])
+
+
 def accuracy(run: Run) -> float:
     """Accuracy on the test split; 0 if the run has diverged."""
     return run.summary["metrics"].get("accuracy") or 0.0
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None else value
 
 
 def _training(run: Run) -> list[Mapping[str, Any]]:
@@ -174,6 +198,44 @@ def _order_of_optimizers(runs: Mapping[str, Figures]) -> bool:
 
 def _settles(runs: Mapping[str, Figures]) -> bool:
     return runs["warmup and cosine"]["last training losses"] < 1 / 3 * runs["constant"]["last training losses"]
+
+
+# Trained parameters by size, and what of the config makes as many.
+SIZES = {
+    "1e2": (100, ("optimizer.groups=[{match: 'layers/.*', freeze: true}]",)),
+    "1e4": (9_985, ("model.hidden=[133]", "optimizer.lr=1e-2")),
+    "1e6": (999_985, ("model.hidden=[13333]", "optimizer.lr=1e-3")),
+}
+DIRECTIONS = 4  # in which each of these looks at the loss
+ESTIMATORS = {
+    "forward": ("gradient.estimator=forward", f"gradient.samples={DIRECTIONS}"),
+    "spsa": ("gradient.estimator=spsa", f"gradient.samples={DIRECTIONS}"),
+    "evolution": ("gradient.estimator=evolution", f"gradient.population={2 * DIRECTIONS}"),
+}
+
+
+def _noise_grows(runs: Mapping[str, Figures]) -> bool:
+    """Squares of norms within a factor of 4 of theory; and a smaller part of backpropagation's progress at 1e6.
+
+    One estimate from few directions is far from its mean, so that those of some steps are taken, before the gradient
+    has changed much. Ranks take the loss out of the norm of an evolution strategy, so that theory says nothing of it.
+    """
+    shares = {}
+    for size, (n, _) in SIZES.items():
+        exact = runs[f"{size} backprop"]
+        for name in ESTIMATORS:
+            found = runs[f"{size} {name}"]
+            excess = _over(found["early gradient norms"], exact["first gradient norm"]) ** 2
+            if name != "evolution" and not 1 / 4 < excess / (1 + n / DIRECTIONS) < 4:
+                return False
+            shares[size, name] = _over(
+                found["first loss"] - found["last training losses"], exact["first loss"] - exact["last training losses"]
+            )
+    return all(1.5 * shares["1e6", name] < shares["1e2", name] < 1 for name in ESTIMATORS)
+
+
+def _over(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
 
 
 LESSONS = {
@@ -228,5 +290,25 @@ LESSONS = {
         "a rate that decays from the same peak ends at less than a third of the training loss of a constant rate",
         _settles,
         "the loss: with a constant rate it keeps fluctuating, and with a decaying rate it settles",
+    ),
+    "evolution": Lesson(
+        "What is the backward pass worth, against estimates of the gradient from forward passes alone?",
+        {
+            f"{size} {name}": (*made, *chosen)
+            for size, (_, made) in SIZES.items()
+            for name, chosen in {"backprop": (), **ESTIMATORS}.items()
+        },
+        {
+            "first gradient norm": first_gradient,
+            "early gradient norms": early_gradient,
+            "first loss": first_loss,
+            "last training losses": settled_loss,
+            "examples a second": speed,
+        },
+        "an estimate from K directions has about 1 + n / K times the squared norm of the gradient of n parameters, and "
+        "of what backpropagation learns from the same batches, estimates learn a part, which at 1e6 parameters is less "
+        "than two thirds of that at 1e2",
+        _noise_grows,
+        "the loss of the variants of one size, and the gradient norm, which is mostly noise",
     ),
 }

@@ -62,7 +62,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ema_decay": (_is_decay, "a number above 0 and below 1, a list of different ones, or None"),
     "swa": (_is_swa, "jaxprop.Swa(start, every), numbers of updates, or None"),
     "schedule": (_is_callable, "a function of the number of updates, or None; tx applies a constant rate itself"),
-    "gradient": (_is_callable, "a function such as jax.value_and_grad, or None"),
+    "gradient": (_is_callable, "the name of an estimator, a function such as jax.value_and_grad, or None"),
     "clip": (_is_clip, "the bound of clip_by_global_norm, a transformation, or None"),
     "scaling": (
         lambda x: x is None or isinstance(x, Scaling),
@@ -131,6 +131,11 @@ def mistake(
         return (
             f"expected a train state as the first argument of the step, got {type(state).__name__}; make one with "
             "state = step.init(params, key=jax.random.key(0))"
+        )
+    if isinstance(error, TypeError) and "forward-mode autodiff (jvp) to a custom_vjp function" in str(error):
+        return (
+            "the step differentiates forwards, as the estimator forward does, and a function in the loss has a "
+            "custom_vjp, a rule for the backward pass alone; use the estimator spsa, or give the function a custom_jvp"
         )
     if type(error).__name__ == "TraceContextError":
         return (

@@ -22,6 +22,7 @@ from jaxprop.core.jaxprs import evaluate, walk
 from jaxprop.core.measurements import Measurements
 from jaxprop.errors import UsageError
 from jaxprop.train.activations import outside_loops
+from jaxprop.train.estimators import described
 from jaxprop.train.explanation import Check, Clip, Example, Explanation, Followed, Layer, Parameter
 from jaxprop.train.gradients import Forward, microbatches, multiply
 from jaxprop.train.step import Problem, Recipe, propose
@@ -67,14 +68,23 @@ def explain(recipe: Recipe, take: Take, state: TrainState, batch: Batch) -> Expl
     tolerance = float(jnp.finfo(recipe.policy.compute).eps) ** 0.5
     taken = int(after.health.skips) == int(state.health.skips)
     checks = _checks(plain, problem, before, split(after.params, mask), measured, tolerance, taken)
-    notes = [f"activations of {recipe.accumulate} microbatches are shown without their shape"]
+    notes = _notes(recipe, plain)
     return Explanation(
         all(check.agrees for check in checks), int(state.step) + 1, plain.examples, _size(batch), plain.loss,
         plain.weight, _layers(plain, measured, row_weights(batch)), _parameters(plain, before),
         None if recipe.clip is None else _clip(plain, problem.influence.counted),
         _known(float(measured.learning_rate)), taken, float(measured.guard), _follow(plain, before), plain.expected,
-        plain.loss_after, tolerance, checks, tuple(notes if recipe.accumulate > 1 and plain.tapped else ()),
+        plain.loss_after, tolerance, checks, notes,
     )  # fmt: skip
+
+
+def _notes(recipe: Recipe, plain: ByHand) -> tuple[str, ...]:
+    found = []
+    if recipe.accumulate > 1 and plain.tapped:
+        found.append(f"activations of {recipe.accumulate} microbatches are shown without their shape")
+    if (words := described(recipe.gradient)) is not None:
+        found.append(f"the gradient is an estimate, {words}; without a backward pass, activations have no gradient")
+    return tuple(found)
 
 
 def _size(batch: Batch) -> int | None:

@@ -20,6 +20,7 @@ from jaxprop.parallel.sharding import StateSharding
 from jaxprop.train.arguments import check_arguments, check_placement
 from jaxprop.train.averages import Swa, averagings
 from jaxprop.train.compiled import TrainStep
+from jaxprop.train.estimators import check_fits, resolved
 from jaxprop.train.objective import Cast, LossFn, as_objective
 from jaxprop.train.step import Recipe
 from jaxprop.train.trainable import Trainable
@@ -47,7 +48,7 @@ def make_train_step(
     deterministic: str | None = None,
     offload_optimizer: bool = False,
     trainable: Trainable = None,
-    gradient: Callable[..., Any] | None = None,
+    gradient: str | Callable[..., Any] | None = None,
     skip_nonfinite: bool = True,
     compiler_options: dict[str, Any] | None = None,
 ) -> TrainStep:
@@ -91,7 +92,8 @@ def make_train_step(
       trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a
         function of the path, or a tree of booleans. The others are carried along: they have no gradient, no row among
         the layers and no state in the optimizer.
-      gradient: in place of `jax.value_and_grad`, for example to clip the gradient of each example. It is given
+      gradient: in place of `jax.value_and_grad`: an estimator without a backward pass, from `jaxprop.estimator` or by
+        its name; or a function of your own, for example to clip the gradient of each example. It is given
         `loss(params, batch, key) -> (loss, aux)` and returns a function of the same arguments that returns
         `((loss, aux), grads)`, as `jax.value_and_grad(loss, has_aux=True)` does. Taps are not measured then; in float16
         the loss it is given holds the loss scale.
@@ -116,9 +118,10 @@ def make_train_step(
 
     Reference: Rumelhart, Hinton, Williams, Learning representations by back-propagating errors, Nature 323, 1986.
     """
+    differentiate = resolved(gradient)
     check_arguments(
         tx=tx, accumulate=accumulate, steps_per_call=steps_per_call, health=health, ema_decay=ema_decay, swa=swa,
-        schedule=schedule, clip=clip, scaling=scaling, mesh=mesh, gradient=gradient, skip_nonfinite=skip_nonfinite,
+        schedule=schedule, clip=clip, scaling=scaling, mesh=mesh, gradient=differentiate, skip_nonfinite=skip_nonfinite,
         stateful=stateful, deterministic=deterministic, offload_optimizer=offload_optimizer,
     )  # fmt: skip
     check_placement(mesh, rules, state_sharding)
@@ -140,11 +143,12 @@ def make_train_step(
         scaling=scaling or Scaling(),
         clip=clip,
         trainable=trainable,
-        gradient=gradient,
+        gradient=differentiate,
         skip_nonfinite=skip_nonfinite,
         over=mesh if deterministic else None,
         offloaded=offload_optimizer,
         platform=None if mesh is None else mesh.devices.flat[0].platform,
         places=None if state_sharding is not None else places_of(mesh, rules),
     )
+    check_fits(differentiate, policy, recipe.signals)
     return TrainStep(recipe, steps_per_call, mesh, state_sharding, rules, compiler_options)

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxprop.core import layers, measurements, taps
-from jaxprop.core.forms import forms_for, layers_apart
+from jaxprop.core.forms import PLAIN, forms_for, layers_apart
 from jaxprop.core.jaxprs.scans import Use, uses
 from jaxprop.core.layers import Norms
 from jaxprop.core.measurements import Measurements, join
@@ -46,7 +46,7 @@ from jaxprop.health.signals.rate import follow_rate, group_rates, learning_rate,
 from jaxprop.health.signals.rate import updates as updates_of
 from jaxprop.health.signals.settings import RARE, Signals
 from jaxprop.parallel.offload import fetched
-from jaxprop.train import averages, gradients
+from jaxprop.train import averages, estimators, gradients
 from jaxprop.train.arguments import check_batch_stack
 from jaxprop.train.averages import Averaging, kept
 from jaxprop.train.gradients import Backward, Forward
@@ -172,7 +172,8 @@ class Problem:
     ) -> tuple[Forward, Backward]:
         """Loss and gradient; with a plan scaled and measured, else plain, at a precision by name or the step's."""
         recipe = self.recipe
-        with placing(recipe.places), forms_for(recipe.platform):
+        forms = PLAIN if estimators.needs_plain_forms(recipe.gradient) else recipe.platform
+        with placing(recipe.places), forms_for(forms):
             return gradients.value_and_grad(
                 self.objective(),
                 recipe.policy if precision is None else policy_of(precision),
@@ -184,7 +185,7 @@ class Problem:
                 self.key,
                 plan.tapped if plan is not None else (),
                 plan is not None and plan.rare,
-                recipe.gradient,
+                estimators.among(recipe.gradient, self.influence.counted),
                 recipe.over,
             )
 

@@ -52,6 +52,8 @@ GOOD = [
     ARRAYS | {"run": {"steps": 1, "stop": {"minutes": 2}}},
     {"health": {"on_alert": "log"}},
     {"precision": {"quantize": "qat_int8"}},
+    {"precision": {"quantize": "int8"}, "gradient": {"estimator": "spsa", "samples": 4}},
+    {"gradient": {"estimator": "evolution", "population": 8, "chunk": 4}, "precision": {"policy": "bfloat16"}},
     {"data": MIXED, "run": {"steps": 9, "eval_every": 3}},
     {"data": MIXED | {"weights": [1, 0.5]}},
     {"data": MIXED | {"weights": [{"after": 0, "weights": [1, 0]}, {"after": 9, "weights": [1, 1]}]}},
@@ -64,6 +66,23 @@ GOOD = [
 ]
 
 BAD = [
+    ({"gradient": {"samples": 2}}, "gradient.samples: backprop has no samples; remove this, or use forward or spsa as"),
+    (
+        {"gradient": {"estimator": "spsa"}, "precision": {"policy": "float16"}},
+        "precision.policy: spsa takes no backward pass, which float16 scales the loss for; use bfloat16",
+    ),
+    (
+        {"gradient": {"estimator": "forward"}, "health": {"curvature": True}},
+        "health.curvature: an estimate by forward changes with its directions alone, so it shows no curvature; remove",
+    ),
+    (
+        {"gradient": {"estimator": "spsa"}, "optimizer": {"name": "sophia", "lr": 0.1}},
+        "gradient.estimator: sophia differentiates the loss itself; use another optimizer, such as adam, or backprop",
+    ),
+    (
+        {"gradient": {"estimator": "forward"}, "precision": {"quantize": "int8"}},
+        "gradient.estimator: a product in 8 bits has a rule for the backward pass alone; use spsa, or remove",
+    ),
     (
         {"precision": {"quantize": "int8"}, "health": {"curvature": True}},
         "health.curvature: a product in 8 bits is a step function, which has no curvature; remove this or "

@@ -59,6 +59,47 @@ def test_a_run_that_has_diverged_has_no_loss():
     assert lessons.accuracy(run()) == 0.0
 
 
+def test_figures_of_the_first_step_and_the_speed():
+    records = [{"split": "train", "loss": 2.0, "grad_norm": 3.0}, {"split": "train", "loss": 1.0, "grad_norm": 4.0}]
+    found = run(records)._replace(summary={"examples_per_second": 640.0})
+    figures = (lessons.first_loss(found), lessons.first_gradient(found), lessons.speed(found))
+    assert figures == (2.0, 3.0, 640.0)
+    assert lessons.early_gradient(found) == pytest.approx(math.sqrt((9 + 16) / 2))
+    assert lessons.first_gradient(run([{"split": "train", "grad_norm": None}])) == math.inf
+
+
+def estimated(excess=1.0, share=0.1):
+    """Figures of the lesson on estimators: squares of norms against theory, and the share of progress at 1e6."""
+    runs = {}
+    for size, (n, _) in lessons.SIZES.items():
+        exact = {"first gradient norm": 2.0, "first loss": 3.0, "last training losses": 1.0}
+        runs[f"{size} backprop"] = exact
+        left = 3.0 - 2.0 * (share if size == "1e6" else 0.4)
+        norm = 2.0 * math.sqrt(excess * (1 + n / lessons.DIRECTIONS))
+        runs |= {f"{size} {name}": exact | {"early gradient norms": norm, "last training losses": left}
+                 for name in lessons.ESTIMATORS}  # fmt: skip
+    return runs
+
+
+def test_the_claim_on_estimators_is_of_their_noise_and_of_their_progress():
+    holds = LESSONS["evolution"].holds
+    assert holds(estimated())
+    assert holds(estimated(excess=0.5))
+    assert not holds(estimated(excess=5.0))
+    assert not holds(estimated(excess=0.2))
+    assert not holds(estimated(share=0.3))
+    assert not holds(estimated() | {"1e2 backprop": dict.fromkeys(LESSONS["evolution"].figures, 1.0)})
+
+
+@pytest.mark.parametrize("size", lessons.SIZES)
+def test_the_sizes_of_the_lesson_on_estimators_are_what_is_trained(size):
+    count, overrides = lessons.SIZES[size]
+    config = load("lessons/evolution", overrides).config
+    units = config.model.hidden[0]
+    head = 10 * units + 10
+    assert count == (head if config.optimizer.groups else 64 * units + units + head)
+
+
 # -- lessons --------------------------------------------------------------------------------------
 
 

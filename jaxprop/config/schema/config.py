@@ -6,6 +6,7 @@ from pydantic import Field
 
 from jaxprop.config.schema.base import Section, defaults
 from jaxprop.config.schema.data import Data
+from jaxprop.config.schema.gradient import Gradient
 from jaxprop.config.schema.model import ModelSection
 from jaxprop.config.schema.optimizer import OptimizerSection
 from jaxprop.config.schema.run import Checkpoint, Health, Parallel, Precision, Run, Sinks
@@ -19,6 +20,10 @@ class Config(Section):
     data: Data = Field(description="what it is learned from")
     model: ModelSection = Field(description="the network")
     optimizer: OptimizerSection = Field(description="the update rule, by its optax name")
+    gradient: Gradient = Field(
+        default_factory=defaults(Gradient),
+        description="where the gradient comes from: the backward pass, or an estimate",
+    )
     precision: Precision = Field(default_factory=defaults(Precision), description="dtypes and loss scale")
     parallel: Parallel = Field(default_factory=defaults(Parallel), description="devices")
     health: Health = Field(default_factory=defaults(Health), description="signals measured inside the step")
