@@ -175,8 +175,7 @@ def fit(
         step = make_train_step(
             objective, tx, computes, accumulate, steps_per_call, _signals(settings), **averages_of(settings, steps),
             schedule=schedule, clip=clip, scaling=scaling_of(settings), trainable=trainable,
-            gradient=gradient, mesh=mesh, rules=rules,
-        )  # fmt: skip
+            gradient=gradient, mesh=mesh, rules=rules)  # fmt: skip
         return Experiment(
             config=settings, task=Task(objective.model, objective, Spec({}, {}), no_predictions), sources={},
             stream=stream, validation=evaluate, test=None, optimizer=None,
