@@ -450,13 +450,12 @@ def _quantize(config: Config) -> Iterator[Problem]:
 
 
 def _gradient(config: Config) -> Iterator[Problem]:
-    """An estimate of the gradient takes the place of the backward pass, and with it of what only that can give."""
     found = config.gradient
     for key, what in found.problems():
         yield Problem(("gradient", key), what)
-    if found.estimator == "backprop":
-        return
     where, name = ("gradient", "estimator"), found.estimator
+    if name == "backprop":
+        return
     if config.precision.scaled:
         what = f"{name} takes no backward pass, which float16 scales the loss for; use bfloat16"
         yield Problem(("precision", "policy" if config.precision.policy == "float16" else "overrides"), what)
