@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jaxprop.models.adapters.functions import from_functions
     from jaxprop.models.adapters.linen import from_linen
     from jaxprop.models.adapters.nnx import from_nnx
+    from jaxprop.models.lora import ADAPTERS, lora, merge_lora
     from jaxprop.models.quantized import quantized
     from jaxprop.parallel.mesh import make_mesh
     from jaxprop.parallel.placement import place_batch
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from jaxprop.types import Model, TrainState
 
 _HOME = {
+    "ADAPTERS": "models.lora",
     "Fitted": "run.fit",
     "Measurements": "core.measurements",
     "Model": "types",
@@ -69,10 +71,12 @@ _HOME = {
     "gradcheck": "tools.gradcheck.check",
     "init_state": "train.state",
     "load": "run.loaded",
+    "lora": "models.lora",
     "loss_from": "train.objective",
     "make_eval_step": "train.eval_step",
     "make_mesh": "parallel.mesh",
     "make_train_step": "train.make",
+    "merge_lora": "models.lora",
     "place_batch": "parallel.placement",
     "policy": "core.precision",
     "quantized": "models.quantized",
@@ -85,6 +89,7 @@ _HOME = {
 ROOMS = ("checkpoint", "data", "health", "losses", "metrics", "sinks")
 
 __all__ = [
+    "ADAPTERS",
     "Fitted",
     "Measurements",
     "Model",
@@ -103,10 +108,12 @@ __all__ = [
     "gradcheck",
     "init_state",
     "load",
+    "lora",
     "loss_from",
     "make_eval_step",
     "make_mesh",
     "make_train_step",
+    "merge_lora",
     "place_batch",
     "policy",
     "quantized",

@@ -35,6 +35,9 @@ def export(
     average: Annotated[
         str | None, typer.Option("--average", metavar="NAME", help="which of several averages; default: the best")
     ] = None,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="export the adapters of a run with lora alone, instead of their sum")
+    ] = False,
     code: CodeOption = None,
     json: JsonOption = False,
 ) -> int:
@@ -43,7 +46,7 @@ def export(
     from jaxprop.tools.export import export_run
 
     loaded = load(run, which="newest" if newest else None, ema=not raw, code=code or (), average=average)
-    made = export_run(loaded, format, out, batch_size=batch_size)
+    made = export_run(loaded, format, out, batch_size=batch_size, adapters=adapters)
     if json:
         print_result("export", loaded.folder, made, indent=2)
     else:

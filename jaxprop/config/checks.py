@@ -471,6 +471,17 @@ def _gradient(config: Config) -> Iterator[Problem]:
         yield Problem(where, what)
 
 
+def _lora(config: Config) -> Iterator[Problem]:
+    if config.lora is None:
+        return
+    if config.run.init_from is not None and config.run.init_from.freeze:
+        what = "lora freezes all but its adapters and what lora.train matches; remove this"
+        yield Problem(("run", "init_from", "freeze"), what)
+    if getattr(config.optimizer, "parametrization", "standard") != "standard":
+        what = "rates by the width are for the weights themselves, which lora freezes; remove this or lora"
+        yield Problem(("optimizer", "parametrization"), what)
+
+
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _fits_task,
     _pairs,
@@ -497,4 +508,5 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _quantize,
     _vocabulary,
     _gradient,
+    _lora,
 )

@@ -19,6 +19,7 @@ from jaxprop.config.schema.growth import GrowBySteps
 from jaxprop.data.batches import Batches
 from jaxprop.errors import ConfigError
 from jaxprop.health.signals.guard import init_health
+from jaxprop.models.lora import adapted
 from jaxprop.models.quantized import expect_products
 from jaxprop.parallel.hosts import check_alike, process_count
 from jaxprop.parallel.mesh import make_mesh, parts
@@ -115,6 +116,7 @@ def compose(
     if precision.overrides:  # one that matches nothing is told before anything is made
         key = jax.eval_shape(partial(jax.random.key, 0))
         jax.eval_shape(lambda *given: task.objective.mean_loss(*given, precision)[0], shapes, beside, example, key)
+    plain = None if config.lora is None else jax.jit(tasks.model_of(_without_adapters(config), train).init)
     scaling = parametrization_of(config, task, train, (shapes, beside), example)
     growths = None if scaling is None else scaling.growths
     made = step_of(config, task, Shapes(shapes, beside, growths), total_steps=total_steps, mesh=mesh, health=health)
@@ -122,16 +124,18 @@ def compose(
 
     def init(seed: int, change: Change = _as_drawn) -> TrainState:
         params_key, run_key = jax.random.split(jax.random.key(seed))
-        draw = init_model
+        draw = init_model if plain is None else plain
         if not is_traced():
             expect_room(jax.eval_shape(lambda p, x: step.init(p, key=run_key, extras=x), shapes, beside), mesh)
-        if mesh is not None:  # drawn where they lie: a device may have no room for all of them
+        if mesh is not None and plain is None:  # drawn where they lie: a device may have no room for all of them
             where = step.shardings(jax.eval_shape(partial(step.init, key=run_key), shapes)).params
             draw = jax.jit(model.init, out_shardings=(where, replicated(mesh)))
         drawn, extras = draw(params_key, example)
         if scaling is not None and not is_traced():  # which changes no shape
             drawn = scaling.scaled(drawn)
         params, extras = change(drawn, extras)
+        if config.lora is not None:  # which keeps in few bits what it is given, so after the weights of another run
+            params = jax.jit(partial(adapted, section=config.lora))(params, key=params_key)
         state = step.init(params, key=run_key, extras=extras)
         # One structure whatever health.on_alert says, so that a checkpoint resumes under another setting of it.
         return step.place(state._replace(health=init_health(state.health.direction)))
@@ -148,6 +152,10 @@ def compose(
 def _steps_of_epochs(config: Config, batches_per_epoch: int) -> int:
     batches, grown = (config.run.epochs or 0) * batches_per_epoch, config.run.grow_batch
     return grown.steps(batches) if isinstance(grown, GrowBySteps) else batches
+
+
+def _without_adapters(config: Config) -> Config:
+    return config.model_copy(update={"lora": None})
 
 
 def evaluate_of(config: Config, objective: Objective, mesh: Mesh | None) -> EvalStep:

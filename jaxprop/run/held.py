@@ -9,6 +9,7 @@ import jax
 
 from jaxprop.config.schema.config import Config
 from jaxprop.core.trees import leaf_paths
+from jaxprop.models.lora import is_trained
 from jaxprop.types import Objective, PyTree
 from jaxprop.untrusted.patterns import fullmatch
 
@@ -38,6 +39,9 @@ def held_statistics(config: Config, params: PyTree, extras: PyTree) -> list[str]
     section = config.run.init_from
     if section is None or not section.freeze_statistics:
         return []
+    if config.lora is not None:
+        trained = {_layer(path) for path in leaf_paths(params) if is_trained(path, config.lora)}
+        return [path for path in leaf_paths(extras) if _layer(path) not in trained]
     return of_frozen_layers(section.freeze, leaf_paths(params), leaf_paths(extras))
 
 

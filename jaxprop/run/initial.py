@@ -27,6 +27,7 @@ from jaxprop.run.weight_rules import apply_rules
 from jaxprop.types import PyTree, TrainState
 from jaxprop.untrusted.patterns import expand, fullmatch
 
+DRAWN = "warning: lora adapts weights that are drawn, and which stay as they are; name those of a run in run.init_from"
 NAMED = 6  # layers that a note names
 
 
@@ -78,7 +79,7 @@ def begin(experiment: Experiment, seed: int | None = None) -> tuple[TrainState, 
     run = experiment.config.run
     seed, section = run.seed if seed is None else seed, run.init_from
     if section is None:
-        return experiment.init(seed), []
+        return experiment.init(seed), [] if experiment.config.lora is None else [DRAWN]
     own = custom_sections(experiment.config).values()
     permitted = tuple(one.target.where for one in own if one.permitted)  # what this run may do, its source may as well
     rules = weight_map(section.map)

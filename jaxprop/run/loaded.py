@@ -57,6 +57,12 @@ class LoadedRun:
         overrides = [] if self._average is None else [f"run.average={self._average}"]
         return open_run(self.folder, overrides, which=self._which, code=self._code)
 
+    def of(self, opened: Opened) -> LoadedRun:
+        """Returns the same run with another model, whose parameters are those of the state as it is."""
+        made = LoadedRun(self.folder, self._which, False, self._code)
+        made.opened = opened
+        return made
+
     @functools.cached_property
     def predictor(self) -> Predictor:
         """The compiled predictions."""

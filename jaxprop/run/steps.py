@@ -17,6 +17,7 @@ from jaxprop.errors import ConfigError
 from jaxprop.health.signals.rate import Rates
 from jaxprop.health.signals.settings import Signals
 from jaxprop.models.edges import edges
+from jaxprop.models.lora import expect_train, is_trained
 from jaxprop.parallel.rules import Rule
 from jaxprop.run.held import held_statistics, hold
 from jaxprop.run.precision import policy_of, scaling_of
@@ -116,7 +117,7 @@ def _own_optimizer(where: str, section: Custom, rate: Any) -> Any:
 
 
 def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
-    """Which parameters are trained: those that `run.init_from.freeze` does not match; None for all."""
+    """Which parameters are trained: adapters, or those that `run.init_from.freeze` does not match; None for all."""
     patterns = config.run.init_from.freeze if config.run.init_from else ()
     paths = leaf_paths(params)
     for pattern in patterns:
@@ -129,6 +130,10 @@ def _trainable(config: Config, params: PyTree) -> Callable[[str], bool] | None:
             )
     if patterns and all(any(fullmatch(pattern, path) for pattern in patterns) for path in paths):
         raise ConfigError("run.init_from.freeze: every parameter is frozen, so nothing would be trained; free some")
+    section = config.lora
+    if section is not None:
+        expect_train(params, section)
+        return lambda path: is_trained(path, section)
     return (lambda path: not any(fullmatch(pattern, path) for pattern in patterns)) if patterns else None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import UsageError
+from jaxprop.run.adapted import merged_params
 from jaxprop.run.folder import expanded, is_run
 from jaxprop.run.loaded import load
 from jaxprop.untrusted.files import check_safetensors, read_json
@@ -82,7 +83,7 @@ def read_weights(source: str, code: Sequence[str] = ()) -> Weights:
     run = load(path, code=code)
     where = f"{source} ({run.opened.which} checkpoint, step {run.step})"
     params, extras = (
-        dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)) for tree in (run.params, run.extras)
+        dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)) for tree in (merged_params(run), run.extras)
     )
     return Weights(params, extras, where)
 

@@ -24,6 +24,7 @@ from jaxprop.errors import ConfigError, UsageError
 from jaxprop.losses import make_loss, own_loss
 from jaxprop.metrics import METRICS
 from jaxprop.models.arguments import masks_tokens
+from jaxprop.models.lora import with_adapters
 from jaxprop.models.quantized import with_products
 from jaxprop.tasks.panels import Panel
 from jaxprop.tasks.tokens import loss_of_sequences, metric_of_sequences
@@ -188,6 +189,13 @@ def _computed(spec: Spec) -> tuple[str, ...]:
 
 def _model(config: Config, spec: Spec) -> Model | models.LossFunction:
     made, section = _as_named(config, spec), config.precision.quantize
+    if config.lora is not None:
+        if isinstance(made, models.LossFunction):
+            raise ConfigError(
+                "lora: adapters are for a model, and this one is a loss function; remove it, or call jaxprop.lora on "
+                "the model inside"
+            )
+        return with_adapters(made if section is None else with_products(made, section), config.lora)
     if section is None:
         return made
     if isinstance(made, models.LossFunction):

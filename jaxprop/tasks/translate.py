@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprop.config.schema.config import Config
+from jaxprop.config.schema.lora import Lora
 from jaxprop.config.widths import base_of
 from jaxprop.core.examples import row_weights
 from jaxprop.core.overrides import cast_params, computing
@@ -26,6 +27,7 @@ from jaxprop.metrics.translation import (
 )
 from jaxprop.models import no_outputs
 from jaxprop.models.decoding import Writer, make_writer
+from jaxprop.models.lora import merged
 from jaxprop.models.search import Written, beam_search, greedy, repeated
 from jaxprop.tasks.language import predict
 from jaxprop.tasks.panels import attention_of_worst, worst_translations
@@ -66,9 +68,11 @@ def translate(config: Config, sources: Mapping[str, Source]) -> Task:
     if set(sources) - {"train"}:
         need_sacrebleu()
     begin, end = int(train.info["begin"]), int(train.info["end"])
-    writer = make_writer(config.model, spec, model, config.precision.quantize, base_of(config))
+    without = model if config.lora is None else bind(config.model_copy(update={"lora": None}), train)[0]
+    writer = make_writer(config.model, spec, without, config.precision.quantize, base_of(config))
     length = spec.batch["labels"].shape[0]
-    answer = partial(write, writer, length=length, begin=begin, end=end)
+    writes = write if config.lora is None else partial(_merged_first, config.lora)
+    answer = partial(writes, writer, length=length, begin=begin, end=end)
     tokenizer = restore(train.prepared.get("tokenizer"))
     shown = partial(_text, tokenizer)
     return Task(
@@ -81,6 +85,15 @@ def translate(config: Config, sources: Mapping[str, Source]) -> Task:
         answer=answer,
         describe=partial(_described, tokenizer),
     )
+
+
+def _merged_first(
+    section: Lora, writer: Writer, params: PyTree, extras: PyTree, batch: Batch, *, length: int, begin: int, end: int,
+    beams: int = 1, detail: bool = False,
+) -> dict[str, jax.Array]:  # fmt: skip
+    """As `write`, with the parameters of a model with adapters: they are added up once for all tokens."""
+    summed = merged(params, section)
+    return write(writer, summed, extras, batch, length=length, begin=begin, end=end, beams=beams, detail=detail)
 
 
 def write(

@@ -14,6 +14,7 @@ from jaxprop.config.widths import base_of
 from jaxprop.core.overrides import cast_params, computing
 from jaxprop.errors import UsageError
 from jaxprop.models.decoding import Decoder, make_decoder
+from jaxprop.run.adapted import merged_run
 from jaxprop.run.loaded import LoadedRun
 from jaxprop.run.precision import policy_of
 
@@ -80,6 +81,7 @@ class Writer:
     """
 
     def __init__(self, run: LoadedRun, sampling: Sampling):
+        run = merged_run(run)
         opened = run.opened
         if opened.config.task.name != "language":
             raise UsageError(

@@ -7,6 +7,7 @@ from pydantic import Field
 from jaxprop.config.schema.base import Section, defaults
 from jaxprop.config.schema.data import Data
 from jaxprop.config.schema.gradient import Gradient
+from jaxprop.config.schema.lora import Lora
 from jaxprop.config.schema.model import ModelSection
 from jaxprop.config.schema.optimizer import OptimizerSection
 from jaxprop.config.schema.run import Checkpoint, Health, Parallel, Precision, Run, Sinks
@@ -19,6 +20,9 @@ class Config(Section):
     task: Task = Field(description="what is learned")
     data: Data = Field(description="what it is learned from")
     model: ModelSection = Field(description="the network")
+    lora: Lora | None = Field(
+        None, description="adapters of a low rank, beside weights that are frozen; none by default"
+    )
     optimizer: OptimizerSection = Field(description="the update rule, by its optax name")
     gradient: Gradient = Field(
         default_factory=defaults(Gradient),

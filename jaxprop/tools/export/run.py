@@ -11,7 +11,9 @@ from jaxprop.data.readers.table.described import described
 from jaxprop.data.readers.table.targets import Learned
 from jaxprop.errors import RunFolderError, UsageError, one_of
 from jaxprop.run import prepared
+from jaxprop.run.adapted import merged_run
 from jaxprop.run.loaded import LoadedRun
+from jaxprop.tools.export.adapters import make_adapters
 from jaxprop.tools.export.card import card
 from jaxprop.tools.export.format import Made
 from jaxprop.tools.export.onnx import make_onnx
@@ -27,15 +29,23 @@ FORMATS: dict[str, Callable[[LoadedRun, int | None], Made]] = {
 
 
 def export_run(
-    run: LoadedRun, name: str, out: str | os.PathLike[str] | None = None, *, batch_size: int | None = None
+    run: LoadedRun,
+    name: str,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    batch_size: int | None = None,
+    adapters: bool = False,
 ) -> dict[str, Any]:
     """Writes a run's model in a format, with a model card.
+
+    A model with adapters is written as one without, whose weights are the sums.
 
     Args:
       run: from `jaxprop.load`, which also says which checkpoint and which parameters.
       name: of the format, one of `FORMATS`.
       out: folder to write to; default: `exports/FORMAT` in the run's folder.
       batch_size: number of examples that the exported program takes; default: any.
+      adapters: write the adapters of a run with `lora` alone, as safetensors.
 
     Returns:
       `format`, `folder`, `files` by name with their bytes, `step` and `checkpoint`.
@@ -49,8 +59,12 @@ def export_run(
         raise UsageError(one_of(name, FORMATS, "format"))
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"expected a batch size of at least 1, got {batch_size}")
-    made = FORMATS[name](run, batch_size)
-    folder = run.folder / "exports" / name if out is None else Path(out).expanduser()
+    if adapters and name != "safetensors":
+        raise UsageError(f"adapters alone are weights, which {name} has none of; use --format safetensors")
+    write = make_adapters if adapters else FORMATS[name]
+    run = run if adapters else merged_run(run)
+    made = write(run, batch_size)
+    folder = run.folder / "exports" / ("adapters" if adapters else name) if out is None else Path(out).expanduser()
     features = _features(run)
     files = {made.name: made.content, "README.md": card(run, name, made, features).encode()}
     try:

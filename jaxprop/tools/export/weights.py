@@ -50,7 +50,14 @@ def make_safetensors(run: LoadedRun, batch_size: int | None = None) -> Made:
 
     if batch_size is not None:
         raise UsageError("weights have no batch size; leave --batch-size out")
-    metadata = {
+    quantize = run.opened.config.precision.quantize
+    notes = () if quantize is None else (QUANTIZED.format(quantize.name),)
+    return Made(FILE, save(named_arrays(run.params, run.extras), metadata_of(run)), LOADING, {}, {}, notes)
+
+
+def metadata_of(run: LoadedRun) -> dict[str, str]:
+    """Returns what a file says of a run's weights: their configuration, names, and where they come from, as JSON."""
+    return {
         "format": "np",
         "jaxprop": __version__,
         "task": run.opened.config.task.name,
@@ -61,9 +68,6 @@ def make_safetensors(run: LoadedRun, batch_size: int | None = None) -> Made:
         "target_names": json.dumps(run.info.get("target_names")),
         "data_fingerprint": run.opened.prepared.fingerprint,
     }
-    quantize = run.opened.config.precision.quantize
-    notes = () if quantize is None else (QUANTIZED.format(quantize.name),)
-    return Made(FILE, save(named_arrays(run.params, run.extras), metadata), LOADING, {}, {}, notes)
 
 
 def named_arrays(params: Any, extras: Any) -> dict[str, np.ndarray]:
