@@ -164,6 +164,9 @@ def _layer(layer: Layer) -> tuple[str, ...]:
 def _state(found: Description) -> Iterator[tuple[str, str]]:
     names = {"params": "parameters", "opt_state": "optimizer state", "ema": "moving average", "extras": "extras"}
     yield from ((names[name], size(count)) for name, count in found.bytes.items() if count)
+    if found.adapted:
+        yield f"adapters of {len(found.adapted)} weights", f"{sum(found.adapted.values()):,}"
+        yield "parameters trained", f"{found.parameters - found.frozen:,}"
     if found.frozen:
         yield "parameters frozen", f"{found.frozen:,}"
 

@@ -15,6 +15,7 @@ from jaxprop.config.schema.config import Config
 from jaxprop.core import trees
 from jaxprop.core.jaxprs.products import products
 from jaxprop.data import one_pass
+from jaxprop.models.lora import unmerged
 from jaxprop.parallel.placement import place_batch
 from jaxprop.run import compose
 from jaxprop.run.precision import policy_of
@@ -100,6 +101,7 @@ class Description(NamedTuple):
       products: where `precision.quantize` is set, how many products and convolutions the gradient, or a forward pass
         where the gradient is an estimate, has of each dtype of operands, such as `{"int8": 9, "float32": 2}`.
       optimizers: which parameters are moved by what.
+      adapted: path of each weight that `lora` has adapters for, and their number of scalars.
     """
 
     layers: tuple[Layer, ...]
@@ -113,6 +115,7 @@ class Description(NamedTuple):
     gradient: str | None = None
     products: Mapping[str, int] = {}
     optimizers: tuple[Moved, ...] = ()
+    adapted: Mapping[str, int] = {}
 
 
 def describe(config: Config) -> Description:
@@ -146,6 +149,7 @@ def describe(config: Config) -> Description:
         gradient=described(experiment.step.recipe.gradient),
         products=_products(config, experiment, state),
         optimizers=tuple(describe_optimizers(state.params, experiment.optimizer.leaves)),
+        adapted=_adapted(config, state),
     )
 
 
@@ -237,6 +241,12 @@ def _cost(experiment: compose.Experiment, state: TrainState) -> Cost:
     return Cost(
         flops, loops, held, temporary, held + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
     )
+
+
+def _adapted(config: Config, state: TrainState) -> dict[str, int]:
+    if config.lora is None:
+        return {}
+    return {path: int(a.size + b.size) for path, (a, b) in unmerged(state.params, config.lora).items()}
 
 
 def _products(config: Config, experiment: compose.Experiment, state: TrainState) -> dict[str, int]:
