@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jaxprop.models.adapters.functions import from_functions
     from jaxprop.models.adapters.linen import from_linen
     from jaxprop.models.adapters.nnx import from_nnx
-    from jaxprop.models.lora import ADAPTERS, lora, merge_lora
+    from jaxprop.models.lora import is_adapter, lora, merge_lora
     from jaxprop.models.quantized import quantized
     from jaxprop.parallel.mesh import make_mesh
     from jaxprop.parallel.placement import place_batch
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from jaxprop.types import Model, TrainState
 
 _HOME = {
-    "ADAPTERS": "models.lora",
     "Fitted": "run.fit",
     "Measurements": "core.measurements",
     "Model": "types",
@@ -70,6 +69,7 @@ _HOME = {
     "from_nnx": "models.adapters.nnx",
     "gradcheck": "tools.gradcheck.check",
     "init_state": "train.state",
+    "is_adapter": "models.lora",
     "load": "run.loaded",
     "lora": "models.lora",
     "loss_from": "train.objective",
@@ -89,7 +89,6 @@ _HOME = {
 ROOMS = ("checkpoint", "data", "health", "losses", "metrics", "sinks")
 
 __all__ = [
-    "ADAPTERS",
     "Fitted",
     "Measurements",
     "Model",
@@ -107,6 +106,7 @@ __all__ = [
     "from_nnx",
     "gradcheck",
     "init_state",
+    "is_adapter",
     "load",
     "lora",
     "loss_from",

@@ -20,7 +20,6 @@ from jaxprop.untrusted.patterns import fullmatch
 ROOT = "output"  # the layer of a model that is one itself
 A, B = "_lora_a", "_lora_b"  # end the names of adapters, as Qwix names them
 CODES, SCALES = "_codes", "_scales"  # end the names of what a weight in few bits is kept as
-ADAPTERS = f".*({A}|{B})"  # the paths that are trained
 BLOCK = 64  # entries of a column that share a scale, as in QLoRA
 QTYPES: dict[str, Any] = {"int8": jnp.int8, "int4": jnp.int4, "nf4": "nf4"}
 KEYS = 2**31 + 3  # folded into the key of a model's initial values, where that of the adapters must not meet it
@@ -41,7 +40,7 @@ def lora(
         y = x W + alpha / rank * (x A) B,   A [in, rank] ~ U(-1 / sqrt(in), 1 / sqrt(in)),   B [rank, out] = 0
 
     So the model begins as the one that it adapts. Its parameters have `kernel_lora_a` and `kernel_lora_b` beside
-    `kernel`; train these alone with `make_train_step(..., trainable=jaxprop.ADAPTERS)`. The derivative by W is never
+    `kernel`; train these alone with `make_train_step(..., trainable=jaxprop.is_adapter)`. The derivative by W is never
     computed. A weight of more than two axes is taken as the matrix for which A and B have the fewest entries: that of a
     convolution as `[height * width * in, out]`, that of a projection to heads as `[in, heads * features]`.
 
@@ -218,6 +217,16 @@ def unmerged(params: PyTree, section: Lora) -> dict[str, tuple[Any, Any]]:
     return {n: (leaves[n + A].reshape(-1, section.rank), leaves[n + B].reshape(section.rank, -1)) for n in names}
 
 
+def is_adapter(path: str) -> bool:
+    """Whether a parameter is an adapter, by its path; for `trainable` of `make_train_step`.
+
+    Example:
+      >>> [path for path in ("head/kernel", "head/kernel_lora_a", "head/kernel_lora_b") if is_adapter(path)]
+      ['head/kernel_lora_a', 'head/kernel_lora_b']
+    """
+    return path.endswith((A, B))
+
+
 def is_trained(path: str, section: Lora) -> bool:
     """Whether a parameter of a model with adapters is trained: an adapter, or one that `lora.train` matches.
 
@@ -230,7 +239,7 @@ def is_trained(path: str, section: Lora) -> bool:
       >>> [is_trained(path, section) for path in ("blocks/0/kernel", "blocks/0/kernel_lora_a", "head/bias")]
       [False, True, True]
     """
-    return path.endswith((A, B)) or any(_hit(pattern, path) for pattern in section.train)
+    return is_adapter(path) or any(_hit(pattern, path) for pattern in section.train)
 
 
 def expect_train(params: PyTree, section: Lora) -> None:
@@ -243,7 +252,7 @@ def expect_train(params: PyTree, section: Lora) -> None:
     paths = leaf_paths(params)
     held = {path.removesuffix(A) for path in paths if path.endswith(A)}
     frozen = held | {name + end for name in held for end in (CODES, SCALES)}
-    others = [path for path in paths if path not in frozen and not path.endswith((A, B))]
+    others = [path for path in paths if path not in frozen and not is_adapter(path)]
     for pattern in section.train:
         twice = next((path for path in paths if path in frozen and _hit(pattern, path)), None)
         if twice is not None:

@@ -121,7 +121,7 @@ def test_steps_are_those_of_a_loop_by_hand():
     model = lora(functions(), match="first/w", rank=3, alpha=6.0)
     params, extras = model.init(KEY, BATCH)
     step = jaxprop.make_train_step(
-        jaxprop.loss_from(model, softmax_cross_entropy), optax.sgd(0.5, momentum=0.9), trainable=jaxprop.ADAPTERS
+        jaxprop.loss_from(model, softmax_cross_entropy), optax.sgd(0.5, momentum=0.9), trainable=jaxprop.is_adapter
     )
     state = step.init(params, extras=extras, key=KEY)
     assert {leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim} == {(64, 3), (3, 32)}

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import UsageError
-from jaxprop.models.lora import A, B, is_trained, unmerged
+from jaxprop.models.lora import is_adapter, is_trained, unmerged
 from jaxprop.run.loaded import LoadedRun
 from jaxprop.tools.export.format import Made
 from jaxprop.tools.export.weights import metadata_of
@@ -61,7 +61,7 @@ def make_adapters(run: LoadedRun, batch_size: int | None = None) -> Made:
         arrays[f"{name}.lora_B.weight"] = np.array(np.asarray(b).T, order="C")
     leaves = dict(zip(leaf_paths(run.params), jax.tree.leaves(run.params), strict=True))
     for path, leaf in leaves.items():
-        if is_trained(path, section) and not path.endswith((A, B)):
+        if is_trained(path, section) and not is_adapter(path):
             arrays[PREFIX + path.replace("/", ".")] = np.array(leaf, order="C")
     metadata = metadata_of(run) | {
         "peft_type": "LORA", "r": str(section.rank), "lora_alpha": str(section.alpha),
