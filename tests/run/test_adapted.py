@@ -11,7 +11,9 @@ from sklearn.datasets import load_digits
 from jaxprop.config.build import build
 from jaxprop.config.load import load as load_config
 from jaxprop.core.trees import leaf_paths
+from jaxprop.data import one_pass
 from jaxprop.errors import ConfigError, UsageError
+from jaxprop.models.lora import merged
 from jaxprop.run.adapted import merged_run
 from jaxprop.run.compose import compose
 from jaxprop.run.evaluate import evaluate
@@ -254,3 +256,30 @@ def test_digits_that_are_turned_are_learned_by_few_parameters(tmp_path):
         lora, start = {"match": "layers/.*", "rank": 4, "quantize": quantize}, {"init_from": str(tmp_path / "base")}
         train(config("turned", lora=lora, run=start), tmp_path / f"turned-{quantize}", quiet=True)
         assert accuracy(tmp_path / f"turned-{quantize}") > before + 0.5
+
+
+def test_translations_are_those_of_the_merged_model():
+    made = load_config("translate_numbers_rnn", [
+        "model.width=8", "lora.match=.*", "lora.rank=1", "data.batch_size=4", "parallel.devices=1",
+    ]).config  # fmt: skip
+    one, other = (compose(config) for config in (made, made.model_copy(update={"lora": None})))
+    state = one.init(0)
+    leaves = [leaf + 0.5 if "_lora_b" in path else leaf
+              for path, leaf in zip(leaf_paths(state.params), jax.tree.leaves(state.params), strict=True)]  # fmt: skip
+    params = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
+    batch = next(one_pass(one.sources["train"], 4))
+    written = one.task.answer(params, state.extras, batch)
+    expected = other.task.answer(merged(params, made.lora), state.extras, batch)
+    assert set(written) == set(expected)
+    assert all(np.array_equal(written[name], expected[name]) for name in written)
+
+
+@pytest.mark.parametrize("quantize", KINDS)
+def test_two_devices_train_what_one_does(home, quantize, tmp_path):
+    found = []
+    for devices in (1, 2):
+        made = changed(home, quantize, parallel={"devices": devices})
+        train(build(made), tmp_path / str(devices), quiet=True)
+        found.append(jax.tree.leaves(load(tmp_path / str(devices)).params))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(np.asarray(one, np.float32), np.asarray(other, np.float32), atol=1e-4)
