@@ -28,8 +28,8 @@ def test_what_is_printed(jaxprop, calls):
     assert (ran.code, ran.err) == (0, "")
     assert ran.out == "the best checkpoint, step 9: model.safetensors (2.0 KiB)\nfolder: x\n"
     assert calls == [
-        ("a", {"which": None, "ema": True, "code": ()}),
-        ((LOADED, "safetensors", None), {"batch_size": None}),
+        ("a", {"which": None, "ema": True, "code": (), "average": None}),
+        ((LOADED, "safetensors", None), {"batch_size": None, "adapters": False}),
     ]
     assert json.loads(jaxprop("export", "a", "--format", "safetensors", "--json").out) == {
         "command": "export", **MADE, "run": str(LOADED.folder.absolute())
@@ -39,8 +39,8 @@ def test_what_is_printed(jaxprop, calls):
 def test_options(jaxprop, calls):
     jaxprop("export", "a", "--format", "stablehlo", "--out", "y", "--batch-size", "4", "--newest", "--raw")
     assert calls == [
-        ("a", {"which": "newest", "ema": False, "code": ()}),
-        ((LOADED, "stablehlo", Path("y")), {"batch_size": 4}),
+        ("a", {"which": "newest", "ema": False, "code": (), "average": None}),
+        ((LOADED, "stablehlo", Path("y")), {"batch_size": 4, "adapters": False}),
     ]
 
 
