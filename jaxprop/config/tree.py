@@ -17,6 +17,13 @@ def dotted(path: Path) -> str:
     return ".".join(str(part) for part in path)
 
 
+class Problem(NamedTuple):
+    """The path of a contradiction in a configuration, and the sentence that says how to resolve it."""
+
+    path: Path
+    what: str
+
+
 class Tree(NamedTuple):
     """A value read from a file or from overrides.
 
