@@ -33,6 +33,7 @@ LONG = (
     "retrain",
     "sweep",
     "report",
+    "compare",
     "replay",
     "lesson",
     "info",

@@ -18,6 +18,7 @@ from jaxprop.cli.bench_device import bench_device
 from jaxprop.cli.bench_history import bench_history
 from jaxprop.cli.bench_train import bench_train
 from jaxprop.cli.champions import champions
+from jaxprop.cli.compare import compare
 from jaxprop.cli.configs import configs
 from jaxprop.cli.coord_check import coord_check
 from jaxprop.cli.doctor import doctor
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "retrain": retrain,
     "sweep": sweep,
     "runs": runs,
+    "compare": compare,
     "champions": champions,
     "report": report,
     "replay": replay,
