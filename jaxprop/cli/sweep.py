@@ -33,6 +33,16 @@ MinutesOption = Annotated[
     float | None, typer.Option("--minutes", metavar="M", help="begin no run after so many minutes")
 ]
 
+ProcessesOption = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        help="train programs of other shapes or code in N processes at a time, each on its share of cores or GPUs",
+    ),
+]
+
 
 def sweep(
     config: ConfigArgument,
@@ -43,6 +53,7 @@ def sweep(
     lanes: Annotated[
         str, typer.Option("--lanes", metavar="N", help="train N runs at a time; auto measures what is faster")
     ] = "auto",
+    processes: ProcessesOption = 1,
     metric: Annotated[
         str | None, typer.Option("--metric", metavar="NAME", help="rank by this metric; default: that of the task")
     ] = None,
@@ -78,7 +89,7 @@ def sweep(
     varied, at_a_time = axes_of(words), _lanes(lanes)
     of_search = {"--trials": trials, "--halving": halving, "--storage": storage}
     made = _planned(config, varied, seeds, code or (), of_search if search is None else None)
-    _check_minutes(minutes)
+    _check_terms(minutes, search, processes)
     folder = run if run is not None else Path("runs") / f"{made.name}-sweep"
     with leaving_at_once():
         # Imported late, so that a mistake in the command is reported before jax has loaded.
@@ -88,7 +99,7 @@ def sweep(
 
     terms: dict[str, Any] = {"metric": metric, "fresh": fresh, "lanes": at_a_time, "tell": _nothing if quiet else _tell}
     if search is None:
-        found = swept(made, folder, minutes=minutes, **terms)
+        found = swept(made, folder, minutes=minutes, processes=processes, code=code or (), **terms)
     else:
         wanted = Search(varied.spans, varied.axes, search, trials, minutes, halving, storage)
         found = searched(made, wanted, folder, code=code or (), **terms)
@@ -96,7 +107,9 @@ def sweep(
     return found.exit_code
 
 
-def _check_minutes(minutes: float | None) -> None:
+def _check_terms(minutes: float | None, search: str | None, processes: int) -> None:
+    if search is not None and processes > 1:
+        raise UsageError("--processes is for grids; several commands with one --storage search together")
     if minutes is not None and not minutes > 0:
         raise UsageError(f"--minutes: expected a number above 0, got {minutes:g}")
 

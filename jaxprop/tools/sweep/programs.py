@@ -36,8 +36,8 @@ def groups(trials: Sequence[Trial]) -> Iterator[Group]:
       trials: the runs.
     """
     opened: dict[str, Mapping[str, Source]] = {}
-    for apart in grouped(trials, _numbers(trials)):
-        numbers, configs = _numbers(apart), [trial.config for trial in apart]
+    for apart in grouped(trials, numbers_of(trials)):
+        numbers, configs = numbers_of(apart), [trial.config for trial in apart]
         try:
             program = _program(configs[0], numbers, opened)
         except JaxpropError as error:
@@ -107,7 +107,12 @@ def _fits(path: Path, configs: Sequence[Config]) -> bool:
     return Program(some, [path]).problem(alone) is None
 
 
-def _numbers(trials: Sequence[Trial]) -> list[Path]:
+def numbers_of(trials: Sequence[Trial]) -> list[Path]:
+    """Returns the paths in which configurations differ and that a compiled step may take as arguments.
+
+    Args:
+      trials: the runs.
+    """
     configs = [trial.config for trial in trials]
     return [path for path in differing(configs) if all(_is_number(path, config) for config in configs)]
 

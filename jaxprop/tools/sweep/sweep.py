@@ -20,6 +20,7 @@ from jaxprop.run.swept import FILE, HALVED, OWN, RESULTS, Ended, Ranked, Results
 from jaxprop.sinks.console import duration
 from jaxprop.tools.sweep.choice import choose
 from jaxprop.tools.sweep.plan import Plan, check_like
+from jaxprop.tools.sweep.processes import in_processes
 from jaxprop.tools.sweep.programs import Group, groups
 from jaxprop.tools.sweep.ranking import rank, verdict
 from jaxprop.tools.sweep.training import Terms, complete, failed, in_turn, together
@@ -67,7 +68,7 @@ class Swept(NamedTuple):
 
 def sweep(
     plan: Plan, folder: Path, *, metric: str | None = None, fresh: bool = False, lanes: int | None = None,
-    minutes: float | None = None, tell: Callable[[str], None] = print,
+    minutes: float | None = None, tell: Callable[[str], None] = print, processes: int = 1, code: Sequence[str] = (),
 ) -> Swept:  # fmt: skip
     """Trains every run of a plan that is not complete yet, and ranks the settings.
 
@@ -79,6 +80,8 @@ def sweep(
       lanes: how many are trained at a time; None measures what is faster.
       minutes: after which no run begins; None for no limit.
       tell: takes a line for a person.
+      processes: among which the programs are divided, each with its share of cores or GPUs.
+      code: files of the user's own that may be run.
 
     Raises:
       UsageError: the folder holds another sweep, or there is no such metric.
@@ -92,7 +95,9 @@ def sweep(
         ended: dict[str, Ended] = {}
         told = began
         until = None if minutes is None else time.monotonic() + 60 * minutes
-        for one in _ends(plan, Terms(folder, fresh, tell, interrupts, until), lanes):
+        terms = Terms(folder, fresh, tell, interrupts, until)
+        ends = _ends(plan, terms, lanes) if processes == 1 else in_processes(plan, terms, lanes, processes, code)
+        for one in ends:
             ended[one.folder] = one
             tell_of(one, len(ended), plan, metric, tell, of=len(plan.trials))
             # A process that is killed writes nothing at its end, and a report may be wanted before it.

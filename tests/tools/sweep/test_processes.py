@@ -1,0 +1,108 @@
+"""Programs of a sweep in processes of their own: the same runs, stopped, lost, and their share of the machine."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from jaxprop.errors import UsageError
+from jaxprop.run.swept import read_results
+from jaxprop.tools.sweep import Axis, plan, processes, sweep
+from jaxprop.tools.sweep.processes import part_of
+
+CONFIG = {
+    "task": {"name": "classify"},
+    "data": {"name": "digits", "batch_size": 64},
+    "model": {"name": "mlp", "hidden": [8]},
+    "optimizer": {"name": "adam", "lr": 1e-2},
+    "health": {"every": 1, "rare_every": 10},
+    "parallel": {"devices": 1},
+    "run": {"steps": 20, "log_every": 5, "eval_every": 10},
+}
+SHAPES = Axis("model.hidden", ([8], [4]))
+RATES = Axis("optimizer.lr", (0.01, 0.1))
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return str(path)
+
+
+@pytest.mark.timeout(240)
+def test_the_runs_are_those_of_one_process(config, tmp_path):
+    made, told = plan(config, [SHAPES, RATES]), []
+    found = sweep(made, tmp_path / "many", lanes=1, processes=3, tell=told.append)
+    assert told[0] == "4 runs in 2 processes, fewer than 3: no more programs"
+    assert sum("2 runs by one program" in line for line in told) == 2
+    assert (found.exit_code, found.left) == (0, 0)
+    alone = sweep(made, tmp_path / "one", lanes=1, tell=str)
+    for one, other in zip(found.ended, alone.ended, strict=True):
+        assert (one.setting, one.folder, one.status) == (other.setting, other.folder, other.status)
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-5)
+    again = sweep(made, tmp_path / "many", lanes=1, tell=str)  # complete, whoever has trained them
+    assert [one.metrics for one in again.ended] == [one.metrics for one in found.ended]
+
+
+@pytest.mark.timeout(240)
+def test_a_signal_is_handed_on_and_the_same_command_goes_on(config, tmp_path):
+    made = plan(config, [SHAPES, RATES], ["run.steps=3000", "run.eval_every=1000"])
+
+    def stop(line):
+        if "2 runs by one program" in line:
+            signal.raise_signal(signal.SIGINT)
+
+    found = sweep(made, tmp_path / "s", lanes=1, processes=2, tell=stop)
+    assert found.exit_code == 130
+    assert found.left >= 1
+    assert read_results(tmp_path / "s").left == found.left
+    assert sweep(made, tmp_path / "s", lanes=1, processes=2, tell=str).left == 0
+
+
+def test_runs_of_a_process_that_is_lost_are_told(config, tmp_path, monkeypatch):
+    def lost(work, part):
+        code = "import sys; sys.stdin.readline(); sys.exit(9)"
+        worker = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        worker.stdin.write("{}\n")
+        worker.stdin.flush()
+        return worker
+
+    monkeypatch.setattr(processes, "_started", lost)
+    found = sweep(plan(config, [SHAPES]), tmp_path / "s", processes=2, tell=str)
+    assert [one.status for one in found.ended] == ["failed"] * 2
+    assert {one.problem for one in found.ended} == {"the process that trained it ended with code 9"}
+    assert found.exit_code == 1
+
+
+def test_each_process_has_its_part_of_the_gpus(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,5")
+    assert [part_of(i, 2)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["0,5", "2"]
+    shared = [part_of(i, 6) for i in range(6)]
+    assert [part["CUDA_VISIBLE_DEVICES"] for part in shared] == ["0", "2", "5"] * 2
+    assert {part["XLA_PYTHON_CLIENT_MEM_FRACTION"] for part in shared} == {"0.38"}
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert part_of(1, 2) == {"JAXPROP_PART": "1/2"}
+
+
+def test_each_process_has_its_share_of_the_cores():
+    code = (
+        "import os; os.sched_getaffinity = lambda pid: {1, 2, 4, 7}; "
+        "os.sched_setaffinity = lambda pid, cores: print(sorted(cores)); "
+        "from jaxprop.tools.sweep.worker import share_of_cores as share; share('1/2'); share('0/5'); share('0/1')"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[2, 7]\n"  # with fewer cores than processes, or one process, all stay as they are
+
+
+def test_tpus_belong_to_one_process(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        processes.Path, "glob", lambda self, pattern: iter([self / "accel0"] if "accel" in pattern else [])
+    )
+    with pytest.raises(UsageError, match="the TPUs of a machine belong to one process; leave --processes out"):
+        sweep(plan(config, [SHAPES]), tmp_path / "s", processes=2, tell=str)
