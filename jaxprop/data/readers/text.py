@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,8 +144,8 @@ def text_inputs(
       task: the task's name.
       prepared: what the run has stored.
       paths: files; folders and globs, whose plain files are one text each; `-` for standard input. A plain file that is
-        named by itself, and standard input, hold one text a line. For a run whose texts stood in a column, standard
-        input may also be JSONL or CSV with that column.
+        named by itself, and standard input, hold one text a line. What has a space in it and is no file is a text. For
+        a run whose texts stood in a column, standard input may also be JSONL or CSV with that column.
 
     Returns:
       A source as of `open_text`, without labels. `info["names"]` holds `file:line` of each text, and `info["bad"]` the
@@ -160,9 +162,15 @@ def text_inputs(
         prepared,
         limit=section.max_length,
         column=section.text,
-        read=lambda path, bad: unlabelled(path, section.text, section.delimiter, bad),
+        read=lambda path, bad: _typed(path) or unlabelled(path, section.text, section.delimiter, bad),
         form=None if section.label is None else Form(section.text, section.delimiter),
     )
+
+
+def _typed(path: str) -> list[records.Record]:
+    """A text that stands in the place of a path; none where that is, or looks like, the name of a file."""
+    named = os.path.lexists(path) or glob.has_magic(path) or path.lower().endswith(records.SUFFIXES)
+    return [] if named or not any(mark.isspace() for mark in path) else [records.Record(path, (path,))]
 
 
 def unlabelled(path: str, column: str, delimiter: str | None, bad: BadRecords) -> Iterator[records.Record]:

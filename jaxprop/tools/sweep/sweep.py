@@ -169,6 +169,9 @@ def ends_of(group: Group, terms: Terms, lanes: int | None, tell: Callable[[str],
         yield from (failed(trial, group.problem) for trial in group.trials)
         return
     before = complete(group, terms)
+    kept = sum(one.status == Status.COMPLETED for one in before)
+    if kept:
+        tell(f"complete already, and not trained again: {kept} of {len(group.trials)} runs by one program")
     yield from before
     known = {one.folder for one in before}
     left = group._replace(trials=[trial for trial in group.trials if trial.folder not in known])

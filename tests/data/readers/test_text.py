@@ -384,6 +384,13 @@ def test_each_line_of_a_plain_file_is_predicted():
     assert predicted(["new.txt"])[0] == {"new.txt:1": "one", "new.txt:3": "two é"}
 
 
+def test_a_text_may_stand_in_the_place_of_a_file():
+    Path("a file.txt").write_text("one")
+    assert predicted(["a dull film", "a file.txt"])[0] == {"a dull film": "a dull film", "a file.txt:1": "one"}
+    with pytest.raises(DataError, match="no such file"):
+        predicted(["another file.txt"])
+
+
 def test_a_column_a_folder_and_several_paths_are_predicted():
     jsonl("new.jsonl", [("one", None)])
     Path("new").mkdir()
