@@ -88,7 +88,7 @@ def train(
     undertaking = Undertaking(
         compose=composed,
         finished=lambda folder: _finished(calls.as_before(config, folder), folder),
-        complete=lambda experiment, folder: check_data(experiment.stream, folder / "checkpoints"),
+        complete=_complete,
         recorder=lambda folder, experiment: Recorder(folder, experiment.config, experiment.mesh),
         trace=_trace,
         describe=_describe,
@@ -104,6 +104,11 @@ def train(
 def _finished(config: Config, folder: Path) -> dict[str, Any] | None:
     check_code(config)  # first: a key that code does not take is a mistake, whatever the run before it was given
     return finished(config, folder)
+
+
+def _complete(experiment: Experiment, folder: Path) -> None:
+    check_data(experiment.stream, folder / "checkpoints")
+    own_code.tell_changes(folder, experiment.config)
 
 
 def _composed(composing: Compose, config: Config, sources: Mapping[str, Source] | None) -> Experiment:

@@ -199,6 +199,12 @@ def test_it_goes_on_after_a_change_of_the_file_which_is_told(trained, capsys):
     err = capsys.readouterr().err
     assert err.count("mine.py (model.class) has changed since the run stored its digest") == 1
     assert "resumed from step 6" in err
+    # Also where nothing is left to train.
+    Path("mine.py").write_text(MINE + "# and more\n")
+    assert main(["train", "mine.yaml", "run.steps=8", "--run", "runs/other", "-q"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("mine.py (model.class) has changed since the run stored its digest") == 1
+    assert "all 8 steps are done already" in err
 
 
 def test_other_arguments_are_another_run(trained, capsys):
