@@ -290,3 +290,14 @@ def test_layers_come_in_the_order_of_the_forward_pass_and_stacks_layer_by_layer(
 
 def test_without_a_trace_layers_come_in_the_order_of_the_tree():
     assert group_layers(ORDERED).names == tuple(ORDERED)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_norm_of_zeros_that_the_compiler_knows_is_zero(bias):
+    shapes = {"head": (128, 10), "first": (64, 256), "second": (256, 128)}
+    params = {name: {"kernel": jnp.ones(shape)} for name, shape in shapes.items()}
+    if bias:
+        params = {name: {**one, "bias": jnp.ones(one["kernel"].shape[1])} for name, one in params.items()}
+    groups = layers.group_layers(params)
+    found = jax.jit(lambda: layers.norms(groups, jax.tree.map(jnp.zeros_like, params)))()
+    assert (found.layers.tolist(), float(found.total), bool(found.finite)) == ([0.0] * 3, 0.0, True)
