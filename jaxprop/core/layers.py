@@ -449,7 +449,7 @@ def _roots(sums: jax.Array) -> jax.Array:
     """Square roots of sums of squares, from that of the three scales `[3, n]` which neither over- nor underflows."""
     plain, shrunk, grown = sums
     factor = _scales(sums.dtype)[2]
-    # What is so small is finite at the other scale, too. Of zeros that the compiler knows, it may multiply the constants
+    # What is so small is finite at the other scale, too. Of zeros that the compiler knows, it may multiply constants
     # first, and 0 times the square of the factor is no number.
     other = jnp.where(jnp.isnan(grown), _root(plain), _root(grown) / factor)
     small = jnp.where(plain > _least(sums.dtype), _root(plain), other)

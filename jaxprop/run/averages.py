@@ -48,10 +48,20 @@ def for_evaluation(experiment: Experiment, state: TrainState, metrics: Mapping[s
       state: of the run.
       metrics: of the evaluation that the state was saved with.
     """
+    return experiment.step.picked(state, average_for_evaluation(experiment, metrics))
+
+
+def average_for_evaluation(experiment: Experiment, metrics: Mapping[str, float | None]) -> str | None:
+    """Returns which of several averages evaluations use; None where a run keeps one or none.
+
+    Args:
+      experiment: the run.
+      metrics: of the evaluation that a checkpoint was saved with.
+    """
     names = _candidates(experiment)
     if len(experiment.step.averages) < 2:
-        return state
-    return experiment.step.picked(state, names[0] if len(names) == 1 else _best(experiment, metrics) or names[0])
+        return None
+    return names[0] if len(names) == 1 else _best(experiment, metrics) or names[0]
 
 
 def _candidates(experiment: Experiment) -> tuple[str, ...]:

@@ -44,6 +44,16 @@ class LoadedRun:
         self.folder = folder
         self._which, self._ema, self._code, self._average = which, ema, code, average
 
+    @property
+    def average(self) -> str | None:
+        """The average that is used where it was chosen by its name, or None."""
+        return self._average
+
+    @property
+    def trained(self) -> bool:
+        """Whether the trained parameters are used in place of those that evaluations use."""
+        return not self._ema
+
     # -- the model --------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -226,4 +236,6 @@ def load(
     """
     if which is not None and which not in WHICH:
         raise UsageError(one_of(which, WHICH, "checkpoint"))
+    if average is not None and not ema:
+        raise UsageError(f"the trained parameters (ema=False, --raw) or the average {average}: give one of them")
     return LoadedRun(find_run(Path(run)).absolute(), which, ema, tuple(code), average)

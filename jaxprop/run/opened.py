@@ -21,7 +21,7 @@ from jaxprop.config.tasks import best_mode
 from jaxprop.config.tree import Path as Keys
 from jaxprop.config.tree import Tree
 from jaxprop.errors import CheckpointError, UsageError
-from jaxprop.run.averages import for_evaluation
+from jaxprop.run.averages import average_for_evaluation
 from jaxprop.run.compose import Experiment, compose
 from jaxprop.run.folder import find_run, read_summary, refuse_links
 from jaxprop.run.prepared import Prepared, prepared_of, read, stand_in
@@ -50,6 +50,7 @@ class Opened(NamedTuple):
       state: the checkpoint's, of several averages with the one alone that evaluations use.
       step: of the checkpoint.
       which: whether that is the best one or the newest.
+      average: which of several averages of the parameters evaluations use; None where the run keeps one or none.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class Opened(NamedTuple):
     state: TrainState
     step: int
     which: Which
+    average: str | None = None
 
 
 def open_run(
@@ -88,8 +90,9 @@ def open_run(
     prepared = read(folder) or prepared_of(data.open_sources(config.data, config.task.name)["train"])
     experiment = compose(config, {"train": stand_in(prepared)})
     restored, chosen = _restore(path, config, experiment.init(config.run.seed), which)
-    state = for_evaluation(experiment, restored.state, restored.stream["metrics"])
-    return Opened(folder, config, experiment, prepared, state, restored.step, chosen)
+    average = average_for_evaluation(experiment, restored.stream["metrics"])
+    state = experiment.step.picked(restored.state, average)
+    return Opened(folder, config, experiment, prepared, state, restored.step, chosen, average)
 
 
 def _checkpoints_of(folder: Path) -> Path:

@@ -118,11 +118,14 @@ def _differing(runs: Sequence[_Run]) -> tuple[str, ...]:
 
 
 def _telling(runs: Sequence[_Run], keys: Sequence[str]) -> tuple[str, ...]:
-    """The keys without those that only some runs have, all with one value: another key says which runs these are."""
+    """The keys without those that come with the name of a section, all with one value: the name says which runs."""
     having = {key: [run.values[key] for run in runs if key in run.values] for key in keys}
-    return tuple(
-        key for key, values in having.items() if len(values) == len(runs) or any(v != values[0] for v in values)
-    )
+
+    def is_told(key: str, values: Sequence[Any]) -> bool:
+        by_name = f"{key.rpartition('.')[0]}.name" in keys and not key.endswith(".name")
+        return not by_name or len(values) == len(runs) or any(value != values[0] for value in values)
+
+    return tuple(key for key, values in having.items() if is_told(key, values))
 
 
 def _ended(run: _Run, keys: Sequence[str]) -> Ended:

@@ -38,7 +38,7 @@ def evaluate_run(
     Returns:
       `run` (the folder), `step` of the checkpoint and `checkpoint` (best or newest), `split`, `metrics`, `reference`
       figures, `parameters`, `examples` in the split, and `seconds`. `chosen_on` is the split that the best checkpoint
-      was chosen by: where it is the same one, the figures flatter.
+      was chosen by: where it is the same one, the figures flatter. `average` is the one that was evaluated, of several.
 
     Raises:
       UsageError: this is not the folder of a run, an override alters the run, or there is no split to evaluate on.
@@ -59,6 +59,7 @@ def evaluate_run(
         "step": opened.step,
         "checkpoint": opened.which,
         **chosen,
+        **({} if opened.average is None else {"average": opened.average}),
         "split": split,
         "metrics": evaluate(opened.experiment, opened.state, source=sources[split]),
         "reference": _reference(opened, evaluated)

@@ -7,9 +7,10 @@ import pytest
 
 import jaxprop
 from jaxprop.config.load import load
-from jaxprop.errors import ConfigError
+from jaxprop.errors import ConfigError, UsageError
 from jaxprop.run.train import train
 from jaxprop.tools.eval import evaluate_run
+from jaxprop.tools.export import export_run
 from tests.benches import Bench, bits
 
 OVER = {"run": {"ema_decay": [0.3, 0.97], "swa": {"start": 0.5, "every_steps": 2}}}
@@ -72,6 +73,23 @@ def test_what_opens_the_run_uses_the_average_that_was_best(run):
 def test_one_average_can_be_exported(run):
     ours = {name: jaxprop.load(run, average=name).params["head"]["kernel"] for name in ("ema_0.5", "swa")}
     assert not np.array_equal(ours["ema_0.5"], ours["swa"])
+
+
+def test_the_model_card_says_whose_weights_and_figures_it_has(run):
+    for average in ("ema_0.5", "swa"):
+        export_run(jaxprop.load(run, average=average), "safetensors", run / average)
+        text = (run / average / "README.md").read_text()
+        assert f"Its weights are the average `{average}`: its own figure is `loss/{average}`" in text
+    export_run(jaxprop.load(run), "safetensors", run / "best")
+    assert "of the averages ema_0.5, ema_0.99, swa which was best" in (run / "best" / "README.md").read_text()
+    with pytest.raises(UsageError, match="the trained parameters .* or the average swa: give one of them"):
+        jaxprop.load(run, average="swa", ema=False)
+
+
+def test_an_evaluation_names_the_average(run):
+    assert evaluate_run(run, ["run.average=swa"])["average"] == "swa"
+    last = figures(run)
+    assert evaluate_run(run)["average"] == min(("ema_0.5", "ema_0.99", "swa"), key=lambda name: last[f"loss/{name}"])
 
 
 @pytest.mark.parametrize(

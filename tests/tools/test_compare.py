@@ -51,6 +51,10 @@ def test_a_key_that_comes_with_a_name_is_not_told_twice(tmp_path):
     third = make_run(tmp_path / "c", model={"name": "mlp", "hidden": [8, 4]})
     assert compare([plain, other]).keys == ("optimizer.name",)
     assert compare([plain, third]).keys == ("model.hidden",)
+    grown = make_run(tmp_path / "g", run={"seed": 0, "steps": 10, "grow_batch": {"name": "steps", "factors": [2]}})
+    assert compare([plain, grown]).keys == ("run.grow_batch.name",)
+    averaged = make_run(tmp_path / "e", run={"seed": 0, "steps": 10, "ema_decay": 0.9})
+    assert compare([plain, averaged]).keys == ("run.ema_decay",)
     again = make_run(tmp_path / "d", optimizer={"name": "adam", "b1": 0.8})
     assert set(compare([plain, other, again]).keys) == {"optimizer.name", "optimizer.b1"}
     assert len(compare([plain, other, again]).settings) == 3

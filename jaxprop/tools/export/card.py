@@ -36,9 +36,22 @@ def _head(run: LoadedRun, name: str) -> Iterator[str]:
     yield from (f"# {run.folder.name}", "")
     yield f"A model `{config.model.name}` for the task `{config.task.name}`,"
     yield f"trained with jaxprop on `{config.data.name}` data."
-    average = " Its weights are the moving average that evaluations used." if config.run.ema_decay else ""
+    average = f" {_weights(run)}" if config.run.averages else ""
     yield f"It is the {opened.which} checkpoint, of step {opened.step:,}.{average}"
     yield ""
+
+
+def _weights(run: LoadedRun) -> str:
+    names = run.opened.config.run.averages
+    if run.trained:
+        return "Its weights are the trained ones, and its figures those of their average."
+    if run.average is not None:
+        best = run.opened.config.checkpoint.best or "loss"
+        told = f"its own figure is `{best}/{run.average}`, and the others are those of the average that was best"
+        return f"Its weights are the average `{run.average}`: {told}."
+    if len(names) == 1:
+        return "Its weights are the moving average that evaluations used."
+    return f"Its weights are that of the averages {', '.join(names)} which was best."
 
 
 def _figures(run: LoadedRun) -> Iterator[str]:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import math
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ class Asked(NamedTuple):
 
     number: int
     setting: Mapping[str, Any]
+
+
+LISTED = 5  # tables of another program's database that a message names
 
 
 class Study:
@@ -69,6 +73,7 @@ class Study:
             pruner = self._optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=KEPT)
         self._held: Any = None
         with self._asking():
+            _refuse_foreign(storage)
             self._held = self._optuna.storages.RDBStorage(_url(storage))
             made = self._optuna.create_study(
                 storage=self._held, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
@@ -188,12 +193,26 @@ class Study:
             told = str(error).strip().splitlines()
             raise UsageError(
                 f"{self._storage}: Optuna cannot use this storage ({told[0] if told else type(error).__name__}); "
-                "choose another file with --storage, or start over with --fresh"
+                "choose another file with --storage, or remove this one if it is of no use"
             ) from error
 
 
 def _url(storage: str) -> str:
     return storage if "://" in storage else f"sqlite:///{Path(storage).expanduser()}"
+
+
+def _refuse_foreign(storage: str) -> None:
+    """Refuses an SQLite file of another program, to which Optuna would add its tables."""
+    path = Path(storage).expanduser()
+    if "://" in storage or not path.is_file() or not path.stat().st_size:
+        return
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    if tables and "studies" not in tables:
+        listed = ", ".join(tables[:LISTED])
+        raise UsageError(
+            f"{storage} is a database of another program, with the tables {listed}; choose another file with --storage"
+        )
 
 
 def _optuna(sampler: str) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import signal
+import sqlite3
 import warnings
 
 import pytest
@@ -169,9 +170,19 @@ def test_a_storage_that_cannot_be_read_is_one_sentence(config, tmp_path):
         searched(config, tmp_path / "s", trials=1, storage=str(tmp_path / "damaged.db"))
 
 
-def test_a_storage_of_another_version_is_one_sentence(config, tmp_path):
-    import sqlite3
+def test_a_database_of_another_program_stays_as_it_is(config, tmp_path):
+    storage = tmp_path / "mine.db"
+    with contextlib.closing(sqlite3.connect(storage)) as database:
+        database.execute("CREATE TABLE shopping (thing TEXT)")
+        database.commit()
+    before = storage.read_bytes()
+    said = r"mine\.db is a database of another program, with the tables shopping; choose another file with --storage"
+    with pytest.raises(UsageError, match=said):
+        searched(config, tmp_path / "s", trials=1, storage=str(storage))
+    assert storage.read_bytes() == before
 
+
+def test_a_storage_of_another_version_is_one_sentence(config, tmp_path):
     storage = tmp_path / "old.db"
     searched(config, tmp_path / "s", trials=1, storage=str(storage))
     with contextlib.closing(sqlite3.connect(storage)) as held, held:
