@@ -82,7 +82,7 @@ def test_the_model_card_says_whose_weights_and_figures_it_has(run):
         assert f"Its weights are the average `{average}`: its own figure is `loss/{average}`" in text
     export_run(jaxprop.load(run), "safetensors", run / "best")
     assert "of the averages ema_0.5, ema_0.99, swa which was best" in (run / "best" / "README.md").read_text()
-    with pytest.raises(UsageError, match="the trained parameters .* or the average swa: give one of them"):
+    with pytest.raises(UsageError, match=r"the trained parameters .* or the average swa: give one of them"):
         jaxprop.load(run, average="swa", ema=False)
 
 
