@@ -7,6 +7,7 @@ import math
 import socket
 import statistics
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,10 +125,12 @@ def _study(plan: Plan, wanted: Search, folder: Path, metric: str, better: Any) -
         "config": plan.config, "fixed": list(plan.fixed), "metric": metric,
         "keys": [axis.key for axis in plan.axes],
     }  # fmt: skip
+    here = f"{socket.gethostname()}:{folder.resolve()}"
+    # Machines that begin at the same time would otherwise draw the same settings.
+    apart = 0 if wanted.storage is None else zlib.crc32(here.encode())
     return Study(
-        wanted.spans, wanted.axes, sampler=wanted.sampler, better=better, seed=plan.seeds[0],
-        storage=wanted.storage or str(folder / FILE), name=plan.name, about=about,
-        here=f"{socket.gethostname()}:{folder.resolve()}", halving=wanted.halving,
+        wanted.spans, wanted.axes, sampler=wanted.sampler, better=better, seed=plan.seeds[0] + apart,
+        storage=wanted.storage or str(folder / FILE), name=plan.name, about=about, here=here, halving=wanted.halving,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from jaxprop.tools.sweep.grid import Axis, Span
 
 SAMPLERS = ("tpe", "cmaes", "random")
 FILE = "search.db"
+SEEDS = 2**32  # that NumPy's generators take
 KEPT = 3  # of so many settings, halving lets one go on to three times as many evaluations
 
 
@@ -78,7 +79,7 @@ class Study:
             made = self._optuna.create_study(
                 storage=self._held, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
             )
-            made.sampler = self._sampler(sampler, seed + len(made.trials))
+            made.sampler = self._sampler(sampler, (seed + len(made.trials)) % SEEDS)
             known = made.user_attrs.get("about")
             if known is None:
                 made.set_user_attr("about", dict(about))

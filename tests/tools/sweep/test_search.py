@@ -15,7 +15,7 @@ from jaxprop.run.swept import best_of, read_results
 from jaxprop.tools.sweep import Axis, training
 from jaxprop.tools.sweep.grid import Span
 from jaxprop.tools.sweep.plan import drawn
-from jaxprop.tools.sweep.search import Search, search
+from jaxprop.tools.sweep.search import Search, _study, search
 from tests.tools.sweep.test_sweep import CONFIG
 
 RATE = Span("optimizer.lr", 1e-4, 1.0, "log")
@@ -144,6 +144,17 @@ def test_two_folders_share_a_storage(config, tmp_path):
     assert not {one.folder for one in here} & {one.folder for one in there}
     with pytest.raises(UsageError, match=r"holds another search, whose keys is \[\"optimizer.lr\"\]"):
         searched(config, tmp_path / "c", (DROPOUT,), trials=9, storage=storage)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random"])
+def test_machines_that_begin_at_the_same_time_draw_different_settings(config, tmp_path, sampler):
+    plan = drawn(config, (RATE, DROPOUT), (), (), None)
+    wanted = Search((RATE, DROPOUT), (), sampler=sampler, trials=9, storage=str(tmp_path / "both.db"))
+    studies = [_study(plan, wanted, tmp_path / name, "accuracy", "max") for name in ("a", "b")]
+    settings = [tuple(study.ask().setting.values()) for _ in range(3) for study in studies]
+    for study in studies:
+        study.close()
+    assert len(set(settings)) == 6
 
 
 def test_lanes_are_drawn_together(config, tmp_path):
