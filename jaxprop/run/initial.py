@@ -14,9 +14,11 @@ import numpy as np
 from jaxprop.config.custom import custom_sections
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.initial import MAPS, InitialWeights, WeightMap
+from jaxprop.config.schema.lora import Lora
 from jaxprop.config.weight_maps import SUFFIXES, weight_map
 from jaxprop.core.trees import leaf_paths
 from jaxprop.errors import JaxpropError, UsageError
+from jaxprop.models.lora import is_trained
 from jaxprop.run.compose import Experiment
 from jaxprop.run.folder import expanded, find_run, is_run
 from jaxprop.run.held import of_frozen_layers
@@ -92,6 +94,8 @@ def begin(experiment: Experiment, seed: int | None = None) -> tuple[TrainState, 
         filled = fill(params, given.params, section, given.where, found)
         beside = fill(extras, given.extras, section, given.where, found)
         _check_used(section, filled, given)
+        if experiment.config.lora is not None:
+            _check_adapted(experiment.config.lora, filled, given)
         notes[:] = [*_notes(section, filled, beside, given), *found.notes]
         return filled.tree, beside.tree
 
@@ -370,6 +374,17 @@ def _check_used(section: InitialWeights, params: Filled, given: Weights) -> None
         raise UsageError(
             f"run.init_from.freeze: {stuck[0]} is not loaded, so it would stay as it was drawn; load it with map, or "
             "leave it out of freeze"
+        )
+
+
+def _check_adapted(section: Lora, params: Filled, given: Weights) -> None:
+    """Raises UsageError where a new parameter, such as the head of other classes, would be frozen."""
+    stuck = next((path for path in (*params.drawn, *params.skipped) if not is_trained(path, section)), None)
+    if stuck is not None:
+        layer = stuck.rpartition("/")[0] or stuck
+        raise UsageError(
+            f"lora: {stuck} is not loaded from {given.where}, and would stay as it was drawn; train it with "
+            f"lora.train: ['{layer}'] and leave it out of lora.match, or load it with run.init_from.map"
         )
 
 

@@ -201,6 +201,20 @@ def test_weights_that_are_drawn_are_told(home):
     assert begin(compose(build(made)))[1] == [DRAWN]
 
 
+@pytest.mark.parametrize(("skip", "train_too"), [("head/.*", []), ("layers/0/dense/kernel", ["head"])])
+def test_a_new_layer_that_would_stay_as_it_was_drawn_is_refused(home, skip, train_too):
+    made = changed(home, None, run={"init_from": {"from": str(home / "base"), "skip": [skip]}})
+    made["lora"]["train"] = train_too
+    layer = skip.rpartition("/")[0]
+    with pytest.raises(UsageError, match=rf"{layer}/\w+ is not loaded .* train it with lora.train: \['{layer}'\]"):
+        begin(compose(build(made)))
+
+
+def test_a_new_head_is_trained_beside_adapters(home):
+    made = changed(home, None, run={"init_from": {"from": str(home / "base"), "skip": ["head/.*"]}})
+    assert "skipped and drawn: head" in begin(compose(build(made)))[1]
+
+
 def test_the_statistics_of_frozen_layers_are_held_where_that_is_asked_for(home, tmp_path):
     means = []
     for held in (True, False):
