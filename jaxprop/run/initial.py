@@ -22,7 +22,7 @@ from jaxprop.models.lora import is_trained
 from jaxprop.run.compose import Experiment
 from jaxprop.run.folder import expanded, find_run, is_run
 from jaxprop.run.held import of_frozen_layers
-from jaxprop.run.pretrained import expect_name, fitting_map, fix, model_of, told
+from jaxprop.run.pretrained import expect_name, fitting_map, fix, model_of, told, unlike
 from jaxprop.run.served import PREFIX
 from jaxprop.run.weight_files import OTHERS, SUFFIX, Weights, list_weights, read_weights
 from jaxprop.run.weight_rules import apply_rules
@@ -122,7 +122,8 @@ def _by_rules(config: Config, section: InitialWeights, made: WeightMap, permitte
         return Given(given, [])
     wanted = model_of(made, given, listed.config)
     expect_name(config, wanted, given)
-    return Given(given, told(config, made, wanted), partial(fix, config, wanted))
+    notes = [*told(config, made, wanted), *unlike(made, listed.config)]
+    return Given(given, notes, partial(fix, config, wanted))
 
 
 def resolved(config: Config) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -130,6 +131,29 @@ def told(config: Config, made: WeightMap, wanted: Mapping[str, Any]) -> list[str
             f"model.heads={getattr(config.model, 'heads', None)} is taken"
         )
     return notes
+
+
+def unlike(made: WeightMap, config: Mapping[str, Any]) -> list[str]:
+    """Returns what is to be said of weights for another computation, which no key of `model` here gives.
+
+    Args:
+      made: the map.
+      config: what a `config.json` beside the weights holds.
+
+    Example:
+      >>> unlike(weight_map("bert"), {"model_type": "bert", "hidden_size": 768})
+      []
+    """
+    plain = {key: value for key, value in config.items() if isinstance(value, bool | int | float | str)}
+    found = {key: plain[key] for key, value in made.only.items() if key in plain and plain[key] != value}
+    if not found:
+        return []
+    there = ", ".join(f"{key}: {json.dumps(value)}" for key, value in found.items())
+    here = ", ".join(f"{key}: {json.dumps(made.only[key])}" for key in found)
+    return [
+        f"warning: the config.json beside the weights says {there}, and the model here is that of "
+        f"{here}, so its outputs are not those of the checkpoint's own model"
+    ]
 
 
 def fix(config: Config, wanted: Mapping[str, Any], path: str, there: tuple[int, ...], here: tuple[int, ...]) -> str:

@@ -75,6 +75,9 @@ class WeightMap(Section):
     rules: Rules
     model: dict[str, Any] = Field({}, description="keys of the section `model` that the weights are made for")
     config: dict[str, str] = Field({}, description="keys of a `config.json` beside the weights, and of `model`")
+    only: dict[str, Any] = Field(
+        {}, description="keys of a `config.json` beside the weights, with the one value that the model here computes"
+    )
 
 
 class _OneOf:
