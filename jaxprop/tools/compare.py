@@ -18,6 +18,7 @@ from jaxprop.run.swept import OWN, Ended, Results, read_sweep, sweep_named
 from jaxprop.tools.sweep.ranking import rank, verdict
 from jaxprop.untrusted.files import read_bytes
 
+REPEATED = "repeated"  # status of a run with the setting and the seed of another one
 APART = ("sinks", "base")  # sections in which a difference is none of the runs
 
 
@@ -47,7 +48,7 @@ def compare(folders: Sequence[Path], metric: str | None = None) -> Results:
         raise UsageError("expected two runs or more to compare; 'jaxprop runs' lists those in runs/")
     _check_alike(runs)
     keys = _differing(runs)
-    ended = [_ended(run, keys) for run in runs]
+    ended = _once([_ended(run, keys) for run in runs])
     known = {name for one in ended for name in one.metrics}
     if metric is not None and known and metric not in known:
         raise UsageError(f"--metric: {one_of(metric, known, 'metric of these runs')}")
@@ -57,7 +58,7 @@ def compare(folders: Sequence[Path], metric: str | None = None) -> Results:
     name = metric or main_metric(first.get("task.name"), sorted(known), best)
     mode = first.get("checkpoint.mode") if name == best else None
     mode = mode if mode in ("min", "max") else better(name, first.get("task.name"))
-    ranked = rank(ended, name, mode) if known else []
+    ranked = rank([one for one in ended if one.status != REPEATED], name, mode) if known else []
     good = [one for one in ranked if one.values]
     left = sum(one.status in (Status.INTERRUPTED, Status.RUNNING, "unfinished") for one in ended)
     seconds = sum(one.seconds or 0.0 for one in ended)
@@ -126,6 +127,19 @@ def _telling(runs: Sequence[_Run], keys: Sequence[str]) -> tuple[str, ...]:
         return not by_name or len(values) == len(runs) or any(value != values[0] for value in values)
 
     return tuple(key for key, values in having.items() if is_told(key, values))
+
+
+def _once(ended: Sequence[Ended]) -> list[Ended]:
+    """The runs, of which those that repeat another one do not count as one more seed; one with figures counts."""
+    kept: dict[str, Ended] = {}
+    for one in sorted(ended, key=lambda one: not one.metrics):  # stable, so otherwise the first one
+        kept.setdefault(repr((sorted(one.setting.items()), one.seed)), one)
+    found = []
+    for one in ended:
+        first = kept[repr((sorted(one.setting.items()), one.seed))]
+        problem = f"repeats {first.folder} and counts once"
+        found.append(one if one is first else one._replace(status=REPEATED, metrics={}, problem=problem))
+    return found
 
 
 def _ended(run: _Run, keys: Sequence[str]) -> Ended:

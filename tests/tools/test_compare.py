@@ -73,6 +73,19 @@ def test_runs_that_have_not_ended_well_are_told_and_not_ranked(tmp_path):
     assert compare([lost, begun]).settings == []
 
 
+def test_a_run_that_repeats_another_one_is_no_further_seed(tmp_path):
+    lost = make_run(tmp_path / "lost", status="diverged")
+    first, again = (make_run(tmp_path / name, accuracy=0.9) for name in ("first", "again"))
+    second, other = make_run(tmp_path / "second", seed=1, accuracy=0.8), make_run(tmp_path / "other", lr=0.2)
+    found = compare([lost, first, again, second, other])
+    assert [(one.status, one.problem) for one in found.runs] == [
+        ("repeated", f"repeats {first} and counts once"), ("completed", ""),
+        ("repeated", f"repeats {first} and counts once"), ("completed", ""), ("completed", ""),
+    ]  # fmt: skip
+    (both,) = [one for one in found.settings if len(one.values) > 1]
+    assert (both.seeds, both.values, both.lost) == ((0, 1), (0.9, 0.8), 0)
+
+
 def test_a_sweep_stands_for_its_runs(tmp_path):
     sweep = make_sweep(tmp_path / "s", [({"optimizer.lr": 0.1}, 0, 0.5), ({"optimizer.lr": 0.2}, 0, 0.6)])
     for name, lr in (("lr=0.1,seed=0", 0.1), ("lr=0.2,seed=0", 0.2)):
