@@ -190,6 +190,9 @@ def merge_lora(params: PyTree, *, alpha: float = 16.0, quantize: str | None = No
       params: of a model that `lora` has returned.
       alpha, quantize: as given to `lora`.
 
+    Raises:
+      UsageError: the weights are kept in other bits than `quantize`, as far as that shows: int4 looks as nf4.
+
     Example:
       >>> params = {"kernel": jnp.eye(2), "kernel_lora_a": jnp.ones((2, 1)), "kernel_lora_b": jnp.ones((1, 2))}
       >>> merge_lora(params, alpha=0.5)["kernel"].tolist()
@@ -374,16 +377,30 @@ class _Held(NamedTuple):
 def _joined(params: PyTree, section: Lora, join: Callable[[_Held], Any]) -> PyTree:
     """The tree without adapters: one value in the place of each weight that has some."""
 
-    def change(_: str, layer: dict[Any, Any]) -> dict[Any, Any]:
+    def change(path: str, layer: dict[Any, Any]) -> dict[Any, Any]:
         names = [name.removesuffix(A) for name in layer if isinstance(name, str) and name.endswith(A)]
         taken = {name + end for name in names for end in ("", A, B, CODES, SCALES)}
         made = {name: leaf for name, leaf in layer.items() if name not in taken}
         for name in names:
+            _expect_made_with(section, layer, name, _path(path, name))
             base = layer[name] if section.quantize is None else (layer[name + CODES], layer[name + SCALES])
             made[name] = join(_Held(base, layer[name + A], layer[name + B]))
         return made
 
     return _rebuilt(params, change)
+
+
+def _expect_made_with(section: Lora, layer: Mapping[Any, Any], name: str, path: str) -> None:
+    """Raises UsageError where a weight was adapted with another rank, or is kept in other bits; int4 looks as nf4."""
+    codes, rank = layer.get(name + CODES), layer[name + A].shape[-1]
+    kept = "null" if codes is None else "int8" if codes.dtype == jnp.int8 else "int4 or nf4"
+    if (section.quantize or "null") not in kept.split(" or "):
+        raise UsageError(
+            f"{path} is kept with quantize: {kept}, and quantize: {section.quantize or 'null'} was given; give lora and "
+            "merge_lora what it was made with"
+        )
+    if rank != section.rank:
+        raise UsageError(f"{path} has adapters of rank {rank}, and the rank that was given is {section.rank}")
 
 
 def _sum(section: Lora, held: _Held) -> LowRank:

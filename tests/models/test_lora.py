@@ -268,3 +268,26 @@ def test_given_weights_are_adapted():
     base = jax.tree.map(lambda leaf: leaf + 1, nnx_model().init(KEY, BATCH)[0])
     params, _ = lora(nnx_model(), match="first", rank=2, base=base).init(KEY, BATCH)
     assert np.array_equal(params["first"]["kernel"], base["first"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("kept", "given", "message"),
+    [
+        (None, "nf4", "kernel is kept with quantize: null, and quantize: nf4 was given"),
+        ("int8", None, "kernel is kept with quantize: int8, and quantize: null was given"),
+        ("int8", "nf4", "kernel is kept with quantize: int8, and quantize: nf4 was given"),
+        ("nf4", "int8", "kernel is kept with quantize: int4 or nf4, and quantize: int8 was given"),
+    ],
+)
+def test_weights_that_are_kept_otherwise_are_not_read_as_if(kept, given, message):
+    if kept is not None:
+        pytest.importorskip("qwix")
+    params = adapted({"kernel": jnp.ones((64, 4))}, Lora(match="output", rank=2, quantize=kept), KEY)
+    with pytest.raises(UsageError, match=message):
+        jaxprop.merge_lora(params, quantize=given)
+
+
+def test_adapters_of_another_rank_are_not_scaled_as_if():
+    params = adapted({"kernel": jnp.ones((64, 4))}, Lora(match="output", rank=2), KEY)
+    with pytest.raises(UsageError, match="kernel has adapters of rank 2, and the rank that was given is 4"):
+        merged(params, Lora(match="output", rank=4))
