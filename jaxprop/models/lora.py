@@ -396,8 +396,8 @@ def _expect_made_with(section: Lora, layer: Mapping[Any, Any], name: str, path: 
     kept = "null" if codes is None else "int8" if codes.dtype == jnp.int8 else "int4 or nf4"
     if (section.quantize or "null") not in kept.split(" or "):
         raise UsageError(
-            f"{path} is kept with quantize: {kept}, and quantize: {section.quantize or 'null'} was given; give lora and "
-            "merge_lora what it was made with"
+            f"{path} is kept with quantize: {kept}, and quantize: {section.quantize or 'null'} was given; give what it "
+            "was made with"
         )
     if rank != section.rank:
         raise UsageError(f"{path} has adapters of rank {rank}, and the rank that was given is {section.rank}")

@@ -270,10 +270,20 @@ def test_positions_are_cut_and_not_made_up(tmp_path):
         ("bert", {"norm_order": "pre"}, {}, "made for model.norm_order=post,"),
         ("bert", {"pool": "mean", "activation": "gelu"}, {}, "model.activation=gelu_exact model.pool=first,"),
         ("resnet", {"activation": "silu"}, {}, "made for model.activation=relu,"),
-        ("bert", {}, {"model_type": "roberta"}, 'says model_type: "roberta", and the model here is that of model_type: "b'),
+        (
+            "bert",
+            {},
+            {"model_type": "roberta"},
+            'says model_type: "roberta", and the model here is that of model_type: "b',
+        ),
         ("bert", {}, {"is_decoder": True}, "says is_decoder: true, and"),
         ("gpt2", {}, {"scale_attn_by_inverse_layer_idx": True}, "says scale_attn_by_inverse_layer_idx: true, and"),
-        ("resnet_transformers", {}, {"downsample_in_bottleneck": True}, "here is that of downsample_in_bottleneck: false"),
+        (
+            "resnet_transformers",
+            {},
+            {"downsample_in_bottleneck": True},
+            "here is that of downsample_in_bottleneck: false",
+        ),
     ],
 )
 def test_a_model_with_other_outputs_is_told(tmp_path, name, changes, config, sentence):
@@ -284,7 +294,13 @@ def test_a_model_with_other_outputs_is_told(tmp_path, name, changes, config, sen
 
 
 def test_a_config_that_holds_anything_else_is_not_taken(tmp_path):
-    config = {"activation_function": ["gelu"], "n_head": {"a": 1}, "n_embd": None, "model_type": [], "layer_norm_epsilon": 1e-5}
+    config = {
+        "activation_function": ["gelu"],
+        "n_head": {"a": 1},
+        "n_embd": None,
+        "model_type": [],
+        "layer_norm_epsilon": 1e-5,
+    }
     notes = begin(experiment_of("gpt2", copied("gpt2", tmp_path / "there", config=config))[0])[1]
     assert not any(note.startswith("warning") for note in notes)
 
