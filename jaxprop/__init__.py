@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from jaxprop.run.processes import start_processes
     from jaxprop.tools.gradcheck.check import gradcheck
     from jaxprop.train.averages import Swa
+    from jaxprop.train.distillation import Teacher
     from jaxprop.train.estimators import estimator
     from jaxprop.train.eval_step import make_eval_step
     from jaxprop.train.make import make_train_step
@@ -60,6 +61,7 @@ _HOME = {
     "Scaling": "core.precision",
     "Rule": "parallel.rules",
     "Swa": "train.averages",
+    "Teacher": "train.distillation",
     "TrainState": "types",
     "estimator": "train.estimators",
     "fit": "run.fit",
@@ -97,6 +99,7 @@ __all__ = [
     "Rule",
     "Scaling",
     "Swa",
+    "Teacher",
     "TrainState",
     "estimator",
     "fit",

@@ -177,6 +177,8 @@ class Objective(NamedTuple):
       metrics: by name, how the totals are finished; one that is not named is a `(sum, count)`.
       cast: keys of the batch whose floats are cast to the compute dtype; True for all of them.
       model: the `Model` it was made from; None for a plain function.
+      beside: arrays that it reads besides parameters and batch, such as those of a teacher; the train step hands them
+        to its program as arguments, through `jaxprop.core.handed`.
     """
 
     mean_loss: Callable[..., tuple[jax.Array, tuple[jax.Array, PyTree, Sums]]]
@@ -184,6 +186,7 @@ class Objective(NamedTuple):
     metrics: Mapping[str, Metric] = {}
     cast: tuple[str, ...] | bool = ()
     model: Model | None = None
+    beside: PyTree = None
 
 
 class HealthState(NamedTuple):

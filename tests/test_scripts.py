@@ -281,6 +281,19 @@ def test_four_weeks_of_a_detector_end_with_a_week_of_wrong_labels_that_is_refuse
     assert len(suspects & places) > 0.5 * len(places)
 
 
+# -- scripts/distill_digits.py --------------------------------------------------------------------
+
+
+def test_a_network_that_learns_few_labels_is_better_with_a_teacher(monkeypatch):
+    script = loaded("distill_digits")
+    monkeypatch.setattr(script, "SETTINGS", ((None, None), (0.9, 4.0)))
+    alone, taught = script.settings(steps=1000, teacher_steps=200).values()
+    assert len(alone) == len(taught) == 3
+    for one, other in zip(alone, taught, strict=True):
+        assert other["loss"] < 0.95 * one["loss"]
+    assert sum(row["accuracy"] for row in taught) > sum(row["accuracy"] for row in alone)
+
+
 # -- scripts/cron ---------------------------------------------------------------------------------
 
 CRON = SCRIPTS[0].parent / "cron"

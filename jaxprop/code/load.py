@@ -15,6 +15,7 @@ from jaxprop.config.schema.groups import CustomGroupOptimizer
 from jaxprop.config.schema.model import CustomModel
 from jaxprop.config.schema.optimizer import CustomOptimizer
 from jaxprop.config.schema.task import CustomLoss, CustomMetric
+from jaxprop.config.schema.teacher import CustomTeacher
 from jaxprop.config.tree import Path, Tree
 from jaxprop.errors import ConfigError, JaxpropError, UsageError
 from jaxprop.types import Metric
@@ -26,6 +27,7 @@ SUPPLIED: dict[type[Custom], tuple[str, ...]] = {
     CustomModel: ("rngs", "key", "spec", "input_shape", *SIZES),
     CustomLoss: SIZES,
     CustomMetric: SIZES,
+    CustomTeacher: SIZES,
     CustomData: ("task", "prepared", *DataSection.model_fields),
     CustomOptimizer: RATES,
     CustomGroupOptimizer: RATES,

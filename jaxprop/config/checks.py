@@ -196,6 +196,8 @@ def _mixture(config: Config) -> Iterator[Problem]:
     for i, source in enumerate(data.sources):
         if source.name not in fitting:
             yield _unfit(("data", "sources", i, "name"), config.task.name, source.name, fitting)
+    if len(data.sources) == 1 and data.prepared_by is None:
+        yield Problem(("data", "sources"), "expected 2 sources or more; write a single one as the section data itself")
     if data.new_classes and data.prepared_by is None:
         yield Problem(("data", "new_classes"), "classes beside those of data.prepared_by, which is not set; set it")
     before = -1
@@ -396,6 +398,8 @@ def makes_chunks(config: Config) -> str | None:
         return "a loss of your own is given whole logits; remove this or task.loss"
     if config.task.metrics:
         return "a metric of your own is given whole logits; remove this or task.metrics"
+    if config.task.teacher is not None:
+        return "a teacher's logits are made whole; remove this or task.teacher"
     if config.precision.quantize is not None:
         return "the products of chunks are not quantized, as the head's is; remove this or precision.quantize"
     if config.parallel.mesh.sequence != 1:

@@ -17,7 +17,7 @@ from jaxprop.config.schema.custom import Custom, Target
 from jaxprop.config.tree import Path, Tree, dotted
 from jaxprop.errors import ConfigError, did_you_mean
 
-PLACES: tuple[Path, ...] = (("model",), ("data",), ("optimizer",), ("task", "loss"))
+PLACES: tuple[Path, ...] = (("model",), ("data",), ("optimizer",), ("task", "loss"), ("task", "teacher"))
 METRICS: Path = ("task", "metrics")
 GROUPS: Path = ("optimizer", "groups")
 # What lies beside the config.yaml of a run or of a black box.
@@ -48,6 +48,7 @@ def custom_sections(config: Config) -> dict[Path, Custom]:
         ("optimizer",): config.optimizer,
         **{(*GROUPS, i, "optimizer"): group.optimizer for i, group in enumerate(config.optimizer.groups)},
         ("task", "loss"): config.task.loss,
+        ("task", "teacher"): config.task.teacher,
         **{(*METRICS, name): section for name, section in (config.task.metrics or {}).items()},
     }
     return {path: section for path, section in found.items() if isinstance(section, Custom)}

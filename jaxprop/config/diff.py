@@ -42,6 +42,8 @@ HARMLESS: tuple[Path, ...] = (
     ("run", "scan_layers"),
     *(("parallel", key) for key in ("devices", "mesh", "rules", "offload_optimizer")),
     ("task", "metrics"),  # further figures of evaluations
+    # What the teacher is is decided by the digest of its arrays, which is compared when they are there.
+    *(("task", "teacher", key) for key in ("run", "digest")),
 )
 # What a process may have for itself: where its host keeps the data, how they are read, and what process 0 alone writes.
 OWN: tuple[Path, ...] = (

@@ -1,4 +1,4 @@
-"""Checks of how a run trains: averages, growing batches, 8 bits, estimates of the gradient, adapters."""
+"""Checks of how a run trains: averages, growing batches, 8 bits, estimates of the gradient, adapters, a teacher."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.custom import Custom
 from jaxprop.config.schema.growth import GrowByNoise
+from jaxprop.config.tasks import TASK_TABLE
 from jaxprop.config.tree import Problem
 from jaxprop.errors import one_of
 
@@ -77,4 +78,13 @@ def _lora(config: Config) -> Iterator[Problem]:
         yield Problem(("optimizer", "parametrization"), what)
 
 
-METHODS: tuple[Callable[[Config], Iterator[Problem]], ...] = (_averages, _growth, _quantize, _gradient, _lora)
+def _teacher(config: Config) -> Iterator[Problem]:
+    if config.task.teacher is None:
+        return
+    fitting = [name for name, entry in TASK_TABLE.items() if entry.divergence]
+    if config.task.name not in fitting:
+        what = f"the task {config.task.name} is not learned from a teacher, but {', '.join(fitting)} are; remove this"
+        yield Problem(("task", "teacher"), what)
+
+
+METHODS: tuple[Callable[[Config], Iterator[Problem]], ...] = (_averages, _growth, _quantize, _gradient, _lora, _teacher)

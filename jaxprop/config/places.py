@@ -55,6 +55,8 @@ class Place(NamedTuple):
         if choices := self.choices():
             if choices.custom is not None and isinstance(value, Mapping) and "class" in value:
                 return choices.custom
+            if not choices.names:  # the other form has no name either
+                return next((model for model in self._models() if model is not choices.custom), None)
             name = value.get("name") if isinstance(value, Mapping) else None
             return choices.model(name) if isinstance(name, str) and name in choices.names else None
         models = self._models()

@@ -33,6 +33,8 @@ class TaskEntry(NamedTuple):
       figures: what an evaluation reports, by name.
       data: names of the sources it can learn from.
       models: names of the built-in models that fit.
+      divergence: how far outputs are from those of a teacher, by its name in `jaxprop.losses.DIVERGENCES`; None where
+        the task cannot be learned from one.
     """
 
     summary: str
@@ -40,6 +42,7 @@ class TaskEntry(NamedTuple):
     figures: Mapping[str, Figure]
     data: tuple[str, ...]
     models: tuple[str, ...]
+    divergence: Literal["softmax", "sigmoid", "squared"] | None = None
 
 
 TASK_TABLE: dict[str, TaskEntry] = {
@@ -49,6 +52,7 @@ TASK_TABLE: dict[str, TaskEntry] = {
         figures={"loss": Figure("min"), "accuracy": Figure("max", "accuracy")},
         data=("digits", "reviews", "text", "arrays", "table", "images", "huggingface", "mixture", "random"),
         models=("mlp", "cnn", "resnet", "vit", "rnn", "transformer"),
+        divergence="softmax",
     ),
     "multilabel": TaskEntry(
         summary="any number of classes for each example",
@@ -56,6 +60,7 @@ TASK_TABLE: dict[str, TaskEntry] = {
         figures={"loss": Figure("min"), "accuracy": Figure("max", "multilabel_accuracy")},
         data=("text", "arrays", "table", "images", "huggingface", "mixture"),
         models=("mlp", "cnn", "resnet", "vit", "rnn", "transformer"),
+        divergence="sigmoid",
     ),
     "regress": TaskEntry(
         summary="numbers",
@@ -63,6 +68,7 @@ TASK_TABLE: dict[str, TaskEntry] = {
         figures={"loss": Figure("min"), "mean_absolute_error": Figure("min", "mean_absolute_error")},
         data=("text", "arrays", "table", "images", "huggingface", "mixture"),
         models=("mlp", "cnn", "resnet", "vit", "rnn", "transformer"),
+        divergence="squared",
     ),
     "language": TaskEntry(
         summary="the next token",
@@ -75,6 +81,7 @@ TASK_TABLE: dict[str, TaskEntry] = {
         },
         data=("stdlib_text", "text", "pairs", "huggingface", "mixture", "random"),
         models=("rnn", "transformer"),
+        divergence="softmax",
     ),
     "translate": TaskEntry(
         summary="a text for each text",

@@ -292,6 +292,11 @@ def _trace_with(tracing: _Tracing) -> Iterator[None]:
         _tracing.reset(token)
 
 
+def untapped() -> contextlib.AbstractContextManager[None]:
+    """Has the taps traced inside measure nothing, as those of a model that is not trained."""
+    return _trace_with(_Tracing({}, {})) if measuring() else contextlib.nullcontext()
+
+
 def zero_collectors(taps: Sequence[Tap]) -> dict[str, Any]:
     """Returns the zeros that statistics are collected into, one entry a tap.
 

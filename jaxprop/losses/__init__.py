@@ -8,6 +8,7 @@ from functools import partial
 from jaxprop.config.schema import task as schema
 from jaxprop.losses.ctc import ctc
 from jaxprop.losses.detection import focal_iou
+from jaxprop.losses.divergence import DIVERGENCES, sigmoid_divergence, softmax_divergence, squared_divergence
 from jaxprop.losses.huber import huber
 from jaxprop.losses.own import own_loss
 from jaxprop.losses.per_example import PerExample
@@ -17,8 +18,8 @@ from jaxprop.losses.squared import squared_error
 from jaxprop.types import Loss
 
 __all__ = [
-    "LOSSES", "ctc", "focal_iou", "huber", "make_loss", "own_loss", "sigmoid_cross_entropy", "softmax_cross_entropy",
-    "squared_error",
+    "DIVERGENCES", "LOSSES", "ctc", "focal_iou", "huber", "make_loss", "own_loss", "sigmoid_cross_entropy",
+    "sigmoid_divergence", "softmax_cross_entropy", "softmax_divergence", "squared_divergence", "squared_error",
 ]  # fmt: skip
 
 LOSSES: dict[str, Callable[..., PerExample]] = {

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxprop.config.tasks import best_mode
-from jaxprop.run.compose import Experiment
 from jaxprop.run.evaluate import evaluate
+from jaxprop.run.experiment import Experiment
 from jaxprop.types import TrainState
 
 

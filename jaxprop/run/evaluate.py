@@ -16,7 +16,7 @@ from jaxprop.parallel.hosts import check_alike, process_count
 from jaxprop.parallel.mesh import parts
 from jaxprop.parallel.placement import local_rows, place_batch
 from jaxprop.run.clock import Clock
-from jaxprop.run.compose import Experiment
+from jaxprop.run.experiment import Experiment
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.types import Source, TrainState
 

@@ -110,7 +110,7 @@ class Program:
         one = self.experiment
         if not any(path[0] == "task" for path in self.paths):
             return one.task
-        return tasks.make_task(with_chunks(config, one.sources["train"], one.mesh), one.sources)
+        return tasks.make_task(with_chunks(config, one.sources["train"], one.mesh), one.sources, one.teacher)
 
     def _recipe_of(self, values: Sequence[jax.Array]) -> Recipe:
         config, share = self.config, None

@@ -21,8 +21,9 @@ from jaxprop.config.tasks import best_mode
 from jaxprop.config.tree import Path as Keys
 from jaxprop.config.tree import Tree
 from jaxprop.errors import CheckpointError, UsageError
+from jaxprop.run import own_code
 from jaxprop.run.averages import average_for_evaluation
-from jaxprop.run.compose import Experiment, compose
+from jaxprop.run.experiment import Experiment, assemble
 from jaxprop.run.folder import find_run, read_summary, refuse_links
 from jaxprop.run.prepared import Prepared, prepared_of, read, stand_in
 from jaxprop.sinks.streams import tell
@@ -88,7 +89,8 @@ def open_run(
     config = _overridden(build(stored_config(path)), overrides, code)
     # A run of an earlier jaxprop has kept nothing of its data, so they are opened.
     prepared = read(folder) or prepared_of(data.open_sources(config.data, config.task.name)["train"])
-    experiment = compose(config, {"train": stand_in(prepared)})
+    # Without its teacher, which may be gone: only training asks it.
+    experiment = assemble(own_code.checked(config), {"train": stand_in(prepared)})
     restored, chosen = _restore(path, config, experiment.init(config.run.seed), which)
     average = average_for_evaluation(experiment, restored.stream["metrics"])
     state = experiment.step.picked(restored.state, average)

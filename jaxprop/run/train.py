@@ -27,6 +27,7 @@ from jaxprop.run.precision import policy_of
 from jaxprop.run.resume import check_data, finished
 from jaxprop.run.served import PROMOTION
 from jaxprop.run.swept import is_sweep
+from jaxprop.run.teacher import resolved_teacher, with_digest
 from jaxprop.sinks import Sink
 from jaxprop.types import Source, TrainState
 
@@ -72,11 +73,11 @@ def train(
         raise UsageError(
             f"{folder} is the folder of a sweep, whose runs have folders in it; choose another with --run DIR"
         )
-    config = resolved(config)
+    config = resolved_teacher(resolved(config), expanded(folder))
     chosen: list[str] = []  # what a person is told of the steps a call
 
     def composed() -> Experiment:
-        before = config if fresh else calls.as_before(config, expanded(folder))
+        before = config if fresh else with_digest(calls.as_before(config, expanded(folder)), expanded(folder))
         experiment, notes = calls.composed(before, partial(_composed, composing or compose))
         chosen.extend(notes)
         return experiment

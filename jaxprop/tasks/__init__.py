@@ -16,11 +16,12 @@ from jaxprop.tasks.task import Task, bind
 from jaxprop.tasks.transcribe import transcribe
 from jaxprop.tasks.translate import translate
 from jaxprop.tasks.widened import widened
+from jaxprop.train.distillation import Teacher
 from jaxprop.types import Model, Source
 
 __all__ = ["TASKS", "Task", "check_outputs", "make_task", "model_of"]
 
-TASKS: dict[str, Callable[[Config, Mapping[str, Source]], Task]] = {
+TASKS: dict[str, Callable[..., Task]] = {
     "classify": classify,
     "language": language,
     "detect": detect,
@@ -41,17 +42,19 @@ def model_of(config: Config, train: Source) -> Model:
     return bind(config, train)[0]
 
 
-def make_task(config: Config, sources: Mapping[str, Source]) -> Task:
+def make_task(config: Config, sources: Mapping[str, Source], teacher: Teacher | None = None) -> Task:
     """Binds the task a configuration names to its data.
 
     Args:
       config: the run's configuration.
       sources: from `jaxprop.data.open_sources`.
+      teacher: that the model learns from, for the tasks that can be learned so; or None.
 
     Returns:
       The task.
     """
-    task, kept = TASKS[config.task.name](config, sources), sources["train"].stored
+    taught = {} if teacher is None else {"teacher": teacher}
+    task, kept = TASKS[config.task.name](config, sources, **taught), sources["train"].stored
     if kept is not None:
         task = task._replace(objective=widened(task.objective, kept.widen))
     has_outputs = task.model is None or task.model.apply is not no_outputs

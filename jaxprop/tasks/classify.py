@@ -14,22 +14,24 @@ from jaxprop.core.precision import wide
 from jaxprop.data.splits import labels_of
 from jaxprop.tasks.panels import confusion, surest_mistakes
 from jaxprop.tasks.task import Task, bind
+from jaxprop.train.distillation import Teacher
 from jaxprop.types import Batch, Source
 
 
-def classify(config: Config, sources: Mapping[str, Source]) -> Task:
+def classify(config: Config, sources: Mapping[str, Source], teacher: Teacher | None = None) -> Task:
     """Binds softmax cross-entropy and accuracy.
 
     Args:
       config: the run's configuration.
       sources: `train`, and `validation` or `test` to evaluate on; `info["classes"]` is the number of classes.
+      teacher: that the model learns from, or None.
 
     Returns:
       The task; its reference is the accuracy of always answering the most frequent training class.
     """
     names = sources["train"].info.get("class_names", ())
     return Task(
-        *bind(config, sources["train"]),
+        *bind(config, sources["train"], teacher=teacher),
         predict=predict,
         reference=_majority(sources),
         panels=(partial(confusion, names=names), partial(surest_mistakes, names=names)),

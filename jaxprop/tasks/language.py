@@ -16,15 +16,17 @@ from jaxprop.data.tokenizers import BYTES, restore
 from jaxprop.metrics import bytes_per_token
 from jaxprop.tasks.panels import Panel, sample_text
 from jaxprop.tasks.task import Task, bind
+from jaxprop.train.distillation import Teacher
 from jaxprop.types import Batch, Source
 
 
-def language(config: Config, sources: Mapping[str, Source]) -> Task:
+def language(config: Config, sources: Mapping[str, Source], teacher: Teacher | None = None) -> Task:
     """Binds softmax cross-entropy a token, perplexity, accuracy, and bits a byte where the data know their bytes.
 
     Args:
       config: the run's configuration.
       sources: `train`, and `test` to evaluate on; `info["vocabulary"]` is the number of tokens.
+      teacher: that the model learns from, or None.
 
     Returns:
       The task; its reference is the loss of a unigram model, counted on train and measured on test.
@@ -32,7 +34,7 @@ def language(config: Config, sources: Mapping[str, Source]) -> Task:
     train = sources["train"]
     unigram = train.info.get("unigram_nats")
     told = "bytes" in train.take(np.zeros(1, np.int64))
-    model, objective, spec = bind(config, train, {"bytes_per_token": bytes_per_token} if told else {})
+    model, objective, spec = bind(config, train, {"bytes_per_token": bytes_per_token} if told else {}, teacher)
     return Task(
         model,
         objective,

@@ -12,12 +12,13 @@ from jaxprop.core.precision import wide
 from jaxprop.metrics.absolute_error import absolute_error_of
 from jaxprop.tasks.panels import Drawable, Panel, Predictions, largest_errors, predicted_and_true
 from jaxprop.tasks.task import Task, bind
+from jaxprop.train.distillation import Teacher
 from jaxprop.types import Batch, Source
 
 Scale = Sequence[Sequence[float]]  # mean and standard deviation of each target, K pairs
 
 
-def regress(config: Config, sources: Mapping[str, Source]) -> Task:
+def regress(config: Config, sources: Mapping[str, Source], teacher: Teacher | None = None) -> Task:
     """Binds the squared error and the mean absolute error.
 
     Where the source's labels are standardized, `info["target_scale"]` is the mean and the standard deviation of each
@@ -27,6 +28,7 @@ def regress(config: Config, sources: Mapping[str, Source]) -> Task:
     Args:
       config: the run's configuration.
       sources: `train`, and `test` to evaluate on; `info["targets"]` is the number of targets.
+      teacher: that the model learns from, or None.
 
     Returns:
       The task.
@@ -34,10 +36,10 @@ def regress(config: Config, sources: Mapping[str, Source]) -> Task:
     train, panels = sources["train"], (predicted_and_true, largest_errors)
     scale = train.info.get("target_scale")
     if scale is None:
-        return Task(*bind(config, train), predict=predict, panels=panels)
+        return Task(*bind(config, train, teacher=teacher), predict=predict, panels=panels)
     stds = [std for _, std in scale]
     return Task(
-        *bind(config, train, {"mean_absolute_error": absolute_error_of(stds)}),
+        *bind(config, train, {"mean_absolute_error": absolute_error_of(stds)}, teacher),
         predict=in_units(scale),
         panels=tuple(_in_units(panel, scale) for panel in panels),
     )

@@ -21,14 +21,15 @@ from jaxprop.core.overrides import cast_params, computing
 from jaxprop.core.precision import Policy, cast_floating, cast_keys
 from jaxprop.data.augment import make_augmentation
 from jaxprop.errors import ConfigError, UsageError
-from jaxprop.losses import make_loss, own_loss
+from jaxprop.losses import DIVERGENCES, make_loss, own_loss
 from jaxprop.metrics import METRICS
 from jaxprop.models.arguments import masks_tokens
 from jaxprop.models.lora import with_adapters
 from jaxprop.models.quantized import with_products
 from jaxprop.tasks.panels import Panel
-from jaxprop.tasks.tokens import loss_of_sequences, metric_of_sequences
+from jaxprop.tasks.tokens import divergence_of_sequences, loss_of_sequences, metric_of_sequences
 from jaxprop.tasks.words import usual_words
+from jaxprop.train.distillation import Teacher
 from jaxprop.train.objective import as_objective, loss_from, without_padding
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Source, Spec
 
@@ -148,7 +149,9 @@ def predictions(
     return predict
 
 
-def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = None) -> tuple[Model, Objective, Spec]:
+def bind(
+    config: Config, train: Source, instead: Mapping[str, Metric] | None = None, teacher: Teacher | None = None
+) -> tuple[Model, Objective, Spec]:
     """Builds the model for the data's shapes and binds it to augmentation and to the task's loss and metrics.
 
     Args:
@@ -156,6 +159,7 @@ def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = N
         a number where logits are not made whole.
       train: the training split; one record of it is read, and the sizes its `info` names.
       instead: metrics that the data make possible, beside those of the table or in the place of one of the same name.
+      teacher: that the model learns from, or None.
 
     Returns:
       The model, the objective, and the spec the model was built for.
@@ -168,14 +172,25 @@ def bind(config: Config, train: Source, instead: Mapping[str, Metric] | None = N
     spec = Spec(shapes, {name: train.info[name] for name in SIZES if name in train.info})
     model = _model(config, spec)
     if isinstance(model, models.LossFunction):
+        if teacher is not None:
+            raise ConfigError("task.teacher: the model is a loss function, which has no outputs; remove this")
         return model.model(), _own_objective(config, model, spec), spec
     metrics, augment = _metrics(config, spec, instead or {}), make_augmentation(config.data.augment, spec)
     chunks = config.run.vocabulary_chunks
     objective = loss_from(
         model, _loss(config, spec), metrics, cast=_computed(spec), augment=augment,
-        vocabulary_chunks=chunks if isinstance(chunks, int) else 1,
+        vocabulary_chunks=chunks if isinstance(chunks, int) else 1, teacher=_of_task(teacher, config, spec),
     )  # fmt: skip
     return model, objective, spec
+
+
+def _of_task(teacher: Teacher | None, config: Config, spec: Spec) -> Teacher | None:
+    """The teacher with the divergence of the task."""
+    name = TASK_TABLE[config.task.name].divergence
+    if teacher is None or name is None:
+        return None
+    divergence = DIVERGENCES[name]
+    return teacher._replace(divergence=divergence_of_sequences(divergence) if masks_tokens(spec) else divergence)
 
 
 def _computed(spec: Spec) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,6 +33,21 @@ def loss_of_sequences(loss: Loss) -> Loss:
       [1.0, 0.0]
     """
     return lambda outputs, batch: loss(outputs, with_example_mask(batch))
+
+
+def divergence_of_sequences(divergence: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a divergence from a teacher for batches whose mask is of tokens.
+
+    Args:
+      divergence: `(outputs, batch, *, temperature) -> (per_example [B], weight [B])`, which reads a mask of answers.
+
+    Example:
+      >>> from jaxprop.losses.divergence import softmax_divergence
+      >>> batch = {"teacher": jnp.zeros((2, 2)), "mask": jnp.array([[1.0, 0.0], [0.0, 0.0]])}
+      >>> divergence_of_sequences(softmax_divergence)(jnp.zeros((2, 2)), batch)[1].tolist()
+      [1.0, 0.0]
+    """
+    return lambda outputs, batch, **options: divergence(outputs, with_example_mask(batch), **options)
 
 
 def metric_of_sequences(metric: Metric) -> Metric:

@@ -14,7 +14,8 @@ from jaxprop.errors import UsageError, one_of
 from jaxprop.parallel.mesh import AXES, DATA_AXIS
 from jaxprop.parallel.offload import is_offloaded
 from jaxprop.parallel.rules import check_rules, following, parameter_specs
-from jaxprop.run.compose import compose, rules_of
+from jaxprop.run.compose import compose
+from jaxprop.run.steps import rules_of
 
 PARTS = ("params", "opt_state", "ema", "extras")
 

@@ -71,7 +71,7 @@ class TrainStep:
     ):
         self._recipe = self.recipe = recipe
         self._steps_per_call, self._mesh, self._sharding, self._rules = steps_per_call, mesh, state_sharding, rules
-        self._compiler_options, self._lane = compiler_options, lane or Alone(recipe)
+        self._compiler_options, self._lane = compiler_options, lane or Alone(recipe, mesh)
         self._flushes = needs_scaling(recipe.policy)
         self._compiled: dict[str, Any] = {}
         self._traced = Alone(recipe).programs(steps_per_call, {})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Sharding
+from jax.sharding import Mesh, Sharding
 
+from jaxprop.core.handed import handing
 from jaxprop.health.signals.settings import DETAILS
+from jaxprop.parallel.sharding import replicated
 from jaxprop.train.step import Recipe, variants
-from jaxprop.types import Batch, TrainState
+from jaxprop.types import Batch, PyTree, TrainState
 
 RecipeOf = Callable[[Sequence[jax.Array]], Recipe]
 
@@ -93,14 +96,22 @@ class Alone(NamedTuple):
 
     Args:
       recipe: what its step closes over.
+      mesh: the devices, or None for a single one.
     """
 
     recipe: Recipe
+    mesh: Mesh | None = None
 
     def programs(self, steps_per_call: int, options: dict[str, Any]) -> dict[str, Any]:
         """Returns the jitted functions `(state, batch)` that a step calls."""
-        variant = variants(self.recipe, steps_per_call)
-        return {detail: jax.jit(variant(detail), **options) for detail in DETAILS}
+        variant, beside = variants(self.recipe, steps_per_call), self.recipe.objective.beside
+        if beside is None:
+            return {detail: jax.jit(variant(detail), **options) for detail in DETAILS}
+        where = None if self.mesh is None else replicated(self.mesh)
+        if "in_shardings" in options:
+            options = {**options, "in_shardings": (*options["in_shardings"], where)}
+        arrays = _Arrays(beside, where)
+        return {detail: _Handed(jax.jit(_taking(variant(detail)), **options), arrays) for detail in DETAILS}
 
 
 class Lane(NamedTuple):
@@ -119,6 +130,40 @@ class Lane(NamedTuple):
         values = tuple(jnp.asarray(value, jnp.float32) for value in self.values)
         shared = self.shared.jitted(steps_per_call, options)
         return {detail: _Bound(program, values) for detail, program in shared.items()}
+
+
+def _taking(step: Callable) -> Callable:
+    def taking(state: TrainState, batch: Batch, beside: PyTree) -> Any:
+        with handing(beside):
+            return step(state, batch)
+
+    return taking
+
+
+class _Arrays:
+    """Arrays that programs read besides, copied to the devices when the first of them is called."""
+
+    def __init__(self, arrays: PyTree, where: Sharding | None):
+        self._arrays, self._where = arrays, where
+
+    @functools.cached_property
+    def placed(self) -> PyTree:
+        return jax.device_put(self._arrays, self._where)
+
+    @property
+    def shapes(self) -> PyTree:
+        return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self._arrays))
+
+
+class _Handed(NamedTuple):
+    program: Any
+    arrays: _Arrays
+
+    def __call__(self, state: TrainState, batch: Batch) -> Any:
+        return self.program(state, batch, self.arrays.placed)
+
+    def lower(self, state: TrainState, batch: Batch) -> Any:
+        return self.program.lower(state, batch, self.arrays.shapes)
 
 
 class _Bound(NamedTuple):

@@ -23,6 +23,7 @@ from jaxprop.core.vocabulary import ChunkedLogits, chunking, over_chunks
 from jaxprop.errors import JaxpropError, ShapeError, UsageError, one_of
 from jaxprop.metrics import TOKENWISE
 from jaxprop.metrics.totals import as_metric, is_sum_count, measure
+from jaxprop.train.distillation import Teacher, check_teacher, distilled, with_outputs
 from jaxprop.train.promotion import widening_paths
 from jaxprop.types import Batch, Loss, Metric, Model, Objective, PyTree, Sums
 
@@ -38,6 +39,7 @@ def loss_from(
     cast: Cast = None,
     augment: Callable[[jax.Array, Batch], Batch] | None = None,
     vocabulary_chunks: int = 1,
+    teacher: Teacher | None = None,
 ) -> Objective:
     """Binds a model to a loss, as the train step and the eval step want it.
 
@@ -61,12 +63,15 @@ def loss_from(
         are made, in the backward pass again; see `jaxprop.core.vocabulary`. The loss of an example has to be the mean
         over its tokens then, by their mask, as that of `softmax_cross_entropy` is. Metrics other than
         `jaxprop.metrics.TOKENWISE` are given whole logits.
+      teacher: a trained model that the model learns from in training, beside its labels; an evaluation has the plain
+        loss. Training also reports the parts `task_loss` and `divergence`.
 
     Returns:
       An `Objective`.
 
     Raises:
-      UsageError: a metric is called `loss`, or is neither; while tracing, `cast` names no key of the batch.
+      UsageError: a metric is called `loss`, or is neither; the teacher's weight or temperature cannot be, or
+        `vocabulary_chunks` is given with one; while tracing, `cast` names no key of the batch.
       ShapeError: while tracing, if the loss returns anything but two arrays `[B]`.
 
     Example:
@@ -88,6 +93,8 @@ def loss_from(
     if "loss" in measured:
         raise UsageError("the name 'loss' is taken by the loss itself; call the metric something else")
     narrow = _Cast(cast, default=("inputs",), where="loss_from(model, loss, cast=...)")
+    check_teacher(teacher, vocabulary_chunks)
+    learned, in_training = distilled(loss, measured, teacher)
     seen: set[str] = set()  # modules of any trace: one that an inner jit remembers is not called again
 
     def forward(
@@ -112,9 +119,10 @@ def loss_from(
             with jax.named_scope("augment"):
                 batch = augment(own, batch)
         outputs, new, batch = forward(params, extras, batch, key, policy, True)
+        batch = with_outputs(teacher, batch, policy, narrow.keys)
         # By the labels as they were given: shares of classes look like targets.
         given = given if isinstance(given, Mapping) else {}
-        (total, weight, totals, added), (some, largest) = _measured(loss, measured, policy, outputs, batch, given)
+        (total, weight, totals, added), (some, largest) = _measured(learned, in_training, policy, outputs, batch, given)
         sums = {name: t for name, t in totals.items() if is_sum_count(t)} | joined_outputs(added, largest)
         # weights that cancel have no mean, and a microbatch of weight 0 would be left out in silence
         weight_or_nan = jnp.where((weight == 0) & some, jnp.nan, weight)
@@ -129,7 +137,7 @@ def loss_from(
         (total, weight, totals, _), _ = _measured(loss, measured, policy, outputs, batch, {})
         return {"loss": (total, weight), **totals}
 
-    return Objective(mean_loss, sums, measured, narrow.keys, model)
+    return Objective(mean_loss, sums, measured, narrow.keys, model, None if teacher is None else teacher.arrays)
 
 
 def as_objective(loss_fn: LossFn | Objective, cast: Cast = None, *, stateful: bool = False) -> Objective:

@@ -84,6 +84,17 @@ BAD = [
         "gradient.estimator: a product in 8 bits has a rule for the backward pass alone; use spsa, or remove",
     ),
     (
+        {"task": {"name": "language", "teacher": "runs/big"}, "data": {"name": "stdlib_text"}}
+        | {"model": {"name": "transformer"}, "run": {"steps": 1, "vocabulary_chunks": 4}},
+        "run.vocabulary_chunks: a teacher's logits are made whole; remove this or task.teacher",
+    ),
+    (
+        {"task": {"name": "detect", "teacher": "runs/big"}, "data": {"name": "digit_scenes"}}
+        | {"model": {"name": "detector"}},
+        "task.teacher: the task detect is not learned from a teacher, but classify, multilabel, regress, language are; "
+        "remove this",
+    ),
+    (
         {"precision": {"quantize": "int8"}, "health": {"curvature": True}},
         "health.curvature: a product in 8 bits is a step function, which has no curvature; remove this or "
         "precision.quantize",
@@ -92,6 +103,10 @@ BAD = [
     ({"data": MIXED | {"weights": [0, 0]}}, "data.weights: all weights are 0"),
     ({"data": MIXED | {"weights": [{"after": 5, "weights": [1, 1]}]}}, "data.weights: expected `after: 0` first"),
     ({"data": MIXED | {"sources": [ONE, {"name": "stdlib_text"}]}}, "data.sources.1.name: stdlib_text does not fit"),
+    (
+        {"data": MIXED | {"sources": [ONE]}},
+        "data.sources: expected 2 sources or more; write a single one as the section",
+    ),
     (
         {"model": {"name": "mlp"}, "parallel": {"mesh": {"sequence": 2}}},
         "parallel.mesh.sequence: mlp is not split over tokens, as transformers are; use fsdp or data",

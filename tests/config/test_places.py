@@ -9,7 +9,7 @@ VALUE = {
     "data": {"name": "nonsense"},
 }
 OWN = {
-    "task": {"loss": {"class": "l.py:loss"}, "metrics": {"f1": {"class": "m.py:f1"}}},
+    "task": {"loss": {"class": "l.py:loss"}, "metrics": {"f1": {"class": "m.py:f1"}}, "teacher": {"class": "t.py:t"}},
     "model": {"class": "n.py:Net", "name": "mlp"},
     "optimizer": {"class": "o.py:make", "schedule": {"name": "cosine"}},
 }
@@ -60,6 +60,7 @@ def test_items():
     [
         (("model",), "CustomModel"),
         (("task", "loss"), "CustomLoss"),
+        (("task", "teacher"), "CustomTeacher"),
         (("task", "metrics", "f1"), "CustomMetric"),
         (("optimizer",), "CustomOptimizer"),
         (("optimizer", "schedule"), "Cosine"),

@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter
 
 from jaxprop.config.schema.base import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section, Text
 from jaxprop.config.schema.custom import Chosen, Custom
+from jaxprop.config.schema.teacher import TeacherField
 from jaxprop.config.tasks import TASK_TABLE
 
 
@@ -87,6 +88,11 @@ class Task(Section):
     )
     metrics: dict[Text, CustomMetric] | None = Field(
         None, description="further metrics, by the names that you give them"
+    )
+    teacher: TeacherField = Field(
+        None,
+        description="a trained model whose outputs are learned from beside the labels, for "
+        + ", ".join(name for name, entry in TASK_TABLE.items() if entry.divergence),
     )
 
 

@@ -30,6 +30,7 @@ PARTS = {
     "extras": "extras",
     "state": "rest of the state",
     "batch": "batch",
+    "teacher": "teacher",
     "outputs": "measurements",
     "constants": "constants",
     "activations": "activations",
@@ -135,13 +136,14 @@ def predict(compiled: Any) -> Memory | None:
 
 def _held(compiled: Any) -> dict[str, int]:
     """Bytes of the arguments on each device, by what of the state they are."""
-    (state, batch), _ = compiled.args_info
+    (state, batch, *beside), _ = compiled.args_info
     shardings = compiled.input_shardings[0]
     if not isinstance(state, TrainState):
         return {"state": _bytes(state, shardings[0]), "batch": _bytes(batch, shardings[1])}
     fields = {name: _bytes(getattr(state, name), getattr(shardings[0], name)) for name in TrainState._fields}
     named = {name: fields.pop(name) for name in ("params", "opt_state", "ema", "extras")}
-    return named | {"state": sum(fields.values()), "batch": _bytes(batch, shardings[1])}
+    held = named | {"state": sum(fields.values()), "batch": _bytes(batch, shardings[1])}
+    return held | ({"teacher": _bytes(beside, shardings[2:])} if beside else {})
 
 
 def _bytes(tree: PyTree, shardings: PyTree) -> int:

@@ -80,7 +80,9 @@ class Mixture(DataSection):
 
     name: Literal["mixture"]
     sources: Annotated[tuple[OneSource, ...], Strict(False)] = Field(
-        min_length=2, description="sections `data` as any other; of their keys, those on batches are not used"
+        min_length=1,
+        description="sections `data` as any other; of their keys, those on batches are not used; one is enough beside "
+        "prepared_by",
     )
     weights: Weights | Annotated[tuple[WeightsAfter, ...], Strict(False)] | None = Field(
         None,
@@ -90,7 +92,7 @@ class Mixture(DataSection):
     prepared_by: Text | None = Field(
         None,
         description="folder of a run whose vocabulary, classes and statistics prepare all sources, for a run that "
-        "starts from its weights; default: what is learned of the training examples of all",
+        "starts from its weights or learns from it; default: what is learned of the training examples of all",
     )
     new_classes: Annotated[tuple[Text, ...], Strict(False)] = Field(
         (), description="names of classes beside those of the run prepared_by, after which they are numbered"
