@@ -211,18 +211,22 @@ def narrow():
 
 
 def test_a_teacher_of_ones_own(home, tmp_path):
-    (tmp_path / "mine.py").write_text(CODE)
-    config = student(home, task={"teacher": {"class": f"{tmp_path / 'mine.py'}:teacher", "scale": 2.0, "weight": 0.9}})
+    (tmp_path / "my_teacher.py").write_text(CODE)
+    config = student(
+        home, task={"teacher": {"class": f"{tmp_path / 'my_teacher.py'}:teacher", "scale": 2.0, "weight": 0.9}}
+    )
     made = permitted(config)
     experiment = compose(made)
     np.testing.assert_array_equal(experiment.teacher.params["w"], 2 * np.eye(5, 3))
     assert experiment.teacher.weight == 0.9
     assert experiment.config.task.teacher.class_sha256 is not None
-    config["task"]["teacher"] = {"class": f"{tmp_path / 'mine.py'}:wrong"}
-    with pytest.raises(ConfigError, match=r"expected mine.py:wrong to return \(model, params\) or"):
+    config["task"]["teacher"] = {"class": f"{tmp_path / 'my_teacher.py'}:wrong"}
+    with pytest.raises(ConfigError, match=r"expected my_teacher.py:wrong to return \(model, params\) or"):
         compose(permitted(config))
-    config["task"]["teacher"] = {"class": f"{tmp_path / 'mine.py'}:narrow"}
-    with pytest.raises(ConfigError, match=r"mine.py:narrow returns outputs of 2 numbers, and the data here have 3"):
+    config["task"]["teacher"] = {"class": f"{tmp_path / 'my_teacher.py'}:narrow"}
+    with pytest.raises(
+        ConfigError, match=r"my_teacher.py:narrow returns outputs of 2 numbers, and the data here have 3"
+    ):
         compose(permitted(config))
 
 
