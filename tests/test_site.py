@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # Values rather than functions and classes; the pages name them in their text.
 VALUES = {
-    "jaxprop.data.LENGTHS", "jaxprop.data.READERS", "jaxprop.data.augment", "jaxprop.losses.LOSSES",
+    "jaxprop.data.LENGTHS", "jaxprop.data.READERS", "jaxprop.data.augment", "jaxprop.losses.DIVERGENCES",
+    "jaxprop.losses.LOSSES",
     "jaxprop.metrics.METRICS", "jaxprop.metrics.TOKENWISE", "jaxprop.metrics.accuracy",
     "jaxprop.metrics.average_precision", "jaxprop.metrics.bytes_per_token", "jaxprop.metrics.infeasible",
     "jaxprop.metrics.mean_absolute_error", "jaxprop.metrics.multilabel_accuracy", "jaxprop.sinks.Record",
