@@ -205,17 +205,17 @@ def _unknown_name(path: Path, tree: Tree) -> str:
 
 
 def _meant(path: Path, value: Any) -> str:
-    """Suggests the most similar key of the same mapping, otherwise the section that has the key, or lists all keys."""
+    """Suggests the section that has the key, otherwise the most similar key of the same mapping, or lists all keys."""
     place, parent = at(path[:-1], value)
     model = place.model(parent) if place else None
     known = list(model.model_fields) if model else []
     key = str(path[-1])
     if key in RENAMED and RENAMED[key] in known:
         return f"; did you mean {RENAMED[key]!r}?"
-    if near := did_you_mean(key, known):
-        return near
     if elsewhere := _elsewhere(key, value):
         return f"; did you mean {dotted(elsewhere)!r}?"
+    if near := did_you_mean(key, known):
+        return near
     return f" (known: {', '.join(known)})" if known else ""
 
 
