@@ -128,10 +128,14 @@ class Problem:
         self._mask = trainable_mask(recipe.trainable, state.params)
         self.stored = split(state.params, self._mask)
         self.trained = masters(self.stored, recipe.policy)
+        self.moved = [True] * len(
+            jax.tree.leaves(self.trained)
+        )  # until it is known: an optimizer may ask for gradients
         self.influence = influence(
             lambda grads, opt_state, trained: call_update(self, None, grads, opt_state, trained),
             self.trained, state.opt_state, self.trained,
         )  # fmt: skip
+        self.moved = self.influence.counted
         self.scale = loss_scale(state)
         if needs_scaling(recipe.policy) != (self.scale is not None):
             raise UsageError(
@@ -185,7 +189,7 @@ class Problem:
                 self.key,
                 plan.tapped if plan is not None else (),
                 plan is not None and plan.rare,
-                estimators.among(recipe.gradient, self.influence.counted),
+                estimators.among(recipe.gradient, self.moved),
                 recipe.over,
             )
 
