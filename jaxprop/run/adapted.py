@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxprop.models.lora import merged
-from jaxprop.run.compose import compose
+from jaxprop.run.experiment import assemble
 from jaxprop.run.loaded import LoadedRun
 from jaxprop.run.prepared import stand_in
 from jaxprop.types import PyTree
@@ -29,6 +29,7 @@ def merged_run(run: LoadedRun) -> LoadedRun:
     if opened.config.lora is None:
         return run
     config = opened.config.model_copy(update={"lora": None})
-    experiment = compose(config, {"train": stand_in(opened.prepared)})
+    # As the run was opened: without its teacher, which may be gone.
+    experiment = assemble(config, {"train": stand_in(opened.prepared)})
     state = opened.state._replace(params=merged_params(run), extras=run.extras, ema=(), opt_state=())
     return run.of(opened._replace(config=config, experiment=experiment, state=state))

@@ -68,8 +68,8 @@ class LoadedRun:
         return open_run(self.folder, overrides, which=self._which, code=self._code)
 
     def of(self, opened: Opened) -> LoadedRun:
-        """Returns the same run with another model, whose parameters are those of the state as it is."""
-        made = LoadedRun(self.folder, self._which, False, self._code)
+        """Returns the same run with another model, whose state holds no averages: its parameters are what is used."""
+        made = LoadedRun(self.folder, self._which, self._ema, self._code, self._average)
         made.opened = opened
         return made
 

@@ -176,7 +176,9 @@ class Together:
         if self._stacked is None:
             some_values = next(iter(self._values.values()))
             rows = [self._values.get(slot, some_values) for slot in range(self.count)]
-            self._stacked = tuple(jnp.asarray(column, jnp.float32) for column in zip(*rows, strict=True))
+            where = None if self._spread is None else self._spread.sharding  # once, and not in each step
+            columns = tuple(np.asarray(column, np.float32) for column in zip(*rows, strict=True))
+            self._stacked = jax.device_put(columns, where)
         self._states, measured = self._programs[detail](self._stacked, mask, self._states, batches)
         fetched = _Fetched(measured.packed)
         for slot in slots:

@@ -128,9 +128,8 @@ class Problem:
         self._mask = trainable_mask(recipe.trainable, state.params)
         self.stored = split(state.params, self._mask)
         self.trained = masters(self.stored, recipe.policy)
-        self.moved = [True] * len(
-            jax.tree.leaves(self.trained)
-        )  # until it is known: an optimizer may ask for gradients
+        # All, until it is known: an optimizer that asks for gradients itself does so while it is traced for this.
+        self.moved = [True] * len(jax.tree.leaves(self.trained))
         self.influence = influence(
             lambda grads, opt_state, trained: call_update(self, None, grads, opt_state, trained),
             self.trained, state.opt_state, self.trained,

@@ -1,6 +1,7 @@
 """Runs with adapters: what they begin from, train, keep and export, and how much they learn."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -101,6 +102,20 @@ def test_the_merged_file_is_the_base_configuration_with_equal_outputs(run, tmp_p
     one = again.task.model.apply(state.params, state.extras, batch, key=None, train=False)[0]
     other = run.model.apply(run.params, run.extras, batch, key=None, train=False)[0]
     np.testing.assert_allclose(one, other, atol=1e-5)
+    found = merged_run(run).predict(X)
+    np.testing.assert_allclose(found["probabilities"], run.predict(X)["probabilities"], atol=1e-5)
+
+
+def test_averages_are_what_is_merged_and_a_teacher_that_is_gone_is_not_asked(home, tmp_path):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(home / "base", teacher)
+    config = changed(home, None, run={"ema_decay": 0.5})
+    config["task"] = {**config["task"], "teacher": str(teacher)}
+    assert train(build(config), tmp_path / "run", quiet=True).exit_code == 0
+    shutil.rmtree(teacher)
+    run = load(tmp_path / "run")
+    export_run(run, "safetensors", tmp_path / "out")
+    assert "Its weights are the moving average that evaluations used." in (tmp_path / "out" / "README.md").read_text()
     found = merged_run(run).predict(X)
     np.testing.assert_allclose(found["probabilities"], run.predict(X)["probabilities"], atol=1e-5)
 

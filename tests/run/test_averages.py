@@ -70,7 +70,7 @@ def test_what_opens_the_run_uses_the_average_that_was_best(run):
     assert len({last[f"loss/{name}"] for name in names}) == 3
 
 
-def test_one_average_can_be_exported(run):
+def test_one_average_can_be_opened(run):
     ours = {name: jaxprop.load(run, average=name).params["head"]["kernel"] for name in ("ema_0.5", "swa")}
     assert not np.array_equal(ours["ema_0.5"], ours["swa"])
 
