@@ -21,6 +21,8 @@ COMPUTING = (
     "train",
     "retrain",
     "lr-find",
+    "sweep",
+    "coord-check",
     "lesson",
     "gradcheck",
     "explain",

@@ -29,17 +29,19 @@ if TYPE_CHECKING:
     from jaxprop.tools.sweep.grid import Words
 
 
+MOST_LANES = 10_000  # as many as a sweep has runs at most
+MOST_PROCESSES = 1_000
+
 MinutesOption = Annotated[
     float | None, typer.Option("--minutes", metavar="M", help="begin no run after so many minutes")
 ]
 
 ProcessesOption = Annotated[
-    int,
+    str,
     typer.Option(
         "--processes",
         metavar="N",
-        min=1,
-        help="train programs of other shapes or code in N processes at a time, each on its share of cores or GPUs",
+        help="train in N processes, each on its share of cores or GPUs; auto measures on a CPU what is faster",
     ),
 ]
 
@@ -53,7 +55,7 @@ def sweep(
     lanes: Annotated[
         str, typer.Option("--lanes", metavar="N", help="train N runs at a time; auto measures what is faster")
     ] = "auto",
-    processes: ProcessesOption = 1,
+    processes: ProcessesOption = "auto",
     metric: Annotated[
         str | None, typer.Option("--metric", metavar="NAME", help="rank by this metric; default: that of the task")
     ] = None,
@@ -86,10 +88,11 @@ def sweep(
     from jaxprop.run.interrupt import leaving_at_once
     from jaxprop.tools.sweep.grid import axes_of
 
-    varied, at_a_time = axes_of(words), _lanes(lanes)
+    varied = axes_of(words)
+    at_a_time, apart = _number("--lanes", lanes, MOST_LANES), _number("--processes", processes, MOST_PROCESSES)
     of_search = {"--trials": trials, "--halving": halving, "--storage": storage}
     made = _planned(config, varied, seeds, code or (), of_search if search is None else None)
-    _check_terms(minutes, search, processes)
+    _check_terms(minutes, search, apart)
     folder = run if run is not None else Path("runs") / f"{made.name}-sweep"
     with leaving_at_once():
         # Imported late, so that a mistake in the command is reported before jax has loaded.
@@ -99,7 +102,7 @@ def sweep(
 
     terms: dict[str, Any] = {"metric": metric, "fresh": fresh, "lanes": at_a_time, "tell": _nothing if quiet else _tell}
     if search is None:
-        found = swept(made, folder, minutes=minutes, processes=processes, code=code or (), **terms)
+        found = swept(made, folder, minutes=minutes, processes=apart, code=code or (), **terms)
     else:
         wanted = Search(varied.spans, varied.axes, search, trials, minutes, halving, storage)
         found = searched(made, wanted, folder, code=code or (), **terms)
@@ -107,8 +110,8 @@ def sweep(
     return found.exit_code
 
 
-def _check_terms(minutes: float | None, search: str | None, processes: int) -> None:
-    if search is not None and processes > 1:
+def _check_terms(minutes: float | None, search: str | None, processes: int | None) -> None:
+    if search is not None and (processes or 1) > 1:
         raise UsageError("--processes is for grids; several commands with one --storage search together")
     if minutes is not None and not minutes > 0:
         raise UsageError(f"--minutes: expected a number above 0, got {minutes:g}")
@@ -153,11 +156,12 @@ def _check_grid(words: Words, options: Mapping[str, Any]) -> None:
         raise UsageError(f"{given} is for --search; add --search tpe, or remove it")
 
 
-def _lanes(text: str) -> int | None:
+def _number(option: str, text: str, most: int) -> int | None:
+    """How many at a time; None to measure it."""
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--lanes: expected auto or a number of runs, at least 1, got {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise UsageError(f"{option}: expected auto or a number from 1 to {most:,}, got {text!r}")
     return int(text)
 
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxprop.run.host import cores
+
 VARIABLE = "JAXPROP_COMPILE_CACHE"  # `off` keeps nothing; a path names another folder
 FOLDER = "JAX_COMPILATION_CACHE_DIR"  # jax's own, which goes first
 SWITCH = "JAX_ENABLE_COMPILATION_CACHE"
@@ -79,8 +81,7 @@ def machine(environment: Mapping[str, str]) -> str:
     A program for another CPU may use instructions that this one lacks, and one that was compiled for a single core
     stays on it and computes other bits. Neither is part of the key.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [platform.system(), platform.machine(), str(cores), environment.get("NPROC", "")]
+    parts = [platform.system(), platform.machine(), str(cores()), environment.get("NPROC", "")]
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             for line in lines:
@@ -115,6 +116,23 @@ def open_cache(environment: MutableMapping[str, str], tell: Callable[[str], None
     for name, value in SETTINGS.items():
         environment.setdefault(name, value)
     _mend(cache.folder, tell)
+
+
+def move_cache(environment: MutableMapping[str, str], tell: Callable[[str], None]) -> None:
+    """Has jax keep what is compiled in another folder than the process that started this one, on other cores, did.
+
+    Args:
+      environment: of this process, as its parent has left it; changed. jax reads it when it loads.
+      tell: takes a line for a person.
+    """
+    folder = environment.get(FOLDER)
+    if not folder:
+        return
+    if Path(folder).name.startswith(PREFIX):
+        del environment[FOLDER]
+        open_cache(environment, tell)
+    else:  # one that the user has named; jax makes the folder in it
+        environment[FOLDER] = os.path.join(folder, f"{cores()}-cores")
 
 
 def make_private(folder: Path) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +19,8 @@ from jaxprop.models.dropout import keeping
 from jaxprop.parallel.hosts import process_count
 from jaxprop.parallel.mesh import DATA_AXIS
 from jaxprop.run import own_code
-from jaxprop.run.compose import Experiment, compose, evaluate_of, open_stream
+from jaxprop.run.clock import timed
+from jaxprop.run.compose import Experiment, compose, evaluate_of, open_stream, place
 from jaxprop.run.steps import Made, Shapes, step_of
 from jaxprop.run.vocabulary import with_chunks
 from jaxprop.train.lanes import Lane, Shared
@@ -28,6 +30,7 @@ from jaxprop.types import Batch, Objective, Source
 SEED: Path = ("run", "seed")
 DROPOUT: Path = ("model", "dropout")
 DEVICES: Path = ("parallel", "devices")
+CALLS = 5  # that are timed at least
 
 
 def differing(configs: Sequence[Config]) -> list[Path]:
@@ -74,6 +77,18 @@ def with_value(section: Any, path: Path, value: Any) -> Any:
     if isinstance(name, int):
         return (*section[:name], with_value(section[name], rest, value), *section[name + 1 :])
     return section.model_copy(update={name: with_value(getattr(section, name), rest, value)})
+
+
+class Pace(NamedTuple):
+    """What a program costs.
+
+    Args:
+      step: seconds of a step of one run, the least of several.
+      compiling: seconds before the first.
+    """
+
+    step: float
+    compiling: float
 
 
 class Program:
@@ -158,6 +173,30 @@ class Program:
         batch = next(data.one_pass(data.as_kept(self.experiment.sources["train"]), self.config.data.batch_size))
         per_call = self.config.run.per_call
         return batch if per_call == 1 else jax.tree.map(lambda leaf: np.stack([leaf] * per_call), batch)
+
+    @functools.cached_property
+    def pace(self) -> Pace:
+        """Seconds of a step of one run, and of compiling it."""
+        first, *rest = self._seconds(CALLS + 1)
+        return Pace(min(rest) / self.config.run.per_call, first - min(rest))
+
+    def typical(self, seconds: float) -> float:
+        """Returns the median of the seconds of a step, timed for about so long.
+
+        Args:
+          seconds: of the timing, beside the first call.
+        """
+        calls = max(CALLS, int(seconds / (self.pace.step * self.config.run.per_call)))
+        return statistics.median(self._seconds(calls + 1)[1:]) / self.config.run.per_call
+
+    def _seconds(self, calls: int) -> list[float]:
+        """Seconds of each of so many calls of the step of a run, whose state nobody needs afterwards."""
+        experiment = self.member(self.config)
+        state, batch, took = experiment.init(0), place(experiment, self.batch())[0], []
+        for _ in range(calls):
+            (state, _), seconds = timed(experiment.step, state, batch, "rows")
+            took.append(seconds)
+        return took
 
     def problem(self, configs: Sequence[Config]) -> str | None:
         """Returns why these runs cannot share a program, or None where they can.

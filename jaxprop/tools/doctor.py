@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from jaxprop.run.allocator import VARIABLE, allocator_in_use, find_allocator
 from jaxprop.run.compile_cache import VARIABLE as CACHE_VARIABLE
 from jaxprop.run.compile_cache import find_cache, refusal, usage
+from jaxprop.run.host import cores
 from jaxprop.tools.forms import forms_in_use
 from jaxprop.version import __version__
 
@@ -317,11 +318,10 @@ def _accelerator_notices(
 
 def find_host() -> dict[str, Any]:
     """Returns the host's system, the cores this process may use, and its memory in bytes, None where unknown."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = _memory()
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": cores,
+        "cores": cores(),
         "memory_bytes": memory.get("MemTotal"),
         "available_bytes": memory.get("MemAvailable"),
         "allocator": _allocator(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 
@@ -15,6 +14,7 @@ from jaxprop.bench.train.made import make, planned_bytes
 from jaxprop.config.schema.config import Config
 from jaxprop.config.schema.data import Random
 from jaxprop.errors import JaxpropError
+from jaxprop.run.host import available_bytes
 
 SPARE = 0.92  # share of the memory that is planned with; the rest is the allocator's and the libraries'
 HOST_SHARE = 0.5  # of the host's free memory, which others use too
@@ -110,16 +110,6 @@ def _most(config: Config) -> int:
 
 def _rounded(batch: float, unit: int, most: int) -> int:
     return max(unit, min(int(batch), most) // unit * unit)
-
-
-def available_bytes() -> int | None:
-    """Memory of the host that is free to be used, or None where the kernel does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable")]
-    return int(found[0]) * 1024 if found else None
 
 
 def with_batch(config: Config, batch: int) -> Config:

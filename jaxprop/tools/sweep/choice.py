@@ -1,4 +1,7 @@
-"""How many runs of a program are trained at a time: one, or several as lanes of one step, whichever is faster."""
+"""How many runs are trained at a time: one, several as lanes of one step, or several in processes of their own.
+
+What is faster is measured before anything is trained.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,30 @@ from typing import NamedTuple
 
 import jax
 
-from jaxprop.config.schema.config import Config
 from jaxprop.core.trees import size_bytes
+from jaxprop.parallel.hosts import process_count
 from jaxprop.run.calls import LOOP_SECONDS
-from jaxprop.run.compose import Experiment, place
-from jaxprop.run.lanes import DEVICES, Program, with_value
+from jaxprop.run.compose import Experiment
+from jaxprop.run.folder import read_summary
+from jaxprop.run.host import available_bytes, cores, resident_bytes
+from jaxprop.run.lanes import CALLS, DEVICES, with_value
+from jaxprop.run.status import Status
 from jaxprop.run.together import Together, TogetherLane
 from jaxprop.run.vocabulary import device_bytes
+from jaxprop.tools.sweep.plan import Plan
+from jaxprop.tools.sweep.processes import Processes
 from jaxprop.tools.sweep.programs import Group
+from jaxprop.tools.sweep.training import Terms
 
 MOST_LANES = 64
 SHARE = 0.5  # of a device's memory, that lanes may take
 WORTH = 10  # times what compiling takes; shorter sweeps are not worth compiling a second program for
 GAIN = 0.9  # of the time by single runs, that lanes have to keep below
+MOST_PROCESSES = 16
+PROCESSES_WORTH = 5  # times what starting a process and compiling in it takes
+START_SECONDS = 4.0  # of a process, until it compiles
+ROUND_SECONDS = 0.5  # for which steps are timed beside those of other processes
 STATES = 4  # arrays like the state that a step has beside each other: old, new, gradients, and what is stacked
-CALLS = 5
 
 
 class Chosen(NamedTuple):
@@ -58,13 +70,13 @@ def choose(group: Group, wanted: int | None) -> Chosen:
     fit = min(count, len(devices) * min(_that_fit(apart.program.experiment), MOST_LANES))
     if fit < 2:
         return one_by_one
-    one, compiling = _measured(program, group.trials[0].config)
+    one, compiling = program.pace
     whole = count * program.experiment.total_steps * (one + LOOP_SECONDS)
     if whole < WORTH * compiling:
         return one_by_one._replace(note=f"{one_by_one.note}: {1e3 * one:.3g} ms a step")
     together = _lanes(apart, fit, devices)
     try:
-        each = _measured_together(apart, together) / fit
+        each = seconds_together(apart, together) / fit
     except Exception as error:  # whatever it is, runs by themselves may do without it
         why = str(error).strip().splitlines() or [type(error).__name__]
         return one_by_one._replace(note=f"{one_by_one.note}, since lanes failed: {why[0]}")
@@ -73,6 +85,59 @@ def choose(group: Group, wanted: int | None) -> Chosen:
         return one_by_one._replace(note=f"{one_by_one.note}: {took}")
     took = f"{1e3 * each:.3g} ms a step, {1e3 * one:.3g} ms one after another"
     return Chosen(apart, together, f"{_said(count, fit, devices)}: {took}")
+
+
+def choose_processes(plan: Plan, first: Group, terms: Terms, code: Sequence[str] = ()) -> Processes | None:
+    """Returns processes that train the runs of a plan, where they are faster than this one by itself.
+
+    On a CPU a step of a small model keeps few cores busy. The steps of a run are timed in this process and, at the same
+    time, in as many others as there are cores.
+
+    Args:
+      plan: the runs.
+      first: some of them, by whose first run this is measured.
+      terms: what the runs have in common.
+      code: files of the user's own that may be run.
+    """
+    program = first.program
+    if program is None or jax.default_backend() != "cpu" or program.experiment.mesh is not None or process_count() > 1:
+        return None
+    left = sum(terms.fresh or not _is_complete(terms, trial.folder) for trial in plan.trials)
+    count = min(cores(), left, MOST_PROCESSES, _processes_that_fit())
+    if count < 2:
+        return None
+    step, compiling = program.pace
+    if left * program.experiment.total_steps * (step + LOOP_SECONDS) < PROCESSES_WORTH * (compiling + START_SECONDS):
+        return None
+    one = program.typical(ROUND_SECONDS)
+    processes = Processes(plan, terms, None, count, code, first.trials[0])
+    slowest = None
+    try:
+        slowest = processes.slowest()
+    finally:
+        faster = slowest is not None and slowest / processes.count < GAIN * one
+        if not faster:
+            processes.close()
+    terms.tell(f"{len(plan.trials)} runs in {_said_of_processes(one, slowest, processes.count, faster)}")
+    return processes if faster else None
+
+
+def _said_of_processes(one: float, slowest: float | None, count: int, faster: bool) -> str:
+    if slowest is None:
+        return "1 process, since another process ended"
+    alone, several = f"{1e3 * one:.3g} ms", f"{1e3 * slowest / count:.3g} ms"
+    if faster:
+        return f"{count} processes: {several} a step, {alone} in one process"
+    return f"1 process: {alone} a step, {several} in {count} processes"
+
+
+def _is_complete(terms: Terms, folder: str) -> bool:
+    return (read_summary(terms.folder / folder) or {}).get("status") == Status.COMPLETED
+
+
+def _processes_that_fit() -> int:
+    free, mine = available_bytes(), resident_bytes()
+    return MOST_PROCESSES if free is None or mine is None else int(SHARE * free // mine)
 
 
 def _apart(group: Group) -> tuple[Group | None, Sequence[jax.Device]]:
@@ -116,22 +181,13 @@ def _that_fit(experiment: Experiment) -> int:
     return int(SHARE * memory // (STATES * size_bytes(state)))
 
 
-def _measured(program: Program, config: Config) -> tuple[float, float]:
-    """Seconds of a step of one run, and seconds of compiling it."""
-    experiment = program.member(config)
-    state, batch = experiment.init(0), place(experiment, program.batch())[0]
-    began = time.perf_counter()
-    state, _ = jax.block_until_ready(experiment.step(state, batch, "rows"))
-    compiling, took = time.perf_counter() - began, []
-    for _ in range(CALLS):
-        began = time.perf_counter()
-        state, _ = jax.block_until_ready(experiment.step(state, batch, "rows"))
-        took.append(time.perf_counter() - began)
-    return min(took) / config.run.per_call, compiling - min(took)
+def seconds_together(group: Group, together: Together) -> float:
+    """Returns the seconds of a step of all lanes, the least of several.
 
-
-def _measured_together(group: Group, together: Together) -> float:
-    """Seconds of a step of all lanes."""
+    Args:
+      group: runs on one device each.
+      together: the lanes.
+    """
     program = group.program
     assert program is not None
     experiment = program.with_lane(group.trials[0].config, TogetherLane(together, 0))

@@ -1,7 +1,9 @@
-"""Programs of a sweep that are trained at the same time, each by a process of its own with its share of the machine."""
+"""Runs of a sweep that are trained at the same time, by processes each of which has its share of the machine."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import queue
@@ -22,6 +24,7 @@ from jaxprop.tools.sweep.programs import grouped, numbers_of
 from jaxprop.tools.sweep.training import LOOK, Terms, failed
 
 WORKER = "jaxprop.tools.sweep.worker"
+Run = tuple[Mapping[str, Any], int, str]  # setting, seed and folder
 SHARE = 0.75  # of a GPU's memory, that the processes on it take together
 
 
@@ -34,6 +37,7 @@ class Work(NamedTuple):
       fresh: whether runs are trained from their start.
       lanes: how many are trained at a time; None measures what is faster.
       seconds: after which no run begins; None for no limit.
+      timed: a run whose steps are timed beside those of the other processes before any is trained; None times none.
       runs: setting, seed and folder of each.
     """
 
@@ -44,49 +48,117 @@ class Work(NamedTuple):
     fresh: bool
     lanes: int | None
     seconds: float | None
-    runs: Sequence[tuple[Mapping[str, Any], int, str]]
+    timed: Run | None
+    runs: Sequence[Run]
 
 
-def in_processes(
-    plan: Plan, terms: Terms, lanes: int | None, processes: int, code: Sequence[str] = ()
-) -> Iterator[Ended]:
-    """Trains the runs of a plan in several processes, among which its programs are divided; yields them as they end.
+class Processes:
+    """Processes that train the runs of a plan, each some of them. Leaving the context ends them.
 
     Args:
       plan: the runs.
       terms: what they have in common.
-      lanes: how many runs of a program are trained at a time.
-      processes: at most so many; a program is never divided.
+      lanes: how many runs of a program each process trains at a time.
+      count: of processes, at most one for each run.
       code: files of the user's own that may be run.
+      timed: a run that `slowest` times; None trains at once.
 
     Raises:
       UsageError: the machine's devices belong to one process.
     """
-    if any(Path("/dev").glob("accel[0-9]*")):
-        raise UsageError("the TPUs of a machine belong to one process; leave --processes out")
-    shares = _shares(plan.trials, processes)
-    said = f"{len(plan.trials)} runs in {len(shares)} processes"
-    terms.tell(f"{said}, fewer than {processes}: no more programs" if len(shares) < processes else said)
-    until = None if terms.until is None else max(terms.until - time.monotonic(), 0.0)
-    found = queue.SimpleQueue[tuple[int, str | None]]()
-    workers = []
-    try:
-        for i, share in enumerate(shares):
-            runs = [(trial.setting, trial.seed, trial.folder) for trial in share]
-            work = Work(plan.config, plan.fixed, code, str(terms.folder), terms.fresh, lanes, until, runs)
-            workers.append(_started(work, part_of(i, len(shares))))
-        readers = [
-            threading.Thread(target=_read, args=(i, worker, found), daemon=True) for i, worker in enumerate(workers)
-        ]
-        for reader in readers:
-            reader.start()
-        yield from _as_they_end(shares, workers, found, terms)
-    finally:
-        for worker in workers:  # a worker whose input is closed saves its runs and ends
+
+    def __init__(
+        self, plan: Plan, terms: Terms, lanes: int | None, count: int, code: Sequence[str] = (),
+        timed: Trial | None = None,
+    ):  # fmt: skip
+        if any(Path("/dev").glob("accel[0-9]*")):
+            raise UsageError("the TPUs of a machine belong to one process; leave --processes out")
+        self._terms, self._shares, self._waiting = terms, shares(plan.trials, count), timed is not None
+        self._found, self._workers = queue.SimpleQueue[tuple[int, str | None]](), list[subprocess.Popen[str]]()
+        until = None if terms.until is None else max(terms.until - time.monotonic(), 0.0)
+        first = None if timed is None else _run(timed)
+        for i, share in enumerate(self._shares):
+            runs = [_run(trial) for trial in share]
+            work = Work(plan.config, plan.fixed, code, str(terms.folder), terms.fresh, lanes, until, first, runs)
+            self._workers.append(_started(work, part_of(i, len(self._shares))))
+        for i, worker in enumerate(self._workers):
+            threading.Thread(target=_read, args=(i, worker, self._found), daemon=True).start()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._workers)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends them. Where they train, what they have is saved."""
+        for worker in self._workers:
+            if self._waiting:
+                worker.terminate()
             assert worker.stdin is not None
-            worker.stdin.close()
-        for worker in workers:
+            worker.stdin.close()  # where it trains, it saves its runs and ends
+        for worker in self._workers:
             worker.wait()
+
+    def slowest(self) -> float | None:
+        """Returns the seconds of a step where all take steps at the same time; None where a process has ended."""
+        if len(self._answers("compiled")) < self.count:
+            return None
+        self._go_on()
+        seconds = self._answers("seconds")
+        return None if len(seconds) < self.count else max(seconds)
+
+    def _answers(self, word: str) -> list[float]:
+        """What all processes say next, or fewer where one has ended or a signal has come."""
+        answers: list[float] = []
+        while len(answers) < self.count and self._terms.interrupts.asked is None:
+            with contextlib.suppress(queue.Empty):
+                _, line = self._found.get(timeout=LOOK)
+                if line is None:
+                    break
+                answers.append(json.loads(line)[word])
+        return answers
+
+    def _go_on(self) -> None:
+        for worker in self._workers:
+            assert worker.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # of one that has ended, which is told by what it writes
+                worker.stdin.write("\n")
+                worker.stdin.flush()
+
+    def ends(self) -> Iterator[Ended]:
+        """Trains the runs, and yields them as they end."""
+        if self._waiting:
+            self._waiting = False
+            self._go_on()
+        left = [{trial.folder: trial for trial in share} for share in self._shares]
+        running, handed_on = set(range(self.count)), False
+        while running:
+            if self._terms.interrupts.asked is not None and not handed_on:
+                handed_on = True
+                for worker in self._workers:
+                    worker.send_signal(signal.SIGTERM)
+            try:
+                index, line = self._found.get(timeout=LOOK)
+            except queue.Empty:
+                continue
+            if line is None:
+                running.discard(index)
+                if code := self._workers[index].wait():
+                    why = f"the process that trained it ended with code {code}"
+                    yield from (failed(trial, why) for trial in left[index].values())
+                continue
+            told = json.loads(line)
+            if "ended" in told:
+                left[index].pop(told["ended"]["folder"], None)
+                yield _ended(told["ended"])
+            else:
+                self._terms.tell(told["tell"])
 
 
 def part_of(index: int, count: int) -> dict[str, str]:
@@ -114,12 +186,26 @@ def part_of(index: int, count: int) -> dict[str, str]:
     }
 
 
-def _shares(trials: Sequence[Trial], processes: int) -> list[list[Trial]]:
-    """The runs of whole programs, the largest first to whoever has fewest."""
-    shares: list[list[Trial]] = [[] for _ in range(processes)]
-    for program in sorted(grouped(trials, numbers_of(trials)), key=len, reverse=True):
-        min(shares, key=len).extend(program)
-    return [share for share in shares if share]
+def shares(trials: Sequence[Trial], count: int) -> list[list[Trial]]:
+    """Returns the runs of each process, equally many, and those of a program together as far as that allows.
+
+    Args:
+      trials: the runs.
+      count: of processes.
+
+    Example:
+      >>> from jaxprop.tools.sweep import Axis, plan
+      >>> made = plan("digits_mlp", [Axis("optimizer.lr", (0.1, 0.2, 0.3)), Axis("model.hidden", ([8], [4]))])
+      >>> [[one.folder[3:6] + one.folder[-10:-7] for one in share] for share in shares(made.trials, 2)]
+      [['0.1', '0.2', '0.3'], ['0.1', '0.2', '0.3']]
+    """
+    ordered = [trial for program in grouped(trials, numbers_of(trials)) for trial in program]
+    ends = [len(ordered) * i // count for i in range(count + 1)]
+    return [ordered[begin:end] for begin, end in itertools.pairwise(ends) if begin < end]
+
+
+def _run(trial: Trial) -> Run:
+    return trial.setting, trial.seed, trial.folder
 
 
 def _started(work: Work, part: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -140,36 +226,6 @@ def _read(index: int, worker: subprocess.Popen[str], found: queue.SimpleQueue[An
         for line in worker.stdout:
             found.put((index, line))
     found.put((index, None))
-
-
-def _as_they_end(
-    shares: Sequence[Sequence[Trial]], workers: Sequence[subprocess.Popen[str]], found: queue.SimpleQueue[Any],
-    terms: Terms,
-) -> Iterator[Ended]:  # fmt: skip
-    left = [{trial.folder: trial for trial in share} for share in shares]
-    running, handed_on = set(range(len(workers))), False
-    while running:
-        if terms.interrupts.asked is not None and not handed_on:
-            handed_on = True
-            for worker in workers:
-                worker.send_signal(signal.SIGTERM)
-        try:
-            index, line = found.get(timeout=LOOK)
-        except queue.Empty:
-            continue
-        if line is not None:
-            told = json.loads(line)
-            if "ended" in told:
-                left[index].pop(told["ended"]["folder"], None)
-                yield _ended(told["ended"])
-            else:
-                terms.tell(told["tell"])
-            continue
-        running.discard(index)
-        code = workers[index].wait()
-        if code:
-            for trial in left[index].values():
-                yield failed(trial, f"the process that trained it ended with code {code}")
 
 
 def _ended(told: dict[str, Any]) -> Ended:

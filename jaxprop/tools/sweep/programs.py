@@ -123,6 +123,11 @@ def _is_number(path: Path, config: Config) -> bool:
     return allowed and isinstance(value_at(config, path), float)
 
 
+def is_alike(one: Trial, other: Trial) -> bool:
+    """Whether two runs differ in numbers and their seed alone, and so cost the same."""
+    return len(grouped([one, other], numbers_of([one, other]))) == 1
+
+
 def grouped(trials: Sequence[Trial], numbers: Sequence[Path]) -> list[list[Trial]]:
     """Returns the runs apart by all in which they differ beside some numbers and their seed.
 

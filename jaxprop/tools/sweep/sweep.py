@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,9 @@ from jaxprop.run.lock import Words, hold
 from jaxprop.run.status import Status
 from jaxprop.run.swept import FILE, HALVED, OWN, RESULTS, Ended, Ranked, Results, read_sweep, write_results
 from jaxprop.sinks.console import duration
-from jaxprop.tools.sweep.choice import choose
+from jaxprop.tools.sweep.choice import choose, choose_processes
 from jaxprop.tools.sweep.plan import Plan, check_like
-from jaxprop.tools.sweep.processes import in_processes
+from jaxprop.tools.sweep.processes import Processes
 from jaxprop.tools.sweep.programs import Group, groups
 from jaxprop.tools.sweep.ranking import rank, verdict
 from jaxprop.tools.sweep.training import Terms, complete, failed, in_turn, together
@@ -68,7 +69,8 @@ class Swept(NamedTuple):
 
 def sweep(
     plan: Plan, folder: Path, *, metric: str | None = None, fresh: bool = False, lanes: int | None = None,
-    minutes: float | None = None, tell: Callable[[str], None] = print, processes: int = 1, code: Sequence[str] = (),
+    minutes: float | None = None, tell: Callable[[str], None] = print, processes: int | None = 1,
+    code: Sequence[str] = (),
 ) -> Swept:  # fmt: skip
     """Trains every run of a plan that is not complete yet, and ranks the settings.
 
@@ -80,7 +82,7 @@ def sweep(
       lanes: how many are trained at a time; None measures what is faster.
       minutes: after which no run begins; None for no limit.
       tell: takes a line for a person.
-      processes: among which the programs are divided, each with its share of cores or GPUs.
+      processes: among which the runs are divided, each with its share of cores or GPUs; None measures what is faster.
       code: files of the user's own that may be run.
 
     Raises:
@@ -96,8 +98,7 @@ def sweep(
         told = began
         until = None if minutes is None else time.monotonic() + 60 * minutes
         terms = Terms(folder, fresh, tell, interrupts, until)
-        ends = _ends(plan, terms, lanes) if processes == 1 else in_processes(plan, terms, lanes, processes, code)
-        for one in ends:
+        for one in _ends(plan, terms, lanes, processes, code):
             ended[one.folder] = one
             tell_of(one, len(ended), plan, metric, tell, of=len(plan.trials))
             # A process that is killed writes nothing at its end, and a report may be wanted before it.
@@ -148,9 +149,23 @@ def metric_of(plan: Plan, ended: Sequence[Ended], metric: str | None) -> tuple[s
     return name, best_mode(config) if name == config.checkpoint.best else better(name, config.task.name)
 
 
-def _ends(plan: Plan, terms: Terms, lanes: int | None) -> Iterator[Ended]:
+def _ends(plan: Plan, terms: Terms, lanes: int | None, processes: int | None, code: Sequence[str]) -> Iterator[Ended]:
     """Yields the runs as they end; none begins after a signal."""
-    for group in groups(plan.trials):
+    if processes is not None and processes > 1:  # devices are left to them
+        with Processes(plan, terms, lanes, processes, code) as several:
+            terms.tell(f"{len(plan.trials)} runs in {several.count} processes")
+            yield from several.ends()
+        return
+    made = groups(plan.trials)
+    if processes is None and lanes is None:
+        first = next(made)
+        chosen = choose_processes(plan, first, terms, code)
+        if chosen is not None:
+            with chosen:
+                yield from chosen.ends()
+            return
+        made = itertools.chain([first], made)
+    for group in made:
         yield from ends_of(group, terms, lanes, terms.tell)
 
 

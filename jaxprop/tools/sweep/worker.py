@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -11,15 +12,17 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from jaxprop.run.compile_cache import move_cache
+
 
 def main() -> None:
     """Trains the runs that standard input names, and writes a line of JSON for each that has ended, and to be told."""
     share_of_cores(os.environ.get("JAXPROP_PART", "0/1"))
+    move_cache(os.environ, lambda line: print(line, file=sys.stderr))
     work = json.loads(sys.stdin.readline())
     # Whatever else writes to standard output must not come between the lines of this protocol.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _train(work, out)
 
 
@@ -47,8 +50,9 @@ def _train(work: dict[str, Any], out: TextIO) -> None:
     from jaxprop.config.load import load
     from jaxprop.run.interrupt import Interrupts
     from jaxprop.sinks.jsonl import encode
+    from jaxprop.tools.sweep.choice import ROUND_SECONDS
     from jaxprop.tools.sweep.plan import Trial, overrides
-    from jaxprop.tools.sweep.programs import groups
+    from jaxprop.tools.sweep.programs import Group, groups, is_alike
     from jaxprop.tools.sweep.sweep import ends_of
     from jaxprop.tools.sweep.training import Terms
 
@@ -56,16 +60,32 @@ def _train(work: dict[str, Any], out: TextIO) -> None:
         out.write(encode(line) + "\n")
         out.flush()
 
+    def trial_of(setting: dict[str, Any], seed: int, folder: str) -> Trial:
+        words = [*work["fixed"], *overrides(setting), f"run.seed={seed}"]
+        return Trial(setting, seed, load(work["config"], words, work["code"]).config, folder)
+
+    def is_wanted(first: Group, timed: Trial) -> bool:
+        """Times a step as its parent asks; returns whether the runs are to be trained here."""
+        program = first.program if is_alike(first.trials[0], timed) else next(groups([timed])).program
+        assert program is not None  # the parent has one
+        say(compiled=program.pace.compiling)
+        if not sys.stdin.readline():
+            return False
+        say(seconds=program.typical(ROUND_SECONDS))
+        return bool(sys.stdin.readline())
+
+    began = time.monotonic()
+    made = groups([trial_of(*run) for run in work["runs"]])
+    if work["timed"] is not None:
+        first = next(made)
+        if not is_wanted(first, trial_of(*work["timed"])):
+            return
+        made = itertools.chain([first], made)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with Interrupts() as interrupts:
-        until = None if work["seconds"] is None else time.monotonic() + work["seconds"]
-        terms = Terms(
-            Path(work["folder"]), work["fresh"], lambda line: say(tell=line), interrupts, until
-        )  # fmt: skip
-        trials = []
-        for setting, seed, folder in work["runs"]:
-            words = [*work["fixed"], *overrides(setting), f"run.seed={seed}"]
-            trials.append(Trial(setting, seed, load(work["config"], words, work["code"]).config, folder))
-        for group in groups(trials):
+        until = None if work["seconds"] is None else began + work["seconds"]
+        terms = Terms(Path(work["folder"]), work["fresh"], lambda line: say(tell=line), interrupts, until)
+        for group in made:
             for one in ends_of(group, terms, work["lanes"], terms.tell):
                 say(ended=one._asdict())
 

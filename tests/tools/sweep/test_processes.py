@@ -1,5 +1,7 @@
 """Programs of a sweep in processes of their own: the same runs, stopped, lost, and their share of the machine."""
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,8 +11,8 @@ import yaml
 
 from jaxprop.errors import UsageError
 from jaxprop.run.swept import read_results
-from jaxprop.tools.sweep import Axis, plan, processes, sweep
-from jaxprop.tools.sweep.processes import part_of
+from jaxprop.tools.sweep import Axis, choice, plan, processes, sweep
+from jaxprop.tools.sweep.processes import part_of, shares
 
 CONFIG = {
     "task": {"name": "classify"},
@@ -36,7 +38,7 @@ def config(tmp_path):
 def test_the_runs_are_those_of_one_process(config, tmp_path):
     made, told = plan(config, [SHAPES, RATES]), []
     found = sweep(made, tmp_path / "many", lanes=1, processes=3, tell=told.append)
-    assert told[0] == "4 runs in 2 processes, fewer than 3: no more programs"
+    assert told[0] == "4 runs in 2 processes"  # of two runs each: a third would have none
     assert sum("2 runs by one program" in line for line in told) == 2
     assert (found.exit_code, found.left) == (0, 0)
     alone = sweep(made, tmp_path / "one", lanes=1, tell=str)
@@ -80,6 +82,83 @@ def test_runs_of_a_process_that_is_lost_are_told(config, tmp_path, monkeypatch):
     assert [one.status for one in found.ended] == ["failed"] * 2
     assert {one.problem for one in found.ended} == {"the process that trained it ended with code 9"}
     assert found.exit_code == 1
+
+
+@pytest.fixture
+def measuring(monkeypatch):
+    """Processes are measured, however short the runs and whatever the machine has."""
+    monkeypatch.setattr(choice, "PROCESSES_WORTH", 0)
+    monkeypatch.setattr(choice, "cores", lambda: 2)
+    monkeypatch.setattr(choice, "ROUND_SECONDS", 0.05)
+    return monkeypatch
+
+
+@pytest.mark.timeout(240)
+def test_processes_are_taken_where_they_are_faster(config, tmp_path, measuring):
+    measuring.setattr(choice, "GAIN", 1e6)
+    made, told = plan(config, [SHAPES, RATES]), []
+    found = sweep(made, tmp_path / "many", processes=None, tell=told.append)
+    assert re.fullmatch(r"4 runs in 2 processes: \S+ ms a step, \S+ ms in one process", told[0])
+    assert [one.status for one in found.ended] == ["completed"] * 4
+    alone = sweep(made, tmp_path / "one", lanes=1, tell=str)
+    for one, other in zip(found.ended, alone.ended, strict=True):
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-5)
+    told.clear()
+    assert sweep(made, tmp_path / "many", processes=None, tell=told.append).left == 0
+    assert not any("processes" in line for line in told)  # complete already: nothing to measure
+
+
+@pytest.mark.timeout(240)
+def test_one_process_is_taken_where_several_are_slower(config, tmp_path, measuring):
+    measuring.setattr(choice, "GAIN", 0.0)
+    told = []
+    found = sweep(plan(config, [RATES]), tmp_path / "s", processes=None, tell=told.append)
+    assert re.fullmatch(r"2 runs in 1 process: \S+ ms a step, \S+ ms in 2 processes", told[0])
+    assert [one.status for one in found.ended] == ["completed"] * 2
+
+
+@pytest.mark.timeout(240)
+def test_a_process_that_ends_while_it_is_timed_costs_no_run(config, tmp_path, measuring):
+    measuring.setattr(processes, "WORKER", "jaxprop.no_such_module")
+    told = []
+    found = sweep(plan(config, [RATES]), tmp_path / "s", processes=None, tell=told.append)
+    assert told[0] == "2 runs in 1 process, since another process ended"
+    assert [one.status for one in found.ended] == ["completed"] * 2
+
+
+def test_short_sweeps_and_lanes_are_not_measured(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "cores", lambda: 2)
+    monkeypatch.setattr(processes, "_started", None)  # whoever starts one fails
+    assert sweep(plan(config, [RATES]), tmp_path / "short", processes=None, tell=str).left == 0
+    monkeypatch.setattr(choice, "PROCESSES_WORTH", 0)
+    assert sweep(plan(config, [RATES]), tmp_path / "lanes", processes=None, lanes=2, tell=str).left == 0
+
+
+def test_runs_are_divided_evenly_and_programs_as_little_as_that_allows(config):
+    made = plan(config, [Axis("model.hidden", ([8], [4])), Axis("optimizer.lr", (0.01, 0.02, 0.03, 0.04))])
+    alike = [{str(one.setting["model.hidden"]) for one in share} for share in shares(made.trials, 2)]
+    assert alike == [{"[8]"}, {"[4]"}]
+    for count in (3, 5, 8, 20):
+        divided = shares(made.trials, count)
+        assert sorted(one.folder for share in divided for one in share) == sorted(one.folder for one in made.trials)
+        assert max(map(len, divided)) == -(-8 // count)
+
+
+def test_a_process_keeps_what_it_compiles_apart_from_others_on_other_cores(tmp_path):
+    code = (
+        "import os; os.sched_getaffinity = lambda pid: {3}; from jaxprop.run.compile_cache import move_cache as move\n"
+        "for folder in FOLDERS: os.environ['JAX_COMPILATION_CACHE_DIR'] = folder; move(os.environ, print); "
+        "print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
+    )
+    folders = [str(tmp_path / "jaxprop" / "compiled-of-two-cores"), "/mine"]
+    ran = subprocess.run(
+        [sys.executable, "-c", code.replace("FOLDERS", str(folders))], capture_output=True, text=True, check=True,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "JAXPROP_COMPILE_CACHE": ""},
+    )  # fmt: skip
+    ours, theirs = ran.stdout.split()
+    assert ours.startswith(folders[0].removesuffix("of-two-cores"))
+    assert ours != folders[0]
+    assert theirs == "/mine/1-cores"
 
 
 def test_each_process_has_its_part_of_the_gpus(monkeypatch):

@@ -190,7 +190,7 @@ def test_lanes_that_fail_while_they_are_timed_cost_no_run(config, monkeypatch):
     def fails(*_):
         raise MemoryError("out of memory\nmore")
 
-    monkeypatch.setattr(choice, "_measured_together", fails)
+    monkeypatch.setattr(choice, "seconds_together", fails)
     chosen = choose(group, None)
     assert chosen.lanes is None
     assert chosen.note.endswith("one after another, since lanes failed: out of memory")
