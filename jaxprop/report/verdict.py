@@ -54,6 +54,7 @@ CAUSES = {
     "adam_eps": "Adam's epsilon is too large for these gradients",
     "logit_drift": "nothing in the loss limits the logits",
     "frozen_layer": "the layer gets no update",
+    "no_gradient": "the loss has no gradient",
     "bad_init": "the initial weights are out of scale",
     "unscaled_inputs": "the inputs are far from a standard deviation of 1",
     "rounded": "the updates are too small for the number format of the parameters",

@@ -245,6 +245,12 @@ def _limit_logits(p: Plea) -> str:
     return "limit the logits: a z-loss, weight decay on the last layer, or a lower learning rate"
 
 
+def _differentiable(p: Plea) -> str:
+    cut = "a stop_gradient, an argmax or a rounding between the parameters and the loss"
+    way = "gradient.estimator=spsa" if p.setup.yaml else f"{_maker(p)}(..., gradient='spsa')"
+    return f"see whether there is {cut}; a loss that has to be so is trained by {way}"
+
+
 def _init(p: Plea) -> str:
     now = p.setup.get("model.init")
     if p.setup.known("model") and now not in SCALED_INITS:
@@ -292,6 +298,7 @@ ADVICE: dict[str, Callable[[Plea], str]] = {
     "frozen_layer": _fixed(
         "see what keeps the layer from moving: a stop_gradient, an unused output, or an optimizer that masks it"
     ),
+    "no_gradient": _differentiable,
     "bad_init": _init,
     "unscaled_inputs": _fixed("scale the inputs to a mean of 0 and a standard deviation of 1"),
     "rounded": _fixed("keep the parameters in float32, or end the run here: its learning rate no longer changes them"),

@@ -104,6 +104,12 @@ def _dead_units(c: Case) -> bool:
     return c.kind == "dead" or (c.kind == "zero_gradient" and c.seen("dead") > 0.5)
 
 
+def _no_gradient(c: Case) -> bool:
+    """No layer has ever had a gradient, and no dead unit explains it: the loss cannot be differentiated."""
+    always = c.kind == "zero_gradient" and c.symptom.value == 1 and c.symptom.since <= c.trail.start
+    return always and not _dead_units(c)
+
+
 def _sudden_input(c: Case) -> bool:
     """A single bad batch: the loss was normal again three records later, or much nearer to it than at first."""
     if c.kind not in SUDDEN or not _calm(c):
@@ -172,6 +178,7 @@ TESTS: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("loss_scale_falls", _is("loss_scale")),
     ("no_loss_scaling", _no_loss_scaling),
     ("not_finite", _is("nonfinite")),
+    ("no_gradient", _no_gradient),
     ("unscaled_inputs", _unscaled_inputs),
     ("bad_init", lambda c: _start_off(c) and c.seen("init_scale") > 0),
     ("rate_too_high", lambda c: _cold_start(c) or (c.kind in ("init_scale", "init_output", "init") and _blown(c))),

@@ -51,6 +51,22 @@ def test_the_evidence_decides(kind, seen, cause):
     assert judge(kind, **seen)[0] == cause
 
 
+def test_a_loss_that_never_had_a_gradient_cannot_be_differentiated():
+    def judged(since, share=1.0, setup=PYTHON, **seen):
+        trail = Trail(start=1, rate=1e-3, first=1e-5, settled=1e-3)
+        trail.note(40, rise=3.0, **seen)  # a warmup raises the rate all the while
+        symptom = Symptom("zero_gradient", None, "act", share, 0.5, since)
+        return likeliest(symptom, SimpleNamespace(step=40, scale=1.0), trail, setup)[:2]
+
+    cause, fix = judged(since=1)
+    assert cause == "no_gradient"
+    assert fix.endswith("make_train_step(..., gradient='spsa')")
+    assert judged(since=1, setup=Setup("yaml"))[1].endswith("gradient.estimator=spsa")
+    assert judged(since=1, dead=0.9)[0] == "dead_relu"
+    assert judged(since=30)[0] != "no_gradient"  # it had one at first
+    assert judged(since=1, share=0.8)[0] != "no_gradient"
+
+
 def test_float32_is_never_told_to_scale_its_loss():
     """Only what float16 has flushed, or a configuration that says float16, makes a loss scale the cause."""
     for kind in ("zero_gradient", "loss_start", "tiny_second_moment"):
