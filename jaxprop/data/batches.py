@@ -52,6 +52,11 @@ class Batches:
                 f"expected an iterable of batches, got {type(batches).__name__}; give a jaxprop.data.Stream, a list, a "
                 "DataLoader, a Grain iterator or a generator"
             )
+        if isinstance(batches, Mapping):
+            raise UsageError(
+                "expected an iterable of batches, got a single mapping; give [batch] for a batch that is the same in "
+                "every step, or a jaxprop.data.Stream, which takes batches of rows from a jaxprop.data.Source"
+            )
         self._batches = batches
         self._iterator: Iterator[Any] | None = None
         # The newest, oldest first, each with the iterator's own state after it.

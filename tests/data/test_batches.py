@@ -171,6 +171,11 @@ def test_what_cannot_be_iterated_is_told():
         Batches(3, depth=1)
 
 
+def test_a_single_batch_is_not_taken_for_a_sequence_of_its_keys():
+    with pytest.raises(UsageError, match=r"got a single mapping; give \[batch\] .* or a jaxprop.data.Stream"):
+        Batches({"x": np.zeros(3)}, depth=1)
+
+
 def test_a_state_that_is_not_json_is_told():
     class Odd(Counting):
         def get_state(self):
