@@ -41,6 +41,7 @@ def compare(
     """Compare runs: the keys in which they differ, ranked over their seeds, and how sure the first place is."""
     from jaxprop.run.swept import as_json
     from jaxprop.tools.compare import compare as compared
+    from jaxprop.tools.compare import on_other_data
 
     found = compared(runs, metric)
     if json:
@@ -49,6 +50,8 @@ def compare(
     _print_runs(found)
     if found.good:
         print_table(found)
+    if (warning := on_other_data(found)) is not None:
+        say(f"warning: {warning}")
     unsure = found.verdict is not None and not math.isfinite(found.verdict.p)
     for line in [ONE_SEED] if unsure else last_lines(found._replace(left=0), ""):
         say(line)

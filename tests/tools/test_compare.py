@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from jaxprop.errors import UsageError
-from jaxprop.tools.compare import compare
+from jaxprop.tools.compare import compare, on_other_data
 from tests.run.sweeps import make_sweep
 
 
@@ -92,6 +92,20 @@ def test_a_sweep_stands_for_its_runs(tmp_path):
         make_run(sweep / name, lr=lr)
     found = compare([sweep, make_run(tmp_path / "beside", lr=0.3)])
     assert [one.setting["optimizer.lr"] for one in found.runs] == [0.1, 0.2, 0.3]
+
+
+def test_runs_that_were_evaluated_on_other_examples_are_told(tmp_path):
+    def made(name, splits, **over):
+        folder = make_run(tmp_path / name, **over)
+        if splits is not None:
+            (folder / "prepared.json").write_text(json.dumps({"splits": splits}))
+        return folder
+
+    a, b = made("a", {"test": "1", "validation": "2"}), made("b", {"test": "3", "validation": "2"}, lr=0.2)
+    old, lost = made("old", None, lr=0.3), made("lost", {"test": "9"}, lr=0.4, status="diverged")
+    assert on_other_data(compare([a, b, old, lost])) is None  # the same validation split; the others tell nothing
+    c = made("c", {"test": "2b"}, lr=0.5)
+    assert f"{a} and {c} were evaluated on different examples" in on_other_data(compare([a, b, c]))
 
 
 def test_what_cannot_be_compared_is_one_sentence(tmp_path):
