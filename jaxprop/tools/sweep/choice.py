@@ -15,14 +15,12 @@ from jaxprop.core.trees import size_bytes
 from jaxprop.parallel.hosts import process_count
 from jaxprop.run.calls import LOOP_SECONDS
 from jaxprop.run.compose import Experiment
-from jaxprop.run.folder import read_summary
 from jaxprop.run.host import available_bytes, cores, resident_bytes
 from jaxprop.run.lanes import CALLS, DEVICES, with_value
-from jaxprop.run.status import Status
 from jaxprop.run.together import Together, TogetherLane
 from jaxprop.run.vocabulary import device_bytes
 from jaxprop.tools.sweep.plan import Plan
-from jaxprop.tools.sweep.processes import Processes
+from jaxprop.tools.sweep.processes import Processes, to_train
 from jaxprop.tools.sweep.programs import Group
 from jaxprop.tools.sweep.training import Terms
 
@@ -102,7 +100,7 @@ def choose_processes(plan: Plan, first: Group, terms: Terms, code: Sequence[str]
     program = first.program
     if program is None or jax.default_backend() != "cpu" or program.experiment.mesh is not None or process_count() > 1:
         return None
-    left = sum(terms.fresh or not _is_complete(terms, trial.folder) for trial in plan.trials)
+    left = len(to_train(plan.trials, terms))
     count = min(cores(), left, MOST_PROCESSES, _processes_that_fit())
     if count < 2:
         return None
@@ -118,7 +116,8 @@ def choose_processes(plan: Plan, first: Group, terms: Terms, code: Sequence[str]
         faster = slowest is not None and slowest / processes.count < GAIN * one
         if not faster:
             processes.close()
-    terms.tell(f"{len(plan.trials)} runs in {_said_of_processes(one, slowest, processes.count, faster)}")
+    if terms.interrupts.asked is None:
+        terms.tell(f"{left} runs in {_said_of_processes(one, slowest, processes.count, faster)}")
     return processes if faster else None
 
 
@@ -129,10 +128,6 @@ def _said_of_processes(one: float, slowest: float | None, count: int, faster: bo
     if faster:
         return f"{count} processes: {several} a step, {alone} in one process"
     return f"1 process: {alone} a step, {several} in {count} processes"
-
-
-def _is_complete(terms: Terms, folder: str) -> bool:
-    return (read_summary(terms.folder / folder) or {}).get("status") == Status.COMPLETED
 
 
 def _processes_that_fit() -> int:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.errors import UsageError
+from jaxprop.run.folder import read_summary
+from jaxprop.run.status import Status
 from jaxprop.run.swept import Ended
 from jaxprop.sinks.jsonl import encode
 from jaxprop.tools.sweep.plan import Plan, Trial
@@ -73,7 +75,11 @@ class Processes:
     ):  # fmt: skip
         if any(Path("/dev").glob("accel[0-9]*")):
             raise UsageError("the TPUs of a machine belong to one process; leave --processes out")
-        self._terms, self._shares, self._waiting = terms, shares(plan.trials, count), timed is not None
+        left = to_train(plan.trials, terms)
+        names = {trial.folder for trial in left}
+        kept = [trial for trial in plan.trials if trial.folder not in names]  # the first process reads their figures
+        first_share, *others = shares(left, count) or [[]]
+        self._terms, self._shares, self._waiting = terms, [[*first_share, *kept], *others], timed is not None
         self._found, self._workers = queue.SimpleQueue[tuple[int, str | None]](), list[subprocess.Popen[str]]()
         until = None if terms.until is None else max(terms.until - time.monotonic(), 0.0)
         first = None if timed is None else _run(timed)
@@ -184,6 +190,19 @@ def part_of(index: int, count: int) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)],
         "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{SHARE / sharing:.2f}",
     }
+
+
+def to_train(trials: Sequence[Trial], terms: Terms) -> list[Trial]:
+    """Returns the runs whose folder does not say that they are complete.
+
+    Args:
+      trials: the runs.
+      terms: what they have in common.
+    """
+    if terms.fresh:
+        return list(trials)
+    summaries = {trial.folder: read_summary(terms.folder / trial.folder) or {} for trial in trials}
+    return [trial for trial in trials if summaries[trial.folder].get("status") != Status.COMPLETED]
 
 
 def shares(trials: Sequence[Trial], count: int) -> list[list[Trial]]:

@@ -37,8 +37,8 @@ def config(tmp_path):
 @pytest.mark.timeout(240)
 def test_the_runs_are_those_of_one_process(config, tmp_path):
     made, told = plan(config, [SHAPES, RATES]), []
-    found = sweep(made, tmp_path / "many", lanes=1, processes=3, tell=told.append)
-    assert told[0] == "4 runs in 2 processes"  # of two runs each: a third would have none
+    found = sweep(made, tmp_path / "many", lanes=1, processes=2, tell=told.append)
+    assert told[0] == "4 runs in 2 processes"
     assert sum("2 runs by one program" in line for line in told) == 2
     assert (found.exit_code, found.left) == (0, 0)
     alone = sweep(made, tmp_path / "one", lanes=1, tell=str)
@@ -106,6 +106,19 @@ def test_processes_are_taken_where_they_are_faster(config, tmp_path, measuring):
     told.clear()
     assert sweep(made, tmp_path / "many", processes=None, tell=told.append).left == 0
     assert not any("processes" in line for line in told)  # complete already: nothing to measure
+
+
+@pytest.mark.timeout(240)
+def test_runs_that_are_new_are_divided_and_those_that_are_complete_are_kept(config, tmp_path, measuring):
+    measuring.setattr(choice, "GAIN", 1e6)
+    before = sweep(plan(config, [RATES]), tmp_path / "s", lanes=1, tell=str)
+    told = []
+    more = plan(config, [Axis("optimizer.lr", (0.01, 0.02, 0.03, 0.1))])
+    found = sweep(more, tmp_path / "s", processes=None, tell=told.append)
+    assert told[0].startswith("2 runs in 2 processes: ")
+    assert "complete already, and not trained again: 2 of 3 runs by one program" in told
+    assert found.left == 0
+    assert [one.metrics for one in found.ended][::3] == [one.metrics for one in before.ended]
 
 
 @pytest.mark.timeout(240)
