@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from jaxprop.tools.sweep.grid import Words
 
 
-MOST_LANES = 10_000  # as many as a sweep has runs at most
-MOST_PROCESSES = 1_000
+MOST = {"--lanes": 10_000, "--processes": 1_000}  # a sweep has 10,000 runs at most
 
 MinutesOption = Annotated[
     float | None, typer.Option("--minutes", metavar="M", help="begin no run after so many minutes")
@@ -88,8 +87,7 @@ def sweep(
     from jaxprop.run.interrupt import leaving_at_once
     from jaxprop.tools.sweep.grid import axes_of
 
-    varied = axes_of(words)
-    at_a_time, apart = _number("--lanes", lanes, MOST_LANES), _number("--processes", processes, MOST_PROCESSES)
+    varied, at_a_time, apart = axes_of(words), _number("--lanes", lanes), _number("--processes", processes)
     of_search = {"--trials": trials, "--halving": halving, "--storage": storage}
     made = _planned(config, varied, seeds, code or (), of_search if search is None else None)
     _check_terms(minutes, search, apart)
@@ -156,10 +154,11 @@ def _check_grid(words: Words, options: Mapping[str, Any]) -> None:
         raise UsageError(f"{given} is for --search; add --search tpe, or remove it")
 
 
-def _number(option: str, text: str, most: int) -> int | None:
+def _number(option: str, text: str) -> int | None:
     """How many at a time; None to measure it."""
     if text == "auto":
         return None
+    most = MOST[option]
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise UsageError(f"{option}: expected auto or a number from 1 to {most:,}, got {text!r}")
     return int(text)
