@@ -15,6 +15,7 @@ from jaxprop.cli.ranking import last_lines, print_table
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE
 from jaxprop.sinks.console import duration
+from jaxprop.sinks.streams import tell
 
 if TYPE_CHECKING:
     from jaxprop.run.swept import Ended, Results
@@ -44,14 +45,14 @@ def compare(
     from jaxprop.tools.compare import on_other_data
 
     found = compared(runs, metric)
+    if (warning := on_other_data(found)) is not None:
+        tell(f"warning: {warning}")
     if json:
         print_result("compare", None, as_json(found), indent=2)
         return EXIT_DONE
     _print_runs(found)
     if found.good:
         print_table(found)
-    if (warning := on_other_data(found)) is not None:
-        say(f"warning: {warning}")
     unsure = found.verdict is not None and not math.isfinite(found.verdict.p)
     for line in [ONE_SEED] if unsure else last_lines(found._replace(left=0), ""):
         say(line)

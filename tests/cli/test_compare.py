@@ -24,6 +24,15 @@ def test_tables_and_sentences(jaxprop):
     assert "with one seed in common nobody can tell the best from the next" in one.out
 
 
+def test_other_examples_are_told_beside_the_figures(jaxprop):
+    for name in "ab":
+        folder = make_run(Path("runs") / name, seed=ord(name))
+        (folder / "prepared.json").write_text(json.dumps({"splits": {"test": name}}))
+    ran = jaxprop("compare", "a", "b", "--json")
+    assert json.loads(ran.out)["command"] == "compare"
+    assert ran.err.startswith("warning: runs/a and runs/b were evaluated on different examples")
+
+
 def test_bad_input(jaxprop):
     make_run(Path("runs") / "a")
     assert jaxprop("compare", "a").code == 2

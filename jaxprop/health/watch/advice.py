@@ -246,9 +246,11 @@ def _limit_logits(p: Plea) -> str:
 
 
 def _differentiable(p: Plea) -> str:
-    cut = "a stop_gradient, an argmax or a rounding between the parameters and the loss"
     way = "gradient.estimator=spsa" if p.setup.yaml else f"{_maker(p)}(..., gradient='spsa')"
-    return f"see whether there is {cut}; a loss that has to be so is trained by {way}"
+    return (
+        "see what cuts the loss off from the parameters: a stop_gradient, an argmax or a rounding, a mask of zeros, "
+        f"initial values of zero, or units that no example reaches; a loss that only steps is trained by {way}"
+    )
 
 
 def _init(p: Plea) -> str:

@@ -25,7 +25,7 @@ from jaxprop.tools.sweep.plan import Plan, Trial
 from jaxprop.tools.sweep.programs import grouped, numbers_of
 from jaxprop.tools.sweep.training import LOOK, Terms, failed
 
-WORKER = "jaxprop.tools.sweep.worker"
+WORKER = "jaxprop.tools.sweep_worker"
 Run = tuple[Mapping[str, Any], int, str]  # setting, seed and folder
 SHARE = 0.75  # of a GPU's memory, that the processes on it take together
 
@@ -66,7 +66,7 @@ class Processes:
       timed: a run that `slowest` times; None trains at once.
 
     Raises:
-      UsageError: the machine's devices belong to one process.
+      UsageError: the machine's devices belong to one process, or so many cannot be started.
     """
 
     def __init__(
@@ -83,10 +83,21 @@ class Processes:
         self._found, self._workers = queue.SimpleQueue[tuple[int, str | None]](), list[subprocess.Popen[str]]()
         until = None if terms.until is None else max(terms.until - time.monotonic(), 0.0)
         first = None if timed is None else _run(timed)
-        for i, share in enumerate(self._shares):
-            runs = [_run(trial) for trial in share]
-            work = Work(plan.config, plan.fixed, code, str(terms.folder), terms.fresh, lanes, until, first, runs)
-            self._workers.append(_started(work, part_of(i, len(self._shares))))
+        try:
+            for i, share in enumerate(self._shares):
+                runs = [_run(trial) for trial in share]
+                work = Work(plan.config, plan.fixed, code, str(terms.folder), terms.fresh, lanes, until, first, runs)
+                self._workers.append(_started(work, part_of(i, len(self._shares))))
+        except OSError as error:
+            started, self._waiting = len(self._workers), True
+            self.close()
+            for worker in self._workers:  # nobody reads what they write
+                assert worker.stdout is not None
+                worker.stdout.close()
+            raise UsageError(
+                f"{len(self._shares)} processes cannot be started, {started} can ({error.strerror}); use fewer with "
+                "--processes"
+            ) from error
         for i, worker in enumerate(self._workers):
             threading.Thread(target=_read, args=(i, worker, self._found), daemon=True).start()
 
@@ -107,7 +118,8 @@ class Processes:
             if self._waiting:
                 worker.terminate()
             assert worker.stdin is not None
-            worker.stdin.close()  # where it trains, it saves its runs and ends
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.close()  # where it trains, it saves its runs and ends
         for worker in self._workers:
             worker.wait()
 
@@ -155,7 +167,8 @@ class Processes:
                 continue
             if line is None:
                 running.discard(index)
-                if code := self._workers[index].wait():
+                code = self._workers[index].wait()
+                if code and not handed_on:  # what a signal has ended before it trained is left to the next command
                     why = f"the process that trained it ended with code {code}"
                     yield from (failed(trial, why) for trial in left[index].values())
                 continue
@@ -190,6 +203,11 @@ def part_of(index: int, count: int) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)],
         "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{SHARE / sharing:.2f}",
     }
+
+
+def in_processes(count: int) -> str:
+    """Returns `in 1 process`, `in 2 processes`."""
+    return f"in {count} process" + ("" if count == 1 else "es")
 
 
 def to_train(trials: Sequence[Trial], terms: Terms) -> list[Trial]:
@@ -230,8 +248,8 @@ def _run(trial: Trial) -> Run:
 def _started(work: Work, part: Mapping[str, str]) -> subprocess.Popen[str]:
     # In a session of its own: a Ctrl-C is for the process that waits, which hands it on once.
     worker = subprocess.Popen(
-        [sys.executable, "-m", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        start_new_session=True, env=os.environ | part,
+        [sys.executable, "-m", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
+        errors="surrogateescape", start_new_session=True, env=os.environ | part,
     )  # fmt: skip
     assert worker.stdin is not None
     worker.stdin.write(encode(work._asdict()) + "\n")

@@ -12,19 +12,20 @@ from typing import Any, Literal, NamedTuple
 
 from jaxprop.config.schema.model import CustomModel
 from jaxprop.config.tasks import TASK_TABLE, best_mode, better, main_metric
-from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, EXIT_RUNTIME, RunFolderError, UsageError, one_of
+from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, EXIT_RUNTIME, JaxpropError, RunFolderError, UsageError, one_of
 from jaxprop.run.folder import is_run, write_text
 from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import Words, hold
+from jaxprop.run.resume import finished
 from jaxprop.run.status import Status
 from jaxprop.run.swept import FILE, HALVED, OWN, RESULTS, Ended, Ranked, Results, read_sweep, write_results
 from jaxprop.sinks.console import duration
 from jaxprop.tools.sweep.choice import choose, choose_processes
 from jaxprop.tools.sweep.plan import Plan, check_like
-from jaxprop.tools.sweep.processes import Processes
+from jaxprop.tools.sweep.processes import Processes, in_processes
 from jaxprop.tools.sweep.programs import Group, groups
 from jaxprop.tools.sweep.ranking import rank, verdict
-from jaxprop.tools.sweep.training import Terms, complete, failed, in_turn, together
+from jaxprop.tools.sweep.training import Terms, complete, ended_as, failed, in_turn, together
 
 EVERY = 10.0  # seconds between two writings of the results while runs end
 WORDS = Words(
@@ -106,6 +107,7 @@ def sweep(
                 told = now
                 with contextlib.suppress(RunFolderError):  # the runs go on where the disk is full for a while
                     write_results(folder, results_of(plan, ended, metric, now - began))
+        ended |= _complete_before(plan, terms, ended)
         found = results_of(plan, ended, metric, time.perf_counter() - began)
         write_results(folder, found)
         asked = interrupts.asked if found.left else None
@@ -149,11 +151,22 @@ def metric_of(plan: Plan, ended: Sequence[Ended], metric: str | None) -> tuple[s
     return name, best_mode(config) if name == config.checkpoint.best else better(name, config.task.name)
 
 
+def _complete_before(plan: Plan, terms: Terms, ended: Mapping[str, Ended]) -> dict[str, Ended]:
+    """The runs of earlier commands that are complete, where a signal or the time has come before they were read."""
+    found: dict[str, Ended] = {}
+    for trial in plan.trials if not terms.fresh else ():
+        if trial.folder not in ended:
+            with contextlib.suppress(JaxpropError):  # told by the command that gets so far
+                before = finished(trial.config, terms.folder / trial.folder)
+                found |= {} if before is None else {trial.folder: ended_as(trial, before)}
+    return found
+
+
 def _ends(plan: Plan, terms: Terms, lanes: int | None, processes: int | None, code: Sequence[str]) -> Iterator[Ended]:
     """Yields the runs as they end; none begins after a signal."""
     if processes is not None and processes > 1:  # devices are left to them
         with Processes(plan, terms, lanes, processes, code) as several:
-            terms.tell(f"{len(plan.trials)} runs in {several.count} processes")
+            terms.tell(f"{len(plan.trials)} runs {in_processes(several.count)}")
             yield from several.ends()
         return
     made = groups(plan.trials)

@@ -68,8 +68,17 @@ def test_a_signal_is_handed_on_and_the_same_command_goes_on(config, tmp_path):
 
 
 def test_runs_of_a_process_that_is_lost_are_told(config, tmp_path, monkeypatch):
-    def lost(work, part):
-        code = "import sys; sys.stdin.readline(); sys.exit(9)"
+    monkeypatch.setattr(processes, "_started", stand_in("import sys; sys.stdin.readline(); sys.exit(9)"))
+    found = sweep(plan(config, [SHAPES]), tmp_path / "s", processes=2, tell=str)
+    assert [one.status for one in found.ended] == ["failed"] * 2
+    assert {one.problem for one in found.ended} == {"the process that trained it ended with code 9"}
+    assert found.exit_code == 1
+
+
+def stand_in(code):
+    """In place of a worker: a program that has its input and output."""
+
+    def started(work, part):
         worker = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -77,11 +86,52 @@ def test_runs_of_a_process_that_is_lost_are_told(config, tmp_path, monkeypatch):
         worker.stdin.flush()
         return worker
 
-    monkeypatch.setattr(processes, "_started", lost)
-    found = sweep(plan(config, [SHAPES]), tmp_path / "s", processes=2, tell=str)
-    assert [one.status for one in found.ended] == ["failed"] * 2
-    assert {one.problem for one in found.ended} == {"the process that trained it ended with code 9"}
-    assert found.exit_code == 1
+    return started
+
+
+def test_runs_that_a_signal_meets_before_they_begin_are_left(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_started", stand_in("import time; time.sleep(60)"))
+    found = sweep(
+        plan(config, [SHAPES]), tmp_path / "s", processes=2, tell=lambda line: signal.raise_signal(signal.SIGINT)
+    )
+    assert (found.exit_code, found.left, found.ended) == (130, 2, [])
+
+
+def test_processes_that_cannot_be_started_are_told(config, tmp_path, monkeypatch):
+    first, workers = stand_in("import sys; sys.stdin.read()"), []
+
+    def started(work, part):
+        if workers:
+            raise OSError(24, "Too many open files")
+        workers.append(first(work, part))
+        return workers[0]
+
+    monkeypatch.setattr(processes, "_started", started)
+    with pytest.raises(UsageError, match=r"2 processes cannot be started, 1 can \(Too many open files\); use fewer"):
+        sweep(plan(config, [SHAPES]), tmp_path / "s", processes=2, tell=str)
+    assert workers[0].poll() is not None
+
+
+@pytest.mark.timeout(240)
+def test_folders_of_any_name_are_those_of_the_sweep(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    found = sweep(plan(config, [SHAPES]), tmp_path / "s\u00fc", processes=2, tell=str)
+    assert [one.status for one in found.ended] == ["completed"] * 2
+    assert [path.name for path in tmp_path.glob("s*") if path.is_dir()] == ["s\u00fc"]
+
+
+def test_complete_runs_are_ranked_where_the_time_is_over_before_they_are_read(config, tmp_path):
+    before = sweep(plan(config, [RATES]), tmp_path / "s", lanes=1, tell=str)
+    more = plan(config, [Axis("optimizer.lr", (0.01, 0.02, 0.1))])
+    found = sweep(more, tmp_path / "s", lanes=1, minutes=1e-9, tell=str)
+    assert found.left == 1
+    assert [one.metrics for one in found.ended] == [one.metrics for one in before.ended]
+    assert read_results(tmp_path / "s").settings == before.ranked
+
+
+def test_a_process_takes_its_share_before_jax_is_loaded():
+    code = "import sys, jaxprop.tools.sweep_worker; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.fixture
@@ -189,7 +239,7 @@ def test_each_process_has_its_share_of_the_cores():
     code = (
         "import os; os.sched_getaffinity = lambda pid: {1, 2, 4, 7}; "
         "os.sched_setaffinity = lambda pid, cores: print(sorted(cores)); "
-        "from jaxprop.tools.sweep.worker import share_of_cores as share; share('1/2'); share('0/5'); share('0/1')"
+        "from jaxprop.tools.sweep_worker import share_of_cores as share; share('1/2'); share('0/5'); share('0/1')"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[2, 7]\n"  # with fewer cores than processes, or one process, all stay as they are

@@ -1,7 +1,12 @@
-"""A process of `jaxprop sweep --processes`: reads what to train as a line of JSON, and writes what has become of it."""
+"""A process of `jaxprop sweep --processes`: reads what to train as a line of JSON, and writes what has become of it.
+
+It lies outside the room `sweep`, whose modules load jax: before, the process takes its share of the cores, and a folder
+of compiled programs of its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -19,9 +24,10 @@ def main() -> None:
     """Trains the runs that standard input names, and writes a line of JSON for each that has ended, and to be told."""
     share_of_cores(os.environ.get("JAXPROP_PART", "0/1"))
     move_cache(os.environ, lambda line: print(line, file=sys.stderr))
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # whatever the user's locale
     work = json.loads(sys.stdin.readline())
     # Whatever else writes to standard output must not come between the lines of this protocol.
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")
     os.dup2(2, 1)
     _train(work, out)
 
@@ -57,8 +63,8 @@ def _train(work: dict[str, Any], out: TextIO) -> None:
     from jaxprop.tools.sweep.training import Terms
 
     def say(**line: Any) -> None:
-        out.write(encode(line) + "\n")
-        out.flush()
+        with contextlib.suppress(BrokenPipeError):  # whoever has started this has left; what was trained is saved
+            print(encode(line), file=out, flush=True)
 
     def trial_of(setting: dict[str, Any], seed: int, folder: str) -> Trial:
         words = [*work["fixed"], *overrides(setting), f"run.seed={seed}"]
