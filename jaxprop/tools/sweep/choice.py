@@ -29,8 +29,8 @@ SHARE = 0.5  # of a device's memory, that lanes may take
 WORTH = 10  # times what compiling takes; shorter sweeps are not worth compiling a second program for
 GAIN = 0.9  # of the time by single runs, that lanes have to keep below
 MOST_PROCESSES = 16
-PROCESSES_WORTH = 5  # times what starting a process and compiling in it takes
-START_SECONDS = 4.0  # of a process, until it compiles
+PROCESSES_WORTH = 3  # times what starting a process and compiling in it takes
+START_SECONDS = 3.0  # of a process, until it compiles
 ROUND_SECONDS = 0.5  # for which steps are timed beside those of other processes
 STATES = 4  # arrays like the state that a step has beside each other: old, new, gradients, and what is stacked
 
