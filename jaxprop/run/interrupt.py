@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -64,13 +64,17 @@ class Interrupts:
     Where several processes run together, a signal to one of them is seen by all at the same point, so that they save
     the same step: `received` is then to be read equally often by each of them.
 
+    Args:
+      quiet: say nothing, where the process that has handed the signal on has told the person.
+
     Example:
       >>> with Interrupts() as interrupts:
       ...     interrupts.received is None
       True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        self._tell: Callable[[str], None] = (lambda _: None) if quiet else tell
         self._signal = SharedFlag("signal")
         self.asked: signal.Signals | None = None  # of this process alone
         self._repeated = False  # SIGTERM, and a person was told
@@ -124,10 +128,10 @@ class Interrupts:
                 self.asked = number
                 self._signal.set(number.name)
                 once_more = "once more" if number == signal.SIGINT else "Ctrl-C"
-                tell(f"{number.name}: stopping after this step; {once_more} leaves at once")
+                self._tell(f"{number.name}: stopping after this step; {once_more} leaves at once")
             elif number == signal.SIGINT:
                 # Nothing is cleaned up on purpose: whatever is complete on disk stays complete.
                 os._exit(EXIT_CODES[number])
             elif not self._repeated:
                 self._repeated = True
-                tell(f"{number.name} again: still saving; the process ends by itself")
+                self._tell(f"{number.name} again: still saving; the process ends by itself")

@@ -88,7 +88,7 @@ def _train(work: dict[str, Any], out: TextIO) -> None:
             return
         made = itertools.chain([first], made)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with Interrupts() as interrupts:
+    with Interrupts(quiet=True) as interrupts:
         until = None if work["seconds"] is None else began + work["seconds"]
         terms = Terms(Path(work["folder"]), work["fresh"], lambda line: say(tell=line), interrupts, until)
         for group in made:

@@ -42,6 +42,13 @@ def test_the_first_signal_is_remembered(number, capfd):
     assert capfd.readouterr().err == f"{number.name}: stopping after this step; {how} leaves at once\n"
 
 
+def test_a_signal_that_was_handed_on_is_told_by_another_process(capfd):
+    with Interrupts(quiet=True) as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: interrupts.received is not None)
+    assert capfd.readouterr().err == ""
+
+
 def test_handlers_and_wakeup_are_put_back():
     before = [signal.getsignal(number) for number in BOTH]
     wakeup = signal.set_wakeup_fd(-1)
