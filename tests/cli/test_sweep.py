@@ -1,8 +1,13 @@
 """`jaxprop sweep`: its table, its JSON, its exit codes, and what bad words are told."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+
+from jaxprop.run.host import cores
 
 WORDS = ("digits", "run.epochs=null", "run.steps=4", "parallel.devices=1")
 
@@ -67,3 +72,20 @@ def test_bad_words_are_one_sentence(jaxprop, words, message):
     assert (ran.code, ran.out) == (2, "")
     assert message in ran.err.splitlines()[-1]
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.timeout(240)
+def test_what_is_compiled_is_kept_for_each_number_of_cores(tmp_path):
+    """That of a process of the sweep apart from that of the command, which has all cores."""
+    values, steps = "optimizer.lr=[0.1, 0.2]", ["run.epochs=null", "run.steps=1", "optimizer.schedule.warmup_steps=0"]
+    kept = {"JAXPROP_COMPILE_CACHE": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def swept(processes):
+        words = ["sweep", "digits_mlp", values, *steps, "--processes", processes, "--run", str(tmp_path / processes)]
+        command = [sys.executable, "-m", "jaxprop", *words]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=os.environ | kept)
+        return {path.parent for path in (tmp_path / "cache").rglob("*-cache")}
+
+    first = swept("1")
+    assert len(first) == 1
+    assert len(swept("2")) == (2 if cores() > 1 else 1)
