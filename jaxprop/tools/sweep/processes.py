@@ -232,9 +232,11 @@ def shares(trials: Sequence[Trial], count: int) -> list[list[Trial]]:
 
     Example:
       >>> from jaxprop.tools.sweep import Axis, plan
-      >>> made = plan("digits_mlp", [Axis("optimizer.lr", (0.1, 0.2, 0.3)), Axis("model.hidden", ([8], [4]))])
-      >>> [[one.folder[3:6] + one.folder[-10:-7] for one in share] for share in shares(made.trials, 2)]
-      [['0.1', '0.2', '0.3'], ['0.1', '0.2', '0.3']]
+      >>> made = plan("digits_mlp", [Axis("optimizer.lr", (0.1, 0.2)), Axis("model.hidden", ([8], [4]))])
+      >>> for share in shares(made.trials, 2):
+      ...     print(*(trial.folder for trial in share))
+      lr=0.1,hidden=_8_,seed=0 lr=0.2,hidden=_8_,seed=0
+      lr=0.1,hidden=_4_,seed=0 lr=0.2,hidden=_4_,seed=0
     """
     ordered = [trial for program in grouped(trials, numbers_of(trials)) for trial in program]
     ends = [len(ordered) * i // count for i in range(count + 1)]
