@@ -40,8 +40,8 @@ def lora(
         y = x W + alpha / rank * (x A) B,   A [in, rank] ~ U(-1 / sqrt(in), 1 / sqrt(in)),   B [rank, out] = 0
 
     So the model begins as the one that it adapts. Its parameters have `kernel_lora_a` and `kernel_lora_b` beside
-    `kernel`; train these alone with `make_train_step(..., trainable=jaxprop.is_adapter)`. The derivative by W is never
-    computed. A weight of more than two axes is taken as the matrix for which A and B have the fewest entries: that of a
+    `kernel`; train these alone with `make_train_step(..., trainable=jaxprop.is_adapter)`. Without `trainable`, layers
+    that have no adapters are trained, too; W never is, and the derivative by it is not computed. A weight of more than two axes is taken as the matrix for which A and B have the fewest entries: that of a
     convolution as `[height * width * in, out]`, that of a projection to heads as `[in, heads * features]`.
 
     With `quantize`, W is kept as `kernel_codes` and `kernel_scales`: each 64 entries of a column share a scale. It is
@@ -230,6 +230,21 @@ def is_adapter(path: str) -> bool:
     return path.endswith((A, B))
 
 
+def adapted_weights(paths: Iterable[str]) -> set[str]:
+    """Returns the paths of the weights that have adapters, which stay as they are.
+
+    Args:
+      paths: of all parameters.
+
+    Example:
+      >>> sorted(adapted_weights(["bias", "kernel_codes", "kernel_scales", "kernel_lora_a", "kernel_lora_b"]))
+      ['kernel_codes', 'kernel_scales']
+    """
+    paths = set(paths)
+    names = [path.removesuffix(A) for path in paths if path.endswith(A)]
+    return paths & {name + end for name in names for end in ("", CODES, SCALES)}
+
+
 def is_trained(path: str, section: Lora) -> bool:
     """Whether a parameter of a model with adapters is trained: an adapter, or one that `lora.train` matches.
 
@@ -253,8 +268,7 @@ def expect_train(params: PyTree, section: Lora) -> None:
       section: the section `lora`.
     """
     paths = leaf_paths(params)
-    held = {path.removesuffix(A) for path in paths if path.endswith(A)}
-    frozen = held | {name + end for name in held for end in (CODES, SCALES)}
+    frozen = adapted_weights(paths)
     others = [path for path in paths if path not in frozen and not is_adapter(path)]
     for pattern in section.train:
         twice = next((path for path in paths if path in frozen and _hit(pattern, path)), None)

@@ -90,8 +90,9 @@ def make_train_step(
       offload_optimizer: keep the optimizer's state in the host's memory between steps, which frees that of the devices
         and costs the time to copy it there and back in each step.
       trainable: which parameters are trained: a regular expression that the path of a leaf has to match as a whole, a
-        function of the path, or a tree of booleans. The others are carried along: they have no gradient, no row among
-        the layers and no state in the optimizer.
+        function of the path, or a tree of booleans; default: all, but for weights that adapters of `jaxprop.lora` lie
+        beside. The others are carried along: they have no gradient, no row among the layers and no state in the
+        optimizer.
       gradient: in place of `jax.value_and_grad`: an estimator without a backward pass, from `jaxprop.estimator` or by
         its name; or a function of your own, for example to clip the gradient of each example. It is given
         `loss(params, batch, key) -> (loss, aux)` and returns a function of the same arguments that returns

@@ -19,6 +19,7 @@ from jaxprop.core import trees
 from jaxprop.core.jaxprs.evaluate import run
 from jaxprop.core.jaxprs.walk import body_of, is_call
 from jaxprop.errors import UsageError
+from jaxprop.models.lora import adapted_weights
 from jaxprop.types import PyTree
 
 Trainable = str | Callable[[str], bool] | PyTree | None
@@ -27,11 +28,12 @@ Trainable = str | Callable[[str], bool] | PyTree | None
 def trainable_mask(trainable: Trainable, params: PyTree) -> list[bool]:
     """Says for every leaf of the parameters whether it is trained.
 
-    Integers and booleans never are, since the loss has no derivative by them.
+    Integers and booleans never are, since the loss has no derivative by them. A weight with adapters has none either,
+    and weight decay would move it, so that it is trained only where a pattern, function or tree says so.
 
     Args:
       trainable: a regular expression that the whole path of a leaf has to match, a function of the path, a tree of
-        booleans in the structure of the parameters, or None for all.
+        booleans in the structure of the parameters, or None for all but weights with adapters.
       params: the parameters.
 
     Returns:
@@ -67,7 +69,8 @@ def _nearest(trainable: Trainable, paths: list[str]) -> str:
 
 def _wanted(trainable: Trainable, params: PyTree, paths: list[str]) -> list[Any]:
     if trainable is None:
-        return [True] * len(paths)
+        frozen = adapted_weights(paths)
+        return [path not in frozen for path in paths]
     if isinstance(trainable, str):
         return [re.fullmatch(trainable, path) is not None for path in paths]
     if callable(trainable):

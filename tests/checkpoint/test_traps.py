@@ -220,7 +220,7 @@ INTERRUPTED = """
 """
 
 
-def test_an_interrupt_in_the_middle_of_a_save_waits_for_it(tmp_path):
+def test_an_interrupt_in_the_middle_of_a_save_waits_for_it(tmp_path, default_signals):
     ended = child(INTERRUPTED, tmp_path)
     assert ended.returncode != 0
     assert "KeyboardInterrupt" in ended.stderr

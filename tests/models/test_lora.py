@@ -145,6 +145,24 @@ def test_steps_are_those_of_a_loop_by_hand():
     assert np.array_equal(state.params["first"]["w"], params["first"]["w"])
 
 
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_weight_decay_does_not_move_weights_that_are_adapted(quantize):
+    """The loss has no derivative by them, which is no reason for a decay to leave them."""
+    model = lora(nnx_model(), match="first", rank=2, quantize=quantize)
+    params, extras = model.init(KEY, BATCH)
+    step = jaxprop.make_train_step(jaxprop.loss_from(model, softmax_cross_entropy), optax.adamw(0.1, weight_decay=0.5))
+    state = step.init(params, extras=extras, key=KEY)
+    for _ in range(2):
+        state, _ = step(state, BATCH)
+    moved = [
+        path
+        for path, old, new in zip(leaf_paths(params), *map(jax.tree.leaves, (params, state.params)), strict=True)
+        if not np.array_equal(old, new)
+    ]
+    beside = ["first/bias", "first/kernel_lora_a", "first/kernel_lora_b"]
+    assert moved == [*beside, "head/bias", "head/kernel", "norm/bias", "norm/scale"]
+
+
 @pytest.mark.parametrize(("quantize", "bits", "error"), [("int8", 8.5, 0.02), ("int4", 4.5, 0.3), ("nf4", 4.5, 0.35)])
 def test_a_weight_in_few_bits_takes_few_bits(quantize, bits, error):
     pytest.importorskip("qwix")

@@ -11,6 +11,7 @@ import pytest
 
 from jaxprop import data
 from jaxprop.checkpoint import Checkpoints
+from jaxprop.checkpoint.background import Background
 from jaxprop.checkpoint.leaves import describe
 from jaxprop.data import Source
 from jaxprop.errors import CheckpointError, DataError
@@ -290,13 +291,16 @@ def test_a_source_that_ends_early_is_an_error(tiny, tmp_path):
 
 
 def test_a_failed_save_ends_the_run_at_once_and_not_at_the_next_save(tiny, tmp_path, monkeypatch):
-    def fail(self):
-        raise OSError(28, "No space left on device")
-
     config = with_config(tiny, checkpoint={"every_steps": 2})
     loop, checkpoints = tiny.loop(tmp_path, SimpleNamespace(received=None), config=config)
-    monkeypatch.setattr("jaxprop.checkpoint.background.Background.has_failed", True)
-    monkeypatch.setattr("jaxprop.checkpoint.background.Background.result", fail)
+    ended = Background.result
+
+    def fail(self):
+        ended(self)  # the end of the process would wait for it otherwise, and report it
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Background, "has_failed", True)
+    monkeypatch.setattr(Background, "result", fail)
     with checkpoints, pytest.raises(CheckpointError, match=r"step 2 could not be written to .*No space left on device"):
         loop.run(Sink())
     assert loop.step == 3
