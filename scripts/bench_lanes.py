@@ -2,9 +2,9 @@
 
     python scripts/bench_lanes.py [--lanes 8 24] [--rounds 5] [--only mlp lm]
 
-For each size the typical step of one run, and the step of all lanes divided by their number, are timed in turn, `rounds`
-times each. Reported are the medians, the median of the ratios with its least and most, and the ratios of one run's step
-to itself in the next round (A/A). Above 1 the lanes are slower.
+For each size the typical step of one run, and the step of all lanes divided by their number, are timed in turn,
+`rounds` times each. Reported are the medians, the median of the ratios with its least and most, and the ratios of one
+run's step to itself in the next round (A/A). Above 1 the lanes are slower.
 """
 
 from __future__ import annotations

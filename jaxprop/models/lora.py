@@ -41,8 +41,9 @@ def lora(
 
     So the model begins as the one that it adapts. Its parameters have `kernel_lora_a` and `kernel_lora_b` beside
     `kernel`; train these alone with `make_train_step(..., trainable=jaxprop.is_adapter)`. Without `trainable`, layers
-    that have no adapters are trained, too; W never is, and the derivative by it is not computed. A weight of more than two axes is taken as the matrix for which A and B have the fewest entries: that of a
-    convolution as `[height * width * in, out]`, that of a projection to heads as `[in, heads * features]`.
+    that have no adapters are trained, too; W never is, and the derivative by it is not computed. A weight of more than
+    two axes is taken as the matrix for which A and B have the fewest entries: that of a convolution as
+    `[height * width * in, out]`, that of a projection to heads as `[in, heads * features]`.
 
     With `quantize`, W is kept as `kernel_codes` and `kernel_scales`: each 64 entries of a column share a scale. It is
     read anew where it is used, in the backward pass too.

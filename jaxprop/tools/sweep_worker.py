@@ -24,12 +24,13 @@ def main() -> None:
     """Trains the runs that standard input names, and writes a line of JSON for each that has ended, and to be told."""
     share_of_cores(os.environ.get("JAXPROP_PART", "0/1"))
     move_cache(os.environ, lambda line: print(line, file=sys.stderr))
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # whatever the user's locale
-    work = json.loads(sys.stdin.readline())
+    # Whatever the user's locale is.
+    asked = os.fdopen(os.dup(0), encoding="utf-8", errors="surrogateescape")
+    work = json.loads(asked.readline())
     # Whatever else writes to standard output must not come between the lines of this protocol.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")
     os.dup2(2, 1)
-    _train(work, out)
+    _train(work, asked, out)
 
 
 def share_of_cores(part: str) -> None:
@@ -45,13 +46,13 @@ def share_of_cores(part: str) -> None:
             os.sched_setaffinity(0, cores[index::count])
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(asked: TextIO) -> None:
     """Whoever started this process and is gone, even killed, has closed its end of standard input."""
-    sys.stdin.read()
+    asked.read()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _train(work: dict[str, Any], out: TextIO) -> None:
+def _train(work: dict[str, Any], asked: TextIO, out: TextIO) -> None:
     # Imported late, so that jax sees the cores and devices that this process has.
     from jaxprop.config.load import load
     from jaxprop.run.interrupt import Interrupts
@@ -75,10 +76,10 @@ def _train(work: dict[str, Any], out: TextIO) -> None:
         program = first.program if is_alike(first.trials[0], timed) else next(groups([timed])).program
         assert program is not None  # the parent has one
         say(compiled=program.pace.compiling)
-        if not sys.stdin.readline():
+        if not asked.readline():
             return False
         say(seconds=program.typical(ROUND_SECONDS))
-        return bool(sys.stdin.readline())
+        return bool(asked.readline())
 
     began = time.monotonic()
     made = groups([trial_of(*run) for run in work["runs"]])
@@ -87,7 +88,7 @@ def _train(work: dict[str, Any], out: TextIO) -> None:
         if not is_wanted(first, trial_of(*work["timed"])):
             return
         made = itertools.chain([first], made)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(asked,), daemon=True).start()
     with Interrupts(quiet=True) as interrupts:
         until = None if work["seconds"] is None else began + work["seconds"]
         terms = Terms(Path(work["folder"]), work["fresh"], lambda line: say(tell=line), interrupts, until)
