@@ -11,11 +11,10 @@ import typer
 from jaxprop.cli import completion
 from jaxprop.cli.arguments import JsonOption, home
 from jaxprop.cli.output import print_result, say
-from jaxprop.cli.ranking import last_lines, print_table
+from jaxprop.cli.ranking import last_lines, print_table, warn
 from jaxprop.cli.tables import show
 from jaxprop.errors import EXIT_DONE
 from jaxprop.sinks.console import duration
-from jaxprop.sinks.streams import tell
 
 if TYPE_CHECKING:
     from jaxprop.run.swept import Ended, Results
@@ -42,11 +41,9 @@ def compare(
     """Compare runs: the keys in which they differ, ranked over their seeds, and how sure the first place is."""
     from jaxprop.run.swept import as_json
     from jaxprop.tools.compare import compare as compared
-    from jaxprop.tools.compare import on_other_data
 
     found = compared(runs, metric)
-    if (warning := on_other_data(found)) is not None:
-        tell(f"warning: {warning}")
+    warn(found)
     if json:
         print_result("compare", None, as_json(found), indent=2)
         return EXIT_DONE

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jaxprop.cli.tables import show
+from jaxprop.sinks.streams import tell
 
 if TYPE_CHECKING:
     from jaxprop.run.swept import Ranked, Results
@@ -32,6 +33,16 @@ def print_table(found: Results) -> None:
 
 def _figures(one: Ranked) -> tuple[str, str]:
     return "" if one.mean != one.mean else f"{one.mean:.4g}", "" if one.margin != one.margin else f"± {one.margin:.2g}"
+
+
+def warn(found: Results) -> None:
+    """Tells on standard error why the ranking may say nothing.
+
+    Args:
+      found: what has come of a sweep.
+    """
+    if found.warning is not None:
+        tell(f"warning: {found.warning}")
 
 
 def last_lines(found: Results, use: str) -> Iterator[str]:

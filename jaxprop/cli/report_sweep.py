@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxprop.cli.output import print_result, say
-from jaxprop.cli.ranking import last_lines, print_table
+from jaxprop.cli.ranking import last_lines, print_table, warn
 from jaxprop.run.folder import shown
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def draw_sweep(sweep: Path, page: Path | None, *, quiet: bool, json: bool) -> No
     read = SweepReader(sweep).read()
     if page is not None:
         write(page, render(payload(read, page.parent, _use(sweep))))
+    warn(read.results)
     if json:
         figures = {**as_json(read.results), "alerts": alerts_by_setting(read)}
         report = None if page is None else str(page.absolute())

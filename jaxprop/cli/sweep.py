@@ -20,7 +20,7 @@ from jaxprop.cli.arguments import (
     split_config,
 )
 from jaxprop.cli.output import print_result, say
-from jaxprop.cli.ranking import last_lines, print_table
+from jaxprop.cli.ranking import last_lines, print_table, warn
 from jaxprop.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def _planned(
 
 def _show(found: Swept, made: Plan, folder: Path, *, quiet: bool, json: bool) -> None:
     """Prints what has come of the sweep."""
+    warn(found.results)
     if json:
         from jaxprop.run.swept import as_json
 

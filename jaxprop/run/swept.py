@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -98,6 +98,7 @@ class Results(NamedTuple):
       verdict: the best setting against the next; None where fewer than two have a value.
       left: how many runs have not been begun or not been finished.
       seconds: that the last call of the command took.
+      warning: why the figures do not tell which is best, one sentence; None where nothing is known against it.
     """
 
     metric: str
@@ -108,6 +109,7 @@ class Results(NamedTuple):
     verdict: Verdict | None
     left: int
     seconds: float
+    warning: str | None = None
 
     @property
     def good(self) -> list[Ranked]:
@@ -156,6 +158,32 @@ def sure(found: Results) -> str | None:
         f"best against next ({label(found.good[1].setting)}): {said.difference:+.3g}, p = {said.p:.2g} over "
         f"{said.pairs} seeds, which is {spread} the spread of the seeds"
     )
+
+
+def on_other_data(runs: Sequence[Ended], root: Path = Path()) -> str | None:
+    """Returns a sentence where runs were evaluated on different examples, so that their figures do not compare.
+
+    Args:
+      runs: those that are ranked, whose folders have `prepared.json`.
+      root: in which the folders lie.
+    """
+    seen: dict[str, str] = {}
+    for one in runs:
+        if one.metrics and (split := _evaluated(root / one.folder)):
+            seen.setdefault(split, one.folder)
+    if len(seen) < 2:
+        return None
+    first, other, *_ = seen.values()
+    return f"{first} and {other} were evaluated on different examples, so their figures do not tell which is better"
+
+
+def _evaluated(folder: Path) -> str | None:
+    """The fingerprint of the split that a run's evaluations have used; None where nobody has kept it."""
+    try:
+        splits = read_json(folder / "prepared.json")["splits"]
+        return str(splits.get("validation") or splits.get("test") or "") or None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 # -- the best setting ---------------------------------------------------------------------------------
@@ -299,6 +327,7 @@ def read_results(folder: Path) -> Results:
             else Verdict(_number(verdict["difference"]), _whole(verdict["pairs"]), _number(verdict["p"])),
             left=_whole(found["left"]),
             seconds=_number(found["seconds"]),
+            warning=None if found.get("warning") is None else _text(found["warning"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise RunFolderError(f"{path} is damaged; {AGAIN}") from None

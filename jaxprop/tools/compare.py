@@ -14,9 +14,9 @@ from jaxprop.config.yaml_loader import parse
 from jaxprop.errors import JaxpropError, UsageError, one_of
 from jaxprop.run.folder import find_run, read_summary, status_of
 from jaxprop.run.status import Status
-from jaxprop.run.swept import OWN, Ended, Results, read_sweep, sweep_named
+from jaxprop.run.swept import OWN, Ended, Results, on_other_data, read_sweep, sweep_named
 from jaxprop.tools.sweep.ranking import rank, verdict
-from jaxprop.untrusted.files import read_bytes, read_json
+from jaxprop.untrusted.files import read_bytes
 
 REPEATED = "repeated"  # status of a run with the setting and the seed of another one
 APART = ("sinks", "base")  # sections in which a difference is none of the runs
@@ -65,32 +65,8 @@ def compare(folders: Sequence[Path], metric: str | None = None) -> Results:
     return Results(
         metric=name, better=mode, keys=_telling(runs, keys), settings=ranked, runs=ended,
         verdict=verdict(good[0], good[1]) if len(good) > 1 else None, left=left, seconds=seconds,
+        warning=on_other_data(ended),
     )  # fmt: skip
-
-
-def on_other_data(found: Results) -> str | None:
-    """Returns a sentence where ranked runs were evaluated on different examples, so that their figures do not compare.
-
-    Args:
-      found: what `compare` has returned.
-    """
-    seen: dict[str, str] = {}
-    for one in found.runs:
-        if one.metrics and (split := _evaluated(Path(one.folder))):
-            seen.setdefault(split, one.folder)
-    if len(seen) < 2:
-        return None
-    first, other, *_ = seen.values()
-    return f"{first} and {other} were evaluated on different examples, so their figures do not tell which is better"
-
-
-def _evaluated(folder: Path) -> str | None:
-    """The fingerprint of the split that a run's evaluations have used; None where nobody has kept it."""
-    try:
-        splits = read_json(folder / "prepared.json")["splits"]
-        return str(splits.get("validation") or splits.get("test") or "") or None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
 
 
 def _expanded(folders: Sequence[Path]) -> Iterator[Path]:

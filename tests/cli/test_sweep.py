@@ -35,6 +35,15 @@ def test_json_has_all_settings_and_runs(jaxprop, package):
     assert {"command": "sweep", "run": found["run"], **stored} == found
 
 
+def test_other_examples_are_told_beside_the_figures(jaxprop):
+    ran = jaxprop("sweep", *WORDS, "data.validation=[0.1, 0.3]", "--run", "here")
+    said = "validation=0.1,seed=0 and validation=0.3,seed=0 were evaluated on different examples"
+    assert ran.code == 0
+    assert f"warning: {said}" in ran.err
+    assert said in json.loads(jaxprop("report", "here", "--json").out)["sweep"]["warning"]
+    assert jaxprop("sweep", *WORDS, "model.dropout=[0, 0.3]").err.count("warning: ") == 0
+
+
 def test_one_seed_is_no_proof(jaxprop):
     ran = jaxprop("sweep", *WORDS, "optimizer.lr=[0.1, 0.3]")
     assert "with one seed nobody can tell the best from the next; --seeds 3" in ran.out

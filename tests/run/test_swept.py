@@ -24,6 +24,8 @@ def test_what_is_written_is_read_again(tmp_path):
     assert "NaN" not in before
     write_results(folder, found)
     assert (folder / "results.json").read_text() == before
+    write_results(folder, found._replace(warning="other data"))
+    assert read_results(folder).warning == "other data"
     assert as_json(found)["keys"] == ["optimizer.lr"]
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from jaxprop.errors import UsageError
-from jaxprop.tools.compare import compare, on_other_data
+from jaxprop.tools.compare import compare
 from tests.run.sweeps import make_sweep
 
 
@@ -103,9 +103,9 @@ def test_runs_that_were_evaluated_on_other_examples_are_told(tmp_path):
 
     a, b = made("a", {"test": "1", "validation": "2"}), made("b", {"test": "3", "validation": "2"}, lr=0.2)
     old, lost = made("old", None, lr=0.3), made("lost", {"test": "9"}, lr=0.4, status="diverged")
-    assert on_other_data(compare([a, b, old, lost])) is None  # the same validation split; the others tell nothing
+    assert compare([a, b, old, lost]).warning is None  # the same validation split; the others tell nothing
     c = made("c", {"test": "2b"}, lr=0.5)
-    assert f"{a} and {c} were evaluated on different examples" in on_other_data(compare([a, b, c]))
+    assert f"{a} and {c} were evaluated on different examples" in compare([a, b, c]).warning
 
 
 def test_what_cannot_be_compared_is_one_sentence(tmp_path):

@@ -82,7 +82,7 @@ class SweepReader:
         for ended in by_setting:
             runs.append([self._read(run, count + i) for i, run in enumerate(ended)])
             count += len(ended)
-        notes = []
+        notes = [] if results.warning is None else [results.warning]
         if count > MOST_CURVES:
             notes.append(f"curves are of the {MOST_CURVES:,} runs that rank best, of {count:,}")
         if count > MOST_ALERTS:

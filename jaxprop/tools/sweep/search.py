@@ -16,7 +16,7 @@ from jaxprop.errors import RunFolderError, UsageError
 from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import hold
 from jaxprop.run.status import Status
-from jaxprop.run.swept import Ended, label, read_results, write_results
+from jaxprop.run.swept import Ended, label, on_other_data, read_results, write_results
 from jaxprop.tools.sweep.grid import Axis, Span
 from jaxprop.tools.sweep.plan import Plan, Trial, check_like, trials_of
 from jaxprop.tools.sweep.programs import Programs
@@ -107,6 +107,7 @@ def search(
         found = results_of(drawn.plan(), drawn.ended, metric, time.perf_counter() - began)
         if wanted.trials is not None:
             found = found._replace(left=max(wanted.trials - study.ended, 0) * len(plan.seeds))
+        found = found._replace(warning=on_other_data(found.runs, folder))
         write_results(folder, found)
         asked = interrupts.asked
         return Swept(found, exit_code_of(found.runs) if asked is None else EXIT_CODES[asked])

@@ -18,7 +18,18 @@ from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import Words, hold
 from jaxprop.run.resume import finished
 from jaxprop.run.status import Status
-from jaxprop.run.swept import FILE, HALVED, OWN, RESULTS, Ended, Ranked, Results, read_sweep, write_results
+from jaxprop.run.swept import (
+    FILE,
+    HALVED,
+    OWN,
+    RESULTS,
+    Ended,
+    Ranked,
+    Results,
+    on_other_data,
+    read_sweep,
+    write_results,
+)
 from jaxprop.sinks.console import duration
 from jaxprop.tools.sweep.choice import choose, choose_processes
 from jaxprop.tools.sweep.plan import Plan, check_like
@@ -109,6 +120,7 @@ def sweep(
                     write_results(folder, results_of(plan, ended, metric, now - began))
         ended |= _complete_before(plan, terms, ended)
         found = results_of(plan, ended, metric, time.perf_counter() - began)
+        found = found._replace(warning=on_other_data(found.runs, folder))
         write_results(folder, found)
         asked = interrupts.asked if found.left else None
         return Swept(found, exit_code_of(found.runs) if asked is None else EXIT_CODES[asked])

@@ -7,6 +7,7 @@ import pytest
 from jaxprop.errors import RunFolderError
 from jaxprop.report.sweeps import read
 from jaxprop.report.sweeps.read import SweepReader
+from jaxprop.run.swept import write_results
 from tests.report.runs import ACTION, ALERT, make_run
 from tests.run.sweeps import make_sweep
 
@@ -26,6 +27,8 @@ def test_runs_are_read_by_setting_and_seed(tmp_path):
     assert len(found.runs[1][1].train["loss"].step) == 100
     assert found.runs[1][0].train == {}  # its folder is gone
     assert (found.name, found.notes) == ("s", ())
+    write_results(folder, found.results._replace(warning="other data"))
+    assert SweepReader(folder).read().notes == ("other data",)
 
 
 def test_of_very_many_runs_those_that_rank_best_are_read(tmp_path, monkeypatch):
