@@ -10,6 +10,7 @@ import typer
 
 from jaxprop.cli.arguments import CodeOption, ConfigArgument, JsonOption, OverridesArgument, split_config
 from jaxprop.cli.output import print_result, run_of
+from jaxprop.cli.paths import in_few
 from jaxprop.cli.tables import show, size
 from jaxprop.errors import EXIT_DONE
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "not reported by this backend"
 BUFFERS = 12  # rows of temporaries
-LISTED = 2  # parameters that a row of optimizers names
+LISTED = 24  # lines of parameters in a row of optimizers
 NUMBERS = {"highest learning rate", "by width", "weight decay", "parameters"}
 
 
@@ -94,8 +95,9 @@ def _optimizers(found: Sequence[Moved]) -> None:
 
 
 def _listed(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - LISTED} more" if len(paths) > LISTED else ""
-    return ", ".join(paths[:LISTED]) + more
+    lines = in_few(paths)
+    more = [f"and {len(lines) - LISTED} more; --json has all of them"] if len(lines) > LISTED else []
+    return "\n".join([*lines[:LISTED], *more])
 
 
 def _memory(config: Config, run: Path | None, json: bool) -> int:

@@ -24,7 +24,7 @@ SOME = Description(
     data={"train_examples": 1437, "total_steps": 46},
     reference={"unigram_loss": 3.04159},
     optimizers=(
-        Moved("frozen", "blocks/.*", None, 1.0, None, 49152, ("blocks/0/a", "blocks/0/b", "blocks/0/c")),
+        Moved("frozen", "blocks/.*", None, 1.0, None, 49152, ("blocks/0/a", "blocks/1/a", "blocks/0/b")),
         Moved("adamw", None, 3e-4, 1.0, 0.01, 1290, ("head/bias", "head/kernel")),
     ),
 )
@@ -45,8 +45,10 @@ def test_tables(jaxprop, monkeypatch):
         "head bias [10], kernel [128, 10] float32 1,290",
         "total 50,442",
         "optimizer group highest learning rate weight decay parameters which",
-        "frozen blocks/.* 49,152 blocks/0/a, blocks/0/b and 1 more",
-        "adamw 0.0003 0.01 1,290 head/bias, head/kernel",
+        "frozen blocks/.* 49,152 blocks/0-1/a",
+        "blocks/0/b",
+        "adamw 0.0003 0.01 1,290 head/bias",
+        "head/kernel",
         "state size",
         "parameters 197.0 KiB",
         "optimizer state 394.1 KiB",
@@ -191,3 +193,10 @@ def test_what_cannot_be_described(jaxprop, arguments, sentence):
     assert ran.code in (1, 2)
     assert ran.out == ""
     assert ran.err.startswith(sentence)
+
+
+def test_of_very_many_parameters_the_rest_is_counted(jaxprop, monkeypatch):
+    paths = tuple(f"layer_{chr(97 + i)}/kernel" for i in range(26))
+    moved = (SOME.optimizers[1]._replace(paths=paths), SOME.optimizers[0])
+    told = rows(jaxprop, monkeypatch, SOME._replace(optimizers=moved))
+    assert told.index("and 2 more; --json has all of them") - told.index("layer_b/kernel") == 23
