@@ -39,6 +39,7 @@ LONG = (
     "info",
     "plan",
     "gradcheck",
+    "coord-check",
     "explain",
     "lr-find",
     "doctor",
