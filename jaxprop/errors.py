@@ -80,6 +80,16 @@ class MissingExtraError(JaxpropError):
         )
 
 
+def in_one_line(error: Exception) -> str:
+    """Returns what an error says, in one line.
+
+    Example:
+      >>> in_one_line(UsageError("another model:\\n  width: 8 -> 4\\nuse --fresh"))
+      'another model: width: 8 -> 4 use --fresh'
+    """
+    return " ".join(str(error).split())
+
+
 def printable(text: str, *, lines: bool = False) -> str:
     """Returns a text that a terminal shows as it is: every control character becomes a question mark.
 

@@ -83,8 +83,12 @@ def _changes(before: Config, config: Config) -> list[Change]:
     return diff(with_absolute_paths(before), with_absolute_paths(config))
 
 
+class ChangedError(UsageError):
+    """A folder holds a run that another configuration computes."""
+
+
 def refuse_another(changes: list[Change], folder: Path, longer: str = "") -> None:
-    """Raises UsageError where there are changes that would alter what the run in a folder computes.
+    """Raises ChangedError where there are changes that would alter what the run in a folder computes.
 
     Args:
       changes: the keys that differ.
@@ -93,7 +97,7 @@ def refuse_another(changes: list[Change], folder: Path, longer: str = "") -> Non
     """
     if changes:
         lines = "".join(f"\n  {change}" for change in changes)
-        raise UsageError(
+        raise ChangedError(
             f"{folder} holds a run with another configuration, and going on with this one would change what it "
             f"computes:{lines}{longer}\n"
             "use --run DIR for a new run, --fresh to start this one over, or the old values"

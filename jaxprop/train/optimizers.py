@@ -147,7 +147,7 @@ def _rates(
     rates = []
     for group in section.groups:
         rate = known.get(None if group.optimizer is None else group.match)
-        if rate is not None and not group.freeze and (group.optimizer is not None or group.lr_scale != 1.0):
+        if rate is not None and not group.freeze and (group.optimizer is not None or not _is_one(group.lr_scale)):
             rates.append((f"{RATES}{group.match}", _times(as_float32(rate), group.lr_scale)))
     for part in parts:
         if part.section.name == "muon" and part.section.adam_learning_rate is not None:
@@ -155,6 +155,11 @@ def _rates(
             of = "" if part.group is None else f"{part.group.match}/"
             rates.append((f"{RATES}{of}adamw", as_float32(second)))
     return 1.0 if base is None else base, tuple(rates)
+
+
+def _is_one(factor: Any) -> bool:
+    """Whether it is known to be 1: a number that lanes of a sweep differ in is not known here."""
+    return isinstance(factor, float) and factor == 1.0
 
 
 def _lowest(parts: Sequence[Part], scales: Sequence[Any], frozen: Sequence[bool], steps: int) -> Schedule:

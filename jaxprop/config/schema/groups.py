@@ -100,7 +100,7 @@ class Group(Section):
             others.append("optimizer")
         if self.freeze and others:
             raise problem(f"a frozen group is not updated, so {' and '.join(others)} would do nothing; remove it")
-        if not self.freeze and not others:
+        if not self.freeze and not others and "lr_scale" not in self.model_fields_set:
             raise problem(
                 f"group {self.match!r} changes nothing; give it optimizer, lr_scale, weight_decay or freeze: true"
             )

@@ -108,7 +108,10 @@ def _keys(axes: Sequence[Axis], spans: Sequence[Span]) -> list[str]:
 
 def _check(word: str, key: str, values: Sequence[Any]) -> None:
     if not values:
-        raise UsageError(f"{word!r}: an empty list has no run; write values, as in {key}=[1, 2]")
+        raise UsageError(
+            f"{word!r}: an empty list has no run; write values, as in {key}=[1, 2]; the "
+            f"empty list as a value is {key}=[[]]"
+        )
     if len(values) > MOST_VALUES:
         raise UsageError(f"{word!r}: {len(values):,} values; at most {MOST_VALUES:,} can be tried")
     texts = [written(value) for value in values]

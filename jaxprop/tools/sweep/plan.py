@@ -47,7 +47,7 @@ class Plan(NamedTuple):
       fixed: overrides that all runs have.
       seeds: of each setting.
       trials: the runs.
-      base: the configuration with the fixed overrides alone.
+      base: the configuration with the fixed overrides alone, or with the first values where those have to be there.
     """
 
     config: str
@@ -93,10 +93,17 @@ def plan(
         total *= len(axis.values)
     if total > MOST_RUNS:
         raise UsageError(f"{total:,} runs are more than {MOST_RUNS:,}; vary fewer keys or values, or take fewer seeds")
-    first = load(config, fixed, code)
-    numbers = tuple(range(first.config.run.seed, first.config.run.seed + count))
-    made = Plan(config, first.name, tuple(axes), tuple(fixed), numbers, (), first.config)
+    made = _without_runs(config, axes, fixed, count, code)
     return made._replace(trials=_apart([trial for one in settings(axes) for trial in trials_of(made, one, code)]))
+
+
+def _without_runs(config: str, axes: Sequence[Axis], fixed: Sequence[str], seeds: int, code: Sequence[str]) -> Plan:
+    try:
+        first = load(config, fixed, code)
+    except ConfigError:  # without what is varied it may lack a key that has to be there
+        first = load(config, [*fixed, *overrides({axis.key: axis.values[0] for axis in axes})], code)
+    numbers = tuple(range(first.config.run.seed, first.config.run.seed + seeds))
+    return Plan(config, first.name, tuple(axes), tuple(fixed), numbers, (), first.config)
 
 
 def drawn(
@@ -124,8 +131,7 @@ def drawn(
     for axis in (*corners, *axes):  # each by itself: with all of them together, there may be too many
         others = [one for one in (*corners, *axes) if one is not axis]
         plan(config, [axis], [*fixed, *overrides({one.key: one.values[0] for one in others})], None, code)
-    made = plan(config, (), fixed, seeds or 1, code)
-    return made._replace(axes=(*corners, *axes), trials=())
+    return _without_runs(config, (*corners, *axes), fixed, seeds or 1, code)
 
 
 def trials_of(plan: Plan, setting: Mapping[str, Any], code: Sequence[str] = ()) -> list[Trial]:

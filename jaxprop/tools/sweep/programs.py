@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jaxprop.config.dump import to_builtins
 from jaxprop.config.schema.config import Config
 from jaxprop.config.tree import Path
-from jaxprop.errors import JaxpropError
+from jaxprop.errors import JaxpropError, in_one_line
 from jaxprop.run.lanes import DROPOUT, SEED, Program, differing, value_at, with_value
 from jaxprop.tools.sweep.plan import Trial
 from jaxprop.types import Source
@@ -41,7 +41,7 @@ def groups(trials: Sequence[Trial]) -> Iterator[Group]:
         try:
             program = _program(configs[0], numbers, opened)
         except JaxpropError as error:
-            yield Group(None, apart, str(error).splitlines()[0])
+            yield Group(None, apart, in_one_line(error))
             continue
         if not numbers or program.problem(configs) is None:
             yield Group(program, apart)
@@ -71,13 +71,13 @@ class Programs:
         for trial in trials:
             tree: Any = trial.config
             for path in (*numbers, SEED):
-                tree = with_value(tree, path, float(value_at(trial.config, path) != 0) if path != SEED else 0)
+                tree = with_value(tree, path, float(not _does_nothing(path, trial.config)) if path != SEED else 0)
             apart.setdefault(json.dumps(to_builtins(tree), default=str), []).append(trial)
         for what, some in apart.items():
             try:
                 yield from self._groups(what, some, numbers)
             except JaxpropError as error:
-                yield Group(None, some, str(error).splitlines()[0])
+                yield Group(None, some, in_one_line(error))
 
     def _groups(self, what: str, trials: list[Trial], numbers: list[Path]) -> Iterator[Group]:
         if what not in self._made:
@@ -123,6 +123,10 @@ def _is_number(path: Path, config: Config) -> bool:
     return allowed and isinstance(value_at(config, path), float)
 
 
+def _does_nothing(path: Path, config: Config) -> bool:
+    return bool(value_at(config, path) == (1 if path[-1] == "lr_scale" else 0))
+
+
 def is_alike(one: Trial, other: Trial) -> bool:
     """Whether two runs differ in numbers and their seed alone, and so cost the same."""
     return len(grouped([one, other], numbers_of([one, other]))) == 1
@@ -131,7 +135,7 @@ def is_alike(one: Trial, other: Trial) -> bool:
 def grouped(trials: Sequence[Trial], numbers: Sequence[Path]) -> list[list[Trial]]:
     """Returns the runs apart by all in which they differ beside some numbers and their seed.
 
-    A number that is 0 in some runs stands apart, too: a decay of 0, for example, is none, and has no mask.
+    A number that does nothing in some runs stands apart, too: a decay of 0, for example, is none, and has no mask.
 
     Args:
       trials: the runs.
@@ -141,6 +145,6 @@ def grouped(trials: Sequence[Trial], numbers: Sequence[Path]) -> list[list[Trial
     found: dict[str, list[Trial]] = {}
     for trial in trials:
         tree = to_builtins(trial.config)
-        values = [value_at(tree, path) for path in apart], [value_at(tree, path) == 0 for path in numbers]
+        values = [value_at(tree, path) for path in apart], [_does_nothing(path, trial.config) for path in numbers]
         found.setdefault(json.dumps(values, default=str), []).append(trial)
     return list(found.values())

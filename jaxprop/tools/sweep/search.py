@@ -28,6 +28,7 @@ from jaxprop.tools.sweep.sweep import (
     ends_of,
     exit_code_of,
     metric_of,
+    refuse_changed,
     results_of,
     take_over,
     tell_of,
@@ -85,6 +86,7 @@ def search(
         if fresh and wanted.storage is None:
             (folder / FILE).unlink(missing_ok=True)
         kept = _kept(folder) if not fresh else []
+        refuse_changed(_trials_of_newest(plan, kept, code), folder, fresh)
         take_over(plan, folder, fresh)
         name, better = metric_of(plan, kept, metric)
         study = held.enter_context(contextlib.closing(_study(plan, wanted, folder, name, better)))
@@ -101,10 +103,10 @@ def search(
             groups = programs.groups(trials)
             for one in (one for group in groups for one in ends_of(group, terms, lanes or 1, _nothing)):
                 drawn.note(one)
-                tell_of(one, len(drawn.ended), drawn.plan(), metric, tell, of=wanted.trials)
+                tell_of(one, len(drawn.known), drawn.plan(), metric, tell, of=wanted.trials)
             drawn.tell()
-            write_results(folder, results_of(drawn.plan(), drawn.ended, metric, time.perf_counter() - began))
-        found = results_of(drawn.plan(), drawn.ended, metric, time.perf_counter() - began)
+            write_results(folder, results_of(drawn.plan(), drawn.known, metric, time.perf_counter() - began))
+        found = results_of(drawn.plan(), drawn.known, metric, time.perf_counter() - began)
         if wanted.trials is not None:
             found = found._replace(left=max(wanted.trials - study.ended, 0) * len(plan.seeds))
         found = found._replace(warning=on_other_data(found.runs, folder))
@@ -143,6 +145,11 @@ def _kept(folder: Path) -> list[Ended]:
         return []
 
 
+def _trials_of_newest(plan: Plan, kept: Sequence[Ended], code: Sequence[str]) -> list[Trial]:
+    """The runs of the setting that was drawn last in earlier calls, as they would be computed now."""
+    return trials_of(plan, kept[-1].setting, code) if kept else []
+
+
 def _nothing(_line: str) -> None:
     """What is trained how is not told again for each setting."""
 
@@ -153,6 +160,7 @@ class _Drawn:
     def __init__(self, plan: Plan, study: Study, metric: str, kept: Sequence[Ended], code: Sequence[str]):
         self._plan, self._study, self._metric, self._code = plan, study, metric, code
         self.ended = {one.folder: one for one in kept if one.status != Status.INTERRUPTED}
+        self._interrupted: dict[str, Ended] = {}  # asked for again by the same command
         self._trials: dict[str, Trial] = {}
         self.again: list[str] = []  # of the settings that were drawn last, those that had been before
         self._asked: dict[int, tuple[Asked, list[Trial]]] = {}
@@ -172,9 +180,13 @@ class _Drawn:
         return [trial for folder, trial in found.items() if folder not in self.ended]
 
     def note(self, one: Ended) -> None:
-        """Keeps how a run has ended; one that was interrupted is asked for again."""
-        if one.status != Status.INTERRUPTED:
-            self.ended[one.folder] = one
+        """Keeps how a run has ended."""
+        (self._interrupted if one.status == Status.INTERRUPTED else self.ended)[one.folder] = one
+
+    @property
+    def known(self) -> dict[str, Ended]:
+        """The runs that have ended, and those that were interrupted."""
+        return self.ended | self._interrupted
 
     def is_behind(self, trial: Trial, record: Mapping[str, Any]) -> bool:
         """Whether a run is to end, as far as its evaluations tell."""

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from jaxprop.errors import EXIT_DIVERGED, EXIT_DONE, EXIT_RUNTIME, JaxpropError,
 from jaxprop.run.folder import is_run, write_text
 from jaxprop.run.interrupt import EXIT_CODES, Interrupts
 from jaxprop.run.lock import Words, hold
-from jaxprop.run.resume import finished
+from jaxprop.run.resume import ChangedError, finished
 from jaxprop.run.status import Status
 from jaxprop.run.swept import (
     FILE,
@@ -32,7 +32,7 @@ from jaxprop.run.swept import (
 )
 from jaxprop.sinks.console import duration
 from jaxprop.tools.sweep.choice import choose, choose_processes
-from jaxprop.tools.sweep.plan import Plan, check_like
+from jaxprop.tools.sweep.plan import Plan, Trial, check_like
 from jaxprop.tools.sweep.processes import Processes, in_processes
 from jaxprop.tools.sweep.programs import Group, groups
 from jaxprop.tools.sweep.ranking import rank, verdict
@@ -105,6 +105,7 @@ def sweep(
     check_metric(plan, metric)
     began = time.perf_counter()
     with hold(folder, WORDS), Interrupts() as interrupts:
+        refuse_changed(plan.trials, folder, fresh)
         take_over(plan, folder, fresh)
         ended: dict[str, Ended] = {}
         told = began
@@ -236,6 +237,28 @@ def tell_of(
 
 
 _WHOSE = {"config": "of", "fixed": "with the overrides", "keys": "over the keys"}
+
+
+def refuse_changed(trials: Iterable[Trial], folder: Path, fresh: bool) -> None:
+    """Refuses to go on in a folder whose runs another configuration has computed, as after its file was edited.
+
+    Args:
+      trials: runs of the sweep; the first that lies there is looked at, since all are of one configuration.
+      folder: of the sweep.
+      fresh: whether all of them start over.
+
+    Raises:
+      UsageError: names what has changed.
+    """
+    there = next((trial for trial in trials if is_run(folder / trial.folder)), None)
+    if there is None or fresh:
+        return
+    try:
+        finished(there.config, folder / there.folder)
+    except ChangedError:
+        raise
+    except JaxpropError:
+        pass  # of this run alone, which is told with it
 
 
 def take_over(plan: Plan, folder: Path, fresh: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprop.config.schema.config import Config
-from jaxprop.errors import JaxpropError
+from jaxprop.errors import JaxpropError, in_one_line
 from jaxprop.run.conduct import Attend
 from jaxprop.run.interrupt import Interrupts
 from jaxprop.run.lanes import Program
@@ -90,7 +90,7 @@ def complete(group: Group, terms: Terms) -> list[Ended]:
                 check_data(group.program.member(trial.config).stream, folder / "checkpoints")
                 found.append(ended_as(trial, before))
         except JaxpropError as error:
-            found.append(failed(trial, str(error).splitlines()[0]))
+            found.append(failed(trial, in_one_line(error)))
     return found
 
 
@@ -222,7 +222,7 @@ def _run(trial: Trial, terms: Terms, compose: Compose, attend: Attend) -> Ended:
             sinks=[Sink(alert=alert, write=judge)], attend=attended,
         )  # fmt: skip
     except JaxpropError as error:
-        return failed(trial, str(error).splitlines()[0])
+        return failed(trial, in_one_line(error))
     ended = ended_as(trial, outcome.summary)
     if alone.is_over and ended.status == Status.INTERRUPTED:
         return ended._replace(status=HALVED, problem="ended early, since other settings are better by now")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jaxprop.errors import UsageError
-from jaxprop.run.swept import best_of, read_results
+from jaxprop.run.swept import as_json, best_of, read_results
 from jaxprop.tools.sweep import Axis, training
 from jaxprop.tools.sweep.grid import Span
 from jaxprop.tools.sweep.plan import drawn
@@ -96,6 +96,17 @@ def test_a_search_goes_on_where_it_was(config, tmp_path):
     assert len(searched(config, tmp_path / "s", (DROPOUT,), trials=1, fresh=True).ended) == 1
 
 
+def test_a_search_does_not_go_on_with_another_model(config, tmp_path):
+    searched(config, tmp_path / "s", trials=1)
+    before = (tmp_path / "s" / "results.json").read_bytes()
+    other = tmp_path / "small.yaml"
+    other.write_text(yaml.safe_dump({**CONFIG, "model": {"name": "mlp", "hidden": [4]}}))
+    with pytest.raises(UsageError, match=r"(?s)another configuration.*model.hidden.0: 8 -> 4.*--fresh"):
+        searched(str(other), tmp_path / "s", trials=2)
+    assert (tmp_path / "s" / "results.json").read_bytes() == before
+    assert len(searched(str(other), tmp_path / "s", trials=2, fresh=True).ended) == 2
+
+
 def test_what_was_interrupted_is_asked_for_again(config, tmp_path, monkeypatch):
     real, ran = training.train, []
 
@@ -106,8 +117,12 @@ def test_what_was_interrupted_is_asked_for_again(config, tmp_path, monkeypatch):
         return real(*args, **options)
 
     monkeypatch.setattr(training, "train", interrupted)
-    first = searched(config, tmp_path / "s", trials=4)
-    assert (first.exit_code, len(first.ended), first.left) == (75, 1, 3)
+    told = []
+    first = searched(config, tmp_path / "s", trials=4, tell=told.append)
+    assert [one.status for one in first.ended] == ["completed", "interrupted"]
+    assert (first.exit_code, len(first.ranked), first.left) == (75, 1, 3)
+    assert told[-1].startswith("[2/4] ")
+    assert as_json(read_results(tmp_path / "s"))["runs"] == as_json(first.results)["runs"]
     again = searched(config, tmp_path / "s", trials=4)
     assert (again.exit_code, len(again.ended)) == (0, 4)
     assert ran[1] == ran[2]  # from its checkpoint, or its start

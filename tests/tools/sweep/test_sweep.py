@@ -216,6 +216,41 @@ def test_a_folder_of_another_sweep_is_refused(config, tmp_path):
     assert sweep(plan(config, [RATES], ["run.steps=1"]), tmp_path / "s", lanes=1, fresh=True, tell=str).left == 0
 
 
+def test_a_sweep_does_not_go_on_with_another_model(config, tmp_path):
+    made = plan(config, [RATES], ["run.steps=1", "run.eval_every=1"])
+    sweep(made, tmp_path / "s", lanes=1, tell=str)
+    before = {path: path.read_bytes() for path in (tmp_path / "s").glob("*.json")}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**CONFIG, "model": {"name": "mlp", "hidden": [4]}}))
+    changed = plan(config, [Axis("optimizer.lr", (0.5, *RATES.values))], made.fixed)
+    with pytest.raises(UsageError, match=r"(?s)another configuration.*model.hidden.0: 8 -> 4.*--fresh"):
+        sweep(changed, tmp_path / "s", lanes=1, tell=str)
+    assert {path: path.read_bytes() for path in (tmp_path / "s").glob("*.json")} == before
+    assert sweep(changed, tmp_path / "s", lanes=1, fresh=True, tell=str).left == 0
+
+
+def test_a_factor_on_the_rate_of_a_group_is_an_argument_and_1_is_none(config, tmp_path):
+    groups_of = ["optimizer.groups=[{match: head/.*, lr_scale: 0.5}]", "run.steps=10"]
+    made = plan(config, [Axis("optimizer.groups.0.lr_scale", (0.3, 0.6, 1.0))], groups_of)
+    told = []
+    found = sweep(made, tmp_path / "s", lanes=2, tell=told.append)
+    assert [len(group.trials) for group in groups(made.trials)] == [2, 1]
+    assert told[0].startswith("2 runs by one program, 2 at a time")
+    assert found.exit_code == 0
+    for trial in made.trials:
+        train(trial.config, tmp_path / trial.folder, quiet=True)
+        alone, lane = records(tmp_path / trial.folder), records(tmp_path / "s" / trial.folder)
+        assert [list(record) for record in alone] == [list(record) for record in lane]
+        np.testing.assert_allclose([r["loss"] for r in alone], [r["loss"] for r in lane], rtol=1e-6)
+
+
+def test_what_is_varied_may_be_what_a_section_needs(config):
+    boundaries, factors = Axis("run.grow_batch.boundaries", ([5], [9])), Axis("run.grow_batch.factors", ([2],))
+    made = plan(config, [boundaries, factors], ["run.grow_batch.name=steps"])
+    assert [trial.config.run.grow_batch.boundaries for trial in made.trials] == [(5,), (9,)]
+    with pytest.raises(ConfigError, match=r"run.grow_batch.boundaries: required key is missing"):
+        plan(config, [factors], ["run.grow_batch.name=steps"])
+
+
 def test_results_are_on_the_disk_while_runs_end_and_gone_where_one_starts_over(config, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["jaxprop.tools.sweep.sweep"], "EVERY", 0.0)  # the function has the module's name
     seen = []
