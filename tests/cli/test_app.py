@@ -13,8 +13,8 @@ from jaxprop.cli import app
 
 FOLDER = Path(app.__file__).parent
 HELPERS = {
-    "__init__", "app", "arguments", "bench_output", "completion", "modules", "output", "plan_output", "ranking",
-    "report_sweep", "tables",
+    "__init__", "app", "arguments", "bench_output", "completion", "modules", "output", "paths", "plan_output",
+    "ranking", "report_sweep", "tables",
 }  # fmt: skip
 GROUPS = {"bench": app.BENCH}
 ALL = app.COMMANDS | {f"{group} {name}": f for group, commands in GROUPS.items() for name, f in commands.items()}
