@@ -80,7 +80,7 @@ class MissingExtraError(JaxpropError):
         )
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """Returns what an error says, in one line.
 
     Example:

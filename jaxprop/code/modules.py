@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from jaxprop.config.schema.custom import Custom
-from jaxprop.errors import JaxpropError, UsageError, did_you_mean
+from jaxprop.errors import JaxpropError, UsageError, did_you_mean, in_one_line
 
 _PREFIX = "jaxprop_code_"  # of the names under which files are kept in sys.modules
 
@@ -132,7 +132,7 @@ def _install(error: Exception) -> str:
 
 def told(error: BaseException) -> str:
     """Returns an error's class, where in the user's code it was raised, and its message, in one line."""
-    message = " ".join(str(error).split()) or "no message"
+    message = in_one_line(error) or "no message"
     place = place_of(error)
     return f"{type(error).__name__}{f' on {place}' if place else ''}: {message}"
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 from jax.experimental import rnn
 
+from jaxprop.errors import in_one_line
 from jaxprop.models.lstm import Weights
 
 FEWEST_UNITS = 1024  # on an H100, 1024 units gained 1.67 by cuDNN, and 256 took 1.48 times as long
@@ -105,7 +106,7 @@ def _works(precision: str | None) -> bool:
     try:
         jax.eval_shape(jax.grad(lambda *given: jnp.sum(_run(*given)[0])), *arguments)
     except Exception as error:  # no cuDNN, or none of this precision
-        why = " ".join(str(error).split())[:200] or type(error).__name__
+        why = in_one_line(error)[:200] or type(error).__name__
         warnings.warn(
             f"LSTM layers take the plain loop: cuDNN's is not to be had at precision {precision} ({why}).", stacklevel=2
         )

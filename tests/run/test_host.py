@@ -1,5 +1,7 @@
 """Memory that is free, of the machine and within the limits of containers, by files as kernels write them."""
 
+import sys
+
 import pytest
 
 from jaxprop.run.host import available_bytes, cores, resident_bytes
@@ -60,5 +62,6 @@ def test_a_kernel_that_says_nothing(tmp_path):
 
 def test_this_machine():
     assert cores() >= 1
-    assert (resident_bytes() or MI) >= MI
-    assert (available_bytes() or MI) >= MI
+    if sys.platform == "linux":
+        assert resident_bytes() >= MI
+        assert available_bytes() >= MI
